@@ -1,0 +1,48 @@
+"""The errors that a user can meet.
+
+Every message names the value that was found, what was expected, and the remedy. The command line prints the message
+alone, on standard error, and ends with exit code 2.
+"""
+
+from __future__ import annotations
+
+
+class EarsightError(Exception):
+    """A mistake that the user can mend; its text is one or two lines and says how."""
+
+
+class RecipeError(EarsightError):
+    """A recipe or an override that does not parse or does not fit."""
+
+
+class DataError(EarsightError):
+    """A data set that is missing, unreadable, or unfit for what was asked."""
+
+
+class AudioError(DataError):
+    """One audio file that cannot be read as sound.
+
+    Parameters
+    ----------
+    path : str
+        The file, as the user named it.
+    reason : str
+        What was found and what to do, without the path.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        """Pickle by both arguments, so that the error crosses process borders whole."""
+        return type(self), (self.path, self.reason)
+
+
+class ModelError(EarsightError):
+    """A model file, a backbone or pretrained weights that cannot be used."""
+
+
+class RunError(EarsightError):
+    """A run folder that does not fit what was asked of it."""

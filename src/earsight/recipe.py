@@ -1,0 +1,349 @@
+"""Recipe: every choice of an experiment, frozen and strict.
+
+Comes in: YAML text, a file, or the name of a recipe in the package; and overrides ``a.b=value``. Goes out: a `Recipe`.
+Times are in milliseconds or seconds and rates in Hz, as each field's name says. No torch here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from earsight.errors import RecipeError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+_M = TypeVar("_M", bound=_Section)
+_NEUTRAL = {
+    "features.representation": "log_mel",
+    "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
+}
+"""Fields that came after the first runs; at these values they change nothing and stay out of the digest."""
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+class Features(_Section):
+    """How a wave becomes a picture; ``auto`` is filled in from the data set by `Recipe.resolve`."""
+
+    representation: Literal["log_mel", "log_spectrogram", "mfcc", "gammatone"] = "log_mel"
+    sample_rate_hz: int | Literal["auto"] = "auto"
+    clip_seconds: float | Literal["auto"] = "auto"
+    frames: int | Literal["auto"] = "auto"
+    windows_ms: tuple[float, ...] = (25.0, 50.0, 100.0)
+    hops_ms: tuple[float, ...] = (10.0, 25.0, 50.0)
+    fft_ms: float = Field(100.0, gt=0)
+    bands: int = Field(128, ge=8, le=1024)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Features:
+        if len(self.windows_ms) not in (1, 3) or len(self.hops_ms) != len(self.windows_ms):
+            raise ValueError("windows_ms and hops_ms take one value each (copied to three channels) or three each")
+        if min(self.windows_ms) <= 0 or min(self.hops_ms) <= 0:
+            raise ValueError("windows_ms and hops_ms must be above 0")
+        if max(self.windows_ms) > self.fft_ms:
+            raise ValueError(f"fft_ms is {self.fft_ms:g}, shorter than a window of {max(self.windows_ms):g} ms")
+        for name, low, high in (("sample_rate_hz", 2000, 384000), ("clip_seconds", 0.1, 600), ("frames", 16, 20000)):
+            value = getattr(self, name)
+            if value != "auto" and not low <= value <= high:
+                raise ValueError(f"{name} is {value:g}; it must lie between {low:g} and {high:g}")
+        return self
+
+    @property
+    def rate(self) -> int:
+        """Sampling rate in Hz of resolved features."""
+        return int(self._resolved("sample_rate_hz"))
+
+    @property
+    def samples(self) -> int:
+        """Samples in one clip of resolved features."""
+        return round(float(self._resolved("clip_seconds")) * self.rate)
+
+    @property
+    def columns(self) -> int:
+        """Picture columns of resolved features."""
+        return int(self._resolved("frames"))
+
+    def _resolved(self, name: str) -> Any:
+        value = getattr(self, name)
+        if value == "auto":
+            raise RecipeError(f"features.{name} is still 'auto': open the data set and call Recipe.resolve first")
+        return value
+
+
+class Backbone(_Section):
+    """Which network, and where its starting weights come from: ``imagenet``, ``none`` or a checkpoint file."""
+
+    name: str = "tf_efficientnet_lite0"
+    weights: str = "imagenet"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Transfer(_Section):
+    """What of the starting weights is kept; each field names a stage as `earsight.models.backbones.stages` does."""
+
+    fuse: str = Field("all", description="the last stage that gets backbone.weights; those above start at random")
+    freeze: str = Field("none", description="the last stage that is not trained")
+    freeze_statistics: bool = Field(True, description="whether frozen stages also keep their batch-norm statistics")
+    cut: str = Field("none", description="the last stage that the network keeps, under a new head")
+
+
+class Augment(_Section):
+    """Random changes of the training clips; see `earsight.features.augment` for what each does."""
+
+    backend: Literal["picture", "waveform"] = "picture"
+    probability: float = Field(0.5, ge=0, le=1, description="share of the examples that are changed at all")
+    pitch_semitones: int = Field(2, ge=0, le=6, description="shifts are drawn from -n, ..., n")
+    stretch: tuple[float, float] = (0.9, 1.2)
+    shift: bool = True
+    time_masks: int = Field(1, ge=0, le=8)
+    time_mask_fraction: float = Field(0.15, ge=0, le=1)
+    band_masks: int = Field(1, ge=0, le=8)
+    band_mask_fraction: float = Field(0.15, ge=0, le=1)
+    mixup: float = Field(0.3, ge=0, description="alpha of the Beta distribution; 0 is off")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Augment:
+        low, high = self.stretch
+        if not 0.5 <= low <= high <= 2:
+            raise ValueError(f"stretch is [{low:g}, {high:g}]; it must be two rising factors between 0.5 and 2")
+        return self
+
+
+class Training(_Section):
+    """The optimiser, its schedule, and what decides which epoch is reported."""
+
+    epochs: int = Field(30, ge=1, le=10000)
+    batch_size: int = Field(32, ge=2, le=4096)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(1e-2, ge=0, le=10)
+    momentum: float = Field(0.9, ge=0, lt=1, description="for sgd alone")
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "onecycle"
+    warmup: float = Field(0.25, ge=0, le=0.9, description="share of the steps; for onecycle and cosine")
+    step_epochs: tuple[int, ...] = (30, 60)
+    step_factor: float = Field(0.1, gt=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' running mean, per step; 0 is off")
+    class_weights: Literal["none", "balanced"] = "none"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    protocol: Literal["last", "inner", "test"] = "last"
+    inner_fraction: float = Field(0.2, gt=0, lt=1, description="of the training rows; for protocol inner")
+
+
+class Recipe(_Section):
+    """Every choice of one experiment."""
+
+    name: str = "default"
+    features: Features = Features()
+    normalize: Literal["dataset", "none"] = "dataset"
+    backbone: Backbone = Backbone()
+    transfer: Transfer = Transfer()
+    augment: Augment = Augment()
+    training: Training = Training()
+
+    def resolve(self, *, sample_rate_hz: int, clip_seconds: float, frames: int) -> Recipe:
+        """Fill in each feature field that is still ``auto``.
+
+        Parameters
+        ----------
+        sample_rate_hz : int
+            Rate of the data set, in Hz.
+        clip_seconds : float
+            Length of its clips, in seconds.
+        frames : int
+            Columns of its pictures.
+
+        Returns
+        -------
+        Recipe
+            The same recipe with no ``auto`` left.
+        """
+        found = {"sample_rate_hz": sample_rate_hz, "clip_seconds": clip_seconds, "frames": frames}
+        if self.features.clip_seconds != "auto" and self.features.frames == "auto":
+            # The user set the length: keep the data set's columns per second rather than its columns.
+            found["frames"] = max(16, round(frames * self.features.clip_seconds / clip_seconds))
+        changes = {name: value for name, value in found.items() if getattr(self.features, name) == "auto"}
+        return self.model_copy(update={"features": _validated(Features, {**self.features.model_dump(), **changes})})
+
+    def override(self, assignments: Iterable[str]) -> Recipe:
+        """The recipe with ``section.field=value`` assignments applied; values are read as YAML."""
+        tree = self.model_dump(mode="json")
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            if not equals or not key.strip():
+                raise RecipeError(f"--set {assignment}: expected section.field=value, as in training.epochs=10")
+            *parents, leaf = key.strip().split(".")
+            node: Any = tree
+            for depth, part in enumerate(parents):
+                if not isinstance(node, dict) or part not in node:
+                    raise RecipeError(_unknown(".".join(parents[: depth + 1]), part, node))
+                node = node[part]
+            if not isinstance(node, dict) or leaf not in node:
+                raise RecipeError(_unknown(key.strip(), leaf, node))
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise RecipeError(f"--set {assignment}: the value is not YAML ({_one_line(error)})") from error
+            node[leaf] = _number(value)
+        return _validated(Recipe, tree)
+
+    def to_yaml(self) -> str:
+        """The whole recipe as YAML text, fields in their order."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=120)
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name the recipe's content; its name does not enter."""
+        content = self.model_dump(mode="json", exclude={"name"})
+        for path, value in _NEUTRAL.items():
+            *parents, leaf = path.split(".")
+            section = content[parents[0]] if parents else content
+            if section[leaf] == value:
+                del section[leaf]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes in the package, such as ``default`` or ``paper/esc50-densenet201``."""
+    names = []
+    stack = [(resources.files("earsight") / "recipes", "")]
+    while stack:
+        folder, prefix = stack.pop()
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.name.startswith("_"):
+                stack.append((entry, f"{prefix}{entry.name}/"))
+            elif entry.name.endswith(".yaml"):
+                names.append(prefix + entry.name.removesuffix(".yaml"))
+    return sorted(names)
+
+
+def load_recipe(source: str | Path = "default", *, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by the name it has in the package or from a YAML file, and apply overrides.
+
+    A recipe may say ``extends: NAME`` and give only what differs.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, a key is unknown (the near name is suggested), or a value does not fit.
+    """
+    recipe = _validated(Recipe, _read_tree(str(source), chain=()))
+    return recipe.override(overrides)
+
+
+def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
+    """A recipe from YAML text."""
+    return _validated(Recipe, _mapping(text, where))
+
+
+def _read_tree(source: str, *, chain: tuple[str, ...]) -> dict[str, Any]:
+    is_file = source.endswith((".yaml", ".yml"))
+    # One spelling for a file, or ../here/a.yaml in a.yaml would never come back to itself.
+    identity = str(Path(source).resolve()) if is_file else source
+    if identity in chain:
+        names = " -> ".join(Path(name).name if name.startswith(os.sep) else name for name in (*chain, identity))
+        raise RecipeError(f"recipe {source} extends itself ({names}): remove one 'extends' line")
+    tree = _mapping(_recipe_text(source), source)
+    parent = tree.pop("extends", None)
+    tree.setdefault("name", Path(source).stem if is_file else source)
+    if parent is None:
+        return tree
+    beside = Path(source).parent / str(parent)
+    name = str(beside) if is_file and beside.is_file() else str(parent)
+    return _merged(_read_tree(name, chain=(*chain, identity)), tree)
+
+
+def _recipe_text(source: str) -> str:
+    if source.endswith((".yaml", ".yml")):
+        path = Path(source)
+        if not path.is_file():
+            raise RecipeError(f"recipe {source}: no such file; `earsight recipe list` shows the ones in the package")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"recipe {source}: cannot be read as UTF-8 text ({_one_line(error)})") from error
+    names = list_recipes()
+    if source not in names:
+        raise RecipeError(f"recipe {source}: unknown{_suggest(source, names)}; a file must end in .yaml")
+    return (resources.files("earsight") / "recipes").joinpath(*f"{source}.yaml".split("/")).read_text(encoding="utf-8")
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {where}: not YAML ({_one_line(error)})") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise RecipeError(f"recipe {where}: expected 'section: ...' lines, found {type(tree).__name__}")
+    return _numbers(tree)
+
+
+def _numbers(tree: dict[str, Any]) -> dict[str, Any]:
+    return {key: _numbers(value) if isinstance(value, dict) else _number(value) for key, value in tree.items()}
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; the number is meant. Other text that looks like a number was put in quotes."""
+    if isinstance(value, str) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return "none" if value is None else value
+
+
+def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in top.items():
+        below = out.get(key)
+        out[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _validated(kind: type[_M], tree: Mapping[str, Any]) -> _M:
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explain(kind, item) for item in error.errors()[:3])) from error
+
+
+def _explain(kind: type[_Section], item: Any) -> str:
+    """One pydantic error as one clause: the field, what was found, what was expected."""
+    location = [str(part) for part in item["loc"]]
+    if item["type"] == "extra_forbidden":
+        section: Any = kind
+        for part in location[:-1]:
+            section = section.model_fields[part].annotation
+        return _unknown(".".join(location), location[-1], section.model_fields)
+    where = ".".join(part for part in location if not part.startswith(("literal[", "constrained-", "int", "float")))
+    found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
+    return f"recipe: {where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _unknown(path: str, name: str, known: Any) -> str:
+    names = [str(key) for key in known] if isinstance(known, Mapping) else []
+    if not names:
+        return f"recipe: {path}: no such field"
+    return f"recipe: {path}: no such field{_suggest(name, names)}"
+
+
+def _suggest(name: str, names: Iterable[str]) -> str:
+    known = list(names)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

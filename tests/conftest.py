@@ -1,0 +1,60 @@
+"""What all tests share: a small synthetic data set, a cache of pictures, and the real clips where they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from earsight.data.datasets import Dataset
+from earsight.data.layouts import open_dataset
+from earsight.data.synthetic import write_synthetic
+
+_PLACES = (os.environ.get("EARSIGHT_ESC10", ""), str(Path(__file__).parents[2] / "shared" / "data" / "esc10"))
+ESC10 = next((Path(place) for place in _PLACES if place and (Path(place) / "meta" / "esc50.csv").is_file()), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say where the real clips are missing, rather than leaving their tests out unseen."""
+    if ESC10 is None:
+        absent = pytest.mark.skip(reason="the ESC-10 clips are not here: set EARSIGHT_ESC10 to their folder")
+        for item in items:
+            if item.get_closest_marker("real_audio"):
+                item.add_marker(absent)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the tests' pictures out of the user's cache."""
+    os.environ["EARSIGHT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """One thread for the tiny networks here: more only get into each other's way."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def esc10() -> Path:
+    """Folder of the real clips; tests that take it carry the marker real_audio."""
+    assert ESC10 is not None
+    return ESC10
+
+
+@pytest.fixture(scope="session")
+def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small synthetic data set: ten classes of ten clips of one second."""
+    return write_synthetic(tmp_path_factory.mktemp("synthetic") / "sounds", clips_per_class=10, seconds=1.0)
+
+
+@pytest.fixture(scope="session")
+def synthetic(synthetic_folder: Path) -> Dataset:
+    """The same, opened."""
+    return open_dataset(synthetic_folder)

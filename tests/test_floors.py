@@ -1,0 +1,128 @@
+"""The floors of the house: who may import whom, what stays light, and what no source file may hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import earsight
+
+ROOT = Path(earsight.__file__).parent
+FLOORS = (
+    *("errors", "recipe", "evaluation", "data", "features", "models", "training", "analysis", "inference", "reports"),
+    *("serving", "console", "quickstart", "cli", "__main__"),
+)
+# `earsight.load` imports the classifier inside itself, and names its type for type checkers.
+EXCEPTION = Path("__init__.py")
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of everything imported anywhere in a module, functions and TYPE_CHECKING blocks included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import hides its floor"
+            # `from earsight import data` and `from earsight.data import audio` both name modules.
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def _top_level(tree: ast.Module) -> Iterator[str]:
+    """What is imported when the module is: everything but function bodies."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            child.inside = getattr(node, "inside", False) or isinstance(  # type: ignore[attr-defined]
+                node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+            )
+    for node in ast.walk(tree):
+        if not getattr(node, "inside", False):
+            if isinstance(node, ast.Import):
+                yield from (name.name for name in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                yield str(node.module)
+
+
+def _floor(name: str) -> str | None:
+    """The floor that an import of earsight's reaches; None for other packages and for `earsight.__version__`."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "earsight" and len(parts) > 1 and not parts[1].startswith("__") else None
+
+
+def _uphill(path: Path, tree: ast.AST) -> list[str]:
+    """Imports that a module at this path may not have."""
+    here = path.parts[0].removesuffix(".py")
+    allowed = FLOORS[: FLOORS.index(here) + 1]
+    return [name for name in _imports(tree) if (floor := _floor(name)) is not None and floor not in allowed]
+
+
+def _tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_every_file_has_a_floor():
+    known = {*FLOORS, "recipes", "__init__"}
+    assert {path.parts[0].removesuffix(".py") for path in MODULES} <= known
+    assert len(MODULES) > 40
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path != EXCEPTION], ids=str)
+def test_modules_import_only_from_above(path):
+    assert _uphill(path, _tree(path)) == []
+
+
+def test_the_exception_is_only_the_lazy_load():
+    reached = [name for name in _imports(_tree(EXCEPTION)) if _floor(name)]
+    assert set(reached) == {
+        "earsight.inference.classifier.Classifier",
+        "earsight.inference.classifier.load_classifier",
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("evaluation/metrics.py", "from earsight.data import audio"),
+        ("evaluation/metrics.py", "def f():\n    import earsight.data.audio"),
+        ("data/audio.py", "from earsight import features"),
+        ("models/weights.py", "if TYPE_CHECKING:\n    from earsight.training.loop import fit"),
+        ("recipe.py", "from earsight.cli import app"),
+        ("errors.py", "from earsight.recipe import Recipe"),
+    ],
+)
+def test_an_import_from_below_is_seen(path, code):
+    assert len(_uphill(Path(path), ast.parse(code))) == 1
+    assert _uphill(Path("cli.py"), ast.parse(code)) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_modules_are_described_and_safe(path):
+    tree = _tree(path)
+    assert ast.get_docstring(tree), "no docstring"
+    assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], "assert"
+    bare = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
+    assert not bare, "bare except"
+    heavy = {name.split(".")[0] for name in _top_level(tree)} & {"librosa", "pickle", "python_stretch"}
+    assert not heavy
+
+
+def test_top_level_means_outside_functions():
+    tree = ast.parse("import a\ntry:\n    import b.c\nexcept ImportError:\n    pass\ndef f():\n    import d\n")
+    assert list(_top_level(tree)) == ["a", "b.c"]
+
+
+@pytest.mark.parametrize("module", ["earsight", "earsight.cli"])
+def test_importing_is_light(module):
+    """What makes --help answer at once: none of the heavy packages is there after the import."""
+    code = (
+        f"import sys, {module}\n"
+        "heavy = {'torch', 'timm', 'matplotlib', 'sklearn', 'scipy', 'soundfile', 'pydantic', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,215 @@
+"""Recipes: names, files, overrides, what is refused and in which words, and the way to YAML and back."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earsight.errors import RecipeError
+from earsight.recipe import Augment, Recipe, Training, list_recipes, load_recipe, parse_recipe
+
+
+def _message(call, *args, **kwargs):
+    with pytest.raises(RecipeError) as caught:
+        call(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_every_recipe_in_the_package_loads_and_comes_back(name):
+    recipe = load_recipe(name)
+    assert parse_recipe(recipe.to_yaml()) == recipe
+
+
+def test_default_is_in_the_package():
+    assert "default" in list_recipes()
+    assert load_recipe() == load_recipe("default")
+
+
+def _number(low, high):
+    return st.floats(low, high, allow_nan=False)
+
+
+@st.composite
+def _recipes(draw):
+    low = draw(_number(0.5, 1.0))
+    return Recipe(
+        name=draw(st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=8)),
+        augment=Augment(stretch=(low, draw(_number(low, 2.0))), mixup=draw(_number(0, 10))),
+        training=Training(
+            epochs=draw(st.integers(1, 10000)),
+            learning_rate=draw(_number(1e-9, 10)),
+            optimizer=draw(st.sampled_from(["adam", "adamw", "sgd"])),
+            step_epochs=tuple(draw(st.lists(st.integers(1, 99), max_size=3))),
+        ),
+    )
+
+
+@given(_recipes())
+def test_yaml_round_trip(recipe):
+    assert parse_recipe(recipe.to_yaml()) == recipe
+
+
+@pytest.mark.parametrize("name", ["50", "1e3x", "nan", "inf", "null", "true", "1.5"])
+def test_names_that_look_like_something_else_stay_names(name):
+    recipe = Recipe(name=name)
+    assert parse_recipe(recipe.to_yaml()).name == name
+
+
+def test_a_recipe_file_may_be_named_by_a_number(tmp_path):
+    (tmp_path / "50.yaml").write_text("training: {epochs: 3}\n")
+    recipe = load_recipe(tmp_path / "50.yaml")
+    assert recipe.name == "50"
+    assert parse_recipe(recipe.to_yaml()) == recipe
+
+
+def test_overrides_take_numbers_as_people_write_them():
+    recipe = load_recipe(
+        overrides=[
+            "training.learning_rate=3e-4",
+            "backbone.weights=none",
+            "augment.stretch=[0.8, 1.25]",
+            "training.epochs=1e2",
+            "features.frames=100",
+            "augment.shift=false",
+        ]
+    )
+    assert recipe.training.learning_rate == 3e-4
+    assert recipe.backbone.weights == "none"
+    assert recipe.augment.stretch == (0.8, 1.25)
+    assert recipe.training.epochs == 100
+    assert recipe.features.frames == 100
+    assert recipe.augment.shift is False
+    untouched = recipe.model_dump(exclude={"training", "backbone", "augment", "features"})
+    assert untouched == Recipe().model_dump(exclude={"training", "backbone", "augment", "features"})
+
+
+def test_later_overrides_win():
+    assert load_recipe(overrides=["training.epochs=3", "training.epochs=4"]).training.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("training.epoch=3", ["training.epoch", "did you mean 'epochs'"]),
+        ("trainin.epochs=3", ["trainin", "did you mean 'training'"]),
+        ("training.epochs.x=3", ["training.epochs.x", "no such field"]),
+        ("training.epochs", ["--set training.epochs", "section.field=value"]),
+        ("=3", ["--set =3", "section.field=value"]),
+        ("training.epochs=ten", ["training.epochs", "integer", "'ten'"]),
+        ("training.epochs=2.5", ["training.epochs", "2.5"]),
+        ("training.epochs=0", ["training.epochs", "greater than or equal to 1", "0"]),
+        ("training.epochs=", ["training.epochs", "integer"]),
+        ("training=5", ["training", "5"]),
+        ("training.optimizer=adamm", ["training.optimizer", "'adamw'", "adamm"]),
+        ("augment.stretch=[1.2, 0.9]", ["stretch", "two rising factors"]),
+        ("augment.stretch=1.2", ["stretch", "1.2"]),
+        ("features.windows_ms=[25, 50]", ["windows_ms", "three"]),
+        ("features.fft_ms=10", ["fft_ms is 10", "100 ms"]),
+        ("features.frames=3", ["frames is 3", "between 16 and 20000"]),
+        ("backbone.name=[a: b", ["backbone.name", "not YAML"]),
+    ],
+)
+def test_overrides_that_do_not_fit(assignment, words):
+    message = _message(load_recipe, overrides=[assignment])
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("trainin: {epochs: 3}", ["trainin", "did you mean 'training'"]),
+        ("training: {epocs: 3}", ["training.epocs", "did you mean 'epochs'"]),
+        ("training: 3", ["training", "3"]),
+        ("- a\n- b", ["found list"]),
+        ("a: [", ["not YAML"]),
+        ("training: {optimizer: !!python/object/apply:os.getcwd []}", ["not YAML"]),
+        ("1: 2", ["1"]),
+    ],
+)
+def test_files_that_do_not_fit(tmp_path, text, words):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    for call, argument in ((load_recipe, path), (parse_recipe, text)):
+        message = _message(call, argument)
+        for word in words:
+            assert word in message
+
+
+def test_unknown_names_and_files(tmp_path):
+    assert "did you mean 'default'" in _message(load_recipe, "defualt")
+    assert "a file must end in .yaml" in _message(load_recipe, "defualt")
+    assert "no such file" in _message(load_recipe, tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    assert "UTF-8" in _message(load_recipe, tmp_path / "binary.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    assert "no such file" in _message(load_recipe, tmp_path / "folder.yaml")
+
+
+def test_extends(tmp_path):
+    (tmp_path / "base.yaml").write_text("training: {epochs: 3, batch_size: 8}\naugment: {mixup: 0}\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\ntraining: {epochs: 5}\n")
+    recipe = load_recipe(tmp_path / "top.yaml", overrides=["augment.shift=false"])
+    assert recipe.name == "top"
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.augment.mixup) == (5, 8, 0)
+    assert recipe.augment.shift is False
+    assert recipe.training.optimizer == Training().optimizer
+    (tmp_path / "package.yaml").write_text("extends: default\ntraining: {epochs: 7}\n")
+    assert load_recipe(tmp_path / "package.yaml").training.epochs == 7
+
+
+@pytest.mark.parametrize("parent", ["a.yaml", "b.yaml", "../{folder}/a.yaml"])
+def test_a_recipe_that_extends_itself(tmp_path, parent):
+    (tmp_path / "a.yaml").write_text(f"extends: {parent.format(folder=tmp_path.name)}\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    message = _message(load_recipe, tmp_path / "a.yaml")
+    assert "extends itself" in message
+    assert "remove one 'extends' line" in message
+
+
+def test_extends_what_is_not_there(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: defualt\n")
+    assert "did you mean 'default'" in _message(load_recipe, tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("extends: absent.yaml\n")
+    assert "absent.yaml" in _message(load_recipe, tmp_path / "b.yaml")
+
+
+def test_digest_follows_content_and_not_the_name():
+    recipe = Recipe()
+    assert recipe.digest == recipe.model_copy(update={"name": "other"}).digest
+    assert recipe.digest != recipe.override(["training.epochs=3"]).digest
+    assert recipe.override(["training.epochs=3"]).digest == recipe.override(["training.epochs=3.0"]).digest
+    assert len(recipe.digest) == 12
+
+
+def test_a_recipe_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe().training.epochs = 3
+
+
+def test_resolve_fills_in_auto_alone():
+    plain = Recipe().resolve(sample_rate_hz=22050, clip_seconds=4.0, frames=200)
+    assert (plain.features.rate, plain.features.samples, plain.features.columns) == (22050, 88200, 200)
+    # A length of the user's own keeps the data set's columns per second.
+    longer = Recipe().override(["features.clip_seconds=2"]).resolve(sample_rate_hz=8000, clip_seconds=4.0, frames=200)
+    assert (longer.features.rate, longer.features.samples, longer.features.columns) == (8000, 16000, 100)
+    fixed = Recipe().override(["features.frames=64"]).resolve(sample_rate_hz=8000, clip_seconds=4.0, frames=200)
+    assert fixed.features.columns == 64
+    assert plain.resolve(sample_rate_hz=1, clip_seconds=1, frames=1) == plain
+    with pytest.raises(RecipeError, match="still 'auto'"):
+        Recipe().features.rate  # noqa: B018
+
+
+def test_an_unreadable_recipe_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("training: {epochs: 3}")
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # whoever is allowed everything reads it all the same
+        assert load_recipe(path).training.epochs == 3
+    else:
+        assert "cannot be read" in _message(load_recipe, path)
