@@ -1,0 +1,309 @@
+"""How sure an accuracy is, and whether two differ.
+
+Comes in: whether each clip was classified right, (clips,) bool, or the share of the seeds that had it right, (clips,)
+float between 0 and 1; and each clip's fold, (clips,). Goes out: accuracies between 0 and 1 with 95 % intervals.
+
+An accuracy is everywhere the mean of the folds' accuracies, each fold weighing the same, as published figures are. The
+clip is the unit: several seeds' answers for one clip are not independent, so they are averaged and move together. The
+intervals are about the choice of clips; `variance_parts` is about the folds and the seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import DataError
+
+TAIL = 0.025  # on each side of a 95 % interval
+_CELLS = 1 << 20  # array entries held at once: 8 MiB of float64
+
+
+class Interval(NamedTuple):
+    """An accuracy and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+class PairedResult(NamedTuple):
+    """Accuracy of a minus that of b, its 95 % interval, and the two-sided p-value of "no difference"."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+class VarianceParts(NamedTuple):
+    """Where the spread of accuracies comes from; variances are of accuracies between 0 and 1."""
+
+    mean: float
+    fold_variance: float
+    seed_variance: float
+    run_std: float
+
+
+class ClipMeans(NamedTuple):
+    """One entry per clip, in the order of the clips' names: name, share of the answers that are right, fold."""
+
+    clips: np.ndarray
+    correct: NDArray[np.float64]
+    folds: np.ndarray
+
+
+def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) -> ClipMeans:
+    """Average each clip's answers over the seeds, matching clips by name.
+
+    Parameters
+    ----------
+    correct : np.ndarray of bool, shape (answers,)
+        Whether each answer is right; the runs of all folds and seeds one after the other, in any order.
+    clips, folds : np.ndarray, shape (answers,)
+        The clip each answer is about, and its fold.
+
+    Returns
+    -------
+    ClipMeans
+        Ready for `bootstrap_accuracy` and `paired_difference`.
+
+    Raises
+    ------
+    DataError
+        If the lengths differ or a clip is in two folds.
+    """
+    values, folds = _checked(correct, folds)
+    clips = np.asarray(clips)
+    if clips.shape != values.shape:
+        raise DataError(f"found clips of shape {clips.shape}, expected {values.shape}: one name per answer")
+    names, first, inverse = np.unique(clips, return_index=True, return_inverse=True)
+    strays = np.flatnonzero(folds[first][inverse] != folds)
+    if strays.size:
+        raise DataError(f"clip {clips[strays[0]]} is in more than one fold: each clip is held out by one fold only")
+    return ClipMeans(names, np.bincount(inverse, weights=values) / np.bincount(inverse), folds[first])
+
+
+def bootstrap_accuracy(
+    correct: np.ndarray, *, folds: np.ndarray, seeds: np.ndarray | None = None, draws: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean accuracy over the folds with a 95 % percentile-bootstrap interval over clips, drawn within each fold.
+
+    Where every clip is right, or every clip is wrong, resampling has no spread to show; the limit is then the exact
+    binomial one (Clopper and Pearson 1934) of that many clips.
+
+    Parameters
+    ----------
+    correct : np.ndarray of bool or float, shape (answers,)
+        Whether each answer is right, or the share of seeds that were.
+    folds : np.ndarray, shape (answers,)
+        Fold of each answer.
+    seeds : np.ndarray, shape (answers,), optional
+        Seed of each answer. Each seed's answers must list a fold's clips in the same order, so that the n-th answers
+        of a fold are about one clip and are resampled together. For other orders use `average_seeds` first.
+    draws : int
+        Resamples.
+    seed : int
+        Of the generator; the same seed gives the same interval, whatever the order of the clips.
+
+    Returns
+    -------
+    Interval
+        Mean, low, high; between 0 and 1.
+
+    Raises
+    ------
+    DataError
+        If there is no clip, the lengths differ, a value is outside 0 to 1, or the seeds have unequal numbers of clips.
+
+    References
+    ----------
+    B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
+    """
+    values, folds = _checked(correct, folds)
+    if seeds is not None:
+        values, folds = _average_by_position(values, folds, np.asarray(seeds))
+    mean = _fold_mean(values, folds)
+    if np.all(values == 1):
+        return Interval(1.0, TAIL ** (1 / values.size), 1.0)
+    if np.all(values == 0):
+        return Interval(0.0, 0.0, 1 - TAIL ** (1 / values.size))
+    low, high = _resampled_limits(values, folds, draws=draws, seed=seed)
+    return Interval(mean, low, high)
+
+
+def variance_parts(accuracies: np.ndarray) -> VarianceParts:
+    """Take the variance between folds apart from the variance between seeds.
+
+    One-way random-effects analysis of variance with folds as groups: the seed variance is the mean over folds of the
+    variance between seeds; the fold variance is that of the folds' means less the part the seeds put there (not below
+    0). Searle, Casella and McCulloch, "Variance Components", 1992, chapter 3.
+
+    Parameters
+    ----------
+    accuracies : np.ndarray of float, shape (folds, seeds)
+        At least two of each.
+
+    Returns
+    -------
+    VarianceParts
+        ``mean`` of all; ``fold_variance``; ``seed_variance`` of one fold's accuracy; ``run_std``, the standard
+        deviation between seeds of the mean over folds, which papers print as "± over runs".
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two folds or seeds, or a value is missing.
+    """
+    table = np.asarray(accuracies, dtype=np.float64)
+    if table.ndim != 2 or min(table.shape) < 2 or not np.isfinite(table).all():
+        raise DataError(
+            f"found accuracies of shape {table.shape}, expected (folds, seeds) with two or more of each and none "
+            "missing: run more seeds"
+        )
+    seed_variance = float(table.var(axis=1, ddof=1).mean())
+    between = float(table.mean(axis=1).var(ddof=1))
+    return VarianceParts(
+        mean=float(table.mean()),
+        fold_variance=max(0.0, between - seed_variance / table.shape[1]),
+        seed_variance=seed_variance,
+        run_std=float(table.mean(axis=0).std(ddof=1)),
+    )
+
+
+def paired_difference(
+    correct_a: np.ndarray, correct_b: np.ndarray, *, folds: np.ndarray, draws: int = 10_000, seed: int = 0
+) -> PairedResult:
+    """Accuracy of a minus accuracy of b on the same clips: 95 % bootstrap interval and sign-flip permutation test.
+
+    The p-value is exact where the sign flips can be counted out, and drawn otherwise (then it is at least
+    ``1 / (draws + 1)``). With one answer per clip and folds of one size it is McNemar's exact test.
+
+    Parameters
+    ----------
+    correct_a, correct_b : np.ndarray of bool or float, shape (clips,)
+        Whether a and b are right on each clip, or the share of their seeds that are (`average_seeds`); entry i of both
+        is about the same clip.
+    folds : np.ndarray, shape (clips,)
+        Fold of each clip.
+    draws : int
+        Resamples, and random sign flips.
+    seed : int
+        Of the generator.
+
+    Returns
+    -------
+    PairedResult
+        Difference, low, high between -1 and 1; two-sided p-value.
+
+    Raises
+    ------
+    DataError
+        If there is no clip, the lengths differ, or a value is outside 0 to 1.
+    """
+    a, folds = _checked(correct_a, folds)
+    b, _ = _checked(correct_b, folds)
+    # Rounded, so that 1 - 2/3 and 1/3 count as one value.
+    change = np.round(a - b, 12)
+    low, high = _resampled_limits(change, folds, draws=draws, seed=seed)
+    p_value = _sign_flip(change * _weights(folds), draws=draws, seed=seed)
+    return PairedResult(_fold_mean(change, folds), low, high, p_value)
+
+
+def _checked(correct: np.ndarray, folds: np.ndarray) -> tuple[NDArray[np.float64], np.ndarray]:
+    values, folds = np.asarray(correct, dtype=np.float64), np.asarray(folds)
+    if values.ndim != 1 or values.size == 0 or folds.shape != values.shape:
+        raise DataError(
+            f"found correct of shape {values.shape} and folds of shape {folds.shape}, expected (clips,) for both "
+            "and at least one clip"
+        )
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise DataError(f"found values from {values.min():g} to {values.max():g}, expected right or wrong (1 or 0)")
+    return values, folds
+
+
+def _average_by_position(
+    values: NDArray[np.float64], folds: np.ndarray, seeds: np.ndarray
+) -> tuple[NDArray[np.float64], np.ndarray]:
+    if seeds.shape != values.shape:
+        raise DataError(f"found seeds of shape {seeds.shape}, expected {values.shape}: one per answer")
+    means, owners = [], []
+    for fold in np.unique(folds):
+        runs = [values[(folds == fold) & (seeds == one)] for one in np.unique(seeds[folds == fold])]
+        sizes = sorted({run.size for run in runs})
+        if len(sizes) > 1:
+            raise DataError(f"fold {fold}: seeds have {sizes} clips, expected the same clips: use average_seeds first")
+        means.append(np.mean(runs, axis=0))
+        owners.append(np.full(sizes[0], fold))
+    return np.concatenate(means), np.concatenate(owners)
+
+
+def _weights(folds: np.ndarray) -> NDArray[np.float64]:
+    """Each clip's weight in the mean over folds of the folds' means."""
+    names, inverse, counts = np.unique(folds, return_inverse=True, return_counts=True)
+    out: NDArray[np.float64] = 1.0 / (len(names) * counts[inverse])
+    return out
+
+
+def _fold_mean(values: NDArray[np.float64], folds: np.ndarray) -> float:
+    return float(np.mean([values[folds == fold].mean() for fold in np.unique(folds)]))
+
+
+def _resampled_limits(values: NDArray[np.float64], folds: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:
+    """Percentile limits of the mean over folds, its clips redrawn with replacement within each fold.
+
+    How often each distinct value is redrawn is multinomial, so that a draw costs as many numbers as there are distinct
+    values (two for one seed) and not as many as there are clips.
+    """
+    if draws < 1:
+        raise DataError(f"draws is {draws}, expected 1 or more")
+    generator = np.random.default_rng([seed, 0])
+    names = np.unique(folds)
+    means = np.zeros(draws)
+    for fold in names:
+        distinct, counts = np.unique(values[folds == fold], return_counts=True)
+        clips = int(counts.sum())
+        step = max(1, _CELLS // distinct.size)
+        for start in range(0, draws, step):
+            rows = min(step, draws - start)
+            redrawn = generator.multinomial(clips, counts / clips, size=rows)
+            means[start : start + rows] += redrawn @ distinct / (clips * len(names))
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
+def _sign_flip(changes: NDArray[np.float64], *, draws: int, seed: int) -> float:
+    """Two-sided p-value of the sum of `changes` when each sign is as likely as the other.
+
+    Changes of one size form a group: the sum of k of them with random signs is binomial.
+    """
+    observed = abs(float(changes.sum()))
+    # Relative rounding merges equal sizes that were computed by different routes.
+    sizes, counts = np.unique([float(f"{abs(value):.12e}") for value in changes if value != 0], return_counts=True)
+    if not sizes.size:
+        return 1.0
+    at_least = observed - 1e-9 * float(sizes.max())
+    if math.prod(int(count) + 1 for count in counts) <= _CELLS:
+        sums, chances = np.zeros(1), np.ones(1)
+        for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+            steps = size * (2.0 * np.arange(count + 1) - count)
+            sums = (sums[:, None] + steps).ravel()
+            chances = (chances[:, None] * _fair_coins(count)).ravel()
+        return min(1.0, float(chances[np.abs(sums) >= at_least].sum()))
+    generator = np.random.default_rng([seed, 1])
+    total = np.zeros(draws)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        total += size * (2.0 * generator.binomial(count, 0.5, size=draws) - count)
+    return float((1 + np.count_nonzero(np.abs(total) >= at_least)) / (1 + draws))
+
+
+def _fair_coins(count: int) -> NDArray[np.float64]:
+    """Chances of 0, ..., `count` heads; whole numbers until the last division, so that thousands do not overflow."""
+    ways, out = 1, []
+    for heads in range(count + 1):
+        out.append(ways / 2**count)
+        ways = ways * (count - heads) // (heads + 1)
+    return np.array(out)

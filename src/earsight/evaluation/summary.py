@@ -1,0 +1,189 @@
+"""What a run folder says: its predictions, and the summary derived from them alone.
+
+Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predictions`, and the dictionary that is kept as
+``summary.json``. Deleting a summary and making it anew gives the same bytes but for the machine.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import RunError
+from earsight.evaluation.metrics import accuracy, macro_f1, softmax
+from earsight.evaluation.statistics import average_seeds, bootstrap_accuracy
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one trial predicted for its held-out fold.
+
+    Attributes
+    ----------
+    clips : ndarray of str, shape (clips,)
+        Manifest paths.
+    labels : ndarray of int64, shape (clips,)
+    logits : ndarray of float32, shape (clips, classes)
+    classes : tuple of str
+    about : mapping
+        Fold, seed, seconds, protocol, recipe digest and data set.
+    """
+
+    clips: NDArray[np.str_]
+    labels: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    classes: tuple[str, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the highest logit is the label's, shape (clips,)."""
+        return np.asarray(self.logits.argmax(axis=1) == self.labels)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read one ``predictions.npz``.
+
+    Raises
+    ------
+    RunError
+        If it is missing, broken, or lacks an array.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Predictions(
+                clips=file["clip"],
+                labels=file["label"],
+                logits=file["logits"],
+                classes=tuple(str(name) for name in file["classes"]),
+                about=json.loads(str(file["about"])),
+            )
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: not there; the trial has not ended: run the same command again") from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+        raise RunError(
+            f"{path}: not a predictions file of earsight ({error}); remove its folder and run again"
+        ) from error
+
+
+def read_run(run: Path) -> list[Predictions]:
+    """The predictions of every finished trial of a run folder, by fold and seed.
+
+    Raises
+    ------
+    RunError
+        If the folder is missing or no trial in it is DONE.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")
+    found = [read_predictions(path.with_name("predictions.npz")) for path in run.glob("fold-*/seed-*/DONE")]
+    if not found:
+        raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
+    return sorted(found, key=lambda item: (item.about["fold"], item.about["seed"]))
+
+
+def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of some trials.
+
+    Parameters
+    ----------
+    trials : list of Predictions
+        Of one recipe on one data set.
+    machine : mapping
+        What the caller says of the machine.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap over clips within folds),
+        ``macro_f1``, ``folds``, ``ensemble`` where there are several seeds, ``protocol``, ``recipe_digest``,
+        ``dataset`` and ``machine``.
+
+    Raises
+    ------
+    RunError
+        If the trials are of different recipes or data sets.
+    """
+    for name in ("recipe_digest", "protocol", "dataset"):
+        found = [trial.about[name]["digest"] if name == "dataset" else trial.about[name] for trial in trials]
+        values = sorted({str(value) for value in found})
+        if len(values) > 1:
+            raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
+    first = trials[0].about
+    answers = np.concatenate([trial.correct for trial in trials])
+    folds = np.concatenate([np.full(len(trial.labels), trial.about["fold"]) for trial in trials])
+    means = average_seeds(answers, clips=np.concatenate([trial.clips for trial in trials]), folds=folds)
+    interval = bootstrap_accuracy(means.correct, folds=means.folds)
+    rows = [
+        {
+            "fold": trial.about["fold"],
+            "seed": trial.about["seed"],
+            "accuracy": accuracy(trial.labels, trial.logits.argmax(axis=1)),
+            "clips": len(trial.labels),
+            "epoch": trial.about["epoch"],
+            "seconds": trial.about["seconds"],
+        }
+        for trial in trials
+    ]
+    by_fold, by_seed = defaultdict(list), defaultdict(list)
+    for row in rows:
+        by_fold[row["fold"]].append(row["accuracy"])
+        by_seed[row["seed"]].append(row["accuracy"])
+    fold_means = [float(np.mean(values)) for values in by_fold.values()]
+    seed_means = [float(np.mean(values)) for values in by_seed.values()]
+    out: dict[str, Any] = {
+        "accuracy": {
+            "mean": float(np.mean(fold_means)),
+            "std": _deviation(fold_means),
+            "ci95": [interval.low, interval.high],
+        },
+        "macro_f1": macro_f1(
+            np.concatenate([trial.labels for trial in trials]),
+            np.concatenate([trial.logits.argmax(axis=1) for trial in trials]),
+            classes=len(trials[0].classes),
+        ),
+        "folds": rows,
+    }
+    if len(by_seed) > 1 and len(rows) == len(by_seed) * len(by_fold):  # each seed on each fold, or they do not compare
+        out["accuracy"]["std_over_seeds"] = _deviation(seed_means)
+        out["ensemble"] = {"accuracy": _ensemble_accuracy(trials), "members": len(by_seed)}
+    out |= {
+        "protocol": first["protocol"],
+        "recipe_digest": first["recipe_digest"],
+        "dataset": first["dataset"],
+        "machine": dict(machine),
+    }
+    return out
+
+
+def write_summary(run: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Summarise a run folder into its ``summary.json`` and return the same."""
+    summary = summarize(read_run(run), machine=machine)
+    temporary = run / ".summary.json.part"
+    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(run / "summary.json")
+    return summary
+
+
+def _deviation(values: list[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def _ensemble_accuracy(trials: list[Predictions]) -> float:
+    """Mean over folds of the accuracy of the probabilities averaged over seeds, as in the paper's Table II."""
+    by_fold: dict[int, list[Predictions]] = defaultdict(list)
+    for trial in trials:
+        by_fold[trial.about["fold"]].append(trial)
+    shares = []
+    for members in by_fold.values():
+        averaged = np.mean([softmax(member.logits) for member in members], axis=0)
+        shares.append(float((averaged.argmax(axis=1) == members[0].labels).mean()))
+    return float(np.mean(shares))

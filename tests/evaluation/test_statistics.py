@@ -1,0 +1,237 @@
+import itertools
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from earsight.errors import DataError
+from earsight.evaluation import statistics
+from earsight.evaluation.statistics import average_seeds, bootstrap_accuracy, paired_difference, variance_parts
+
+
+def _clips(seed: int, *, rate: float = 0.9, sizes: tuple[int, ...] = (60, 80, 100)) -> tuple[np.ndarray, np.ndarray]:
+    folds = np.repeat(np.arange(len(sizes)), sizes)
+    return np.random.default_rng(seed).random(folds.size) < rate, folds
+
+
+def test_mean_is_the_mean_of_the_folds_and_not_of_the_clips():
+    correct = np.array([True] * 8 + [False] * 2 + [True, False])
+    folds = np.array(["a"] * 10 + ["b"] * 2)
+    assert bootstrap_accuracy(correct, folds=folds).mean == pytest.approx((0.8 + 0.5) / 2)
+
+
+def test_interval_agrees_with_one_that_draws_clips_one_by_one():
+    correct, folds = _clips(0, rate=0.8)
+    generator = np.random.default_rng(5)
+    means = np.zeros(20_000)
+    for fold in range(3):
+        own = correct[folds == fold]
+        means += own[generator.integers(0, own.size, size=(means.size, own.size))].mean(axis=1) / 3
+    found = bootstrap_accuracy(correct, folds=folds, draws=20_000)
+    # Standard error of a 2.5 % quantile of 20,000 draws: about 0.004 * 0.026 / 0.15, and a step is 1/300.
+    np.testing.assert_allclose([found.low, found.high], np.quantile(means, [0.025, 0.975]), atol=0.004)
+    assert found.low < found.mean < found.high
+
+
+def test_interval_covers_the_truth_in_about_95_of_100_simulated_experiments():
+    folds = np.repeat(np.arange(5), 80)
+    generator = np.random.default_rng(1)
+    rates = np.array([0.85, 0.88, 0.9, 0.92, 0.95])
+    covered = 0
+    for trial in range(400):
+        interval = bootstrap_accuracy(generator.random(400) < rates[folds], folds=folds, draws=1000, seed=trial)
+        covered += interval.low <= rates.mean() <= interval.high
+    # 95 % of 400 is 380; five standard errors (4.4 clips each) are 22.
+    assert 358 <= covered <= 398
+
+
+def test_clusters_of_seeds_are_no_more_evidence_than_the_clips_themselves():
+    correct, folds = _clips(2)
+    once = bootstrap_accuracy(correct, folds=folds)
+    three = bootstrap_accuracy(
+        np.tile(correct, 3), folds=np.tile(folds, 3), seeds=np.repeat([0, 1, 2], correct.size), draws=10_000
+    )
+    assert three == once
+    naive = bootstrap_accuracy(np.tile(correct, 3), folds=np.tile(folds, 3))
+    assert naive.high - naive.low < 0.75 * (once.high - once.low)
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=20, deadline=None)
+def test_order_of_the_clips_does_not_matter_and_the_seed_does_repeat(seed):
+    correct, folds = _clips(seed, rate=0.7, sizes=(11, 17))
+    other, _ = _clips(seed + 1, rate=0.6, sizes=(11, 17))
+    order = np.random.default_rng(seed).permutation(folds.size)
+    first = bootstrap_accuracy(correct, folds=folds, draws=300, seed=seed)
+    assert bootstrap_accuracy(correct[order], folds=folds[order], draws=300, seed=seed) == first
+    pair = paired_difference(correct, other, folds=folds, draws=300, seed=seed)
+    assert paired_difference(correct[order], other[order], folds=folds[order], draws=300, seed=seed) == pair
+    swapped = paired_difference(other, correct, folds=folds, draws=300, seed=seed)
+    assert swapped.difference == pytest.approx(-pair.difference)
+    assert swapped.p_value == pytest.approx(pair.p_value)
+    assert 0 < pair.p_value <= 1
+
+
+def test_draws_in_pieces_are_the_same_draws(monkeypatch):
+    correct, folds = _clips(3)
+    whole = bootstrap_accuracy(correct, folds=folds, draws=1000)
+    monkeypatch.setattr(statistics, "_CELLS", 64)
+    assert bootstrap_accuracy(correct, folds=folds, draws=1000) == whole
+
+
+@pytest.mark.parametrize("clips", [1, 10, 80])
+def test_all_right_or_all_wrong_gives_the_exact_binomial_limit(clips):
+    folds = np.arange(clips) % 5
+    exact = scipy.stats.binomtest(clips, clips).proportion_ci(0.95, method="exact")
+    found = bootstrap_accuracy(np.ones(clips, dtype=bool), folds=folds)
+    assert (found.mean, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(exact.low)
+    exact = scipy.stats.binomtest(0, clips).proportion_ci(0.95, method="exact")
+    found = bootstrap_accuracy(np.zeros(clips, dtype=bool), folds=folds)
+    assert (found.mean, found.low) == (0.0, 0.0)
+    assert found.high == pytest.approx(exact.high)
+
+
+def test_average_seeds_matches_clips_by_name():
+    clips = np.array(["b", "a", "c", "a", "c", "b"])
+    correct = np.array([True, False, True, True, True, False])
+    folds = np.array([2, 1, 2, 1, 2, 2])
+    found = average_seeds(correct, clips=clips, folds=folds)
+    assert found.clips.tolist() == ["a", "b", "c"]
+    assert found.correct.tolist() == [0.5, 0.5, 1.0]
+    assert found.folds.tolist() == [1, 2, 2]
+    with pytest.raises(DataError, match="clip a is in more than one fold"):
+        average_seeds(correct, clips=clips, folds=np.array([2, 1, 2, 2, 2, 2]))
+    with pytest.raises(DataError, match="one name per answer"):
+        average_seeds(correct, clips=clips[1:], folds=folds)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_answer_per_clip_and_equal_folds_is_mcnemar(seed):
+    folds = np.repeat(np.arange(5), 80)
+    generator = np.random.default_rng(seed)
+    a, b = generator.random(400) < 0.93, generator.random(400) < 0.9
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    expected = scipy.stats.binomtest(only_a, only_a + only_b, 0.5).pvalue
+    found = paired_difference(a, b, folds=folds, draws=200)
+    assert found.p_value == pytest.approx(expected, rel=1e-9)
+    assert found.difference == pytest.approx((only_a - only_b) / 400)
+
+
+def test_thousands_of_disagreements_are_still_exact():
+    folds = np.zeros(8000, dtype=int)
+    a = np.arange(8000) % 100 < 51
+    expected = scipy.stats.binomtest(4080, 8000, 0.5).pvalue
+    assert paired_difference(a, ~a, folds=folds, draws=100).p_value == pytest.approx(expected, rel=1e-6)
+
+
+def _flipped_by_force(change: np.ndarray, folds: np.ndarray) -> float:
+    """Two-sided p-value by writing out every sign."""
+    weights = np.array([1 / (folds == fold).sum() for fold in folds])
+    signs = np.array(list(itertools.product([-1, 1], repeat=change.size)))
+    sums = np.abs(signs @ (change * weights))
+    return float(np.mean(sums >= abs((change * weights).sum()) - 1e-9))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_seed_averages_and_unequal_folds_agree_with_every_sign_written_out(seed):
+    folds = np.repeat([0, 1, 2], [3, 4, 5])
+    generator = np.random.default_rng(seed)
+    a, b = generator.integers(0, 4, size=12) / 3, generator.integers(0, 3, size=12) / 2
+    found = paired_difference(a, b, folds=folds, draws=100)
+    assert found.p_value == pytest.approx(_flipped_by_force(a - b, folds), rel=1e-9)
+
+
+def test_drawn_signs_agree_with_counted_ones(monkeypatch):
+    folds = np.repeat([0, 1, 2], [30, 40, 50])
+    generator = np.random.default_rng(8)
+    a, b = generator.random(120) < 0.75, generator.random(120) < 0.75
+    exact = paired_difference(a, b, folds=folds, draws=100).p_value
+    monkeypatch.setattr(statistics, "_CELLS", 2)
+    drawn = paired_difference(a, b, folds=folds, draws=40_000).p_value
+    assert 0.01 < exact < 0.5
+    assert drawn == pytest.approx(exact, abs=5 * (exact / 40_000) ** 0.5)
+
+
+def test_no_difference_is_seldom_called_one():
+    folds = np.repeat(np.arange(5), 40)
+    generator = np.random.default_rng(4)
+    pairs = [(generator.random(200) < 0.9, generator.random(200) < 0.9) for _ in range(300)]
+    low = sum(paired_difference(a, b, folds=folds, draws=50).p_value <= 0.05 for a, b in pairs)
+    # The test is conservative: at most 5 % of 300, and four standard errors (3.8 each).
+    assert low <= 15 + 15
+
+
+def test_paired_interval_is_narrower_than_an_unpaired_one_and_covers():
+    folds = np.repeat(np.arange(5), 80)
+    generator = np.random.default_rng(6)
+    covered = 0
+    for trial in range(200):
+        a = generator.random(400) < 0.9
+        b = np.where(generator.random(400) < 0.1, False, a)  # loses 9 points
+        found = paired_difference(a, b, folds=folds, draws=500, seed=trial)
+        covered += found.low <= 0.09 <= found.high
+    assert 175 <= covered <= 200
+    alone = bootstrap_accuracy(a, folds=folds)
+    assert found.high - found.low < 1.4 * (alone.high - alone.low)
+
+
+def test_identical_answers_have_no_difference():
+    correct, folds = _clips(7)
+    found = paired_difference(correct, correct, folds=folds, draws=100)
+    assert found == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_variance_parts_agree_with_the_analysis_of_variance():
+    table = np.random.default_rng(0).normal(size=(5, 3)) * 0.01 + np.array([[0.9], [0.95], [0.92], [0.97], [0.88]])
+    found = variance_parts(table)
+    f_value = scipy.stats.f_oneway(*table).statistic
+    assert 1 + 3 * found.fold_variance / found.seed_variance == pytest.approx(f_value)
+    assert found.mean == pytest.approx(table.mean())
+    assert found.run_std == pytest.approx(np.std([table[:, seed].mean() for seed in range(3)], ddof=1))
+
+
+def test_variance_parts_recover_what_was_simulated():
+    generator = np.random.default_rng(0)
+    table = 0.9 + generator.normal(0, 0.03, size=(400, 1)) + generator.normal(0, 0.01, size=(400, 4))
+    found = variance_parts(table)
+    assert found.fold_variance == pytest.approx(0.03**2, rel=0.2)
+    assert found.seed_variance == pytest.approx(0.01**2, rel=0.2)
+    same = variance_parts(np.array([[0.8, 0.9], [0.9, 0.8]]))
+    assert same.fold_variance == 0.0
+
+
+@pytest.mark.parametrize("table", [[0.9, 0.8], [[0.9], [0.8]], [[0.9, 0.8]], [[0.9, np.nan], [0.8, 0.7]]])
+def test_variance_parts_need_two_of_each(table):
+    with pytest.raises(DataError, match="two or more of each"):
+        variance_parts(np.array(table))
+
+
+@pytest.mark.parametrize(
+    ("correct", "folds", "words"),
+    [
+        ([], [], "at least one clip"),
+        ([1, 0], [0], r"folds of shape \(1,\)"),
+        ([1, 2], [0, 0], "from 1 to 2"),
+        ([1, np.nan], [0, 0], "values from nan"),
+        ([[1, 0]], [[0, 0]], r"shape \(1, 2\)"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(correct, folds, words):
+    with pytest.raises(DataError, match=words):
+        bootstrap_accuracy(np.array(correct), folds=np.array(folds))
+    with pytest.raises(DataError, match=words):
+        paired_difference(np.array(correct), np.array(correct), folds=np.array(folds))
+
+
+def test_pairs_seeds_and_draws_that_do_not_fit_are_refused():
+    with pytest.raises(DataError, match="expected"):
+        paired_difference(np.ones(3), np.ones(2), folds=np.zeros(3))
+    with pytest.raises(DataError, match=r"fold 0: seeds have \[1, 2\] clips"):
+        bootstrap_accuracy(np.array([1, 0, 1]), folds=np.zeros(3, dtype=int), seeds=np.array([0, 0, 1]))
+    with pytest.raises(DataError, match="one per answer"):
+        bootstrap_accuracy(np.array([1, 0, 1]), folds=np.zeros(3), seeds=np.array([0, 0]))
+    with pytest.raises(DataError, match="draws is 0"):
+        bootstrap_accuracy(np.array([1, 0, 1]), folds=np.zeros(3), draws=0)

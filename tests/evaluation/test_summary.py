@@ -1,0 +1,191 @@
+"""A run's summary: its keys, its figures by an independent computation, and run folders that do not fit."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, f1_score
+
+from earsight.errors import RunError
+from earsight.evaluation.summary import Predictions, read_predictions, read_run, summarize, write_summary
+
+CLASSES = ("cat", "dog", "owl")
+DATASET = {"name": "mine", "clips": 12, "classes": 3, "digest": "d" * 12, "skipped": []}
+
+
+def _trial(fold, seed, labels, logits, **about):
+    return Predictions(
+        clips=np.array([f"f{fold}/{n}.wav" for n in range(len(labels))]),
+        labels=np.asarray(labels, dtype=np.int64),
+        logits=np.asarray(logits, dtype=np.float32),
+        classes=CLASSES,
+        about={
+            **{"fold": fold, "seed": seed, "seconds": 1.5, "epoch": 3, "protocol": "last", "recipe_digest": "r"},
+            **{"dataset": DATASET, **about},
+        },
+    )
+
+
+def _drawn(folds, seeds, *, generator, clips=7):
+    out = []
+    for fold in range(1, folds + 1):
+        labels = generator.integers(3, size=clips + fold)  # folds of unequal sizes
+        out += [_trial(fold, seed, labels, generator.normal(size=(len(labels), 3))) for seed in range(seeds)]
+    return out
+
+
+def _write(run: Path, trial: Predictions, *, done=True) -> Path:
+    folder = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}"
+    folder.mkdir(parents=True)
+    np.savez(
+        folder / "predictions.npz",
+        **{"clip": trial.clips, "label": trial.labels, "logits": trial.logits, "classes": np.array(trial.classes)},
+        about=np.array(json.dumps(trial.about)),
+    )
+    if done:
+        (folder / "DONE").touch()
+    return folder / "predictions.npz"
+
+
+@settings(max_examples=25, deadline=None)
+@given(folds=st.integers(1, 4), seeds=st.integers(1, 3), draw=st.integers(0, 10**6))
+def test_figures_by_another_computation(folds, seeds, draw):
+    trials = _drawn(folds, seeds, generator=np.random.default_rng(draw))
+    found = summarize(trials, machine={})
+    table = {(t.about["fold"], t.about["seed"]): accuracy_score(t.labels, t.logits.argmax(1)) for t in trials}
+    grid = np.array([[table[fold, seed] for seed in range(seeds)] for fold in range(1, folds + 1)])
+    by_fold = grid.mean(axis=1)
+    assert found["accuracy"]["mean"] == pytest.approx(grid.mean())
+    assert found["accuracy"]["std"] == pytest.approx(by_fold.std(ddof=1) if folds > 1 else 0.0)
+    low, high = found["accuracy"]["ci95"]
+    assert 0 <= low <= grid.mean() + 1e-9
+    assert grid.mean() - 1e-9 <= high <= 1
+    truth = np.concatenate([t.labels for t in trials])
+    guess = np.concatenate([t.logits.argmax(1) for t in trials])
+    seen = np.union1d(truth, guess)  # as scikit-learn does by default: no class that occurs nowhere
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro", labels=seen, zero_division=0))
+    for row in found["folds"]:
+        assert row["accuracy"] == pytest.approx(table[row["fold"], row["seed"]])
+    if seeds == 1:
+        assert "ensemble" not in found
+        assert "std_over_seeds" not in found["accuracy"]
+        return
+    assert found["accuracy"]["std_over_seeds"] == pytest.approx(grid.mean(axis=0).std(ddof=1))
+    shares = []
+    for fold in range(1, folds + 1):
+        members = [t for t in trials if t.about["fold"] == fold]
+        mixed = sum(softmax(t.logits.astype(np.float64), axis=1) for t in members)
+        shares.append(accuracy_score(members[0].labels, mixed.argmax(1)))
+    assert found["ensemble"] == {"accuracy": pytest.approx(np.mean(shares)), "members": seeds}
+
+
+def test_an_ensemble_averages_probabilities_and_not_votes_or_logits():
+    # One sure member outweighs two that waver; by votes or by the other class's logits the answer would differ.
+    sure, wavering = [[6.0, 0.0, 0.0]], [[0.0, 0.3, 0.0]]
+    trials = [_trial(1, 0, [0], sure), _trial(1, 1, [0], wavering), _trial(1, 2, [0], wavering)]
+    assert summarize(trials, machine={})["ensemble"]["accuracy"] == 1.0
+    # Logits of -100 in one member would veto the class if logits were averaged.
+    trials = [_trial(1, 0, [0], [[-100.0, 0.0, 0.0]]), _trial(1, 1, [0], [[9.0, 0.0, 0.0]])]
+    assert summarize(trials, machine={})["ensemble"]["accuracy"] == 1.0
+
+
+def test_a_clip_of_several_seeds_counts_once_in_the_interval():
+    generator = np.random.default_rng(3)
+    labels, logits = generator.integers(3, size=30), generator.normal(size=(30, 3))
+    one = summarize([_trial(1, 0, labels, logits)], machine={})["accuracy"]["ci95"]
+    same = summarize([_trial(1, seed, labels, logits) for seed in range(5)], machine={})["accuracy"]["ci95"]
+    assert same == pytest.approx(one)
+
+
+def test_keys_and_types_of_the_contract(tmp_path):
+    run = tmp_path / "run"
+    for trial in _drawn(2, 2, generator=np.random.default_rng(0)):
+        _write(run, trial)
+    returned = write_summary(run, machine={"cores": 2})
+    found = json.loads((run / "summary.json").read_text())
+    assert found == returned
+    assert set(found) == {
+        *("accuracy", "macro_f1", "folds", "ensemble", "protocol", "recipe_digest", "dataset", "machine"),
+    }
+    assert set(found["accuracy"]) == {"mean", "std", "ci95", "std_over_seeds"}
+    assert [type(value) for value in found["accuracy"]["ci95"]] == [float, float]
+    kinds = {"fold": int, "seed": int, "accuracy": float, "clips": int, "epoch": int, "seconds": float}
+    assert [{name: type(value) for name, value in row.items()} for row in found["folds"]] == [kinds] * 4
+    assert [(row["fold"], row["seed"]) for row in found["folds"]] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert (found["protocol"], found["recipe_digest"], found["dataset"]) == ("last", "r", DATASET)
+    assert found["machine"] == {"cores": 2}
+
+
+def test_a_summary_made_anew_has_the_same_bytes(tmp_path):
+    for trial in _drawn(3, 2, generator=np.random.default_rng(1)):
+        _write(tmp_path, trial)
+    write_summary(tmp_path, machine={})
+    before = (tmp_path / "summary.json").read_bytes()
+    (tmp_path / "summary.json").unlink()
+    write_summary(tmp_path, machine={})
+    assert (tmp_path / "summary.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"recipe_digest": "other"}, {"protocol": "test"}, {"dataset": {**DATASET, "digest": "e" * 12}}],
+)
+def test_trials_that_do_not_belong_together(change):
+    trials = [_trial(1, 0, [0, 1], np.eye(3)[:2]), _trial(2, 0, [0, 1], np.eye(3)[:2], **change)]
+    with pytest.raises(RunError, match=f"differ in {next(iter(change))}.*one run to a folder"):
+        summarize(trials, machine={})
+
+
+def test_only_what_is_done_counts(tmp_path):
+    trials = _drawn(2, 1, generator=np.random.default_rng(2))
+    _write(tmp_path, trials[0])
+    _write(tmp_path, trials[1], done=False)
+    assert [trial.about["fold"] for trial in read_run(tmp_path)] == [1]
+
+
+def test_run_folders_that_are_none(tmp_path):
+    with pytest.raises(RunError, match="no such run folder"):
+        read_run(tmp_path / "absent")
+    with pytest.raises(RunError, match="no finished trial"):
+        read_run(tmp_path)
+
+
+def _object_array(path: Path) -> None:
+    np.savez(path, clip=np.array([{"a": 1}], dtype=object), label=[0], logits=[[0.0]], classes=["a"], about="{}")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("no archive"),
+        lambda path: path.write_bytes(pickle.dumps({"clip": 1})),
+        lambda path: np.savez(path, clip=np.array(["a"]), label=[0]),
+        lambda path: np.savez(path, clip=["a"], label=[0], logits=[[0.0]], classes=["a"], about="no json"),
+        _object_array,
+    ],
+    ids=["cut", "empty", "text", "pickle", "lacks arrays", "about is no JSON", "objects"],
+)
+def test_broken_predictions(tmp_path, spoil):
+    path = _write(tmp_path, _drawn(1, 1, generator=np.random.default_rng(0))[0])
+    spoil(path)
+    with pytest.raises(RunError, match=r"not a predictions file of earsight.*run again") as caught:
+        write_summary(tmp_path, machine={})
+    assert str(path) in str(caught.value)
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_predictions_that_are_missing(tmp_path):
+    path = _write(tmp_path, _drawn(1, 1, generator=np.random.default_rng(0))[0])
+    path.unlink()
+    with pytest.raises(RunError, match="run the same command again"):
+        read_predictions(path)
