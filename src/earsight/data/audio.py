@@ -1,0 +1,231 @@
+"""A sound file becomes mono float32 samples at one rate, fitted to a length.
+
+Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), told by its content,
+not by its name. Goes out: `numpy` float32 arrays of shape (samples,), full scale at 1; rates in Hz, lengths in seconds.
+Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from earsight.data import contents
+from earsight.errors import AudioError
+
+Wave = npt.NDArray[np.float32]
+
+EXTENSIONS = frozenset(
+    {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"}
+    | {".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist"}
+)
+"""Lower-case suffixes that a search through folders takes for sound."""
+# A header may promise this much more than decodes before the file counts as cut: MP3 headers count whole frames.
+_SLACK_FRAMES = 2304
+_SLACK_SHARE = 0.01
+_SLACK_BYTES = 64
+_BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
+_LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a picture leaves float32
+_EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a header says: rate in Hz, channels, length in seconds, and the container's name, such as ``WAV``."""
+
+    sample_rate_hz: int
+    channels: int
+    seconds: float
+    format: str
+
+
+def info(path: Path | str) -> AudioInfo:
+    """Read the header of a sound file.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    AudioInfo
+        Rate, channels, length and container. The length is counted by decoding where the header gives none.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, no regular file, empty, or no sound that can be read.
+    """
+    with _opened(path) as sound:
+        frames = sound.frames
+        if not 0 < frames < 1 << 48:
+            frames = sum(len(block) for block in _blocks(sound, path, limit=None, mono=True))
+        return AudioInfo(sound.samplerate, sound.channels, frames / sound.samplerate, sound.format)
+
+
+def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None) -> Wave:
+    """Decode a sound file, average its channels and resample it.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file. Its content decides how it is decoded; its extension does not matter.
+    sample_rate_hz : int
+        Rate of the result, in Hz. Resampling is soxr's at its high quality.
+    seconds : float or None
+        At most this much is returned, and little more is decoded, so that the length of the file does not matter.
+
+    Returns
+    -------
+    ndarray
+        float32, shape (samples,), at least one sample, all finite.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
+    """
+    import soxr
+
+    with _opened(path) as sound:
+        rate = int(sound.samplerate)
+        limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
+        wave = np.concatenate([block[:, 0] for block in _blocks(sound, path, limit=limit, mono=True)])
+    if rate != sample_rate_hz:
+        resampled: Wave = soxr.resample(wave, rate, sample_rate_hz, quality="HQ").astype(np.float32, copy=False)
+        # A few samples at a high rate can round down to none at a low one.
+        wave = resampled if len(resampled) else wave[:1]
+    if seconds is not None:
+        wave = wave[: max(1, round(seconds * sample_rate_hz))]
+    return np.ascontiguousarray(wave)
+
+
+def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
+    """Decode a sound file piece by piece, in constant memory.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file, of any length.
+
+    Yields
+    ------
+    wave : ndarray
+        float32, shape (samples, channels), 16 MiB at most.
+    rate : int
+        Its sampling rate in Hz.
+
+    Raises
+    ------
+    AudioError
+        As `read`; that the file is cut may show only at its end.
+    """
+    with _opened(path) as sound:
+        for block in _blocks(sound, path, limit=None, mono=False):
+            yield block, int(sound.samplerate)
+
+
+def fit(wave: Wave, samples: int) -> Wave:
+    """Crop a wave from its start, or pad it with zeros at its end.
+
+    Parameters
+    ----------
+    wave : ndarray
+        float32, shape (n,).
+    samples : int
+        Wanted length.
+
+    Returns
+    -------
+    ndarray
+        float32, shape (samples,); always a copy.
+    """
+    out = np.zeros(samples, dtype=np.float32)
+    kept = min(samples, len(wave))
+    out[:kept] = wave[:kept]
+    return out
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[Any]:
+    """Open as `soundfile.SoundFile` by descriptor: libsndfile then sees the content alone, never the extension."""
+    import soundfile
+
+    name = str(path)
+    descriptor = _descriptor(name)
+    try:
+        head = os.pread(descriptor, contents.HEAD_BYTES, 0)
+        try:
+            with soundfile.SoundFile(descriptor, closefd=False) as sound:
+                missing = contents.missing_bytes(descriptor)
+                if missing > _SLACK_BYTES or (missing and head.startswith(b"OggS")):
+                    raise AudioError(name, f"truncated: {missing} bytes of its sound are missing; copy it again")
+                yield sound
+        except (soundfile.SoundFileError, RuntimeError) as error:
+            raise AudioError(name, contents.explain(head, str(error))) from error
+    except OSError as error:
+        raise AudioError(name, f"cannot be read ({error.strerror or error})") from error
+    finally:
+        os.close(descriptor)
+
+
+def _descriptor(name: str) -> int:
+    """Open a regular file that is not empty; the kind is looked at first, for opening a pipe would wait for ever."""
+    try:
+        status = Path(name).stat()
+    except FileNotFoundError as error:
+        found = "a link to a file that does not exist" if Path(name).is_symlink() else "no such file"
+        raise AudioError(name, f"{found}; correct the path or remove it from the list") from error
+    except (OSError, ValueError) as error:
+        raise AudioError(name, f"cannot be reached ({getattr(error, 'strerror', None) or error})") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise AudioError(name, f"{_kind(status.st_mode)}, not a sound file: remove it or name the right file")
+    if status.st_size == 0:
+        raise AudioError(name, "an empty file (0 bytes); copy or download it again")
+    try:
+        # Not to block even if the file was swapped for a pipe just now.
+        return os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise AudioError(name, f"cannot be opened ({error.strerror})") from error
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _blocks(sound: Any, path: Path | str, *, limit: int | None, mono: bool) -> Iterator[Wave]:
+    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN, and in the end for loss."""
+    promised = sound.frames if 0 <= sound.frames < 1 << 48 else 0
+    most = max(1, _BLOCK_VALUES // sound.channels)
+    # One block for a common clip: seeking between blocks costs time in compressed formats.
+    guess = promised + 1152 if 0 < promised < most else most
+    frames = 0
+    while limit is None or frames < limit:
+        size = min(most, guess) if limit is None else min(most, guess, limit - frames)
+        block = np.empty((size, sound.channels), dtype=np.float32)
+        got = sound.buffer_read_into(block, dtype="float32")
+        frames += got
+        if got:
+            part = block[:got].mean(axis=1, keepdims=True) if mono and sound.channels > 1 else block[:got]
+            if not np.abs(part).max() < _LOUDEST:  # false for NaN too
+                what = "samples beyond any scale" if np.isfinite(part).all() else "NaN or infinite samples"
+                raise AudioError(str(path), f"{what}; write the file again from its source")
+            yield part
+        if got < size:
+            break
+    if frames == 0:
+        raise AudioError(str(path), "a sound file with 0 samples; copy or record it again")
+    expected = promised if limit is None else min(promised, limit)
+    if expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected):
+        raise AudioError(str(path), f"truncated: {expected} samples expected, {frames} decoded; copy it again")

@@ -1,0 +1,214 @@
+"""The data set doctor: what is wrong with the clips, before an hour is spent on them.
+
+Comes in: a `Dataset`. Each clip is decoded once, in threads and piece by piece; only its hash and a few numbers are
+kept, so memory does not grow with the sound. Goes out: a `Report` of findings; levels are of full scale 1, lengths in
+seconds, rates in Hz.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from earsight.data import audio
+from earsight.data.datasets import DRAWN_FOLDS, Dataset
+from earsight.data.findings import Finding, Report, Severity
+from earsight.errors import AudioError
+
+SILENT_LEVEL = 1e-4  # -80 dB: below a bit or two of 16
+CONSTANT_SPREAD = 1e-6
+FULL_SCALE = 0.999
+CLIPPED_SHARE = 0.01
+SHORT_SECONDS = 0.1
+PADDED_SHARE = 0.5
+LONGER_FACTOR = 1.5
+IMBALANCE = 5.0
+FEW_CLIPS = 10
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """What is kept of one clip."""
+
+    digest: str = ""
+    rate: int = 0
+    seconds: float = 0.0
+    peak: float = 0.0
+    spread: float = 0.0
+    clipped: float = 0.0
+    silent_tail: float = 0.0
+    error: str = ""
+
+
+def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Decode every clip of a data set and report what would harm training.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What to look at.
+    workers : int
+        Threads; 0 is one for each processor.
+    progress : callable or None
+        Called in this thread with clips done and clips in all.
+
+    Returns
+    -------
+    Report
+        Errors first. Kinds: unreadable (error); leak, label_conflict, duplicate, group_straddles, silent, constant,
+        clipped, short, padded, rates, long, imbalance, few (warnings).
+    """
+    total = len(dataset.clips)
+    looked: list[_Clip] = []
+    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
+        for clip in pool.map(lambda row: _look(dataset, row), range(total)):
+            looked.append(clip)
+            if progress is not None:
+                progress(len(looked), total)
+    findings = [
+        *_unreadable(dataset, looked),
+        *_same_content(dataset, looked),
+        *_straddling(dataset),
+        *_levels(dataset, looked),
+        *_lengths(dataset, looked),
+        *_rates(dataset, looked),
+        *_balance(dataset),
+    ]
+    return Report(clips=total, findings=tuple(findings))
+
+
+def _look(dataset: Dataset, row: int) -> _Clip:
+    content = hashlib.sha256()
+    frames = clipped = heard = rate = 0
+    low, high = np.array([np.inf]), np.array([-np.inf])  # of each channel
+    try:
+        for wave, rate in audio.read_blocks(dataset.file(row)):
+            if frames == 0:
+                content.update(f"{rate} {wave.shape[1]} ".encode())
+            # Adding 0 makes -0.0 and 0.0, which sound the same, one.
+            content.update((wave + 0.0).tobytes())
+            size = np.abs(wave).max(axis=1)
+            loud = np.flatnonzero(size > SILENT_LEVEL)
+            heard = frames + int(loud[-1]) + 1 if len(loud) else heard
+            clipped += int(np.count_nonzero(size >= FULL_SCALE))
+            low, high = np.minimum(low, wave.min(axis=0)), np.maximum(high, wave.max(axis=0))
+            frames += len(wave)
+    except AudioError as error:
+        return _Clip(error=error.reason)
+    return _Clip(
+        digest=content.hexdigest(),
+        rate=rate,
+        seconds=frames / rate,
+        peak=float(np.maximum(-low, high).max()),
+        spread=float((high - low).max()),
+        clipped=clipped / frames,
+        # All after the last sound is silence, as some sets pad their clips to one length.
+        silent_tail=1 - heard / frames,
+    )
+
+
+def _finding(
+    dataset: Dataset, kind: str, rows: Iterable[int], text: str, severity: Severity = "warning"
+) -> list[Finding]:
+    """One finding, or none without rows; ``{n}`` in the text becomes how many clips there are."""
+    paths = tuple(dataset.clips[row].path for row in rows)
+    noun = "1 clip" if len(paths) == 1 else f"{len(paths)} clips"
+    return [Finding(kind, severity, paths, text.format(n=noun))] if paths else []
+
+
+def _unreadable(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
+    bad = [(dataset.clips[row].path, clip.error) for row, clip in enumerate(looked) if clip.error]
+    return [Finding("unreadable", "error", (path,), error) for path, error in bad]
+
+
+def _same_content(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
+    """Clips whose samples are equal: across folds a leak, across labels a conflict, else a duplicate."""
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, clip in enumerate(looked):
+        if not clip.error and clip.peak > SILENT_LEVEL:  # silence is reported as silence
+            rows_of[clip.digest].append(row)
+    # Folds drawn here are one draw of many: what matters is that two copies can end up on both sides.
+    drawn = any(note.startswith(DRAWN_FOLDS) for note in dataset.notes)
+    findings = []
+    for rows in (rows for rows in rows_of.values() if len(rows) > 1):
+        clips = [dataset.clips[row] for row in rows]
+        folds = sorted({clip.fold for clip in clips})
+        labels = sorted({clip.label for clip in clips})
+        if len(labels) > 1:
+            text = f"the same sound is labelled {' and '.join(labels)}: correct the label or remove all but one"
+            findings += _finding(dataset, "label_conflict", rows, text.replace("{", "{{").replace("}", "}}"))
+        if len(folds) > 1 and not drawn:
+            where = " and ".join(map(str, folds))
+            text = f"the same sound is in folds {where}: it is trained on and tested on, which flatters the accuracy"
+            findings += _finding(dataset, "leak", rows, text)
+        elif len(labels) == 1:
+            text = f"the same sound {len(rows)} times, so it may be trained on and tested on: keep one"
+            findings += _finding(dataset, "duplicate", rows, text)
+    return findings
+
+
+def _straddling(dataset: Dataset) -> list[Finding]:
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, clip in enumerate(dataset.clips):
+        rows_of[clip.group].append(row)
+    rows = [row for rows in rows_of.values() if len({dataset.clips[row].fold for row in rows}) > 1 for row in rows]
+    text = "{n} share their source with clips of another fold, which flatters the accuracy: put each source in one fold"
+    return _finding(dataset, "group_straddles", rows, text)
+
+
+def _levels(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
+    good = [(row, clip) for row, clip in enumerate(looked) if not clip.error]
+    silent = [row for row, clip in good if clip.peak <= SILENT_LEVEL]
+    constant = [row for row, clip in good if clip.peak > SILENT_LEVEL and clip.spread <= CONSTANT_SPREAD]
+    clipped = [row for row, clip in good if clip.clipped > CLIPPED_SHARE and clip.spread > CONSTANT_SPREAD]
+    return [
+        *_finding(
+            dataset, "silent", silent, "{n} silent (below -80 dB of full scale): nothing can be learnt from them"
+        ),
+        *_finding(dataset, "constant", constant, "{n} constant (a level, no sound): record or export them again"),
+        *_finding(dataset, "clipped", clipped, "{n} clipped (over 1 % of the samples at full scale): distorted"),
+    ]
+
+
+def _lengths(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
+    wanted = dataset.hints.clip_seconds
+    good = [(row, clip) for row, clip in enumerate(looked) if not clip.error]
+    short = [row for row, clip in good if clip.seconds < SHORT_SECONDS]
+    padded = [row for row, clip in good if clip.peak > SILENT_LEVEL and clip.silent_tail > PADDED_SHARE]
+    longer = [row for row, clip in good if clip.seconds > LONGER_FACTOR * wanted]
+    long_text = f"{{n}} longer than {LONGER_FACTOR:g} times {wanted:g} s: only their first {wanted:g} s are used"
+    return [
+        *_finding(dataset, "short", short, f"{{n}} shorter than {SHORT_SECONDS:g} s: mostly padding will be learnt"),
+        *_finding(dataset, "padded", padded, "{n} with silence in more than their last half"),
+        *_finding(dataset, "long", longer, long_text),
+    ]
+
+
+def _rates(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
+    wanted = dataset.hints.sample_rate_hz
+    rows = [row for row, clip in enumerate(looked) if not clip.error and clip.rate < wanted]
+    found = ", ".join(str(rate) for rate in sorted({looked[row].rate for row in rows}))
+    text = f"{{n}} at {found} Hz, below {wanted} Hz: their upper bands are empty, which may give a class away"
+    return _finding(dataset, "rates", rows, text)
+
+
+def _balance(dataset: Dataset) -> list[Finding]:
+    sizes = Counter(clip.label for clip in dataset.clips)
+    most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
+    findings = []
+    if sizes[most] > IMBALANCE * sizes[least]:
+        text = f"class '{most}' has {sizes[most]} clips, '{least}' has {sizes[least]}: "
+        text += "try --set training.class_weights=balanced"
+        findings.append(Finding("imbalance", "warning", (), text))
+    few = sorted(name for name, size in sizes.items() if size < FEW_CLIPS)
+    if few:
+        names = ", ".join(f"'{name}' ({sizes[name]})" for name in few[:5]) + (", ..." if len(few) > 5 else "")
+        text = f"fewer than {FEW_CLIPS} clips in {names}: expect wide intervals"
+        findings.append(Finding("few", "warning", (), text))
+    return findings

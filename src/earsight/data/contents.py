@@ -1,0 +1,195 @@
+"""What a file holds, told from its bytes: the name of what is not sound, and how much sound a header promises.
+
+Comes in: an open file descriptor, or the first bytes of a file. Goes out: words for an error message. Nothing is
+decoded here; `earsight.data.audio` asks only when decoding failed or may have ended early.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+HEAD_BYTES = 4096
+_CONVERT = "convert it with `ffmpeg -i IN OUT.wav` to WAV or FLAC"
+_OTHER_SOUND = (
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA (ASF) file"),
+    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"),
+    (b"#!AMR", "an AMR file"),
+    (b"MAC ", "a Monkey's Audio file"),
+    (b"wvpk", "a WavPack file"),
+    (b"TTA1", "a True Audio file"),
+    (b"MPCK", "a Musepack file"),
+    (b"DSD ", "a DSD file"),
+    (b"FLV\x01", "a Flash video"),
+    (b"\xff\xf1", "a raw AAC stream"),
+    (b"\xff\xf9", "a raw AAC stream"),
+)
+_NOT_SOUND = (
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF87a", "a GIF picture"),
+    (b"GIF89a", "a GIF picture"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"PK\x05\x06", "an empty ZIP archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"MThd", "a MIDI file (notes, no sound)"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x7fELF", "a program"),
+)
+_PICTURE_BRANDS = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
+# Writers that cannot seek back (pipes, recorders) leave sizes near 2 or 4 GiB, or 0, in the header: no promise at all.
+_UNKNOWN_SIZE = 0x7FFFF000
+_W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+
+
+def name_content(head: bytes) -> str | None:
+    """Name what a file that is no readable sound holds.
+
+    Parameters
+    ----------
+    head : bytes
+        The first bytes of the file, up to `HEAD_BYTES`.
+
+    Returns
+    -------
+    str or None
+        Such as ``"a PNG picture, not sound: ..."``, with the remedy; None when the bytes are not recognised.
+    """
+    if not head.strip(b"\0"):
+        return "nothing but zero bytes; copy or download it again"
+    if head[4:8] == b"ftyp":
+        if head[8:12] in _PICTURE_BRANDS:
+            return "a HEIF or AVIF picture, not sound: remove it or name the right file"
+        return f"an MP4 (AAC) file: {_CONVERT}"
+    for magic, name in _OTHER_SOUND:
+        if head.startswith(magic):
+            return f"{name}: {_CONVERT}"
+    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
+        found = "an AVI video" if head[8:12] == b"AVI " else "a WebP picture"
+        return f"{found}, not sound: remove it or name the right file"
+    found_name = next((name for magic, name in _NOT_SOUND if head.startswith(magic)), None) or _name_text(head)
+    if found_name is None and len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        found_name = "a Python pickle"
+    if found_name is None:
+        return None
+    return found_name if ": " in found_name else f"{found_name}, not sound: remove it or name the right file"
+
+
+def explain(head: bytes, error: str) -> str:
+    """Say what a file is that did not decode, from its first bytes and, failing that, the decoder's own words."""
+    found = name_content(head)
+    if found is not None:
+        return found
+    detail = error.rsplit(": ", 1)[-1].rstrip(".")
+    magics = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"riff")
+    if head.startswith(magics) or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0):
+        return f"truncated or damaged sound ({detail}); copy it again or convert it with ffmpeg to WAV or FLAC"
+    return f"not a sound file that can be read ({detail}); convert it with ffmpeg to WAV or FLAC, or remove it"
+
+
+def _name_text(head: bytes) -> str | None:
+    text = _decoded(head)
+    if text is None:
+        return None
+    start = text.lstrip().lower()
+    if start.startswith("version https://git-lfs"):
+        return "a Git LFS pointer: fetch the sound itself with `git lfs pull`"
+    if start.startswith(("<!doctype html", "<html", "<head", "<body")) or "<html" in start[:512]:
+        return "an HTML page"
+    if start.startswith(("<?xml", "<svg")):
+        return "an XML file"
+    if start[:1] in ("{", "[") and any(mark in start for mark in ('"', "]", "}")):
+        return "a JSON file"
+    return "a text file"
+
+
+def _decoded(head: bytes) -> str | None:
+    """The text of the bytes, or None where they are no text."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = head[: len(head) // 2 * 2].decode("utf-16", errors="replace")
+        return text if "�" not in text[:-1] and text.isprintable() else None
+    for cut in range(4):  # the head may end inside a character of up to four bytes
+        try:
+            text = head[: len(head) - cut].decode("utf-8-sig")
+        except UnicodeDecodeError:
+            continue
+        control = sum(character < " " and character not in "\t\n\r\f\x1b" for character in text)
+        return text if control == 0 else None
+    return None
+
+
+def missing_bytes(descriptor: int) -> int:
+    """How many bytes of sound the header promises beyond the end of the file.
+
+    libsndfile cuts the promise of WAV, AIFF, AU, CAF, W64 and Ogg files to what is there, without a word, so a download
+    that broke off would pass for a short clip.
+
+    Parameters
+    ----------
+    descriptor : int
+        An open, seekable file; its position is left alone.
+
+    Returns
+    -------
+    int
+        0 when nothing is missing, nothing is promised, or the container is another.
+    """
+    size = os.fstat(descriptor).st_size
+    head = os.pread(descriptor, 64, 0)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _missing_chunk(
+            descriptor, size, start=12, layout=">4sI" if head[:4] == b"RIFX" else "<4sI", data=b"data"
+        )
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return _missing_chunk(descriptor, size, start=12, layout=">4sI", data=b"SSND")
+    if head[:4] == b"caff":
+        return _missing_chunk(descriptor, size, start=8, layout=">4sq", data=b"data", align=1)
+    if head[:4] == b"riff":
+        return _missing_chunk(descriptor, size, start=40, layout="<16sQ", data=_W64_DATA, align=8, inclusive=True)
+    if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
+        offset, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
+        return 0 if length >= _UNKNOWN_SIZE else max(0, offset + length - size)
+    if head[:4] == b"OggS":
+        return _missing_ogg(descriptor, size)
+    return 0
+
+
+def _missing_chunk(
+    descriptor: int, size: int, *, start: int, layout: str, data: bytes, align: int = 2, inclusive: bool = False
+) -> int:
+    """Walk the chunks to the one with the sound and compare its length with the file's."""
+    header = struct.calcsize(layout)
+    position, long_size = start, None
+    while position + header <= size:
+        name, length = struct.unpack(layout, os.pread(descriptor, header, position))
+        if name == b"ds64":  # RF64 keeps the true length of the data chunk here
+            long_size = (
+                struct.unpack("<Q", os.pread(descriptor, 24, position)[16:24])[0] if size >= position + 24 else None
+            )
+        body = position + header
+        length -= header if inclusive else 0
+        if name == data:
+            promised = long_size if long_size is not None and length >= _UNKNOWN_SIZE else length
+            known = promised > 0 and (promised < _UNKNOWN_SIZE or long_size is not None or layout in ("<16sQ", ">4sq"))
+            return max(0, body + promised - size) if known else 0
+        if length < 0:
+            return 0
+        position = body + length + (-length) % align
+    return 0
+
+
+def _missing_ogg(descriptor: int, size: int) -> int:
+    """An Ogg file ends with a whole page; count what its last page lacks."""
+    tail_start = max(0, size - 2 * 65536)
+    tail = os.pread(descriptor, size - tail_start, tail_start)
+    at = tail.rfind(b"OggS")
+    if at < 0 or len(tail) - at < 27:
+        return 27
+    segments = tail[27 + at : 27 + at + tail[at + 26]]
+    if len(segments) < tail[at + 26]:
+        return tail[at + 26] - len(segments)
+    return max(0, at + 27 + len(segments) + sum(segments) - len(tail))

@@ -1,0 +1,226 @@
+"""A data set: which clips there are, what each is called, and which are kept apart.
+
+Comes in: a folder or a csv file, through the readers of `earsight.data.layouts`. Goes out: a `Dataset` of clips in an
+order that never changes, so that row i means the same clip in every store, fold and prediction. No sound is decoded
+here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from earsight.errors import DataError
+
+_A = TypeVar("_A", bound=npt.NDArray[Any])
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sound: its path (posix, below the root, or absolute if it lies elsewhere), label, fold and source group."""
+
+    path: str
+    label: str
+    fold: int
+    group: str
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What `earsight.recipe.Recipe.resolve` fills in: rate in Hz, clip length in seconds, picture columns."""
+
+    sample_rate_hz: int
+    clip_seconds: float
+    frames: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Clips with their folds.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``esc10``.
+    layout : str
+        Which reader of `earsight.data.layouts` read it.
+    root : Path
+        What the clips' paths are relative to.
+    clips : tuple of Clip
+        In data set order.
+    classes : tuple of str
+        Names of the labels, sorted; a label's index is its place here.
+    hints : Hints
+        Rate, length and columns that fit the clips.
+    notes : tuple of str
+        What a user should know, one line each.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    hints: Hints
+    notes: tuple[str, ...] = ()
+
+    def file(self, row: int) -> Path:
+        """The file of one clip."""
+        return self.root / self.clips[row].path
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Index of each clip's class, shape (clips,)."""
+        place = {name: index for index, name in enumerate(self.classes)}
+        return _kept(np.array([place[clip.label] for clip in self.clips], dtype=np.int64))
+
+    @cached_property
+    def folds(self) -> npt.NDArray[np.int64]:
+        """Fold number of each clip, shape (clips,)."""
+        return _kept(np.array([clip.fold for clip in self.clips], dtype=np.int64))
+
+    @cached_property
+    def groups(self) -> npt.NDArray[np.str_]:
+        """Source of each clip, shape (clips,)."""
+        return _kept(np.array([clip.group for clip in self.clips], dtype=np.str_))
+
+    @cached_property
+    def fold_numbers(self) -> tuple[int, ...]:
+        """The folds there are, rising."""
+        return tuple(sorted({clip.fold for clip in self.clips}))
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that name the rows: path, label, fold and group, in order; not the root."""
+        content = hashlib.sha256()
+        for clip in self.clips:
+            # JSON, in ASCII: no two different rows give the same bytes, and any file name passes.
+            content.update(json.dumps([clip.path, clip.label, clip.fold, clip.group]).encode() + b"\n")
+        return content.hexdigest()[:12]
+
+    @cached_property
+    def clips_digest(self) -> str:
+        """Twelve hexadecimal digits that name the clips and their labels, whatever their folds and order."""
+        rows = sorted(json.dumps([clip.path, clip.label]) for clip in self.clips)
+        return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12]
+
+    def describe(self) -> str:
+        """One line that says what was recognised."""
+        kind = "official" if self.layout in OFFICIAL_FOLDS else "given" if self.layout == "csv" else "stratified"
+        if self.layout == "csv" and any(note.startswith(DRAWN_FOLDS) for note in self.notes):
+            kind = "stratified"
+        title = TITLES.get(self.layout, self.layout)
+        return (
+            f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes, "
+            f"{len(self.fold_numbers)} {kind} folds"
+        )
+
+
+TITLES = {
+    "esc50": "ESC-50 layout",
+    "urbansound8k": "UrbanSound8K layout",
+    "gtzan": "GTZAN layout",
+    "folder": "a folder per class",
+    "csv": "a csv of clips",
+}
+OFFICIAL_FOLDS = frozenset({"esc50", "urbansound8k"})
+DRAWN_FOLDS = "folds drawn:"
+
+
+def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
+    """Refuse what no experiment can use: no clips, one class, a clip named twice.
+
+    Raises
+    ------
+    DataError
+        With the finding.
+    """
+    if not paths:
+        raise DataError(f"{where}: no clips found; expected sound files such as .wav, .flac, .ogg or .mp3")
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: {len(twice)} files are named more than once ({first(twice)}); keep one row for each")
+    names = sorted(set(labels))
+    if "" in names:
+        raise DataError(f"{where}: {labels.count('')} clips have an empty label; name their class or remove them")
+    if len(names) == 1:
+        raise DataError(f"{where}: only one class, '{names[0]}'; at least two are needed to tell sounds apart")
+
+
+def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, where: str) -> None:
+    """Refuse to draw more folds than the smallest class can fill.
+
+    Raises
+    ------
+    DataError
+        That names the class and a number of folds that works.
+    """
+    if folds < 2:
+        raise DataError(f"--splits {folds}: at least 2 are needed to train on some and test on the others")
+    for label in np.unique(labels):
+        rows = labels == label
+        sources = len(np.unique(groups[rows]))
+        if sources >= folds:
+            continue
+        have = f"{int(rows.sum())} clips" + ("" if sources == rows.sum() else f" from {sources} groups")
+        if sources < 2:
+            raise DataError(
+                f"{where}: class '{label}' has {have}; at least 2 sources are needed: add some or remove it"
+            )
+        raise DataError(f"{where}: class '{label}' has {have}, fewer than {folds} folds; use --splits {sources}")
+
+
+def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
+    """Notes on classes that a fold does not test.
+
+    Raises
+    ------
+    DataError
+        If there is one fold only, or all clips of a class lie in one, so that it could not be trained.
+    """
+    numbers = sorted(set(folds))
+    if len(numbers) < 2:
+        raise DataError(f"{where}: every clip is in fold {numbers[0]}; at least two folds are needed")
+    notes = []
+    found: dict[str, set[int]] = {}
+    for label, fold in zip(labels, folds, strict=True):
+        found.setdefault(label, set()).add(fold)
+    for label, used in sorted(found.items()):
+        if len(used) == 1:
+            raise DataError(
+                f"{where}: all clips of class '{label}' are in fold {min(used)}, so nothing is left to train it when "
+                "that fold is held out; move some to another fold or remove the class"
+            )
+        missing = [str(number) for number in numbers if number not in used]
+        if missing:
+            notes.append(f"class '{label}' has no clip in fold {', '.join(missing)}: it is not tested there")
+    return notes
+
+
+def straddling_notes(groups: list[str], folds: list[int]) -> list[str]:
+    """A note where clips of one source are in several folds, so that a network is tested on sources that it knows."""
+    used: dict[str, set[int]] = {}
+    for group, fold in zip(groups, folds, strict=True):
+        used.setdefault(group, set()).add(fold)
+    torn = sorted(group for group, found in used.items() if len(found) > 1)
+    if not torn:
+        return []
+    return [f"LEAK: {len(torn)} sources have clips in several folds ({first(torn)}): held-out accuracy will flatter"]
+
+
+def first(names: list[str], count: int = 3) -> str:
+    """The first few of a list, for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _kept(array: _A) -> _A:
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,186 @@
+"""Fetching ESC-50 by its public address, for those who have a network.
+
+Comes in: a folder. Goes out: the data set in it, whole or not at all. The archive is about 600 MB; a download that
+broke off goes on where it stopped.
+
+What is checked: GitHub makes this archive anew from time to time, so neither its length nor its hash is stable, and a
+hash in this file would one day refuse a good download. Instead every member's CRC-32, which the archive itself carries,
+must hold, and ``meta/esc50.csv`` must have 2000 rows whose files are all there. Whoever wants one fixed archive gives
+its ``sha256``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
+
+from earsight.data import listings
+from earsight.errors import DataError
+
+ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+ESC50_ROWS = 2000
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 60.0
+
+Progress = Callable[[int, int | None], None]
+
+
+def download_esc50(
+    target: Path,
+    *,
+    progress: Progress | None = None,
+    url: str = ESC50_URL,
+    sha256: str | None = None,
+    rows: int = ESC50_ROWS,
+) -> Path:
+    """Download ESC-50, check it and unpack it.
+
+    Parameters
+    ----------
+    target : Path
+        Folder that shall hold ``meta/`` and ``audio/``. If it already holds the whole set, nothing is fetched.
+    progress : callable or None
+        Called with the bytes fetched so far and the bytes in all, None where the server does not say.
+    url : str
+        Where the zip archive lies.
+    sha256 : str or None
+        Hexadecimal digest that the archive must have.
+    rows : int
+        Rows that ``meta/esc50.csv`` must have.
+
+    Returns
+    -------
+    Path
+        ``target``, for `earsight.data.open_dataset`.
+
+    Raises
+    ------
+    DataError
+        If there is no network, the download broke off (call again: it goes on), or what came is damaged.
+    """
+    target = target.absolute()  # a name of its own also for "."
+    if (target / "meta" / "esc50.csv").is_file():
+        if fault := _fault(target, rows=rows):
+            raise DataError(f"{target}: not the whole of ESC-50, {fault}; delete the folder and download it again")
+        return target
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{target}: exists and holds something else; name a new folder for ESC-50")
+    part = target.with_name(target.name + ".zip.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, part, progress=progress)
+        _check_archive(part, sha256=sha256)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            home = _unpack(part, Path(scratch) / "set")
+            if fault := _fault(home, rows=rows):
+                part.unlink()
+                raise DataError(f"{url}: not the whole of ESC-50, {fault}; what came was removed")
+            if target.is_dir():
+                target.rmdir()
+            # One rename: another process sees the whole set or none.
+            home.rename(target)
+        part.unlink()
+    except OSError as error:
+        raise DataError(
+            f"{target}: cannot be written ({error.strerror or error}); free space or name another"
+        ) from error
+    return target
+
+
+def _fetch(url: str, part: Path, *, progress: Progress | None) -> None:
+    """Fetch into ``part``, from where an earlier call stopped if the server can."""
+    have = part.stat().st_size if part.exists() else 0
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": "earsight"})
+        if have:
+            request.add_header("Range", f"bytes={have}-")
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+            resumed = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), have)
+            if answer.status == 206 and not resumed:
+                raise DataError(f"{url}: the server sent another part than asked for; delete {part} and try again")
+            length = answer.headers.get("Content-Length")
+            done = have if resumed else 0
+            total = done + int(length) if length and length.isdigit() else None
+            with part.open("ab" if resumed else "wb") as file:
+                while chunk := answer.read(_CHUNK_BYTES):
+                    file.write(chunk)
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done, total)
+        if total is not None and done < total:
+            raise DataError(f"{url}: broke off after {done} of {total} bytes; call again to go on from there")
+    except urllib.error.HTTPError as error:
+        if error.code == 416:  # nothing is left to fetch: the part is whole, or of another archive; its check tells
+            return
+        raise DataError(
+            f"{url}: the server answered {error.code} {error.reason}; try later or give another url"
+        ) from error
+    except urllib.error.URLError as error:
+        raise DataError(f"{url}: cannot be reached ({error.reason}); a network is needed to download ESC-50") from error
+    except (TimeoutError, ConnectionError, HTTPException) as error:
+        raise DataError(f"{url}: the connection broke ({error!r}); call again to go on from there") from error
+    except ValueError as error:
+        raise DataError(f"{url}: not an address ({error}); expected https://...") from error
+
+
+def _starts_at(content_range: str | None, have: int) -> bool:
+    return (content_range or "").replace("=", " ").startswith(f"bytes {have}-")
+
+
+def _check_archive(part: Path, *, sha256: str | None) -> None:
+    """Refuse, and remove, an archive with another hash or with a damaged member."""
+    reason = None
+    if sha256 is not None:
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            reason = f"its sha256 is {found}, expected {sha256.lower()}"
+    if reason is None:
+        try:
+            with zipfile.ZipFile(part) as archive:
+                damaged = archive.testzip()
+            reason = f"{damaged} fails its checksum" if damaged else None
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+            reason = f"not a whole zip archive ({error})"
+    if reason is not None:
+        part.unlink()
+        raise DataError(f"{part}: the download is damaged, {reason}; it was removed, call again to fetch it anew")
+
+
+def _unpack(part: Path, scratch: Path) -> Path:
+    """Unpack and return the folder that holds ``meta/``; no member may leave ``scratch`` or be a link."""
+    with zipfile.ZipFile(part) as archive:
+        for member in archive.infolist():
+            path = PurePosixPath(member.filename.replace("\\", "/"))
+            ordinary = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+            if path.is_absolute() or ".." in path.parts or ":" in member.filename or not ordinary:
+                raise DataError(f"{part}: the archive holds '{member.filename}', which may point outside; delete it")
+            if member.is_dir():
+                continue
+            file = scratch.joinpath(*path.parts)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, file.open("xb") as sink:
+                shutil.copyfileobj(source, sink, _CHUNK_BYTES)
+    found = sorted(scratch.glob("**/meta/esc50.csv"))
+    return found[0].parent.parent if found else scratch
+
+
+def _fault(home: Path, *, rows: int) -> str | None:
+    """What is missing from the set in a folder, in words."""
+    table = home / "meta" / "esc50.csv"
+    if not table.is_file():
+        return "there is no meta/esc50.csv"
+    found = listings.csv_rows(table, needed=("filename", "fold", "category", "src_file"))
+    if len(found) != rows:
+        return f"its meta/esc50.csv has {len(found)} rows and not {rows}"
+    missing = sum(not (home / "audio" / row["filename"]).is_file() for _, row in found)
+    return f"{missing} of its {rows} sounds are missing" if missing else None
