@@ -1,0 +1,1 @@
+"""Pictures of sound: the front end, random changes, and the store."""

@@ -1,0 +1,187 @@
+"""Random changes of training examples, drawn first and applied after, so that a draw can be replayed.
+
+Comes in: pictures (batch, channels, bands, frames) float, and a `Draws` for the batch. Goes out: pictures of the same
+shape. All of it happens on log-mel pictures, on any device:
+
+- pitch: the draw picks one of the pitch steps that the front end computed with warped filterbanks
+  (`earsight.features.spectrogram.mel_filterbank`), whose power no phase vocoder needs to touch;
+- stretch by r: the picture is read at r times the speed, with linear interpolation between columns. The result keeps
+  its own time scale: a faster sound leaves room, which is filled with silence, a slower one is cropped;
+- shift: the picture is rolled in time; the end comes back at the beginning;
+- masks: whole stretches of time or of bands are set to the mean (SpecAugment, Park et al. 2019, arXiv 1904.08779);
+- mixup: convex combinations of two examples and of their labels (Zhang et al. 2018, arXiv 1710.09412).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earsight.recipe import Augment
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random choices for one batch; arrays have one entry an example.
+
+    Attributes
+    ----------
+    semitones : ndarray of int64, shape (batch,)
+        Pitch shift, upwards positive.
+    speed : ndarray of float64, shape (batch,)
+        Stretch factor; above 1 the sound is faster and shorter.
+    place : ndarray of float64, shape (batch,)
+        In [0, 1): where the crop begins in a longer sound, or where a shorter one stands.
+    roll : ndarray of float64, shape (batch,)
+        In [0, 1): share of the clip by which it is rolled.
+    time_masks, band_masks : ndarray of float64, shape (batch, masks, 2)
+        Start and end of each mask as shares of the picture.
+    partner : ndarray of int64, shape (batch,)
+        The example each one is mixed with.
+    share : ndarray of float64, shape (batch,)
+        Weight of the example itself in the mixture, in [0.5, 1].
+    """
+
+    semitones: NDArray[np.int64]
+    speed: NDArray[np.float64]
+    place: NDArray[np.float64]
+    roll: NDArray[np.float64]
+    time_masks: NDArray[np.float64]
+    band_masks: NDArray[np.float64]
+    partner: NDArray[np.int64]
+    share: NDArray[np.float64]
+
+
+def pitch_steps(augment: Augment) -> tuple[int, ...]:
+    """The pitch steps in semitones that a store must hold for this augmentation: -n, ..., n."""
+    reach = augment.pitch_semitones if augment.backend == "picture" else 0
+    return tuple(range(-reach, reach + 1))
+
+
+def draw(augment: Augment, *, batch: int, generator: np.random.Generator) -> Draws:
+    """Random choices for a batch.
+
+    Parameters
+    ----------
+    augment : Augment
+        The recipe's ranges.
+    batch : int
+        Number of examples.
+    generator : numpy.random.Generator
+        Where all the randomness comes from.
+
+    Returns
+    -------
+    Draws
+    """
+    changed = generator.random(batch) < augment.probability
+    reach = augment.pitch_semitones
+    semitones = np.where(changed, generator.integers(-reach, reach + 1, batch), 0)
+    speed = np.where(changed, generator.uniform(*augment.stretch, batch), 1.0)
+    roll = np.where(changed, generator.random(batch), 0.0) if augment.shift else np.zeros(batch)
+    share = np.ones(batch)
+    if augment.mixup:
+        share = np.where(changed, generator.beta(augment.mixup, augment.mixup, batch), 1.0)
+    return Draws(
+        semitones=semitones,
+        speed=speed,
+        place=generator.random(batch),
+        roll=roll,
+        time_masks=_masks(augment.time_masks, augment.time_mask_fraction, changed, generator),
+        band_masks=_masks(augment.band_masks, augment.band_mask_fraction, changed, generator),
+        partner=generator.permutation(batch),
+        # The larger share stays with the example itself, so that its own label is the one it mostly shows.
+        share=np.maximum(share, 1.0 - share),
+    )
+
+
+def _masks(
+    count: int, fraction: float, changed: NDArray[np.bool_], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    width = generator.uniform(0.0, fraction, (len(changed), count)) * changed[:, None]
+    start = generator.uniform(0.0, 1.0, (len(changed), count)) * (1.0 - width)
+    return np.stack([start, start + width], axis=-1)
+
+
+def stretch_matrix(
+    speed: NDArray[np.float64], *, place: NDArray[np.float64], roll: NDArray[np.float64], frames: int
+) -> Tensor:
+    """Matrices (batch, frames, frames) that roll a picture and read it at another speed.
+
+    Column t of the result is the (rolled) input at ``start + speed * t``, between two columns linearly. Columns that
+    lie outside the sound have no weight at all; the caller fills them with silence.
+    """
+    length = (frames - 1) / speed + 1  # columns that the stretched sound takes
+    # Slower sounds are longer than the picture: the crop begins anywhere. Faster ones stand anywhere in it.
+    first = place * (frames - length)
+    position = (np.arange(frames)[None, :] - first[:, None]) * speed[:, None]
+    inside = (position >= -1e-9) & (position <= frames - 1 + 1e-9)
+    position = np.clip(position, 0.0, frames - 1)
+    lower = np.floor(position).astype(np.int64)
+    upper = np.minimum(lower + 1, frames - 1)
+    fraction = (position - lower) * inside
+    offset = np.floor(roll * frames).astype(np.int64)[:, None]
+    weights = np.zeros((len(speed), frames, frames), dtype=np.float32)
+    rows = np.arange(len(speed))[:, None]
+    columns = np.arange(frames)[None, :]
+    # += through an index would lose one of two weights on the same cell (lower == upper at the last column).
+    np.add.at(weights, (rows, (lower - offset) % frames, columns), (inside - fraction).astype(np.float32))
+    np.add.at(weights, (rows, (upper - offset) % frames, columns), fraction.astype(np.float32))
+    return torch.from_numpy(weights)
+
+
+def apply(pictures: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
+    """Roll, stretch, mask and mix a batch of normalised pictures; the pitch was chosen when they were read.
+
+    Parameters
+    ----------
+    pictures : Tensor, shape (batch, channels, bands, frames)
+        Normalised pictures: 0 is the training rows' mean.
+    draws : Draws
+        The batch's random choices.
+    silence : Tensor, shape (channels,)
+        Normalised value of digital silence, which fills what a faster sound leaves empty.
+    stretch : bool
+        False where the wave itself was stretched and rolled already.
+
+    Returns
+    -------
+    Tensor, shape (batch, channels, bands, frames)
+    """
+    batch, channels, bands, frames = pictures.shape
+    out = pictures
+    if stretch:
+        matrix = stretch_matrix(draws.speed, place=draws.place, roll=draws.roll, frames=frames).to(out.device)
+        empty = 1.0 - matrix.sum(dim=1)  # (batch, frames)
+        out = torch.bmm(out.reshape(batch, channels * bands, frames), matrix).view(batch, channels, bands, frames)
+        out += silence[:, None, None] * empty[:, None, None, :]
+    keep_time = _keep(draws.time_masks, frames).to(out.device)
+    keep_bands = _keep(draws.band_masks, bands).to(out.device)
+    out = out * (keep_bands[:, None, :, None] & keep_time[:, None, None, :])
+    if (draws.share < 1).any():
+        share = torch.from_numpy(draws.share).to(out)[:, None, None, None]
+        out = torch.lerp(out[torch.from_numpy(draws.partner).to(out.device)], out, share)
+    return out
+
+
+def _keep(masks: NDArray[np.float64], size: int) -> Tensor:
+    cells = (np.arange(size) + 0.5)[None, None, :] / size
+    covered = (cells >= masks[..., :1]) & (cells < masks[..., 1:])
+    return torch.from_numpy(~covered.any(axis=1))
+
+
+def mix_targets(targets: Tensor, draws: Draws) -> Tensor:
+    """Label distributions (batch, classes) mixed in the shares in which the pictures are."""
+    share = torch.from_numpy(draws.share).to(targets)[:, None]
+    return torch.lerp(targets[torch.from_numpy(draws.partner).to(targets.device)], targets, share)
+
+
+def one_hot(labels: NDArray[np.int64], *, classes: int, smoothing: float = 0.0) -> Tensor:
+    """Label distributions (batch, classes) float32, smoothed towards uniform."""
+    hot = F.one_hot(torch.from_numpy(labels), classes).float()
+    return hot * (1.0 - smoothing) + smoothing / classes

@@ -1,0 +1,48 @@
+"""Work on many clips in threads, a few at a time.
+
+Comes in: a function and its items. Goes out: results in the items' order, in memory that does not grow with their
+number. Threads are enough: decoding, resampling and FFTs all leave the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0) -> Iterator[R]:
+    """Results of ``work`` on each item, in order, at most four items a worker ahead of what is taken.
+
+    Parameters
+    ----------
+    work : callable
+        Called in a thread of its own torch thread count, 1.
+    items : iterable
+        Read as far as is needed, in the calling thread.
+    workers : int
+        Threads; 0 is one a core.
+    """
+    workers = workers or os.cpu_count() or 1
+    pending: deque[Future[R]] = deque()
+    before = torch.get_num_threads()
+    # OpenMP keeps a thread count for each thread: one core each, or they would fight over all of them.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) >= 4 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:  # the taker stopped early
+                future.cancel()
+            torch.set_num_threads(before)  # the workers' calls also set what later threads begin with

@@ -1,0 +1,95 @@
+"""The reference augmentation: pitch and speed changed on the wave itself, the picture computed from the result.
+
+Comes in: a data set, features, and the same draws as the fast way takes. Goes out: log-mel pictures
+(batch, windows, bands, frames). Slow: every example is decoded, changed by Signalsmith Stretch (the package
+python-stretch, extra ``waveform``) and turned into a picture anew. `earsight.features.augment` is held to it by a test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earsight.data import audio
+from earsight.data.datasets import Dataset
+from earsight.errors import RecipeError
+from earsight.features.augment import Draws
+from earsight.features.spectrogram import Spectrogram
+from earsight.recipe import Features
+
+
+def change_wave(
+    wave: NDArray[np.float32], *, sample_rate_hz: int, semitones: float = 0.0, speed: float = 1.0
+) -> NDArray[np.float32]:
+    """A wave at another pitch and speed, each without the other.
+
+    Parameters
+    ----------
+    wave : ndarray of float32, shape (samples,)
+    sample_rate_hz : int
+    semitones : float
+        Pitch shift, upwards positive.
+    speed : float
+        Above 1 is faster.
+
+    Returns
+    -------
+    ndarray of float32, shape (round(samples / speed),)
+
+    Raises
+    ------
+    RecipeError
+        If python-stretch is not installed.
+    """
+    try:
+        from python_stretch import Signalsmith
+    except ImportError as error:
+        raise RecipeError(
+            "augment.backend is waveform, which needs python-stretch: python -m pip install 'earsight[waveform]'"
+        ) from error
+    if semitones == 0 and speed == 1:
+        return wave
+    stretch = Signalsmith.Stretch()
+    stretch.preset(1, sample_rate_hz)
+    stretch.setTransposeSemitones(semitones)
+    stretch.setTimeFactor(speed)
+    # `process` takes the whole sound and gives it back without the stretcher's latency: nothing is cut off here.
+    out = np.asarray(stretch.process(np.ascontiguousarray(wave, dtype=np.float32)[None]))[0]
+    return audio.fit(out.astype(np.float32), round(len(wave) / speed))
+
+
+class WaveformSource:
+    """Pictures of a data set's rows, decoded and changed at every read."""
+
+    stretches = True
+    """Rows come rolled, stretched and shifted in pitch already."""
+
+    def __init__(self, dataset: Dataset, features: Features) -> None:
+        self.dataset = dataset
+        self.features = features
+        self.front_end = Spectrogram(features)
+
+    def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
+        """Log-mel pictures (batch, windows, bands, frames) float32 of some rows."""
+        waves = np.stack([self._wave(int(row), index, draws) for index, row in enumerate(rows)])
+        with torch.inference_mode():
+            pictures = self.front_end.views(torch.from_numpy(waves))[:, 0]
+        return pictures.clone()
+
+    def _wave(self, row: int, index: int, draws: Draws | None) -> NDArray[np.float32]:
+        rate, samples = self.features.rate, self.features.samples
+        wave = audio.read(self.dataset.file(row), sample_rate_hz=rate, seconds=float(self.features.clip_seconds))
+        wave = audio.fit(wave, samples)
+        if draws is None:
+            return wave
+        wave = np.roll(wave, int(draws.roll[index] * samples))
+        wave = change_wave(
+            wave, sample_rate_hz=rate, semitones=float(draws.semitones[index]), speed=float(draws.speed[index])
+        )
+        # A longer sound is cropped from a drawn place, a shorter one stands at a drawn place among silence.
+        spare = len(wave) - samples
+        if spare >= 0:
+            return audio.fit(wave[int(draws.place[index] * spare) :], samples)
+        return audio.fit(np.pad(wave, (int(draws.place[index] * -spare), 0)), samples)
