@@ -1,0 +1,184 @@
+"""Backbones: any timm CNN by its name, with a new head, split into named stages.
+
+Comes in: a timm name and a number of classes. Goes out: a module from pictures (batch, channels, bands, frames),
+float32, to logits (batch, classes); and the ordered stages of such a module as prefixes of its state keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from earsight.errors import ModelError
+from earsight.models.weights import load_pretrained
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    weights: str = "imagenet",
+    dropout: float = 0.0,
+    seed: int = 0,
+    channels: int = 3,
+) -> nn.Module:
+    """Make a backbone with a new linear head.
+
+    Parameters
+    ----------
+    name : str
+        A timm name, such as ``tf_efficientnet_lite0`` or ``densenet201.tv_in1k``.
+    classes : int
+        Outputs of the head, at least 1. The head is new even where a checkpoint has one of the same size.
+    weights : str
+        ``imagenet``, ``none`` (random), or the path of a checkpoint; see `earsight.models.weights.load_pretrained`.
+    dropout : float
+        Rate before the head, 0 to 1.
+    seed : int
+        Decides every random weight: the head's, and with ``none`` all. The global generators are left as they were.
+    channels : int
+        Channels of the pictures; a pretrained first convolution is summed or repeated to fit.
+
+    Returns
+    -------
+    nn.Module
+        In training mode, on the CPU, float32.
+
+    Raises
+    ------
+    ModelError
+        If timm has no such model (the nearest name is suggested), it takes pictures of one size alone, or the weights
+        cannot be had.
+    """
+    _check(name, classes=classes)
+    with torch.random.fork_rng(devices=[]):
+        # The CPU's generator alone: torch.manual_seed would reach the accelerators' too.
+        torch.default_generator.manual_seed(seed)
+        model = _create(name, classes=classes, dropout=dropout, channels=channels)
+        head = getattr(model, "get_classifier", lambda: None)()
+        if isinstance(head, nn.Linear):
+            # timm scales some heads (EfficientNet's) by their outputs; with ten classes the first loss would be 5.
+            head.reset_parameters()
+    if weights != "none":
+        load_pretrained(model, name, weights)
+    return model
+
+
+def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int = 3) -> nn.Module:
+    """Make the architecture that `build` gives without initial weights, for ``load_state_dict(assign=True)``.
+
+    Its parameters and buffers lie on the ``meta`` device, without memory, until a whole state dict is assigned. A model
+    with buffers outside its state dict is built in full instead, as those would stay without values.
+
+    Raises
+    ------
+    ModelError
+        As `build` does for ``name`` and ``classes``.
+    """
+    _check(name, classes=classes)
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with torch.device("meta"):
+                model = _create(name, classes=classes, dropout=dropout, channels=channels)
+        except (RuntimeError, NotImplementedError):  # an architecture that computes with values while it is built
+            return _create(name, classes=classes, dropout=dropout, channels=channels)
+        kept = set(model.state_dict())
+        if any(key not in kept for key, _ in model.named_buffers()):
+            return _create(name, classes=classes, dropout=dropout, channels=channels)
+    return model
+
+
+def stages(model: nn.Module) -> dict[str, list[str]]:
+    """The model's stages from input to output: name -> the prefixes of the state keys that belong to it.
+
+    The groups are those of timm's ``group_matcher(coarse=True)``, in its order: the first is ``stem``, the last, with
+    the classifier, ``head``, those between ``block1``, ``block2``, ... Every parameter and buffer belongs to exactly
+    one stage (see `belongs`). What the matcher does not name lies in ``head``.
+
+    For DenseNet the stages are the paper's: ``blockN`` is a dense block and the transition after it, and the norm after
+    the last block (``features.norm5``) goes with the head. EfficientNet's last 1 x 1 convolution goes with its last
+    block, MobileNetV3's with the head, as timm groups them.
+
+    Returns
+    -------
+    dict of str to list of str
+        Module names or, where a module is shared between stages, parameter names; in the model's order.
+
+    Raises
+    ------
+    ModelError
+        If timm does not say how this model is grouped.
+    """
+    from timm.models._manipulate import group_with_matcher
+
+    title = type(model).__name__
+    if not hasattr(model, "group_matcher"):
+        raise ModelError(f"{title}: has no group_matcher, so its stages are unknown; choose a CNN of timm's")
+    matcher: Any = model.group_matcher
+    keys = list(model.state_dict())
+    groups: dict[int, list[str]] = group_with_matcher(((key, key) for key in keys), matcher(coarse=True))
+    if len(groups) < 2:
+        raise ModelError(f"{title}: timm puts all of it into {len(groups)} group; choose a CNN that has stages")
+    names = ["stem", *(f"block{number}" for number in range(1, len(groups) - 1)), "head"]
+    stage_of = {key: names[group] for group, members in groups.items() for key in members}
+    out: dict[str, list[str]] = {name: [] for name in names}
+    for key in keys:
+        prefixes = out[stage_of[key]]
+        if not belongs(key, prefixes):
+            prefixes.append(_widest_prefix(key, stage_of))
+    return out
+
+
+def belongs(key: str, prefixes: Iterable[str]) -> bool:
+    """Whether a parameter, buffer or module name lies under one of a stage's prefixes."""
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _widest_prefix(key: str, stage_of: dict[str, str]) -> str:
+    """The shortest dotted prefix of ``key`` under which every key has the same stage."""
+    parts = key.split(".")
+    for length in range(1, len(parts)):
+        prefix = ".".join(parts[:length])
+        if {stage for other, stage in stage_of.items() if belongs(other, [prefix])} == {stage_of[key]}:
+            return prefix
+    return key
+
+
+def _create(name: str, *, classes: int, dropout: float, channels: int) -> nn.Module:
+    import timm
+
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=False, num_classes=classes, in_chans=channels, drop_rate=dropout
+        )
+    except TypeError as error:
+        raise ModelError(f"backbone {name}: cannot be built with a head, dropout and channels ({error})") from error
+    return model
+
+
+def _check(name: str, *, classes: int) -> None:
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    if classes < 1:
+        raise ModelError(f"backbone {name}: asked for {classes} classes; expected at least 1")
+    known = timm.is_model(name) and ":" not in name
+    try:
+        config = get_pretrained_cfg(name) if known else None
+    except RuntimeError as error:  # a tag that timm does not have
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
+        raise ModelError(f"backbone {name}: timm has no such weights of it; those it has: {tags}") from error
+    if not known:
+        every = timm.list_models()
+        near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() shows the names"
+        raise ModelError(f"backbone {name}: timm has no such model; {hint}")
+    if config is not None and config.fixed_input_size:
+        size = " x ".join(str(side) for side in config.input_size[1:])
+        raise ModelError(
+            f"backbone {name}: takes pictures of {size} alone; choose a CNN, such as tf_efficientnet_lite0 or resnet50"
+        )
