@@ -1,0 +1,1 @@
+"""Training: the loop, trials, and running them."""

@@ -1,0 +1,88 @@
+"""The state of a training run between two epochs, as one safetensors file; no pickle.
+
+Comes in: a model, its optimiser, extra named states (running mean, best epoch) and a JSON-able record. Goes out: the
+same tensors to the last bit. A checkpoint is written beside its name and renamed, so that a kill leaves the old one or
+the new one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+def save_checkpoint(
+    path: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, State | None],
+    record: Mapping[str, Any],
+) -> None:
+    """Write everything that the next epoch needs.
+
+    Parameters
+    ----------
+    path : Path
+    model, optimizer
+        Their whole state is kept.
+    extra : mapping of str to state or None
+        Further states by name, for example the running mean; None is left out.
+    record : mapping
+        Anything that JSON holds; given back by `load_checkpoint`.
+    """
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
+    for group, state in extra.items():
+        tensors |= {f"extra/{group}/{name}": value for name, value in (state or {}).items()}
+    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+    temporary = path.with_name(f".{path.name}.part")
+    save_file(tensors, temporary, metadata={"record": json.dumps(dict(record))})
+    temporary.replace(path)
+
+
+def load_checkpoint(
+    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, State], dict[str, Any]] | None:
+    """Put a checkpoint's state into a model and its optimiser.
+
+    Returns
+    -------
+    tuple or None
+        The extra states and the record; None where there is no whole checkpoint, so that training starts afresh.
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})["record"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, KeyError, ValueError):
+        return None
+    weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if {name: value.shape for name, value in weights.items()} != shapes:
+        return None  # of another model: looked at first, for a failed load would leave half of it behind
+    model.load_state_dict(weights)
+    device = next(model.parameters()).device
+    states: dict[int, dict[str, Tensor]] = {}
+    extra: dict[str, State] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        group, _, name = rest.partition("/")
+        if kind == "optimizer":
+            states.setdefault(int(group), {})[name] = value
+        elif kind == "extra":
+            extra.setdefault(group, {})[name] = value.to(device)
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return extra, record

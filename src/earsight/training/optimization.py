@@ -1,0 +1,84 @@
+"""Optimisers, learning-rate schedules and the running mean of weights, as a recipe names them.
+
+Comes in: a `Training` section. Goes out: a torch optimiser, the learning rate of each step, and class weights. A step
+is one batch; steps count from 0.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.recipe import Training
+
+ONE_CYCLE_START = 1 / 25
+"""Share of the learning rate at which warm-up begins (Smith and Topin 2018, arXiv 1708.07120; fastai's value)."""
+
+
+def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """The optimiser over all parameters that take a gradient.
+
+    AdamW leaves biases and normalisation scales without decay. Adam and SGD decay every parameter, through the
+    gradient, as the paper does.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, decay = training.learning_rate, training.weight_decay
+    if training.optimizer == "adamw":
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=rate, foreach=True)
+    if training.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, foreach=True)
+    return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, foreach=True)
+
+
+def learning_rate(training: Training, *, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of one step.
+
+    ``step`` multiplies by ``step_factor`` at each of ``step_epochs``; ``cosine`` rises linearly over ``warmup`` and
+    falls along a half cosine to 0; ``onecycle`` rises along a half cosine from 1/25 and falls along one to 0.
+    """
+    if training.schedule == "constant":
+        return training.learning_rate
+    epoch = step // steps_per_epoch
+    if training.schedule == "step":
+        passed = sum(epoch >= boundary for boundary in training.step_epochs)
+        return training.learning_rate * training.step_factor**passed
+    total = training.epochs * steps_per_epoch
+    rising = round(training.warmup * total)
+    if step < rising:
+        share = (step + 1) / rising
+        if training.schedule == "onecycle":
+            share = ONE_CYCLE_START + (1 - ONE_CYCLE_START) * (1 - math.cos(math.pi * share)) / 2
+        return training.learning_rate * share
+    share = (step - rising) / max(1, total - rising)
+    return training.learning_rate * (1 + math.cos(math.pi * share)) / 2
+
+
+def class_weights(labels: NDArray[np.int64], *, classes: int, kind: str) -> Tensor | None:
+    """Weights (classes,) of mean 1 over the examples: inverse class frequency for ``balanced``, None for ``none``."""
+    if kind == "none":
+        return None
+    counts = np.bincount(labels, minlength=classes)
+    return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
+
+
+def make_running_mean(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's state that `update_running_mean` moves towards it, step by step."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def update_running_mean(mean: dict[str, Tensor], model: nn.Module, *, decay: float, step: int) -> None:
+    """Move the mean of weights towards the model's, in place; the decay grows to its value over the first steps."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            mean[name].lerp_(value.detach(), 1 - decay)
+        else:
+            mean[name].copy_(value)

@@ -1,0 +1,109 @@
+"""A data set made ready for trials: its recipe resolved, its pictures computed, its unreadable clips known.
+
+Comes in: a `Dataset` and a `Recipe`. Goes out: `Prepared`, what all trials on it share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.data.datasets import Dataset
+from earsight.data.splits import holdout
+from earsight.errors import DataError
+from earsight.features.augment import pitch_steps
+from earsight.features.store import Progress, Store, open_store
+from earsight.recipe import Recipe
+
+HELD_OUT_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set with its pictures: what every trial on it shares.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    recipe : Recipe
+        Resolved.
+    store : Store
+    skipped : tuple of str
+        Clips that are left out because they cannot be read.
+    """
+
+    dataset: Dataset
+    recipe: Recipe
+    store: Store
+    skipped: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """Names what the trials saw: the store's key, and which clips are left out."""
+        left_out = hashlib.sha256("\n".join(self.skipped).encode(errors="surrogateescape")).hexdigest()[:8]
+        return f"{self.store.folder.name}-{left_out}" if self.skipped else self.store.folder.name
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Which rows have a picture, shape (rows,)."""
+        mask = np.ones(len(self.dataset.clips), dtype=bool)
+        mask[list(self.store.errors)] = False
+        return mask
+
+
+def resolved(dataset: Dataset, recipe: Recipe) -> Recipe:
+    """A recipe with every ``auto`` filled in from the data set."""
+    hints = dataset.hints
+    return recipe.resolve(sample_rate_hz=hints.sample_rate_hz, clip_seconds=hints.clip_seconds, frames=hints.frames)
+
+
+def prepare(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    cache: Path | None = None,
+    skip_bad: bool = False,
+    workers: int = 0,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Resolve a recipe for a data set and open (or build) its store.
+
+    Raises
+    ------
+    DataError
+        If clips cannot be read and ``skip_bad`` is not set, or if a class is left with no clip at all.
+    """
+    recipe = resolved(dataset, recipe)
+    store = open_store(
+        dataset,
+        recipe.features,
+        semitones=pitch_steps(recipe.augment),
+        cache=cache,
+        workers=workers,
+        progress=progress,
+    )
+    bad = [f"{dataset.clips[row].path}: {reason}" for row, reason in sorted(store.errors.items())]
+    if bad and not skip_bad:
+        more = f" ... and {len(bad) - 3} more (`earsight check` lists all)" if len(bad) > 3 else ""
+        raise DataError(
+            f"{len(bad)} of {len(dataset.clips)} clips cannot be read: {'; '.join(bad[:3])}{more}\n"
+            "Mend or remove them, or leave them out with --skip-bad."
+        )
+    prepared = Prepared(dataset, recipe, store, skipped=tuple(dataset.clips[row].path for row in sorted(store.errors)))
+    left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
+    if (left == 0).any():
+        raise DataError(
+            f"class {dataset.classes[int(left.argmin())]}: not one of its clips can be read; see `earsight check`"
+        )
+    return prepared
+
+
+def hold_out(dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int) -> Dataset:
+    """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest."""
+    mask = holdout(dataset.labels, dataset.groups, fraction=fraction, seed=seed)
+    clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
+    return replace(dataset, clips=clips)

@@ -1,0 +1,128 @@
+"""Trials, one after the other, in this process.
+
+Comes in: prepared data, trials and a run folder. Goes out: the trials' folders, each DONE. A trial that is DONE is not
+run again; the one that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from earsight.data.datasets import Dataset
+from earsight.errors import DataError, RunError
+from earsight.evaluation.summary import read_predictions
+from earsight.models.backbones import build
+from earsight.recipe import Recipe
+from earsight.training.preparation import Prepared
+from earsight.training.trial import Trial, check_rows, check_run, is_done, run_trial
+
+
+def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
+    """Fold numbers out of ``1,2``; all of them for None.
+
+    Raises
+    ------
+    DataError
+        If one is no number or no fold of the data set.
+    """
+    if text is None:
+        return list(numbers)
+    chosen = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) not in numbers:
+            known = ", ".join(str(number) for number in numbers)
+            raise DataError(f"--folds {text}: '{part.strip()}' is no fold of this data set; its folds are {known}")
+        chosen.append(int(part))
+    return list(dict.fromkeys(chosen))
+
+
+def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> None:
+    """Find what would stop the trials before hours go into pictures.
+
+    Raises
+    ------
+    RunError
+        If the run folder cannot be written, or holds trials of another recipe or data set.
+    DataError
+        If a fold has no clip, or a class no clip outside it.
+    ModelError
+        If the backbone or its weights cannot be had.
+    """
+    check_run(dataset, recipe, run)
+    for fold in sorted({trial.fold for trial in trials}):
+        held_out = dataset.folds == fold
+        check_rows(dataset, fold, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    if not all(is_done(trial.folder(run)) for trial in trials):
+        build(recipe.backbone.name, classes=len(dataset.classes), weights=recipe.backbone.weights)
+    there = next(place for place in (run, *run.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is not a folder" if not there.is_dir() else "may not be written to"
+        raise RunError(f"{run}: cannot be written, because {there} {what}; name another folder with --out")
+
+
+def run_trials(
+    prepared: Prepared,
+    trials: Sequence[Trial],
+    *,
+    run: Path,
+    device: torch.device,
+    progress: Callable[[int, int, str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Run what is not DONE.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    trials : sequence of Trial
+    run : Path
+        The run folder.
+    device : torch.device
+    progress : callable
+        Called with (steps done, steps in all, a note) over all trials; a trial that was DONE counts as done.
+    say : callable
+        Called with one line for each trial that ends.
+
+    Raises
+    ------
+    RunError
+        If the run folder cannot be written, or holds trials of another recipe or data set; see also `check_start`.
+    """
+    check_start(prepared.dataset, prepared.recipe, trials, run=run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
+    optimistic = ", optimistic: they chose the epoch" if prepared.recipe.training.protocol == "test" else ""
+    for position, trial in enumerate(trials):
+        name = f"fold {trial.fold} seed {trial.seed}"
+
+        def show(done: int, total: int, loss: float, position: int = position, name: str = name) -> None:
+            progress(position * total + done, len(trials) * total, f"{name}, loss {loss:.3f}")
+
+        before = is_done(trial.folder(run))
+        folder = run_trial(prepared, trial, run=run, device=device, on_step=show)
+        found = read_predictions(folder / "predictions.npz")
+        note = "done before" if before else f"{found.about['seconds']:.0f} s"
+        say(f"{name}: {100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips ({note}){optimistic}")
+
+
+def publish_model(run: Path, trial: Trial) -> Path:
+    """Put a trial's model file at the top of its run folder, without a second copy where links are possible."""
+    source, target = trial.folder(run) / "model.safetensors", run / "model.safetensors"
+    temporary = target.with_name(".model.safetensors.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # POSIX renames nothing where both are links to the same file already
+    return target

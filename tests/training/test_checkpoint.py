@@ -1,0 +1,155 @@
+"""Checkpoints: the same bits back, and nothing where there is no whole checkpoint."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from earsight.recipe import Training
+from earsight.training.checkpoint import load_checkpoint, save_checkpoint
+from earsight.training.optimization import make_optimizer, make_running_mean
+
+
+def small(outputs=3):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.LazyLinear(outputs))
+    model(torch.zeros(2, 3, 6, 6))
+    return model.to(memory_format=torch.channels_last)
+
+
+def fitted(name, *, seed=0, steps=3):
+    torch.manual_seed(seed)
+    model = small()
+    optimizer = make_optimizer(model, Training(optimizer=name, learning_rate=0.01))
+    train(model, optimizer, steps)
+    return model, optimizer
+
+
+def train(model, optimizer, steps):
+    generator = torch.Generator().manual_seed(steps)
+    for _ in range(steps):
+        batch = torch.randn(4, 3, 6, 6, generator=generator).contiguous(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_checkpoint_gives_back_every_bit(tmp_path, name):
+    model, optimizer = fitted(name)
+    path = tmp_path / "checkpoint.safetensors"
+    mean = {key: value + 1 for key, value in make_running_mean(model).items()}
+    record = {"history": [{"loss": 0.1 + 0.2}], "best_epoch": 2}
+    save_checkpoint(path, model=model, optimizer=optimizer, extra={"mean": mean, "best": None}, record=record)
+    other, other_optimizer = fitted(name, seed=1, steps=1)
+    assert not same(other.state_dict(), model.state_dict())
+    extra, found = load_checkpoint(path, model=other, optimizer=other_optimizer)
+    assert found == record
+    assert extra.keys() == {"mean"}
+    assert same(extra["mean"], mean)
+    assert same(other.state_dict(), model.state_dict())
+    first, second = optimizer.state_dict(), other_optimizer.state_dict()
+    assert first["param_groups"] == second["param_groups"]
+    assert first["state"].keys() == second["state"].keys()
+    assert all(same(first["state"][index], second["state"][index]) for index in first["state"])
+    # And it trains on alike.
+    train(model, optimizer, 3)
+    train(other, other_optimizer, 3)
+    assert same(other.state_dict(), model.state_dict())
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_it_is_a_safetensors_file(tmp_path):
+    model, optimizer = fitted("adamw")
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={})
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["record"]) == {}
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(data)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def truncated_header(path):
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def pickled(path):
+    torch.save({"model/0.weight": torch.zeros(1)}, path)
+
+
+def foreign(path):
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def foreign_with_metadata(path):
+    save_file({"weight": torch.zeros(3)}, path, metadata={"record": "{}"})
+
+
+def of_no_json(path):
+    save_file({"weight": torch.zeros(3)}, path, metadata={"record": "{"})
+
+
+def of_another_head(path):
+    model = small(outputs=5)
+    save_checkpoint(path, model=model, optimizer=make_optimizer(model, Training()), extra={}, record={})
+
+
+def of_a_larger_model(path):
+    model = nn.Sequential(*small(), nn.Linear(3, 3))
+    save_checkpoint(path, model=model, optimizer=make_optimizer(model, Training()), extra={}, record={})
+
+
+def missing(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncated,
+        truncated_header,
+        emptied,
+        pickled,
+        foreign,
+        foreign_with_metadata,
+        of_no_json,
+        of_another_head,
+        of_a_larger_model,
+        missing,
+    ],
+)
+def test_what_is_no_whole_checkpoint_leaves_everything_as_it_was(tmp_path, spoil):
+    model, optimizer = fitted("adamw")
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={})
+    spoil(path)
+    other, other_optimizer = fitted("adamw", seed=1, steps=1)
+    before, steps = make_running_mean(other), other_optimizer.state_dict()["state"][0]["step"].clone()
+    assert load_checkpoint(path, model=other, optimizer=other_optimizer) is None
+    assert same(other.state_dict(), before)
+    assert other_optimizer.state_dict()["state"][0]["step"] == steps == 1
+
+
+def test_a_write_that_fails_leaves_the_old_one(tmp_path):
+    model, optimizer = fitted("adamw")
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": 1})
+    with pytest.raises(TypeError):
+        save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": object()})
+    assert load_checkpoint(path, model=model, optimizer=optimizer)[1] == {"epoch": 1}

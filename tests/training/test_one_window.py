@@ -1,0 +1,38 @@
+"""A picture of one window, from training to a loaded model file."""
+
+import numpy as np
+import pytest
+import torch
+
+from earsight.data import audio
+from earsight.errors import RunError
+from earsight.evaluation.summary import read_predictions
+from earsight.inference.classifier import load_classifier
+from earsight.training.preparation import prepare
+from earsight.training.trial import Trial, run_trial
+
+
+def test_a_model_of_one_window_predicts_from_its_file(synthetic, tiny, cpu, tmp_path):
+    recipe = tiny("features.windows_ms=[50]", "features.hops_ms=[25]", "training.epochs=1")
+    folder = run_trial(prepare(synthetic, recipe), Trial(1, 0), run=tmp_path, device=cpu)
+    found = read_predictions(folder / "predictions.npz")
+    classifier = load_classifier(folder / "model.safetensors")
+    files = [synthetic.root / str(clip) for clip in found.clips]
+    waves = [audio.fit(audio.read(file, sample_rate_hz=8000), classifier.samples) for file in files]
+    again = classifier.probabilities(np.stack(waves))
+    expected = torch.softmax(torch.from_numpy(found.logits), dim=1).numpy()
+    np.testing.assert_allclose(again, expected, atol=1e-3)
+
+
+def test_sounds_that_changed_since_do_not_count_as_done(synthetic_folder, tiny, cpu, tmp_path):
+    import shutil
+
+    from earsight.data.layouts import open_dataset
+
+    own = shutil.copytree(synthetic_folder, tmp_path / "sounds")
+    recipe = tiny("training.epochs=1")
+    dataset = open_dataset(own)
+    run_trial(prepare(dataset, recipe), Trial(1, 0), run=tmp_path / "run", device=cpu)
+    shutil.copy(dataset.file(1), dataset.file(0))
+    with pytest.raises(RunError, match="state of the sound files"):
+        run_trial(prepare(open_dataset(own), recipe), Trial(1, 0), run=tmp_path / "run", device=cpu)
