@@ -1,0 +1,145 @@
+"""What the command line shows: progress, notes, tables and errors.
+
+Standard output carries results alone (tables, or JSON and nothing else); all the rest goes to standard error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, cast
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from typer.core import TyperGroup
+
+from earsight.errors import EarsightError
+
+P = ParamSpec("P")
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+# Its own class in some versions of typer, click's in others.
+_UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro__[1])
+
+
+class Verbs(TyperGroup):
+    """The verbs as typer runs them; a mistake in the command itself ends in one line, as every other mistake does."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the options before the verb."""
+        with _in_one_line():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read the verb's own options and run it."""
+        with _in_one_line():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        found: Any = error
+        text = " ".join(str(found.format_message()).split()).rstrip(".")
+        if found.ctx is None or text.startswith("Usage:"):  # no arguments at all: the message is the help
+            raise
+        err.print(f"earsight: {text}; see `{found.ctx.command_path} --help`", style="red", markup=False)
+        raise typer.Exit(2) from error
+
+
+def verb(function: Callable[P, None]) -> Callable[P, None]:
+    """Turn a user's mistake into one or two lines and exit code 2, and Ctrl-C into how to go on."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except EarsightError as error:
+            err.print(f"earsight: {error}", style="red", markup=False)
+            raise typer.Exit(2) from error
+        except BrokenPipeError:
+            raise  # the reader of our output has gone; the command line's own business
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            err.print(
+                f"earsight: {where}{error.strerror or error}; make room or mend the access. "
+                "What was written is whole: the same command goes on from here.",
+                style="red",
+                markup=False,
+            )
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            err.print("earsight: stopped; all files are whole. The same command goes on from here.", markup=False)
+            raise typer.Exit(130) from error
+
+    return wrapped
+
+
+def say(text: str) -> None:
+    """One line for the reader, on standard error."""
+    err.print(text, markup=False)
+
+
+def print_json(content: Any) -> None:
+    """The whole result as JSON on standard output."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a file name that is not UTF-8, as JSON must be: written with escapes
+        text = json.dumps(content, indent=2)
+    sys.stdout.write(text + "\n")
+
+
+class Bar:
+    """One live bar; on a stream that is no terminal, a line at every tenth of the work instead.
+
+    Parameters
+    ----------
+    progress : Progress
+    task : TaskID
+    """
+
+    def __init__(self, progress: Progress, task: TaskID, name: str) -> None:
+        self._progress, self._task, self._name = progress, task, name
+        self._tenth = 0
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Show how much is done."""
+        self._progress.update(self._task, completed=done, total=total, note=note)
+        tenth = 10 * done // total if total else 10
+        if not self._progress.console.is_terminal and tenth > self._tenth:
+            self._tenth = tenth
+            say(f"{self._name}: {done} of {total} {note}".rstrip())
+
+
+@contextmanager
+def bar(name: str) -> Iterator[Bar]:
+    """A progress bar for as long as the block runs."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+        disable=not err.is_terminal,
+    ) as progress:
+        yield Bar(progress, progress.add_task(name, total=None, note=""), name)

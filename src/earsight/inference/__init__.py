@@ -1,0 +1,1 @@
+"""A model file applied to sound."""

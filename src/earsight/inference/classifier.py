@@ -1,0 +1,192 @@
+"""A model file applied to sound: file or array in, labels with probabilities out.
+
+Comes in: the path of a model file, then audio files or waves. Goes out: `Prediction`s. The pictures come from the front
+end that training used, as the model file describes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.data import audio
+from earsight.errors import AudioError, DataError
+from earsight.features.parallel import in_order
+from earsight.features.spectrogram import Spectrogram
+from earsight.models.modelfile import ModelCard, load
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one sound.
+
+    Attributes
+    ----------
+    path : str
+        The file as it was named; empty for an array.
+    classes : tuple of str
+        Most probable first.
+    probabilities : tuple of float
+        Of ``classes``, adding up to 1 over all of the model's classes.
+    error : str
+        Why there is no prediction; empty where there is one.
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    error: str = ""
+
+    @property
+    def label(self) -> str:
+        """The most probable class; empty where there is none."""
+        return self.classes[0] if self.classes else ""
+
+
+class Classifier:
+    """A loaded model: `predict` takes files and waves, `logits` a batch of waves.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Classes, features and normalisation.
+    model : nn.Module
+        The network, in eval mode.
+    device : torch.device, optional
+        Where to compute; default the CPU.
+    """
+
+    def __init__(self, card: ModelCard, model: nn.Module, *, device: torch.device | None = None) -> None:
+        self.card = card
+        self.device = device or torch.device("cpu")
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.front_end = Spectrogram(card.recipe.features).to(self.device)
+        self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
+        self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.card.classes
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the waves that `logits` takes."""
+        return self.card.recipe.features.rate
+
+    @property
+    def samples(self) -> int:
+        """Length of the waves that `logits` takes, in samples."""
+        return self.card.recipe.features.samples
+
+    def pictures(self, waves: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames) of waves (batch, samples); differentiable."""
+        raw = self.front_end.views(waves)[:, 0]
+        return ((raw - self._mean) / self._std).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+    def logits(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (batch, classes) float32 of waves (batch, samples) float32 at `sample_rate_hz`."""
+        with torch.inference_mode():
+            return self._scores(self.pictures(torch.from_numpy(waves).to(self.device)))
+
+    def probabilities(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities (batch, classes) float32, at the model's calibrated temperature."""
+        with torch.inference_mode():
+            return self._calibrated(self.pictures(torch.from_numpy(waves).to(self.device)))
+
+    def _scores(self, pictures: Tensor) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return np.asarray(self.model(pictures).float().cpu().numpy())
+
+    def _calibrated(self, pictures: Tensor) -> NDArray[np.float32]:
+        logits = torch.from_numpy(self._scores(pictures)) / self.card.temperature
+        return np.asarray(torch.softmax(logits, dim=1).numpy())
+
+    def predict(self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None) -> Prediction:
+        """Classify one sound.
+
+        Parameters
+        ----------
+        sound : path or ndarray of float, shape (samples,) or (samples, channels)
+        rate_hz : int, optional
+            Rate of an array; must be given for one.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read.
+        DataError
+            If an array is empty, not finite, of another shape, or came without its rate.
+        """
+        if isinstance(sound, str | Path):
+            wave, name = self._read(sound), str(sound)
+        else:
+            wave, name = self._prepared(np.asarray(sound), rate_hz), ""
+        return self._ranked(name, self.probabilities(wave[None])[0])
+
+    def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
+        """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""
+        heard = in_order(self._hear, paths)
+        while batch := list(islice(heard, batch_size)):
+            good = [sound for _, sound in batch if not isinstance(sound, str)]
+            rows = iter(self._calibrated(torch.cat(good))) if good else iter(())
+            for name, sound in batch:
+                yield Prediction(name, (), (), sound) if isinstance(sound, str) else self._ranked(name, next(rows))
+
+    def _hear(self, path: str | Path) -> tuple[str, Tensor | str]:
+        """A file's picture (1, 3, bands, frames), or why it has none; runs in a thread."""
+        try:
+            wave = torch.from_numpy(self._read(path))[None]
+        except AudioError as error:
+            return str(path), error.reason
+        with torch.inference_mode():
+            return str(path), self.pictures(wave.to(self.device))
+
+    def _ranked(self, name: str, probabilities: NDArray[np.float32]) -> Prediction:
+        order = np.argsort(-probabilities, kind="stable")
+        return Prediction(name, tuple(self.classes[i] for i in order), tuple(float(probabilities[i]) for i in order))
+
+    def _read(self, path: str | Path) -> NDArray[np.float32]:
+        seconds = float(self.card.recipe.features.clip_seconds)
+        return audio.fit(audio.read(path, sample_rate_hz=self.sample_rate_hz, seconds=seconds), self.samples)
+
+    def _prepared(self, wave: NDArray[np.floating], rate_hz: int | None) -> NDArray[np.float32]:
+        if rate_hz is None:
+            raise DataError("an array was given without its rate: predict(wave, rate_hz=44100)")
+        if wave.ndim not in (1, 2) or not wave.size or not np.issubdtype(wave.dtype, np.floating):
+            raise DataError(
+                f"found an array {wave.dtype} {wave.shape}; expected floats (samples,) or (samples, channels)"
+            )
+        if not np.isfinite(wave).all():
+            raise DataError("the array holds values that are not finite; remove them")
+        if rate_hz <= 0:
+            raise DataError(f"rate_hz is {rate_hz}; expected the array's sampling rate, as in rate_hz=44100")
+        wave = wave.astype(np.float32, copy=False)
+        mono = wave.mean(axis=1) if wave.ndim == 2 else wave
+        if rate_hz != self.sample_rate_hz:
+            mono = soxr.resample(mono, rate_hz, self.sample_rate_hz)
+        return audio.fit(np.asarray(mono, dtype=np.float32), self.samples)
+
+
+def load_classifier(path: str | Path, *, device: torch.device | None = None) -> Classifier:
+    """Load a model file.
+
+    Raises
+    ------
+    ModelError
+        If the file is not a whole model file of this version of earsight.
+    """
+    card, model = load(Path(path))
+    return Classifier(card, model, device=device)

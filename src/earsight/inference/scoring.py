@@ -1,0 +1,137 @@
+"""How right a model file is on labelled clips, heard from their files.
+
+Comes in: a classifier and a data set. Goes out: a dictionary with accuracy, its interval and the classes' figures. It
+says which clips the model was trained on, so that nobody takes memory for skill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.data.datasets import Dataset
+from earsight.errors import DataError
+from earsight.evaluation.metrics import accuracy, macro_f1, per_class
+from earsight.evaluation.statistics import bootstrap_accuracy
+from earsight.inference.classifier import Classifier
+from earsight.training.preparation import hold_out
+
+
+def evaluate(
+    classifier: Classifier,
+    dataset: Dataset,
+    *,
+    fold: int | None = None,
+    skip_bad: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Predict a data set's clips and compare with their labels.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    dataset : Dataset
+        Its labels must be classes of the model.
+    fold : int, optional
+        Only this fold. Default: the clips that were held out, where the model was trained on this data set; else all.
+    skip_bad : bool
+        Leave unreadable clips out instead of stopping.
+    progress : callable, optional
+        Called with (clips done, clips in all).
+
+    Returns
+    -------
+    dict
+        ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold), ``held_out``
+        (whether they are what training held out), ``seen_in_training`` (None where this cannot be told), ``classes``
+        and ``skipped``.
+
+    Raises
+    ------
+    DataError
+        If a label is unknown to the model, the fold is not there, or clips cannot be read.
+    """
+    unknown = sorted(set(dataset.classes) - set(classifier.classes))
+    if unknown:
+        raise DataError(
+            f"the model does not know {', '.join(unknown[:3])}; its classes are {', '.join(classifier.classes[:12])}"
+        )
+    trained, fold_held = _trained_rows(classifier, dataset)
+    wanted = np.ones(len(dataset.clips), dtype=bool)
+    if fold is not None:
+        wanted = dataset.folds == fold
+    elif trained is not None:
+        wanted, fold = ~trained, fold_held
+    rows = np.flatnonzero(wanted)
+    if not len(rows):
+        raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
+    number = {name: index for index, name in enumerate(classifier.classes)}
+    labels, answers, folds, skipped = [], [], [], []
+    for done, (row, found) in enumerate(
+        zip(rows, classifier.predict_files(dataset.file(int(row)) for row in rows), strict=True), start=1
+    ):
+        clip = dataset.clips[int(row)]
+        if found.error:
+            skipped.append(f"{clip.path}: {found.error}")
+        else:
+            labels.append(number[clip.label])
+            answers.append(number[found.label])
+            folds.append(clip.fold)
+        if progress:
+            progress(done, len(rows))
+    if skipped and (not skip_bad or not labels):
+        raise DataError(
+            f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
+            "Mend or remove them, or leave them out with --skip-bad."
+        )
+    truth, guess = np.array(labels), np.array(answers)
+    interval = bootstrap_accuracy(truth == guess, folds=np.zeros(len(truth), dtype=np.int64))
+    table = per_class(truth, guess, classes=len(classifier.classes))
+    return {
+        "accuracy": {"mean": accuracy(truth, guess), "ci95": [interval.low, interval.high]},
+        "macro_f1": macro_f1(truth, guess, classes=len(classifier.classes)),
+        "clips": len(truth),
+        "fold": fold,
+        "held_out": trained is not None and bool((wanted == ~trained).all()),
+        "seen_in_training": _seen(classifier, dataset, trained, rows),
+        "classes": [
+            {
+                "name": name,
+                "clips": int(table.support[index]),
+                "precision": float(table.precision[index]),
+                "recall": float(table.recall[index]),
+            }
+            for index, name in enumerate(classifier.classes)
+        ],
+        "skipped": skipped,
+    }
+
+
+def _trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
+    """Which rows were trained on, and the fold that the others are; None where the model does not tell.
+
+    A model trained without a fold of its own held clips out by its seed, so that the same draw finds them again.
+    """
+    card = classifier.card.trained_on
+    if card.get("digest") == dataset.digest:
+        return dataset.folds != card["fold"], int(card["fold"])
+    if not _same_clips(classifier, dataset):
+        return None, None
+    split = hold_out(dataset, seed=int(card["seed"]))
+    return (split.folds != card["fold"], None) if split.digest == card["digest"] else (None, None)
+
+
+def _same_clips(classifier: Classifier, dataset: Dataset) -> bool:
+    return bool(classifier.card.trained_on.get("clips_digest") == dataset.clips_digest)
+
+
+def _seen(
+    classifier: Classifier, dataset: Dataset, trained: NDArray[np.bool_] | None, rows: NDArray[np.int64]
+) -> bool | None:
+    """Whether training saw any of the rows; None where that cannot be told."""
+    if trained is not None:
+        return bool(trained[rows].any())
+    return True if _same_clips(classifier, dataset) else None

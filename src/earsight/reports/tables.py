@@ -1,0 +1,228 @@
+"""Tables of a run for people: Markdown text, and the fold table on a terminal.
+
+Comes in: the dict of a ``summary.json`` (accuracies between 0 and 1, times in seconds), or rows as dicts. Goes out:
+text with accuracies in percent. Nothing here reads files.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from earsight.errors import RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PROTOCOLS = {
+    "last": "Protocol last: the last epoch is reported; the held-out fold chose nothing.",
+    "inner": "Protocol inner: a part of the training folds chose the epoch; the held-out fold chose nothing.",
+    "test": "Protocol test: optimistic, because the held-out fold chose the epoch that is reported.",
+}
+
+
+def markdown(rows: list[dict[str, object]]) -> str:
+    """Lay rows out as a Markdown table; columns of numbers are aligned to the right.
+
+    Parameters
+    ----------
+    rows : list of dict
+        One dict per row; the columns are all their keys, in order of first appearance. A missing entry or None is left
+        blank, a float is given at most six digits, other values as ``str`` gives them.
+
+    Returns
+    -------
+    str
+        Lines with their ends, or "" for no rows. Every cell stays on one line and inside its column.
+    """
+    columns = _columns(rows)
+    if not columns:
+        return ""
+    table = [[_cell(name) for name in columns]]
+    table += [[_cell(row.get(name)) for name in columns] for row in rows]
+    right = [_is_numeric(rows, name) for name in columns]
+    widths = [max(3, *(len(line[index]) for line in table)) for index in range(len(columns))]
+
+    def laid_out(cells: list[str]) -> str:
+        padded = [
+            cell.rjust(width) if flush else cell.ljust(width)
+            for cell, width, flush in zip(cells, widths, right, strict=True)
+        ]
+        return f"| {' | '.join(padded)} |\n"
+
+    rule = ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
+    return "".join(laid_out(line) for line in [table[0], rule, *table[1:]])
+
+
+def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
+    """Rows of the fold table: one for each fold and seed, then the mean with its standard deviation.
+
+    Parameters
+    ----------
+    summary : dict
+        A ``summary.json``: ``accuracy`` (mean, std, ci95) and ``folds`` (fold, seed, accuracy, clips, seconds).
+
+    Returns
+    -------
+    list of dict
+        Columns ``fold``, ``seed``, ``clips``, ``accuracy %`` (text, one decimal) and ``seconds`` (whole).
+
+    Raises
+    ------
+    RunError
+        If the summary lacks one of these.
+    """
+    try:
+        rows: list[dict[str, object]] = [
+            {
+                "fold": entry["fold"],
+                "seed": entry["seed"],
+                "clips": entry["clips"],
+                "accuracy %": _percent(entry["accuracy"]),
+                "seconds": f"{entry['seconds']:.0f}",
+            }
+            for entry in summary["folds"]
+        ]
+        mean, std = summary["accuracy"]["mean"], summary["accuracy"].get("std")
+    except KeyError as error:
+        raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
+    # Several seeds of one fold have no spread over folds; a 0.0 there would read as certainty.
+    spread = "" if std is None or len({row["fold"] for row in rows}) < 2 else f" ± {_percent(std)}"
+    rows.append({"fold": "mean", "seed": None, "clips": None, "accuracy %": _percent(mean) + spread, "seconds": None})
+    return rows
+
+
+def summary_notes(summary: dict[str, Any]) -> list[str]:
+    """Sentences that belong under the fold table: interval, chance, ensemble, protocol, clips left out.
+
+    Parameters
+    ----------
+    summary : dict
+        A ``summary.json``; see `summary_rows`. ``dataset.classes`` is their number or their list.
+
+    Returns
+    -------
+    list of str
+        One sentence or two each. With protocol ``test`` one of them says that the accuracy is optimistic.
+
+    Raises
+    ------
+    RunError
+        If the summary lacks an entry, or its protocol is unknown.
+    """
+    try:
+        accuracy, dataset, protocol = summary["accuracy"], summary["dataset"], summary["protocol"]
+        classes = dataset["classes"] if isinstance(dataset["classes"], int) else len(dataset["classes"])
+        headline = f"{dataset['name']}: accuracy {_percent(accuracy['mean'])} %"
+    except KeyError as error:
+        raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
+    if protocol not in _PROTOCOLS:
+        raise RunError(f"summary has protocol {protocol!r}, expected {', '.join(_PROTOCOLS)}: delete and rebuild it")
+    if accuracy.get("ci95"):
+        low, high = accuracy["ci95"]
+        headline += f", 95 % interval {_percent(low)} to {_percent(high)} %"
+    notes = [f"{headline}; chance is {_percent(1 / classes)} % ({classes} classes)."]
+    if summary.get("ensemble"):
+        notes.append(f"Ensemble of the seeds: {_percent(summary['ensemble']['accuracy'])} %.")
+    if accuracy.get("std_over_seeds") is not None:
+        notes.append(
+            f"Standard deviation of the mean from seed to seed: {_percent(accuracy['std_over_seeds'])} points."
+        )
+    notes.append(_PROTOCOLS[protocol])
+    skipped = len(dataset.get("skipped") or [])
+    if skipped:
+        noun = "clip was" if skipped == 1 else "clips were"
+        notes.append(f"{skipped} unusable {noun} left out; summary.json lists {'it' if skipped == 1 else 'them'}.")
+    return notes
+
+
+def print_summary(summary: dict[str, Any], *, console: Console) -> None:
+    """Print the fold table of a summary and the sentences that belong to it.
+
+    Parameters
+    ----------
+    summary : dict
+        A ``summary.json``; see `summary_rows` and `summary_notes`.
+    console : rich.console.Console
+        Where to print.
+
+    Raises
+    ------
+    RunError
+        If the summary lacks an entry, or its protocol is unknown.
+    """
+    from rich.table import Table
+
+    rows, notes = summary_rows(summary), summary_notes(summary)
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, justify="right")
+    for index, row in enumerate(rows):
+        if index == len(rows) - 1:
+            table.add_section()
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table)
+    for note in notes:
+        # Names of data sets are the user's: no markup in them is meant.
+        console.print(note, markup=False, highlight=False)
+
+
+def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
+    """Print what `earsight.inference.scoring.evaluate` found.
+
+    Parameters
+    ----------
+    result : dict
+        ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold``, ``seen_in_training``, ``classes``, ``skipped``.
+    console : rich.console.Console
+        Where to print.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for name in ("class", "clips", "precision %", "recall %"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in result["classes"]:
+        cells = (row["name"], str(row["clips"]), _percent(row["precision"]), _percent(row["recall"]))
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    low, high = result["accuracy"]["ci95"]
+    where = "" if result["fold"] is None else f" of fold {result['fold']}"
+    where += ", held out in training" if result.get("held_out") else ""
+    console.print(
+        f"accuracy {_percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
+        f"95 % interval {_percent(low)} to {_percent(high)} %; macro F1 {_percent(result['macro_f1'])} %.",
+        markup=False,
+    )
+    if result["seen_in_training"] is None:
+        console.print("Another data set trained the model: whether it saw some of these clips cannot be told.")
+    if result["seen_in_training"]:
+        console.print("The model was trained on some of these clips: this figure says nothing about new ones.")
+    if result["skipped"]:
+        console.print(f"{len(result['skipped'])} clips could not be read and are left out.")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _columns(rows: list[dict[str, object]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def _is_numeric(rows: list[dict[str, object]], name: str) -> bool:
+    """Whether each entry of a column is a number or starts as one (``95.0 ± 1.2``), and there is an entry."""
+    entries = [str(row[name]).split() for row in rows if row.get(name) is not None]
+    for entry in entries:
+        try:
+            float(entry[0] if entry else "")
+        except ValueError:
+            return False
+    return bool(entries)

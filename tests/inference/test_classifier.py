@@ -1,0 +1,182 @@
+"""Training and serving are one path: the model file alone says of the audio files what the store's pictures did."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from scipy.special import softmax
+
+import earsight
+from earsight.data.layouts import open_dataset
+from earsight.errors import AudioError, DataError, ModelError
+from earsight.evaluation.summary import read_predictions
+from earsight.inference.classifier import Classifier, Prediction, load_classifier
+from earsight.recipe import load_recipe
+from earsight.training.preparation import prepare
+from earsight.training.trial import Trial, run_trial
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return load_classifier(trained / "model.safetensors")
+
+
+def _as_array(classifier: Classifier, found: list[Prediction]) -> np.ndarray:
+    """Probabilities (files, classes) in the order of the classes."""
+    return np.array(
+        [[dict(zip(p.classes, p.probabilities, strict=True))[c] for c in classifier.classes] for p in found]
+    )
+
+
+def _assert_same_as_the_store(folder, dataset, tmp_path):
+    # The model file alone, elsewhere: nothing beside it may be needed.
+    alone = shutil.copy(folder / "model.safetensors", tmp_path / "moved.safetensors")
+    classifier = load_classifier(alone)
+    stored = read_predictions(folder / "predictions.npz")
+    found = list(classifier.predict_files([dataset.root / clip for clip in stored.clips]))
+    assert [p.error for p in found] == [""] * len(found)
+    wanted = softmax(stored.logits.astype(np.float64), axis=1)
+    np.testing.assert_allclose(_as_array(classifier, found), wanted, atol=1e-3, rtol=0)
+    assert [p.label for p in found] == [classifier.classes[i] for i in stored.logits.argmax(axis=1)]
+    return wanted
+
+
+def test_the_model_file_alone_says_what_the_store_did(trained, synthetic, tmp_path):
+    wanted = _assert_same_as_the_store(trained, synthetic, tmp_path)
+    assert wanted.std(axis=0).max() > 0.01, "a model that says the same of every sound proves nothing"
+
+
+@pytest.mark.real_audio
+def test_the_same_on_real_clips_with_the_features_of_the_default_recipe(esc10, tmp_path):
+    # A part of the clips: every fold keeps every class, and a fold is held out whole.
+    rows = (esc10 / "meta" / "esc50.csv").read_text().splitlines()
+    kept = [rows[0], *rows[1::4]]
+    (tmp_path / "set" / "meta").mkdir(parents=True)
+    (tmp_path / "set" / "meta" / "esc50.csv").write_text("\n".join(kept))
+    (tmp_path / "set" / "audio").symlink_to(esc10 / "audio")
+    dataset = open_dataset(tmp_path / "set")
+    overrides = ["backbone.name=test_resnet", "backbone.weights=none", "training.epochs=1"]
+    ready = prepare(dataset, load_recipe(overrides=[*overrides, "augment.pitch_semitones=0"]), cache=tmp_path)
+    assert ready.recipe.features.rate == 44100
+    folder = run_trial(ready, Trial(fold=1, seed=0), run=tmp_path / "run", device=torch.device("cpu"))
+    _assert_same_as_the_store(folder, dataset, tmp_path)
+
+
+def test_load_is_the_short_way(trained, synthetic):
+    classifier = earsight.load(str(trained / "model.safetensors"))
+    found = classifier.predict(synthetic.file(0))
+    assert found.label == found.classes[0]
+    assert sorted(found.classes) == sorted(synthetic.classes)
+    assert sum(found.probabilities) == pytest.approx(1, abs=1e-5)
+    assert list(found.probabilities) == sorted(found.probabilities, reverse=True)
+    assert found.path == str(synthetic.file(0))
+    with pytest.raises(ModelError, match="no such file"):
+        earsight.load("absent.safetensors")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 100])
+def test_batches_of_any_size_say_the_same(classifier, synthetic, tmp_path, batch_size):
+    files = [synthetic.file(row) for row in range(0, 40, 3)]
+    files.insert(2, tmp_path / "absent.wav")
+    files.append(tmp_path / "absent.wav")
+    found = list(classifier.predict_files(files, batch_size=batch_size))
+    assert [p.path for p in found] == [str(file) for file in files]
+    assert [bool(p.error) for p in found] == [file.name == "absent.wav" for file in files]
+    good = [p for p in found if not p.error]
+    alone = [classifier.predict(file) for file in files if file.name != "absent.wav"]
+    np.testing.assert_allclose(_as_array(classifier, good), _as_array(classifier, alone), atol=1e-5, rtol=0)
+
+
+def test_rows_come_while_the_names_do(classifier, synthetic):
+    """Constant memory: names without end give rows, and little more is read than was given out."""
+    read = []
+
+    def names():
+        for row in itertools.cycle(range(20)):
+            read.append(row)
+            yield synthetic.file(row)
+
+    rows = classifier.predict_files(names(), batch_size=4)
+    assert [next(rows).path for _ in range(6)] == [str(synthetic.file(row)) for row in range(6)]
+    assert len(read) <= 8 + 4 * (os.cpu_count() or 1)
+    rows.close()
+
+
+def test_files_without_any_good_one(classifier, tmp_path):
+    found = list(classifier.predict_files([tmp_path / "a.wav", tmp_path / "b.wav"]))
+    assert [(p.label, p.classes, p.probabilities) for p in found] == [("", (), ())] * 2
+    assert list(classifier.predict_files([])) == []
+
+
+def test_an_unreadable_file_alone_is_an_error(classifier, tmp_path):
+    (tmp_path / "x.wav").write_text("hello")
+    with pytest.raises(AudioError, match="a text file"):
+        classifier.predict(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("rate", [22050, 44100, 8000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_arrays_say_what_their_files_do(classifier, synthetic, tmp_path, dtype, rate, channels):
+    import soxr
+
+    plain, native = soundfile.read(synthetic.file(7), dtype="float32")
+    wave = soxr.resample(plain, native, rate).astype(dtype)
+    if channels == 2:
+        wave = np.stack([wave, 0.5 * wave], axis=1)
+    soundfile.write(tmp_path / "x.wav", wave.astype(np.float64), rate, subtype="FLOAT")
+    ours = _as_array(classifier, [classifier.predict(wave, rate_hz=rate)])
+    np.testing.assert_allclose(ours, _as_array(classifier, [classifier.predict(tmp_path / "x.wav")]), atol=1e-4)
+    assert classifier.predict(wave, rate_hz=rate).path == ""
+
+
+def test_arrays_of_another_length(classifier, synthetic):
+    """Longer ones are cut at the clip's length, shorter ones padded, as files are."""
+    plain, rate = soundfile.read(synthetic.file(3), dtype="float32")
+    whole = classifier.predict(plain, rate_hz=rate)
+    longer = classifier.predict(np.concatenate([plain, np.ones_like(plain)]), rate_hz=rate)
+    assert longer == whole
+    half = plain[: len(plain) // 2]
+    padded = classifier.predict(np.concatenate([half, np.zeros_like(half)]), rate_hz=rate)
+    assert classifier.predict(half, rate_hz=rate).probabilities == pytest.approx(padded.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wave", "rate_hz", "words"),
+    [
+        (np.ones(100, dtype=np.int16), 22050, "int16"),
+        (np.ones(100, dtype=np.float32), None, "without its rate"),
+        (np.ones(100, dtype=np.float32), 0, "rate_hz is 0"),
+        (np.ones(100, dtype=np.float32), -8000, "rate_hz is -8000"),
+        (np.ones(0, dtype=np.float32), 22050, r"\(0,\)"),
+        (np.ones((2, 3, 4), dtype=np.float32), 22050, r"\(2, 3, 4\)"),
+        (np.array([0.0, np.nan], dtype=np.float32), 22050, "not finite"),
+        (np.array([0.0, np.inf], dtype=np.float32), 22050, "not finite"),
+    ],
+)
+def test_arrays_that_are_no_sound(classifier, wave, rate_hz, words):
+    with pytest.raises(DataError, match=words):
+        classifier.predict(wave, rate_hz=rate_hz)
+
+
+def test_pictures_carry_gradients_to_the_wave(classifier):
+    waves = torch.randn(2, classifier.samples, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    classifier.model(classifier.pictures(waves))[:, 0].sum().backward()
+    assert waves.grad is not None
+    assert waves.grad.abs().sum() > 0
+
+
+def test_the_calibrated_temperature_is_used(classifier, synthetic):
+    from dataclasses import replace
+
+    wave, _ = soundfile.read(synthetic.file(0), dtype="float32")
+    warm = Classifier(replace(classifier.card, temperature=4.0), classifier.model)
+    logits = classifier.logits(wave[None])
+    np.testing.assert_allclose(warm.probabilities(wave[None]), softmax(logits / 4, axis=1), atol=1e-6)
+    np.testing.assert_allclose(classifier.probabilities(wave[None]), softmax(logits, axis=1), atol=1e-6)

@@ -1,0 +1,104 @@
+"""Evaluating a model file: which clips, what was seen in training, and figures by another computation."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+
+from earsight.data.layouts import open_dataset
+from earsight.errors import DataError
+from earsight.evaluation.summary import read_predictions
+from earsight.inference.classifier import load_classifier
+from earsight.inference.scoring import evaluate
+from earsight.training.preparation import hold_out, prepare
+from earsight.training.trial import Trial, run_trial
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    return load_classifier(trained / "model.safetensors")
+
+
+def test_the_held_out_fold_is_the_default(classifier, trained, synthetic):
+    seen = []
+    found = evaluate(classifier, synthetic, progress=lambda done, total: seen.append((done, total)))
+    stored = read_predictions(trained / "predictions.npz")
+    assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (2, 20, False, True)
+    assert found["accuracy"]["mean"] == pytest.approx(stored.correct.mean())
+    precision, recall, f1, support = precision_recall_fscore_support(
+        stored.labels, stored.logits.argmax(1), labels=range(10), zero_division=0
+    )
+    assert [row["name"] for row in found["classes"]] == list(synthetic.classes)
+    np.testing.assert_allclose([row["recall"] for row in found["classes"]], recall)
+    np.testing.assert_allclose([row["precision"] for row in found["classes"]], precision)
+    assert [row["clips"] for row in found["classes"]] == support.tolist()
+    assert found["macro_f1"] == pytest.approx(f1.mean())
+    assert seen[-1] == (20, 20)
+
+
+def test_another_fold_was_seen_in_training(classifier, synthetic):
+    found = evaluate(classifier, synthetic, fold=3)
+    assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (3, 20, True, False)
+
+
+def test_the_same_clips_in_other_folds_are_told_too(classifier, synthetic):
+    """The folds do not tell which clips were held out, so that nobody may take the figure for a held-out one."""
+    clips = tuple(replace(clip, fold=1 + row % 2) for row, clip in enumerate(synthetic.clips))
+    found = evaluate(classifier, replace(synthetic, clips=clips))
+    assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (None, 100, True, False)
+
+
+def test_clips_that_a_model_held_out_by_its_seed_are_found_again(synthetic, tiny, tmp_path):
+    split = hold_out(synthetic, seed=3)
+    ready = prepare(split, tiny, workers=1)
+    folder = run_trial(ready, Trial(fold=1, seed=3), run=tmp_path / "run", device=torch.device("cpu"))
+    stored = read_predictions(folder / "predictions.npz")
+    classifier = load_classifier(folder / "model.safetensors")
+    found = evaluate(classifier, synthetic)
+    assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (None, 20, False, True)
+    assert found["accuracy"]["mean"] == pytest.approx(stored.correct.mean())
+    whole = evaluate(classifier, synthetic, fold=1)
+    trained_on = {clip.path for clip in split.clips if clip.fold == 2}
+    assert whole["seen_in_training"] == any(c.path in trained_on for c in synthetic.clips if c.fold == 1)
+
+
+def test_another_data_set_is_taken_whole(classifier, synthetic, synthetic_folder, tmp_path):
+    lines = ["path,label,fold", *(f"{synthetic.file(r)},{synthetic.clips[r].label},{r % 2}" for r in range(30))]
+    (tmp_path / "other.csv").write_text("\n".join(lines))
+    found = evaluate(classifier, open_dataset(tmp_path / "other.csv"))
+    assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (None, 30, None, False)
+
+
+def test_labels_that_the_model_does_not_know(classifier, synthetic, tmp_path):
+    lines = ["path,label,fold", *(f"{synthetic.file(r)},{'cat' if r % 4 else 'owl'},{r % 3}" for r in range(24))]
+    (tmp_path / "cats.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"does not know cat, owl; its classes are chirp_down"):
+        evaluate(classifier, open_dataset(tmp_path / "cats.csv"))
+
+
+def test_a_fold_that_is_not_there(classifier, synthetic):
+    with pytest.raises(DataError, match=r"fold 9: not in this data set; its folds are \[1, 2, 3, 4, 5\]"):
+        evaluate(classifier, synthetic, fold=9)
+
+
+def test_bad_clips_stop_it_or_are_left_out(classifier, synthetic_folder, tmp_path):
+    copy = shutil.copytree(synthetic_folder, tmp_path / "copy")
+    dataset = open_dataset(copy)
+    bad = next(row for row, clip in enumerate(dataset.clips) if clip.fold == 2)
+    dataset.file(bad).write_text("hello")
+    with pytest.raises(DataError, match=r"1 of 20 clips cannot be read: .*a text file") as caught:
+        evaluate(classifier, dataset)
+    assert "--skip-bad" in str(caught.value)
+    found = evaluate(classifier, dataset, skip_bad=True)
+    assert found["clips"] == 19
+    assert len(found["skipped"]) == 1
+    assert found["skipped"][0].startswith(dataset.clips[bad].path)
+    for row in np.flatnonzero(dataset.folds == 2):
+        dataset.file(int(row)).write_text("hello")
+    with pytest.raises(DataError, match="20 of 20 clips cannot be read"):
+        evaluate(classifier, dataset, skip_bad=True)
