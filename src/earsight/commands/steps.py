@@ -1,0 +1,93 @@
+"""Steps that several verbs share: open, resolve, prepare, run, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from earsight.console import bar, out, print_json, say
+
+if TYPE_CHECKING:
+    import torch
+
+    from earsight.data.datasets import Dataset
+    from earsight.recipe import Recipe
+    from earsight.training.preparation import Prepared
+    from earsight.training.trial import Trial
+
+
+def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, drawn: bool = True) -> Dataset:
+    """Open a data set and say aloud what was recognised."""
+    from earsight.data.datasets import DRAWN_FOLDS
+    from earsight.data.layouts import open_dataset
+
+    dataset = open_dataset(data, layout=layout, subset=subset, folds=splits)
+    say(dataset.describe())
+    for note in dataset.notes:
+        if drawn or not note.startswith(DRAWN_FOLDS):
+            say(f"  note: {note}")
+    return dataset
+
+
+def load_recipe_for(dataset: Dataset, name: str, assignments: list[str] | None) -> Recipe:
+    """The recipe with its overrides, resolved for the data set."""
+    from earsight.recipe import load_recipe
+    from earsight.training.preparation import resolved
+
+    return resolved(dataset, load_recipe(name, overrides=assignments or ()))
+
+
+def prepare_pictures(dataset: Dataset, recipe: Recipe, *, cache: Path | None, skip_bad: bool) -> Prepared:
+    """Compute the pictures that are missing, with a progress bar."""
+    from earsight.training.preparation import prepare
+
+    with bar("pictures") as shown:
+        ready = prepare(dataset, recipe, cache=cache, skip_bad=skip_bad, progress=shown)
+    if ready.skipped:
+        say(f"  left out: {len(ready.skipped)} clips that cannot be read")
+    return ready
+
+
+def computer(name: str, threads: int | None) -> torch.device:
+    """The device to compute on, with its threads set."""
+    import torch
+
+    from earsight.training.machine import pick_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    return pick_device(name)
+
+
+def run(
+    dataset: Dataset,
+    recipe: Recipe,
+    trials: list[Trial],
+    folder: Path,
+    device: torch.device,
+    *,
+    cache: Path | None,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Run the trials that are not DONE and print what came of them."""
+    from earsight.training.schedule import check_start, run_trials
+
+    check_start(dataset, recipe, trials, run=folder)
+    ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad)
+    with bar("training") as shown:
+        run_trials(ready, trials, run=folder, device=device, progress=shown, say=say)
+    report(folder, device, as_json=as_json)
+
+
+def report(folder: Path, device: torch.device, *, as_json: bool) -> None:
+    """Write the run's summary and print it."""
+    from earsight.evaluation.summary import write_summary
+    from earsight.reports.tables import print_summary
+    from earsight.training.machine import describe_machine
+
+    result = write_summary(folder, machine=describe_machine(device))
+    if as_json:
+        print_json(result)
+    else:
+        print_summary(result, console=out)
