@@ -2,12 +2,14 @@
 
 import json
 import pickle
+import resource
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from earsight.errors import RunError
 from earsight.recipe import Training
 from earsight.training.checkpoint import load_checkpoint, save_checkpoint
 from earsight.training.optimization import make_optimizer, make_running_mean
@@ -153,3 +155,20 @@ def test_a_write_that_fails_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": object()})
     assert load_checkpoint(path, model=model, optimizer=optimizer)[1] == {"epoch": 1}
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path):
+    """A limit on the size of files stands for the disk: the system refuses the write in the middle in the same way."""
+    model, optimizer = fitted("adamw")
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": 1})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(RunError, match="make room"):
+            save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

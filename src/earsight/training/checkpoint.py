@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from earsight.errors import RunError
+
 State = dict[str, Tensor]
 
 
@@ -39,6 +41,11 @@ def save_checkpoint(
         Further states by name, for example the running mean; None is left out.
     record : mapping
         Anything that JSON holds; given back by `load_checkpoint`.
+
+    Raises
+    ------
+    RunError
+        If the disk refuses; an earlier checkpoint stays as it was.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -47,7 +54,14 @@ def save_checkpoint(
         tensors |= {f"extra/{group}/{name}": value for name, value in (state or {}).items()}
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
     temporary = path.with_name(f".{path.name}.part")
-    save_file(tensors, temporary, metadata={"record": json.dumps(dict(record))})
+    try:
+        save_file(tensors, temporary, metadata={"record": json.dumps(dict(record))})
+    except SafetensorError as error:  # what a full disk raises there: it is no OSError
+        temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); make room. "
+            "The last one is whole: the same command goes on from there."
+        ) from error
     temporary.replace(path)
 
 
