@@ -30,6 +30,7 @@ _M = TypeVar("_M", bound=_Section)
 _NEUTRAL = {
     "features.representation": "log_mel",
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
+    "training.watch": False,
 }
 """Fields that came after the first runs; at these values they change nothing and stay out of the digest."""
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -141,6 +142,7 @@ class Training(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     protocol: Literal["last", "inner", "test"] = "last"
     inner_fraction: float = Field(0.2, gt=0, lt=1, description="of the training rows; for protocol inner")
+    watch: bool = Field(False, description="record the held-out accuracy of every epoch; it decides nothing")
 
 
 class Recipe(_Section):

@@ -145,6 +145,45 @@ def test_scoring_does_not_change_what_is_trained(tiny):
     assert all(same(*pair) for pair in zip(*states, strict=True))
 
 
+@pytest.mark.parametrize("extra", [[], ["training.ema=0.5"]])
+@pytest.mark.parametrize("score_rows", [None, np.arange(32, 40)])
+def test_watching_changes_no_bit_and_tells_what_each_epoch_gets_wrong(tiny, extra, score_rows):
+    recipe, watched = tiny(*extra, "training.learning_rate=0.003"), np.arange(40, 64)
+    plain = fit(tiny_model(), data_of(Shapes()), np.arange(32), recipe=recipe, seed=0, score_rows=score_rows)
+    source, model, seen = Shapes(), tiny_model(), []
+
+    def answer(history):
+        # Without a running mean the model is, after each epoch, what the record is about.
+        seen.append(predict(model, data_of(Shapes()), watched).argmax(axis=1) != source.labels[watched])
+
+    found = fit(
+        model,
+        data_of(source),
+        np.arange(32),
+        recipe=recipe,
+        seed=0,
+        score_rows=score_rows,
+        watch_rows=watched,
+        on_epoch=answer,
+    )
+    assert same(found.state, plain.state)
+    assert found.epoch == plain.epoch
+    records = [record.pop("held_out") for record in found.history]
+    assert [{**record, "seconds": 0} for record in found.history] == [
+        {**record, "seconds": 0} for record in plain.history
+    ]
+    for record, wrong in zip(records, seen, strict=True):
+        assert record["accuracy"] == pytest.approx(1 - len(record["wrong"]) / 24)
+        if not extra:
+            assert record["wrong"] == np.flatnonzero(wrong).tolist()
+    # The last record is about what is left, the running mean where there is one.
+    if score_rows is None:
+        final = predict(model, data_of(source), watched).argmax(axis=1) != source.labels[watched]
+        assert records[-1]["wrong"] == np.flatnonzero(final).tolist()
+    trained = {row for rows, draws in source.asked if draws is not None for row in rows}
+    assert trained == set(range(32))
+
+
 def test_the_running_mean_is_what_is_left(tiny):
     plain, mean = tiny_model(), tiny_model()
     fit(plain, data_of(Shapes()), np.arange(32), recipe=tiny(), seed=0)
@@ -157,8 +196,8 @@ def test_the_running_mean_is_what_is_left(tiny):
 @pytest.mark.parametrize("score_rows", [None, np.arange(40, 64)])
 def test_stopped_after_any_epoch_it_ends_with_the_same_bits(tiny, tmp_path, monkeypatch, extra, score_rows):
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    recipe, rows = tiny(*extra, "training.batch_size=16"), np.arange(40)
-    whole = fit(tiny_model(), data_of(Shapes()), rows, recipe=recipe, seed=3, score_rows=score_rows)
+    recipe, rows, watched = tiny(*extra, "training.batch_size=16"), np.arange(40), np.arange(56, 64)
+    whole = fit(tiny_model(), data_of(Shapes()), rows, recipe=recipe, seed=3, score_rows=score_rows, watch_rows=watched)
 
     class StoppedError(Exception):
         pass
@@ -181,6 +220,7 @@ def test_stopped_after_any_epoch_it_ends_with_the_same_bits(tiny, tmp_path, monk
                 recipe=recipe,
                 seed=3,
                 score_rows=score_rows,
+                watch_rows=watched,
                 checkpoint=path,
                 on_step=stop,
             )

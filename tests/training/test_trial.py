@@ -12,10 +12,12 @@ import soundfile
 import torch
 import trial_jobs
 from filelock import FileLock
+from safetensors.torch import load_file, save_file
 
 from earsight.data.layouts import open_dataset
 from earsight.errors import DataError, EarsightError, RunError
 from earsight.evaluation.summary import read_predictions, write_summary
+from earsight.models.backbones import build
 from earsight.models.modelfile import load, load_card
 from earsight.training import loop
 from earsight.training import trial as trial_module
@@ -205,6 +207,66 @@ def test_protocol_test_scores_on_the_held_out_fold_and_says_so(prepare_as, cpu, 
     best = max(history, key=lambda record: record["accuracy"])
     assert summary["folds"][0]["epoch"] == best["epoch"]
     assert summary["accuracy"]["mean"] == best["accuracy"]
+
+
+@pytest.mark.parametrize("protocol", ["last", "inner", "test"])
+def test_a_watched_trial_has_the_same_bits_and_tells_every_epoch(prepare_as, cpu, tmp_path, protocol):
+    trial = Trial(2, 0)
+    for watch in ("false", "true"):
+        prepared = prepare_as(
+            f"training.protocol={protocol}", f"training.watch={watch}", "training.learning_rate=0.003"
+        )
+        run_trial(prepared, trial, run=tmp_path / watch, device=cpu)
+    assert np.array_equal(logits(tmp_path / "false", trial), logits(tmp_path / "true", trial))
+    weights = [load_file(trial.folder(tmp_path / watch) / "model.safetensors") for watch in ("false", "true")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0].keys() | weights[1].keys())
+    history = [
+        json.loads(line) for line in (trial.folder(tmp_path / "true") / "history.jsonl").read_text().splitlines()
+    ]
+    found = read_predictions(trial.folder(tmp_path / "true") / "predictions.npz")
+    reported = history[found.about["epoch"] - 1]["held_out"]
+    assert reported["wrong"] == np.flatnonzero(~found.correct).tolist()
+    assert len(history) == 3
+    plain = (trial.folder(tmp_path / "false") / "history.jsonl").read_text()
+    assert "held_out" not in plain
+
+
+def test_seeds_of_a_pretrained_run_differ_in_head_and_batch_order_alone(prepare_as, cpu, tmp_path, monkeypatch):
+    # The weights file stands for ImageNet's: any file with the backbone's shapes.
+    save_file(build("test_resnet", classes=1000, weights="none", seed=99).state_dict(), tmp_path / "w.safetensors")
+    plain = ["augment.probability=0", "augment.mixup=0", "backbone.dropout=0", "training.protocol=inner"]
+    prepared = prepare_as(*plain, f"backbone.weights={tmp_path / 'w.safetensors'}", "training.epochs=2")
+    begun, asked, fit = {}, {}, trial_module.fit
+
+    class Noted:
+        """A source that writes down the rows it was asked for in training."""
+
+        stretches = False
+
+        def __init__(self, source):
+            self.source, self.orders = source, []
+
+        def read(self, rows, *, draws):
+            if draws is not None:
+                self.orders.extend(rows.tolist())
+            return self.source.read(rows, draws=draws)
+
+    def begin(model, data, rows, *, seed, score_rows, **keywords):
+        begun[seed] = {key: value.clone() for key, value in model.state_dict().items()}
+        noted = Noted(data.source)
+        fitted = fit(model, replace(data, source=noted), rows, seed=seed, score_rows=score_rows, **keywords)
+        asked[seed] = (rows.tolist(), score_rows.tolist(), data.mean.tolist(), data.std.tolist(), noted.orders)
+        return fitted
+
+    monkeypatch.setattr(trial_module, "fit", begin)
+    for seed in (0, 1):
+        run_trial(prepared, Trial(1, seed), run=tmp_path / "run", device=cpu)
+    differing = {key for key in begun[0] if not torch.equal(begun[0][key], begun[1][key])}
+    assert differing == {"fc.weight", "fc.bias"}
+    assert asked[0][:4] == asked[1][:4], "the same rows train and score, under the same normalisation"
+    orders = [asked[seed][4] for seed in (0, 1)]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(2 * asked[0][0])
 
 
 def test_normalisation_knows_nothing_of_the_held_out_fold(prepared, synthetic_folder, tiny, cpu, first_run, tmp_path):

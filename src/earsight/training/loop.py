@@ -10,7 +10,8 @@ same bits.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +100,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     score_rows: NDArray[np.int64] | None = None,
+    watch_rows: NDArray[np.int64] | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -117,6 +119,9 @@ def fit(
         Of the batch order and the augmentation; the model's own start is the caller's.
     score_rows : ndarray of int64, optional
         Rows whose accuracy picks the epoch; without them the last epoch is taken.
+    watch_rows : ndarray of int64, optional
+        Rows whose accuracy each epoch's record tells, and which decide nothing: ``held_out`` holds their ``accuracy``
+        and the positions of those that are ``wrong``.
     checkpoint : Path, optional
         File to go on from, and to write to.
     on_step : callable, optional
@@ -157,6 +162,8 @@ def fit(
         )
         if score_rows is not None:
             record |= _score(model, data, score_rows, training=training, course=course, epoch=epoch + 1)
+        if watch_rows is not None:
+            record["held_out"] = _watch(model, data, watch_rows, course=course)
         record["seconds"] = round(time.monotonic() - started, 3)
         course.history.append(record)
         if on_epoch:
@@ -246,17 +253,33 @@ def _score(
     model: nn.Module, data: Data, rows: NDArray[np.int64], *, training: Training, course: _Course, epoch: int
 ) -> dict[str, float]:
     """Accuracy and log loss of the epoch on rows that did not train it; remembers the best state."""
-    kept = make_running_mean(model)
-    if course.mean is not None:
-        model.load_state_dict(course.mean)
-    logits = predict(model, data, rows)
-    if not np.isfinite(logits).all():
-        raise _diverged(epoch, "a logit is not finite", training)
-    score = accuracy(data.labels[rows], logits.argmax(axis=1))
-    if score > course.best_score:
-        course.best_epoch, course.best_score, course.best = epoch, score, make_running_mean(model)
-    model.load_state_dict(kept)
+    with _reported_weights(model, course):
+        logits = predict(model, data, rows)
+        if not np.isfinite(logits).all():
+            raise _diverged(epoch, "a logit is not finite", training)
+        score = accuracy(data.labels[rows], logits.argmax(axis=1))
+        if score > course.best_score:
+            course.best_epoch, course.best_score, course.best = epoch, score, make_running_mean(model)
     return {"accuracy": score, "log_loss": log_loss(logits, data.labels[rows])}
+
+
+def _watch(model: nn.Module, data: Data, rows: NDArray[np.int64], *, course: _Course) -> dict[str, Any]:
+    """What the epoch's weights get wrong on rows that decide nothing."""
+    with _reported_weights(model, course):
+        wrong = np.flatnonzero(predict(model, data, rows).argmax(axis=1) != data.labels[rows])
+    return {"accuracy": 1 - len(wrong) / len(rows), "wrong": wrong.tolist()}
+
+
+@contextmanager
+def _reported_weights(model: nn.Module, course: _Course) -> Iterator[None]:
+    """The model with the weights that the epoch would report: the running mean, where there is one."""
+    if course.mean is None:
+        yield
+        return
+    kept = make_running_mean(model)
+    model.load_state_dict(course.mean)
+    yield
+    model.load_state_dict(kept)
 
 
 def _diverged(epoch: int, found: str, training: Training) -> RunError:

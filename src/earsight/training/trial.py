@@ -129,6 +129,7 @@ def _run_alone(prepared: Prepared, trial: Trial, folder: Path, *, device: torch.
         recipe=recipe,
         seed=trial.seed,
         score_rows=score_rows,
+        watch_rows=test_rows if recipe.training.watch else None,
         checkpoint=folder / "checkpoint.safetensors",
         on_step=on_step,
         on_epoch=lambda history: write_history(folder / "history.jsonl", history),
@@ -160,7 +161,8 @@ def _rows(prepared: Prepared, trial: Trial) -> tuple[_Rows, _Rows | None, _Rows]
     if training.protocol == "test":
         return train_rows, test_rows, test_rows
     labels, groups = dataset.labels[train_rows], dataset.groups[train_rows]
-    inner = holdout(labels, groups, fraction=training.inner_fraction, seed=trial.seed)
+    # One split for all seeds, so that the head and the order of the batches alone tell them apart.
+    inner = holdout(labels, groups, fraction=training.inner_fraction, seed=0)
     return train_rows[~inner], train_rows[inner], test_rows
 
 
