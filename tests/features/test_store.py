@@ -72,6 +72,24 @@ def test_rows_are_what_the_front_end_computes(some, tmp_path):
     torch.testing.assert_close(store.read(rows), store.read(rows, draws=at_step(0, 4)), atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("representation", ["log_spectrogram", "mfcc", "gammatone"])
+def test_rows_of_every_representation(some, tmp_path, representation):
+    features = SMALL.model_copy(update={"representation": representation})
+    store = open_store(some, features, semitones=STEPS, cache=tmp_path / "cache", workers=1)
+    rows = np.array([3, 11])
+    waves = [audio.fit(audio.read(some.file(row), sample_rate_hz=8000), 4000) for row in rows]
+    front_end = Spectrogram(features, semitones=STEPS)
+    expected = front_end.views(torch.from_numpy(np.stack(waves)))
+    for index, step in enumerate(STEPS):
+        found = store.read(rows, draws=at_step(step, 2))
+        torch.testing.assert_close(found, expected[:, index], atol=1e-3, rtol=0)
+    mean, std = store.statistics(rows)
+    pictures = expected[:, STEPS.index(0)].double().transpose(0, 1).reshape(3, -1)
+    np.testing.assert_allclose(mean, pictures.mean(dim=1), atol=1e-3)
+    np.testing.assert_allclose(std, pictures.std(dim=1, correction=0), atol=1e-3)
+    torch.testing.assert_close(store.silence, front_end.views(torch.zeros(1, 4000))[0, 1, 0, :, 0], atol=2e-5, rtol=0)
+
+
 def test_each_row_of_a_batch_has_its_own_pitch(some, tmp_path):
     store = open_store(some, SMALL, semitones=STEPS, cache=tmp_path / "cache", workers=1)
     mixed = replace(at_step(0, 3), semitones=np.array([2, -1, 0]))
@@ -165,6 +183,7 @@ def test_the_key_names_the_content(some):
     key = store_key(some, SMALL, STEPS)
     assert key == store_key(some, SMALL, STEPS)
     changed = [store_key(some, SMALL, (-1, 0)), store_key(some, SMALL.model_copy(update={"bands": 40}), STEPS)]
+    changed.append(store_key(some, SMALL.model_copy(update={"representation": "mfcc"}), STEPS))
     changed.append(store_key(replace(some, clips=some.clips[::-1]), SMALL, STEPS))
     status = some.file(3).stat()
     os.utime(some.file(3), ns=(status.st_atime_ns, status.st_mtime_ns + 1))
@@ -175,7 +194,7 @@ def test_the_key_names_the_content(some):
     changed.append(store_key(some, SMALL, STEPS))
     some.file(3).unlink()
     changed.append(store_key(some, SMALL, STEPS))
-    assert len({key, *changed}) == 7
+    assert len({key, *changed}) == 8
 
 
 def test_folds_labels_and_groups_share_a_store(some):

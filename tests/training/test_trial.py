@@ -35,6 +35,7 @@ class Spy:
 
     def __init__(self, store):
         self.store, self.errors, self.folder = store, store.errors, store.folder
+        self.silence = store.silence
         self.trained, self.scored, self.measured = set(), set(), set()
 
     def read(self, rows, *, draws=None):

@@ -1,10 +1,10 @@
 """Random changes of training examples, drawn first and applied after, so that a draw can be replayed.
 
 Comes in: pictures (batch, channels, bands, frames) float, and a `Draws` for the batch. Goes out: pictures of the same
-shape. All of it happens on log-mel pictures, on any device:
+shape. All of it happens on pictures of any representation, on any device:
 
 - pitch: the draw picks one of the pitch steps that the front end computed with warped filterbanks
-  (`earsight.features.spectrogram.mel_filterbank`), whose power no phase vocoder needs to touch;
+  (`earsight.features.filterbanks`), whose power no phase vocoder needs to touch;
 - stretch by r: the picture is read at r times the speed, with linear interpolation between columns. The result keeps
   its own time scale: a faster sound leaves room, which is filled with silence, a slower one is cropped;
 - shift: the picture is rolled in time; the end comes back at the beginning;
@@ -144,8 +144,8 @@ def apply(pictures: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = Tr
         Normalised pictures: 0 is the training rows' mean.
     draws : Draws
         The batch's random choices.
-    silence : Tensor, shape (channels,)
-        Normalised value of digital silence, which fills what a faster sound leaves empty.
+    silence : Tensor, shape (channels, bands)
+        Normalised value of digital silence in each row, which fills what a faster sound leaves empty.
     stretch : bool
         False where the wave itself was stretched and rolled already.
 
@@ -159,7 +159,7 @@ def apply(pictures: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = Tr
         matrix = stretch_matrix(draws.speed, place=draws.place, roll=draws.roll, frames=frames).to(out.device)
         empty = 1.0 - matrix.sum(dim=1)  # (batch, frames)
         out = torch.bmm(out.reshape(batch, channels * bands, frames), matrix).view(batch, channels, bands, frames)
-        out += silence[:, None, None] * empty[:, None, None, :]
+        out += silence[:, :, None] * empty[:, None, None, :]
     keep_time = _keep(draws.time_masks, frames).to(out.device)
     keep_bands = _keep(draws.band_masks, bands).to(out.device)
     out = out * (keep_bands[:, None, :, None] & keep_time[:, None, None, :])

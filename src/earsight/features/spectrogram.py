@@ -1,11 +1,13 @@
 """Waves to pictures: the one front end that training, prediction and export share.
 
 Comes in: waves (batch, samples) float32 at ``features.sample_rate_hz``, on any device. Goes out: pictures
-(batch, 3, bands, frames) float32 of natural-log mel power. Every step is differentiable down to the wave.
+(batch, 3, bands, frames) float32 of the natural logarithm of the power in bands, or of what a representation makes of
+it (`earsight.features.filterbanks`). Every step is differentiable down to the wave.
 
-The numbers: log(power mel + 1e-6); HTK mel scale from 0 Hz to half the rate, triangles of height 1; a periodic Hann
-window of ``windows_ms`` zero-padded to ``fft_ms``; centred frames over a reflected wave; then each channel is resized
-in time, bilinear with antialiasing, to ``frames`` columns (Palanisamy et al. 2020, arXiv 2007.11154).
+The numbers: log(power in a band + 1e-6); a periodic Hann window of ``windows_ms`` zero-padded to ``fft_ms``; centred
+frames over a reflected wave; then each channel is resized in time, bilinear with antialiasing, to ``frames`` columns
+(Palanisamy et al. 2020, arXiv 2007.11154). With log-mels, the default, the bands are triangles of height 1 on the HTK
+mel scale from 0 Hz to half the rate.
 """
 
 from __future__ import annotations
@@ -13,61 +15,30 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.errors import RecipeError
+from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS
 from earsight.recipe import Features
-
-LOG_OFFSET = 1e-6
-FLOOR = float(np.log(LOG_OFFSET))
-"""Log-mel of digital silence, about -13.8."""
-
-
-def hz_to_mel(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """HTK mel scale, 2595 log10(1 + f / 700), of frequencies in Hz."""
-    return 2595.0 * np.log10(1.0 + np.asarray(hz, dtype=np.float64) / 700.0)
-
-
-def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
-    """Frequencies in Hz of HTK mels: the inverse of `hz_to_mel`."""
-    return 700.0 * (10.0 ** (np.asarray(mel, dtype=np.float64) / 2595.0) - 1.0)
-
-
-def mel_filterbank(*, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0) -> NDArray[np.float32]:
-    """Triangular mel filters, optionally warped so that they show the sound at another pitch.
-
-    Only the power of the STFT is used, so raising a sound by ``semitones`` is reading its power at the frequency f as
-    if it stood at f * 2^(semitones / 12): the filters are evaluated at multiplied frequencies and no phase is touched.
-
-    Parameters
-    ----------
-    sample_rate_hz : int
-        Rate of the waves, in Hz.
-    fft_points : int
-        Points of the FFT.
-    bands : int
-        Number of mel bands between 0 Hz and half the rate.
-    semitones : float
-        Pitch shift; positive is upwards.
-
-    Returns
-    -------
-    ndarray, shape (bands, fft_points // 2 + 1), float32
-    """
-    frequencies = np.arange(fft_points // 2 + 1) * (sample_rate_hz / fft_points) * 2.0 ** (semitones / 12.0)
-    edges = mel_to_hz(np.linspace(0.0, hz_to_mel(sample_rate_hz / 2.0), bands + 2))
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    rising = (frequencies - left) / (centre - left)
-    falling = (right - frequencies) / (right - centre)
-    filters: NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
-    return filters
 
 
 def resize_matrix(columns_in: int, columns_out: int) -> Tensor:
     """The matrix (columns_in, columns_out) of torch's own bilinear resize with antialiasing along one axis."""
     eye = torch.eye(columns_in)[None, None]
     return F.interpolate(eye, size=(columns_in, columns_out), mode="bilinear", antialias=True)[0, 0]
+
+
+def basis(features: Features) -> Tensor | None:
+    """The matrix (bands, bands) float32 from log powers to the picture's rows; None where they are the rows already."""
+    make = REPRESENTATIONS[features.representation].basis
+    return None if make is None else torch.from_numpy(make(features.bands))
+
+
+def silence(features: Features) -> Tensor:
+    """What each row of a picture reads in digital silence, shape (bands,) float32."""
+    floor = torch.full((features.bands,), FLOOR)
+    rows = basis(features)
+    return floor if rows is None else rows @ floor
 
 
 class Spectrogram(nn.Module):
@@ -112,11 +83,13 @@ class Spectrogram(nn.Module):
                 f"features.clip_seconds is {features.clip_seconds:g}, below half of fft_ms = {features.fft_ms:g}: "
                 "set a longer clip_seconds or a shorter fft_ms"
             )
+        bank = REPRESENTATIONS[features.representation].bank
         banks = [
-            mel_filterbank(sample_rate_hz=rate, fft_points=self.fft_points, bands=features.bands, semitones=step)
+            bank(sample_rate_hz=rate, fft_points=self.fft_points, bands=features.bands, semitones=step)
             for step in semitones
         ]
         self.register_buffer("bank", torch.from_numpy(np.concatenate(banks)), persistent=False)
+        self.register_buffer("basis", basis(features), persistent=False)
         for index, (window, hop) in enumerate(zip(self.window_samples, self.hop_samples, strict=True)):
             self.register_buffer(
                 f"window{index}", torch.hann_window(window, periodic=True, dtype=fft_dtype), persistent=False
@@ -124,8 +97,8 @@ class Spectrogram(nn.Module):
             columns = 1 + features.samples // hop
             self.register_buffer(f"resize{index}", resize_matrix(columns, features.columns), persistent=False)
 
-    def log_mels(self, waves: Tensor, *, window: int) -> Tensor:
-        """Log-mels of one window before the resize.
+    def log_bands(self, waves: Tensor, *, window: int) -> Tensor:
+        """Log power in the bands of one window, before the resize.
 
         Parameters
         ----------
@@ -137,7 +110,7 @@ class Spectrogram(nn.Module):
         Returns
         -------
         Tensor, shape (batch, steps, bands, 1 + samples // hop), float32
-            One picture per pitch step.
+            For log-mels these are the picture's rows; one picture per pitch step.
         """
         shape: Tensor = getattr(self, f"window{window}")
         length, hop = self.window_samples[window], self.hop_samples[window]
@@ -151,12 +124,11 @@ class Spectrogram(nn.Module):
         spectrum = torch.fft.rfft(frames * shape, n=self.fft_points)
         power = (spectrum.real.square() + spectrum.imag.square()).to(waves.dtype)
         bank: Tensor = self.bank  # type: ignore[assignment]
-        mels = torch.matmul(bank, power.transpose(1, 2))
-        logs = torch.log(mels + LOG_OFFSET)
+        logs = torch.log(torch.matmul(bank, power.transpose(1, 2)) + LOG_OFFSET)
         return logs.reshape(len(waves), len(self.semitones), self.features.bands, columns)
 
-    def views(self, waves: Tensor) -> Tensor:
-        """Pictures at every pitch step, one channel a window.
+    def band_views(self, waves: Tensor) -> Tensor:
+        """Log powers at every pitch step, one channel a window: what `views` gives before the representation's basis.
 
         Parameters
         ----------
@@ -167,10 +139,19 @@ class Spectrogram(nn.Module):
         Tensor, shape (batch, steps, windows, bands, frames), float32
         """
         channels = [
-            torch.matmul(self.log_mels(waves, window=index), getattr(self, f"resize{index}"))
+            torch.matmul(self.log_bands(waves, window=index), getattr(self, f"resize{index}"))
             for index in range(len(self.window_samples))
         ]
         return torch.stack(channels, dim=2)
+
+    def finish(self, views: Tensor) -> Tensor:
+        """Pictures (..., bands, frames) of log powers of that shape: the representation's basis, where it has one."""
+        rows: Tensor | None = self.basis  # type: ignore[assignment]
+        return views if rows is None else torch.matmul(rows, views)
+
+    def views(self, waves: Tensor) -> Tensor:
+        """Pictures at every pitch step, one channel a window; takes and gives what `band_views` does."""
+        return self.finish(self.band_views(waves))
 
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures (batch, 3, bands, frames) at the first pitch step; a single window is copied to three channels."""

@@ -1,13 +1,15 @@
 """A data set's pictures on disk, built once: row i is clip i, for ever.
 
-Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows read as log-mel pictures
+Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows read as pictures
 (batch, windows, bands, frames) float32 at any of its pitch steps. Folds are index sets over the rows.
 
 On disk a store is a folder named by its key, the hash of the manifest (with sizes and times of the files), the
 feature settings, the pitch steps and the format version. It is built in a folder beside that name and renamed when
-whole, under a lock; a build that was killed goes on where it stopped. Pictures are int16 in steps of 1/1024, which is
-8 times finer than float16 between 8 and 16 and reaches from -16 to 48. Rows are read by offset rather than through a
-memory map: pages of a map count as the process's memory, which would then grow with the number of clips.
+whole, under a lock; a build that was killed goes on where it stopped. What it keeps are log powers in bands, before
+the basis of the representations that have one (MFCCs): int16 in steps of 1/1024, 8 times finer than float16 between 8
+and 16, from -16 to 48; `earsight.features.filterbanks.REPRESENTATIONS` has the figures of each. Rows are read by
+offset rather than through a memory map: pages of a map count as the process's memory, which would then grow with the
+number of clips.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +36,19 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
+from earsight.features.filterbanks import REPRESENTATIONS
 from earsight.features.parallel import in_order
-from earsight.features.spectrogram import Spectrogram
+from earsight.features.spectrogram import Spectrogram, basis, silence
 from earsight.recipe import Features
 
 FORMAT_VERSION = 1
-STEPS_PER_UNIT = 1024
-ZERO_AT = 16.0  # log-mel value that code 0 stands for
 _DONE, _BAD = 1, 2
 
 Progress = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""
 
 _Result = tuple[int, Tensor | None, str]
-"""A row, its pictures, and why it has none."""
+"""A row, its log powers, and why it has none."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Store:
         Mean, and mean of squares, of each row's unshifted picture.
     errors : dict
         Row to reason, for the clips that could not be read.
+    features : Features
+        Resolved settings of the front end that made the pictures.
     """
 
     folder: Path
@@ -72,12 +76,22 @@ class Store:
     semitones: tuple[int, ...]
     moments: NDArray[np.float64]
     errors: dict[int, str]
+    features: Features
 
     stretches = False
     """The store holds pitch steps; stretching is left to `earsight.features.augment.apply`."""
 
+    @cached_property
+    def silence(self) -> Tensor:
+        """What each row of the pictures reads in digital silence, shape (bands,)."""
+        return silence(self.features)
+
+    @cached_property
+    def _basis(self) -> Tensor | None:
+        return basis(self.features)
+
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Log-mel pictures of some rows, each at its own pitch step.
+        """Pictures of some rows, each at its own pitch step.
 
         Parameters
         ----------
@@ -96,7 +110,9 @@ class Store:
                 file.seek((int(row) * self.shape[1] + int(step)) * target.nbytes)
                 if file.readinto(target.data) != target.nbytes:
                     raise DataError(f"{self.folder}: shorter than it was written; delete it, and it is built again")
-        return torch.from_numpy(codes).float().div_(STEPS_PER_UNIT).add_(ZERO_AT)
+        kept = REPRESENTATIONS[self.features.representation]
+        logs = torch.from_numpy(codes).float().div_(kept.steps_per_unit).add_(kept.zero_at)
+        return logs if self._basis is None else torch.matmul(self._basis, logs)
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows."""
@@ -104,9 +120,10 @@ class Store:
         return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
 
 
-def encode(pictures: Tensor) -> NDArray[np.int16]:
-    """Log-mel values as int16 codes; values beyond what they reach are held at the end of the range."""
-    codes = torch.round((pictures - ZERO_AT) * STEPS_PER_UNIT)
+def encode(logs: Tensor, *, representation: str = "log_mel") -> NDArray[np.int16]:
+    """Log powers as int16 codes; values beyond what they reach are held at the end of the range."""
+    kept = REPRESENTATIONS[representation]
+    codes = torch.round((logs - kept.zero_at) * kept.steps_per_unit)
     return codes.clamp_(-32768, 32767).to(torch.int16).numpy()
 
 
@@ -240,7 +257,7 @@ def _fill(
         except AudioError as error:
             return row, None, error.reason
         with torch.inference_mode():
-            return row, front_end.views(torch.from_numpy(audio.fit(wave, features.samples))[None])[0], ""
+            return row, front_end.band_views(torch.from_numpy(audio.fit(wave, features.samples))[None])[0], ""
 
     todo = [row for row in range(shape[0]) if state[row] != _DONE]
     errors: dict[int, str] = {}
@@ -248,19 +265,19 @@ def _fill(
     if progress:
         progress(done, shape[0])
     with _sized(building / "pictures.i16", needed).open("r+b", buffering=0) as file:
-        for row, pictures, reason in in_order(work, todo, workers=workers):
-            if pictures is None:
+        for row, logs, reason in in_order(work, todo, workers=workers):
+            if logs is None:
                 errors[row] = reason
             else:
-                codes = encode(pictures)
+                codes = encode(logs, representation=features.representation)
                 file.seek(row * codes.nbytes)
                 if file.write(codes.data) != codes.nbytes:  # a disk that fills up takes a part before it refuses
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(building))
-                plain = pictures[centre].double()
+                plain = front_end.finish(logs[centre]).double()
                 moments[row, :, 0] = plain.mean(dim=(1, 2))
                 moments[row, :, 1] = plain.square().mean(dim=(1, 2))
             # Written after the row itself, so that a kill in between only does the row again.
-            state[row] = _BAD if pictures is None else _DONE
+            state[row] = _BAD if logs is None else _DONE
             done += 1
             if progress:
                 progress(done, shape[0])
@@ -301,4 +318,5 @@ def _open(folder: Path) -> Store:
         semitones=tuple(content["semitones"]),
         moments=np.fromfile(folder / "moments.f64").reshape(shape[0], shape[2], 2),
         errors={int(row): reason for row, reason in content["errors"].items()},
+        features=Features.model_validate(content["features"]),
     )

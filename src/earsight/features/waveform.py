@@ -1,6 +1,6 @@
 """The reference augmentation: pitch and speed changed on the wave itself, the picture computed from the result.
 
-Comes in: a data set, features, and the same draws as the fast way takes. Goes out: log-mel pictures
+Comes in: a data set, features, and the same draws as the fast way takes. Goes out: pictures
 (batch, windows, bands, frames). Slow: every example is decoded, changed by Signalsmith Stretch (the package
 python-stretch, extra ``waveform``) and turned into a picture anew. `earsight.features.augment` is held to it by a test.
 """
@@ -16,7 +16,7 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import RecipeError
 from earsight.features.augment import Draws
-from earsight.features.spectrogram import Spectrogram
+from earsight.features.spectrogram import Spectrogram, silence
 from earsight.recipe import Features
 
 
@@ -70,9 +70,10 @@ class WaveformSource:
         self.dataset = dataset
         self.features = features
         self.front_end = Spectrogram(features)
+        self.silence = silence(features)
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Log-mel pictures (batch, windows, bands, frames) float32 of some rows."""
+        """Pictures (batch, windows, bands, frames) float32 of some rows."""
         waves = np.stack([self._wave(int(row), index, draws) for index, row in enumerate(rows)])
         with torch.inference_mode():
             pictures = self.front_end.views(torch.from_numpy(waves))[:, 0]

@@ -43,7 +43,7 @@ class ModelCard:
     recipe : Recipe
         Resolved: no feature field is ``auto``.
     mean, std : tuple of float
-        For each picture channel, in units of log-mel: the network sees ``(picture - mean) / std``.
+        For each picture channel, in the units of its picture: the network sees ``(picture - mean) / std``.
     temperature : float
         Logits are divided by it before the softmax.
     trained_on : dict

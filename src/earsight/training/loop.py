@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, log_loss
 from earsight.features.augment import Draws, apply, draw, mix_targets, one_hot
-from earsight.features.spectrogram import FLOOR
 from earsight.recipe import Augment, Recipe, Training
 from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
 from earsight.training.machine import training_dtype
@@ -46,8 +45,12 @@ class Source(Protocol):
     stretches: bool
     """Whether `read` has stretched and rolled the sound by the draws already."""
 
+    @property
+    def silence(self) -> Tensor:
+        """What each row of its pictures reads in digital silence, shape (bands,)."""
+
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None) -> Tensor:
-        """Log-mel pictures (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
+        """Pictures (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ class Data:
     def pictures(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Network input (batch, 3, bands, frames), channels-last, changed by the draws where there are any."""
         raw = self.source.read(rows, draws=draws).to(self.device, non_blocking=True)
-        mean, std = self.mean.to(self.device), self.std.to(self.device)
-        out = raw.sub_(mean[:, None, None]).div_(std[:, None, None])
+        mean, std = self.mean.to(self.device)[:, None], self.std.to(self.device)[:, None]
+        out = raw.sub_(mean[..., None]).div_(std[..., None])
         if draws is not None:
-            out = apply(out, draws, silence=(FLOOR - mean) / std, stretch=not self.source.stretches)
+            silence = (self.source.silence.to(self.device) - mean) / std
+            out = apply(out, draws, silence=silence, stretch=not self.source.stretches)
         return out.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 

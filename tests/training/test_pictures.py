@@ -1,4 +1,4 @@
-"""A picture of one window, from training to a loaded model file."""
+"""Pictures other than the default, from training to a loaded model file: one window, and each representation."""
 
 import numpy as np
 import pytest
@@ -12,11 +12,23 @@ from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 
 
-def test_a_model_of_one_window_predicts_from_its_file(synthetic, tiny, cpu, tmp_path):
-    recipe = tiny("features.windows_ms=[50]", "features.hops_ms=[25]", "training.epochs=1")
+@pytest.mark.parametrize(
+    "features",
+    [
+        ["features.windows_ms=[50]", "features.hops_ms=[25]"],
+        ["features.representation=log_spectrogram"],
+        ["features.representation=mfcc"],
+        ["features.representation=gammatone"],
+        ["features.representation=mfcc", "features.windows_ms=[50]", "features.hops_ms=[25]"],
+    ],
+    ids=lambda features: features[0].partition("=")[2],
+)
+def test_a_model_predicts_from_its_file_what_it_did_in_training(synthetic, tiny, cpu, tmp_path, features):
+    recipe = tiny(*features, "training.epochs=1")
     folder = run_trial(prepare(synthetic, recipe), Trial(1, 0), run=tmp_path, device=cpu)
     found = read_predictions(folder / "predictions.npz")
     classifier = load_classifier(folder / "model.safetensors")
+    assert classifier.card.recipe.features == recipe.features
     files = [synthetic.root / str(clip) for clip in found.clips]
     waves = [audio.fit(audio.read(file, sample_rate_hz=8000), classifier.samples) for file in files]
     again = classifier.probabilities(np.stack(waves))

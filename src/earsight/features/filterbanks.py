@@ -1,0 +1,178 @@
+"""Representations: what the rows of a picture are, as filterbanks on the power of the STFT.
+
+Comes in: a rate in Hz, the points of the FFT, a number of bands, and a pitch step. Goes out: a bank (bands, bins)
+float32, bins = points // 2 + 1, of weights of at least 0, lowest band first. A picture is log(bank @ power + 1e-6),
+resized in time; where the representation has a basis (bands, bands), the picture is the basis times that.
+
+Only the power of the STFT is used, so raising a sound by s semitones is reading its power at the frequency f as if it
+stood at f * 2^(s / 12): a bank's filters are evaluated at multiplied frequencies, and no phase is touched. That holds
+for every representation. What is moved beyond half the rate is lost, as in a wave that is resampled.
+
+All banks reach from 0 Hz to half the rate:
+
+- ``log_mel``: triangles of height 1 between points that are evenly spaced in HTK mels;
+- ``log_spectrogram``: linear frequency. A row is the mean power under a triangle: torch's bilinear resize with
+  antialiasing from the FFT's bins to the bands, as the columns are resized in time;
+- ``mfcc``: the log-mels of a column under an orthonormal DCT of type II: as many coefficients as bands, so that every
+  representation has pictures of one size and none of the log-mel is thrown away; the lowest order first;
+- ``gammatone``: the power responses of gammatone filters of order 4 with peaks of 1 (Slaney 1993, Apple technical
+  report 35), their centres evenly spaced in ERBs (Glasberg and Moore 1990, doi 10.1016/0378-5955(90)90170-T).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOG_OFFSET = 1e-6
+FLOOR = float(np.log(LOG_OFFSET))
+"""Log power of digital silence in a band, about -13.8."""
+ERB_SHARE = 1.019
+"""Bandwidth of a gammatone filter of order 4, in ERBs, at which its own equivalent rectangular bandwidth is one ERB."""
+
+
+def hz_to_mel(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """HTK mel scale, 2595 log10(1 + f / 700), of frequencies in Hz."""
+    return 2595.0 * np.log10(1.0 + np.asarray(hz, dtype=np.float64) / 700.0)
+
+
+def mel_to_hz(mel: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Frequencies in Hz of HTK mels: the inverse of `hz_to_mel`."""
+    return 700.0 * (10.0 ** (np.asarray(mel, dtype=np.float64) / 2595.0) - 1.0)
+
+
+def hz_to_erbs(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Number of ERBs below frequencies in Hz: 21.4 log10(1 + 0.00437 f) (Glasberg and Moore 1990, equation 4)."""
+    return 21.4 * np.log10(1.0 + 0.00437 * np.asarray(hz, dtype=np.float64))
+
+
+def erbs_to_hz(erbs: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Frequencies in Hz of numbers of ERBs: the inverse of `hz_to_erbs`."""
+    return (10.0 ** (np.asarray(erbs, dtype=np.float64) / 21.4) - 1.0) / 0.00437
+
+
+def erb_width_hz(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
+    """Equivalent rectangular bandwidth of hearing in Hz: 24.7 (1 + 0.00437 f) (Glasberg and Moore 1990, equation 3)."""
+    return 24.7 * (1.0 + 0.00437 * np.asarray(hz, dtype=np.float64))
+
+
+def mel_filterbank(*, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0) -> NDArray[np.float32]:
+    """Triangular mel filters of height 1.
+
+    Parameters
+    ----------
+    sample_rate_hz : int
+        Rate of the waves, in Hz.
+    fft_points : int
+        Points of the FFT.
+    bands : int
+        Number of bands between 0 Hz and half the rate.
+    semitones : float
+        Pitch shift; positive is upwards.
+
+    Returns
+    -------
+    ndarray, shape (bands, fft_points // 2 + 1), float32
+    """
+    frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
+    edges = mel_to_hz(np.linspace(0.0, hz_to_mel(sample_rate_hz / 2.0), bands + 2))
+    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rising = (frequencies - left) / (centre - left)
+    falling = (right - frequencies) / (right - centre)
+    filters: NDArray[np.float32] = np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+    return filters
+
+
+def linear_filterbank(
+    *, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0
+) -> NDArray[np.float32]:
+    """The bilinear resize with antialiasing of an FFT's bins to bands; takes and gives what `mel_filterbank` does.
+
+    A row weighs the bins by a triangle whose half-width is one row (or one bin, where there are fewer bins than rows),
+    and its weights add up to 1. A pitch shift keeps that scale: a tone has the power that it had.
+    """
+    bins = fft_points // 2 + 1
+    width = bins / bands
+    centre = ((np.arange(bands) + 0.5) * width - 0.5)[:, None]
+
+    def triangles(place: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.maximum(0.0, 1.0 - np.abs(place - centre) / max(width, 1.0))
+
+    frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
+    scale = triangles(np.arange(bins, dtype=np.float64)).sum(axis=1, keepdims=True)
+    filters = triangles(frequencies * fft_points / sample_rate_hz) / scale
+    kept: NDArray[np.float32] = np.where(frequencies > sample_rate_hz / 2, 0.0, filters).astype(np.float32)
+    return kept
+
+
+def gammatone_filterbank(
+    *, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0
+) -> NDArray[np.float32]:
+    """Power responses of gammatone filters; takes and gives what `mel_filterbank` does.
+
+    The impulse response t^3 exp(-2 pi b t) cos(2 pi c t) has a transform proportional to
+    (1 + i (f - c) / b)^-4 + (1 + i (f + c) / b)^-4, with the centre c and b = 1.019 ERB(c), all in Hz. A row is its
+    squared magnitude, divided by that at c. The centres divide the range from 0 Hz to half the rate evenly in ERBs.
+    """
+    frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
+    centre = erbs_to_hz(np.linspace(0.0, hz_to_erbs(sample_rate_hz / 2.0), bands + 2)[1:-1])[:, None]
+    width = ERB_SHARE * erb_width_hz(centre)
+
+    def power(hz: NDArray[np.float64]) -> NDArray[np.float64]:
+        response = (1.0 + 1j * (hz - centre) / width) ** -4 + (1.0 + 1j * (hz + centre) / width) ** -4
+        return np.asarray(response.real**2 + response.imag**2)
+
+    filters = power(frequencies[None, :]) / power(centre)
+    kept: NDArray[np.float32] = np.where(frequencies > sample_rate_hz / 2, 0.0, filters).astype(np.float32)
+    return kept
+
+
+def cosine_basis(bands: int) -> NDArray[np.float32]:
+    """The orthonormal DCT of type II as a matrix (bands, bands) float32: row k is the k-th coefficient's cosine."""
+    order = np.arange(bands)[:, None]
+    basis = np.sqrt(2.0 / bands) * np.cos(np.pi * order * (2 * np.arange(bands) + 1) / (2 * bands))
+    basis[0] /= np.sqrt(2.0)
+    rows: NDArray[np.float32] = basis.astype(np.float32)
+    return rows
+
+
+def _warped_hz(sample_rate_hz: int, fft_points: int, semitones: float) -> NDArray[np.float64]:
+    """Frequencies at which the FFT's bins are read, in Hz."""
+    bins = np.arange(fft_points // 2 + 1, dtype=np.float64) * (sample_rate_hz / fft_points)
+    warped: NDArray[np.float64] = bins * 2.0 ** (semitones / 12.0)
+    return warped
+
+
+@dataclass(frozen=True)
+class Representation:
+    """How the power of an STFT becomes the rows of a picture.
+
+    Attributes
+    ----------
+    bank : callable
+        The filters; takes and gives what `mel_filterbank` does.
+    basis : callable or None
+        From a number of bands to the matrix (bands, bands) that turns log powers into rows; None where they are rows.
+    steps_per_unit : int
+        Of the log powers as the store keeps them, before the basis.
+    zero_at : float
+        Log power in the middle of the store's range, which reaches 32768 steps to either side.
+    """
+
+    bank: Callable[..., NDArray[np.float32]]
+    basis: Callable[[int], NDArray[np.float32]] | None = None
+    steps_per_unit: int = 1024
+    zero_at: float = 16.0
+
+
+REPRESENTATIONS = {
+    "log_mel": Representation(mel_filterbank),
+    "log_spectrogram": Representation(linear_filterbank),
+    # A coefficient adds up the rounding of all bands, so the steps are finer and silence has a code of its own. The
+    # range is -13.8 to 18.2; sounds of full scale reach 15 at 44.1 kHz.
+    "mfcc": Representation(mel_filterbank, basis=cosine_basis, steps_per_unit=2048, zero_at=FLOOR + 16),
+    "gammatone": Representation(gammatone_filterbank),
+}
