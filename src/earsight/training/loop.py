@@ -104,6 +104,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     score_rows: NDArray[np.int64] | None = None,
+    pick_epoch: bool = True,
     watch_rows: NDArray[np.int64] | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
@@ -123,6 +124,8 @@ def fit(
         Of the batch order and the augmentation; the model's own start is the caller's.
     score_rows : ndarray of int64, optional
         Rows whose accuracy picks the epoch; without them the last epoch is taken.
+    pick_epoch : bool
+        False takes the last epoch all the same: the score rows are only told of.
     watch_rows : ndarray of int64, optional
         Rows whose accuracy each epoch's record tells, and which decide nothing: ``held_out`` holds their ``accuracy``
         and the positions of those that are ``wrong``.
@@ -165,7 +168,7 @@ def fit(
             on_step=on_step,
         )
         if score_rows is not None:
-            record |= _score(model, data, score_rows, training=training, course=course, epoch=epoch + 1)
+            record |= _score(model, data, score_rows, recipe=recipe, course=course, epoch=epoch + 1, pick=pick_epoch)
         if watch_rows is not None:
             record["held_out"] = _watch(model, data, watch_rows, course=course)
         record["seconds"] = round(time.monotonic() - started, 3)
@@ -254,15 +257,22 @@ def _train_epoch(
 
 
 def _score(
-    model: nn.Module, data: Data, rows: NDArray[np.int64], *, training: Training, course: _Course, epoch: int
+    model: nn.Module,
+    data: Data,
+    rows: NDArray[np.int64],
+    *,
+    recipe: Recipe,
+    course: _Course,
+    epoch: int,
+    pick: bool,
 ) -> dict[str, float]:
-    """Accuracy and log loss of the epoch on rows that did not train it; remembers the best state."""
+    """Accuracy and log loss of the epoch on rows that did not train it; to pick from, the best state is kept."""
     with _reported_weights(model, course):
         logits = predict(model, data, rows)
         if not np.isfinite(logits).all():
-            raise _diverged(epoch, "a logit is not finite", training)
+            raise _diverged(epoch, "a logit is not finite", recipe.training)
         score = accuracy(data.labels[rows], logits.argmax(axis=1))
-        if score > course.best_score:
+        if pick and score > course.best_score:
             course.best_epoch, course.best_score, course.best = epoch, score, make_running_mean(model)
     return {"accuracy": score, "log_loss": log_loss(logits, data.labels[rows])}
 

@@ -7,6 +7,7 @@ and ``DONE``, each written beside its name and renamed, DONE last of all.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,39 @@ def write_outcome(
         trained_on=trained_on,
     )
     save(folder / "model.safetensors", state=fitted.state, card=card)
-    about = {
+    about = _about(prepared, fitted, fold=fold, seed=seed)
+    _write_predictions(folder / "predictions.npz", prepared, rows=test_rows, logits=logits, about=about)
+
+
+def write_inner(
+    folder: Path,
+    prepared: Prepared,
+    fitted: Fitted,
+    *,
+    fold: int,
+    seed: int,
+    inner_rows: NDArray[np.int64],
+    logits: NDArray[np.float32],
+) -> None:
+    """Write ``inner.npz``: as ``predictions.npz``, but of rows that were set aside from the training folds.
+
+    Parameters
+    ----------
+    folder : Path
+        The trial's folder.
+    prepared, fitted
+        What was trained on, and what came of it.
+    fold, seed : int
+    inner_rows : ndarray of int64, shape (clips,)
+    logits : ndarray of float32, shape (clips, classes)
+    """
+    about = _about(prepared, fitted, fold=fold, seed=seed) | {"inner": True, "epochs": len(fitted.history)}
+    _write_predictions(folder / "inner.npz", prepared, rows=inner_rows, logits=logits, about=about)
+
+
+def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[str, Any]:
+    dataset, recipe = prepared.dataset, prepared.recipe
+    return {
         "fold": fold,
         "seed": seed,
         "seconds": round(sum(record["seconds"] for record in fitted.history), 1),
@@ -81,14 +114,6 @@ def write_outcome(
             "skipped": list(prepared.skipped),
         },
     }
-    _write_predictions(
-        folder / "predictions.npz",
-        clip=np.array([dataset.clips[row].path for row in test_rows]),
-        label=labels,
-        logits=logits,
-        classes=np.array(dataset.classes),
-        about=np.array(json.dumps(about)),
-    )
 
 
 def tidy(folder: Path) -> None:
@@ -109,8 +134,24 @@ def replace_text(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _write_predictions(path: Path, **arrays: Any) -> None:
+def _write_predictions(
+    path: Path,
+    prepared: Prepared,
+    *,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    about: Mapping[str, Any],
+) -> None:
+    dataset = prepared.dataset
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(
+            file,
+            allow_pickle=False,
+            clip=np.array([dataset.clips[row].path for row in rows]),
+            label=dataset.labels[rows],
+            logits=logits,
+            classes=np.array(dataset.classes),
+            about=np.array(json.dumps(about)),
+        )
     temporary.replace(path)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from torch import nn
 
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
@@ -24,13 +27,14 @@ from earsight.errors import DataError, RunError
 from earsight.models.backbones import build
 from earsight.models.depthwise import use_fast_depthwise
 from earsight.recipe import Recipe
-from earsight.training.loop import Data, Source, fit, predict
+from earsight.training.loop import Data, Fitted, Source, fit, predict
 from earsight.training.machine import keep_freed_memory
-from earsight.training.outcome import replace_text, tidy, write_history, write_outcome
+from earsight.training.outcome import replace_text, tidy, write_history, write_inner, write_outcome
 from earsight.training.preparation import Prepared
 
 Step = Callable[[int, int, float], None]
-_Rows = NDArray[np.int64]
+Epoch = Callable[[list[dict[str, Any]]], None]
+_Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ def run_trial(
     *,
     run: Path,
     device: torch.device,
+    weights: str | None = None,
     on_step: Step | None = None,
 ) -> Path:
     """Train on every fold but one, predict that one, and write the trial's folder.
@@ -67,6 +72,8 @@ def run_trial(
     run : Path
         The run folder.
     device : torch.device
+    weights : str, optional
+        Where the recipe's starting weights lie on this machine, if not where the recipe says.
     on_step : callable, optional
         Called with (steps done, steps in all, loss).
 
@@ -82,23 +89,126 @@ def run_trial(
     DataError
         If the fold has no usable clip to test or a class none to train on.
     """
+
+    def work(folder: Path) -> None:
+        rows = _rows(prepared, trial)
+        fitted, model, data = _fitted(
+            prepared, trial, rows, folder, device=device, weights=weights, on_step=on_step, on_epoch=None
+        )
+        write_outcome(
+            folder,
+            prepared,
+            fitted,
+            data,
+            fold=trial.fold,
+            seed=trial.seed,
+            test_rows=rows.test,
+            logits=predict(model, data, rows.test),
+            train_clips=len(rows.train),
+        )
+
+    return _once(prepared, trial, run, work)
+
+
+def run_inner(
+    prepared: Prepared,
+    trial: Trial,
+    *,
+    run: Path,
+    device: torch.device,
+    weights: str | None = None,
+    on_step: Step | None = None,
+    on_epoch: Epoch | None = None,
+) -> Path:
+    """Train on a part of the training folds and predict the rest of them; the held-out fold is not looked at.
+
+    Parameters
+    ----------
+    prepared, trial, run, device, weights, on_step
+        As for `run_trial`.
+    on_epoch : callable, optional
+        Called with all records so far after each epoch; each holds the ``log_loss`` and ``accuracy`` of the inner rows.
+
+    Returns
+    -------
+    Path
+        The trial's folder, with DONE and ``inner.npz`` in it: what the epoch that the recipe's protocol reports (the
+        last one; the best for ``inner`` and ``test``) predicts for the inner rows.
+
+    Raises
+    ------
+    RunError
+        If the run folder holds a trial of another recipe or data set, or another process is at work on this one.
+    DataError
+        If a class has no clip to train on, or no clip can be set aside.
+    """
+
+    def work(folder: Path) -> None:
+        train, inner = inner_split(prepared, trial.fold)
+        rows = _Rows(train=train, score=inner, pick=prepared.recipe.training.protocol != "last", test=inner)
+        fitted, model, data = _fitted(
+            prepared, trial, rows, folder, device=device, weights=weights, on_step=on_step, on_epoch=on_epoch
+        )
+        logits = predict(model, data, inner)
+        write_inner(folder, prepared, fitted, fold=trial.fold, seed=trial.seed, inner_rows=inner, logits=logits)
+
+    return _once(prepared, trial, run, work)
+
+
+def _once(prepared: Prepared, trial: Trial, run: Path, work: Callable[[Path], None]) -> Path:
+    """The trial's folder, after the work in it if it is not DONE."""
     folder = trial.folder(run)
     check_run(prepared.dataset, prepared.recipe, run, pictures=prepared.identity)
     if is_done(folder):
         tidy(folder)
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
-    except Timeout as error:
-        raise RunError(f"{folder}: another process is training this trial; wait for it, or end it") from error
-    with lock:
+    with lock_trial(folder):
         if not is_done(folder):  # another process may have ended it meanwhile
-            _run_alone(prepared, trial, folder, device=device, on_step=on_step)
+            started = time.monotonic()
+            work(folder)
+            replace_text(folder / "DONE", f"{time.monotonic() - started:.1f} s\n")
+            tidy(folder)
     return folder
 
 
-def _run_alone(prepared: Prepared, trial: Trial, folder: Path, *, device: torch.device, on_step: Step | None) -> None:
+def lock_trial(folder: Path) -> AbstractContextManager[Any]:
+    """Keep other processes from a trial's folder, which is made, for as long as the block runs.
+
+    Raises
+    ------
+    RunError
+        If another process is at work on it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"{folder}: another process is training this trial; wait for it, or end it") from error
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What each row is for: training, scoring an epoch (and whether that picks it), being predicted, being watched."""
+
+    train: _Numbers
+    score: _Numbers | None
+    pick: bool
+    test: _Numbers
+    watch: _Numbers | None = None
+
+
+def _fitted(
+    prepared: Prepared,
+    trial: Trial,
+    rows: _Rows,
+    folder: Path,
+    *,
+    device: torch.device,
+    weights: str | None,
+    on_step: Step | None,
+    on_epoch: Epoch | None,
+) -> tuple[Fitted, nn.Module, Data]:
+    """Name the trial in its folder, and fit a new model, or go on from the folder's checkpoint."""
     keep_freed_memory()
     dataset, recipe = prepared.dataset, prepared.recipe
     identity = {
@@ -109,64 +219,63 @@ def _run_alone(prepared: Prepared, trial: Trial, folder: Path, *, device: torch.
         "seed": trial.seed,
     }
     replace_text(folder / "trial.json", json.dumps(identity))
-    started = time.monotonic()
-    train_rows, score_rows, test_rows = _rows(prepared, trial)
-    data = _data(prepared, train_rows, device=device)
+    data = _data(prepared, rows.train, device=device)
     model = build(
         recipe.backbone.name,
         classes=data.classes,
-        weights=recipe.backbone.weights,
+        weights=weights or recipe.backbone.weights,
         dropout=recipe.backbone.dropout,
         seed=trial.seed,
     ).to(device)
     model = model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         use_fast_depthwise(model)
+
+    def note(history: list[dict[str, Any]]) -> None:
+        write_history(folder / "history.jsonl", history)
+        if on_epoch:
+            on_epoch(history)
+
     fitted = fit(
         model,
         data,
-        train_rows,
+        rows.train,
         recipe=recipe,
         seed=trial.seed,
-        score_rows=score_rows,
-        watch_rows=test_rows if recipe.training.watch else None,
+        score_rows=rows.score,
+        pick_epoch=rows.pick,
+        watch_rows=rows.watch,
         checkpoint=folder / "checkpoint.safetensors",
         on_step=on_step,
-        on_epoch=lambda history: write_history(folder / "history.jsonl", history),
+        on_epoch=note,
     )
-    write_outcome(
-        folder,
-        prepared,
-        fitted,
-        data,
-        fold=trial.fold,
-        seed=trial.seed,
-        test_rows=test_rows,
-        logits=predict(model, data, test_rows),
-        train_clips=len(train_rows),
-    )
-    replace_text(folder / "DONE", f"{time.monotonic() - started:.1f} s\n")
-    tidy(folder)
+    return fitted, model, data
 
 
-def _rows(prepared: Prepared, trial: Trial) -> tuple[_Rows, _Rows | None, _Rows]:
-    """Rows that train, rows that score an epoch (None: the last is taken), and rows that are held out."""
+def _rows(prepared: Prepared, trial: Trial) -> _Rows:
     dataset, training = prepared.dataset, prepared.recipe.training
     held_out = dataset.folds == trial.fold
-    test_rows = np.flatnonzero(held_out & prepared.usable)
-    train_rows = np.flatnonzero(~held_out & prepared.usable)
-    check_rows(dataset, trial.fold, train_rows, test_rows)
-    if training.protocol == "last":
-        return train_rows, None, test_rows
+    test = np.flatnonzero(held_out & prepared.usable)
+    train = np.flatnonzero(~held_out & prepared.usable)
+    check_rows(dataset, trial.fold, train, test)
+    score = None
     if training.protocol == "test":
-        return train_rows, test_rows, test_rows
-    labels, groups = dataset.labels[train_rows], dataset.groups[train_rows]
+        score = test
+    elif training.protocol == "inner":
+        train, score = inner_split(prepared, trial.fold)
+    return _Rows(train=train, score=score, pick=True, test=test, watch=test if training.watch else None)
+
+
+def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
+    """Rows of the training folds that train, and the inner rows: whole groups that are set aside, by label."""
+    dataset, training = prepared.dataset, prepared.recipe.training
+    rows = np.flatnonzero((dataset.folds != fold) & prepared.usable)
     # One split for all seeds, so that the head and the order of the batches alone tell them apart.
-    inner = holdout(labels, groups, fraction=training.inner_fraction, seed=0)
-    return train_rows[~inner], train_rows[inner], test_rows
+    inner = holdout(dataset.labels[rows], dataset.groups[rows], fraction=training.inner_fraction, seed=0)
+    return rows[~inner], rows[inner]
 
 
-def _data(prepared: Prepared, train_rows: _Rows, *, device: torch.device) -> Data:
+def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> Data:
     """The pictures as the network takes them, normalised by the training rows alone."""
     dataset, recipe = prepared.dataset, prepared.recipe
     source: Source = prepared.store
