@@ -17,6 +17,7 @@ from earsight.errors import DataError
 from earsight.evaluation.metrics import accuracy, macro_f1, per_class
 from earsight.evaluation.statistics import bootstrap_accuracy
 from earsight.inference.classifier import Classifier
+from earsight.models.card import ModelCard
 from earsight.training.preparation import hold_out
 
 
@@ -36,7 +37,8 @@ def evaluate(
     dataset : Dataset
         Its labels must be classes of the model.
     fold : int, optional
-        Only this fold. Default: the clips that were held out, where the model was trained on this data set; else all.
+        Only this fold. Default: the clips that were held out, where the model was trained on this data set; else all,
+        as for an ensemble whose members held out other folds, so that together they saw every clip.
     skip_bad : bool
         Leave unreadable clips out instead of stopping.
     progress : callable, optional
@@ -63,7 +65,7 @@ def evaluate(
     wanted = np.ones(len(dataset.clips), dtype=bool)
     if fold is not None:
         wanted = dataset.folds == fold
-    elif trained is not None:
+    elif trained is not None and not trained.all():
         wanted, fold = ~trained, fold_held
     rows = np.flatnonzero(wanted)
     if not len(rows):
@@ -95,7 +97,7 @@ def evaluate(
         "macro_f1": macro_f1(truth, guess, classes=len(classifier.classes)),
         "clips": len(truth),
         "fold": fold,
-        "held_out": trained is not None and bool((wanted == ~trained).all()),
+        "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
         "seen_in_training": _seen(classifier, dataset, trained, rows),
         "classes": [
             {
@@ -111,21 +113,32 @@ def evaluate(
 
 
 def _trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
-    """Which rows were trained on, and the fold that the others are; None where the model does not tell.
+    """Which rows some member was trained on, and the fold that the others are; None where the model does not tell."""
+    found = [_trained_by(card, dataset) for card in classifier.card.members or (classifier.card,)]
+    rows = [mask for mask, _ in found if mask is not None]
+    folds = {fold for _, fold in found}
+    if len(rows) < len(found):
+        return None, None
+    return np.logical_or.reduce(rows), folds.pop() if len(folds) == 1 else None
+
+
+def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
+    """The same for one network.
 
     A model trained without a fold of its own held clips out by its seed, so that the same draw finds them again.
     """
-    card = classifier.card.trained_on
-    if card.get("digest") == dataset.digest:
-        return dataset.folds != card["fold"], int(card["fold"])
-    if not _same_clips(classifier, dataset):
+    about = card.trained_on
+    if about.get("digest") == dataset.digest:
+        return dataset.folds != about["fold"], int(about["fold"])
+    if about.get("clips_digest") != dataset.clips_digest:
         return None, None
-    split = hold_out(dataset, seed=int(card["seed"]))
-    return (split.folds != card["fold"], None) if split.digest == card["digest"] else (None, None)
+    split = hold_out(dataset, seed=int(about["seed"]))
+    return (split.folds != about["fold"], None) if split.digest == about["digest"] else (None, None)
 
 
 def _same_clips(classifier: Classifier, dataset: Dataset) -> bool:
-    return bool(classifier.card.trained_on.get("clips_digest") == dataset.clips_digest)
+    cards = classifier.card.members or (classifier.card,)
+    return any(card.trained_on.get("clips_digest") == dataset.clips_digest for card in cards)
 
 
 def _seen(

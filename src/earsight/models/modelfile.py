@@ -3,18 +3,17 @@
 Comes in: a state dict and a `ModelCard`. Goes out: a file, and from it the same card and an ``eval`` module on the CPU,
 bit for bit. Loading runs no code from the file. The tensors are the state dict's under ``model.``; the metadata is one
 JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card"}``, where the card carries its own digest.
+
+A card with members describes an ensemble; the tensors are then those of `earsight.models.ensemble.Ensemble`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import math
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,60 +21,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from earsight.errors import ModelError, RecipeError
+from earsight.errors import ModelError
 from earsight.models.backbones import build_empty
+from earsight.models.card import ModelCard as ModelCard
+from earsight.models.card import card_of, described
 from earsight.models.checkpoints import damaged, file_kind, one_line, read_header, read_safetensors
-from earsight.recipe import Recipe
+from earsight.models.ensemble import Ensemble, Member
 
 FORMAT_VERSION = 1
 _KEY = "earsight"
 _PREFIX = "model."
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """All that a model needs beside its weights to turn a sound into a label.
-
-    Parameters
-    ----------
-    classes : tuple of str
-        Label of each output, in order.
-    recipe : Recipe
-        Resolved: no feature field is ``auto``.
-    mean, std : tuple of float
-        For each picture channel, in the units of its picture: the network sees ``(picture - mean) / std``.
-    temperature : float
-        Logits are divided by it before the softmax.
-    trained_on : dict
-        Data set name and digest, fold, seed, earsight version, accuracy: JSON values.
-    calibration : dict
-        Further calibration figures: JSON values.
-
-    Raises
-    ------
-    ModelError
-        If a value could not serve a prediction.
-    """
-
-    classes: tuple[str, ...]
-    recipe: Recipe
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    temperature: float = 1.0
-    trained_on: dict[str, Any] = field(default_factory=dict)
-    calibration: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.classes or len(set(self.classes)) != len(self.classes) or not all(self.classes):
-            raise ModelError(f"model card: {len(self.classes)} classes; expected at least one, all named and different")
-        if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean + self.std)):
-            raise ModelError(f"model card: mean {self.mean} and std {self.std}; expected one finite number per channel")
-        if min(self.std) <= 0 or not 0 < self.temperature < math.inf:
-            raise ModelError(f"model card: std {self.std}, temperature {self.temperature}; expected numbers above 0")
-        try:
-            self.recipe.features.rate, self.recipe.features.samples, self.recipe.features.columns  # noqa: B018
-        except RecipeError as error:
-            raise ModelError(f"model card: the recipe is not resolved ({error})") from error
 
 
 def save(path: str | Path, *, state: Mapping[str, Tensor], card: ModelCard) -> None:
@@ -100,10 +55,8 @@ def save(path: str | Path, *, state: Mapping[str, Tensor], card: ModelCard) -> N
     path = Path(path)
     tensors = {_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
     _check_finite(tensors, where=str(path))
-    described = {name.name: getattr(card, name.name) for name in dataclasses.fields(card)}
-    described["recipe"] = card.recipe.model_dump(mode="json")
     try:
-        text = _canonical(described)
+        text = _canonical(described(card))
     except (TypeError, ValueError) as error:
         raise ModelError(f"{path}: the model card does not go into JSON ({one_line(error)})") from error
     content = {
@@ -146,11 +99,11 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     if _digest(tensors) != tensors_sha256:
         raise damaged(path, "its weights are not those that were saved")
     _check_finite(tensors, where=str(path))
-    backbone = card.recipe.backbone
+    if len(tensors) < len(card.members):
+        raise damaged(path, f"it has {len(tensors)} weights for {len(card.members)} members")
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
-    # Always three channels: a picture of one window is copied to three.
-    model = build_empty(backbone.name, classes=len(card.classes), dropout=backbone.dropout)
+    model = _empty(card)
     wanted = {_PREFIX + key: value for key, value in model.state_dict().items()}
     wrong = [
         key
@@ -160,12 +113,27 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
         or (wanted[key].shape, wanted[key].dtype) != (tensors[key].shape, tensors[key].dtype)
     ]
     if wrong:
+        name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
         raise ModelError(
-            f"{path}: {len(wrong)} of its weights do not fit {backbone.name} with {len(card.classes)} classes "
+            f"{path}: {len(wrong)} of its weights do not fit {name} with {len(card.classes)} classes "
             f"({', '.join(wrong[:3])}); it was saved from another model or by another timm: train it again"
         )
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in tensors.items()}, assign=True)
     return card, model.eval()
+
+
+def _empty(card: ModelCard) -> nn.Module:
+    """The module that a card describes, without weights."""
+    if card.members:
+        return Ensemble(
+            [
+                Member(_empty(one), one.mean, one.std, one.temperature, weight)
+                for one, weight in zip(card.members, card.weights, strict=True)
+            ]
+        )
+    # Always three channels: a picture of one window is copied to three.
+    backbone = card.recipe.backbone
+    return build_empty(backbone.name, classes=len(card.classes), dropout=backbone.dropout)
 
 
 def _card(path: Path) -> tuple[ModelCard, str]:
@@ -190,17 +158,12 @@ def _card(path: Path) -> tuple[ModelCard, str]:
     try:
         tree = content["card"]
         intact = hashlib.sha256(_canonical(tree).encode()).hexdigest() == content["card_sha256"]
-        card = ModelCard(
-            classes=tuple(str(name) for name in tree["classes"]),
-            recipe=Recipe.model_validate(tree["recipe"]),
-            mean=tuple(float(value) for value in tree["mean"]),
-            std=tuple(float(value) for value in tree["std"]),
-            temperature=float(tree["temperature"]),
-            trained_on=dict(tree["trained_on"]),
-            calibration=dict(tree["calibration"]),
-        )
+        card = card_of(tree)
         tensors_sha256 = str(content["tensors_sha256"])
-    except (ModelError, ValidationError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    except (
+        *(ModelError, ValidationError, ValueError, TypeError),
+        *(KeyError, AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise damaged(path, f"its card cannot be read ({one_line(error)})") from error
     if not intact:
         raise damaged(path, "its card is not the one that was saved")

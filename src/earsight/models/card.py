@@ -1,0 +1,155 @@
+"""The model card: what a model needs beside its weights to turn a sound into a label.
+
+Comes in: labels, a resolved recipe, normalisation and what is known of the training. Goes out: a checked `ModelCard`,
+and the tree of JSON values that a model file keeps of it. An ensemble's card has members, a card and a weight for each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from earsight.errors import ModelError, RecipeError
+from earsight.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that a model needs beside its weights to turn a sound into a label.
+
+    Parameters
+    ----------
+    classes : tuple of str
+        Label of each output, in order.
+    recipe : Recipe
+        Resolved: no feature field is ``auto``.
+    mean, std : tuple of float
+        For each picture channel, in the units of its picture: the network sees ``(picture - mean) / std``.
+    temperature : float
+        Logits are divided by it before the softmax.
+    trained_on : dict
+        Data set name and digest, fold, seed, earsight version, accuracy: JSON values.
+    calibration : dict
+        Further calibration figures: JSON values.
+    members : tuple of ModelCard
+        Of an ensemble, as `ensemble_card` makes it: their classes and features are the ensemble's, their means and
+        stds are used in place of its own, which are 0 and 1. Empty for a single network.
+    weights : tuple of float
+        Each member's share of the mean probability.
+
+    Raises
+    ------
+    ModelError
+        If a value could not serve a prediction.
+    """
+
+    classes: tuple[str, ...]
+    recipe: Recipe
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    temperature: float = 1.0
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
+    members: tuple[ModelCard, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) != len(self.classes) or not all(self.classes):
+            raise ModelError(f"model card: {len(self.classes)} classes; expected at least one, all named and different")
+        if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean + self.std)):
+            raise ModelError(f"model card: mean {self.mean} and std {self.std}; expected one finite number per channel")
+        if min(self.std) <= 0 or not 0 < self.temperature < math.inf:
+            raise ModelError(f"model card: std {self.std}, temperature {self.temperature}; expected numbers above 0")
+        try:
+            self.recipe.features.rate, self.recipe.features.samples, self.recipe.features.columns  # noqa: B018
+        except RecipeError as error:
+            raise ModelError(f"model card: the recipe is not resolved ({error})") from error
+        if self.members or self.weights:
+            self._check_members()
+
+    def _check_members(self) -> None:
+        if len(self.weights) != len(self.members) or not all(0 < weight <= 1 for weight in self.weights):
+            count = len(self.weights)
+            raise ModelError(
+                f"model card: {len(self.members)} members, {count} weights; expected one positive share each"
+            )
+        if abs(math.fsum(self.weights) - 1) > 1e-6:
+            raise ModelError(f"model card: the members' weights add up to {math.fsum(self.weights):g}; expected 1")
+        if any(self.mean) or set(self.std) != {1.0}:
+            raise ModelError("model card: an ensemble with a mean and std of its own; expected 0 and 1")
+        for number, member in enumerate(self.members, start=1):
+            same = {
+                "classes": member.classes == self.classes,
+                "features": member.recipe.features == self.recipe.features,
+                "windows": len(member.mean) == len(self.mean),
+            }
+            for name, fits in same.items():
+                if not fits:
+                    raise ModelError(f"model card: member {number} has other {name} than the ensemble; leave it out")
+            if member.members:
+                raise ModelError(f"model card: member {number} is an ensemble itself; give its members instead")
+
+
+def ensemble_card(
+    members: Sequence[ModelCard], *, weights: Sequence[float] | None = None, trained_on: dict[str, Any]
+) -> ModelCard:
+    """The card of an ensemble of single networks.
+
+    Parameters
+    ----------
+    members : sequence of ModelCard
+        At least one, with the same classes and features.
+    weights : sequence of float, optional
+        Shares of the mean probability, adding up to 1; default equal ones.
+    trained_on : dict
+        Of the ensemble as a whole: JSON values.
+
+    Raises
+    ------
+    ModelError
+        If the members do not fit each other.
+    """
+    if not members:
+        raise ModelError("ensemble: no members; expected at least one")
+    windows = len(members[0].mean)
+    return ModelCard(
+        classes=members[0].classes,
+        recipe=members[0].recipe,
+        mean=(0.0,) * windows,
+        std=(1.0,) * windows,
+        trained_on=trained_on,
+        members=tuple(members),
+        weights=tuple(weights) if weights is not None else (1 / len(members),) * len(members),
+    )
+
+
+def described(card: ModelCard) -> dict[str, Any]:
+    """A card as JSON values; a single network's says nothing of members."""
+    tree = {one.name: getattr(card, one.name) for one in dataclasses.fields(card)}
+    tree["recipe"] = card.recipe.model_dump(mode="json")
+    if card.members:
+        tree["members"] = [described(member) for member in card.members]
+    else:
+        del tree["members"], tree["weights"]
+    return tree
+
+
+def card_of(tree: Any, *, nested: bool = False) -> ModelCard:
+    """The card that `described` gave."""
+    members = tree.get("members", ())
+    if nested and members:
+        raise ModelError("a member is an ensemble itself")
+    return ModelCard(
+        classes=tuple(str(name) for name in tree["classes"]),
+        recipe=Recipe.model_validate(tree["recipe"]),
+        mean=tuple(float(value) for value in tree["mean"]),
+        std=tuple(float(value) for value in tree["std"]),
+        temperature=float(tree["temperature"]),
+        trained_on=dict(tree["trained_on"]),
+        calibration=dict(tree["calibration"]),
+        members=tuple(card_of(member, nested=True) for member in members),
+        weights=tuple(float(value) for value in tree.get("weights", ())),
+    )
