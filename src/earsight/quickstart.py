@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from earsight.console import bar, out, say
 
@@ -26,13 +27,10 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     """
     import torch
 
-    from earsight.data import audio
     from earsight.data.layouts import open_dataset
     from earsight.data.synthetic import write_synthetic
     from earsight.evaluation.summary import write_summary
-    from earsight.inference.classifier import load_classifier
     from earsight.recipe import load_recipe
-    from earsight.reports.figures import spectrogram_figure
     from earsight.training.machine import describe_machine
     from earsight.training.preparation import prepare
     from earsight.training.schedule import publish_model, run_trials
@@ -52,40 +50,50 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     cpu = torch.device("cpu")
     with bar("3. training") as shown:
         run_trials(ready, [trial], run=run, device=cpu, progress=shown, say=lambda line: None)
-    result = write_summary(run, machine=describe_machine(cpu))
-    accuracy = result["accuracy"]["mean"]
-    low, high = result["accuracy"]["ci95"]
-    held_out = result["folds"][0]["clips"]
-    out.print(
-        f"held-out accuracy on the synthetic set: {100 * accuracy:.1f} % of {held_out} clips "
-        f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %); chance is {100 / len(dataset.classes):.1f} %"
-    )
+    _tell_accuracy(write_summary(run, machine=describe_machine(cpu)), chance=1 / len(dataset.classes))
     model = publish_model(run, trial)
-    classifier = load_classifier(model)
     row = int((dataset.folds == trial.fold).nonzero()[0][0])
-    file = dataset.file(row)
-    found = classifier.predict(file)
-    out.print(
-        f"predicted {file.name}: {found.label} with {100 * found.probabilities[0]:.1f} %; "
-        f"it is {dataset.clips[row].label}",
-        markup=False,
-    )
-    features = ready.recipe.features
-    wave = audio.fit(audio.read(file, sample_rate_hz=features.rate), features.samples)
-    picture = classifier.front_end(torch.from_numpy(wave)[None])[0].numpy()
     drawing = folder / "spectrogram.png"
-    spectrogram_figure(
-        picture,
-        path=drawing,
-        seconds=float(features.clip_seconds),
-        sample_rate_hz=features.rate,
-        windows_ms=features.windows_ms,
-        title=f"{dataset.clips[row].label} (synthetic)",
-        wave=wave,
-    )
+    _show_one(model, dataset.file(row), label=dataset.clips[row].label, drawing=drawing)
     out.print(
         f"picture: {drawing}\nmodel:   {model}\n"
         f"all in {time.monotonic() - started:.0f} s. Now your own sounds, one folder a class:",
         markup=False,
     )
     out.print("  earsight check my_sounds/\n  earsight train my_sounds/ --out runs/mine", markup=False)
+
+
+def _tell_accuracy(result: dict[str, Any], *, chance: float) -> None:
+    """Print the held-out accuracy of a summary of one fold, beside chance."""
+    low, high = result["accuracy"]["ci95"]
+    out.print(
+        f"held-out accuracy on the synthetic set: {100 * result['accuracy']['mean']:.1f} % of "
+        f"{result['folds'][0]['clips']} clips (95 % interval {100 * low:.1f} to {100 * high:.1f} %); "
+        f"chance is {100 * chance:.1f} %"
+    )
+
+
+def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> None:
+    """Predict one held-out file and draw its picture as the network sees it."""
+    import torch
+
+    from earsight.data import audio
+    from earsight.inference.classifier import load_classifier
+    from earsight.reports.figures import spectrogram_figure
+
+    classifier = load_classifier(model)
+    found = classifier.predict(file)
+    out.print(
+        f"predicted {file.name}: {found.label} with {100 * found.probabilities[0]:.1f} %; it is {label}", markup=False
+    )
+    features = classifier.card.recipe.features
+    wave = audio.fit(audio.read(file, sample_rate_hz=features.rate), features.samples)
+    spectrogram_figure(
+        classifier.front_end(torch.from_numpy(wave)[None])[0].numpy(),
+        path=drawing,
+        seconds=float(features.clip_seconds),
+        sample_rate_hz=features.rate,
+        windows_ms=features.windows_ms,
+        title=f"{label} (synthetic)",
+        wave=wave,
+    )

@@ -70,28 +70,8 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    number = {name: index for index, name in enumerate(classifier.classes)}
-    labels, answers, folds, skipped = [], [], [], []
-    for done, (row, found) in enumerate(
-        zip(rows, classifier.predict_files(dataset.file(int(row)) for row in rows), strict=True), start=1
-    ):
-        clip = dataset.clips[int(row)]
-        if found.error:
-            skipped.append(f"{clip.path}: {found.error}")
-        else:
-            labels.append(number[clip.label])
-            answers.append(number[found.label])
-            folds.append(clip.fold)
-        if progress:
-            progress(done, len(rows))
-    if skipped and (not skip_bad or not labels):
-        raise DataError(
-            f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
-            "Mend or remove them, or leave them out with --skip-bad."
-        )
-    truth, guess = np.array(labels), np.array(answers)
+    truth, guess, skipped = _answers(classifier, dataset, rows, skip_bad=skip_bad, progress=progress)
     interval = bootstrap_accuracy(truth == guess, folds=np.zeros(len(truth), dtype=np.int64))
-    table = per_class(truth, guess, classes=len(classifier.classes))
     return {
         "accuracy": {"mean": accuracy(truth, guess), "ci95": [interval.low, interval.high]},
         "macro_f1": macro_f1(truth, guess, classes=len(classifier.classes)),
@@ -99,17 +79,53 @@ def evaluate(
         "fold": fold,
         "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
         "seen_in_training": _seen(classifier, dataset, trained, rows),
-        "classes": [
-            {
-                "name": name,
-                "clips": int(table.support[index]),
-                "precision": float(table.precision[index]),
-                "recall": float(table.recall[index]),
-            }
-            for index, name in enumerate(classifier.classes)
-        ],
+        "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
     }
+
+
+def _answers(
+    classifier: Classifier,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    *,
+    skip_bad: bool,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """True and predicted class numbers of the rows that can be read, and what is wrong with the others."""
+    number = {name: index for index, name in enumerate(classifier.classes)}
+    labels, answers, skipped = [], [], []
+    predictions = classifier.predict_files(dataset.file(int(row)) for row in rows)
+    for done, (row, found) in enumerate(zip(rows, predictions, strict=True), start=1):
+        clip = dataset.clips[int(row)]
+        if found.error:
+            skipped.append(f"{clip.path}: {found.error}")
+        else:
+            labels.append(number[clip.label])
+            answers.append(number[found.label])
+        if progress:
+            progress(done, len(rows))
+    if skipped and (not skip_bad or not labels):
+        raise DataError(
+            f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
+            "Mend or remove them, or leave them out with --skip-bad."
+        )
+    return np.array(labels), np.array(answers), skipped
+
+
+def _by_class(
+    classes: tuple[str, ...], truth: NDArray[np.int64], guess: NDArray[np.int64]
+) -> list[dict[str, str | int | float]]:
+    table = per_class(truth, guess, classes=len(classes))
+    return [
+        {
+            "name": name,
+            "clips": int(table.support[index]),
+            "precision": float(table.precision[index]),
+            "recall": float(table.recall[index]),
+        }
+        for index, name in enumerate(classes)
+    ]
 
 
 def _trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
