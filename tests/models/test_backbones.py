@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from earsight.errors import ModelError
-from earsight.models.backbones import belongs, build, build_empty, stages
+from earsight.models.backbones import OWN, belongs, build, build_empty, stages
 
 FAMILIES = [
     "tf_efficientnet_lite0",
@@ -20,6 +20,7 @@ FAMILIES = [
     "regnety_002",
     "vgg11_bn",
     "hrnet_w18_small",
+    *OWN,
 ]
 
 
@@ -180,7 +181,7 @@ def test_pretrained_first_convolution_follows_the_channels(channels):
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "resnetblur18"])
+@pytest.mark.parametrize("name", ["test_resnet", "resnetblur18", "soundnet8"])
 def test_an_empty_model_takes_a_whole_state(name):
     full = build(name, classes=6, weights="none", seed=2).eval()
     empty = build_empty(name, classes=6)
@@ -202,6 +203,7 @@ def test_empty_models_hold_no_memory():
     [
         ("tf_efficientnet_lite", "did you mean 'tf_efficientnet_lite"),
         ("resnet5O", "did you mean 'resnet50"),
+        ("soundnet", "did you mean 'soundnet8'"),
         ("", "no such model"),
         ("qqqqqqqqqqqq", r"timm.list_models\(\)"),
         ("hf-hub:timm/resnet50", "no such model"),

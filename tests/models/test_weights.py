@@ -328,6 +328,25 @@ def test_shapes_are_named():
         fit_state(_tiny(0), donor, name="test_resnet", where="w.pth")
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_the_first_three_shapes_that_do_not_fit_are_named_in_one_line(tmp_path, suffix):
+    # Every key is there, and four have another shape; the head's is no matter.
+    wide = timm.create_model("resnet18", num_classes=7).state_dict()
+    for key in ("conv1.weight", "layer1.0.conv1.weight", "layer2.0.bn1.bias", "layer4.1.conv2.weight"):
+        wide[key] = torch.zeros(*(2 * size for size in wide[key].shape))
+    model = timm.create_model("resnet18", num_classes=4)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    path = _save(wide, tmp_path / f"wide{suffix}")
+    with pytest.raises(ModelError) as caught:
+        load_pretrained(model, "resnet18", str(path))
+    assert str(caught.value) == (
+        f"{path}: does not fit resnet18: conv1.weight is (128, 6, 14, 14), expected (64, 3, 7, 7); "
+        "layer1.0.conv1.weight is (128, 128, 6, 6), expected (64, 64, 3, 3); "
+        "layer2.0.bn1.bias is (256,), expected (128,) and 1 more. Give a checkpoint of resnet18"
+    )
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_nan_is_refused(value):
     donor = {key: tensor.clone() for key, tensor in _tiny(1).state_dict().items()}
@@ -407,7 +426,7 @@ def test_what_the_hub_may_answer(no_network, monkeypatch, kind):
 def test_a_model_without_any_weights_says_so(no_network):
     model = timm.create_model("test_resnet")
     model.pretrained_cfg = {**model.pretrained_cfg, "hf_hub_id": None, "url": ""}
-    with pytest.raises(ModelError, match="timm has no ImageNet weights"):
+    with pytest.raises(ModelError, match="there are no ImageNet weights"):
         load_pretrained(model, "test_resnet")
     assert not no_network
 

@@ -1,6 +1,6 @@
-"""Backbones: any timm CNN by its name, with a new head, split into named stages.
+"""Backbones: any timm CNN by its name, or one of our own, with a new head, split into named stages.
 
-Comes in: a timm name and a number of classes. Goes out: a module from pictures (batch, channels, bands, frames),
+Comes in: a backbone's name and a number of classes. Goes out: a module from pictures (batch, channels, bands, frames),
 float32, to logits (batch, classes); and the ordered stages of such a module as prefixes of its state keys.
 """
 
@@ -14,7 +14,11 @@ import torch
 from torch import nn
 
 from earsight.errors import ModelError
+from earsight.models.soundnet import SoundNet8
 from earsight.models.weights import load_pretrained
+
+OWN = {"soundnet8": SoundNet8}
+"""Backbones that timm does not have; each takes classes, dropout and channels."""
 
 
 def build(
@@ -31,7 +35,7 @@ def build(
     Parameters
     ----------
     name : str
-        A timm name, such as ``tf_efficientnet_lite0`` or ``densenet201.tv_in1k``.
+        A timm name, such as ``tf_efficientnet_lite0`` or ``densenet201.tv_in1k``, or one of `OWN`.
     classes : int
         Outputs of the head, at least 1. The head is new even where a checkpoint has one of the same size.
     weights : str
@@ -151,6 +155,8 @@ def _widest_prefix(key: str, stage_of: dict[str, str]) -> str:
 def _create(name: str, *, classes: int, dropout: float, channels: int) -> nn.Module:
     import timm
 
+    if name in OWN:
+        return OWN[name](classes=classes, dropout=dropout, channels=channels)
     try:
         model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=classes, in_chans=channels, drop_rate=dropout
@@ -166,6 +172,8 @@ def _check(name: str, *, classes: int) -> None:
 
     if classes < 1:
         raise ModelError(f"backbone {name}: asked for {classes} classes; expected at least 1")
+    if name in OWN:
+        return
     known = timm.is_model(name) and ":" not in name
     try:
         config = get_pretrained_cfg(name) if known else None
@@ -173,8 +181,7 @@ def _check(name: str, *, classes: int) -> None:
         tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
         raise ModelError(f"backbone {name}: timm has no such weights of it; those it has: {tags}") from error
     if not known:
-        every = timm.list_models()
-        near = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() shows the names"
         raise ModelError(f"backbone {name}: timm has no such model; {hint}")
     if config is not None and config.fixed_input_size:

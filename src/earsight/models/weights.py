@@ -47,9 +47,9 @@ def load_pretrained(model: nn.Module, name: str, source: str = "imagenet") -> st
     Parameters
     ----------
     model : nn.Module
-        A timm model.
+        A backbone that `earsight.models.backbones.build` made.
     name : str
-        Its timm name.
+        Its name.
     source : str
         ``imagenet``, or the path of a checkpoint: timm's or torchvision's of the same architecture, or a model file
         that earsight trained; .safetensors, .pth, .pt or .bin.
@@ -185,7 +185,7 @@ def _hub_file(model: nn.Module, name: str) -> Path:
     config: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     hub_id, url = config.get("hf_hub_id"), config.get("url")
     if config.get("custom_load") or not (hub_id or url):
-        raise ModelError(f"{name}: timm has no ImageNet weights for it that can be loaded; {_WAYS_OUT}")
+        raise ModelError(f"{name}: there are no ImageNet weights for it that can be loaded; {_WAYS_OUT}")
     if hub_id:
         names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else ["model.safetensors"]
         return _from_hub(str(hub_id), [*names, "pytorch_model.bin"], name=name)
