@@ -218,7 +218,8 @@ def _fitted(
         "fold": trial.fold,
         "seed": trial.seed,
     }
-    replace_text(folder / "trial.json", json.dumps(identity))
+    # Where the sounds lay, for what looks at the held-out clips again; no identity, for a folder may be moved.
+    replace_text(folder / "trial.json", json.dumps(identity | {"root": str(dataset.root.absolute())}))
     data = _data(prepared, rows.train, device=device)
     model = build(
         recipe.backbone.name,

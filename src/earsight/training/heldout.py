@@ -1,0 +1,121 @@
+"""The clips that a run's trials held out: their sound files, their labels, and the model that never saw them.
+
+Comes in: a run folder. Goes out: one `HeldOut` for each finished trial, its clips in the order of its predictions.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import RunError
+from earsight.evaluation.summary import read_predictions
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """One finished trial and the clips that it held out.
+
+    Attributes
+    ----------
+    fold, seed : int
+    model : Path
+        Its model file.
+    clips : tuple of str
+        Manifest paths.
+    files : tuple of Path
+        The sound file of each clip.
+    labels : ndarray of int64, shape (clips,)
+        Index into ``classes``.
+    classes : tuple of str
+    """
+
+    fold: int
+    seed: int
+    model: Path
+    clips: tuple[str, ...]
+    files: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def sample(self, count: int, *, seed: int = 0) -> NDArray[np.int64]:
+        """Positions, rising, of at most ``count`` clips, taken from the classes in turn.
+
+        Parameters
+        ----------
+        count : int
+            At least 1.
+        seed : int
+            Of the draw; the fold enters too. A larger count keeps the clips of a smaller one.
+        """
+        generator = np.random.default_rng([seed, self.fold])
+        order = generator.permutation(len(self.labels))
+        turn = np.empty(len(order), dtype=np.int64)
+        for label in np.unique(self.labels):
+            mine = order[self.labels[order] == label]
+            turn[mine] = np.arange(len(mine))
+        first = sorted(order.tolist(), key=lambda place: int(turn[place]))  # stable: classes in drawn order
+        return np.array(sorted(first[:count]), dtype=np.int64)
+
+
+def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) -> list[HeldOut]:
+    """The finished trials of one seed, by fold, with the sound files of their held-out clips.
+
+    Parameters
+    ----------
+    run : Path
+        A run folder.
+    data : Path, optional
+        The data set's folder or csv, where it has been moved since or the run does not say where it was.
+    seed : int, optional
+        Default: the lowest.
+
+    Raises
+    ------
+    RunError
+        If no trial (of that seed) is finished, or the sounds are not where the run or ``data`` says.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")
+    folders = {path.parent: read_predictions(path.with_name("predictions.npz")) for path in _done(run)}
+    if not folders:
+        raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
+    seeds = sorted({int(found.about["seed"]) for found in folders.values()})
+    if seed is not None and seed not in seeds:
+        known = ", ".join(str(number) for number in seeds)
+        raise RunError(f"{run}: no finished trial of seed {seed}; its seeds are {known}")
+    chosen = seeds[0] if seed is None else seed
+    out = []
+    for folder, found in folders.items():
+        if found.about["seed"] != chosen:
+            continue
+        clips = tuple(str(clip) for clip in found.clips)
+        root = _root(folder, data, clips[0])
+        files = tuple(root / clip for clip in clips)
+        model = folder / "model.safetensors"
+        out.append(HeldOut(int(found.about["fold"]), chosen, model, clips, files, found.labels, found.classes))
+    return sorted(out, key=lambda item: item.fold)
+
+
+def _done(run: Path) -> list[Path]:
+    return sorted(run.glob("fold-*/seed-*/DONE"))
+
+
+def _root(folder: Path, data: Path | None, clip: str) -> Path:
+    """The folder below which a trial's clips lie; ``clip`` is one of them."""
+    if data is not None:
+        root = data if data.is_dir() else data.parent
+        if not (root / clip).exists():
+            raise RunError(f"--data {data}: holds no {clip}, which {folder} held out; name the data set it was run on")
+        return root
+    try:
+        root = Path(json.loads((folder / "trial.json").read_text(encoding="utf-8"))["root"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder}: does not say where its sounds are; add --data and the data set's path") from error
+    if not (root / clip).exists():
+        raise RunError(f"{folder}: its sounds were in {root} and {clip} is not there; add --data and their new place")
+    return root
