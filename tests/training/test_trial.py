@@ -106,7 +106,7 @@ def test_the_seed_decides_every_bit(first_run, prepared, cpu, tmp_path):
 
 
 def test_the_seed_reaches_the_start_and_the_order(prepared, cpu, tmp_path, monkeypatch):
-    found, build = {}, trial_module.build
+    found, build = {}, trial_module.starting_model
 
     def start(*arguments, seed, **keywords):
         found["start"] = seed
@@ -116,7 +116,7 @@ def test_the_seed_reaches_the_start_and_the_order(prepared, cpu, tmp_path, monke
         found["order"] = seed
         raise StoppedError
 
-    monkeypatch.setattr(trial_module, "build", start)
+    monkeypatch.setattr(trial_module, "starting_model", start)
     monkeypatch.setattr(trial_module, "fit", order)
     with pytest.raises(StoppedError):
         run_trial(prepared, Trial(1, 41), run=tmp_path, device=cpu)
@@ -245,7 +245,7 @@ def test_seeds_of_a_pretrained_run_differ_in_head_and_batch_order_alone(prepare_
         stretches = False
 
         def __init__(self, source):
-            self.source, self.orders = source, []
+            self.source, self.silence, self.orders = source, source.silence, []
 
         def read(self, rows, *, draws):
             if draws is not None:
@@ -313,7 +313,7 @@ def test_a_finished_trial_is_not_run_again(first_run, prepared, cpu, monkeypatch
         raise AssertionError("it was trained again")
 
     monkeypatch.setattr(trial_module, "fit", never)
-    monkeypatch.setattr(trial_module, "build", never)
+    monkeypatch.setattr(trial_module, "starting_model", never)
     before = {path: path.stat().st_mtime_ns for path in Trial(1, 0).folder(first_run).iterdir()}
     assert run_trial(prepared, Trial(1, 0), run=first_run, device=cpu) == Trial(1, 0).folder(first_run)
     assert before == {path: path.stat().st_mtime_ns for path in Trial(1, 0).folder(first_run).iterdir()}

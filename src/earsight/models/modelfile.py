@@ -22,11 +22,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from earsight.errors import ModelError
-from earsight.models.backbones import build_empty
 from earsight.models.card import ModelCard as ModelCard
 from earsight.models.card import card_of, described
 from earsight.models.checkpoints import damaged, file_kind, one_line, read_header, read_safetensors
 from earsight.models.ensemble import Ensemble, Member
+from earsight.models.transfer import empty_model
 
 FORMAT_VERSION = 1
 _KEY = "earsight"
@@ -132,8 +132,7 @@ def _empty(card: ModelCard) -> nn.Module:
             ]
         )
     # Always three channels: a picture of one window is copied to three.
-    backbone = card.recipe.backbone
-    return build_empty(backbone.name, classes=len(card.classes), dropout=backbone.dropout)
+    return empty_model(card.recipe, classes=len(card.classes))
 
 
 def _card(path: Path) -> tuple[ModelCard, str]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, log_loss
 from earsight.features.augment import Draws, apply, draw, mix_targets, one_hot
+from earsight.models.transfer import training_mode
 from earsight.recipe import Augment, Recipe, Training
 from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
 from earsight.training.machine import training_dtype
@@ -228,7 +229,7 @@ def _train_epoch(
     batches = max(1, round(len(rows) / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
     torch.manual_seed(int(generator.integers(2**62)))  # dropout has no generator of its own
-    model.train()
+    training_mode(model)
     losses: list[float] = []
     rate = 0.0
     for batch in np.array_split(generator.permutation(rows), batches):

@@ -17,7 +17,7 @@ import torch
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
-from earsight.models.backbones import build
+from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, check_rows, check_run, is_done, run_trial
@@ -51,15 +51,15 @@ def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, ru
         If the run folder cannot be written, or holds trials of another recipe or data set.
     DataError
         If a fold has no clip, or a class no clip outside it.
-    ModelError
-        If the backbone or its weights cannot be had.
+    ModelError, RecipeError
+        If the backbone or its weights cannot be had, or the recipe names stages that it does not have.
     """
     check_run(dataset, recipe, run)
     for fold in sorted({trial.fold for trial in trials}):
         held_out = dataset.folds == fold
         check_rows(dataset, fold, np.flatnonzero(~held_out), np.flatnonzero(held_out))
     if not all(is_done(trial.folder(run)) for trial in trials):
-        build(recipe.backbone.name, classes=len(dataset.classes), weights=recipe.backbone.weights)
+        starting_model(recipe, classes=len(dataset.classes))
     there = next(place for place in (run, *run.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "is not a folder" if not there.is_dir() else "may not be written to"

@@ -24,8 +24,8 @@ from torch import nn
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
-from earsight.models.backbones import build
 from earsight.models.depthwise import use_fast_depthwise
+from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
 from earsight.training.loop import Data, Fitted, Source, fit, predict
 from earsight.training.machine import keep_freed_memory
@@ -221,13 +221,7 @@ def _fitted(
     # Where the sounds lay, for what looks at the held-out clips again; no identity, for a folder may be moved.
     replace_text(folder / "trial.json", json.dumps(identity | {"root": str(dataset.root.absolute())}))
     data = _data(prepared, rows.train, device=device)
-    model = build(
-        recipe.backbone.name,
-        classes=data.classes,
-        weights=weights or recipe.backbone.weights,
-        dropout=recipe.backbone.dropout,
-        seed=trial.seed,
-    ).to(device)
+    model = starting_model(recipe, classes=data.classes, seed=trial.seed, weights=weights).to(device)
     model = model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         use_fast_depthwise(model)
