@@ -206,6 +206,10 @@ def test_recipe_files(sounds, tmp_path):
     message = refused("recipe", "show", mine)
     assert "extends itself" in message
     assert "remove one" in message
+    mine.write_text("extends: [default, paper/_base, paper/bas]\n")
+    assert "mine.yaml extends paper/bas: unknown; " in refused("recipe", "show", mine)
+    mine.write_text("extends: {default: 1}\n")
+    assert "expected the name of a recipe, or a list of names" in refused("recipe", "show", mine)
     mine.write_text("training: [\n")
     assert "not YAML" in refused("recipe", "show", mine)
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 
 from earsight.cli import app
 from earsight.evaluation.summary import read_predictions
-from earsight.recipe import load_recipe, parse_recipe
+from earsight.recipe import list_recipes, load_recipe, parse_recipe
 
 TINY = [
     *("--set", "backbone.name=test_resnet", "--set", "backbone.weights=none", "--set", "training.epochs=1"),
@@ -229,12 +229,26 @@ def test_evaluate_says_what_it_measured(model, run, synthetic_folder):
 
 
 def test_recipes_are_listed_and_shown():
-    names = invoke("recipe", "list").stdout.split()
-    assert "default" in names
+    lines = invoke("recipe", "list").stdout.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == list_recipes()
     for name in names:
         assert parse_recipe(invoke("recipe", "show", name).stdout) == load_recipe(name)
+    listed = json.loads(invoke("recipe", "list", "--json").stdout)
+    assert [entry["name"] for entry in listed] == names
+    assert all(line.endswith(f"  {entry['about']}") for line, entry in zip(lines, listed, strict=True))
     changed = invoke("recipe", "show", "--set", "training.epochs=3", "--set", "augment.mixup=0").stdout
     assert parse_recipe(changed) == load_recipe(overrides=["training.epochs=3", "augment.mixup=0"])
+
+
+def test_a_recipe_is_shown_under_its_notes_and_those_of_what_it_extends():
+    shown = invoke("recipe", "show", "paper/urbansound8k-resnet50-random").stdout.splitlines()
+    notes = [line for line in shown if line.startswith("#")]
+    assert shown[: len(notes)] == notes
+    assert notes[0].startswith("# earsight crossval path/to/UrbanSound8K --recipe paper/urbansound8k-resnet50-random")
+    assert [line for line in notes if line.startswith("# -- ")] == [
+        f"# -- paper/_{part}" for part in ("random", "resnet50", "urbansound8k", "base")
+    ]
 
 
 def test_a_recipe_shown_is_a_recipe_to_use(tmp_path):

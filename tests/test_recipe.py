@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earsight.errors import RecipeError
-from earsight.recipe import Augment, Recipe, Training, list_recipes, load_recipe, parse_recipe
+from earsight.recipe import Augment, Recipe, Training, list_recipes, load_recipe, parse_recipe, recipe_notes
 
 
 def _message(call, *args, **kwargs):
@@ -144,6 +144,7 @@ def test_files_that_do_not_fit(tmp_path, text, words):
 def test_unknown_names_and_files(tmp_path):
     assert "did you mean 'default'" in _message(load_recipe, "defualt")
     assert "a file must end in .yaml" in _message(load_recipe, "defualt")
+    assert "`earsight recipe list` shows the names" in _message(load_recipe, "qqqqqq")
     assert "no such file" in _message(load_recipe, tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     assert "UTF-8" in _message(load_recipe, tmp_path / "binary.yaml")
@@ -172,11 +173,51 @@ def test_a_recipe_that_extends_itself(tmp_path, parent):
     assert "remove one 'extends' line" in message
 
 
+def test_a_cycle_through_lists(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: [default, b.yaml]\n")
+    (tmp_path / "b.yaml").write_text("extends: [c.yaml]\n")
+    (tmp_path / "c.yaml").write_text("extends: [default, a.yaml, c.yaml]\n")
+    assert "extends itself (a.yaml -> b.yaml -> c.yaml -> a.yaml)" in _message(load_recipe, tmp_path / "a.yaml")
+    assert "extends itself (b.yaml -> c.yaml -> a.yaml -> b.yaml)" in _message(load_recipe, tmp_path / "b.yaml")
+
+
+def test_extends_several(tmp_path):
+    (tmp_path / "base.yaml").write_text("training: {epochs: 3, batch_size: 8}\n")
+    (tmp_path / "one.yaml").write_text("extends: base.yaml\ntraining: {epochs: 4}\naugment: {mixup: 0.1}\n")
+    (tmp_path / "two.yaml").write_text("extends: base.yaml\naugment: {mixup: 0.2}\nbackbone: {name: resnet18}\n")
+    (tmp_path / "top.yaml").write_text("extends: [one.yaml, two.yaml]\nbackbone: {weights: none}\n")
+    recipe = load_recipe(tmp_path / "top.yaml")
+    # base comes once, below both: through two it does not undo what one says.
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.augment.mixup) == (4, 8, 0.2)
+    assert (recipe.backbone.name, recipe.backbone.weights, recipe.name) == ("resnet18", "none", "top")
+    (tmp_path / "turned.yaml").write_text("extends: [two.yaml, one.yaml]\n")
+    assert load_recipe(tmp_path / "turned.yaml").augment.mixup == 0.1
+    (tmp_path / "none.yaml").write_text("extends: []\n")
+    assert load_recipe(tmp_path / "none.yaml") == Recipe(name="none")
+
+
+@pytest.mark.parametrize("value", ["3", "[default, 3]", "{default: 1}", "[[default]]", "null", "true"])
+def test_extends_what_is_no_name(tmp_path, value):
+    (tmp_path / "a.yaml").write_text(f"extends: {value}\n")
+    message = _message(load_recipe, tmp_path / "a.yaml")
+    assert "a.yaml" in message
+    assert "expected the name of a recipe, or a list of names" in message or "extends none: unknown" in message
+
+
 def test_extends_what_is_not_there(tmp_path):
-    (tmp_path / "a.yaml").write_text("extends: defualt\n")
-    assert "did you mean 'default'" in _message(load_recipe, tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("extends: [default, defualt]\n")
+    message = _message(load_recipe, tmp_path / "a.yaml")
+    assert "recipe a.yaml extends defualt: unknown; did you mean 'default'" in message
     (tmp_path / "b.yaml").write_text("extends: absent.yaml\n")
-    assert "absent.yaml" in _message(load_recipe, tmp_path / "b.yaml")
+    assert "recipe b.yaml extends absent.yaml: no such file" in _message(load_recipe, tmp_path / "b.yaml")
+
+
+def test_notes_are_the_comments_that_open_each_file(tmp_path):
+    (tmp_path / "base.yaml").write_text("# what all share\n#   and more\ntraining: {epochs: 3}\n# not this\n")
+    (tmp_path / "top.yaml").write_text("# mine\n#\n#tight\nextends: base.yaml\n")
+    (tmp_path / "bare.yaml").write_text("extends: top.yaml\n")
+    notes = list(recipe_notes(tmp_path / "bare.yaml").values())
+    assert notes == [[], ["mine", "", "tight"], ["what all share", "  and more"]]
 
 
 def test_digest_follows_content_and_not_the_name():

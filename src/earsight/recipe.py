@@ -12,7 +12,9 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from importlib import resources
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -219,7 +221,76 @@ class Recipe(_Section):
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes in the package, such as ``default`` or ``paper/esc50-densenet201``."""
+    """Names of the recipes in the package, such as ``default`` or ``paper/esc50-densenet201-pretrained``."""
+    return [name for name in _packaged() if not name.rpartition("/")[2].startswith("_")]
+
+
+def load_recipe(source: str | Path = "default", *, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe by the name it has in the package or from a YAML file, and apply overrides.
+
+    A recipe may say ``extends: NAME``, or a list of names, and give only what differs. Of several the later wins; one
+    that is reached by two ways counts once, before all that extend it.
+
+    Raises
+    ------
+    RecipeError
+        If there is no such recipe, it extends itself, a key is unknown (the near name is suggested), or a value does
+        not fit.
+    """
+    tree: dict[str, Any] = reduce(_merged, (tree for _, tree in _lineage(str(source)).values()))
+    return _validated(Recipe, tree).override(overrides)
+
+
+def recipe_notes(source: str | Path = "default") -> dict[str, list[str]]:
+    """The comments that open a recipe's file and those of all that it extends, line by line; its own come first.
+
+    In the package a recipe's own first line is the command that runs it, the second says what it is.
+    """
+    out = {}
+    for name, (text, _) in reversed(_lineage(str(source)).items()):
+        opening = takewhile(lambda line: line.startswith("#"), text.splitlines())
+        out[name] = [line[1:].removeprefix(" ").rstrip() for line in opening]
+    return out
+
+
+def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
+    """A recipe from YAML text."""
+    return _validated(Recipe, _mapping(text, where))
+
+
+def _lineage(
+    source: str, *, chain: tuple[str, ...] = (), found: dict[str, tuple[str, dict[str, Any]]] | None = None
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Text and tree of all that a recipe extends, ancestors first, and of itself, last."""
+    found = {} if found is None else found
+    is_file = source.endswith((".yaml", ".yml"))
+    # One spelling for a file, or ../here/a.yaml in a.yaml would never come back to itself.
+    identity = str(Path(source).resolve()) if is_file else source
+    if identity in chain:
+        names = " -> ".join(map(_short, (*chain, identity)))
+        raise RecipeError(f"recipe {source} extends itself ({names}): remove one 'extends' line")
+    if identity in found:
+        return found
+    text = _recipe_text(source, where=f"recipe {_short(chain[-1])} extends {source}" if chain else f"recipe {source}")
+    tree = _mapping(text, source)
+    parents = tree.pop("extends", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise RecipeError(f"recipe {source}: extends is {parents!r}; expected the name of a recipe, or a list of names")
+    for parent in parents:
+        beside = Path(source).parent / parent
+        name = str(beside) if is_file and beside.is_file() else parent
+        _lineage(name, chain=(*chain, identity), found=found)
+    found[identity] = text, {"name": Path(source).stem if is_file else source, **tree}
+    return found
+
+
+def _short(identity: str) -> str:
+    return Path(identity).name if identity.startswith(os.sep) else identity
+
+
+def _packaged() -> list[str]:
+    """Names of all recipe files in the package; those that begin with an underscore are parts of others."""
     names = []
     stack = [(resources.files("earsight") / "recipes", "")]
     while stack:
@@ -232,54 +303,19 @@ def list_recipes() -> list[str]:
     return sorted(names)
 
 
-def load_recipe(source: str | Path = "default", *, overrides: Iterable[str] = ()) -> Recipe:
-    """Read a recipe by the name it has in the package or from a YAML file, and apply overrides.
-
-    A recipe may say ``extends: NAME`` and give only what differs.
-
-    Raises
-    ------
-    RecipeError
-        If there is no such recipe, a key is unknown (the near name is suggested), or a value does not fit.
-    """
-    recipe = _validated(Recipe, _read_tree(str(source), chain=()))
-    return recipe.override(overrides)
-
-
-def parse_recipe(text: str, *, where: str = "recipe") -> Recipe:
-    """A recipe from YAML text."""
-    return _validated(Recipe, _mapping(text, where))
-
-
-def _read_tree(source: str, *, chain: tuple[str, ...]) -> dict[str, Any]:
-    is_file = source.endswith((".yaml", ".yml"))
-    # One spelling for a file, or ../here/a.yaml in a.yaml would never come back to itself.
-    identity = str(Path(source).resolve()) if is_file else source
-    if identity in chain:
-        names = " -> ".join(Path(name).name if name.startswith(os.sep) else name for name in (*chain, identity))
-        raise RecipeError(f"recipe {source} extends itself ({names}): remove one 'extends' line")
-    tree = _mapping(_recipe_text(source), source)
-    parent = tree.pop("extends", None)
-    tree.setdefault("name", Path(source).stem if is_file else source)
-    if parent is None:
-        return tree
-    beside = Path(source).parent / str(parent)
-    name = str(beside) if is_file and beside.is_file() else str(parent)
-    return _merged(_read_tree(name, chain=(*chain, identity)), tree)
-
-
-def _recipe_text(source: str) -> str:
+def _recipe_text(source: str, *, where: str) -> str:
     if source.endswith((".yaml", ".yml")):
         path = Path(source)
         if not path.is_file():
-            raise RecipeError(f"recipe {source}: no such file; `earsight recipe list` shows the ones in the package")
+            raise RecipeError(f"{where}: no such file; `earsight recipe list` shows the ones in the package")
         try:
             return path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {source}: cannot be read as UTF-8 text ({_one_line(error)})") from error
-    names = list_recipes()
-    if source not in names:
-        raise RecipeError(f"recipe {source}: unknown{_suggest(source, names)}; a file must end in .yaml")
+            raise RecipeError(f"{where}: cannot be read as UTF-8 text ({_one_line(error)})") from error
+    if source not in _packaged():
+        near = difflib.get_close_matches(source, list_recipes(), n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else "`earsight recipe list` shows the names"
+        raise RecipeError(f"{where}: unknown; {hint}; a file must end in .yaml")
     return (resources.files("earsight") / "recipes").joinpath(*f"{source}.yaml".split("/")).read_text(encoding="utf-8")
 
 
@@ -306,7 +342,7 @@ def _number(value: Any) -> Any:
     return "none" if value is None else value
 
 
-def _merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     out = dict(base)
     for key, value in top.items():
         below = out.get(key)
