@@ -19,7 +19,11 @@ from torch import Tensor, nn
 
 from earsight.errors import RecipeError
 from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS
+from earsight.features.power import Banded, BandPower
 from earsight.recipe import Features
+
+RESIZE_ROWS = 50
+"""Columns of the picture that are resized at once, from the frames around them."""
 
 
 def resize_matrix(columns_in: int, columns_out: int) -> Tensor:
@@ -88,16 +92,21 @@ class Spectrogram(nn.Module):
             bank(sample_rate_hz=rate, fft_points=self.fft_points, bands=features.bands, semitones=step)
             for step in semitones
         ]
-        self.register_buffer("bank", torch.from_numpy(np.concatenate(banks)), persistent=False)
         self.register_buffer("basis", basis(features), persistent=False)
-        for index, (window, hop) in enumerate(zip(self.window_samples, self.hop_samples, strict=True)):
-            self.register_buffer(
-                f"window{index}", torch.hann_window(window, periodic=True, dtype=fft_dtype), persistent=False
+        self.powers = nn.ModuleList(
+            BandPower(
+                np.concatenate(banks),
+                window_samples=window,
+                hop_samples=hop,
+                fft_points=self.fft_points,
+                dtype=fft_dtype,
             )
-            columns = 1 + features.samples // hop
-            self.register_buffer(f"resize{index}", resize_matrix(columns, features.columns), persistent=False)
+            for window, hop in zip(self.window_samples, self.hop_samples, strict=True)
+        )
+        resizes = [resize_matrix(1 + features.samples // hop, features.columns).T for hop in self.hop_samples]
+        self.resizes = nn.ModuleList(Banded(matrix.numpy(), block_rows=RESIZE_ROWS) for matrix in resizes)
 
-    def log_bands(self, waves: Tensor, *, window: int) -> Tensor:
+    def log_bands(self, waves: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:
         """Log power in the bands of one window, before the resize.
 
         Parameters
@@ -106,42 +115,44 @@ class Spectrogram(nn.Module):
             Mono waves at the features' rate, of any length above half an FFT.
         window : int
             Which of ``features.windows_ms``.
+        steps : Tensor of int64, shape (batch,), optional
+            The index of one pitch step for each wave; without it all steps are given for every wave.
 
         Returns
         -------
         Tensor, shape (batch, steps, bands, 1 + samples // hop), float32
-            For log-mels these are the picture's rows; one picture per pitch step.
+            For log-mels these are the picture's rows; one picture per pitch step, or of ``steps`` one alone.
         """
-        shape: Tensor = getattr(self, f"window{window}")
-        length, hop = self.window_samples[window], self.hop_samples[window]
-        half = self.fft_points // 2
-        padded = F.pad(waves[:, None], (half, half), mode="reflect")[:, 0]
-        # A window shorter than the FFT sits in its middle. The power does not see where in the FFT's buffer the samples
-        # stand, so only the samples under the window are cut out and the zeros are left to the FFT.
-        first = (self.fft_points - length) // 2
-        columns = 1 + waves.shape[1] // hop
-        frames = padded[:, first : first + (columns - 1) * hop + length].unfold(1, length, hop)
-        spectrum = torch.fft.rfft(frames * shape, n=self.fft_points)
-        power = (spectrum.real.square() + spectrum.imag.square()).to(waves.dtype)
-        bank: Tensor = self.bank  # type: ignore[assignment]
-        logs = torch.log(torch.matmul(bank, power.transpose(1, 2)) + LOG_OFFSET)
-        return logs.reshape(len(waves), len(self.semitones), self.features.bands, columns)
+        return self._logs(self._padded(waves), window, steps)
 
-    def band_views(self, waves: Tensor) -> Tensor:
+    def _padded(self, waves: Tensor) -> Tensor:
+        half = self.fft_points // 2
+        return F.pad(waves[:, None], (half, half), mode="reflect")[:, 0]
+
+    def _logs(self, padded: Tensor, window: int, steps: Tensor | None) -> Tensor:
+        power = self.powers[window](padded).mT
+        power = power.view(len(padded), len(self.semitones), self.features.bands, -1)
+        if steps is not None:
+            # Picked by index on the device: a batch grouped by pitch would have another shape at each step of training.
+            power = power[torch.arange(len(padded), device=padded.device), steps][:, None]
+        return torch.log(power + LOG_OFFSET)
+
+    def band_views(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
         """Log powers at every pitch step, one channel a window: what `views` gives before the representation's basis.
 
         Parameters
         ----------
         waves : Tensor, shape (batch, features.samples), float32
+        steps : Tensor of int64, shape (batch,), optional
+            The index of one pitch step for each wave.
 
         Returns
         -------
         Tensor, shape (batch, steps, windows, bands, frames), float32
+            With ``steps``, one step for each.
         """
-        channels = [
-            torch.matmul(self.log_bands(waves, window=index), getattr(self, f"resize{index}"))
-            for index in range(len(self.window_samples))
-        ]
+        padded = self._padded(waves)
+        channels = [resize(self._logs(padded, index, steps)) for index, resize in enumerate(self.resizes)]
         return torch.stack(channels, dim=2)
 
     def finish(self, views: Tensor) -> Tensor:
@@ -149,9 +160,9 @@ class Spectrogram(nn.Module):
         rows: Tensor | None = self.basis  # type: ignore[assignment]
         return views if rows is None else torch.matmul(rows, views)
 
-    def views(self, waves: Tensor) -> Tensor:
+    def views(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
         """Pictures at every pitch step, one channel a window; takes and gives what `band_views` does."""
-        return self.finish(self.band_views(waves))
+        return self.finish(self.band_views(waves, steps=steps))
 
     def forward(self, waves: Tensor) -> Tensor:
         """Pictures (batch, 3, bands, frames) at the first pitch step; a single window is copied to three channels."""
