@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from earsight.commands import learning, listening, recipes, sounds, start
+from earsight.commands import analysis, learning, listening, recipes, sounds, start
 from earsight.console import Verbs, out
 
 app = typer.Typer(
@@ -29,6 +29,11 @@ recipe = typer.Typer(help="Show the recipes in the package.", no_args_is_help=Tr
 recipe.command("list")(recipes.recipe_list)
 recipe.command("show")(recipes.recipe_show)
 app.add_typer(recipe, name="recipe")
+
+analyze = typer.Typer(help="See what a network kept and what it needs: the paper's analyses.", no_args_is_help=True)
+for look in (analysis.similarity, analysis.fusion, analysis.freeze, analysis.cutoff):
+    analyze.command()(look)
+app.add_typer(analyze, name="analyze")
 
 
 @app.callback(invoke_without_command=True)

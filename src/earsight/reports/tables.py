@@ -6,6 +6,8 @@ text with accuracies in percent. Nothing here reads files.
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import TYPE_CHECKING, Any
 
 from earsight.errors import RunError
@@ -51,6 +53,15 @@ def markdown(rows: list[dict[str, object]]) -> str:
 
     rule = ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
     return "".join(laid_out(line) for line in [table[0], rule, *table[1:]])
+
+
+def csv_text(rows: list[dict[str, object]]) -> str:
+    """Rows as comma-separated values with a header; the columns are all their keys, None is left blank."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:

@@ -1,0 +1,57 @@
+"""How long a trial will take, from its first steps.
+
+Comes in: prepared data, a trial and a device. Goes out: seconds. The trial is begun in a folder of its own, which is
+thrown away: what is timed is the very code that trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from earsight.training.preparation import Prepared
+from earsight.training.trial import Trial, run_trial
+
+WARM_UP_STEPS = 2
+TIMED_STEPS = 3
+
+
+class _EnoughError(Exception):
+    """Ends the trial."""
+
+
+def seconds_per_trial(prepared: Prepared, trial: Trial, *, device: torch.device) -> float:
+    """Time that the training steps of a trial take on this machine, in seconds.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    trial : Trial
+    device : torch.device
+
+    Returns
+    -------
+    float
+        Without the scoring of epochs and the writing of files.
+    """
+    ends: list[float] = []
+    total = 0
+
+    def watch(done: int, steps: int, loss: float) -> None:
+        nonlocal total
+        total = steps
+        ends.append(time.perf_counter())
+        if len(ends) == WARM_UP_STEPS + TIMED_STEPS:
+            raise _EnoughError
+
+    with TemporaryDirectory(prefix="earsight-timing-") as folder:
+        started = time.perf_counter()
+        with contextlib.suppress(_EnoughError):
+            run_trial(prepared, trial, run=Path(folder), device=device, on_step=watch)
+    if len(ends) <= WARM_UP_STEPS:  # a trial of a step or two: it is done already
+        return time.perf_counter() - started
+    return total * (ends[-1] - ends[WARM_UP_STEPS - 1]) / (len(ends) - WARM_UP_STEPS)
