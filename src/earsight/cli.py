@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from earsight.commands import analysis, learning, listening, recipes, sounds, start
+from earsight.commands import analysis, experiments, learning, listening, recipes, sounds, start
 from earsight.console import Verbs, out
 
 app = typer.Typer(
@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
-    *(listening.predict, listening.evaluate, learning.summary, sounds.download),
+    *(listening.predict, listening.evaluate, learning.summary, experiments.compare, experiments.ensemble),
+    sounds.download,
 ):
     app.command()(verb)
 

@@ -38,6 +38,14 @@ class PairedResult(NamedTuple):
     high: float
     p_value: float
 
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether the interval leaves 0 out and the p-value is below 0.05.
+
+        Both are asked: where few clips differ and all in one direction, the bootstrap leaves 0 out too soon.
+        """
+        return (self.low > 0 or self.high < 0) and self.p_value < 2 * TAIL
+
 
 class VarianceParts(NamedTuple):
     """Where the spread of accuracies comes from; variances are of accuracies between 0 and 1."""

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, macro_f1, softmax
-from earsight.evaluation.statistics import average_seeds, bootstrap_accuracy
+from earsight.evaluation.statistics import (
+    ClipMeans,
+    average_seeds,
+    bootstrap_accuracy,
+    paired_difference,
+    variance_parts,
+)
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,10 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
     -------
     dict
         ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap over clips within folds),
-        ``macro_f1``, ``folds``, ``ensemble`` where there are several seeds, ``protocol``, ``recipe_digest``,
-        ``dataset`` and ``machine``.
+        ``macro_f1``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``. With several seeds, each
+        on each fold: ``accuracy.std_over_seeds`` (of the mean over folds), ``accuracy.std_parts`` (the deviation
+        between folds without the seeds' share, and that between the seeds of a fold), and ``ensemble`` (accuracy with
+        its interval, members, and the gain over a single network, paired over clips).
 
     Raises
     ------
@@ -154,7 +162,10 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
     }
     if len(by_seed) > 1 and len(rows) == len(by_seed) * len(by_fold):  # each seed on each fold, or they do not compare
         out["accuracy"]["std_over_seeds"] = _deviation(seed_means)
-        out["ensemble"] = {"accuracy": _ensemble_accuracy(trials), "members": len(by_seed)}
+        if len(by_fold) > 1:
+            parts = variance_parts(np.array(list(by_fold.values())))
+            out["accuracy"]["std_parts"] = {"folds": parts.fold_variance**0.5, "seeds": parts.seed_variance**0.5}
+        out["ensemble"] = {**_ensemble(trials, means), "members": len(by_seed)}
     out |= {
         "protocol": first["protocol"],
         "recipe_digest": first["recipe_digest"],
@@ -177,13 +188,25 @@ def _deviation(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _ensemble_accuracy(trials: list[Predictions]) -> float:
-    """Mean over folds of the accuracy of the probabilities averaged over seeds, as in the paper's Table II."""
+def _ensemble(trials: list[Predictions], single: ClipMeans) -> dict[str, Any]:
+    """Accuracy of the probabilities averaged over seeds, mean over folds, as in the paper's Table II; and its gain."""
     by_fold: dict[int, list[Predictions]] = defaultdict(list)
     for trial in trials:
         by_fold[trial.about["fold"]].append(trial)
-    shares = []
+    right: dict[str, bool] = {}
     for members in by_fold.values():
         averaged = np.mean([softmax(member.logits) for member in members], axis=0)
-        shares.append(float((averaged.argmax(axis=1) == members[0].labels).mean()))
-    return float(np.mean(shares))
+        right |= zip(members[0].clips.tolist(), averaged.argmax(axis=1) == members[0].labels, strict=True)
+    own = np.array([right[clip] for clip in single.clips.tolist()])
+    interval = bootstrap_accuracy(own, folds=single.folds)
+    gain = paired_difference(own, single.correct, folds=single.folds)
+    return {
+        "accuracy": interval.mean,
+        "ci95": [interval.low, interval.high],
+        "gain": {
+            "difference": gain.difference,
+            "ci95": [gain.low, gain.high],
+            "p_value": gain.p_value,
+            "beyond_noise": gain.beyond_noise,
+        },
+    }

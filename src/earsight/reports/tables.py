@@ -133,11 +133,14 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
         headline += f", 95 % interval {_percent(low)} to {_percent(high)} %"
     notes = [f"{headline}; chance is {_percent(1 / classes)} % ({classes} classes)."]
     if summary.get("ensemble"):
-        notes.append(f"Ensemble of the seeds: {_percent(summary['ensemble']['accuracy'])} %.")
+        notes.append(_ensemble_note(summary["ensemble"]))
     if accuracy.get("std_over_seeds") is not None:
-        notes.append(
-            f"Standard deviation of the mean from seed to seed: {_percent(accuracy['std_over_seeds'])} points."
-        )
+        spread = f"Standard deviation of the mean from seed to seed: {_percent(accuracy['std_over_seeds'])} points"
+        if parts := accuracy.get("std_parts"):
+            spread += (
+                f"; between the seeds of one fold {_percent(parts['seeds'])}, between folds {_percent(parts['folds'])}"
+            )
+        notes.append(f"{spread}.")
     notes.append(_PROTOCOLS[protocol])
     skipped = len(dataset.get("skipped") or [])
     if skipped:
@@ -215,6 +218,19 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
+
+
+def _ensemble_note(ensemble: dict[str, Any]) -> str:
+    note = f"Ensemble of the seeds: {_percent(ensemble['accuracy'])} %"
+    gain = ensemble.get("gain")
+    if gain is None:
+        return f"{note}."
+    low, high = (f"{100 * limit:+.1f}" for limit in gain["ci95"])
+    clears = "beyond" if gain["beyond_noise"] else "not beyond"
+    return (
+        f"{note}, {100 * gain['difference']:+.1f} points over a single network "
+        f"(95 % interval {low} to {high}): {clears} the noise."
+    )
 
 
 def _columns(rows: list[dict[str, object]]) -> list[str]:

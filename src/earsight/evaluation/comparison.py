@@ -1,0 +1,268 @@
+"""Whether two runs differ by more than noise.
+
+Comes in: the predictions of two runs on the same clips. Goes out: the difference of their accuracies, its 95 % interval
+and p-value, paired over clips and folds, and over seeds where both runs have the same ones.
+
+Two sources of noise are kept apart. ``ci95`` is about the choice of clips: another set of clips, the same networks.
+Where both runs have two seeds or more, ``ci95_with_seeds`` is about clips and seeds: another set of clips, and networks
+trained anew. The wider of them decides what is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import RunError
+from earsight.evaluation.statistics import TAIL, PairedResult, bootstrap_accuracy, paired_difference
+from earsight.evaluation.summary import Predictions
+
+DRAWS = 10_000
+METHOD = (
+    "accuracy is the mean over folds; ci95: percentile bootstrap of the paired difference, clips redrawn within folds "
+    "(10,000 draws); p_value: sign-flip permutation test over clips, two-sided, exact where it can be counted out "
+    "(McNemar's exact test for one seed and folds of one size); ci95_with_seeds: clips and, within each fold, seeds "
+    "redrawn together"
+)
+_CELLS = 1 << 22  # array entries held at once: 32 MiB of float64
+
+
+class FoldAnswers(NamedTuple):
+    """Whether each seed of a and of b is right on each clip of one fold, (seeds, clips) float; paired: seed by seed."""
+
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
+    paired: bool
+
+
+def compare_runs(
+    a: Sequence[Predictions], b: Sequence[Predictions], *, names: tuple[str, str], draws: int = DRAWS
+) -> dict[str, Any]:
+    """Compare two runs on the folds that both have.
+
+    Parameters
+    ----------
+    a, b : sequence of Predictions
+        Each run's trials, as `earsight.evaluation.summary.read_run` gives them.
+    names : tuple of str
+        The runs' folders.
+    draws : int
+        Resamples.
+
+    Returns
+    -------
+    dict
+        ``runs`` (name, accuracy, ci95, protocol, seeds, recipe_digest of each), ``folds``, ``seeds`` (those compared
+        pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95, ci95_with_seeds,
+        p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes``, ``method``.
+
+    Raises
+    ------
+    RunError
+        If the runs have other classes, no fold in common, or other clips or labels in a fold.
+    """
+    folds = _common_folds(a, b, names)
+    seeds = _common_seeds(a, b, folds)
+    answers = {fold: _fold_answers(a, b, fold=fold, seeds=seeds, names=names) for fold in folds}
+    owners = np.concatenate([np.full(one.a.shape[1], fold) for fold, one in answers.items()])
+    right_a = np.concatenate([one.a.mean(axis=0) for one in answers.values()])
+    right_b = np.concatenate([one.b.mean(axis=0) for one in answers.values()])
+    found = paired_difference(right_a, right_b, folds=owners, draws=draws)
+    limits = crossed_limits(list(answers.values()), draws=draws)
+    wide = PairedResult(found.difference, min(found.low, limits[0]), max(found.high, limits[1]), found.p_value)
+    with_seeds = None if np.isnan(limits[0]) else list(limits)
+    if with_seeds is None:
+        wide = found
+    return {
+        "runs": [
+            _about(run, right, owners, name=name, folds=folds, seeds=seeds)
+            for run, right, name in ((a, right_a, names[0]), (b, right_b, names[1]))
+        ],
+        "folds": folds,
+        "seeds": seeds or None,
+        "clips": len(owners),
+        "difference": {
+            "mean": found.difference,
+            "ci95": [found.low, found.high],
+            "ci95_with_seeds": with_seeds,
+            "p_value": found.p_value,
+        },
+        "by_fold": [
+            {"fold": fold, "a": float(one.a.mean()), "b": float(one.b.mean()), "clips": one.a.shape[1]}
+            for fold, one in answers.items()
+        ],
+        "beyond_noise": wide.beyond_noise,
+        "verdict": _verdict(wide, names),
+        "notes": _notes(a, b, folds=folds, seeds=seeds, with_seeds=with_seeds is not None, names=names),
+        "method": METHOD,
+    }
+
+
+def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
+    """Limits of a 95 % interval of the difference that holds for other clips and other seeds.
+
+    Clips and seeds are redrawn with replacement at once within each fold (the pigeonhole bootstrap), so that a
+    network's luck on all of its clips counts as one draw. Of S seeds S - 1 are redrawn, which makes the variance of the
+    mean right for few of them. Where a and b are paired, a seed is drawn for both.
+
+    Parameters
+    ----------
+    answers : sequence of FoldAnswers
+        One per fold.
+    draws : int
+    seed : int
+        Of the generator.
+
+    Returns
+    -------
+    tuple of float
+        Low and high, between -1 and 1; NaN where a run has one seed only on some fold.
+
+    References
+    ----------
+    A. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2), 2007; for S - 1, J. Rao and C. Wu,
+    "Resampling inference with complex survey data", JASA 83, 1988.
+    """
+    if any(min(len(one.a), len(one.b)) < 2 for one in answers):
+        return float("nan"), float("nan")
+    generator = np.random.default_rng([seed, 2])
+    means = np.zeros(draws)
+    for one in answers:
+        clips = one.a.shape[1]
+        step = max(1, _CELLS // clips)
+        for start in range(0, draws, step):
+            rows = min(step, draws - start)
+            redrawn = generator.multinomial(clips, np.full(clips, 1 / clips), size=rows) / clips
+            if one.paired:
+                change = _redrawn_seeds(one.a - one.b, rows, generator)
+            else:
+                change = _redrawn_seeds(one.a, rows, generator) - _redrawn_seeds(one.b, rows, generator)
+            means[start : start + rows] += (redrawn * change).sum(axis=1) / len(answers)
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
+    return float(low), float(high)
+
+
+def _redrawn_seeds(table: NDArray[np.float64], rows: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Mean over redrawn seeds, (rows, clips), of a table (seeds, clips)."""
+    count = len(table)
+    out: NDArray[np.float64] = generator.multinomial(count - 1, np.full(count, 1 / count), size=rows) @ table
+    return out / (count - 1)
+
+
+def _common_folds(a: Sequence[Predictions], b: Sequence[Predictions], names: tuple[str, str]) -> list[int]:
+    if a[0].classes != b[0].classes:
+        other = sorted(set(a[0].classes) ^ set(b[0].classes))
+        what = f"{len(other)} of them, such as {other[0]}, are in one only" if other else "they stand in another order"
+        raise RunError(f"{names[0]} and {names[1]}: other classes ({what}), so that they cannot be compared")
+    of_a, of_b = (sorted({trial.about["fold"] for trial in run}) for run in (a, b))
+    folds = [fold for fold in of_a if fold in of_b]
+    if not folds:
+        raise RunError(
+            f"{names[0]} has fold {', '.join(map(str, of_a))} and {names[1]} fold {', '.join(map(str, of_b))}: none in "
+            "common, so that they cannot be compared; train the same folds"
+        )
+    return folds
+
+
+def _common_seeds(a: Sequence[Predictions], b: Sequence[Predictions], folds: Sequence[int]) -> list[int]:
+    """Seeds that both runs have on every one of the folds."""
+    sets = [{trial.about["seed"] for trial in run if trial.about["fold"] == fold} for run in (a, b) for fold in folds]
+    return sorted(set.intersection(*sets))
+
+
+def _fold_answers(
+    a: Sequence[Predictions], b: Sequence[Predictions], *, fold: int, seeds: list[int], names: tuple[str, str]
+) -> FoldAnswers:
+    """Both runs' answers on one fold, their clips in one order."""
+    tables: list[NDArray[np.float64]] = []
+    first: dict[str, int] = {}
+    for run, name in ((a, names[0]), (b, names[1])):
+        trials = [t for t in run if t.about["fold"] == fold and (not seeds or t.about["seed"] in seeds)]
+        rows = []
+        for trial in sorted(trials, key=lambda trial: trial.about["seed"]):
+            order = np.argsort(trial.clips, kind="stable")
+            clips = dict(zip(trial.clips[order].tolist(), trial.labels[order].tolist(), strict=True))
+            first = first or clips
+            if clips != first:
+                raise _other_clips(first, clips, fold=fold, names=(names[0], name))
+            rows.append(trial.correct[order].astype(np.float64))
+        tables.append(np.stack(rows))
+    return FoldAnswers(tables[0], tables[1], bool(seeds))
+
+
+def _other_clips(first: dict[str, int], clips: dict[str, int], *, fold: int, names: tuple[str, str]) -> RunError:
+    lone = sorted(first.keys() ^ clips.keys())
+    if lone:
+        what = f"other clips ({len(lone)} are in one only, such as {lone[0]})"
+    else:
+        what = f"other labels (of {next(name for name in first if first[name] != clips[name])}, for one)"
+    return RunError(f"{names[0]} and {names[1]}: fold {fold} has {what}, so that they cannot be compared")
+
+
+def _about(
+    run: Sequence[Predictions],
+    right: NDArray[np.float64],
+    owners: np.ndarray,
+    *,
+    name: str,
+    folds: list[int],
+    seeds: list[int],
+) -> dict[str, Any]:
+    used = [t for t in run if t.about["fold"] in folds and (not seeds or t.about["seed"] in seeds)]
+    interval = bootstrap_accuracy(right, folds=owners)
+    return {
+        "run": name,
+        "accuracy": interval.mean,
+        "ci95": [interval.low, interval.high],
+        "protocol": used[0].about["protocol"],
+        "seeds": sorted({trial.about["seed"] for trial in used}),
+        "recipe_digest": used[0].about["recipe_digest"],
+    }
+
+
+def _verdict(found: PairedResult, names: tuple[str, str]) -> str:
+    if not found.beyond_noise:
+        return "No difference beyond the noise."
+    better, worse = names if found.difference > 0 else names[::-1]
+    return f"{better} is better than {worse} beyond the noise, by {100 * abs(found.difference):.1f} points."
+
+
+def _notes(
+    a: Sequence[Predictions],
+    b: Sequence[Predictions],
+    *,
+    folds: list[int],
+    seeds: list[int],
+    with_seeds: bool,
+    names: tuple[str, str],
+) -> list[str]:
+    """What a reader must know beside the figures."""
+    notes = []
+    protocols = [run[0].about["protocol"] for run in (a, b)]
+    if protocols[0] != protocols[1]:
+        notes.append(f"The protocols differ: {names[0]} follows {protocols[0]}, {names[1]} {protocols[1]}.")
+    for protocol, name in zip(protocols, names, strict=True):
+        if protocol == "test":
+            notes.append(f"{name} follows protocol test: optimistic, because the held-out fold chose the epoch.")
+    if a[0].about["dataset"]["digest"] != b[0].about["dataset"]["digest"]:
+        notes.append("The data sets differ outside the folds compared, so the runs were trained on other clips.")
+    if a[0].about["recipe_digest"] == b[0].about["recipe_digest"]:
+        notes.append("Both runs are of one recipe.")
+    for run, name in ((a, names[0]), (b, names[1])):
+        left = sorted({trial.about["fold"] for trial in run} - set(folds))
+        if left:
+            notes.append(f"Left out: fold {', '.join(map(str, left))} of {name}, which the other run lacks.")
+        dropped = sorted({trial.about["seed"] for trial in run} - set(seeds)) if seeds else []
+        if dropped:
+            notes.append(f"Left out: seed {', '.join(map(str, dropped))} of {name}, which the other run lacks.")
+    if not seeds:
+        notes.append("No seed is in both runs on every fold: each run's answers are averaged over its own seeds.")
+    if not with_seeds:
+        notes.append(
+            "The noise between seeds is not in the interval, for a run has one seed on some fold: the figures are "
+            "about these networks, not their recipes; `earsight crossval --seeds 3` tells more."
+        )
+    return notes

@@ -1,0 +1,131 @@
+"""What each protocol would have claimed, from one run whose epochs were watched.
+
+Comes in: a run folder trained with ``training.watch=true``, so that each epoch's record in ``history.jsonl`` tells what
+the held-out fold would have said of it. Goes out: the accuracy under ``last`` (the last epoch), ``inner`` (the epoch
+that a part of the training folds chose, where the run is of that protocol) and ``test`` (the best epoch on the held-out
+fold itself), each with a 95 % interval, and how far each lies above ``last``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import RunError
+from earsight.evaluation.statistics import average_seeds, bootstrap_accuracy, paired_difference
+from earsight.evaluation.summary import Predictions, read_run
+
+
+class Watched(NamedTuple):
+    """One trial's held-out answers: ``right`` (epochs, clips) bool, and the epoch (from 1) that each protocol takes."""
+
+    trial: Predictions
+    right: NDArray[np.bool_]
+    epochs: dict[str, int]
+
+
+def compare_protocols(run: Path) -> dict[str, Any]:
+    """Set the protocols side by side.
+
+    Parameters
+    ----------
+    run : Path
+        A run folder.
+
+    Returns
+    -------
+    dict
+        ``run``, ``protocol`` (that of the run), ``protocols`` (a row each: protocol, accuracy with mean and ci95,
+        optimistic, and for all but ``last`` over_last with difference and ci95), ``trials`` (fold, seed, and each
+        protocol's epoch and accuracy) and ``notes``. The interval of a difference is about the choice of clips, with
+        the epochs that were chosen.
+
+    Raises
+    ------
+    RunError
+        If the folder is no run, or an epoch was not watched.
+    """
+    trials = [_watched(run, trial) for trial in read_run(run)]
+    names = [name for name in ("last", "inner", "test") if all(name in one.epochs for one in trials)]
+    clips = np.concatenate([one.trial.clips for one in trials])
+    folds = np.concatenate([np.full(len(one.trial.clips), one.trial.about["fold"]) for one in trials])
+    right = {
+        name: average_seeds(
+            np.concatenate([one.right[one.epochs[name] - 1] for one in trials]), clips=clips, folds=folds
+        )
+        for name in names
+    }
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        interval = bootstrap_accuracy(right[name].correct, folds=right[name].folds)
+        row: dict[str, Any] = {
+            "protocol": name,
+            "accuracy": {"mean": interval.mean, "ci95": [interval.low, interval.high]},
+            "optimistic": name == "test",
+        }
+        if name != "last":
+            above = paired_difference(right[name].correct, right["last"].correct, folds=right[name].folds)
+            row["over_last"] = {"difference": above.difference, "ci95": [above.low, above.high]}
+        rows.append(row)
+    protocol = trials[0].trial.about["protocol"]
+    return {
+        "run": str(run),
+        "protocol": protocol,
+        "protocols": rows,
+        "trials": [
+            {
+                "fold": one.trial.about["fold"],
+                "seed": one.trial.about["seed"],
+                **{
+                    name: {"epoch": epoch, "accuracy": float(one.right[epoch - 1].mean())}
+                    for name, epoch in one.epochs.items()
+                },
+            }
+            for one in trials
+        ],
+        "notes": _notes(protocol),
+    }
+
+
+def _watched(run: Path, trial: Predictions) -> Watched:
+    path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
+    right = []
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        for record in records:
+            held_out = record.get("held_out")
+            if held_out is None:
+                raise RunError(
+                    f"{path}: epoch {record['epoch']} was not watched; train the run again, in another folder, "
+                    "with --set training.watch=true"
+                )
+            row = np.ones(len(trial.clips), dtype=bool)
+            row[np.asarray(held_out["wrong"], dtype=np.int64)] = False
+            right.append(row)
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: not a history of earsight ({error}); remove its folder and run again") from error
+    if not right:
+        raise RunError(f"{path}: has no epoch; remove its folder and run again")
+    table = np.stack(right)
+    # The first of equally good epochs, as protocol test takes it.
+    epochs = {"last": len(table), "test": int(table.sum(axis=1).argmax()) + 1}
+    if trial.about["protocol"] == "inner":
+        epochs["inner"] = int(trial.about["epoch"])
+    return Watched(trial, table, epochs)
+
+
+def _notes(protocol: str) -> list[str]:
+    notes = [
+        "test is optimistic: it reports the epoch that the held-out fold itself chose. Only last and inner are fair."
+    ]
+    if protocol == "inner":
+        notes.append(
+            "The run follows inner: part of the training folds chose the epoch and trained nothing, in all rows."
+        )
+    else:
+        notes.append("inner is not here: the run set no training clips aside; --set training.protocol=inner does.")
+    return notes

@@ -1,0 +1,135 @@
+"""Soups of a run's members, made on the training pictures and tested on the held-out ones.
+
+Comes in: the members' model files and the data set's pictures. Goes out: logits of soups on a fold, and their networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.data.datasets import Dataset
+from earsight.errors import RunError
+from earsight.evaluation.members import Grid, Member
+from earsight.models.card import ModelCard
+from earsight.models.modelfile import load
+from earsight.models.soup import average_states, measure_norms, measured_norms
+from earsight.training.loop import Data, predict
+from earsight.training.preparation import Prepared
+
+BATCH = 32  # pictures in a batch, for statistics and predictions
+
+Ingredients = tuple[Member, ...]
+
+
+def no_soup(cards: Mapping[tuple[int, Member], ModelCard]) -> str | None:
+    """Why the weights of these members cannot be averaged; None where they can."""
+    recipes = {card.recipe.digest for card in cards.values()}
+    first = next(iter(cards.values())).recipe
+    if len(recipes) > 1:
+        return "the members are of different recipes"
+    if first.backbone.weights == "none" or first.transfer.fuse != "all":
+        return "the members began from random weights of their own, so that their mean is no network of the same kind"
+    return None
+
+
+@dataclass
+class Soups:
+    """Makes soups and remembers what they said.
+
+    Attributes
+    ----------
+    grid : Grid
+    files : mapping of (fold, member) to Path
+        Model files.
+    prepared : Prepared
+        The data set that the members were trained on.
+    device : torch.device
+    """
+
+    grid: Grid
+    files: Mapping[tuple[int, Member], Path]
+    prepared: Prepared
+    device: torch.device
+    _said: dict[tuple[int, Ingredients], NDArray[np.float32]] = field(default_factory=dict)
+
+    def logits(self, fold: int, members: Ingredients) -> NDArray[np.float32]:
+        """What a soup says of the fold's held-out clips, (clips, classes)."""
+        if len(members) == 1:
+            return self.grid.trials[fold, members[0]].logits
+        if (fold, members) not in self._said:
+            card, model = self.cook(fold, members)
+            self._said[fold, members] = predict(model, self._data(card), self._held_out(fold), batch_size=BATCH)
+        return self._said[fold, members]
+
+    def accuracy(self, fold: int, members: Ingredients) -> float:
+        """Of a soup on the fold's held-out clips."""
+        return float((self.logits(fold, members).argmax(axis=1) == self.grid.labels[fold]).mean())
+
+    def mean_accuracy(self, folds: Sequence[int], members: Ingredients) -> float:
+        """Mean over some folds of the accuracy of the soup of the same seeds on each."""
+        return float(np.mean([self.accuracy(fold, members) for fold in folds]))
+
+    def cook(self, fold: int, members: Ingredients) -> tuple[ModelCard, nn.Module]:
+        """The card and the network, on the device, of a soup of one fold's members."""
+        card, model = load(self.files[fold, members[0]])
+        if len(members) == 1:
+            return card, model
+        states = [self._state(fold, member) for member in members]
+        model.load_state_dict(average_states(states))
+        model = model.to(self.device).to(memory_format=torch.channels_last)
+        norms = measured_norms(model, states)
+        if norms:
+            rows = self._training(fold)
+            data = self._data(card)
+            batches = np.array_split(rows, max(1, round(len(rows) / BATCH)))
+            measure_norms(model, (data.pictures(batch) for batch in batches), names=norms)
+        return card, model
+
+    def _state(self, fold: int, member: Member) -> dict[str, Tensor]:
+        return dict(load(self.files[fold, member])[1].state_dict())
+
+    def _data(self, card: ModelCard) -> Data:
+        return Data(
+            source=self.prepared.store,
+            labels=self.prepared.dataset.labels,
+            classes=len(card.classes),
+            mean=torch.tensor(card.mean, dtype=torch.float32),
+            std=torch.tensor(card.std, dtype=torch.float32),
+            device=self.device,
+        )
+
+    def _training(self, fold: int) -> NDArray[np.int64]:
+        """Every row outside the fold: under protocol inner also those that chose the epoch."""
+        return np.flatnonzero((self.prepared.dataset.folds != fold) & self.prepared.usable)
+
+    def _held_out(self, fold: int) -> NDArray[np.int64]:
+        dataset = self.prepared.dataset
+        rows = np.flatnonzero((dataset.folds == fold) & self.prepared.usable)
+        if [dataset.clips[row].path for row in rows] != self.grid.clips[fold].tolist():
+            raise RunError(
+                f"fold {fold}: the run held out other clips than the data set now gives; were clips left out or mended "
+                "since? Give the data set as it was"
+            )
+        return rows
+
+
+def check_data(grid: Grid, dataset: Dataset) -> None:
+    """Refuse a data set that is not the one the members were trained on.
+
+    Raises
+    ------
+    RunError
+    """
+    trial = next(iter(grid.trials.values()))
+    if dataset.digest != trial.about["dataset"]["digest"]:
+        raise RunError(
+            f"{dataset.name}: is not the data set, or not the split of it, that the members were trained on "
+            f"({trial.about['dataset']['name']}); give that one with --data, and its --subset and --splits"
+        )
