@@ -55,7 +55,7 @@ def compare_runs(
     Returns
     -------
     dict
-        ``runs`` (name, accuracy, ci95, protocol, seeds, recipe_digest of each), ``folds``, ``seeds`` (those compared
+        ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds`` (those compared
         pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95, ci95_with_seeds,
         p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes``, ``method``.
 
@@ -168,7 +168,9 @@ def _common_folds(a: Sequence[Predictions], b: Sequence[Predictions], names: tup
 
 
 def _common_seeds(a: Sequence[Predictions], b: Sequence[Predictions], folds: Sequence[int]) -> list[int]:
-    """Seeds that both runs have on every one of the folds."""
+    """Seeds that both runs have on every one of the folds; an ensemble has none of its own."""
+    if any("ensemble" in trial.about for trial in (*a, *b)):
+        return []
     sets = [{trial.about["seed"] for trial in run if trial.about["fold"] == fold} for run in (a, b) for fold in folds]
     return sorted(set.intersection(*sets))
 
@@ -218,7 +220,8 @@ def _about(
         "accuracy": interval.mean,
         "ci95": [interval.low, interval.high],
         "protocol": used[0].about["protocol"],
-        "seeds": sorted({trial.about["seed"] for trial in used}),
+        "seeds": [] if "ensemble" in used[0].about else sorted({trial.about["seed"] for trial in used}),
+        "ensemble": used[0].about.get("ensemble"),
         "recipe_digest": used[0].about["recipe_digest"],
     }
 
@@ -258,9 +261,12 @@ def _notes(
         dropped = sorted({trial.about["seed"] for trial in run} - set(seeds)) if seeds else []
         if dropped:
             notes.append(f"Left out: seed {', '.join(map(str, dropped))} of {name}, which the other run lacks.")
-    if not seeds:
+    joined = [name for run, name in ((a, names[0]), (b, names[1])) if "ensemble" in run[0].about]
+    if len(joined) == 1:
+        notes.append(f"{joined[0]} is an ensemble, one answer a clip; the other's answers are its seeds' mean.")
+    elif not seeds and not joined:
         notes.append("No seed is in both runs on every fold: each run's answers are averaged over its own seeds.")
-    if not with_seeds:
+    if not with_seeds and not joined:
         notes.append(
             "The noise between seeds is not in the interval, for a run has one seed on some fold: the figures are "
             "about these networks, not their recipes; `earsight crossval --seeds 3` tells more."

@@ -151,7 +151,7 @@ def single_row(grid: Grid) -> dict[str, Any]:
 
 
 def method_row(
-    grid: Grid, name: str, probabilities: Mapping[int, NDArray[np.float64]], *, networks: float
+    grid: Grid, name: str, right: Mapping[int, NDArray[np.float64] | NDArray[np.bool_]], *, networks: float
 ) -> dict[str, Any]:
     """One way to combine the members: its accuracy, and its gain over a single one on the same clips.
 
@@ -159,8 +159,8 @@ def method_row(
     ----------
     grid : Grid
     name : str
-    probabilities : mapping of fold to ndarray, shape (clips, classes)
-        What the combination says; any scores that rise with the probability.
+    right : mapping of fold to ndarray, shape (clips,)
+        Whether the combination is right on each clip, or the share of several that are.
     networks : float
         How many networks a clip goes through, mean over the folds.
 
@@ -171,7 +171,6 @@ def method_row(
         The gain is paired over clips, against the share of the members that is right on each; its interval is about
         the choice of clips, with these members.
     """
-    right = {fold: probabilities[fold].argmax(axis=1) == grid.labels[fold] for fold in grid.folds}
     own, folds = _by_clip(grid, right)
     single, _ = _by_clip(grid, {fold: grid.right(fold).mean(axis=0) for fold in grid.folds})
     interval = bootstrap_accuracy(own, folds=folds)

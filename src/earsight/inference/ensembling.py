@@ -36,8 +36,9 @@ EXPLAINED = (
     "std: between members, of the mean over folds; ci95: bootstrap over clips within folds; gain: over the mean of the "
     "members, paired over clips, with a sign-flip test; greedy: members with replacement by log loss (Caruana et al. "
     "2004), chosen for each fold on the other folds; soup: mean of the weights, batch-norm statistics re-estimated on "
-    "the training pictures; greedy-soup: Wortsman et al. 2022, recipe 1, chosen on the other folds; milliseconds: wave "
-    "to probabilities, one clip at a time, median"
+    "the training pictures, as those of single-remeasured are, against which a soup is to be held; greedy-soup: "
+    "Wortsman et al. 2022, recipe 1, chosen on the other folds; milliseconds: wave to probabilities, one clip at a "
+    "time, median"
 )
 
 
@@ -64,10 +65,15 @@ class Combination:
 class _Pantry:
     """The members' files and what is asked of them."""
 
+    runs: Sequence[Path]
     grid: Grid
     files: Mapping[tuple[int, Member], Path]
     cards: Mapping[tuple[int, Member], ModelCard]
     device: torch.device
+
+    def named(self, member: Member) -> dict[str, Any]:
+        """A member as the report has it."""
+        return {"run": str(self.runs[member.run]), "seed": member.seed}
 
     def backbones(self, fold: int, weights: NDArray[np.float64] | None = None) -> tuple[str, ...]:
         """Of the members of one fold whose weight is not 0."""
@@ -131,7 +137,7 @@ def make_ensemble(
         If the runs do not go together, or the method asks for what is not there.
     """
     pantry, left_out = _open(runs, fold=fold, device=device)
-    grid, notes = pantry.grid, []
+    grid, notes, control = pantry.grid, [], None
     ways: dict[str, Combination] = {
         "average": Combination(
             {one: grid.mixed(one) for one in grid.folds},
@@ -148,25 +154,28 @@ def make_ensemble(
     if dataset is not None and prepare is not None and not refusal:
         check_data(grid, dataset)
         prepared = prepare(dataset, next(iter(pantry.cards.values())).recipe)
-        made = _soups(Soups(grid, pantry.files, prepared, device), pantry, progress=progress)
+        soups = Soups(grid, pantry.files, prepared, device)
+        made = _soups(soups, pantry, progress=progress)
         ways |= made[0]
         chosen |= made[1]
+        control = {one: soups.remeasured(one) for one in grid.folds}
     else:
         notes.append(f"No soup: {refusal}.")
     if method not in ways:
         raise RunError(f"--method {method}: cannot be made here; {' '.join(notes)}")
-    rows = _rows(pantry, ways)
+    rows = _rows(pantry, ways, control=control)
     accuracy = next(row["accuracy"]["mean"] for row in rows if row["method"] == method)
     models = _models(pantry, ways[method])
     published = _published(pantry, models, method=method, accuracy=accuracy)
     seen = published[0].trained_on["seen"]
     if left_out:
-        notes.append(f"Left out, for they lack a fold: {', '.join(_name(member, runs) for member in left_out)}.")
+        names = (f"seed {member.seed} of {runs[member.run]}" for member in left_out)
+        notes.append(f"Left out, for they lack a fold: {', '.join(names)}.")
     result: dict[str, Any] = {
         "runs": [str(run) for run in runs],
         "folds": list(grid.folds),
-        "members": [{"run": str(runs[member.run]), "seed": member.seed} for member in grid.members],
-        "left_out": [{"run": str(runs[member.run]), "seed": member.seed} for member in left_out],
+        "members": [pantry.named(member) for member in grid.members],
+        "left_out": [pantry.named(member) for member in left_out],
         "protocol": grid.trials[grid.folds[0], grid.members[0]].about["protocol"],
         "dataset": grid.trials[grid.folds[0], grid.members[0]].about["dataset"],
         "rows": rows,
@@ -208,7 +217,7 @@ def _open(runs: Sequence[Path], *, fold: int | None, device: torch.device) -> tu
     )
     wanted = {(one, member): grid.trials[one, member] for one in grid.folds for member in grid.members}
     files = {key: file(key[1].run, trial) for key, trial in wanted.items()}
-    return _Pantry(grid, files, {key: load_card(path) for key, path in files.items()}, device), grid.left_out
+    return _Pantry(runs, grid, files, {key: load_card(path) for key, path in files.items()}, device), grid.left_out
 
 
 def _greedy(pantry: _Pantry) -> tuple[Combination, dict[str, Any]]:
@@ -220,7 +229,15 @@ def _greedy(pantry: _Pantry) -> tuple[Combination, dict[str, Any]]:
         {fold: pantry.backbones(fold, weights[fold]) for fold in grid.folds},
         lambda fold: pantry.part(fold, weights[fold], method="greedy"),
     )
-    return way, {str(fold): _shares(grid, weights[fold]) for fold in grid.folds}
+    listed = {
+        str(fold): [
+            pantry.named(member) | {"weight": float(share)}
+            for member, share in zip(grid.members, weights[fold], strict=True)
+            if share
+        ]
+        for fold in grid.folds
+    }
+    return way, listed
 
 
 def _soups(
@@ -254,35 +271,42 @@ def _soups(
         done += len(every) - 1
         progress(done, total)
     ways["greedy-soup"] = way(recipe, "greedy-soup")
-    listed = {str(fold): [{"run": m.run, "seed": m.seed} for m in some] for fold, some in recipe.items()}
+    listed = {str(fold): [pantry.named(member) for member in some] for fold, some in recipe.items()}
     return ways, {"greedy-soup": listed}
 
 
-def _rows(pantry: _Pantry, ways: Mapping[str, Combination]) -> list[dict[str, Any]]:
-    """The table: the single network, then each way, with what a clip costs."""
+def _rows(
+    pantry: _Pantry, ways: Mapping[str, Combination], *, control: Mapping[int, NDArray[np.float64]] | None
+) -> list[dict[str, Any]]:
+    """The table: the single network, then each way, with what a clip costs; before soups what their norms alone do."""
     grid, first = pantry.grid, pantry.grid.folds[0]
     single = load(pantry.files[first, grid.members[0]])
     rows = [single_row(grid) | {"milliseconds_per_clip": _milliseconds(single, pantry.device)}]
     for name, way in ways.items():
+        if name == "soup" and control is not None:
+            row = method_row(grid, "single-remeasured", control, networks=1)
+            rows.append(row | {"milliseconds_per_clip": rows[0]["milliseconds_per_clip"]})
         costs: dict[tuple[str, ...], float] = {}
         for fold, kind in way.backbones.items():
             if kind not in costs:  # the same networks cost the same on each fold
                 costs[kind] = _milliseconds(way.build(fold), pantry.device)
         row = method_row(
-            grid, name, way.probabilities, networks=float(np.mean([len(kind) for kind in way.backbones.values()]))
+            grid, name, _right(grid, way), networks=float(np.mean([len(kind) for kind in way.backbones.values()]))
         )
         spent = float(np.mean([costs[kind] for kind in way.backbones.values()]))
         rows.append(row | {"milliseconds_per_clip": round(spent, 2)})
     return rows
 
 
+def _right(grid: Grid, way: Combination) -> dict[int, NDArray[np.bool_]]:
+    return {fold: np.asarray(said.argmax(axis=1) == grid.labels[fold]) for fold, said in way.probabilities.items()}
+
+
 def _models(pantry: _Pantry, way: Combination) -> dict[int, FoldModel]:
-    out = {}
+    right, out = _right(pantry.grid, way), {}
     for fold in pantry.grid.folds:
         card, network = way.build(fold)
-        card.trained_on["held_out_accuracy"] = float(
-            (way.probabilities[fold].argmax(axis=1) == pantry.grid.labels[fold]).mean()
-        )
+        card.trained_on["held_out_accuracy"] = float(right[fold].mean())
         out[fold] = FoldModel(card, network, way.probabilities[fold])
     return out
 
@@ -307,15 +331,3 @@ def _published(pantry: _Pantry, models: Mapping[int, FoldModel], *, method: str,
 def _milliseconds(part: Part, device: torch.device) -> float:
     card, network = part
     return round(milliseconds_per_clip(Classifier(card, network, device=device)), 2)
-
-
-def _shares(grid: Grid, weights: NDArray[np.float64]) -> list[dict[str, Any]]:
-    return [
-        {"run": member.run, "seed": member.seed, "weight": float(share)}
-        for member, share in zip(grid.members, weights, strict=True)
-        if share
-    ]
-
-
-def _name(member: Member, runs: Sequence[Path]) -> str:
-    return f"seed {member.seed} of {runs[member.run]}"

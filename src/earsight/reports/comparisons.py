@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _NAMES = {
-    "single": "single network",
-    "average": "ensemble: average",
-    "greedy": "ensemble: greedy",
-    "soup": "soup: uniform",
-    "greedy-soup": "soup: greedy",
+    "single": "single",
+    "single-remeasured": "single, new norms",
+    "average": "average",
+    "greedy": "greedy",
+    "soup": "soup",
+    "greedy-soup": "greedy soup",
 }
 
 
@@ -33,23 +34,21 @@ def ensemble_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     Returns
     -------
     list of dict
-        Columns ``how``, ``networks``, ``accuracy %``, ``95 % interval``, ``gain``, ``95 % of gain``, ``beyond noise``
-        and ``ms a clip``.
+        Columns ``how``, ``nets``, ``accuracy %``, ``95 % interval``, ``gain``, ``95 % of gain`` and ``ms``.
     """
     rows = []
     for row in result["rows"]:
         accuracy, gain = row["accuracy"], row.get("gain")
-        spread = f" ± {100 * accuracy['std']:.2f}" if "std" in accuracy else ""
+        spread = f" ± {100 * accuracy['std']:.1f}" if "std" in accuracy else ""
         rows.append(
             {
                 "how": _NAMES[row["method"]],
-                "networks": f"{row['networks']:.3g}",
-                "accuracy %": f"{100 * accuracy['mean']:.2f}{spread}",
+                "nets": f"{row['networks']:.3g}",
+                "accuracy %": f"{100 * accuracy['mean']:.1f}{spread}",
                 "95 % interval": _interval(accuracy["ci95"]),
-                "gain": f"{100 * gain['difference']:+.2f}" if gain else "",
+                "gain": f"{100 * gain['difference']:+.1f}" if gain else "",
                 "95 % of gain": _signed(gain["ci95"]) if gain else "",
-                "beyond noise": ("yes" if gain["beyond_noise"] else "no") if gain else "",
-                "ms a clip": f"{row['milliseconds_per_clip']:.1f}",
+                "ms": f"{row['milliseconds_per_clip']:.1f}",
             }
         )
     return rows
@@ -61,12 +60,13 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
     members, folds = len(result["members"]), len(result["folds"])
     notes = [
         f"{result['dataset']['name']}: {members} members on fold {', '.join(map(str, result['folds']))}, each tested "
-        "on clips that it never saw; ± is between members, intervals are over clips."
+        "on clips that it never saw; ± is between members, intervals are over clips; ms are for one clip.",
+        _beyond(result["rows"]),
     ]
     if "seed_std" in single:
         notes.append(
-            f"Standard deviation between the members of one fold: {100 * single['seed_std']:.2f} points; "
-            f"between folds: {100 * single['fold_std']:.2f}."
+            f"Standard deviation between the members of one fold: {100 * single['seed_std']:.1f} points; "
+            f"between folds: {100 * single['fold_std']:.1f}."
         )
     if result["protocol"] == "test":
         notes.append("Protocol test: optimistic, because the held-out fold chose each member's epoch.")
@@ -85,6 +85,17 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
     else:
         notes.append(f"It saw {model['seen']}, and `earsight evaluate` tests it on that fold.")
     return notes
+
+
+def _beyond(rows: Sequence[dict[str, Any]]) -> str:
+    """Which gains are more than noise, in words; losses too."""
+    sure = [
+        (_NAMES[row["method"]], row["gain"]["difference"]) for row in rows if row.get("gain", {}).get("beyond_noise")
+    ]
+    if not sure:
+        return "No difference from the single network is beyond the noise."
+    said = ", ".join(f"{name} ({100 * value:+.1f})" for name, value in sure)
+    return f"Beyond the noise, against the single network: {said}; nothing else is."
 
 
 def print_ensemble(result: dict[str, Any], *, console: Console) -> None:
@@ -128,7 +139,7 @@ def comparison_notes(result: dict[str, Any]) -> list[str]:
     difference = result["difference"]
     notes = [
         f"{letter}: {run['run']}, {100 * run['accuracy']:.1f} % ({_interval(run['ci95'])}), protocol "
-        f"{run['protocol']}, seed {', '.join(map(str, run['seeds']))}"
+        f"{run['protocol']}, {_who(run)}"
         for letter, run in zip("AB", result["runs"], strict=True)
     ]
     notes.append(
@@ -138,6 +149,12 @@ def comparison_notes(result: dict[str, Any]) -> list[str]:
     if difference["ci95_with_seeds"]:
         notes.append(f"With other seeds too: 95 % interval {_signed(difference['ci95_with_seeds'])}.")
     return [*notes, *result["notes"], result["verdict"]]
+
+
+def _who(run: dict[str, Any]) -> str:
+    if run["ensemble"]:
+        return "an ensemble" if run["ensemble"] > 1 else "one network made of several"
+    return f"seed {', '.join(map(str, run['seeds']))}"
 
 
 def print_comparison(result: dict[str, Any], *, console: Console) -> None:
@@ -176,9 +193,10 @@ def print_protocols(result: dict[str, Any], *, console: Console) -> None:
 
 
 def _print(rows: Sequence[dict[str, str]], notes: Iterable[str], *, console: Console) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table()
+    table = Table(box=box.SIMPLE, pad_edge=False)
     for place, name in enumerate(rows[0]):
         table.add_column(name, justify="right" if place else "left")
     for row in rows:

@@ -23,6 +23,7 @@ from torch import nn
 from earsight import __version__
 from earsight.errors import RunError
 from earsight.evaluation.members import Grid
+from earsight.evaluation.summary import write_summary
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.modelfile import save
@@ -116,7 +117,7 @@ def write_ensemble(
         The model to deploy.
     method : str
     report : mapping
-        Goes into ``ensemble.json``.
+        Goes into ``ensemble.json``; its ``machine`` also into ``summary.json``.
 
     Raises
     ------
@@ -135,6 +136,7 @@ def write_ensemble(
             _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
         else:
             save(partial / "model.safetensors", state=published[1].state_dict(), card=published[0])
+        write_summary(partial, machine=report["machine"])
         replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -169,7 +171,7 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         "seconds": round(sum(trial.about["seconds"] for trial in trials), 1),
         "epoch": max(trial.about["epoch"] for trial in trials),
         "recipe_digest": digest,
-        "networks": len(model.card.members) or 1,
+        "ensemble": len(model.card.members) or 1,
     }
     np.savez(
         folder / "predictions.npz",

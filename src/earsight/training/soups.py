@@ -68,6 +68,21 @@ class Soups:
             self._said[fold, members] = predict(model, self._data(card), self._held_out(fold), batch_size=BATCH)
         return self._said[fold, members]
 
+    def remeasured(self, fold: int) -> NDArray[np.float64]:
+        """Share (clips,) of the fold's members that are right once their own norms are measured anew.
+
+        What a soup is to be held against: its norms are measured anew too, which by itself can help or harm.
+        """
+        right = []
+        for member in self.grid.members:
+            card, model = load(self.files[fold, member])
+            names = measured_norms(model, [self._state(fold, other) for other in self.grid.members])
+            self._measure(card, model.to(self.device), fold, names)
+            said = predict(model, self._data(card), self._held_out(fold), batch_size=BATCH)
+            right.append(said.argmax(axis=1) == self.grid.labels[fold])
+        out: NDArray[np.float64] = np.mean(right, axis=0)
+        return out
+
     def accuracy(self, fold: int, members: Ingredients) -> float:
         """Of a soup on the fold's held-out clips."""
         return float((self.logits(fold, members).argmax(axis=1) == self.grid.labels[fold]).mean())
@@ -84,13 +99,17 @@ class Soups:
         states = [self._state(fold, member) for member in members]
         model.load_state_dict(average_states(states))
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        norms = measured_norms(model, states)
-        if norms:
-            rows = self._training(fold)
-            data = self._data(card)
-            batches = np.array_split(rows, max(1, round(len(rows) / BATCH)))
-            measure_norms(model, (data.pictures(batch) for batch in batches), names=norms)
+        self._measure(card, model, fold, measured_norms(model, states))
         return card, model
+
+    def _measure(self, card: ModelCard, model: nn.Module, fold: int, names: Sequence[str]) -> None:
+        """Measure norms anew on every clip outside the fold: under protocol inner also those that chose the epoch."""
+        if not names:
+            return
+        rows = np.flatnonzero((self.prepared.dataset.folds != fold) & self.prepared.usable)
+        data = self._data(card)
+        batches = np.array_split(rows, max(1, round(len(rows) / BATCH)))
+        measure_norms(model, (data.pictures(batch) for batch in batches), names=names)
 
     def _state(self, fold: int, member: Member) -> dict[str, Tensor]:
         return dict(load(self.files[fold, member])[1].state_dict())
@@ -104,10 +123,6 @@ class Soups:
             std=torch.tensor(card.std, dtype=torch.float32),
             device=self.device,
         )
-
-    def _training(self, fold: int) -> NDArray[np.int64]:
-        """Every row outside the fold: under protocol inner also those that chose the epoch."""
-        return np.flatnonzero((self.prepared.dataset.folds != fold) & self.prepared.usable)
 
     def _held_out(self, fold: int) -> NDArray[np.int64]:
         dataset = self.prepared.dataset
