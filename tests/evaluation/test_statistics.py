@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from earsight.errors import DataError
 from earsight.evaluation import statistics
-from earsight.evaluation.statistics import average_seeds, bootstrap_accuracy, paired_difference, variance_parts
+from earsight.evaluation.statistics import (
+    PairedResult,
+    average_seeds,
+    bootstrap_accuracy,
+    paired_difference,
+    variance_parts,
+)
 
 
 def _clips(seed: int, *, rate: float = 0.9, sizes: tuple[int, ...] = (60, 80, 100)) -> tuple[np.ndarray, np.ndarray]:
@@ -182,6 +188,32 @@ def test_identical_answers_have_no_difference():
     correct, folds = _clips(7)
     found = paired_difference(correct, correct, folds=folds, draws=100)
     assert found == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_limit_that_is_zero_is_zero_and_not_what_rounding_left():
+    # Shares of three seeds: thirds that do not add up to 0 in floating point.
+    a = np.array([1 / 3, 2 / 3, 1.0, 0.0] * 30)
+    b = np.array([2 / 3, 1.0, 1 / 3, 0.0] * 30)
+    found = paired_difference(a, b, folds=np.arange(120) % 7, draws=200)
+    swapped = paired_difference(b, a, folds=np.arange(120) % 7, draws=200)
+    assert abs(found.difference) < 0.01
+    same = paired_difference(a, np.roll(a, 4), folds=np.zeros(120, dtype=int), draws=200)
+    assert [str(value) for value in same[:3]] == ["0.0"] * 3
+    assert found.difference == -swapped.difference
+
+
+@pytest.mark.parametrize(
+    ("found", "beyond"),
+    [
+        ((0.05, 0.01, 0.09, 0.01), True),
+        ((-0.05, -0.09, -0.01, 0.01), True),
+        ((0.05, 0.0, 0.09, 0.01), False),
+        ((0.05, 0.01, 0.09, 0.06), False),
+        ((0.05, -0.01, 0.11, 0.01), False),
+    ],
+)
+def test_beyond_noise_takes_interval_and_p_value(found, beyond):
+    assert PairedResult(*found).beyond_noise is beyond
 
 
 def test_variance_parts_agree_with_the_analysis_of_variance():

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from sklearn.metrics import accuracy_score, f1_score
 
 from earsight.errors import RunError
+from earsight.evaluation.statistics import paired_difference
 from earsight.evaluation.summary import Predictions, read_predictions, read_run, summarize, write_summary
 
 CLASSES = ("cat", "dog", "owl")
@@ -54,7 +55,7 @@ def _write(run: Path, trial: Predictions, *, done=True) -> Path:
     return folder / "predictions.npz"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(folds=st.integers(1, 4), seeds=st.integers(1, 3), draw=st.integers(0, 10**6))
 def test_figures_by_another_computation(folds, seeds, draw):
     trials = _drawn(folds, seeds, generator=np.random.default_rng(draw))
@@ -78,12 +79,28 @@ def test_figures_by_another_computation(folds, seeds, draw):
         assert "std_over_seeds" not in found["accuracy"]
         return
     assert found["accuracy"]["std_over_seeds"] == pytest.approx(grid.mean(axis=0).std(ddof=1))
-    shares = []
+    if folds > 1:
+        parts = found["accuracy"]["std_parts"]
+        within = np.mean(np.var(grid, axis=1, ddof=1))
+        assert parts["seeds"] ** 2 == pytest.approx(within)
+        assert parts["folds"] ** 2 == pytest.approx(max(0.0, np.var(by_fold, ddof=1) - within / seeds))
+    shares, right, single = [], [], []
     for fold in range(1, folds + 1):
         members = [t for t in trials if t.about["fold"] == fold]
         mixed = sum(softmax(t.logits.astype(np.float64), axis=1) for t in members)
         shares.append(accuracy_score(members[0].labels, mixed.argmax(1)))
-    assert found["ensemble"] == {"accuracy": pytest.approx(np.mean(shares)), "members": seeds}
+        right.append(mixed.argmax(1) == members[0].labels)
+        single.append(np.mean([t.correct for t in members], axis=0))
+    assert found["ensemble"]["accuracy"] == pytest.approx(np.mean(shares))
+    assert found["ensemble"]["members"] == seeds
+    gain = found["ensemble"]["gain"]
+    assert gain["difference"] == pytest.approx(np.mean(shares) - grid.mean(), abs=1e-9)
+    owners = np.concatenate([np.full(len(part), fold) for fold, part in enumerate(right)])
+    by_hand = paired_difference(np.concatenate(right), np.concatenate(single), folds=owners)
+    assert (gain["ci95"], gain["p_value"]) == (
+        pytest.approx([by_hand.low, by_hand.high]),
+        pytest.approx(by_hand.p_value),
+    )
 
 
 def test_an_ensemble_averages_probabilities_and_not_votes_or_logits():
@@ -114,7 +131,8 @@ def test_keys_and_types_of_the_contract(tmp_path):
     assert set(found) == {
         *("accuracy", "macro_f1", "folds", "ensemble", "protocol", "recipe_digest", "dataset", "machine"),
     }
-    assert set(found["accuracy"]) == {"mean", "std", "ci95", "std_over_seeds"}
+    assert set(found["accuracy"]) == {"mean", "std", "ci95", "std_over_seeds", "std_parts"}
+    assert set(found["ensemble"]) == {"accuracy", "ci95", "gain", "members"}
     assert [type(value) for value in found["accuracy"]["ci95"]] == [float, float]
     kinds = {"fold": int, "seed": int, "accuracy": float, "clips": int, "epoch": int, "seconds": float}
     assert [{name: type(value) for name, value in row.items()} for row in found["folds"]] == [kinds] * 4

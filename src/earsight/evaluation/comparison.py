@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import RunError
-from earsight.evaluation.statistics import TAIL, PairedResult, bootstrap_accuracy, paired_difference
+from earsight.evaluation.statistics import TAIL, PairedResult, bootstrap_accuracy, paired_difference, settled
 from earsight.evaluation.summary import Predictions
 
 DRAWS = 10_000
@@ -55,9 +55,9 @@ def compare_runs(
     Returns
     -------
     dict
-        ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds`` (those compared
-        pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95, ci95_with_seeds,
-        p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes``, ``method``.
+        ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds`` (those
+        compared pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95,
+        ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes``, ``method``.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: 
                 change = _redrawn_seeds(one.a, rows, generator) - _redrawn_seeds(one.b, rows, generator)
             means[start : start + rows] += (redrawn * change).sum(axis=1) / len(answers)
     low, high = np.quantile(means, [TAIL, 1 - TAIL])
-    return float(low), float(high)
+    return settled(low), settled(high)
 
 
 def _redrawn_seeds(table: NDArray[np.float64], rows: int, generator: np.random.Generator) -> NDArray[np.float64]:

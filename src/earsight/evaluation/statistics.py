@@ -218,7 +218,12 @@ def paired_difference(
     change = np.round(a - b, 12)
     low, high = _resampled_limits(change, folds, draws=draws, seed=seed)
     p_value = _sign_flip(change * _weights(folds), draws=draws, seed=seed)
-    return PairedResult(_fold_mean(change, folds), low, high, p_value)
+    return PairedResult(settled(_fold_mean(change, folds)), settled(low), settled(high), p_value)
+
+
+def settled(difference: float) -> float:
+    """A difference of accuracies without what rounding left of it, so that none is 0 and lies in no interval's way."""
+    return round(float(difference), 10) + 0.0
 
 
 def _checked(correct: np.ndarray, folds: np.ndarray) -> tuple[NDArray[np.float64], np.ndarray]:
