@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,15 +34,19 @@ def main() -> None:
             words = ["crossval", arguments.data, "--folds", "1", "--out", str(place / name), *options]
             return [sys.executable, "-m", "earsight", *words]
 
+        subprocess.run([sys.executable, "-m", "earsight", "prepare", arguments.data, *options], check=True)
         started = time.monotonic()
         subprocess.run(command("whole"), check=True, capture_output=True)
         length = time.monotonic() - started
         for kill in range(KILLS):
             process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            after = chance.uniform(0.2, 0.6) * length
+            after = chance.uniform(0.15, 0.3) * length
             time.sleep(after)
             process.kill()
-            print(f"kill {kill + 1} after {after:.1f} s, exit code {process.wait()}", flush=True)
+            code = process.wait()
+            print(f"kill {kill + 1} after {after:.1f} s of {length:.1f} s, exit code {code}", flush=True)
+            if code != -signal.SIGKILL:
+                raise SystemExit("the fold was done before the kill: set more epochs")
         subprocess.run(command("killed"), check=True, capture_output=True)
         found = [
             read_predictions(place / name / "fold-1" / "seed-0" / "predictions.npz") for name in ("whole", "killed")
