@@ -20,7 +20,7 @@ class Spy:
     stretches = False
 
     def __init__(self, store):
-        self.store, self.errors, self.folder = store, store.errors, store.folder
+        self.store, self.errors, self.folder, self.silence = store, store.errors, store.folder, store.silence
         self.trained, self.scored, self.measured = set(), set(), set()
 
     def read(self, rows, *, draws=None):
