@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from earsight.commands import analysis, experiments, learning, listening, recipes, sounds, start
+from earsight.commands import analysis, experiments, explaining, learning, listening, recipes, sounds, start
 from earsight.console import Verbs, out
 
 app = typer.Typer(
@@ -21,8 +21,8 @@ app = typer.Typer(
 )
 for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
-    *(listening.predict, listening.evaluate, learning.summary, experiments.compare, experiments.ensemble),
-    sounds.download,
+    *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
+    *(experiments.compare, experiments.ensemble, sounds.download),
 ):
     app.command()(verb)
 
@@ -31,8 +31,8 @@ recipe.command("list")(recipes.recipe_list)
 recipe.command("show")(recipes.recipe_show)
 app.add_typer(recipe, name="recipe")
 
-analyze = typer.Typer(help="See what a network kept and what it needs: the paper's analyses.", no_args_is_help=True)
-for look in (analysis.similarity, analysis.fusion, analysis.freeze, analysis.cutoff):
+analyze = typer.Typer(help="See what a network kept, what it needs, and what it looks at.", no_args_is_help=True)
+for look in (analysis.similarity, analysis.fusion, analysis.freeze, analysis.cutoff, explaining.boundaries):
     analyze.command()(look)
 app.add_typer(analyze, name="analyze")
 

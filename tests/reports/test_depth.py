@@ -82,13 +82,13 @@ def sweep() -> dict[str, Any]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were saved."""
     out: list[Figure] = []
-    save = depth._save
+    save = depth.write_figure
 
     def keep(figure: Figure, path: Path) -> None:
         out.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(depth, "_save", keep)
+    monkeypatch.setattr(depth, "write_figure", keep)
     return out
 
 

@@ -6,10 +6,11 @@ end that training used, as the model file describes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
@@ -22,6 +23,9 @@ from earsight.errors import AudioError, DataError
 from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
 from earsight.models.modelfile import ModelCard, load
+
+if TYPE_CHECKING:
+    from earsight.inference.explanation import Explanation
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,11 @@ class Classifier:
 
     def pictures(self, waves: Tensor) -> Tensor:
         """Network input (batch, 3, bands, frames) of waves (batch, samples); differentiable."""
-        raw = self.front_end.views(waves)[:, 0]
+        return self.network_input(self.front_end.band_views(waves)[:, 0])
+
+    def network_input(self, bands: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames) of log powers (batch, windows, bands, frames); differentiable."""
+        raw = self.front_end.finish(bands)
         return ((raw - self._mean) / self._std).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def logits(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -130,11 +138,76 @@ class Classifier:
         DataError
             If an array is empty, not finite, of another shape, or came without its rate.
         """
+        wave, name = self.heard(sound, rate_hz=rate_hz)
+        return self._ranked(name, self.probabilities(audio.fit(wave, self.samples)[None])[0])
+
+    def heard(
+        self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None
+    ) -> tuple[NDArray[np.float32], str]:
+        """What the model hears of one sound: its first `samples` or less, mono at `sample_rate_hz`; and its name.
+
+        Takes and raises what `predict` does.
+        """
         if isinstance(sound, str | Path):
-            wave, name = self._read(sound), str(sound)
-        else:
-            wave, name = self._prepared(np.asarray(sound), rate_hz), ""
-        return self._ranked(name, self.probabilities(wave[None])[0])
+            seconds = float(self.card.recipe.features.clip_seconds)
+            return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds), str(sound)
+        return self._prepared(np.asarray(sound), rate_hz)[: self.samples], ""
+
+    def explain(
+        self,
+        sound: str | Path | NDArray[np.float32],
+        *,
+        rate_hz: int | None = None,
+        label: str | None = None,
+        curves: bool = True,
+        seed: int = 0,
+        most_steps: int = 2048,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Explanation:
+        """Why the model says what it says of one sound.
+
+        Parameters
+        ----------
+        sound : path or ndarray of float, shape (samples,) or (samples, channels)
+            Longer ones than a clip are cut at its length, as in `predict`.
+        rate_hz : int, optional
+            Rate of an array; must be given for one.
+        label : str, optional
+            The class to explain; default the most probable one.
+        curves : bool
+            Whether to measure how far the attributions are to be believed.
+        seed : int
+            Of the random orders that they are compared with.
+        most_steps : int
+            Bound of the steps of Integrated Gradients, which are doubled until it is complete within 1 %.
+        progress : callable, optional
+            Called with (curves done, curves in all).
+
+        Returns
+        -------
+        Explanation
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read, the sound is silent, or it is shorter than one window.
+        DataError
+            If an array is no sound, or the model does not know the label.
+        ModelError
+            If the attributions are not complete within 1 % after ``most_steps``.
+        """
+        from earsight.inference.explanation import explain
+
+        return explain(
+            self,
+            sound,
+            rate_hz=rate_hz,
+            label=label,
+            curves=curves,
+            seed=seed,
+            most_steps=most_steps,
+            progress=progress,
+        )
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""
@@ -148,7 +221,7 @@ class Classifier:
     def _hear(self, path: str | Path) -> tuple[str, Tensor | str]:
         """A file's picture (1, 3, bands, frames), or why it has none; runs in a thread."""
         try:
-            wave = torch.from_numpy(self._read(path))[None]
+            wave = torch.from_numpy(audio.fit(self.heard(path)[0], self.samples))[None]
         except AudioError as error:
             return str(path), error.reason
         with torch.inference_mode():
@@ -157,10 +230,6 @@ class Classifier:
     def _ranked(self, name: str, probabilities: NDArray[np.float32]) -> Prediction:
         order = np.argsort(-probabilities, kind="stable")
         return Prediction(name, tuple(self.classes[i] for i in order), tuple(float(probabilities[i]) for i in order))
-
-    def _read(self, path: str | Path) -> NDArray[np.float32]:
-        seconds = float(self.card.recipe.features.clip_seconds)
-        return audio.fit(audio.read(path, sample_rate_hz=self.sample_rate_hz, seconds=seconds), self.samples)
 
     def _prepared(self, wave: NDArray[np.floating], rate_hz: int | None) -> NDArray[np.float32]:
         if rate_hz is None:
@@ -177,7 +246,7 @@ class Classifier:
         mono = wave.mean(axis=1) if wave.ndim == 2 else wave
         if rate_hz != self.sample_rate_hz:
             mono = soxr.resample(mono, rate_hz, self.sample_rate_hz)
-        return audio.fit(np.asarray(mono, dtype=np.float32), self.samples)
+        return np.asarray(mono, dtype=np.float32)
 
 
 def load_classifier(path: str | Path, *, device: torch.device | None = None) -> Classifier:

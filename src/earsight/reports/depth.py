@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earsight.reports.figures import _figure, _save
+from earsight.reports.canvas import blank, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ def similarity_figure(result: Mapping[str, Any], *, path: Path) -> None:
     """
     points = [point for run in result["runs"] for point in run["points"]]
     stages = list(dict.fromkeys(point["stage"] for point in points))
-    figure = _figure(max(6.4, 0.62 * len(stages) + 2.4), 6.6)
+    figure = blank(max(6.4, 0.62 * len(stages) + 2.4), 6.6)
     axes = figure.subplots(2, 1, sharex=True)
     for axis, (measure, label) in zip(axes, _MEASURES.items(), strict=True):
         for number, run in enumerate(result["runs"]):
@@ -67,7 +67,7 @@ def similarity_figure(result: Mapping[str, Any], *, path: Path) -> None:
     _stage_axis(axes[1], stages, "stage, from input to output")
     bars = " (bars: 95 % interval of the mean)" if any(point["svcca"]["ci95"] for point in points) else ""
     figure.suptitle(f"{result['backbone']}, held-out clips: before against after fine-tuning{bars}", fontsize=11)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_label: str) -> None:
@@ -86,7 +86,7 @@ def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_l
     """
     points = result["points"]
     stages = [point["stage"] for point in points]
-    figure = _figure(max(6.4, 0.62 * len(stages) + 2.4), 4.2)
+    figure = blank(max(6.4, 0.62 * len(stages) + 2.4), 4.2)
     axis = figure.subplots()
     reference = next(point["accuracy"] for point in points if point["difference"] is None)
     low, high = (100 * value for value in reference["ci95"])
@@ -114,7 +114,7 @@ def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_l
     _stage_axis(axis, stages, axis_label)
     dataset = f"{result['dataset']}, {_count(len(result['folds']), 'fold')}, {_count(len(result['seeds']), 'seed')}"
     axis.set_title(f"{title}: {result['backbone']} on {dataset}", fontsize=11, parse_math=False)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def similarity_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -6,8 +6,6 @@ Every figure reads in grey: colours differ in lightness, and lines in style.
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +15,10 @@ from numpy.typing import NDArray
 
 from earsight.errors import EarsightError
 from earsight.evaluation.calibration import expected_calibration_error, reliability
+from earsight.reports.canvas import blank, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
 
@@ -94,7 +92,7 @@ def spectrogram_figure(
             "frames) and one window per channel"
         )
     panels, bands, extra = len(windows_ms), picture.shape[1], int(wave is not None)
-    figure = _figure(8.0, 2.1 * panels + 1.0 * extra + 0.9)
+    figure = blank(8.0, 2.1 * panels + 1.0 * extra + 0.9)
     grid = figure.add_gridspec(panels + extra, 1, height_ratios=[0.5] * extra + [1.0] * panels)
     first = figure.add_subplot(grid[0])
     axes = [first, *(figure.add_subplot(grid[row], sharex=first) for row in range(1, panels + extra))]
@@ -121,7 +119,7 @@ def spectrogram_figure(
     axes[-1].set_xlabel("time in seconds")
     figure.colorbar(image, ax=axes[extra:], label="log power", fraction=0.035, pad=0.015, extend="min")
     figure.suptitle(title, fontsize=11, parse_math=False)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, path: Path) -> None:
@@ -149,7 +147,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, path: Pat
     font = 9.0 if number <= 20 else 7.0
     cell = float(np.clip(0.5 - 0.0075 * (number - 10), 0.2, 0.7)) if number <= 60 else 12 / number
     side = max(4.0, cell * number + 0.7 + max(len(name) for name in names) * font / 120)
-    figure = _figure(side + 0.9, side)
+    figure = blank(side + 0.9, side)
     axis = figure.add_subplot()
     image = axis.imshow(shares, cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
     if number <= 60:
@@ -170,7 +168,7 @@ def confusion_figure(confusion: np.ndarray, classes: Sequence[str], *, path: Pat
     right = int(np.trace(counts))
     axis.set_title(f"{right} of {counts.sum()} clips right ({100 * right / max(1, counts.sum()):.1f} %)", fontsize=11)
     figure.colorbar(image, label="share of the true class", fraction=0.04, pad=0.02)
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def curves_figure(history: Sequence[Mapping[str, Any]], *, path: Path, scored: str = "held-out") -> None:
@@ -201,7 +199,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], *, path: Path, scored: s
     drawn = [("loss", "training loss", 1.0, "-"), ("learning_rate", "learning rate", 1.0, "--")]
     if any(row.get("accuracy") is not None for row in history):
         drawn.insert(1, ("accuracy", f"{scored} accuracy in %", 100.0, "-"))
-    figure = _figure(7.0, 2.2 * len(drawn))
+    figure = blank(7.0, 2.2 * len(drawn))
     axes = figure.subplots(len(drawn), 1, sharex=True, height_ratios=[1.0] * (len(drawn) - 1) + [0.6])
     for axis, (key, label, scale, style) in zip(axes, drawn, strict=True):
         known = [row for row in history if row.get(key) is not None]
@@ -218,7 +216,7 @@ def curves_figure(history: Sequence[Mapping[str, Any]], *, path: Path, scored: s
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     figure.align_ylabels()
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def reliability_figure(probabilities: np.ndarray, labels: np.ndarray, *, path: Path) -> None:
@@ -240,7 +238,7 @@ def reliability_figure(probabilities: np.ndarray, labels: np.ndarray, *, path: P
     """
     curve = reliability(probabilities, labels)
     error = expected_calibration_error(probabilities, labels)
-    figure = _figure(5.2, 6.4)
+    figure = blank(5.2, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     left, width = curve.edges[:-1], np.diff(curve.edges)
     upper.bar(left, np.nan_to_num(curve.accuracy), width, align="edge", color="0.75", edgecolor="0.3", label="accuracy")
@@ -251,7 +249,7 @@ def reliability_figure(probabilities: np.ndarray, labels: np.ndarray, *, path: P
     upper.legend(loc="upper left")
     lower.bar(left, curve.clips, width, align="edge", color="0.45", edgecolor="0.2")
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="clips")
-    _save(figure, path)
+    write_figure(figure, path)
 
 
 def _mel(hz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
@@ -266,32 +264,3 @@ def _draw_wave(axis: Axes, wave: NDArray[np.float64], seconds: float) -> None:
     axis.fill_between(times, low, high, color="0.2", linewidth=0.6, edgecolor="0.2")
     axis.set_ylabel("wave")
     axis.set_xlim(0, seconds)
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    suffix = Path(path).suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise EarsightError(f"{path}: found suffix '{suffix}', expected .png or .svg")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    FigureCanvasAgg(figure)
-    # SVG keeps text as text, and neither format carries a date: the same data gives the same bytes.
-    metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
-    try:
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "earsight"}), warnings.catch_warnings():
-            # A class name in a script that the font lacks shows as boxes; the figure is still right.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(part, format=suffix[1:], dpi=150, metadata=metadata, bbox_inches="tight")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

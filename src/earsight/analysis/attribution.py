@@ -1,0 +1,217 @@
+"""Which cells of a picture speak for a class: Integrated Gradients, and Grad-CAM beside it.
+
+Comes in: a network from log powers (batch, windows, bands, frames) to scores (batch, classes), the log powers of one
+sound, and those of silence. Goes out: attributions (windows, bands, frames) in units of the score, which add up to what
+the sound changed in it; and a Grad-CAM map (bands, frames), 0 and above.
+
+The baseline is the picture of silence, which the front end makes of a wave of zeros. It is the one picture that holds
+no sound at all, so that an attribution tells what the sound adds, a silent cell gets none, and the sum is the score of
+the sound less the score of nothing. Zeros after normalisation would be the picture of noise of average loudness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.errors import ModelError
+from earsight.models.backbones import stages
+
+TOLERANCE = 0.01
+FIRST_STEPS = 16
+MOST_STEPS = 2048
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Integrated Gradients of one score.
+
+    Attributes
+    ----------
+    values : ndarray of float32, shape (windows, bands, frames)
+        In units of the score.
+    score, silence_score : float
+        Of the picture and of silence: logits, or log probabilities where the network is an ensemble.
+    steps : int
+        Intervals into which the path was cut.
+    tolerance : float
+        How far the sum may be from the difference, as a share of it.
+    """
+
+    values: NDArray[np.float32]
+    score: float
+    silence_score: float
+    steps: int
+    tolerance: float = TOLERANCE
+
+    @property
+    def difference(self) -> float:
+        """What the attributions should add up to."""
+        return self.score - self.silence_score
+
+    @property
+    def total(self) -> float:
+        """What they add up to."""
+        return float(self.values.sum(dtype=np.float64))
+
+    @property
+    def error(self) -> float:
+        """How far that is off, as a share of the difference."""
+        gap = abs(self.total - self.difference)
+        return gap / abs(self.difference) if self.difference else float("inf") if gap else 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.error <= self.tolerance
+
+
+def integrated_gradients(
+    network: nn.Module,
+    picture: Tensor,
+    *,
+    silence: Tensor,
+    target: int,
+    tolerance: float = TOLERANCE,
+    most_steps: int = MOST_STEPS,
+    batch_size: int = BATCH_SIZE,
+) -> Attribution:
+    """Integrated Gradients from silence to the picture, with as many steps as completeness takes.
+
+    The integral is taken by the trapezoidal rule. Its steps are doubled until the attributions add up to the difference
+    of the scores within ``tolerance``; a doubling only adds the middles of the steps before it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In eval mode.
+    picture, silence : Tensor, shape (1, windows, bands, frames), float32
+        On the network's device.
+    target : int
+        The class.
+    tolerance : float
+        Share of the difference.
+    most_steps : int
+        Where to stop; the result then is not `Attribution.complete`.
+    batch_size : int
+        Pictures in memory at a time.
+
+    Returns
+    -------
+    Attribution
+
+    References
+    ----------
+    M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017.
+    """
+    from captum.attr import IntegratedGradients
+
+    method = IntegratedGradients(network)
+
+    def rule(name: str, points: int) -> Tensor:
+        found: Tensor = method.attribute(
+            picture, silence, target=target, method=name, n_steps=points, internal_batch_size=batch_size
+        )
+        return found.detach().double()
+
+    with _exact():
+        with torch.no_grad():
+            score, silent = network(torch.cat([picture, silence]))[:, target].tolist()
+        steps = min(FIRST_STEPS, most_steps)
+        # Not captum's "riemann_trapezoid": the weights of its n points add up to (n - 1) / n (captum 0.9).
+        values = (rule("riemann_left", steps) + rule("riemann_right", steps)) / 2
+        while True:
+            found = Attribution(values[0].float().cpu().numpy(), score, silent, steps, tolerance)
+            if found.complete or 2 * steps > most_steps:
+                return found
+            values = (values + rule("riemann_middle", steps)) / 2
+            steps *= 2
+
+
+@contextmanager
+def _exact() -> Iterator[None]:
+    """Float32 as such on GPUs too: sums of cancelling attributions do not bear convolutions in TF32."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
+def grad_cam(network: nn.Module, picture: Tensor, *, target: int, layers: Sequence[nn.Module]) -> NDArray[np.float32]:
+    """Grad-CAM at some layers, each enlarged to the picture's size; the mean over the layers.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In eval mode.
+    picture : Tensor, shape (1, windows, bands, frames), float32
+    target : int
+        The class.
+    layers : sequence of nn.Module
+        Parts of the network: its `last_spatial_layer`, or that of each member of an ensemble.
+
+    Returns
+    -------
+    ndarray of float32, shape (bands, frames)
+        0 and above; it has no unit.
+
+    References
+    ----------
+    R. Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
+    """
+    from captum.attr import LayerGradCam
+
+    size = picture.shape[2:]
+    maps = []
+    with _exact():
+        for layer in layers:
+            coarse: Tensor = LayerGradCam(network, layer).attribute(picture, target=target, relu_attributions=True)
+            maps.append(F.interpolate(coarse.detach(), size=size, mode="bilinear", align_corners=False)[0, 0])
+    return np.asarray(torch.stack(maps).mean(dim=0).float().cpu().numpy())
+
+
+def last_spatial_layer(backbone: nn.Module, run: Callable[[], object]) -> nn.Module:
+    """The last of the modules that make up a backbone's stages whose output has more than one position.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Where its stages are unknown, all of its modules are looked at.
+    run : callable
+        Lets it see a picture.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    named = dict(backbone.named_modules())
+    try:
+        parts = [named[prefix] for prefixes in stages(backbone).values() for prefix in prefixes if prefix in named]
+    except ModelError:
+        parts = list(named.values())
+    seen: list[nn.Module] = []
+
+    def see(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            seen.append(module)
+
+    handles = [part.register_forward_hook(see) for part in parts]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not seen:
+        raise ModelError(
+            f"{type(backbone).__name__}: none of its stages has rows and columns left, so there is no Grad-CAM; "
+            "train with more features.bands and features.frames"
+        )
+    return seen[-1]

@@ -1,0 +1,120 @@
+"""Verbs about what a model listens to: explain, and analyze boundaries."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from earsight.commands.options import Device, Json, Threads
+from earsight.commands.steps import computer
+from earsight.console import bar, out, print_json, say, verb
+
+
+@verb
+def explain(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    sounds: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where figures, sounds and numbers go.")] = Path("explanations"),
+    label: Annotated[str | None, typer.Option(help="The class to explain; default the most probable one.")] = None,
+    curves: Annotated[bool, typer.Option(help="Measure how far the picture is to be believed.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random orders that it is compared with.")] = 0,
+    steps: Annotated[
+        int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")
+    ] = 2048,
+    json_output: Json = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Show what a model listens to: pictures, masked sounds, and whether to believe them.
+
+    For each sound: a figure, one of its faithfulness, an .npz, a .json, and two .wav files, with only what the network
+    used and without it. What is there already is not made again. Exit code 1: some sound could not be explained.
+    """
+    from earsight.errors import AudioError, EarsightError, ModelError
+    from earsight.inference.classifier import load_classifier
+    from earsight.inference.explanation import known_class
+    from earsight.inference.files import find_sounds
+    from earsight.reports.explained import explanation_lines, file_names, made_from, read_explained, write_explained
+
+    classifier = load_classifier(model, device=computer(device, threads))
+    if label is not None:
+        known_class(classifier.classes, label)
+    origin = made_from(model, label=label, curves=curves, seed=seed)
+    named = list(file_names(find_sounds(sounds, stdin=sys.stdin)))
+    done: list[dict[str, Any]] = []
+    failed: list[EarsightError] = []
+    with bar("explaining") as shown:
+        for number, (sound, name) in enumerate(named):
+            shown(number, len(named), name)
+            found = read_explained(folder, name, sound=sound, origin=origin)
+            try:
+                found = found or write_explained(
+                    classifier.explain(sound, label=label, curves=curves, seed=seed, most_steps=steps),
+                    folder,
+                    name,
+                    origin=origin,
+                )
+            except (AudioError, ModelError) as error:
+                failed.append(error)
+                continue
+            done.append(found)
+            if not json_output:
+                for line in explanation_lines(found):
+                    out.print(line, markup=False)
+        shown(len(named), len(named))
+    if failed and not done:
+        more = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
+        raise EarsightError(f"{failed[0]}{more}")
+    if json_output:
+        print_json({"explanations": done, "failed": [str(reason) for reason in failed]})
+    for reason in failed:
+        say(f"earsight: {reason}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@verb
+def boundaries(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    data: Annotated[Path | None, typer.Option(help="The data set, if it has been moved since the run.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Which of the run's seeds; default the lowest.")] = None,
+    clips: Annotated[
+        int | None, typer.Option(min=1, help="At most so many held-out clips a fold; default all.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")
+    ] = 256,
+    json_output: Json = False,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Test whether attributions lie on the boundaries of loud regions, over a run's held-out clips.
+
+    Correlations of their size with the picture's gradient and with its loudness, against the same attributions moved in
+    time, with 95 % intervals over clips. A run that was stopped goes on where it was.
+    """
+    from earsight.inference.observation import observe_boundaries
+    from earsight.reports.boundaries import boundary_rows, write_boundaries
+    from earsight.reports.tables import markdown
+
+    with bar("explaining") as shown:
+        found = observe_boundaries(
+            run, data=data, seed=seed, clips=clips, most_steps=steps, device=computer(device, threads), progress=shown
+        )
+    files = write_boundaries(found, run)
+    if json_output:
+        print_json({key: value for key, value in found.items() if key != "rows"})
+    else:
+        out.print(markdown(boundary_rows(found)), markup=False)
+        counts = found["clips"]
+        out.print(
+            f"{counts['measured']} clips, {len(counts['left_out'])} left out, {counts['not_complete']} not complete "
+            "within 1 %.",
+            markup=False,
+        )
+        for line in found["verdict"]:
+            out.print(line, markup=False)
+    say("\n".join(str(path) for path in files.values()))

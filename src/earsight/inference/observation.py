@@ -1,0 +1,207 @@
+"""The paper's observation, tested on a run: whether attributions lie on the boundaries of loud regions.
+
+Comes in: a run folder with its models and sounds. Goes out: what `earsight.analysis.boundaries` measures, for each
+clip, and the means over clips with 95 % bootstrap intervals, as they are and against attributions moved in time. Clips
+that were measured are kept in ``RUN/analysis/boundaries.jsonl``, so that a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from earsight.analysis.attribution import integrated_gradients
+from earsight.analysis.boundaries import NAMES, Mean, bootstrap_mean, measure_clip
+from earsight.errors import AudioError, RunError
+from earsight.inference.classifier import Classifier, load_classifier
+from earsight.inference.explanation import FromBands
+from earsight.training.heldout import HeldOut, held_out
+
+VERSION = 1
+MOST_STEPS = 256
+KINDS = ("attribution", "sensitivity")
+
+
+def observe_boundaries(
+    run: Path,
+    *,
+    data: Path | None = None,
+    seed: int | None = None,
+    clips: int | None = None,
+    most_steps: int = MOST_STEPS,
+    device: torch.device | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a run's held-out clips, each with the model that never saw it, for the class that this model names.
+
+    Parameters
+    ----------
+    run : Path
+        A run folder.
+    data : Path, optional
+        Where the data set is now, if the run does not say or it was moved.
+    seed : int, optional
+        Which of the run's seeds; default the lowest.
+    clips : int, optional
+        At most so many of each fold, from the classes in turn; default all.
+    most_steps : int
+        Bound of the steps of Integrated Gradients. A clip that is not complete within 1 % by then is still measured,
+        and counted.
+    device : torch.device, optional
+    progress : callable, optional
+        Called with (clips done, clips in all, a note).
+
+    Returns
+    -------
+    dict
+        ``clips`` (measured, left out, not complete), ``means`` (kind, name: observed, shifted, difference, each with
+        mean and ci95), ``verdict`` and ``rows``, one for each clip.
+
+    Raises
+    ------
+    RunError
+        If the run has no finished trial, its sounds are not found, or fewer than two clips can be measured.
+    """
+    trials = held_out(run, data=data, seed=seed)
+    chosen = [(trial, trial.sample(clips) if clips else np.arange(len(trial.clips))) for trial in trials]
+    total, done = sum(len(places) for _, places in chosen), 0
+    kept = _Kept(run / "analysis" / "boundaries.jsonl", {"version": VERSION, "most_steps": most_steps})
+    rows = []
+    for trial, places in chosen:
+        classifier: Classifier | None = None
+        stamp = [trial.fold, trial.seed, trial.model.stat().st_mtime_ns]
+        for place in places.tolist():
+            key = [*stamp, trial.clips[place]]
+            row = kept.find(key)
+            if row is None:
+                classifier = classifier or load_classifier(trial.model, device=device)
+                row = kept.add(key, _measure(classifier, trial, place, most_steps=most_steps))
+            rows.append({"fold": trial.fold, "seed": trial.seed, "clip": trial.clips[place]} | row)
+            done += 1
+            if progress:
+                progress(done, total, trial.clips[place])
+    return _summary(rows, run)
+
+
+def _measure(classifier: Classifier, trial: HeldOut, place: int, *, most_steps: int) -> dict[str, Any]:
+    """One clip's row: what it is, how complete its attributions are, and what was measured, or why nothing was."""
+    row: dict[str, Any] = {"label": trial.classes[int(trial.labels[place])]}
+    try:
+        wave, _ = classifier.heard(trial.files[place])
+    except AudioError as error:
+        return row | {"left_out": error.reason}
+    waves = np.zeros((2, classifier.samples), dtype=np.float32)
+    waves[0, : len(wave)] = wave
+    network = FromBands(classifier)
+    with torch.no_grad():
+        views = classifier.front_end.band_views(torch.from_numpy(waves).to(classifier.device))[:, 0]
+        picture, silence = views[:1], views[1:]
+        target = int(network(picture).argmax())
+    found = integrated_gradients(network, picture, silence=silence, target=target, most_steps=most_steps)
+    measured = measure_clip(found.values, picture[0].cpu().numpy())
+    row |= {"explained": classifier.classes[target], "steps": found.steps, "error": found.error}
+    row["complete"] = found.complete
+    if measured is None:
+        return row | {"left_out": "too little sound to measure"}
+    return row | {kind: measured[kind]._asdict() for kind in KINDS}
+
+
+class _Kept:
+    """Rows of clips that were measured, one JSON line each under a line that names the settings.
+
+    Parameters
+    ----------
+    path : Path
+        Of other settings, or not there: begun anew.
+    settings : dict
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self._path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        lines = []
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            # A kill may have cut the last line.
+            entries = [json.loads(line) for line in lines[:-1]] + _whole_line(lines)
+            if entries and entries[0] == settings:
+                self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries[1:]}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        head = [json.dumps(settings)]
+        body = [json.dumps({"key": json.loads(key), "row": row}) for key, row in self._rows.items()]
+        part.write_text("\n".join([*head, *body]) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    def find(self, key: list[Any]) -> dict[str, Any] | None:
+        return self._rows.get(json.dumps(key))
+
+    def add(self, key: list[Any], row: dict[str, Any]) -> dict[str, Any]:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "row": row}) + "\n")
+        self._rows[json.dumps(key)] = row
+        return row
+
+
+def _whole_line(lines: list[str]) -> list[Any]:
+    try:
+        return [json.loads(lines[-1])] if lines else []
+    except ValueError:
+        return []
+
+
+def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:
+    measured = [row for row in rows if "left_out" not in row]
+    if len(measured) < 2:
+        why = next((row["left_out"] for row in rows if "left_out" in row), "there is no more")
+        raise RunError(f"{run}: {len(measured)} of {len(rows)} clips can be measured ({why}); at least 2 are needed")
+    means: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind in KINDS:
+        means[kind] = {}
+        for name in NAMES:
+            parts = {part: np.array([row[kind][part][name] for row in measured]) for part in ("observed", "shifted")}
+            parts["difference"] = parts["observed"] - parts["shifted"]
+            means[kind][name] = {part: _entry(bootstrap_mean(values)) for part, values in parts.items()}
+    return {
+        "clips": {
+            "measured": len(measured),
+            "left_out": [f"{row['clip']}: {row['left_out']}" for row in rows if "left_out" in row],
+            "not_complete": sum(not row["complete"] for row in measured),
+        },
+        "means": means,
+        "verdict": verdict(means),
+        "rows": rows,
+    }
+
+
+def _entry(found: Mean) -> dict[str, Any]:
+    return {"mean": found.mean, "ci95": [found.low, found.high]}
+
+
+def verdict(means: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Whether the paper's statement holds, in sentences: for boundaries at a given loudness, and for their density."""
+    partial = means["attribution"]["spearman_gradient_given_energy"]
+    low, high = partial["difference"]["ci95"]
+    found = f"{partial['observed']['mean']:.3f}, {partial['shifted']['mean']:.3f} when moved in time"
+    held = "holds" if low > 0 else "is contradicted" if high < 0 else "is not shown"
+    lines = [
+        f"At a given loudness, attributions are larger where the picture changes: {held} (partial rank correlation "
+        f"{found}; difference {_interval(partial['difference'])})."
+    ]
+    places = {place: means["attribution"][f"density_{place}"] for place in ("boundary", "inside", "outside")}
+    order = sorted(places, key=lambda place: -float(places[place]["observed"]["mean"]))
+    density = ", ".join(f"{place} {_interval(places[place]['observed'])}" for place in order)
+    lines.append(f"Density of attributions by place, the mean of all cells being 1: {density}; most {order[0]}.")
+    return lines
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    low, high = entry["ci95"]
+    return f"{entry['mean']:.3f} ({low:.3f} to {high:.3f})"

@@ -1,0 +1,165 @@
+"""Figures of an explanation: the picture beside what speaks for its class, and how far that is to be believed.
+
+Comes in: an `Explanation`. Goes out: one file a figure, PNG or SVG by its suffix, written whole or not at all. They
+read in grey: what speaks for the class is darker than what does not, and lines differ in style.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.analysis.masking import smoothed
+from earsight.errors import EarsightError
+from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
+from earsight.reports.canvas import blank, write_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TICKS_KHZ = np.array([0.25, 0.5, 1, 2, 4, 8, 16, 32, 64])
+# From light (against the class) by a grey of middle lightness (nothing) to dark (for it).
+_FOR_AND_AGAINST = "cividis_r"
+_UNIT = "thousandths of the score"
+_LINES = {
+    ATTRIBUTION: ("-", 2.2, "black"),
+    POSITIVE: ("-", 1.2, "0.45"),
+    GRAD_CAM: ("-.", 1.5, "0.25"),
+    LOUDEST: ("--", 1.5, "0.25"),
+}
+
+
+def explanation_figure(explanation: Explanation, *, path: Path) -> None:
+    """Draw the picture and its attributions side by side: a row a window, and one for all together.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    path : Path
+        A ``.png`` or ``.svg`` file; its folder is made.
+
+    Raises
+    ------
+    EarsightError
+        If the suffix is another.
+    """
+    rows = len(explanation.picture)
+    figure = blank(11.5, 1.75 * (rows + 1) + 1.3)
+    grid = figure.add_gridspec(rows + 1, 4, width_ratios=[1, 0.022, 1, 0.022])
+    axes = np.array([[figure.add_subplot(grid[row, column]) for column in (0, 2)] for row in range(rows + 1)])
+    low, high = np.percentile(explanation.picture, [1, 100])
+    channels = [smoothed(channel, seconds=explanation.clip_seconds) for channel in explanation.attribution.values]
+    whole = smoothed(explanation.merged, seconds=explanation.clip_seconds)
+    reach, top = _reach(np.stack(channels)), _reach(whole)
+    for row, (left, right) in enumerate(axes[:-1]):
+        edges = explanation.edges[row]
+        power = _draw(left, explanation.picture[row], edges, cmap="magma", low=low, high=max(high, low + 1e-6))
+        cells = _draw(right, 1000 * channels[row], edges, cmap=_FOR_AND_AGAINST, low=-reach, high=reach)
+        left.set_ylabel(f"{explanation.windows_ms[row]:g} ms window\nfrequency in kHz")
+    clock = np.array([0.0, explanation.clip_seconds])
+    cam = _draw(axes[-1, 0], explanation.grad_cam, clock, cmap="Greys", low=0, high=explanation.grad_cam.max() or 1.0)
+    merged = _draw(axes[-1, 1], 1000 * whole, clock, cmap=_FOR_AND_AGAINST, low=-top, high=top)
+    axes[-1, 0].set_ylabel("all windows\nfrequency in kHz")
+    axes[0, 0].set_title("what the network sees: power in each band", fontsize=10)
+    axes[0, 1].set_title("Integrated Gradients: what speaks for the class (dark) or against it (light)", fontsize=10)
+    axes[-1, 0].set_title("Grad-CAM: where the last layer looks, coarsely", fontsize=10)
+    axes[-1, 1].set_title("Integrated Gradients, the windows added up", fontsize=10)
+    _finish_axes(axes, explanation)
+    figure.colorbar(power, cax=figure.add_subplot(grid[:-1, 1]), label="log power", extend="min")
+    figure.colorbar(cam, cax=figure.add_subplot(grid[-1, 1]), label="weight", ticks=[0])
+    for image, place in ((cells, grid[:-1, 3]), (merged, grid[-1, 3])):
+        figure.colorbar(image, cax=figure.add_subplot(place), label=f"{_UNIT} per cell", extend="both")
+    figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
+    write_figure(figure, path)
+
+
+def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
+    """Draw the deletion and insertion curves of an explanation that has them.
+
+    Parameters
+    ----------
+    explanation : Explanation
+    path : Path
+        A ``.png`` or ``.svg`` file; its folder is made.
+
+    Raises
+    ------
+    EarsightError
+        If it has none, or the suffix is another.
+    """
+    curves = explanation.curves
+    if curves is None:
+        raise EarsightError(f"{explanation.path}: explained without curves; ask for them")
+    figure = blank(9.0, 4.4)
+    axes = figure.subplots(1, 2, sharey=True)
+    share = 100 * curves.shares
+    for axis, kind, ranked, random, verb, better in (
+        (axes[0], "deletion", curves.deletion, curves.random_deletion, "silenced", "low"),
+        (axes[1], "insertion", curves.insertion, curves.random_insertion, "put into silence", "high"),
+    ):
+        areas = curves.areas(kind)
+        axis.fill_between(share, random.min(axis=0), random.max(axis=0), color="0.85", linewidth=0)
+        axis.plot(share, random.mean(axis=0), ":", color="0.4", label=f"random orders {areas.random.mean():.2f}")
+        for name, (style, width, shade) in _LINES.items():
+            label = f"{name} {areas.ranked[name]:.2f}"
+            axis.plot(share, ranked[name], style, color=shade, linewidth=width, label=label)
+        axis.set(xlim=(0, 100), ylim=(0, 1.02), xlabel=f"share of the picture {verb} in %, highest first")
+        axis.set_title(f"{kind}: {better} is good", fontsize=11)
+        axis.grid(color="0.92")
+        axis.legend(fontsize=9, title="order, and area below", title_fontsize=9)
+    axes[0].set_ylabel(f"probability of {explanation.label}", parse_math=False)
+    name = Path(explanation.path).name or "a sound"
+    figure.suptitle("\n".join([name, *textwrap.wrap(explanation.verdict, 110)]), fontsize=11, parse_math=False)
+    write_figure(figure, path)
+
+
+def _reach(values: NDArray[np.floating]) -> float:
+    """Where the colours end, in thousandths; a few cells may be beyond."""
+    return 1000 * float(np.percentile(np.abs(values), 99.7)) or 1e-12
+
+
+def _draw(
+    axis: Axes, cells: NDArray[np.floating], edges: NDArray[np.float64], *, cmap: str, low: float, high: float
+) -> Any:
+    return axis.imshow(
+        cells,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=cmap,
+        vmin=low,
+        vmax=high,
+        extent=(edges[0], edges[-1], -0.5, len(cells) - 0.5),
+    )
+
+
+def _finish_axes(axes: Any, explanation: Explanation) -> None:
+    hertz, bands = explanation.band_hz, len(explanation.band_hz)
+    places = np.interp(1000 * _TICKS_KHZ, hertz, np.arange(bands))
+    inside = (hertz[0] <= 1000 * _TICKS_KHZ) & (hertz[-1] >= 1000 * _TICKS_KHZ)
+    kept = inside & (np.diff(places, append=np.inf) >= 0.1 * bands)
+    axes[0, 0].set_yticks(places[kept], [f"{tick:g}" for tick in _TICKS_KHZ[kept]], fontsize=9)
+    axes[0, 0].set(xlim=(0, explanation.clip_seconds), ylim=(-0.5, bands - 0.5))
+    lasts = len(explanation.wave) / explanation.sample_rate_hz
+    for axis in axes.ravel():
+        if lasts < 0.995 * explanation.clip_seconds:
+            axis.axvline(lasts, color="0.6", linestyle="--", linewidth=1)
+    for axis in axes[-1]:
+        end = " (dashed: the sound ends)" if lasts < 0.995 * explanation.clip_seconds else ""
+        axis.set_xlabel(f"time in seconds{end}")
+
+
+def _headline(explanation: Explanation) -> str:
+    found = explanation.attribution
+    top = "" if explanation.label == explanation.top_label else f" (the model says {explanation.top_label})"
+    lines = [
+        f"{Path(explanation.path).name or 'a sound'}: {explanation.label}, probability "
+        f"{100 * explanation.probability:.1f} %{top}",
+        f"The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
+        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps.",
+    ]
+    return "\n".join([*lines, *textwrap.wrap(explanation.verdict, 120)])

@@ -1,0 +1,132 @@
+"""The observation over a run: each clip with the model that never saw it, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from earsight.analysis.boundaries import NAMES
+from earsight.data.layouts import open_dataset
+from earsight.errors import RunError
+from earsight.inference import observation
+from earsight.inference.observation import KINDS, observe_boundaries, verdict
+from earsight.training.preparation import prepare
+from earsight.training.trial import Trial, run_trial
+
+
+@pytest.fixture(scope="module")
+def run(synthetic, tiny, tmp_path_factory):
+    """Folds 1 and 2 of the synthetic set."""
+    ready = prepare(synthetic, tiny, workers=1)
+    folder = tmp_path_factory.mktemp("observed")
+    for fold in (1, 2):
+        run_trial(ready, Trial(fold, 0), run=folder, device=torch.device("cpu"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return observe_boundaries(run, clips=3, most_steps=16)
+
+
+def test_held_out_clips_are_measured_and_averaged(run, found, synthetic):
+    assert found["clips"]["measured"] == 6
+    folds = {clip.path: clip.fold for clip in synthetic.clips}
+    assert [(row["fold"], folds[row["clip"]]) for row in found["rows"]] == [(1, 1)] * 3 + [(2, 2)] * 3
+    assert {row["label"] for row in found["rows"]} <= set(synthetic.classes)
+    for kind in KINDS:
+        for name in NAMES:
+            values = np.array([row[kind]["observed"][name] for row in found["rows"]])
+            chance = np.array([row[kind]["shifted"][name] for row in found["rows"]])
+            means = found["means"][kind][name]
+            assert means["observed"]["mean"] == pytest.approx(values.mean())
+            assert means["difference"]["mean"] == pytest.approx((values - chance).mean())
+            low, high = means["difference"]["ci95"]
+            assert low <= means["difference"]["mean"] <= high
+    assert len(found["verdict"]) == 2
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_is_measured_is_not_measured_again(run, found, monkeypatch):
+    def refuse(*arguments, **keywords):
+        raise RuntimeError("a second time")
+
+    monkeypatch.setattr(observation, "_measure", refuse)
+    calls = []
+    again = observe_boundaries(run, clips=3, most_steps=16, progress=lambda *call: calls.append(call[:2]))
+    assert again == found
+    assert calls == [(number, 6) for number in range(1, 7)]
+    with pytest.raises(RuntimeError):
+        observe_boundaries(run, clips=4, most_steps=16)
+
+
+def test_a_stopped_run_goes_on_and_ends_with_the_same(run, found, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
+    kept = copy / "analysis" / "boundaries.jsonl"
+    lines = kept.read_text().splitlines()
+    kept.write_text("\n".join(lines[:3]) + "\n" + lines[3][: len(lines[3]) // 2])
+    measured, real = [], observation._measure
+
+    def note(classifier, trial, place, **keywords):
+        measured.append(trial.clips[place])
+        return real(classifier, trial, place, **keywords)
+
+    monkeypatch.setattr(observation, "_measure", note)
+    again = observe_boundaries(copy, clips=3, most_steps=16)
+    assert again == found
+    assert measured == [row["clip"] for row in found["rows"][2:]]
+
+
+def test_other_settings_or_another_model_begin_anew(run, found, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
+    model = copy / "fold-1" / "seed-0" / "model.safetensors"
+    shutil.copy(model, tmp_path / "m")
+    model.unlink()
+    shutil.copy(tmp_path / "m", model)  # another time of change
+    measured = []
+    monkeypatch.setattr(observation, "_measure", lambda *arguments, **_: measured.append(1) or {"left_out": "x"})
+    with pytest.raises(RunError, match=r"1 of 2 clips can be measured \(x\); at least 2") as caught:
+        observe_boundaries(copy, clips=1, most_steps=16)
+    assert "\n" not in str(caught.value)
+    assert len(measured) == 1
+    measured.clear()
+    with pytest.raises(RunError):
+        observe_boundaries(copy, clips=3, most_steps=32)
+    assert len(measured) == 6
+
+
+def test_clips_that_cannot_be_measured_are_told(synthetic_folder, tiny, tmp_path):
+    import soundfile
+
+    sounds = shutil.copytree(synthetic_folder, tmp_path / "sounds")
+    dataset = open_dataset(sounds)
+    ready = prepare(dataset, tiny, cache=tmp_path, workers=1)
+    run_trial(ready, Trial(1, 0), run=tmp_path / "run", device=torch.device("cpu"))
+    rows = np.flatnonzero(dataset.folds == 1)[:4]
+    soundfile.write(dataset.file(rows[0]), np.zeros(22050), 22050)
+    dataset.file(rows[1]).write_text("hello")
+    names = {dataset.clips[row].path for row in rows[:2]}
+    found = observe_boundaries(tmp_path / "run", most_steps=16)
+    assert {entry.split(": ")[0] for entry in found["clips"]["left_out"]} == names
+    assert found["clips"]["measured"] == 18
+
+
+def entry(mean, reach=0.01):
+    return {"mean": mean, "ci95": [mean - reach, mean + reach]}
+
+
+@pytest.mark.parametrize(("difference", "words"), [(0.2, "holds"), (-0.2, "is contradicted"), (0.005, "is not shown")])
+def test_the_verdict_follows_the_interval(difference, words):
+    partial = {"observed": entry(difference), "shifted": entry(0.0), "difference": entry(difference)}
+    places = {
+        f"density_{place}": {"observed": entry(size)}
+        for place, size in (("boundary", 1.5), ("inside", 2.5), ("outside", 0.5))
+    }
+    lines = verdict({"attribution": {"spearman_gradient_given_energy": partial, **places}})
+    assert f"changes: {words} (" in lines[0]
+    assert "inside 2.500 (2.490 to 2.510), boundary" in lines[1]
+    assert lines[1].endswith("most inside.")
