@@ -31,6 +31,8 @@ class _Section(BaseModel):
 _M = TypeVar("_M", bound=_Section)
 _NEUTRAL = {
     "features.representation": "log_mel",
+    "training.compile": "auto",
+    "training.source": "auto",
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
     "training.watch": False,
 }
@@ -142,6 +144,13 @@ class Training(_Section):
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' running mean, per step; 0 is off")
     class_weights: Literal["none", "balanced"] = "none"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "none", "graph", "fused"] = Field(
+        "auto",
+        description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or neither (none)",
+    )
+    source: Literal["auto", "store", "pictures", "waves"] = Field(
+        "auto", description="where a step's data lie: on disk (store), or on the device as pictures or as waves"
+    )
     protocol: Literal["last", "inner", "test"] = "last"
     inner_fraction: float = Field(0.2, gt=0, lt=1, description="of the training rows; for protocol inner")
     watch: bool = Field(False, description="record the held-out accuracy of every epoch; it decides nothing")

@@ -103,16 +103,20 @@ class Store:
         -------
         Tensor, shape (batch, windows, bands, frames), float32
         """
-        steps = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
+        wanted = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
+        codes = self.read_codes(rows, np.searchsorted(self.semitones, wanted))
+        logs = decode(torch.from_numpy(codes), representation=self.features.representation)
+        return logs if self._basis is None else torch.matmul(self._basis, logs)
+
+    def read_codes(self, rows: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int16]:
+        """What the store holds of some rows, each at the pitch step of that index: (batch, windows, bands, frames)."""
         codes = np.empty((len(rows), *self.shape[2:]), dtype=np.int16)
         with (self.folder / "pictures.i16").open("rb", buffering=0) as file:
-            for target, row, step in zip(codes, rows, np.searchsorted(self.semitones, steps), strict=True):
+            for target, row, step in zip(codes, rows, steps, strict=True):
                 file.seek((int(row) * self.shape[1] + int(step)) * target.nbytes)
                 if file.readinto(target.data) != target.nbytes:
                     raise DataError(f"{self.folder}: shorter than it was written; delete it, and it is built again")
-        kept = REPRESENTATIONS[self.features.representation]
-        logs = torch.from_numpy(codes).float().div_(kept.steps_per_unit).add_(kept.zero_at)
-        return logs if self._basis is None else torch.matmul(self._basis, logs)
+        return codes
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows."""
@@ -125,6 +129,12 @@ def encode(logs: Tensor, *, representation: str = "log_mel") -> NDArray[np.int16
     kept = REPRESENTATIONS[representation]
     codes = torch.round((logs - kept.zero_at) * kept.steps_per_unit)
     return codes.clamp_(-32768, 32767).to(torch.int16).numpy()
+
+
+def decode(codes: Tensor, *, representation: str = "log_mel") -> Tensor:
+    """Log powers float32 of int16 codes, on their device."""
+    kept = REPRESENTATIONS[representation]
+    return codes.float().div_(kept.steps_per_unit).add_(kept.zero_at)
 
 
 def default_cache() -> Path:

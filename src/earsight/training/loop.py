@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,18 +24,21 @@ from torch import Tensor, nn
 
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, log_loss
-from earsight.features.augment import Draws, apply, draw, mix_targets, one_hot
+from earsight.features.augment import Draws, apply, draw
 from earsight.models.transfer import training_mode
 from earsight.recipe import Augment, Recipe, Training
 from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
-from earsight.training.machine import training_dtype
+from earsight.training.cuda import make_recorder, step_kind
+from earsight.training.feeds import Feed, feed_of
+from earsight.training.machine import progress_seconds
 from earsight.training.optimization import (
     class_weights,
     learning_rate,
     make_optimizer,
     make_running_mean,
-    update_running_mean,
+    running_decay,
 )
+from earsight.training.step import Step
 
 CHECKPOINT_SECONDS = 5.0
 """Epochs shorter than this share a checkpoint; a kill costs at most this much work, or one epoch."""
@@ -79,13 +83,29 @@ class Data:
 
     def pictures(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Network input (batch, 3, bands, frames), channels-last, changed by the draws where there are any."""
-        raw = self.source.read(rows, draws=draws).to(self.device, non_blocking=True)
-        mean, std = self.mean.to(self.device)[:, None], self.std.to(self.device)[:, None]
-        out = raw.sub_(mean[..., None]).div_(std[..., None])
+        out = self.normalised(self.source.read(rows, draws=draws).to(self.device, non_blocking=True))
         if draws is not None:
-            silence = (self.source.silence.to(self.device) - mean) / std
-            out = apply(out, draws, silence=silence, stretch=not self.source.stretches)
-        return out.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+            out = apply(out, draws, silence=self.silence, stretch=not self.source.stretches)
+        return self.as_input(out)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return self.mean.to(self.device)[:, None, None], self.std.to(self.device)[:, None, None]
+
+    @cached_property
+    def silence(self) -> Tensor:
+        """Normalised value of digital silence in each row, shape (windows, bands), on the device."""
+        mean, std = self._scale
+        return (self.source.silence.to(self.device) - mean[:, 0]) / std[:, 0]
+
+    def normalised(self, raw: Tensor) -> Tensor:
+        """Pictures (batch, windows, bands, frames) with the mean taken off and divided by the deviation, in place."""
+        mean, std = self._scale
+        return raw.sub_(mean).div_(std)
+
+    def as_input(self, pictures: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames), channels-last, of pictures (batch, windows, bands, frames)."""
+        return pictures.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -148,26 +168,31 @@ def fit(
         If an epoch's mean loss, or a score row's logit, is not finite.
     """
     training = recipe.training
-    optimizer = make_optimizer(model, training)
+    kind = step_kind(training.compile, data.device)
+    optimizer = make_optimizer(model, training, recordable=kind != "eager")
     course = _Course(mean=make_running_mean(model) if training.ema else None)
     resumed = load_checkpoint(checkpoint, model=model, optimizer=optimizer) if checkpoint else None
     if resumed:
         course = _Course.from_checkpoint(*resumed)
+    feed = feed_of(data, smoothing=training.label_smoothing)
+    weights = class_weights(data.labels[rows], classes=data.classes, kind=training.class_weights)
+    step = Step(
+        model,
+        optimizer,
+        assemble=feed.assemble,
+        training=training,
+        device=data.device,
+        weights=None if weights is None else weights.to(data.device),
+        mean=course.mean,
+        recorder=make_recorder(kind, data.device),
+        fuse=kind == "fused",
+    )
     saved = time.monotonic()
     for epoch in range(len(course.history), training.epochs):
         started = time.monotonic()
         record: dict[str, Any] = {"epoch": epoch + 1}
-        record |= _train_epoch(
-            model,
-            data,
-            rows,
-            recipe=recipe,
-            seed=seed,
-            epoch=epoch,
-            optimizer=optimizer,
-            course=course,
-            on_step=on_step,
-        )
+        training_mode(model)
+        record |= _train_epoch(step, feed, rows, recipe=recipe, seed=seed, epoch=epoch, on_step=on_step)
         if score_rows is not None:
             record |= _score(model, data, score_rows, recipe=recipe, course=course, epoch=epoch + 1, pick=pick_epoch)
         if watch_rows is not None:
@@ -210,48 +235,33 @@ class _Course:
 
 
 def _train_epoch(
-    model: nn.Module,
-    data: Data,
+    step: Step,
+    feed: Feed,
     rows: NDArray[np.int64],
     *,
     recipe: Recipe,
     seed: int,
     epoch: int,
-    optimizer: torch.optim.Optimizer,
-    course: _Course,
     on_step: Callable[[int, int, float], None] | None,
 ) -> dict[str, Any]:
     """One pass over the rows: its mean loss, and the learning rate of its last step."""
-    training, device = recipe.training, data.device
-    dtype = training_dtype(training.precision, device)
-    weights = class_weights(data.labels[rows], classes=data.classes, kind=training.class_weights)
-    weights = None if weights is None else weights.to(device)
-    batches = max(1, round(len(rows) / training.batch_size))
+    training = recipe.training
+    count = max(1, round(len(rows) / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
     torch.manual_seed(int(generator.integers(2**62)))  # dropout has no generator of its own
-    training_mode(model)
-    losses: list[float] = []
-    rate = 0.0
-    for batch in np.array_split(generator.permutation(rows), batches):
-        step = epoch * batches + len(losses)
-        rate = learning_rate(training, step=step, steps_per_epoch=batches)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        draws = draw(recipe.augment, batch=len(batch), generator=generator)
-        targets = one_hot(data.labels[batch], classes=data.classes, smoothing=training.label_smoothing).to(device)
-        pictures = data.pictures(batch, draws=draws)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits = model(pictures)
-        loss = nn.functional.cross_entropy(logits.float(), mix_targets(targets, draws), weight=weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if course.mean is not None:
-            update_running_mean(course.mean, model, decay=training.ema, step=step)
-        losses.append(loss.item())
-        if on_step:
-            on_step(step + 1, batches * training.epochs, losses[-1])
-    mean_loss = float(np.mean(losses))
+    order = np.array_split(generator.permutation(rows), count)
+    batches = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
+    losses: list[Tensor] = []
+    rate, told = 0.0, time.monotonic()
+    for batch in feed.epoch(batches):
+        done = epoch * count + len(losses)
+        rate = learning_rate(training, step=done, steps_per_epoch=count)
+        loss = step(*batch, rate=rate, mean_decay=running_decay(training.ema, step=done))
+        losses.append(loss.clone())
+        if on_step and (len(losses) == count or time.monotonic() - told >= progress_seconds(loss.device)):
+            on_step(done + 1, count * training.epochs, losses[-1].item())
+            told = time.monotonic()
+    mean_loss = float(np.mean(torch.stack(losses).tolist()))
     if not np.isfinite(mean_loss):
         raise _diverged(epoch + 1, "the loss is no longer finite", training)
     return {"loss": mean_loss, "learning_rate": rate}

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from earsight.errors import RecipeError
+from earsight.training.cuda import repeat_results
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -45,6 +46,18 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+def progress_seconds(device: torch.device) -> float:
+    """How long to leave a loss unread, at least: reading one makes the host wait for a GPU."""
+    return 0.0 if device.type == "cpu" else 0.5
+
+
+def set_up(device: torch.device) -> None:
+    """Settings of this process for training on the device."""
+    keep_freed_memory()
+    if device.type == "cuda":
+        repeat_results()
 
 
 def _cpu_has_bfloat16() -> bool:

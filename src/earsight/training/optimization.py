@@ -19,23 +19,34 @@ ONE_CYCLE_START = 1 / 25
 """Share of the learning rate at which warm-up begins (Smith and Topin 2018, arXiv 1708.07120; fastai's value)."""
 
 
-def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, training: Training, *, recordable: bool = False) -> torch.optim.Optimizer:
     """The optimiser over all parameters that take a gradient.
 
     AdamW leaves biases and normalisation scales without decay. Adam and SGD decay every parameter, through the
-    gradient, as the paper does.
+    gradient, as the paper does. A ``recordable`` one computes in torch's fused kernels, and its learning rates are tensors
+    on the parameters' device, to be filled in place: a recorded step reads them there.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
+    kind = {"fused": recordable, "foreach": not recordable}
+    if training.optimizer == "sgd":
+        sgd = torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, **kind)
+        return _with_rate_tensors(sgd) if recordable else sgd
+    groups = [{"params": parameters, "weight_decay": decay}]
     if training.optimizer == "adamw":
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=rate, foreach=True)
-    if training.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, weight_decay=decay, foreach=True)
-    return torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, foreach=True)
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    optimizer = make(groups, lr=rate, capturable=recordable, **kind)
+    return _with_rate_tensors(optimizer) if recordable else optimizer
+
+
+def _with_rate_tensors(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+    return optimizer
 
 
 def learning_rate(training: Training, *, step: int, steps_per_epoch: int) -> float:
@@ -75,10 +86,19 @@ def make_running_mean(model: nn.Module) -> dict[str, Tensor]:
 
 
 def update_running_mean(mean: dict[str, Tensor], model: nn.Module, *, decay: float, step: int) -> None:
-    """Move the mean of weights towards the model's, in place; the decay grows to its value over the first steps."""
-    decay = min(decay, (1 + step) / (10 + step))
+    """Move the mean of weights towards the model's, in place, as far as `running_decay` says."""
+    blend_running_mean(mean, model, weight=torch.tensor(1 - running_decay(decay, step=step)))
+
+
+def running_decay(decay: float, *, step: int) -> float:
+    """Share of the running mean that stays at a step: it grows to its value over the first ones."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+def blend_running_mean(mean: dict[str, Tensor], model: nn.Module, *, weight: Tensor) -> None:
+    """Move the mean of weights towards the model's by ``weight`` (), float32, in place."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
-            mean[name].lerp_(value.detach(), 1 - decay)
+            mean[name].lerp_(value.detach(), weight)
         else:
             mean[name].copy_(value)

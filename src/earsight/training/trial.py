@@ -28,7 +28,7 @@ from earsight.models.depthwise import use_fast_depthwise
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
 from earsight.training.loop import Data, Fitted, Source, fit, predict
-from earsight.training.machine import keep_freed_memory
+from earsight.training.machine import set_up
 from earsight.training.outcome import replace_text, tidy, write_history, write_inner, write_outcome
 from earsight.training.preparation import Prepared
 
@@ -209,7 +209,7 @@ def _fitted(
     on_epoch: Epoch | None,
 ) -> tuple[Fitted, nn.Module, Data]:
     """Name the trial in its folder, and fit a new model, or go on from the folder's checkpoint."""
-    keep_freed_memory()
+    set_up(device)
     dataset, recipe = prepared.dataset, prepared.recipe
     identity = {
         "recipe": recipe.digest,

@@ -1,0 +1,79 @@
+"""A data set's sounds on the device, so that a training step needs nothing of the host.
+
+Comes in: a `Store`. Goes out: sources of pictures (batch, windows, bands, frames) float32 whose rows are asked for by
+tensors on the device, each at its own pitch step.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from earsight.features.augment import Draws
+from earsight.features.spectrogram import basis
+from earsight.features.store import Store, decode
+
+_CHUNK_ROWS = 64
+"""Rows that go up at a time: what the host holds does not grow with the data set."""
+
+
+class Resident(abc.ABC):
+    """Pictures from data on a device."""
+
+    stretches = False
+    """Rows come at their pitch alone."""
+    semitones: tuple[int, ...]
+    """The pitch steps there are, rising."""
+    device: torch.device
+    silence: Tensor
+    """What each row of the pictures reads in digital silence, shape (bands,)."""
+
+    @abc.abstractmethod
+    def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
+        """Pictures of some rows, each at the pitch step of that index; the host does not wait for it.
+
+        Parameters
+        ----------
+        rows, steps : Tensor of int64, shape (batch,)
+            On the device.
+
+        Returns
+        -------
+        Tensor, shape (batch, windows, bands, frames), float32
+        """
+
+    def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
+        """Pictures of some rows, each at the pitch that the draws say; see `earsight.features.store.Store.read`."""
+        wanted = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
+        steps = torch.from_numpy(np.searchsorted(self.semitones, wanted))
+        return self.pick(torch.from_numpy(rows).to(self.device), steps.to(self.device))
+
+
+class ResidentPictures(Resident):
+    """A store's codes on a device: 2 bytes a value, every pitch step of every row.
+
+    Parameters
+    ----------
+    store : Store
+    device : torch.device
+    """
+
+    def __init__(self, store: Store, device: torch.device) -> None:
+        self.semitones, self.device, self.silence = store.semitones, device, store.silence
+        rows = basis(store.features)
+        self._basis = None if rows is None else rows.to(device)
+        self._representation = store.features.representation
+        count, steps = store.shape[:2]
+        self._codes = torch.empty((count * steps, *store.shape[2:]), dtype=torch.int16, device=device)
+        for start in range(0, count * steps, _CHUNK_ROWS):
+            index = np.arange(start, min(start + _CHUNK_ROWS, count * steps))
+            self._codes[start : start + len(index)] = torch.from_numpy(store.read_codes(index // steps, index % steps))
+
+    def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
+        """Pictures (batch, windows, bands, frames) of some rows at some steps."""
+        logs = decode(self._codes[rows * len(self.semitones) + steps], representation=self._representation)
+        return logs if self._basis is None else torch.matmul(self._basis, logs)

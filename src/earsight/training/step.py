@@ -1,0 +1,156 @@
+"""One training step, written so that a GPU can record it once and replay it.
+
+Comes in: a model, its optimiser and, at each call, a batch as tensors. Goes out: weights changed in place, and the loss as
+a tensor on the device. Whatever changes from step to step is a tensor that stays where it is, and no value is looked
+at from Python, so that the same function runs as it is on a CPU and, recorded as a CUDA graph, without the host on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from earsight.recipe import Training
+from earsight.training.checkpoint import State
+from earsight.training.machine import training_dtype
+from earsight.training.optimization import blend_running_mean
+
+WARM_UP_STEPS = 3
+"""Steps before a recording, in which libraries choose their kernels and take their workspaces; undone afterwards."""
+
+Assemble = Callable[..., tuple[Tensor, Tensor]]
+"""From a batch's tensors to network input (batch, 3, bands, frames) and label distributions (batch, classes)."""
+
+
+class Recorder(Protocol):
+    """What makes a function replayable: CUDA graphs (`earsight.training.cuda`)."""
+
+    def warm_up(self, body: Callable[[], None], *, times: int) -> None:
+        """Run the body some times where recording would run it; the random generators are left as they were."""
+
+    def record(self, body: Callable[[], None]) -> Callable[[], None]:
+        """Record the body without running it, and give what replays it on the same tensors."""
+
+
+class Step:
+    """Forward, backward, optimiser and running mean of weights for one batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+    optimizer : torch.optim.Optimizer
+        With learning rates as tensors where a recorder is given; see `make_optimizer`.
+    assemble : callable
+        Makes network input and targets out of a batch's tensors.
+    training : Training
+    device : torch.device
+        Of the model and of every batch.
+    weights : Tensor, optional
+        Of the classes, shape (classes,).
+    mean : state, optional
+        Running mean of weights, moved in place.
+    recorder : Recorder, optional
+        Without one every step runs as it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        assemble: Assemble,
+        training: Training,
+        device: torch.device,
+        weights: Tensor | None = None,
+        mean: State | None = None,
+        recorder: Recorder | None = None,
+        fuse: bool = False,
+    ) -> None:
+        self._model, self._optimizer, self._assemble = model, optimizer, assemble
+        self._device, self._weights, self._mean, self._recorder = device, weights, mean, recorder
+        self._dtype = training_dtype(training.precision, device)
+        self._loss = torch.zeros((), device=device)
+        self._mean_weight = torch.zeros((), device=device)
+        self._recorded: dict[tuple[torch.Size, ...], tuple[tuple[Tensor, ...], Callable[[], None]]] = {}
+        self._forward = torch.compile(self._losses, dynamic=False) if fuse else self._losses
+
+    def __call__(self, *batch: Tensor, rate: float, mean_decay: float = 1.0) -> Tensor:
+        """Take one step.
+
+        Parameters
+        ----------
+        *batch : Tensor
+            What ``assemble`` takes, on the device.
+        rate : float
+            Learning rate.
+        mean_decay : float
+            Share of the running mean that stays.
+
+        Returns
+        -------
+        Tensor, shape ()
+            The batch's loss; the next step writes over it.
+        """
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        self._mean_weight.fill_(1 - mean_decay)
+        if self._recorder is None:
+            self._run(*batch)
+        else:
+            self._replay(self._recorder, batch)
+        return self._loss
+
+    def _run(self, *batch: Tensor) -> None:
+        pictures, targets = self._assemble(*batch)
+        loss = self._forward(pictures, targets)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        if self._mean is not None:
+            blend_running_mean(self._mean, self._model, weight=self._mean_weight)
+        self._loss.copy_(loss.detach())
+
+    def _losses(self, pictures: Tensor, targets: Tensor) -> Tensor:
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            logits = self._model(pictures)
+        return nn.functional.cross_entropy(logits.float(), targets, weight=self._weights)
+
+    def _replay(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> None:
+        shapes = tuple(part.shape for part in batch)
+        if shapes not in self._recorded:
+            self._recorded[shapes] = self._record(recorder, batch)
+        slots, replay = self._recorded[shapes]
+        for slot, part in zip(slots, batch, strict=True):
+            slot.copy_(part, non_blocking=True)
+        replay()
+
+    def _record(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
+        """Record the step for batches of these shapes; weights and optimiser end as they were."""
+        slots = tuple(part.clone() for part in batch)
+        state = [*self._model.state_dict().values(), *(self._mean or {}).values()]
+        before = self._optimizer_state()
+        kept = [value.clone() for value in [*state, *before]]
+        recorder.warm_up(lambda: self._run(*slots), times=WARM_UP_STEPS)
+        with torch.no_grad():
+            # What the optimiser made in these steps stays, since the recording needs it there, at its first value.
+            known = {id(value) for value in before}
+            for value in self._optimizer_state():
+                if id(value) not in known:
+                    value.zero_()
+            _copy_back([*state, *before], kept)
+        return slots, recorder.record(lambda: self._run(*slots))
+
+    def _optimizer_state(self) -> list[Tensor]:
+        states = self._optimizer.state.values()
+        return [value for state in states for value in state.values() if isinstance(value, Tensor)]
+
+
+def _copy_back(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for target, value in zip(targets, values, strict=True):
+        target.copy_(value)
