@@ -146,7 +146,7 @@ class Training(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "none", "graph", "fused"] = Field(
         "auto",
-        description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or neither (none)",
+        description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or none",
     )
     source: Literal["auto", "store", "pictures", "waves"] = Field(
         "auto", description="where a step's data lie: on disk (store), or on the device as pictures or as waves"

@@ -56,6 +56,8 @@ def test_a_checkpoint_gives_back_every_bit(tmp_path, name):
     assert extra.keys() == {"mean"}
     assert same(extra["mean"], mean)
     assert same(other.state_dict(), model.state_dict())
+    for parameter, state in other_optimizer.state.items():  # a fused optimiser would mix up values laid out otherwise
+        assert {value.stride() for value in state.values() if value.shape == parameter.shape} == {parameter.stride()}
     first, second = optimizer.state_dict(), other_optimizer.state_dict()
     assert first["param_groups"] == second["param_groups"]
     assert first["state"].keys() == second["state"].keys()

@@ -41,7 +41,7 @@ def prepare(
     """Compute a data set's pictures ahead of training; a second time does nothing."""
     dataset = open_data(data, layout=layout, subset=subset, splits=splits)
     ready = prepare_pictures(dataset, load_recipe_for(dataset, recipe, assignments), cache=cache, skip_bad=skip_bad)
-    size = (ready.store.folder / "pictures.i16").stat().st_size
+    size = ready.store.bytes_on_disk
     if json_output:
         print_json(
             {"folder": str(ready.store.folder), "bytes": size, "shape": ready.store.shape, "skipped": ready.skipped}

@@ -1,8 +1,8 @@
 """Random choices as tensors: an epoch's draws go to the device at once, and are applied there.
 
 Comes in: the batches of an epoch, rows and `earsight.features.augment.Draws`, and pictures (batch, windows, bands,
-frames) on a device. Goes out: what `earsight.features.augment.apply` gives on the host, to rounding. Nothing here looks at
-a value from Python or makes the host wait, so that a GPU can record it once and replay it with other draws.
+frames) on a device. Goes out: what `earsight.features.augment.apply` gives on the host, to rounding. Nothing here looks
+at a value from Python or makes the host wait, so that a GPU can record it once and replay it with other draws.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Packed:
     whole : Tensor of int64, shape (examples, 3)
         Row, index of the pitch step, and the place in its batch of the example that it is mixed with.
     real : Tensor of float64, shape (examples, 4 + 2 * masks)
-        Speed, place, roll, share, then start and end of each time mask and of each band mask. Double precision, as on the
-        host: rounding must not push a column over the edge of a sound.
+        Speed, place, roll, share, then start and end of each time mask and of each band mask. Double precision, as on
+        the host: rounding must not push a column over the edge of a sound.
     time_masks : int
         How many of the masks are of time.
     """

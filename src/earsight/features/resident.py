@@ -1,7 +1,8 @@
 """A data set's sounds on the device, so that a training step needs nothing of the host.
 
-Comes in: a `Store`. Goes out: sources of pictures (batch, windows, bands, frames) float32 whose rows are asked for by
-tensors on the device, each at its own pitch step.
+Comes in: a `Store`, or `Waves`. Goes out: sources of pictures (batch, windows, bands, frames) float32 whose rows are
+asked for by tensors on the device, each at its own pitch step. Pictures take 2 bytes a value and pitch step and cost a
+training step a copy; waves take less room, and each step computes their pictures anew.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from earsight.features.augment import Draws
-from earsight.features.spectrogram import basis
-from earsight.features.store import Store, decode
+from earsight.features.spectrogram import Spectrogram, basis
+from earsight.features.store import Store, decode, moments, statistics
+from earsight.features.waves import Waves
 
 _CHUNK_ROWS = 64
 """Rows that go up at a time: what the host holds does not grow with the data set."""
@@ -77,3 +79,42 @@ class ResidentPictures(Resident):
         """Pictures (batch, windows, bands, frames) of some rows at some steps."""
         logs = decode(self._codes[rows * len(self.semitones) + steps], representation=self._representation)
         return logs if self._basis is None else torch.matmul(self._basis, logs)
+
+
+class ResidentWaves(Resident):
+    """A data set's waves on a device: int16 where that loses nothing in any clip, else float32.
+
+    Parameters
+    ----------
+    waves : Waves
+    device : torch.device
+    """
+
+    def __init__(self, waves: Waves, device: torch.device) -> None:
+        self.semitones, self.device, self.silence = waves.semitones, device, waves.silence
+        whole = waves.whole
+        kind = torch.int16 if whole else torch.float32
+        self._waves = torch.zeros((waves.rows, waves.samples), dtype=kind, device=device)
+        for row in range(waves.rows):
+            values = waves.read_raw(row)
+            self._waves[row] = torch.from_numpy(values if whole else values * (waves.scales[row] or np.float32(1)))
+        scales = np.where(waves.scales > 0, waves.scales, 1) if whole else np.ones(waves.rows)
+        self._scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None]
+        steps = tuple(float(step) for step in self.semitones)
+        self._front_end = Spectrogram(waves.features, semitones=steps).to(device)
+        self._moments = self._measured()
+
+    def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
+        """Pictures (batch, windows, bands, frames) of some rows at some steps, computed from their waves."""
+        with torch.no_grad():
+            waves = self._waves[rows].float() * self._scales[rows]
+            return self._front_end.views(waves, steps=steps)[:, 0]
+
+    def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows."""
+        return statistics(self._moments[rows])
+
+    def _measured(self) -> NDArray[np.float64]:
+        """Moments of every row's unshifted picture, (rows, windows, 2)."""
+        parts = np.split(np.arange(len(self._waves)), range(_CHUNK_ROWS, len(self._waves), _CHUNK_ROWS))
+        return np.concatenate([moments(self.read(part)) for part in parts])

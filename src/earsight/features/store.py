@@ -14,13 +14,10 @@ number of clips.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -37,18 +33,12 @@ from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
 from earsight.features.filterbanks import REPRESENTATIONS
-from earsight.features.parallel import in_order
+from earsight.features.rows import Kept, Layout, Progress, open_rows, read_description, read_table
 from earsight.features.spectrogram import Spectrogram, basis, silence
 from earsight.recipe import Features
 
 FORMAT_VERSION = 1
-_DONE, _BAD = 1, 2
-
-Progress = Callable[[int, int], None]
-"""Called with (clips done, clips in all)."""
-
-_Result = tuple[int, Tensor | None, str]
-"""A row, its log powers, and why it has none."""
+_CODES, _MOMENTS = "pictures.i16", "moments.f64"
 
 
 @dataclass(frozen=True)
@@ -90,6 +80,11 @@ class Store:
     def _basis(self) -> Tensor | None:
         return basis(self.features)
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """What the pictures take."""
+        return 2 * int(np.prod(self.shape, dtype=np.int64))
+
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Pictures of some rows, each at its own pitch step.
 
@@ -111,7 +106,7 @@ class Store:
     def read_codes(self, rows: NDArray[np.int64], steps: NDArray[np.int64]) -> NDArray[np.int16]:
         """What the store holds of some rows, each at the pitch step of that index: (batch, windows, bands, frames)."""
         codes = np.empty((len(rows), *self.shape[2:]), dtype=np.int16)
-        with (self.folder / "pictures.i16").open("rb", buffering=0) as file:
+        with (self.folder / _CODES).open("rb", buffering=0) as file:
             for target, row, step in zip(codes, rows, steps, strict=True):
                 file.seek((int(row) * self.shape[1] + int(step)) * target.nbytes)
                 if file.readinto(target.data) != target.nbytes:
@@ -120,8 +115,21 @@ class Store:
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows."""
-        mean, square = np.moveaxis(self.moments[rows].mean(axis=0), -1, 0)
-        return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
+        return statistics(self.moments[rows])
+
+
+def moments(pictures: Tensor) -> NDArray[np.float64]:
+    """Mean, and mean of squares, of each channel of each picture: (batch, windows, 2)."""
+    exact = pictures.double()
+    both = torch.stack([exact.mean(dim=(2, 3)), exact.square().mean(dim=(2, 3))], dim=2)
+    found: NDArray[np.float64] = both.cpu().numpy()
+    return found
+
+
+def statistics(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation, each (windows,), over rows of `moments`."""
+    mean, square = np.moveaxis(rows.mean(axis=0), -1, 0)
+    return mean, np.sqrt(np.maximum(square - mean**2, 1e-12))
 
 
 def encode(logs: Tensor, *, representation: str = "log_mel") -> NDArray[np.int16]:
@@ -145,16 +153,21 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earsight"
 
 
-def store_key(dataset: Dataset, features: Features, semitones: Sequence[int]) -> str:
-    """Sixteen hexadecimal digits that name a store's content."""
-    manifest = []
+def manifest(dataset: Dataset) -> list[list[Any]]:
+    """What a data set's sounds are: path, size and time of change of each file, in order."""
+    files: list[list[Any]] = []
     for row, clip in enumerate(dataset.clips):
         try:
             status = dataset.file(row).stat()
-            manifest.append([clip.path, status.st_size, status.st_mtime_ns])
+            files.append([clip.path, status.st_size, status.st_mtime_ns])
         except OSError:
-            manifest.append([clip.path, None, None])
-    content = [FORMAT_VERSION, features.model_dump(mode="json"), list(semitones), manifest]
+            files.append([clip.path, None, None])
+    return files
+
+
+def store_key(dataset: Dataset, features: Features, semitones: Sequence[int]) -> str:
+    """Sixteen hexadecimal digits that name a store's content."""
+    content = [FORMAT_VERSION, features.model_dump(mode="json"), list(semitones), manifest(dataset)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -193,35 +206,40 @@ def open_store(
     DataError
         If the disk has too little room.
     """
-    cache = cache or default_cache()
-    key = store_key(dataset, features, semitones)
-    final = cache / key
-    if (final / "store.json").is_file() and not _open(final).errors:
-        return _open(final)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{cache}: cannot be made ({error.strerror}); set EARSIGHT_CACHE or --cache") from error
-    with _locked(cache / f"{key}.lock"):
-        # What could not be read before may be readable now, after a chmod or when a disk is back: those rows alone are
-        # tried again, in place, since nobody reads them. Another process may have built all while this one waited.
-        whole = (final / "store.json").is_file()
-        if not whole or _open(final).errors:
-            place = final if whole else final.with_name(final.name + ".building")
-            _fill(dataset, features, tuple(semitones), place, workers=workers, progress=progress)
-            if not whole:
-                place.replace(final)
-    return _open(final)
+    front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
+    centre = list(semitones).index(0)
+
+    def work(row: int) -> tuple[int, Kept | None, str]:
+        try:
+            wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
+        except AudioError as error:
+            return row, None, error.reason
+        with torch.inference_mode():
+            logs = front_end.band_views(torch.from_numpy(audio.fit(wave, features.samples))[None])[0]
+            codes = encode(logs, representation=features.representation)
+            return row, Kept(codes, {_MOMENTS: moments(front_end.finish(logs[centre])[None])[0]}), ""
+
+    folder = (cache or default_cache()) / store_key(dataset, features, semitones)
+    shape = _shape(dataset, features, semitones)
+    about = {
+        "format_version": FORMAT_VERSION,
+        "shape": shape,
+        "semitones": list(semitones),
+        "features": features.model_dump(mode="json"),
+        "dataset": {"name": dataset.name, "digest": dataset.digest, "root": str(dataset.root)},
+    }
+    open_rows(folder, _layout(shape), count=shape[0], work=work, about=about, workers=workers, progress=progress)
+    return _open(folder)
 
 
-def _locked(path: Path) -> AbstractContextManager[Any]:
-    try:
-        # The proxy that acquire returns lets go once; `with` on the lock itself would take it a second time.
-        return FileLock(path).acquire(timeout=12 * 3600)
-    except Timeout as error:
-        raise DataError(f"{path}: held by another process for 12 hours; end that process or remove the file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be locked ({error.strerror}); set EARSIGHT_CACHE or --cache") from error
+def _layout(shape: Sequence[int]) -> Layout:
+    return Layout(
+        what="pictures",
+        file=_CODES,
+        row_bytes=2 * int(np.prod(shape[1:], dtype=np.int64)),
+        tables={_MOMENTS: ("float64", (shape[2], 2))},
+        remedy="keep fewer pitch steps with --set augment.pitch_semitones=0, or ",
+    )
 
 
 def _shape(dataset: Dataset, features: Features, semitones: Sequence[int]) -> tuple[int, ...]:
@@ -233,100 +251,13 @@ def store_bytes(dataset: Dataset, features: Features, semitones: Sequence[int]) 
     return 2 * int(np.prod(_shape(dataset, features, semitones), dtype=np.int64))
 
 
-def _fill(
-    dataset: Dataset,
-    features: Features,
-    semitones: tuple[int, ...],
-    building: Path,
-    *,
-    workers: int,
-    progress: Progress | None,
-) -> None:
-    """Compute the rows of a store that are not done, and describe it."""
-    building.mkdir(exist_ok=True)
-    shape = _shape(dataset, features, semitones)
-    files = {
-        "moments.f64": ("float64", (shape[0], shape[2], 2)),
-        "state.u8": ("uint8", shape[:1]),
-    }
-    needed = store_bytes(dataset, features, semitones)
-    present = sum(path.stat().st_blocks * 512 for path in building.iterdir() if path.is_file())
-    free = shutil.disk_usage(building).free
-    if needed - present > free * 0.98:
-        raise DataError(
-            f"{building.parent}: the pictures need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; make room, "
-            "name another folder with --cache, or keep fewer pitch steps with --set augment.pitch_semitones=0"
-        )
-    moments, state = (_mapped(building / name, kind, size) for name, (kind, size) in files.items())
-    front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
-    centre = semitones.index(0)
-
-    def work(row: int) -> _Result:
-        try:
-            wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
-        except AudioError as error:
-            return row, None, error.reason
-        with torch.inference_mode():
-            return row, front_end.band_views(torch.from_numpy(audio.fit(wave, features.samples))[None])[0], ""
-
-    todo = [row for row in range(shape[0]) if state[row] != _DONE]
-    errors: dict[int, str] = {}
-    done = shape[0] - len(todo)
-    if progress:
-        progress(done, shape[0])
-    with _sized(building / "pictures.i16", needed).open("r+b", buffering=0) as file:
-        for row, logs, reason in in_order(work, todo, workers=workers):
-            if logs is None:
-                errors[row] = reason
-            else:
-                codes = encode(logs, representation=features.representation)
-                file.seek(row * codes.nbytes)
-                if file.write(codes.data) != codes.nbytes:  # a disk that fills up takes a part before it refuses
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(building))
-                plain = front_end.finish(logs[centre]).double()
-                moments[row, :, 0] = plain.mean(dim=(1, 2))
-                moments[row, :, 1] = plain.square().mean(dim=(1, 2))
-            # Written after the row itself, so that a kill in between only does the row again.
-            state[row] = _BAD if logs is None else _DONE
-            done += 1
-            if progress:
-                progress(done, shape[0])
-        os.fsync(file.fileno())
-    moments.flush()
-    state.flush()
-    content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "shape": shape,
-        "semitones": semitones,
-        "errors": {str(row): errors[row] for row in sorted(errors)},
-        "features": features.model_dump(mode="json"),
-        "dataset": {"name": dataset.name, "digest": dataset.digest, "root": str(dataset.root)},
-    }
-    description = building / ".store.json.part"
-    description.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    description.replace(building / "store.json")
-
-
-def _sized(path: Path, size: int) -> Path:
-    """A file of that size, which keeps what an earlier, interrupted build wrote to it."""
-    with path.open("ab") as file:
-        file.truncate(size)
-    return path
-
-
-def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
-    return np.memmap(_sized(path, size), dtype=kind, mode="r+", shape=shape)
-
-
 def _open(folder: Path) -> Store:
-    content = json.loads((folder / "store.json").read_text(encoding="utf-8"))
-    shape = tuple(content["shape"])
+    content = read_description(folder)
     return Store(
         folder=folder,
-        shape=shape,
+        shape=tuple(content["shape"]),
         semitones=tuple(content["semitones"]),
-        moments=np.fromfile(folder / "moments.f64").reshape(shape[0], shape[2], 2),
+        moments=read_table(folder, _MOMENTS, _layout(content["shape"])),
         errors={int(row): reason for row, reason in content["errors"].items()},
         features=Features.model_validate(content["features"]),
     )

@@ -89,14 +89,20 @@ def load_checkpoint(
         return None  # of another model: looked at first, for a failed load would leave half of it behind
     model.load_state_dict(weights)
     device = next(model.parameters()).device
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     extra: dict[str, State] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition("/")
         group, _, name = rest.partition("/")
         if kind == "optimizer":
-            states.setdefault(int(group), {})[name] = value
+            states.setdefault(int(group), {})[name] = _laid_out(value, like=parameters[int(group)])
         elif kind == "extra":
             extra.setdefault(group, {})[name] = value.to(device)
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return extra, record
+
+
+def _laid_out(value: Tensor, *, like: Tensor) -> Tensor:
+    """The value in the memory layout of its parameter: fused optimisers walk through both side by side."""
+    return torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value

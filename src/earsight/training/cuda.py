@@ -1,7 +1,7 @@
 """What NVIDIA GPUs need: settings that make results repeat, and recording a step as a CUDA graph.
 
-Comes in: a CUDA device, and functions whose tensors stay where they are. Goes out: how steps run on it, process-wide settings of
-torch, and functions that replay what was recorded.
+Comes in: a CUDA device, and functions whose tensors stay where they are. Goes out: how steps run on it, process-wide
+settings of torch, and functions that replay what was recorded.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ def step_kind(wanted: str, device: torch.device) -> str:
     if wanted in ("auto", "none"):
         return "eager"
     raise RecipeError(f"training.compile is {wanted}, which needs an NVIDIA GPU; set it to auto")
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory of a GPU, used or free; 0 where there is none."""
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.type == "cuda" else 0
 
 
 def make_recorder(kind: str, device: torch.device) -> GraphRecorder | None:
@@ -64,7 +69,7 @@ class GraphRecorder:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, body: Callable[[], None], *, times: int) -> None:
@@ -79,7 +84,7 @@ class GraphRecorder:
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
         """Record the body without running it, and give what replays it on the same tensors."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device), torch.random.fork_rng(devices=[self._device]):
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                body()
+        recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
+        with torch.cuda.device(self._device), torch.random.fork_rng(devices=[self._device]), recording:
+            body()
         return graph.replay

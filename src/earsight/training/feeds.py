@@ -1,8 +1,8 @@
 """What a training step is fed with: an epoch's batches as tensors on the device.
 
-Comes in: the rows and draws of an epoch's batches. Goes out: for each batch the tensors that `assemble` turns into network
-input and targets. Where the data are on the host it makes the pictures there, batch by batch; where they are on the device
-the draws of the whole epoch go up at once, and everything else is the step's own work.
+Comes in: the rows and draws of an epoch's batches. Goes out: for each batch the tensors that `assemble` turns into
+network input and targets. Where the data are on the host it makes the pictures there, batch by batch; where they are on
+the device the draws of the whole epoch go up at once, and everything else is the step's own work.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ class ResidentFeed:
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures at the drawn pitch, changed by the draws; and their labels, mixed as they are."""
-        packed = Packed(*batch, time_masks=self._time_masks)
-        rows, steps, partner = packed.whole.unbind(1)
+        whole, real = batch
+        packed = Packed(whole, real, time_masks=self._time_masks)
+        rows, steps, partner = whole.unbind(1)
         pictures = self._data.normalised(self._source.pick(rows, steps))
         pictures = apply_packed(pictures, packed, silence=self._data.silence)
         hot = (self._labels[rows][:, None] == self._classes).float()

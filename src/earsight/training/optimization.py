@@ -23,8 +23,8 @@ def make_optimizer(model: nn.Module, training: Training, *, recordable: bool = F
     """The optimiser over all parameters that take a gradient.
 
     AdamW leaves biases and normalisation scales without decay. Adam and SGD decay every parameter, through the
-    gradient, as the paper does. A ``recordable`` one computes in torch's fused kernels, and its learning rates are tensors
-    on the parameters' device, to be filled in place: a recorded step reads them there.
+    gradient, as the paper does. A ``recordable`` one computes in torch's fused kernels, and its learning rates are
+    tensors on the parameters' device, to be filled in place: a recorded step reads them there.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay

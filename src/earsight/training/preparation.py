@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError
 from earsight.features.augment import pitch_steps
-from earsight.features.store import Progress, Store, open_store
+from earsight.features.rows import Progress
+from earsight.features.store import Store, open_store, store_key
+from earsight.features.waves import Waves, open_waves
 from earsight.recipe import Recipe
+from earsight.training.sources import wanted_source
 
 HELD_OUT_SHARE = 0.2
 
@@ -31,21 +35,25 @@ class Prepared:
     dataset : Dataset
     recipe : Recipe
         Resolved.
-    store : Store
+    store : Store or Waves
     skipped : tuple of str
         Clips that are left out because they cannot be read.
+    key : str
+        Names the sounds and what is made of them, wherever that lies; the store's own name where it is left out.
     """
 
     dataset: Dataset
     recipe: Recipe
-    store: Store
+    store: Store | Waves
     skipped: tuple[str, ...]
+    key: str = ""
 
     @property
     def identity(self) -> str:
         """Names what the trials saw: the store's key, and which clips are left out."""
         left_out = hashlib.sha256("\n".join(self.skipped).encode(errors="surrogateescape")).hexdigest()[:8]
-        return f"{self.store.folder.name}-{left_out}" if self.skipped else self.store.folder.name
+        key = self.key or self.store.folder.name
+        return f"{key}-{left_out}" if self.skipped else key
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -69,8 +77,12 @@ def prepare(
     skip_bad: bool = False,
     workers: int = 0,
     progress: Progress | None = None,
+    device: torch.device | None = None,
 ) -> Prepared:
-    """Resolve a recipe for a data set and open (or build) its store.
+    """Resolve a recipe for a data set and open (or build) what its training reads.
+
+    That is the store of pictures. Where a ``device`` to train on is named, it is the cache of waves instead if
+    `earsight.training.sources.wanted_source` says so.
 
     Raises
     ------
@@ -78,13 +90,11 @@ def prepare(
         If clips cannot be read and ``skip_bad`` is not set, or if a class is left with no clip at all.
     """
     recipe = resolved(dataset, recipe)
-    store = open_store(
-        dataset,
-        recipe.features,
-        semitones=pitch_steps(recipe.augment),
-        cache=cache,
-        workers=workers,
-        progress=progress,
+    semitones = pitch_steps(recipe.augment)
+    wanted = "store" if device is None else wanted_source(dataset, recipe, device)
+    open_it = open_waves if wanted == "waves" else open_store
+    store: Store | Waves = open_it(
+        dataset, recipe.features, semitones=semitones, cache=cache, workers=workers, progress=progress
     )
     bad = [f"{dataset.clips[row].path}: {reason}" for row, reason in sorted(store.errors.items())]
     if bad and not skip_bad:
@@ -93,7 +103,8 @@ def prepare(
             f"{len(bad)} of {len(dataset.clips)} clips cannot be read: {'; '.join(bad[:3])}{more}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
-    prepared = Prepared(dataset, recipe, store, skipped=tuple(dataset.clips[row].path for row in sorted(store.errors)))
+    skipped = tuple(dataset.clips[row].path for row in sorted(store.errors))
+    prepared = Prepared(dataset, recipe, store, skipped, key=store_key(dataset, recipe.features, semitones))
     left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
     if (left == 0).any():
         raise DataError(

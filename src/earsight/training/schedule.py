@@ -1,4 +1,4 @@
-"""Trials, one after the other, in this process.
+"""Trials, one after the other in this process, or several at once in processes of their own.
 
 Comes in: prepared data, trials and a run folder. Goes out: the trials' folders, each DONE. A trial that is DONE is not
 run again; the one that was stopped goes on where it was.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
+from earsight.training.jobs import run_at_once
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, check_rows, check_run, is_done, run_trial
 
@@ -74,6 +76,7 @@ def run_trials(
     device: torch.device,
     progress: Callable[[int, int, str], None],
     say: Callable[[str], None],
+    jobs: int = 1,
 ) -> None:
     """Run what is not DONE.
 
@@ -88,6 +91,8 @@ def run_trials(
         Called with (steps done, steps in all, a note) over all trials; a trial that was DONE counts as done.
     say : callable
         Called with one line for each trial that ends.
+    jobs : int
+        Processes that work at the same time, each with as many threads as this one; see `earsight.training.jobs`.
 
     Raises
     ------
@@ -100,18 +105,35 @@ def run_trials(
         (run / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
     except OSError as error:
         raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
+    done = [trial for trial in trials if is_done(trial.folder(run))]
+    steps = dict.fromkeys(trials, 0)
+
+    def show(trial: Trial, step: int, total: int, loss: float) -> None:
+        steps.update({trial: step, **dict.fromkeys(done, total)})
+        progress(sum(steps.values()), len(steps) * total, f"fold {trial.fold} seed {trial.seed}, loss {loss:.3f}")
+
+    def end(trial: Trial) -> None:
+        say(_line(prepared, trial, run, before=trial in done))
+        done.append(trial)
+
+    if jobs > 1:
+        for trial in list(done):
+            say(_line(prepared, trial, run, before=True))
+        rest = [trial for trial in steps if trial not in done]
+        run_at_once(prepared, rest, run=run, device=device, jobs=jobs, on_step=show, on_end=end)
+        return
+    for trial in trials:
+        run_trial(prepared, trial, run=run, device=device, on_step=partial(show, trial))
+        end(trial)
+
+
+def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
+    """What came of a trial."""
+    found = read_predictions(trial.folder(run) / "predictions.npz")
+    note = "done before" if before else f"{found.about['seconds']:.0f} s"
     optimistic = ", optimistic: they chose the epoch" if prepared.recipe.training.protocol == "test" else ""
-    for position, trial in enumerate(trials):
-        name = f"fold {trial.fold} seed {trial.seed}"
-
-        def show(done: int, total: int, loss: float, position: int = position, name: str = name) -> None:
-            progress(position * total + done, len(trials) * total, f"{name}, loss {loss:.3f}")
-
-        before = is_done(trial.folder(run))
-        folder = run_trial(prepared, trial, run=run, device=device, on_step=show)
-        found = read_predictions(folder / "predictions.npz")
-        note = "done before" if before else f"{found.about['seconds']:.0f} s"
-        say(f"{name}: {100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips ({note}){optimistic}")
+    share = f"{100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips"
+    return f"fold {trial.fold} seed {trial.seed}: {share} ({note}){optimistic}"
 
 
 def publish_model(run: Path, trial: Trial) -> Path:

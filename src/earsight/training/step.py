@@ -1,8 +1,9 @@
 """One training step, written so that a GPU can record it once and replay it.
 
-Comes in: a model, its optimiser and, at each call, a batch as tensors. Goes out: weights changed in place, and the loss as
-a tensor on the device. Whatever changes from step to step is a tensor that stays where it is, and no value is looked
-at from Python, so that the same function runs as it is on a CPU and, recorded as a CUDA graph, without the host on a GPU.
+Comes in: a model, its optimiser and, at each call, a batch as tensors. Goes out: weights changed in place, and the loss
+as a tensor on the device. Whatever changes from step to step is a tensor that stays where it is, and no value is looked
+at from Python, so that the same function runs as it is on a CPU and, recorded as a CUDA graph, without the host on a
+GPU.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Step:
         Running mean of weights, moved in place.
     recorder : Recorder, optional
         Without one every step runs as it is.
+    fuse : bool
+        Whether torch compiles the forward and backward pass into fewer kernels first.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class Step:
         pictures, targets = self._assemble(*batch)
         loss = self._forward(pictures, targets)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         if self._mean is not None:
             blend_running_mean(self._mean, self._model, weight=self._mean_weight)

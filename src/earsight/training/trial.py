@@ -24,13 +24,15 @@ from torch import nn
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
+from earsight.features.resident import ResidentWaves
 from earsight.models.depthwise import use_fast_depthwise
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
-from earsight.training.loop import Data, Fitted, Source, fit, predict
+from earsight.training.loop import Data, Fitted, fit, predict
 from earsight.training.machine import set_up
 from earsight.training.outcome import replace_text, tidy, write_history, write_inner, write_outcome
 from earsight.training.preparation import Prepared
+from earsight.training.sources import source_of
 
 Step = Callable[[int, int, float], None]
 Epoch = Callable[[list[dict[str, Any]]], None]
@@ -273,15 +275,12 @@ def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
 def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> Data:
     """The pictures as the network takes them, normalised by the training rows alone."""
     dataset, recipe = prepared.dataset, prepared.recipe
-    source: Source = prepared.store
-    if recipe.augment.backend == "waveform":
-        from earsight.features.waveform import WaveformSource
-
-        source = WaveformSource(dataset, recipe.features)
+    source = source_of(prepared, device)
     windows = len(recipe.features.windows_ms)
     mean, std = np.zeros(windows), np.ones(windows)
     if recipe.normalize == "dataset":
-        mean, std = prepared.store.statistics(train_rows)
+        measured = source if isinstance(source, ResidentWaves) else prepared.store
+        mean, std = measured.statistics(train_rows)
     return Data(
         source=source,
         labels=dataset.labels,

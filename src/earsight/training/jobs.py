@@ -1,0 +1,161 @@
+"""Several trials at once on one device, each in a process of its own.
+
+Comes in: prepared data and trials. Goes out: the trials' folders, each DONE, with the bits that the trials would have
+one after the other at the same thread count. A trial's lock and checkpoint are those of `earsight.training.trial`:
+whenever all this is stopped, the same call goes on from there. When the parent is killed, its workers end at their next
+step.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from earsight.errors import EarsightError, RunError
+from earsight.training.preparation import Prepared
+from earsight.training.trial import Trial, run_trial
+
+# A fork of this process would share its GPU context and its locks.
+_METHOD = "forkserver" if os.name == "posix" else "spawn"
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: connection.Connection
+    trial: Trial
+
+
+def run_at_once(
+    prepared: Prepared,
+    trials: Sequence[Trial],
+    *,
+    run: Path,
+    device: torch.device,
+    jobs: int,
+    on_step: Callable[[Trial, int, int, float], None],
+    on_end: Callable[[Trial], None],
+) -> None:
+    """Run trials in ``jobs`` processes, each with this process's number of threads.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    trials : sequence of Trial
+        Given out in this order, each to the first process that is free.
+    run : Path
+        The run folder.
+    device : torch.device
+    jobs : int
+        Processes.
+    on_step : callable
+        Called with (trial, steps done, steps in all, loss).
+    on_end : callable
+        Called with each trial that ends.
+
+    Raises
+    ------
+    RunError
+        If a process dies; also whatever a trial raises. The other processes are ended; their trials go on when they are
+        run again.
+    """
+    waiting = deque(trials)
+    context = multiprocessing.get_context(_METHOD)
+    if _METHOD == "forkserver":
+        # Each process is then forked from one that has imported torch, and done nothing with it.
+        context.set_forkserver_preload([__name__])
+    workers: list[_Worker] = []
+    try:
+        while waiting and len(workers) < jobs:
+            workers.append(_start(context, prepared, waiting.popleft(), run=run, device=device))
+        busy = list(workers)
+        while busy:
+            pipes = {worker.pipe: worker for worker in busy}
+            for pipe in connection.wait(list(pipes)):
+                worker = pipes[pipe]  # type: ignore[index]
+                news = _news(worker)
+                if isinstance(news, tuple):
+                    on_step(worker.trial, *news)
+                    continue
+                on_end(worker.trial)
+                if waiting:
+                    worker.trial = waiting.popleft()
+                    worker.pipe.send(worker.trial)
+                else:
+                    busy.remove(worker)
+    finally:
+        for worker in workers:
+            worker.pipe.close()
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+
+
+def _start(context: BaseContext, prepared: Prepared, trial: Trial, *, run: Path, device: torch.device) -> _Worker:
+    ours, theirs = context.Pipe()
+    arguments = (theirs, prepared, run, device, torch.get_num_threads())
+    process = context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
+    process.start()
+    theirs.close()  # or its end would never be seen here
+    ours.send(trial)
+    return _Worker(process, ours, trial)
+
+
+def _news(worker: _Worker) -> tuple[int, int, float] | None:
+    """What a worker says: its progress, or None when its trial has ended.
+
+    Raises
+    ------
+    RunError
+        If the process has died; also whatever its trial raised.
+    """
+    try:
+        news = worker.pipe.recv()
+    except EOFError as error:
+        worker.process.join()
+        raise RunError(
+            f"fold {worker.trial.fold} seed {worker.trial.seed}: its process died (exit code "
+            f"{worker.process.exitcode}), perhaps for want of memory; the same command goes on, with a lower --jobs"
+        ) from error
+    if isinstance(news, BaseException):
+        raise news
+    return news  # type: ignore[no-any-return]
+
+
+def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: torch.device, threads: int) -> None:
+    """A worker's life: take a trial, run it, tell."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    torch.set_num_threads(threads)
+    try:
+        while True:
+            trial = pipe.recv()
+            pipe.send(_outcome(pipe, prepared, trial, run=run, device=device))
+    except (EOFError, OSError):
+        return  # the parent has gone
+
+
+def _outcome(pipe: connection.Connection, prepared: Prepared, trial: Trial, *, run: Path, device: torch.device) -> Any:
+    def told(done: int, total: int, loss: float) -> None:
+        pipe.send((done, total, loss))
+
+    try:
+        run_trial(prepared, trial, run=run, device=device, on_step=told)
+    except BrokenPipeError:
+        raise
+    except (EarsightError, OSError) as error:
+        return error
+    except Exception as error:  # of any kind, so perhaps one that does not pass between processes
+        return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+    return None
