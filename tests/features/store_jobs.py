@@ -11,6 +11,7 @@ import torch
 
 from earsight.data import audio
 from earsight.features.store import open_store
+from earsight.features.waves import open_waves
 
 CONTEXT = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
 if os.name == "posix":
@@ -43,4 +44,13 @@ def build_and_weigh(dataset, features, semitones, cache, answer):
     store = open_store(dataset, features, semitones=semitones, cache=cache, workers=2)
     for start in range(0, store.shape[0], 16):
         store.read(torch.arange(start, min(start + 16, store.shape[0])).numpy())
+    answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def decode_and_weigh(dataset, features, cache, answer):
+    """Decode every clip, read every wave, and send the process's largest size in MiB."""
+    torch.set_num_threads(1)
+    waves = open_waves(dataset, features, cache=cache, workers=2)
+    for row in range(waves.rows):
+        waves.read_raw(row)
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

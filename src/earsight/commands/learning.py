@@ -12,6 +12,7 @@ from earsight.commands.options import (
     Cache,
     Data,
     Device,
+    Jobs,
     Json,
     Layout,
     Out,
@@ -99,6 +100,7 @@ def crossval(
     cache: Cache = None,
     device: Device = "auto",
     threads: Threads = None,
+    jobs: Jobs = 1,
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
@@ -109,8 +111,8 @@ def crossval(
     numbers = chosen_folds(folds, dataset.fold_numbers)
     trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
     loaded = load_recipe_for(dataset, recipe, assignments)
-    on = computer(device, threads)
-    run(dataset, loaded, trials, folder, on, cache=cache, skip_bad=skip_bad, as_json=json_output)
+    on = computer(device, threads, jobs)
+    run(dataset, loaded, trials, folder, on, cache=cache, skip_bad=skip_bad, as_json=json_output, jobs=jobs)
 
 
 @verb

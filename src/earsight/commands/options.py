@@ -20,6 +20,10 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clip
 Cache = Annotated[Path | None, typer.Option(help="Folder for pictures; default $EARSIGHT_CACHE or the user's cache.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
+Jobs = Annotated[
+    int,
+    typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device."),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]

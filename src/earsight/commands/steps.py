@@ -37,23 +37,29 @@ def load_recipe_for(dataset: Dataset, name: str, assignments: list[str] | None) 
     return resolved(dataset, load_recipe(name, overrides=assignments or ()))
 
 
-def prepare_pictures(dataset: Dataset, recipe: Recipe, *, cache: Path | None, skip_bad: bool) -> Prepared:
-    """Compute the pictures that are missing, with a progress bar."""
+def prepare_pictures(
+    dataset: Dataset, recipe: Recipe, *, cache: Path | None, skip_bad: bool, device: torch.device | None = None
+) -> Prepared:
+    """Compute what is missing of what training on the device reads, with a progress bar."""
     from earsight.training.preparation import prepare
 
     with bar("pictures") as shown:
-        ready = prepare(dataset, recipe, cache=cache, skip_bad=skip_bad, progress=shown)
+        ready = prepare(dataset, recipe, cache=cache, skip_bad=skip_bad, progress=shown, device=device)
     if ready.skipped:
         say(f"  left out: {len(ready.skipped)} clips that cannot be read")
     return ready
 
 
-def computer(name: str, threads: int | None) -> torch.device:
-    """The device to compute on, with its threads set."""
+def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
+    """The device to compute on, with its threads set; several jobs share the cores."""
+    import os
+
     import torch
 
     from earsight.training.machine import pick_device
 
+    if threads is None and jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
     if threads:
         torch.set_num_threads(threads)
     return pick_device(name)
@@ -69,14 +75,15 @@ def run(
     cache: Path | None,
     skip_bad: bool,
     as_json: bool,
+    jobs: int = 1,
 ) -> None:
     """Run the trials that are not DONE and print what came of them."""
     from earsight.training.schedule import check_start, run_trials
 
     check_start(dataset, recipe, trials, run=folder)
-    ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad)
+    ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
     with bar("training") as shown:
-        run_trials(ready, trials, run=folder, device=device, progress=shown, say=say)
+        run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs)
     report(folder, device, as_json=as_json)
 
 

@@ -88,16 +88,20 @@ class ResidentWaves(Resident):
     ----------
     waves : Waves
     device : torch.device
+
+    Attributes
+    ----------
+    waves : Tensor of int16 or float32, shape (rows, samples)
     """
 
     def __init__(self, waves: Waves, device: torch.device) -> None:
         self.semitones, self.device, self.silence = waves.semitones, device, waves.silence
         whole = waves.whole
         kind = torch.int16 if whole else torch.float32
-        self._waves = torch.zeros((waves.rows, waves.samples), dtype=kind, device=device)
+        self.waves = torch.zeros((waves.rows, waves.samples), dtype=kind, device=device)
         for row in range(waves.rows):
             values = waves.read_raw(row)
-            self._waves[row] = torch.from_numpy(values if whole else values * (waves.scales[row] or np.float32(1)))
+            self.waves[row] = torch.from_numpy(values if whole else values * (waves.scales[row] or np.float32(1)))
         scales = np.where(waves.scales > 0, waves.scales, 1) if whole else np.ones(waves.rows)
         self._scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None]
         steps = tuple(float(step) for step in self.semitones)
@@ -107,7 +111,7 @@ class ResidentWaves(Resident):
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
         """Pictures (batch, windows, bands, frames) of some rows at some steps, computed from their waves."""
         with torch.no_grad():
-            waves = self._waves[rows].float() * self._scales[rows]
+            waves = self.waves[rows].float() * self._scales[rows]
             return self._front_end.views(waves, steps=steps)[:, 0]
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -116,5 +120,5 @@ class ResidentWaves(Resident):
 
     def _measured(self) -> NDArray[np.float64]:
         """Moments of every row's unshifted picture, (rows, windows, 2)."""
-        parts = np.split(np.arange(len(self._waves)), range(_CHUNK_ROWS, len(self._waves), _CHUNK_ROWS))
+        parts = np.split(np.arange(len(self.waves)), range(_CHUNK_ROWS, len(self.waves), _CHUNK_ROWS))
         return np.concatenate([moments(self.read(part)) for part in parts])
