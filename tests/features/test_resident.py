@@ -96,8 +96,11 @@ def test_what_was_recorded_with_some_waves_shows_others(store, synthetic):
     few = replace(synthetic, clips=synthetic.clips[:23])
     waves = open_waves(few, SMALL, semitones=pitch_steps(AUGMENT), cache=store.folder.parent)
     for source in (ResidentWaves(waves, CPU), ResidentPictures(store, CPU)):
-        recorded = make_fx(source.pick, tracing_mode="fake", _allow_non_fake_inputs=True)(
-            torch.zeros(4, dtype=torch.int64), torch.zeros(4, dtype=torch.int64)
-        )
+        nothing = torch.zeros(4, dtype=torch.int64)
+
+        def work(rows, steps, source=source):
+            return source.pick(rows, steps)
+
+        recorded = make_fx(work, tracing_mode="fake", _allow_non_fake_inputs=True)(nothing, nothing)
         rows, steps = torch.tensor([3, 9, 9, 22]), torch.tensor([0, 4, 2, 1])
         assert torch.equal(recorded(rows, steps), source.pick(rows, steps))

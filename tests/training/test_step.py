@@ -1,22 +1,25 @@
 """The step that a GPU can record: replayed by a recorder that runs on a CPU, it trains to the same bits."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from earsight.errors import RecipeError
+from earsight.errors import RecipeError, RunError
 from earsight.features.augment import draw
 from earsight.features.resident import ResidentPictures
 from earsight.models.backbones import build
 from earsight.training import loop
+from earsight.training import trial as trial_module
 from earsight.training.cuda import make_recorder, step_kind
 from earsight.training.feeds import HostFeed, ResidentFeed, feed_of
 from earsight.training.loop import Data, fit, predict
 from earsight.training.optimization import make_optimizer, make_running_mean
 from earsight.training.step import Step
+from earsight.training.trial import Trial, run_trial
 
 CPU = torch.device("cpu")
 ROWS = np.arange(40)
@@ -247,3 +250,40 @@ def test_kinds_of_steps():
         with pytest.raises(RecipeError, match=f"training.compile is {wanted}, which needs an NVIDIA GPU; set it to"):
             step_kind(wanted, CPU)
     assert make_recorder("eager", gpu) is None
+
+
+def test_a_full_gpu_is_said_with_the_remedy(prepare_as, cpu, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
+
+    monkeypatch.setattr(trial_module, "fit", fail)
+    said = r"^the GPU's memory is full \(CUDA out of memory\); lower --jobs or training\.batch_size, or leave the data"
+    with pytest.raises(RunError, match=said):
+        run_trial(prepare_as("training.epochs=1"), Trial(1, 0), run=tmp_path, device=cpu)
+
+
+def test_a_compiled_step_is_the_same_step(resident, tiny, monkeypatch):
+    """Traced as `fused` has it traced, without a compiler behind it: nothing breaks its graph in two."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    training = tiny("training.precision=float32", "training.ema=0.9").training
+    feed, found = feed_of(resident, smoothing=0.0), []
+    generator = np.random.default_rng(0)
+    batches = [(rows, draw(tiny().augment, batch=20, generator=generator)) for rows in np.split(ROWS, 2)]
+    for fuse in (False, True):
+        model = tiny_model().train()
+        optimizer = make_optimizer(model, training, recordable=True)
+        mean = make_running_mean(model)
+        step = Step(
+            model,
+            optimizer,
+            assemble=feed.assemble,
+            training=training,
+            device=CPU,
+            mean=mean,
+            recorder=Rehearsal(),
+            fuse=fuse,
+        )
+        torch.manual_seed(0)
+        found.append([step(*batch, rate=0.003, mean_decay=0.5).item() for batch in feed.epoch(batches)])
+        assert list(mean) == list(model.state_dict()) == list(tiny_model().state_dict())
+    np.testing.assert_allclose(*found, rtol=1e-3)

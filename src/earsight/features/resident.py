@@ -19,7 +19,7 @@ from earsight.features.spectrogram import Spectrogram, basis
 from earsight.features.store import Store, decode, moments, statistics
 from earsight.features.waves import Waves
 
-_CHUNK_ROWS = 64
+_CHUNK_ROWS = 16
 """Rows that go up at a time: what the host holds does not grow with the data set."""
 
 

@@ -7,11 +7,12 @@ settings of torch, and functions that replay what was recorded.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from earsight.errors import RecipeError
+from earsight.errors import RecipeError, RunError
 
 
 def step_kind(wanted: str, device: torch.device) -> str:
@@ -56,6 +57,24 @@ def repeat_results() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a debugging aid
 
 
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn a GPU's full memory into what to do about it.
+
+    Raises
+    ------
+    RunError
+        In place of torch's own error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"the GPU's memory is full ({str(error).partition('. ')[0]}); lower --jobs or training.batch_size, or "
+            "leave the data on disk with --set training.source=store"
+        ) from error
+
+
 class GraphRecorder:
     """Records functions as CUDA graphs on one stream and in one pool of memory.
 
@@ -82,9 +101,23 @@ class GraphRecorder:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
-        """Record the body without running it, and give what replays it on the same tensors."""
+        """Record the body without running it, and give what replays it on the same tensors.
+
+        Raises
+        ------
+        RunError
+            If the body does what a graph cannot hold.
+        """
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
-        with torch.cuda.device(self._device), torch.random.fork_rng(devices=[self._device]), recording:
-            body()
+        try:
+            with torch.cuda.device(self._device), torch.random.fork_rng(devices=[self._device]), recording:
+                body()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RunError(
+                f"the training steps cannot be recorded as a CUDA graph ({str(error).splitlines()[0]}); "
+                "set training.compile to none"
+            ) from error
         return graph.replay

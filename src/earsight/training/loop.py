@@ -42,6 +42,8 @@ from earsight.training.step import Step
 
 CHECKPOINT_SECONDS = 5.0
 """Epochs shorter than this share a checkpoint; a kill costs at most this much work, or one epoch."""
+CHECKPOINT_COST = 0.25
+"""Seconds for one checkpoint; those that take longer, of a large network on a fast GPU, stand further apart."""
 
 
 class Source(Protocol):
@@ -187,7 +189,7 @@ def fit(
         recorder=make_recorder(kind, data.device),
         fuse=kind == "fused",
     )
-    saved = time.monotonic()
+    saved, wait = time.monotonic(), CHECKPOINT_SECONDS
     for epoch in range(len(course.history), training.epochs):
         started = time.monotonic()
         record: dict[str, Any] = {"epoch": epoch + 1}
@@ -201,10 +203,12 @@ def fit(
         course.history.append(record)
         if on_epoch:
             on_epoch(course.history)
-        if checkpoint and (time.monotonic() - saved > CHECKPOINT_SECONDS or epoch + 1 == training.epochs):
+        if checkpoint and (time.monotonic() - saved > wait or epoch + 1 == training.epochs):
             extra, about = course.to_checkpoint()
+            began = time.monotonic()
             save_checkpoint(checkpoint, model=model, optimizer=optimizer, extra=extra, record=about)
             saved = time.monotonic()
+            wait = CHECKPOINT_SECONDS * max(1.0, (saved - began) / CHECKPOINT_COST)
     chosen = course.best or course.mean
     if chosen is not None:
         model.load_state_dict(chosen)

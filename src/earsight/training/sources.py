@@ -18,7 +18,7 @@ from earsight.features.augment import pitch_steps
 from earsight.features.resident import Resident, ResidentPictures, ResidentWaves
 from earsight.features.store import Store, store_bytes
 from earsight.features.waves import Waves, waves_bytes
-from earsight.recipe import Recipe
+from earsight.recipe import Features, Recipe
 from earsight.training.cuda import memory_bytes
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ def source_of(prepared: Prepared, device: torch.device) -> Source:
     return store
 
 
-_LAST: dict[tuple[Path, torch.device], Resident] = {}
+_LAST: dict[tuple[Path, Features, tuple[int, ...], torch.device], Resident] = {}
 
 
 def _on_device(store: Store | Waves, device: torch.device) -> Resident:
-    key = (store.folder, device)
+    key = (store.folder, store.features, store.semitones, device)
     if key not in _LAST:
         _LAST.clear()
         _LAST[key] = ResidentWaves(store, device) if isinstance(store, Waves) else ResidentPictures(store, device)

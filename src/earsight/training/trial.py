@@ -28,6 +28,7 @@ from earsight.features.resident import ResidentWaves
 from earsight.models.depthwise import use_fast_depthwise
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
+from earsight.training.cuda import memory_errors
 from earsight.training.loop import Data, Fitted, fit, predict
 from earsight.training.machine import set_up
 from earsight.training.outcome import replace_text, tidy, write_history, write_inner, write_outcome
@@ -167,7 +168,8 @@ def _once(prepared: Prepared, trial: Trial, run: Path, work: Callable[[Path], No
     with lock_trial(folder):
         if not is_done(folder):  # another process may have ended it meanwhile
             started = time.monotonic()
-            work(folder)
+            with memory_errors():
+                work(folder)
             replace_text(folder / "DONE", f"{time.monotonic() - started:.1f} s\n")
             tidy(folder)
     return folder
