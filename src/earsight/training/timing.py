@@ -38,20 +38,23 @@ def seconds_per_trial(prepared: Prepared, trial: Trial, *, device: torch.device)
     float
         Without the scoring of epochs and the writing of files.
     """
-    ends: list[float] = []
+    marks: list[tuple[int, float]] = []
     total = 0
 
     def watch(done: int, steps: int, loss: float) -> None:
         nonlocal total
         total = steps
-        ends.append(time.perf_counter())
-        if len(ends) == WARM_UP_STEPS + TIMED_STEPS:
+        if done >= WARM_UP_STEPS:
+            # A GPU is not asked after every step, so that the steps between two calls are counted rather than the calls.
+            marks.append((done, time.perf_counter()))
+        if marks and done - marks[0][0] >= TIMED_STEPS:
             raise _EnoughError
 
     with TemporaryDirectory(prefix="earsight-timing-") as folder:
         started = time.perf_counter()
         with contextlib.suppress(_EnoughError):
             run_trial(prepared, trial, run=Path(folder), device=device, on_step=watch)
-    if len(ends) <= WARM_UP_STEPS:  # a trial of a step or two: it is done already
+    if len(marks) < 2:  # a trial of a step or two: it is done already
         return time.perf_counter() - started
-    return total * (ends[-1] - ends[WARM_UP_STEPS - 1]) / (len(ends) - WARM_UP_STEPS)
+    (first, begun), (last, ended) = marks[0], marks[-1]
+    return total * (ended - begun) / (last - first)
