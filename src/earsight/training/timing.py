@@ -45,7 +45,7 @@ def seconds_per_trial(prepared: Prepared, trial: Trial, *, device: torch.device)
         nonlocal total
         total = steps
         if done >= WARM_UP_STEPS:
-            # A GPU is not asked after every step, so that the steps between two calls are counted rather than the calls.
+            # A GPU is not asked after every step: steps are counted, not calls.
             marks.append((done, time.perf_counter()))
         if marks and done - marks[0][0] >= TIMED_STEPS:
             raise _EnoughError
