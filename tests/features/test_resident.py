@@ -95,12 +95,17 @@ def test_what_was_recorded_with_some_waves_shows_others(store, synthetic):
     """A trace without values, as a graph records it: rows and pitches reach it as tensors alone."""
     few = replace(synthetic, clips=synthetic.clips[:23])
     waves = open_waves(few, SMALL, semitones=pitch_steps(AUGMENT), cache=store.folder.parent)
+    nothing, rows, steps = torch.zeros(4, dtype=torch.int64), torch.tensor([3, 9, 9, 22]), torch.tensor([0, 4, 2, 1])
     for source in (ResidentWaves(waves, CPU), ResidentPictures(store, CPU)):
-        nothing = torch.zeros(4, dtype=torch.int64)
-
-        def work(rows, steps, source=source):
-            return source.pick(rows, steps)
-
-        recorded = make_fx(work, tracing_mode="fake", _allow_non_fake_inputs=True)(nothing, nothing)
-        rows, steps = torch.tensor([3, 9, 9, 22]), torch.tensor([0, 4, 2, 1])
+        recorded = make_fx(picking(source), tracing_mode="fake", _allow_non_fake_inputs=True)(nothing, nothing)
         assert torch.equal(recorded(rows, steps), source.pick(rows, steps))
+        assert not torch.equal(recorded(nothing, steps), source.pick(rows, steps))
+
+
+def picking(source):
+    """A function of two arguments, as a trace takes it."""
+
+    def work(rows, steps):
+        return source.pick(rows, steps)
+
+    return work
