@@ -32,11 +32,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EARSIGHT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """One thread for the tiny networks here: more only get into each other's way."""
-    before = torch.get_num_threads()
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """One thread for the tiny networks here, for shared fixtures too: bits depend on how many there are."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """Give the next test the threads that this one found."""
+    before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
 
