@@ -1,0 +1,155 @@
+"""Pages: a template and what it is to show become one self-contained HTML file.
+
+Comes in: the name of a template in ``templates/``, its values, and drawn figures. Goes out: text, and a file that is
+written whole or not at all. Every value is escaped, and names of files and classes are set apart from the direction of
+the text around them; nothing on a page is loaded from elsewhere, and none needs a script.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+from earsight import __version__
+from earsight.errors import RunError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from matplotlib.figure import Figure
+
+_HEAD = re.compile(r"^.*?(?=<svg)", re.DOTALL)
+_NOT_SHOWN = re.compile(r"<(metadata|style)\b.*?</\1>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")  # a ">" in a text or an attribute is written as an entity
+_NAMESPACES = re.compile(r'\s+xmlns(:\w+)?="[^"]*"')
+_HEIGHT = re.compile(r'\s+height="[\d.]+pt"')
+
+
+def render(template: str, *, title: str, context: Mapping[str, object]) -> str:
+    """A page's text.
+
+    Parameters
+    ----------
+    template : str
+        Its name in ``templates/``; it extends ``base.html``.
+    title : str
+        The page's title and its only heading of the first level.
+    context : mapping
+        What the template shows. A name that it uses and that is not there is an error.
+
+    Returns
+    -------
+    str
+        Text that can be written as UTF-8. The same context gives the same text.
+    """
+    return _environment().get_template(template).render(**context, title=title, version=__version__)
+
+
+def write_page(text: str, path: Path) -> None:
+    """Write a page whole or not at all.
+
+    Raises
+    ------
+    RunError
+        If it cannot be written there.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    special = path.exists() and not path.is_file()  # a device or a pipe, which nothing may take the place of
+    try:
+        if special:
+            path.write_text(text, encoding="utf-8")
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror or error}); name another place for it") from error
+    finally:
+        if not special and part.exists():
+            part.unlink()
+
+
+def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
+    """A drawn figure as an element of a page.
+
+    Its text stays text in the page's own font, black becomes the colour of the page's text and white that of its
+    ground, so that it reads in dark as in light. The same figure gives the same characters.
+
+    Parameters
+    ----------
+    figure : Figure
+        From `earsight.reports.canvas.blank`; draw in black, white and their shades (``alpha``) only.
+    name : str
+        Unlike that of any other figure of the page: it keeps the figures' inner names apart. Letters and digits.
+    alt : str
+        What the figure shows, for those who do not see it.
+
+    Returns
+    -------
+    Markup
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    text = io.StringIO()
+    FigureCanvasSVG(figure)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), warnings.catch_warnings():
+        # A class name in a script that the font lacks is drawn by the reader's own fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(text, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
+    drawn = _TAG.sub(
+        lambda tag: _in_page(tag.group(), name), _NOT_SHOWN.sub("", _HEAD.sub("", text.getvalue(), count=1))
+    )
+    return Markup(
+        _HEIGHT.sub("", drawn, count=1).replace("<svg", f'<svg role="img" aria-label="{escape(shown(alt))}"', 1)
+    )
+
+
+def _in_page(tag: str, name: str) -> str:
+    """A tag of a drawing as it stands in a page: its names its own, its colours the page's."""
+    tag = _NAMESPACES.sub("", tag).replace("xlink:href", "href")
+    tag = tag.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
+    tag = re.sub(r'\bid="', f'id="{name}-', tag)
+    return re.sub(r'(href="|url\()#', rf"\1#{name}-", tag)
+
+
+def shown(value: object) -> str:
+    """A value as text that a page can hold: on one line, without control characters or broken code points."""
+    text = "" if value is None else str(value)
+    return "".join(_visible(sign) for sign in text)
+
+
+def _visible(sign: str) -> str:
+    if sign in "\t\n\r":
+        return " "
+    code = ord(sign)
+    if code < 32 or 127 <= code < 160 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE:
+        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    return sign
+
+
+def _name(value: object) -> Markup:
+    """A name that somebody gave, whatever its script: it does not turn the text around it."""
+    return value if isinstance(value, Markup) else Markup("<bdi>{}</bdi>").format(shown(value))
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("earsight", "reports/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"shown": shown, "name": _name}
+    return made
