@@ -96,3 +96,36 @@ def test_a_folder_without_sound(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match="no audio file below"):
         list(find_sounds([str(tmp_path)], stdin=io.StringIO()))
+
+
+SURE = Prediction("a.wav", ("dog", "cat"), (0.75, 0.25), novelty=-4.5, plausible=("dog",))
+STRANGE = Prediction("b.wav", ("dog", "cat"), (0.41, 0.39), unknown=True, novelty=-0.25, plausible=("dog", "cat"))
+
+
+def test_an_unknown_sound_in_text_names_the_nearest_class():
+    assert _written("text", rows=[SURE, STRANGE])[1].splitlines() == [
+        "a.wav\tdog 75.0 %",
+        "b.wav\tunknown (nearest: dog 41.0 %)",
+    ]
+    assert _written("text", rows=[STRANGE], top=2)[1] == "b.wav\tunknown (nearest: dog 41.0 %)\tcat 39.0 %\n"
+    assert (SURE.answer, STRANGE.answer, STRANGE.label) == ("dog", "unknown", "dog")
+
+
+def test_confidence_as_json_and_csv():
+    found = [json.loads(line) for line in _written("json", rows=[SURE, STRANGE])[1].splitlines()]
+    assert found[0] == {
+        **{"path": "a.wav", "classes": {"dog": 0.75}},
+        **{"unknown": False, "novelty": -4.5, "plausible": ["dog"]},
+    }
+    assert found[1]["unknown"] is True
+    stream = io.StringIO(newline="")
+    write_rows([SURE, STRANGE, ROWS[1]], form="csv", top=2, stream=stream, calibrated=True)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue()), strict=True))
+    assert list(rows[0]) == [
+        *("path", "label", "probability", "label_2", "probability_2"),
+        *("unknown", "novelty", "plausible", "error"),
+    ]
+    assert [row["unknown"] for row in rows] == ["false", "true", ""]
+    assert [row["plausible"] for row in rows] == ["dog", "dog;cat", ""]
+    assert [row["label"] for row in rows] == ["dog", "dog", ""]
+    assert rows[1]["novelty"] == "-0.25"

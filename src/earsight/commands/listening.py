@@ -33,7 +33,11 @@ def predict(
     classifier = load_classifier(model, device=computer(device, threads))
     form = "json" if json_output else "csv" if csv_output else "text"
     failed = write_rows(
-        classifier.predict_files(find_sounds(sounds, stdin=sys.stdin)), form=form, top=top, stream=sys.stdout
+        classifier.predict_files(find_sounds(sounds, stdin=sys.stdin)),
+        form=form,
+        top=top,
+        stream=sys.stdout,
+        calibrated=bool(classifier.card.calibration),
     )
     if failed:
         say(f"earsight: {failed} of the files could not be read; their rows say why")

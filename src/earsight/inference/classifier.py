@@ -22,6 +22,7 @@ from earsight.data import audio
 from earsight.errors import AudioError, DataError
 from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
+from earsight.inference.confidence import Answers, answers_of
 from earsight.models.modelfile import ModelCard, load
 
 if TYPE_CHECKING:
@@ -42,17 +43,33 @@ class Prediction:
         Of ``classes``, adding up to 1 over all of the model's classes.
     error : str
         Why there is no prediction; empty where there is one.
+    unknown : bool
+        The model was calibrated to tell sounds unlike any of its classes, and this is one.
+    novelty : float, optional
+        How unlike any class the sound is: the score that the model file's threshold is on; higher for stranger sounds.
+        None where the model was not calibrated.
+    plausible : tuple of str
+        Most probable first: the classes among which the sound's is, with the coverage that the model file states; of a
+        sound that is of no class it says nothing. Empty where the model was not calibrated.
     """
 
     path: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
     error: str = ""
+    unknown: bool = False
+    novelty: float | None = None
+    plausible: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
-        """The most probable class; empty where there is none."""
+        """The most probable class, also of an unknown sound; empty where there is none."""
         return self.classes[0] if self.classes else ""
+
+    @property
+    def answer(self) -> str:
+        """``unknown`` for an unknown sound, else the label."""
+        return "unknown" if self.unknown else self.label
 
 
 class Classifier:
@@ -114,9 +131,17 @@ class Classifier:
         with torch.inference_mode():
             return np.asarray(self.model(pictures).float().cpu().numpy())
 
+    def answers(self, waves: NDArray[np.float32]) -> Answers:
+        """What `predict` says, as arrays, of waves (batch, samples) float32 at `sample_rate_hz`."""
+        with torch.inference_mode():
+            return self._answers(self.pictures(torch.from_numpy(waves).to(self.device)))
+
     def _calibrated(self, pictures: Tensor) -> NDArray[np.float32]:
         logits = torch.from_numpy(self._scores(pictures)) / self.card.temperature
         return np.asarray(torch.softmax(logits, dim=1).numpy())
+
+    def _answers(self, pictures: Tensor) -> Answers:
+        return answers_of(self.card, self._scores(pictures))
 
     def predict(self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None) -> Prediction:
         """Classify one sound.
@@ -139,7 +164,7 @@ class Classifier:
             If an array is empty, not finite, of another shape, or came without its rate.
         """
         wave, name = self.heard(sound, rate_hz=rate_hz)
-        return self._ranked(name, self.probabilities(audio.fit(wave, self.samples)[None])[0])
+        return self._ranked(name, self.answers(audio.fit(wave, self.samples)[None]), 0)
 
     def heard(
         self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None
@@ -214,9 +239,13 @@ class Classifier:
         heard = in_order(self._hear, paths)
         while batch := list(islice(heard, batch_size)):
             good = [sound for _, sound in batch if not isinstance(sound, str)]
-            rows = iter(self._calibrated(torch.cat(good))) if good else iter(())
+            found = self._answers(torch.cat(good)) if good else None
+            rows = iter(range(len(good)))
             for name, sound in batch:
-                yield Prediction(name, (), (), sound) if isinstance(sound, str) else self._ranked(name, next(rows))
+                if isinstance(sound, str) or found is None:
+                    yield Prediction(name, (), (), str(sound))
+                else:
+                    yield self._ranked(name, found, next(rows))
 
     def _hear(self, path: str | Path) -> tuple[str, Tensor | str]:
         """A file's picture (1, 3, bands, frames), or why it has none; runs in a thread."""
@@ -227,9 +256,18 @@ class Classifier:
         with torch.inference_mode():
             return str(path), self.pictures(wave.to(self.device))
 
-    def _ranked(self, name: str, probabilities: NDArray[np.float32]) -> Prediction:
-        order = np.argsort(-probabilities, kind="stable")
-        return Prediction(name, tuple(self.classes[i] for i in order), tuple(float(probabilities[i]) for i in order))
+    def _ranked(self, name: str, found: Answers, row: int) -> Prediction:
+        shares = found.probabilities[row]
+        order = np.argsort(-shares, kind="stable")
+        inside = found.plausible[row] if found.plausible is not None else np.zeros(len(shares), dtype=bool)
+        return Prediction(
+            name,
+            tuple(self.classes[i] for i in order),
+            tuple(float(shares[i]) for i in order),
+            unknown=bool(found.unknown[row]),
+            novelty=None if found.novelty is None else float(found.novelty[row]),
+            plausible=tuple(self.classes[i] for i in order if inside[i]),
+        )
 
     def _prepared(self, wave: NDArray[np.floating], rate_hz: int | None) -> NDArray[np.float32]:
         if rate_hz is None:

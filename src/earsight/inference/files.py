@@ -46,7 +46,9 @@ def _paths(names: Iterable[str], folders: dict[str, list[str]], stdin: TextIO) -
             yield name
 
 
-def write_rows(predictions: Iterable[Prediction], *, form: str, top: int, stream: TextIO) -> int:
+def write_rows(
+    predictions: Iterable[Prediction], *, form: str, top: int, stream: TextIO, calibrated: bool = False
+) -> int:
     """Write one row a file, as it comes.
 
     Parameters
@@ -56,6 +58,8 @@ def write_rows(predictions: Iterable[Prediction], *, form: str, top: int, stream
     top : int
         How many classes.
     stream : TextIO
+    calibrated : bool
+        Whether the csv has the columns ``unknown``, ``novelty`` and ``plausible``; ``label`` is the nearest class then.
 
     Returns
     -------
@@ -66,22 +70,45 @@ def write_rows(predictions: Iterable[Prediction], *, form: str, top: int, stream
     table = csv.writer(stream, lineterminator="\n")
     if form == "csv":
         ranks = [f"{name}_{rank + 1}" for rank in range(1, top) for name in ("label", "probability")]
-        table.writerow(["path", "label", "probability", *ranks, "error"])
+        extra = ["unknown", "novelty", "plausible"] if calibrated else []
+        table.writerow(["path", "label", "probability", *ranks, *extra, "error"])
     for found in predictions:
         failed += bool(found.error)
         pairs = list(zip(found.classes, found.probabilities, strict=True))[:top]
         if form == "json":
-            row = {"path": found.path, "classes": dict(pairs)} | ({"error": found.error} if found.error else {})
-            stream.write(_json(row) + "\n")
+            stream.write(_json({"path": found.path, "classes": dict(pairs), **_confidence(found)}) + "\n")
         elif form == "csv":
             cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
-            table.writerow([found.path, *cells, *[""] * (2 * top - len(cells)), found.error])
+            extra = _confidence_cells(found) if calibrated else []
+            table.writerow([found.path, *cells, *[""] * (2 * top - len(cells)), *extra, found.error])
         elif found.error:
             stream.write(f"{found.path}\terror: {found.error}\n")
         else:
-            stream.write(found.path + "".join(f"\t{name} {100 * share:.1f} %" for name, share in pairs) + "\n")
+            words = [f"{name} {100 * share:.1f} %" for name, share in pairs]
+            words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
+            stream.write("\t".join([found.path, *words]) + "\n")
         stream.flush()
     return failed
+
+
+def _confidence(found: Prediction) -> dict[str, object]:
+    """What a row of JSON says beside its classes; of a model without calibration, nothing."""
+    out: dict[str, object] = {"error": found.error} if found.error else {}
+    if found.novelty is not None:
+        out |= {"unknown": found.unknown, "novelty": found.novelty}
+    if found.plausible:
+        out["plausible"] = list(found.plausible)
+    return out
+
+
+def _confidence_cells(found: Prediction) -> list[str]:
+    if found.error:
+        return ["", "", ""]
+    return [
+        "" if found.novelty is None else str(found.unknown).lower(),
+        "" if found.novelty is None else f"{found.novelty:.6g}",
+        ";".join(found.plausible),
+    ]
 
 
 def _json(row: Mapping[str, object]) -> str:

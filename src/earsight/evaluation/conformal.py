@@ -1,0 +1,97 @@
+"""Sets of classes that hold the true one with a stated probability.
+
+Comes in: probabilities (clips, classes) float of clips that did not choose the weights, and their labels (clips,) int.
+Goes out: a threshold (no unit) for a coverage, and with it the set of plausible classes of any clip. If the clips and
+those to come are exchangeable, a new clip's set holds its class with at least the coverage, whatever the network is;
+over all draws of clips, not for each class nor for each clip.
+
+Two scores of how badly a class fits. ``lac``: 1 less its probability, which gives the smallest sets (Sadinle et al.).
+``aps``: the probability of all classes at least as probable, which spends larger sets on harder clips (Romano et al.).
+Neither is randomised: the same sound always has the same set, and coverage then errs on the safe side. The most
+probable class is always in the set, so that none is empty, which can only add to coverage.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import DataError
+from earsight.evaluation.metrics import checked_logits
+
+METHODS = ("lac", "aps")
+_CLOSE = 1e-6  # serving computes in float32, calibration in float64: equal scores may differ by this much
+
+
+def misfit(probabilities: np.ndarray, *, method: str = "lac") -> NDArray[np.float64]:
+    """How badly each class fits each clip, shape (clips, classes), from 0 to 1.
+
+    Parameters
+    ----------
+    probabilities : np.ndarray of float, shape (clips, classes)
+    method : {"lac", "aps"}
+
+    References
+    ----------
+    M. Sadinle, J. Lei, L. Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 2019.
+    Y. Romano, M. Sesia, E. Candes, "Classification with Valid and Adaptive Coverage", NeurIPS 2020.
+    """
+    shares = np.asarray(probabilities, dtype=np.float64)
+    if method == "lac":
+        return 1 - shares
+    if method != "aps":
+        raise DataError(f"no conformal score {method!r}; expected one of {', '.join(METHODS)}")
+    order = np.argsort(-shares, axis=1, kind="stable")
+    total = np.minimum(np.cumsum(np.take_along_axis(shares, order, axis=1), axis=1), 1.0)
+    out = np.empty_like(total)
+    np.put_along_axis(out, order, total, axis=1)
+    return out
+
+
+def conformal_threshold(
+    probabilities: np.ndarray, labels: np.ndarray, *, coverage: float, method: str = "lac"
+) -> float:
+    """The misfit up to which a class is plausible: the ``ceil((clips + 1) coverage)``-th smallest of the true classes'.
+
+    Parameters
+    ----------
+    probabilities : np.ndarray of float, shape (clips, classes)
+        Of clips that did not train the network.
+    labels : np.ndarray of int, shape (clips,)
+    coverage : float
+        Between 0 and 1.
+    method : {"lac", "aps"}
+
+    Returns
+    -------
+    float
+        From 0 to 1. 1, which lets every class in, where the clips are too few for the coverage.
+
+    Raises
+    ------
+    DataError
+        If the arrays do not fit each other, or the coverage is not between 0 and 1.
+    """
+    shares, labels = checked_logits(probabilities, labels)
+    own = np.take_along_axis(misfit(shares, method=method), labels[:, None], axis=1)[:, 0]
+    place = rank(len(own), share=coverage)
+    return 1.0 if place > len(own) else float(np.sort(own)[place - 1])
+
+
+def plausible_classes(probabilities: np.ndarray, *, threshold: float, method: str = "lac") -> NDArray[np.bool_]:
+    """Which classes are plausible, shape (clips, classes); never none of a clip's."""
+    shares = np.asarray(probabilities, dtype=np.float64)
+    inside = misfit(shares, method=method) <= threshold + _CLOSE
+    inside[np.arange(len(shares)), shares.argmax(axis=1)] = True
+    return np.asarray(inside)
+
+
+def rank(clips: int, *, share: float) -> int:
+    """The place, from 1, of the score that a new clip's does not exceed with at least this probability.
+
+    ``clips + 1`` where so few clips cannot say.
+    """
+    if not 0 < share < 1:
+        raise DataError(f"a share of {share:g}; expected one between 0 and 1, such as 0.95")
+    # Rounded first: (19 + 1) * 0.95 is 19.000000000000004 in floats, and the 19th of 19 is meant.
+    return min(clips + 1, int(np.ceil(round((clips + 1) * share, 9))))
