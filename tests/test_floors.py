@@ -15,7 +15,7 @@ import earsight
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
     *("errors", "recipe", "evaluation", "data", "features", "models", "training", "analysis", "inference", "reports"),
-    *("serving", "console", "quickstart", "commands", "cli", "__main__"),
+    *("experiments", "serving", "console", "quickstart", "commands", "cli", "__main__"),
 )
 # `earsight.load` imports the classifier inside itself, and names its type for type checkers.
 EXCEPTION = Path("__init__.py")

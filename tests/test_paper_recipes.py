@@ -51,7 +51,24 @@ COMPARED = [f"paper/esc50-soundnet8-{representation}" for representation in REPR
 def test_every_cell_is_there_and_nothing_else():
     cells = {f"paper/{data}-{network}-{start}" for data, network, start in CELLS}
     assert len(cells) == 18
-    assert set(list_recipes()) == {"default", *cells, *ONE_WINDOW, *COMPARED}
+    packaged = {name for name in list_recipes() if not name.startswith("small/")}
+    assert packaged == {"default", *cells, *ONE_WINDOW, *COMPARED}
+
+
+def test_the_small_scale_is_the_default_with_fewer_epochs():
+    small = [name for name in list_recipes() if name.startswith("small/")]
+    assert len(small) == 16
+    default = load_recipe()
+    for name in small:
+        recipe = load_recipe(name)
+        changed = recipe.training.model_copy(update={"epochs": default.training.epochs, "watch": False})
+        assert changed == default.training
+        assert recipe.training.epochs <= default.training.epochs
+        assert (recipe.augment, recipe.normalize) == (default.augment, default.normalize)
+        assert recipe.backbone.weights == ("imagenet" if name.endswith("-pretrained") else "none")
+        assert f"{recipe.training.epochs} epochs" in recipe_notes(name)[name][1]
+        said = " ".join(line for lines in recipe_notes(name).values() for line in lines)
+        assert "The choices are those of the recipe default" in said.replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -29,6 +29,7 @@ TINY = [
 NEEDS_MORE = {
     "quickstart": "tests/test_quickstart.py runs it",
     "analyze": "it needs runs, and pretrained weights of a small network; tests/test_analyze.py runs its verbs",
+    "reproduce": "its networks are large; tests/experiments run it with tiny ones",
     "download": "it needs a network; tests/data/test_download.py runs it against a local server",
 }
 

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from earsight.commands import analysis, experiments, explaining, learning, listening, recipes, sounds, start
+from earsight.commands import (
+    analysis,
+    experiments,
+    explaining,
+    learning,
+    listening,
+    recipes,
+    reproducing,
+    sounds,
+    start,
+)
 from earsight.console import Verbs, out
 
 app = typer.Typer(
@@ -22,7 +32,7 @@ app = typer.Typer(
 for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
     *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
-    *(experiments.compare, experiments.ensemble, sounds.download),
+    *(experiments.compare, experiments.ensemble, reproducing.reproduce, sounds.download),
 ):
     app.command()(verb)
 

@@ -76,7 +76,7 @@ class Variant:
     @property
     def is_reference(self) -> bool:
         """Whether it changes nothing."""
-        return self.folder == REFERENCE
+        return self.recipe.transfer.model_copy(update={"freeze_statistics": True}) == Transfer()
 
 
 def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Variant]:
@@ -174,16 +174,19 @@ def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *
     """
     read = {item.folder: [_read(out / item.folder, trial) for trial in trials] for item in found}
     means = {folder: _clip_means(items) for folder, items in read.items()}
-    first = read[REFERENCE][0]
+    reference = next(item for item in found if item.is_reference)
+    first = read[reference.folder][0]
     points = []
     for item in found:
         here = means[item.folder]
-        if not np.array_equal(here.clips, means[REFERENCE].clips):
-            raise RunError(f"{out / item.folder}: held out other clips than {out / REFERENCE}; name another --out")
+        if not np.array_equal(here.clips, means[reference.folder].clips):
+            raise RunError(
+                f"{out / item.folder}: held out other clips than {out / reference.folder}; name another --out"
+            )
         interval = bootstrap_accuracy(here.correct, folds=here.folds)
         difference = None
         if not item.is_reference:
-            paired = paired_difference(here.correct, means[REFERENCE].correct, folds=here.folds)
+            paired = paired_difference(here.correct, means[reference.folder].correct, folds=here.folds)
             difference = {
                 "mean": paired.difference,
                 "ci95": [paired.low, paired.high],
@@ -202,7 +205,7 @@ def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *
                 "seconds": float(np.mean([trial.about["seconds"] for trial in read[item.folder]])),
             }
         )
-    recipe = next(item.recipe for item in found if item.is_reference)
+    recipe = reference.recipe
     return {
         "analysis": kind,
         "backbone": recipe.backbone.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,13 +79,29 @@ def run(
     jobs: int = 1,
 ) -> None:
     """Run the trials that are not DONE and print what came of them."""
+    train_all(dataset, recipe, trials, folder, device, cache=cache, skip_bad=skip_bad, jobs=jobs)
+    report(folder, device, as_json=as_json)
+
+
+def train_all(
+    dataset: Dataset,
+    recipe: Recipe,
+    trials: Sequence[Trial],
+    folder: Path,
+    device: torch.device,
+    *,
+    cache: Path | None,
+    skip_bad: bool,
+    jobs: int = 1,
+    name: str = "training",
+) -> None:
+    """Run the trials that are not DONE, under a bar of that name."""
     from earsight.training.schedule import check_start, run_trials
 
     check_start(dataset, recipe, trials, run=folder)
     ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
-    with bar("training") as shown:
+    with bar(name) as shown:
         run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs)
-    report(folder, device, as_json=as_json)
 
 
 def report(folder: Path, device: torch.device, *, as_json: bool) -> None:

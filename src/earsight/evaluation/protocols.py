@@ -9,6 +9,7 @@ fold itself), each with a 95 % interval, and how far each lies above ``last``.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,13 +29,15 @@ class Watched(NamedTuple):
     epochs: dict[str, int]
 
 
-def compare_protocols(run: Path) -> dict[str, Any]:
+def compare_protocols(run: Path, *, trials: Sequence[Predictions] | None = None) -> dict[str, Any]:
     """Set the protocols side by side.
 
     Parameters
     ----------
     run : Path
         A run folder.
+    trials : sequence of Predictions, optional
+        Some of its trials; default all that are DONE.
 
     Returns
     -------
@@ -49,13 +52,13 @@ def compare_protocols(run: Path) -> dict[str, Any]:
     RunError
         If the folder is no run, or an epoch was not watched.
     """
-    trials = [_watched(run, trial) for trial in read_run(run)]
-    names = [name for name in ("last", "inner", "test") if all(name in one.epochs for one in trials)]
-    clips = np.concatenate([one.trial.clips for one in trials])
-    folds = np.concatenate([np.full(len(one.trial.clips), one.trial.about["fold"]) for one in trials])
+    watched = [_watched(run, trial) for trial in (read_run(run) if trials is None else trials)]
+    names = [name for name in ("last", "inner", "test") if all(name in one.epochs for one in watched)]
+    clips = np.concatenate([one.trial.clips for one in watched])
+    folds = np.concatenate([np.full(len(one.trial.clips), one.trial.about["fold"]) for one in watched])
     right = {
         name: average_seeds(
-            np.concatenate([one.right[one.epochs[name] - 1] for one in trials]), clips=clips, folds=folds
+            np.concatenate([one.right[one.epochs[name] - 1] for one in watched]), clips=clips, folds=folds
         )
         for name in names
     }
@@ -71,7 +74,7 @@ def compare_protocols(run: Path) -> dict[str, Any]:
             above = paired_difference(right[name].correct, right["last"].correct, folds=right[name].folds)
             row["over_last"] = {"difference": above.difference, "ci95": [above.low, above.high]}
         rows.append(row)
-    protocol = trials[0].trial.about["protocol"]
+    protocol = watched[0].trial.about["protocol"]
     return {
         "run": str(run),
         "protocol": protocol,
@@ -85,7 +88,7 @@ def compare_protocols(run: Path) -> dict[str, Any]:
                     for name, epoch in one.epochs.items()
                 },
             }
-            for one in trials
+            for one in watched
         ],
         "notes": _notes(protocol),
     }

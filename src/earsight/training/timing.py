@@ -38,6 +38,12 @@ def seconds_per_trial(prepared: Prepared, trial: Trial, *, device: torch.device)
     float
         Without the scoring of epochs and the writing of files.
     """
+    seconds, steps = timed_steps(prepared, trial, device=device)
+    return seconds * steps
+
+
+def timed_steps(prepared: Prepared, trial: Trial, *, device: torch.device) -> tuple[float, int]:
+    """Seconds that one training step of a trial takes on this machine, and how many steps it has."""
     marks: list[tuple[int, float]] = []
     total = 0
 
@@ -55,6 +61,6 @@ def seconds_per_trial(prepared: Prepared, trial: Trial, *, device: torch.device)
         with contextlib.suppress(_EnoughError):
             run_trial(prepared, trial, run=Path(folder), device=device, on_step=watch)
     if len(marks) < 2:  # a trial of a step or two: it is done already
-        return time.perf_counter() - started
+        return (time.perf_counter() - started) / max(1, total), max(1, total)
     (first, begun), (last, ended) = marks[0], marks[-1]
-    return total * (ended - begun) / (last - first)
+    return (ended - begun) / (last - first), total

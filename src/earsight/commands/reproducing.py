@@ -1,0 +1,135 @@
+"""The verb that runs the paper's experiments: reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from earsight.commands.options import Cache, Device, Jobs, Json, Set, SkipBad, Threads
+from earsight.commands.steps import computer, train_all
+from earsight.console import bar, out, print_json, say, verb
+
+if TYPE_CHECKING:
+    import torch
+
+    from earsight.experiments.cells import Asked, Cell
+    from earsight.experiments.collection import Found
+    from earsight.experiments.plan import Job
+    from earsight.experiments.scale import Scale
+
+
+@verb
+def reproduce(
+    what: Annotated[
+        Literal["table1", "table2", "table3", "representations", "figures", "all"],
+        typer.Argument(help="Which of the paper's tables and figures."),
+    ],
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of ESC-50 or ESC-10, UrbanSound8K, GTZAN; those you have.")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="Where runs and report go; what is DONE there is kept.")] = Path(
+        "reproduction"
+    ),
+    scale: Annotated[
+        str, typer.Option(help="paper: its recipes as they are; small: on ESC-10, for two cores; or a .yaml file.")
+    ] = "small",
+    plan: Annotated[bool, typer.Option("--plan", help="Tell what it costs, and stop there.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="These cells, by name or pattern; repeatable.")
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default the scale's.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, from 0; default the scale's.")] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option(help="BACKBONE=FILE: ImageNet weights from a local file; repeatable.")
+    ] = None,
+    assignments: Set = None,
+    skip_bad: SkipBad = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    jobs: Jobs = 1,
+    json_output: Json = False,
+) -> None:
+    """Run the paper's experiments and set our figures beside its own.
+
+    Tells the cost first, runs what is not DONE, and writes report.md and report.html into --out: each cell with its
+    95 % interval and the gap, and whether the paper's claims hold. Beside an empty cell is the command that fills it.
+    """
+    from earsight.experiments.cells import Asked, chosen, merged, section_cells, weight_files
+    from earsight.experiments.collection import recognise
+    from earsight.experiments.plan import check_jobs, make_jobs, without_weights
+    from earsight.experiments.scale import load_scale
+
+    size = load_scale(scale)
+    sections = size.sections if what == "all" else (what,)
+    asked = Asked(sections, folds, seeds, tuple(only or ()), tuple(assignments or ()), None, skip_bad)
+    every = merged(cell for section in sections for cell in section_cells(size, section, asked))
+    asked = Asked(sections, folds, seeds, asked.only, asked.assignments, weight_files(weights or (), every), skip_bad)
+    cells = chosen(merged(cell for section in sections for cell in section_cells(size, section, asked)), asked.only)
+    found = recognise(data or [])
+    for place in found.values():
+        say(f"{place.path}: {place.dataset.describe()}")
+    on = computer(device, threads, jobs)
+    work = make_jobs(cells, found, asked, out=folder)
+    left_out = without_weights(work, named=asked.only)
+    work = [job for job in work if job.cell.name not in left_out]
+    check_jobs(work)
+    costs = _tell_cost(cells, work, left_out, device=on, cache=cache)
+    if plan:
+        if json_output:
+            print_json({"plan": costs})
+        return
+    for number, job in enumerate(work, start=1):
+        if job.pending:
+            say(f"{job.cell.name} (cell {number} of {len(work)}):")
+            train_all(
+                *(job.dataset, job.recipe, job.trials, job.run, on),
+                cache=cache,
+                skip_bad=skip_bad,
+                jobs=jobs,
+                name=job.cell.name,
+            )
+    _publish(size, asked, found, folder, left_out, device=on, as_json=json_output)
+
+
+def _tell_cost(
+    cells: list[Cell], work: list[Job], left_out: dict[str, str], *, device: torch.device, cache: Path | None
+) -> list[dict[str, Any]]:
+    """Print what each cell costs, and all of them together, on standard error."""
+    from earsight.experiments.cost import job_costs
+    from earsight.reports.reproduction import plan_lines
+
+    with bar("timing") as shown:
+        costs = job_costs(work, device=device, cache=cache, progress=shown)
+    for line in plan_lines(costs, not_run={cell.name: left_out.get(cell.name, "") for cell in cells}):
+        say(line)
+    return costs
+
+
+def _publish(
+    scale: Scale,
+    asked: Asked,
+    found: dict[str, Found],
+    folder: Path,
+    left_out: dict[str, str],
+    *,
+    device: torch.device,
+    as_json: bool,
+) -> None:
+    """Write the report and print the sections that were asked for."""
+    from earsight.experiments.report import write_report
+    from earsight.experiments.sections import View, make_section
+    from earsight.reports.reproduction import section_markdown
+    from earsight.training.machine import describe_machine
+
+    view = View(scale, asked, found, folder, left_out)
+    sections = [make_section(view, section) for section in asked.sections]
+    files = write_report(sections, out=folder, scale=scale.name, title=scale.title, machine=describe_machine(device))
+    if as_json:
+        print_json({"sections": sections})
+    else:
+        for section in sections:
+            out.print(section_markdown(section), markup=False)
+    say(f"report: {files['html']} (and .md, .json beside it)")

@@ -1,0 +1,197 @@
+"""Cells: what a section of a scale is made of, each a recipe on a data set with folds and seeds.
+
+Comes in: a `Scale` and what was asked of it. Goes out: `Cell`s, in the order of the tables. A cell is a run folder;
+tables that need the same recipe share it, and a figure's sweeps take the cell that changes nothing for their reference.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from earsight.analysis.transfer import SWEEPS, Variant, variants
+from earsight.errors import RecipeError
+from earsight.experiments.scale import Scale, Section
+from earsight.recipe import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asked for.
+
+    Attributes
+    ----------
+    sections : tuple of str
+    folds : str or None
+        As in ``1,2``; default the scale's, or all.
+    seeds : int or None
+        How many, from 0; default the scale's.
+    only : tuple of str
+        Names of cells, or patterns such as ``esc50-*``; default all.
+    assignments : tuple of str
+        Overrides of every recipe.
+    weights : mapping of str to str
+        Backbone to the file of its ImageNet weights.
+    skip_bad : bool
+        Whether unreadable clips are left out.
+    """
+
+    sections: tuple[Section, ...]
+    folds: str | None = None
+    seeds: int | None = None
+    only: tuple[str, ...] = ()
+    assignments: tuple[str, ...] = ()
+    weights: Mapping[str, str] | None = None
+    skip_bad: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recipe on a data set, with folds and seeds.
+
+    Attributes
+    ----------
+    name : str
+        Of its run folder.
+    data : str
+        Name of one of the paper's data sets.
+    recipe : Recipe
+        Not resolved yet.
+    folds : tuple of int or None
+        None for all.
+    seeds : int
+    """
+
+    name: str
+    data: str
+    recipe: Recipe
+    folds: tuple[int, ...] | None
+    seeds: int
+
+    @property
+    def backbone(self) -> str:
+        """Architecture, without the tag of its weights."""
+        return self.recipe.backbone.name.partition(".")[0]
+
+
+def cell_name(data: str, source: str) -> str:
+    """The name of a recipe's cell: that of the recipe, under its data set's where it does not say so itself."""
+    base = source.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
+    return base if base.startswith(f"{data}-") else f"{data}-{base}"
+
+
+def section_cells(scale: Scale, section: Section, asked: Asked) -> list[Cell]:
+    """The cells that a section needs.
+
+    Raises
+    ------
+    RecipeError
+        If a recipe is unknown, extends itself, does not take an override, or two of one name differ.
+    """
+    seeds = asked.seeds or getattr(scale, section).seeds
+    recipes = [(data, source) for data, source in _sources(scale, section)]
+    cells = [_cell(scale, data, source, asked, seeds=seeds) for data, source in recipes]
+    if section == "figures" and scale.figures is not None:
+        folds = scale.figures.folds
+        cells = [replace(cell, folds=folds or cell.folds) for cell in cells]
+        base = cells[0]
+        for kind in SWEEPS:
+            cells += [
+                replace(base, name=item.folder, recipe=item.recipe) for item in sweep_variants(kind, scale, asked)
+            ]
+    return merged(cells)
+
+
+def sweep_variants(kind: str, scale: Scale, asked: Asked) -> list[Variant]:
+    """A figure's sweep along the stages; ``folder`` is the name of the cell."""
+    figures = scale.figures
+    if figures is None:
+        raise RecipeError(f"--scale {scale.name} has no figures")
+    base = _cell(scale, figures.data, figures.pretrained, asked, seeds=1)
+    return [
+        replace(item, folder=base.name if item.is_reference else f"{base.name}-{item.folder}")
+        for item in variants(kind, base.recipe, stages=figures.stages)
+    ]
+
+
+def merged(cells: Iterable[Cell]) -> list[Cell]:
+    """Cells of one name as one, with the folds and seeds of all of them.
+
+    Raises
+    ------
+    RecipeError
+        If their recipes differ.
+    """
+    out: dict[str, Cell] = {}
+    for cell in cells:
+        known = out.setdefault(cell.name, cell)
+        if known.recipe.digest != cell.recipe.digest or known.data != cell.data:
+            raise RecipeError(f"cell {cell.name} has two recipes; give the recipe files other names")
+        folds = None if None in (known.folds, cell.folds) else tuple(sorted({*known.folds, *cell.folds}))  # type: ignore[misc]
+        out[cell.name] = replace(known, folds=folds, seeds=max(known.seeds, cell.seeds))
+    return list(out.values())
+
+
+def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells that were named.
+
+    Raises
+    ------
+    RecipeError
+        If a name or pattern fits none; the near name is suggested.
+    """
+    if not only:
+        return list(cells)
+    names = [cell.name for cell in cells]
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.5)
+            hint = f"did you mean '{near[0]}'?" if near else "add --plan for their names"
+            raise RecipeError(f"--only {pattern}: no such cell among the {len(names)} asked for; {hint}")
+    return [cell for cell in cells if any(fnmatchcase(cell.name, pattern) for pattern in only)]
+
+
+def weight_files(texts: Sequence[str], cells: Sequence[Cell]) -> dict[str, str]:
+    """Files of weights by backbone, out of ``NAME=FILE``.
+
+    Raises
+    ------
+    RecipeError
+        If a text has no name or no file, or no cell starts from ImageNet weights of that backbone.
+    """
+    known = sorted({cell.backbone for cell in cells if cell.recipe.backbone.weights == "imagenet"})
+    out = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not file or name.partition(".")[0] not in known:
+            raise RecipeError(
+                f"--weights {text}: expected BACKBONE=FILE for a backbone that starts from ImageNet weights here: "
+                f"{', '.join(known) or 'there is none'}"
+            )
+        out[name.partition(".")[0]] = file
+    return out
+
+
+def _sources(scale: Scale, section: Section) -> list[tuple[str, str]]:
+    """Data set and recipe name of each cell of a section but a figure's sweeps."""
+    part = getattr(scale, section)
+    if part is None:
+        raise RecipeError(f"--scale {scale.name} has no {section}; it has {', '.join(scale.sections)}")
+    if section == "table1":
+        return [(row.data, source) for row in part.rows for source in (row.pretrained, row.random)]
+    if section == "figures":
+        return [(part.data, part.pretrained), (part.data, part.random)]
+    if section == "representations":
+        return [(part.data, row.recipe) for row in part.rows]
+    return [(row.data, row.recipe) for row in (part.ours if section == "table3" else part.rows)]
+
+
+def _cell(scale: Scale, data: str, source: str, asked: Asked, *, seeds: int) -> Cell:
+    recipe = load_recipe(source, overrides=asked.assignments)
+    file = (asked.weights or {}).get(recipe.backbone.name.partition(".")[0])
+    if file and recipe.backbone.weights == "imagenet":
+        changed = recipe.backbone.model_copy(update={"weights": file})
+        recipe = recipe.model_copy(update={"backbone": changed})
+    return Cell(cell_name(data, source), data, recipe, scale.folds.get(data), seeds)

@@ -1,0 +1,147 @@
+"""What jobs cost before they start: trials, and about how long those that are not DONE take on this machine.
+
+Comes in: jobs. Goes out: rows with seconds. Where a cell has trials that are DONE their own times tell; otherwise a few
+training steps of each backbone on each kind of picture are timed, on the data set's pictures where they are there
+already and else on those of a few of its clips, made for the purpose and thrown away.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from earsight.data.datasets import Dataset
+from earsight.evaluation.summary import read_predictions
+from earsight.experiments.plan import Job
+from earsight.features.augment import pitch_steps
+from earsight.features.rows import DESCRIPTION
+from earsight.features.store import default_cache, store_key
+from earsight.recipe import Recipe
+from earsight.training.preparation import prepare
+from earsight.training.timing import TIMED_STEPS, WARM_UP_STEPS, timed_steps
+from earsight.training.trial import Trial, is_done
+
+_SCORING = 1 / 3
+"""A prediction costs about a third of a training step: no backward pass, and no step of the optimiser."""
+
+
+@dataclass(frozen=True)
+class _Rate:
+    """Seconds of one training step, and of making one clip's pictures (0 where they are there)."""
+
+    step: float
+    clip: float
+
+
+def job_costs(
+    jobs: Sequence[Job], *, device: torch.device, cache: Path | None = None, progress: Callable[[int, int, str], None]
+) -> list[dict[str, Any]]:
+    """A row a job.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    device : torch.device
+    cache : Path, optional
+        Of the pictures.
+    progress : callable
+        Called with (jobs looked at, jobs in all, a note).
+
+    Returns
+    -------
+    list of dict
+        ``cell``, ``data``, ``trials``, ``done``, ``epochs`` and ``seconds`` for what is not DONE; one trial at a time.
+    """
+    rates: dict[str, _Rate] = {}
+    pictured: set[str] = set()
+    rows: list[dict[str, Any]] = []
+    for number, job in enumerate(jobs):
+        progress(number, len(jobs), job.cell.name)
+        rows.append(_row(job, rates, pictured, device=device, cache=cache))
+    progress(len(jobs), len(jobs), "")
+    return rows
+
+
+def _row(
+    job: Job, rates: dict[str, _Rate], pictured: set[str], *, device: torch.device, cache: Path | None
+) -> dict[str, Any]:
+    pending, seconds = job.pending, 0.0
+    if pending:
+        measured = _seconds_of_done(job)
+        store = store_key(job.dataset, job.recipe.features, pitch_steps(job.recipe.augment))
+        kind = f"{job.recipe.backbone.name} {store} {job.recipe.training.batch_size}"
+        if measured is None and kind not in rates:
+            rates[kind] = _rate(job, store, device=device, cache=cache)
+        if measured is None:
+            seconds = rates[kind].step * sum(_steps(job, trial.fold) for trial in pending)
+        else:
+            seconds = measured * len(pending)
+        if kind in rates and store not in pictured:
+            seconds += rates[kind].clip * len(job.dataset.clips)
+            pictured.add(store)
+    return {
+        "cell": job.cell.name,
+        "data": job.cell.data,
+        "trials": len(job.trials),
+        "done": len(job.trials) - len(pending),
+        "epochs": job.recipe.training.epochs,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _seconds_of_done(job: Job) -> float | None:
+    """Mean over its trials that are DONE; None where there is none."""
+    done = [trial.folder(job.run) for trial in job.trials if is_done(trial.folder(job.run))]
+    times = [float(read_predictions(folder / "predictions.npz").about["seconds"]) for folder in done]
+    return float(np.mean(times)) if times else None
+
+
+def _steps(job: Job, fold: int) -> float:
+    """Training steps of a trial, and what it predicts counted in such steps."""
+    training = job.recipe.training
+    held = float((job.dataset.folds == fold).sum())
+    train = len(job.dataset.clips) - held
+    scored = held * (training.epochs if training.watch or training.protocol == "test" else 1)
+    if training.protocol == "inner":
+        inner = training.inner_fraction * train
+        train, scored = train - round(inner), scored + inner * training.epochs
+    return training.epochs * math.ceil(train / training.batch_size) + _SCORING * scored / training.batch_size
+
+
+def _rate(job: Job, store: str, *, device: torch.device, cache: Path | None) -> _Rate:
+    """Time a few steps."""
+    fold = job.pending[0].fold
+    # Weights do not change how long a step takes, but what is frozen or cut does: this is the longest.
+    recipe = _untransferred(job.recipe)
+    if ((cache or default_cache()) / store / DESCRIPTION).is_file():
+        ready = prepare(job.dataset, recipe, cache=cache, skip_bad=True, device=device)
+        return _Rate(timed_steps(ready, Trial(fold, 0), device=device)[0], 0.0)
+    clips = _few(job.dataset, fold, rows=(WARM_UP_STEPS + TIMED_STEPS + 1) * recipe.training.batch_size)
+    with TemporaryDirectory(prefix="earsight-timing-") as folder:
+        started = time.perf_counter()
+        ready = prepare(clips, recipe, cache=Path(folder), skip_bad=True, device=device)
+        made = (time.perf_counter() - started) / len(clips.clips)
+        return _Rate(timed_steps(ready, Trial(fold, 0), device=device)[0], made)
+
+
+def _untransferred(recipe: Recipe) -> Recipe:
+    return recipe.override(["transfer.fuse=all", "transfer.freeze=none", "transfer.cut=none", "backbone.weights=none"])
+
+
+def _few(dataset: Dataset, fold: int, *, rows: int) -> Dataset:
+    """Some of a data set: at least so many clips to train on, and some to hold out, from all classes in turn."""
+    held = dataset.folds == fold
+    kept = []
+    for mask, count in ((~held, rows), (held, len(dataset.classes))):
+        each = math.ceil(count / len(dataset.classes))
+        for label in range(len(dataset.classes)):
+            kept += np.flatnonzero(mask & (dataset.labels == label))[:each].tolist()
+    return replace(dataset, clips=tuple(dataset.clips[row] for row in sorted(kept)))

@@ -1,0 +1,170 @@
+"""What is to be run: a job for each cell whose data set is at hand, and why the others are not run.
+
+Comes in: cells, the data sets that were given, and an output folder. Goes out: `Job`s (a cell with its trials and its
+run folder, ``OUT/runs/CELL``) and reasons. What is DONE is not run again.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from earsight.data.datasets import Dataset
+from earsight.errors import ModelError
+from earsight.experiments.cells import Asked, Cell
+from earsight.experiments.collection import KINDS, Found
+from earsight.experiments.scale import Section
+from earsight.models.transfer import starting_model
+from earsight.recipe import Recipe
+from earsight.training.preparation import resolved
+from earsight.training.schedule import check_start, chosen_folds
+from earsight.training.trial import Trial, is_done
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell that can be run.
+
+    Attributes
+    ----------
+    cell : Cell
+    dataset : Dataset
+    recipe : Recipe
+        Resolved.
+    trials : tuple of Trial
+    run : Path
+    """
+
+    cell: Cell
+    dataset: Dataset
+    recipe: Recipe
+    trials: tuple[Trial, ...]
+    run: Path
+
+    @property
+    def pending(self) -> list[Trial]:
+        """Trials that are not DONE."""
+        return [trial for trial in self.trials if not is_done(trial.folder(self.run))]
+
+
+def make_jobs(cells: Sequence[Cell], found: Mapping[str, Found], asked: Asked, *, out: Path) -> list[Job]:
+    """A job for each cell whose data set was given.
+
+    Raises
+    ------
+    DataError
+        If a fold that was asked for is none of a data set's.
+    """
+    jobs = []
+    for cell in cells:
+        if cell.data in found:
+            dataset = found[cell.data].dataset
+            trials = tuple(cell_trials(cell, asked, folds=dataset.fold_numbers))
+            jobs.append(Job(cell, dataset, resolved(dataset, cell.recipe), trials, run_folder(out, cell.name)))
+    return jobs
+
+
+def run_folder(out: Path, name: str) -> Path:
+    """Where a cell's run lies."""
+    return out / "runs" / name
+
+
+def cell_trials(cell: Cell, asked: Asked, *, folds: Sequence[int] | None = None) -> list[Trial]:
+    """The trials of a cell.
+
+    Parameters
+    ----------
+    cell, asked
+        What is wanted; folds that were asked for come before those of the scale.
+    folds : sequence of int, optional
+        Those that the data set has; default the usual ones of the paper's data set.
+
+    Raises
+    ------
+    DataError
+        If a fold that was asked for is none of them.
+    """
+    there = KINDS[cell.data].folds if folds is None else tuple(folds)
+    numbers = [fold for fold in there if cell.folds is None or fold in cell.folds]
+    taken = chosen_folds(asked.folds, there) if asked.folds else numbers
+    return [Trial(fold, seed) for seed in range(cell.seeds) for fold in taken]
+
+
+def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, str]:
+    """Cells whose ImageNet weights are not to be had here, and why.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+    named : sequence of str
+        Cells that were asked for by name: to lack their weights is a mistake of the user's.
+
+    Raises
+    ------
+    ModelError
+        If such a cell has none.
+    """
+    reasons: dict[str, str | None] = {}
+    out = {}
+    for job in jobs:
+        backbone = job.recipe.backbone
+        if backbone.weights != "imagenet" or not job.pending:
+            continue
+        if backbone.name not in reasons:
+            reasons[backbone.name] = _absent(job.recipe)
+        reason = reasons[backbone.name]
+        if reason and job.cell.name in named:
+            raise ModelError(f"{job.cell.name}: {reason}, or --weights {job.cell.backbone}=FILE")
+        if reason:
+            out[job.cell.name] = reason
+    return out
+
+
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """Find what would stop one of the jobs, before any of them starts; see `earsight.training.schedule.check_start`."""
+    for job in jobs:
+        if job.trials:
+            check_start(job.dataset, job.recipe, job.trials, run=job.run)
+
+
+def filling_command(
+    cell: Cell, section: Section, asked: Asked, *, scale: str, found: Mapping[str, Found], out: Path, weights: bool
+) -> str:
+    """The command that fills a cell.
+
+    Parameters
+    ----------
+    cell, section, asked
+        The cell, where it is shown, and what else was asked for.
+    scale : str
+    found : mapping of str to Found
+        Data sets that were given; for others a path stands in.
+    out : Path
+    weights : bool
+        Whether a file of weights must be named.
+    """
+    place = str(found[cell.data].path) if cell.data in found else KINDS[cell.data].place
+    words = ["earsight", "reproduce", section, place, "--scale", scale, "--out", str(out), "--only", cell.name]
+    words += ["--folds", asked.folds] if asked.folds else []
+    words += ["--seeds", str(asked.seeds)] if asked.seeds else []
+    for assignment in asked.assignments:
+        words += ["--set", assignment]
+    files = dict(asked.weights or {})
+    if weights:
+        files[cell.backbone] = f"{cell.backbone}.pth"
+    for name, file in files.items():
+        if name == cell.backbone:
+            words += ["--weights", f"{name}={file}"]
+    # As the recipes of the paper say of the one data set that has a broken file.
+    words += ["--skip-bad"] if asked.skip_bad or KINDS[cell.data].broken else []
+    return shlex.join(words)
+
+
+def _absent(recipe: Recipe) -> str | None:
+    try:
+        starting_model(recipe, classes=2)
+    except ModelError as error:
+        return str(error)
+    return None

@@ -1,0 +1,308 @@
+"""The report of `earsight reproduce`: the paper's tables with our numbers beside its figures, as Markdown and HTML.
+
+Comes in: the dictionaries of `earsight.experiments.sections` and `earsight.experiments.analyses` (accuracies of ours
+between 0 and 1, the paper's in per cent). Goes out: Markdown text, and one HTML file that loads nothing: its figures
+are in it. An empty cell has a number in brackets, under which stands the command that fills it. No row is marked as the
+best.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from earsight.reports.tables import markdown
+
+Section = Mapping[str, Any]
+Rows = list[dict[str, object]]
+
+
+def section_rows(section: Section) -> Rows:
+    """Rows of a section's table, as text; [] for one of figures alone."""
+    make = _ROWS.get(section["section"])
+    return make(section) if make else []
+
+
+def protocol_rows(section: Section) -> Rows:
+    """What the protocols claim of each cell whose epochs were watched, as text."""
+    rows: Rows = []
+    for name, cell in section["cells"].items():
+        by_name = {row["protocol"]: row for row in cell["protocols"] or ()}
+        if not by_name:
+            continue
+        row: dict[str, object] = {"cell": name, "trained under": cell["protocol"]}
+        for protocol in ("last", "inner", "test"):
+            found = by_name.get(protocol)
+            title = f"{protocol} %" if protocol != "test" else "test % (optimistic)"
+            row[title] = f"{100 * found['accuracy']['mean']:.1f}" if found else None
+        over = by_name["test"]["over_last"]
+        row["test - last"] = f"{100 * over['difference']:+.1f} ({_signed(over['ci95'])})"
+        rows.append(row)
+    return rows if any(row["inner %"] is not None for row in rows) else [_without(row, "inner %") for row in rows]
+
+
+def section_markdown(section: Section, *, level: int = 2) -> str:
+    """One section as Markdown."""
+    parts = [f"{'#' * level} {section['title']}\n", *(f"{claim}\n" for claim in section["claims"])]
+    if rows := section_rows(section):
+        parts.append(markdown(rows))
+    for picture in section.get("pictures", ()):
+        parts.append(f"![{picture['title']}]({picture['path']})\n\n{picture['caption']}\n")
+        if picture.get("rows"):
+            parts.append(markdown(picture["rows"]))
+    if rows := protocol_rows(section):
+        parts += [f"{_PROTOCOLS}\n", markdown(rows)]
+    if section["empty"]:
+        parts.append("Not run, or not whole:\n")
+        parts.append("".join(f"- [{n}] {_empty(item)}: `{item['command']}`\n" for n, item in _numbered(section)))
+    parts += [f"{note}\n" for note in _notes(section)]
+    return "\n".join(parts)
+
+
+def report_markdown(sections: Sequence[Section], *, about: Sequence[str]) -> str:
+    """All sections as one text."""
+    head = "# earsight reproduce\n\n" + "".join(f"{line}\n" for line in about)
+    return "\n".join([head, *(section_markdown(section) for section in sections)])
+
+
+def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Path) -> str:
+    """All sections as one page that loads nothing.
+
+    Parameters
+    ----------
+    sections : sequence of mapping
+    about : sequence of str
+        Lines under the title.
+    folder : Path
+        What the pictures' paths are relative to.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("earsight", "reports/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shown = [
+        {
+            "title": section["title"],
+            "anchor": section["section"],
+            "claims": section["claims"],
+            "rows": section_rows(section),
+            "protocols": protocol_rows(section),
+            "pictures": [_inline(picture, folder) for picture in section.get("pictures", ())],
+            "empty": [{"number": n, "text": _empty(item), **item} for n, item in _numbered(section)],
+            "notes": _notes(section),
+        }
+        for section in sections
+    ]
+    page = environment.get_template("reproduction.html")
+    return page.render(sections=shown, about=about, protocols_title=_PROTOCOLS)
+
+
+_PROTOCOLS = (
+    "What the protocols claim of the same runs. last reports the last epoch, test the epoch that the tested fold "
+    "itself liked best, as the paper's released code does: optimistic, and shown for that alone."
+)
+
+
+def _table1(section: Section) -> Rows:
+    number = _numbers_of(section)
+    rows: Rows = []
+    for row in section["rows"]:
+        out = _whose(row)
+        for start in ("pretrained", "random"):
+            out[f"{start} % (95 %)"] = _value(row[start], number)
+            out[f"paper {start}"] = _paper(row[start]["paper"], row)
+            out[f"gap {start}"] = _gap(row[start])
+        out["pretrained - random (95 %)"] = _difference(row["difference"])
+        rows.append(out)
+    return _without_blanks(rows, "gap pretrained", "gap random")
+
+
+def _table2(section: Section) -> Rows:
+    number = _numbers_of(section)
+    rows: Rows = []
+    for row in section["rows"]:
+        single, ensemble = row["single"], row["ensemble"]
+        out = _whose(row)
+        out["single % ± std (95 %)"] = _value(single, number)
+        spread = f" ± {single['paper_std']:.2f}" if single["paper_std"] is not None else ""
+        out["paper single"] = _paper(single["paper"], row, spread)
+        out["gap single"] = _gap(single)
+        out["ensemble % (95 %)"] = _value(ensemble, number)
+        out["paper ensemble"] = _paper(ensemble["paper"], row)
+        out["gap ensemble"] = _gap(ensemble)
+        gain = row["gain"]
+        out["gain (95 %)"] = f"{100 * gain['difference']:+.1f} ({_signed(gain['ci95'])})" if gain else None
+        out["beyond the noise"] = ("yes" if gain["beyond_noise"] else "no") if gain else None
+        rows.append(out)
+    return _without_blanks(rows, "paper single", "gap single", "paper ensemble", "gap ensemble")
+
+
+def _table3(section: Section) -> Rows:
+    number = _numbers_of(section)
+    titles = dict.fromkeys(row["ours"]["data"] for row in section["rows"] if "ours" in row)
+    names = {row["ours"]["data"]: row["ours"]["title"] for row in section["rows"] if "ours" in row}
+    rows: Rows = []
+    for row in section["rows"]:
+        if "other" in row:
+            other = row["other"]
+            figures = {names[data]: other["figures"].get(data) for data in titles}
+            if any(value is not None for value in figures.values()):
+                text = {name: f"{value:.2f}" if value is not None else None for name, value in figures.items()}
+                rows.append({"who": other["who"], "source": other["source"], **text})
+            continue
+        ours = row["ours"]
+        for what, title in (("single", "single network"), ("ensemble", "ensemble of the seeds")):
+            blank = dict.fromkeys(names.values())
+            value = {ours["title"]: _value(ours[what], number)}
+            rows.append({"who": f"{ours['model']}, {title}", "source": "ours", **blank, **value})
+    return rows
+
+
+def _representations(section: Section) -> Rows:
+    number = _numbers_of(section)
+    best = next((row["name"] for row in section["rows"] if row["best"]), "")
+    return [
+        {
+            "data set": row["title"],
+            "representation": row["name"],
+            "accuracy % (95 %)": _value(row["accuracy"], number),
+            f"{best} - it (95 %)": _difference(row["difference"]),
+        }
+        for row in section["rows"]
+    ]
+
+
+_ROWS: dict[str, Callable[[Section], Rows]] = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "representations": _representations,
+}
+
+
+def _whose(row: Mapping[str, Any]) -> dict[str, object]:
+    return {"data set": row["title"], "model": row["model"]}
+
+
+def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
+    """As ``95.2 ± 0.4 (93.2 to 97.2) [1]``: the number of its command where trials are missing, alone where all are."""
+    mark = f"[{number[cell['cell']]}]" if cell["cell"] in number else ""
+    found = cell["accuracy"]
+    if not found:
+        return mark
+    spread = f" ± {100 * found['std_over_seeds']:.1f}" if "std_over_seeds" in found else ""
+    optimistic = ", optimistic" if cell["protocol"] == "test" else ""
+    text = f"{100 * found['mean']:.1f}{spread} ({_range(found['ci95'])}{optimistic})"
+    return f"{text} {mark}".strip()
+
+
+def _paper(value: float | None, row: Mapping[str, Any], spread: str = "") -> str | None:
+    if value is None:
+        return None
+    where = f" ({row['paper_title']})" if row["paper_title"] else ""
+    return f"{value:.2f}{spread}{where}"
+
+
+def _gap(cell: Mapping[str, Any]) -> str | None:
+    gap = cell["gap"]
+    if not gap:
+        return None
+    low, high = gap["ci95"]
+    return f"{gap['points']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _difference(found: Mapping[str, Any] | None) -> str | None:
+    if not found:
+        return None
+    difference = found["difference"]
+    noise = "" if found["beyond_noise"] else ", noise"
+    limits = difference["ci95_with_seeds"] or difference["ci95"]
+    return f"{100 * difference['mean']:+.1f} ({_signed(limits)}{noise})"
+
+
+def _numbered(section: Section) -> list[tuple[int, Mapping[str, Any]]]:
+    return list(enumerate(section["empty"], start=1))
+
+
+def _numbers_of(section: Section) -> dict[str, int]:
+    return {item["cell"]: number for number, item in _numbered(section)}
+
+
+def _empty(item: Mapping[str, Any]) -> str:
+    return f"{item['cell']}, {item['done']} of {item['trials']} trials ({item['why']})"
+
+
+def _notes(section: Section) -> list[str]:
+    protocols = sorted({cell["protocol"] for cell in section["cells"].values()})
+    notes = []
+    if protocols:
+        optimistic = "; test is optimistic, because the held-out fold chose the epoch" if "test" in protocols else ""
+        notes.append(f"Protocol of our runs: {', '.join(protocols)}{optimistic}. Intervals are 95 % over clips.")
+    if any("gap" in key for row in section_rows(section) for key in row):
+        notes.append("A gap is ours less the paper's, with our interval; the paper's figure has none of its own.")
+    return [*notes, *section["notes"]]
+
+
+def _inline(picture: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    data = base64.b64encode((folder / picture["path"]).read_bytes()).decode()
+    return {**picture, "rows": picture.get("rows") or [], "source": f"data:image/png;base64,{data}"}
+
+
+def _without_blanks(rows: Rows, *names: str) -> Rows:
+    """Leave out those columns of the named ones that are blank in every row."""
+    blank = [name for name in names if all(row[name] is None for row in rows)]
+    return [_without(row, *blank) for row in rows]
+
+
+def _without(row: dict[str, object], *names: str) -> dict[str, object]:
+    return {key: value for key, value in row.items() if key not in names}
+
+
+def _range(limits: Sequence[float]) -> str:
+    return f"{100 * limits[0]:.1f} to {100 * limits[1]:.1f}"
+
+
+def _signed(limits: Sequence[float]) -> str:
+    return f"{100 * limits[0]:+.1f} to {100 * limits[1]:+.1f}"
+
+
+def plan_lines(costs: Sequence[Mapping[str, Any]], *, not_run: Mapping[str, str]) -> list[str]:
+    """What the cells cost, in lines for a person.
+
+    Parameters
+    ----------
+    costs : sequence of mapping
+        As `earsight.experiments.cost.job_costs` gives them.
+    not_run : mapping of str to str
+        Every cell that was asked for, with the reason where it is known why it is not run.
+    """
+    known = {row["cell"] for row in costs}
+    width = max((len(name) for name in not_run), default=0)
+    lines = []
+    for row in costs:
+        left = row["trials"] - row["done"]
+        time = f"about {_minutes(row['seconds'])}" if left else "done"
+        count = f"{row['trials']:3} trials of {row['epochs']:3} epochs, {row['done']:3} done"
+        lines.append(f"  {row['cell']:{width}}  {count}; {time}")
+    lines += [
+        f"  {name:{width}}  not run: {why or 'its data set was not given'}"
+        for name, why in not_run.items()
+        if name not in known
+    ]
+    trials, done = sum(row["trials"] for row in costs), sum(row["done"] for row in costs)
+    total = sum(row["seconds"] for row in costs)
+    rest = f"; about {_minutes(total)} for the rest, one at a time" if trials > done else ""
+    return [*lines, f"{len(costs)} of {len(not_run)} cells: {trials} trials, {done} done{rest}"]
+
+
+def _minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.1f} h"
