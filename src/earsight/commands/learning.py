@@ -10,11 +10,14 @@ import typer
 
 from earsight.commands.options import (
     Cache,
+    Cpus,
     Data,
     Device,
+    Gpus,
     Jobs,
     Json,
     Layout,
+    On,
     Out,
     RecipeName,
     Set,
@@ -23,7 +26,7 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import computer, load_recipe_for, open_data, prepare_pictures, report, run
+from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_pictures, report, run
 from earsight.console import out, print_json, say, verb
 
 
@@ -101,6 +104,9 @@ def crossval(
     device: Device = "auto",
     threads: Threads = None,
     jobs: Jobs = 1,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
@@ -111,8 +117,16 @@ def crossval(
     numbers = chosen_folds(folds, dataset.fold_numbers)
     trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
     loaded = load_recipe_for(dataset, recipe, assignments)
-    on = computer(device, threads, jobs)
-    run(dataset, loaded, trials, folder, on, cache=cache, skip_bad=skip_bad, as_json=json_output, jobs=jobs)
+    with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
+        computes = computer("cpu" if where else device, threads, jobs)
+        run(
+            *(dataset, loaded, trials, folder, computes),
+            cache=cache,
+            skip_bad=skip_bad,
+            as_json=json_output,
+            jobs=jobs,
+            cluster=where,
+        )
 
 
 @verb

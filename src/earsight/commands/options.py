@@ -24,6 +24,26 @@ Jobs = Annotated[
     int,
     typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device."),
 ]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="Where trials run: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that is started "
+        "here; or ray://HOST:PORT.",
+    ),
+]
+Cpus = Annotated[
+    float | None,
+    typer.Option(
+        "--cpus-per-trial", min=0.01, help="On Ray: CPUs that a trial reserves; default its --threads, which is 1."
+    ),
+]
+Gpus = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-trial", min=0, help="On Ray: GPUs a trial, as in 0.2 for five on one card; default 1 if there are."
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
     from earsight.data.datasets import Dataset
     from earsight.recipe import Recipe
+    from earsight.training.cluster import Cluster
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
 
@@ -66,6 +68,33 @@ def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
     return pick_device(name)
 
 
+@contextmanager
+def cluster(
+    on: str,
+    *,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    jobs: int = 1,
+) -> Iterator[Cluster | None]:
+    """The cluster that ``--on`` names, connected and told of; None for this machine."""
+    from earsight.errors import RunError
+    from earsight.training.cluster import check_place, connected
+
+    check_place(on)
+    if on == "local":
+        if cpus is not None or gpus is not None:
+            raise RunError("--cpus-per-trial and --gpus-per-trial are for --on ray; here, give --threads and --jobs")
+        yield None
+        return
+    if jobs > 1:
+        raise RunError(f"--jobs {jobs}: is for --on local; on Ray, --cpus-per-trial says how many trials fit a node")
+    with connected(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as found:
+        say(found.description)
+        yield found
+
+
 def run(
     dataset: Dataset,
     recipe: Recipe,
@@ -77,9 +106,10 @@ def run(
     skip_bad: bool,
     as_json: bool,
     jobs: int = 1,
+    cluster: Cluster | None = None,
 ) -> None:
     """Run the trials that are not DONE and print what came of them."""
-    train_all(dataset, recipe, trials, folder, device, cache=cache, skip_bad=skip_bad, jobs=jobs)
+    train_all(dataset, recipe, trials, folder, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
     report(folder, device, as_json=as_json)
 
 
@@ -93,6 +123,7 @@ def train_all(
     cache: Path | None,
     skip_bad: bool,
     jobs: int = 1,
+    cluster: Cluster | None = None,
     name: str = "training",
 ) -> None:
     """Run the trials that are not DONE, under a bar of that name."""
@@ -101,7 +132,7 @@ def train_all(
     check_start(dataset, recipe, trials, run=folder)
     ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
     with bar(name) as shown:
-        run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs)
+        run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs, cluster=cluster)
 
 
 def report(folder: Path, device: torch.device, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Trials, one after the other in this process, or several at once in processes of their own.
+"""Trials, one after the other in this process, several at once in processes of their own, or on a Ray cluster.
 
 Comes in: prepared data, trials and a run folder. Goes out: the trials' folders, each DONE. A trial that is DONE is not
 run again; the one that was stopped goes on where it was.
@@ -20,8 +20,11 @@ from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
+from earsight.training.cluster import Cluster
 from earsight.training.jobs import run_at_once
+from earsight.training.post import Unit
 from earsight.training.preparation import Prepared
+from earsight.training.remote import run_units
 from earsight.training.trial import Trial, check_rows, check_run, is_done, run_trial
 
 
@@ -77,6 +80,7 @@ def run_trials(
     progress: Callable[[int, int, str], None],
     say: Callable[[str], None],
     jobs: int = 1,
+    cluster: Cluster | None = None,
 ) -> None:
     """Run what is not DONE.
 
@@ -93,6 +97,8 @@ def run_trials(
         Called with one line for each trial that ends.
     jobs : int
         Processes that work at the same time, each with as many threads as this one; see `earsight.training.jobs`.
+    cluster : Cluster, optional
+        Run them there, each on a device of the cluster's; see `earsight.training.remote`.
 
     Raises
     ------
@@ -116,10 +122,19 @@ def run_trials(
         say(_line(prepared, trial, run, before=trial in done))
         done.append(trial)
 
-    if jobs > 1:
+    if jobs > 1 or cluster:
         for trial in list(done):
             say(_line(prepared, trial, run, before=True))
         rest = [trial for trial in steps if trial not in done]
+        if cluster:
+            run_units(
+                cluster,
+                [Unit(prepared, trial, run) for trial in rest],
+                on_step=lambda unit, *step: show(unit.trial, *step),
+                on_end=lambda unit: end(unit.trial),
+                say=say,
+            )
+            return
         run_at_once(prepared, rest, run=run, device=device, jobs=jobs, on_step=show, on_end=end)
         return
     for trial in trials:

@@ -40,6 +40,10 @@ Epoch = Callable[[list[dict[str, Any]]], None]
 _Numbers = NDArray[np.int64]
 
 
+class BusyError(RunError):
+    """A trial that another process is at work on."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """One fold held out, one seed."""
@@ -180,14 +184,14 @@ def lock_trial(folder: Path) -> AbstractContextManager[Any]:
 
     Raises
     ------
-    RunError
+    BusyError
         If another process is at work on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
     except Timeout as error:
-        raise RunError(f"{folder}: another process is training this trial; wait for it, or end it") from error
+        raise BusyError(f"{folder}: another process is training this trial; wait for it, or end it") from error
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,186 @@
+"""A Ray cluster to run trials on: one that is there, or one that is started on this machine for as long as it takes.
+
+Comes in: ``local``, ``ray`` or ``ray://HOST:PORT``, and what a trial takes. Goes out: a `Cluster`. Ray is imported here
+only when one is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from earsight.errors import RunError
+
+REACH_SECONDS = 10.0
+"""How long a cluster may take to answer at its address."""
+STORE_BYTES = 256 * 2**20
+"""Room for objects in a cluster that is started here: its trials read and write the disk itself."""
+_CLIENT = re.compile(r"ray://(?P<host>[^/:\s]+|\[[^\]]+\]):(?P<port>\d+)")
+_PIP = "python -m pip install 'earsight[ray]'"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected cluster, and what each trial takes of it.
+
+    Attributes
+    ----------
+    cpus, gpus : float
+        What a trial reserves; a part of a GPU lets several trials share it.
+    threads : int
+        That a trial computes with.
+    description : str
+        One line.
+    """
+
+    cpus: float
+    gpus: float
+    threads: int
+    description: str
+
+    @property
+    def device(self) -> str:
+        """Kind of device that a trial computes on."""
+        return "cuda" if self.gpus else "cpu"
+
+
+def check_place(on: str) -> None:
+    """Refuse what is neither ``local`` nor a cluster, or a cluster without Ray.
+
+    Raises
+    ------
+    RunError
+    """
+    if on == "local":
+        return
+    if on != "ray" and not _CLIENT.fullmatch(on):
+        raise RunError(f"--on {on}: unknown; expected local, ray, or ray://HOST:PORT (of a Ray Client server)")
+    _ray()
+
+
+@contextmanager
+def connected(
+    on: str, *, cpus: float | None = None, gpus: float | None = None, threads: int | None = None, device: str = "auto"
+) -> Iterator[Cluster]:
+    """Connect to a cluster for as long as the block runs.
+
+    Parameters
+    ----------
+    on : str
+        ``ray`` is the cluster of ``$RAY_ADDRESS``, or the one that runs on this machine, or else one that is started
+        here; ``ray://HOST:PORT`` is one elsewhere.
+    cpus, gpus : float, optional
+        For each trial; default as many CPUs as threads, and one GPU where the cluster has GPUs.
+    threads : int, optional
+        Of each trial; default as many as CPUs, or one.
+    device : str
+        ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    RunError
+        If Ray is not installed, the cluster cannot be reached, or no node of it has what a trial takes.
+    """
+    check_place(on)
+    ray = _ray()
+    if device not in ("auto", "cpu", "cuda"):
+        raise RunError(f"--device {device}: on a cluster Ray chooses the card; expected auto, cpu or cuda")
+    try:
+        where = _connect(ray, on)
+        yield _fitted(ray, where, cpus=cpus, gpus=gpus, threads=threads, device=device)
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    # Ray would tell its makers what runs, and warn of a default that changes: neither is ours to pass on.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import grpc  # noqa: F401 (Ray's client needs it, and an installation of Ray alone does not bring it)
+        import ray
+    except ImportError as error:
+        raise RunError(f"Ray is not installed ({error}); {_PIP}") from error
+    return ray
+
+
+def _connect(ray: Any, on: str) -> str:
+    """Connect, and say in words to what."""
+    address = os.environ.get("RAY_ADDRESS") or "auto" if on == "ray" else on
+    if address != "local":
+        _knock(address)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what Ray has to say of a failure is in the error too
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            return f"the Ray cluster at {ray.get_runtime_context().gcs_address if on == 'ray' else on}"
+        except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+            if address != "auto":
+                reason = " ".join(str(error).split())[:300]
+                raise RunError(
+                    f"--on {on}: no Ray cluster answers at {address} ({reason}); if it asks for a token, set "
+                    "RAY_AUTH_MODE=token here"
+                ) from error
+    ray.init(
+        address="local",
+        num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        object_store_memory=STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    return "a Ray cluster that was started here, for no other was found"
+
+
+def _knock(address: str) -> None:
+    """Find in bounded time whether a gRPC server listens, as all of Ray's are; Ray itself would try for minutes."""
+    import grpc
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+        with grpc.insecure_channel(f"{host}:{port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=REACH_SECONDS)
+    except (OSError, OverflowError, grpc.FutureTimeoutError) as error:
+        reason = str(error) or "what answers is not Ray"
+        raise RunError(
+            f"{address}: no Ray cluster can be reached there ({reason}); start one with `ray start --head` "
+            "(and --ray-client-server-port for ray://), or mend the address"
+        ) from error
+
+
+def _fitted(
+    ray: Any, where: str, *, cpus: float | None, gpus: float | None, threads: int | None, device: str
+) -> Cluster:
+    """What a trial takes, which one node at least must have."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cards = sum(node.get("GPU", 0) for node in nodes)
+    if gpus is None:
+        gpus = 1.0 if device == "cuda" or (device == "auto" and cards) else 0.0
+    elif device == "cpu" and gpus:
+        raise RunError(f"--gpus-per-trial {gpus:g}: contradicts --device cpu; leave one of them out")
+    elif device == "cuda" and not gpus:
+        raise RunError("--gpus-per-trial 0: contradicts --device cuda; leave one of them out")
+    if gpus > 1 and gpus != int(gpus):
+        raise RunError(f"--gpus-per-trial {gpus:g}: Ray gives parts of one card or whole cards; such as 0.2 or 1")
+    cpus = float(threads or 1) if cpus is None else cpus
+    threads = threads or max(1, int(cpus))
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        most: dict[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
+        raise RunError(
+            f"no node has what a trial takes ({cpus:g} CPUs, {gpus:g} GPUs); the largest has "
+            f"{most.get('CPU', 0):g} CPUs and {most.get('GPU', 0):g} GPUs: lower --cpus-per-trial or --gpus-per-trial"
+        )
+    cores = sum(node.get("CPU", 0) for node in nodes)
+    text = f"{where}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cores:g} CPUs, {cards:g} GPUs"
+    share = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU" if gpus else "")
+    return Cluster(cpus, gpus, threads, f"{text}; a trial takes {share}, {threads} thread{'s' * (threads != 1)}")
