@@ -16,6 +16,7 @@ from earsight.commands import (
     listening,
     recipes,
     reproducing,
+    serving,
     sounds,
     start,
 )
@@ -32,6 +33,7 @@ app = typer.Typer(
 for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
     *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
+    serving.serve,
     *(experiments.compare, experiments.ensemble, reproducing.reproduce, sounds.download),
 ):
     app.command()(verb)

@@ -46,3 +46,7 @@ class ModelError(EarsightError):
 
 class RunError(EarsightError):
     """A run folder that does not fit what was asked of it."""
+
+
+class ServiceError(EarsightError):
+    """A service that cannot start as it was asked to."""

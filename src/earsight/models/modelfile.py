@@ -2,7 +2,8 @@
 
 Comes in: a state dict and a `ModelCard`. Goes out: a file, and from it the same card and an ``eval`` module on the CPU,
 bit for bit. Loading runs no code from the file. The tensors are the state dict's under ``model.``; the metadata is one
-JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card"}``, where the card carries its own digest.
+JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card_sha256", "card", "probe"}``, where ``probe``
+is the network's answer to `earsight.models.probe` (null where the weights fit no network; absent from older files).
 
 A card with members describes an ensemble; the tensors are then those of `earsight.models.ensemble.Ensemble`.
 """
@@ -17,7 +18,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -26,6 +29,7 @@ from earsight.models.card import ModelCard as ModelCard
 from earsight.models.card import card_of, described
 from earsight.models.checkpoints import damaged, file_kind, one_line, read_header, read_safetensors
 from earsight.models.ensemble import Ensemble, Member
+from earsight.models.probe import probe_logits
 from earsight.models.transfer import empty_model
 
 FORMAT_VERSION = 1
@@ -64,6 +68,7 @@ def save(path: str | Path, *, state: Mapping[str, Tensor], card: ModelCard) -> N
         "tensors_sha256": _digest(tensors),
         "card_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "card": json.loads(text),
+        "probe": _probe(card, tensors),
     }
     _write(path, serialized(tensors, metadata={_KEY: _canonical(content)}))
 
@@ -104,22 +109,61 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
     model = _empty(card)
-    wanted = {_PREFIX + key: value for key, value in model.state_dict().items()}
-    wrong = [
-        key
-        for key in sorted(wanted.keys() | tensors.keys())
-        if key not in wanted
-        or key not in tensors
-        or (wanted[key].shape, wanted[key].dtype) != (tensors[key].shape, tensors[key].dtype)
-    ]
+    wrong = _wrong(model, tensors)
     if wrong:
         name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
         raise ModelError(
             f"{path}: {len(wrong)} of its weights do not fit {name} with {len(card.classes)} classes "
             f"({', '.join(wrong[:3])}); it was saved from another model or by another timm: train it again"
         )
+    return card, _filled(model, tensors)
+
+
+def load_probe(path: str | Path) -> NDArray[np.float32] | None:
+    """What the network answered to the probe when the file was written, (classes,) float32; None in older files.
+
+    Raises
+    ------
+    ModelError
+        As `load_card` does; and if what is stored is no answer.
+    """
+    path = Path(path)
+    card = load_card(path)
+    found = json.loads(read_header(path)["__metadata__"][_KEY]).get("probe")
+    if found is None:
+        return None
+    numbers = [value for value in found if type(value) in (int, float)] if isinstance(found, list) else []
+    if len(numbers) != len(card.classes):
+        raise damaged(path, "its answer to the probe cannot be read")
+    return np.array(numbers, dtype=np.float32)
+
+
+def _probe(card: ModelCard, tensors: Mapping[str, Tensor]) -> list[float] | None:
+    """The answer that goes into the file; None where the weights do not fit the card, or overflow."""
+    model = _empty(card)
+    if _wrong(model, tensors):
+        return None
+    # Strides of the plain layout: others are kept by weights of size 1, and lead to other bits.
+    plain = {key: value.flatten().view(value.shape) for key, value in tensors.items()}
+    logits = probe_logits(card, _filled(model, plain))
+    return [round(float(value), 5) for value in logits] if np.isfinite(logits).all() else None
+
+
+def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in tensors.items()}, assign=True)
-    return card, model.eval()
+    return model.eval()
+
+
+def _wrong(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that a model lacks, has in excess, or has in another shape or type."""
+    wanted = {_PREFIX + key: value for key, value in model.state_dict().items()}
+    return [
+        key
+        for key in sorted(wanted.keys() | tensors.keys())
+        if key not in wanted
+        or key not in tensors
+        or (wanted[key].shape, wanted[key].dtype) != (tensors[key].shape, tensors[key].dtype)
+    ]
 
 
 def _empty(card: ModelCard) -> nn.Module:

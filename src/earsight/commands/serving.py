@@ -1,0 +1,73 @@
+"""The verb that puts a model behind HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from earsight.commands.options import Device, Threads
+from earsight.commands.steps import computer
+from earsight.console import say, verb
+from earsight.errors import ServiceError
+
+_NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+@verb
+def serve(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine's.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    most_mb: Annotated[float, typer.Option("--max-mb", min=0.001, help="Largest upload, in megabytes.")] = 50.0,
+    most_seconds: Annotated[float, typer.Option("--max-seconds", min=0.1, help="Longest sound.")] = 900.0,
+    decode_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time that decoding a sound may take.")] = 20.0,
+    queue: Annotated[int, typer.Option(min=1, help="Requests in flight; more are asked to come again.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Sounds that the network sees at a time.")] = 16,
+    wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits to be filled.")] = 4.0,
+    decoders: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
+    stop_seconds: Annotated[
+        float, typer.Option(min=1, help="How long requests in flight may take at the stop.")
+    ] = 15.0,
+    device: Device = "auto",
+    threads: Threads = None,
+) -> None:
+    """Serve a model over HTTP: POST /predict, /healthz, /metrics, /openapi.json, and a page at /.
+
+    Starts only with a model that answers on this machine as where it was saved. Ctrl-C lets what is in flight end.
+    """
+    import importlib.util
+
+    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ServiceError(f"serve needs {', '.join(missing)}: python -m pip install 'earsight[serve]'")
+    from earsight.inference.classifier import load_classifier
+    from earsight.serving.limits import Limits
+    from earsight.serving.server import bind, check_parity, run
+
+    limits = Limits(
+        body_bytes=round(most_mb * 1e6),
+        sound_seconds=most_seconds,
+        decode_seconds=decode_seconds,
+        queue=queue,
+        batch=batch,
+        wait_seconds=wait_ms / 1000,
+        decoders=decoders,
+        stop_seconds=stop_seconds,
+    )
+    with bind(host, port) as listening:
+        classifier = load_classifier(model, device=computer(device, threads))
+        note = check_parity(model, classifier)
+        if note:
+            say(f"  note: {note}")
+        address = f"[{host}]" if ":" in host else host
+        found = listening.getsockname()[1]
+
+        def started() -> None:
+            say(f"{model}: served at http://{address}:{found} (Ctrl-C stops it)")
+
+        run(classifier, limits, listening=listening, started=started)
+    say("earsight: stopped; what was in flight has been answered")

@@ -1,0 +1,115 @@
+"""The process that decodes: what came from a stranger is opened here, where a crash costs nothing but this process.
+
+``python -m earsight.serving.decoder BYTES FILE_BYTES``: memory that it may use, and the longest file that it may write.
+It answers each line of JSON on standard input with one on standard output; the first says that it is ready. A job is
+``{"path", "out", "rate", "start", "seconds", "longest", "cpu_seconds"}``: the sound at ``path``, from ``start`` for
+``seconds`` (null: to its end), is written to ``out`` as mono float32 at ``rate``. The answer is
+``{"samples", "seconds", "rate", "channels", "format"}``, or ``{"code", "message"}`` with a code of `REASONS`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import resource
+import sys
+from typing import Any
+
+import numpy as np
+import soundfile  # noqa: F401 - loaded before the limits are set
+import soxr  # noqa: F401
+
+from earsight.data import audio
+from earsight.data.audio import AudioInfo, Wave
+from earsight.errors import AudioError
+
+REASONS = ("unreadable", "too_long", "past_the_end", "too_much_memory", "no_space")
+
+
+class _Refused(Exception):  # noqa: N818
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+def decode(job: dict[str, Any]) -> dict[str, Any]:
+    """Do one job; see the module."""
+    try:
+        found = audio.info(job["path"])
+        if found.seconds > job["longest"]:
+            raise _Refused(
+                "too_long", f"the sound lasts {found.seconds:.1f} s, this service takes {job['longest']:g} s"
+            )
+        if job["start"] >= found.seconds:
+            raise _Refused("past_the_end", f"at is {job['start']:g} s, the sound lasts {found.seconds:.3g} s")
+        wave = _heard(job, found)
+        wave.tofile(job["out"])
+    except _Refused as error:
+        return {"code": error.code, "message": error.message}
+    except AudioError as error:
+        return {"code": "unreadable", "message": error.reason}
+    except MemoryError:
+        return {
+            "code": "too_much_memory",
+            "message": "decoding it takes more memory than this service lends to a sound",
+        }
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            return {"code": "too_long", "message": f"the sound lasts more than the {job['longest']:g} s that are taken"}
+        return {"code": "no_space", "message": f"the decoded sound cannot be written ({error.strerror or error})"}
+    return {
+        "samples": len(wave),
+        "seconds": found.seconds,
+        "rate": found.sample_rate_hz,
+        "channels": found.channels,
+        "format": found.format,
+    }
+
+
+def _heard(job: dict[str, Any], found: AudioInfo) -> Wave:
+    """The part of the sound that is asked for; from its start, the very samples that `earsight predict` hears."""
+    rate, start, seconds = job["rate"], job["start"], job["seconds"]
+    end = None if seconds is None else start + seconds
+    wave = audio.read(job["path"], sample_rate_hz=rate, seconds=end)
+    wave = wave[round(start * rate) :]
+    if not len(wave):
+        raise _Refused("past_the_end", f"at is {start:g} s, the sound lasts {found.seconds:.3g} s")
+    return np.ascontiguousarray(wave)
+
+
+def _limit(most_bytes: int, file_bytes: int) -> None:
+    """Take from this process what a sound does not need."""
+    limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: 32}
+    if sys.platform == "linux":  # macOS knows the names and refuses the values
+        limits |= {resource.RLIMIT_AS: most_bytes, resource.RLIMIT_NPROC: 0}
+    for kind, most in limits.items():
+        resource.setrlimit(kind, (most, most))
+
+
+def _lend_seconds(seconds: float) -> None:
+    """Let the kernel end this process when one job takes more of the processor's time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    most = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def main() -> None:
+    """Answer jobs until standard input ends."""
+    # What a library prints must not pass for an answer.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    _limit(int(sys.argv[1]), int(sys.argv[2]))
+    with contextlib.suppress(BrokenPipeError):  # the service has gone
+        print(json.dumps({"ready": True}), file=answers, flush=True)
+        for line in sys.stdin:
+            job = json.loads(line)
+            _lend_seconds(job["cpu_seconds"])
+            print(json.dumps(decode(job)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

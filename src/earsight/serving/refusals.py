@@ -1,0 +1,60 @@
+"""Why a request gets no answer: a status code, and a JSON error that says what to do.
+
+Goes out, for every refusal: ``{"error": {"code", "message", "what_to_do"}}``.
+"""
+
+from __future__ import annotations
+
+from starlette.responses import JSONResponse
+
+from earsight.errors import AudioError
+
+RETRY_SECONDS = 1
+
+
+class Refusal(Exception):  # noqa: N818 - it is no error of the service
+    """A request that is refused.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status code.
+    code : str
+        One word for programs, the same in every version.
+    message : str
+        What was found, and what was expected.
+    remedy : str
+        What to do.
+    close : bool
+        Whether the rest of the request is not read, so that the connection ends.
+    """
+
+    def __init__(self, status: int, code: str, message: str, remedy: str, *, close: bool = False) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.remedy, self.close = status, code, message, remedy, close
+
+
+def busy(what: str) -> Refusal:
+    """Too much is asked at once."""
+    return Refusal(503, "busy", what, f"send it again after {RETRY_SECONDS} s", close=True)
+
+
+def unreadable(reason: str) -> Refusal:
+    """A file that is no sound, from an `AudioError`'s reason, which names the remedy after a semicolon or a colon."""
+    mark = "; " if "; " in reason else ": "
+    message, _, remedy = reason.partition(mark)
+    return Refusal(422, "unreadable", message, remedy or "send a WAV, FLAC, OGG, MP3, AIFF or AU file")
+
+
+def refused(error: Refusal) -> JSONResponse:
+    """The response that carries a refusal."""
+    headers = {"Retry-After": str(RETRY_SECONDS)} if error.status == 503 else {}
+    if error.close:
+        headers["Connection"] = "close"
+    content = {"error": {"code": error.code, "message": error.message, "what_to_do": error.remedy}}
+    return JSONResponse(content, status_code=error.status, headers=headers)
+
+
+def of_audio(error: AudioError) -> Refusal:
+    """The refusal of a sound that the classifier itself refuses."""
+    return unreadable(error.reason)

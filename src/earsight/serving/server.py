@@ -1,0 +1,190 @@
+"""The server: a model file that passes its checks, a port, and a stop that lets requests in flight end.
+
+Comes in: a `Classifier`, `Limits`, a bound socket. `run` returns when the server was told to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from earsight.errors import ModelError, ServiceError
+from earsight.inference.classifier import Classifier
+from earsight.models.modelfile import load_probe
+from earsight.models.probe import TOLERANCE, distance, probe_wave
+from earsight.serving.app import create_app
+from earsight.serving.limits import Limits
+
+HEADER_SECONDS = 10.0
+_CONNECTIONS = 512
+
+
+def check_parity(path: Path, classifier: Classifier) -> str:
+    """Hold this machine's answer to the probe against the one in the model file; a note for the reader, or nothing.
+
+    Raises
+    ------
+    ModelError
+        If the answers differ, or this machine's is not finite.
+    """
+    stored = load_probe(path)
+    found = classifier.logits(probe_wave(classifier.card.recipe.features)[None])[0]
+    if not np.isfinite(found).all():
+        raise ModelError(f"{path}: answers NaN or infinite values on this machine; train the model again")
+    if stored is None:
+        return "the model file is older than the parity check and has no answer to hold this machine's against"
+    off = distance(found, stored)
+    if off > TOLERANCE:
+        raise ModelError(
+            f"{path}: answers otherwise here than where it was saved: its logits for the probe are off by "
+            f"{100 * off:.2g} % of their spread, allowed {100 * TOLERANCE:g} %; "
+            "install the versions of torch and timm that it was trained with, or train it again"
+        )
+    return ""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 takes a free one.
+
+    Raises
+    ------
+    ServiceError
+        If the port is in use, or cannot be had.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise ServiceError(f"--host {host}: no such address ({error.strerror}); give one of this machine's") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":  # a port that was just left may be taken again
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServiceError(
+                f"port {port} of {host} is in use; end what uses it, or choose another with --port"
+            ) from error
+        raise ServiceError(
+            f"port {port} of {host} cannot be had ({error.strerror}); choose another with --port"
+        ) from error
+    return listening
+
+
+def run(
+    classifier: Classifier, limits: Limits, *, listening: socket.socket, started: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until SIGINT or SIGTERM; then end what is in flight, for ``limits.stop_seconds`` at most.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    limits : Limits
+    listening : socket
+        From `bind`; closed in the end.
+    started : callable, optional
+        Called when requests are answered.
+
+    Raises
+    ------
+    ServiceError
+        If the decoding processes do not start.
+    """
+    app = create_app(classifier, limits)
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",  # opened below, so that what goes wrong there comes out as it is
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
+    )
+
+    async def serve() -> None:
+        async with app.state.service.opened():
+            await _Server(config, started).serve(sockets=[listening])
+
+    asyncio.run(serve())
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, that says when it has started and ends in peace when it was told to."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._say_started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._say_started()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at a signal, the second time at once; unlike with uvicorn's own, it is not raised again at the end."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {kind: signal.signal(kind, self._stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+    def _stop(self, kind: int, frame: FrameType | None) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+class _Protocol(H11Protocol):
+    """A connection that must say within `HEADER_SECONDS` what it wants, each time that it wants something."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(HEADER_SECONDS, self._give_up)
+
+    def _forget(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()
