@@ -39,6 +39,7 @@ def serve(
 
     Starts only with a model that answers on this machine as where it was saved. Ctrl-C lets what is in flight end.
     """
+    import asyncio
     import importlib.util
 
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
@@ -46,7 +47,7 @@ def serve(
         raise ServiceError(f"serve needs {', '.join(missing)}: python -m pip install 'earsight[serve]'")
     from earsight.inference.classifier import load_classifier
     from earsight.serving.limits import Limits
-    from earsight.serving.server import bind, check_parity, run
+    from earsight.serving.server import Server, bind, check_parity
 
     limits = Limits(
         body_bytes=round(most_mb * 1e6),
@@ -69,5 +70,5 @@ def serve(
         def started() -> None:
             say(f"{model}: served at http://{address}:{found} (Ctrl-C stops it)")
 
-        run(classifier, limits, listening=listening, started=started)
+        asyncio.run(Server(classifier, limits, listening=listening, started=started).work())
     say("earsight: stopped; what was in flight has been answered")

@@ -236,7 +236,8 @@ class Classifier:
 
     def predict_waves(self, waves: NDArray[np.float32]) -> list[Prediction]:
         """What `predict` says of each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
-        return [self._ranked("", row) for row in self.probabilities(waves)]
+        found = self.answers(waves)
+        return [self._ranked("", found, row) for row in range(len(waves))]
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""

@@ -34,7 +34,7 @@ def probe_wave(features: Features) -> NDArray[np.float32]:
     share = seconds * rate / samples
     # The phase is the integral of a frequency that rises evenly in octaves.
     phase = 2 * np.pi * low * (samples / rate) * ((high / low) ** share - 1) / np.log(high / low)
-    wave = 0.3 * np.sin(phase) * np.sin(np.pi * share) ** 2 + 0.02 * _noise(samples)
+    wave: NDArray[np.float64] = 0.3 * np.sin(phase) * np.sin(np.pi * share) ** 2 + 0.02 * _noise(samples)
     wave[:: max(1, rate // 4)] += 0.5
     return wave.astype(np.float32)
 
@@ -45,7 +45,8 @@ def _noise(samples: int) -> NDArray[np.float64]:
     keep = np.uint64((1 << 32) - 1)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor) & keep
-    return np.asarray((state ^ (state >> np.uint64(16))) / float(1 << 31) - 1.0)
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(16))
+    return mixed.astype(np.float64) / float(1 << 31) - 1.0
 
 
 def probe_logits(card: ModelCard, model: nn.Module) -> NDArray[np.float32]:

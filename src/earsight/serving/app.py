@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -30,6 +32,7 @@ from earsight.serving.schemas import Answer, ErrorBody, Health, ModelBody
 from earsight.serving.service import Service
 from earsight.serving.uploads import drain, uploaded
 
+_log = logging.getLogger("earsight.serving")
 PAGE = Path(str(files("earsight.serving") / "page"))
 _BODY = {
     "required": True,
@@ -137,14 +140,19 @@ def _add_predict(app: FastAPI, service: Service) -> None:
                 return await service.answer(upload, question)
         except Refusal as error:
             code, status = error.code, error.status
-            if error.close:
+            if error.code == "busy" and error.close:  # nothing of it has been read
                 await drain(request)
             raise
         except ClientDisconnect:
             code, status = "gone", 499
             raise
-        except BaseException:
+        except Exception as error:
             code, status = "internal", 500
+            _log.exception("a request to /predict failed")
+            # Not left to the server, which would end the connection too.
+            raise _fault() from error
+        except asyncio.CancelledError:
+            code, status = "stopped", 503
             raise
         finally:
             service.meters.answers.labels(str(status), code).inc()
@@ -185,6 +193,10 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
         return Response(service.meters.text(), media_type=meters.CONTENT_TYPE)
 
 
+def _fault() -> Refusal:
+    return Refusal(500, "internal", "a fault of the service, which has logged it", "send it again, or report it")
+
+
 def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(Refusal)
     async def refuse(request: Request, error: Refusal) -> JSONResponse:
@@ -212,6 +224,4 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
-        return refused(
-            Refusal(500, "internal", "a fault of the service, which has logged it", "send it again, or report it")
-        )
+        return refused(_fault())

@@ -34,16 +34,17 @@ class Refusal(Exception):  # noqa: N818 - it is no error of the service
         self.status, self.code, self.message, self.remedy, self.close = status, code, message, remedy, close
 
 
-def busy(what: str) -> Refusal:
+def busy(what: str, *, close: bool = False) -> Refusal:
     """Too much is asked at once."""
-    return Refusal(503, "busy", what, f"send it again after {RETRY_SECONDS} s", close=True)
+    return Refusal(503, "busy", what, f"send it again after {RETRY_SECONDS} s", close=close)
 
 
 def unreadable(reason: str) -> Refusal:
     """A file that is no sound, from an `AudioError`'s reason, which names the remedy after a semicolon or a colon."""
-    mark = "; " if "; " in reason else ": "
-    message, _, remedy = reason.partition(mark)
-    return Refusal(422, "unreadable", message, remedy or "send a WAV, FLAC, OGG, MP3, AIFF or AU file")
+    message, _, remedy = reason.partition("; " if "; " in reason else ": ")
+    if not remedy or "remove it" in remedy:  # as one says of a file in a data set
+        remedy = "send a WAV, FLAC, OGG, MP3, AIFF or AU file"
+    return Refusal(422, "unreadable", message, remedy)
 
 
 def refused(error: Refusal) -> JSONResponse:

@@ -1,6 +1,6 @@
 """The server: a model file that passes its checks, a port, and a stop that lets requests in flight end.
 
-Comes in: a `Classifier`, `Limits`, a bound socket. `run` returns when the server was told to stop.
+Comes in: a `Classifier`, `Limits`, a bound socket. `Server.work` returns when the server was told to stop.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from earsight.models.modelfile import load_probe
 from earsight.models.probe import TOLERANCE, distance, probe_wave
 from earsight.serving.app import create_app
 from earsight.serving.limits import Limits
+from earsight.serving.service import Service
 
 HEADER_SECONDS = 10.0
 _CONNECTIONS = 512
@@ -85,10 +86,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run(
-    classifier: Classifier, limits: Limits, *, listening: socket.socket, started: Callable[[], None] = lambda: None
-) -> None:
-    """Serve until SIGINT or SIGTERM; then end what is in flight, for ``limits.stop_seconds`` at most.
+class Server(uvicorn.Server):
+    """One service at one port.
 
     Parameters
     ----------
@@ -98,42 +97,47 @@ def run(
         From `bind`; closed in the end.
     started : callable, optional
         Called when requests are answered.
-
-    Raises
-    ------
-    ServiceError
-        If the decoding processes do not start.
     """
-    app = create_app(classifier, limits)
-    config = uvicorn.Config(
-        app,
-        http=_Protocol,
-        ws="none",
-        lifespan="off",  # opened below, so that what goes wrong there comes out as it is
-        log_config=None,
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
-    )
 
-    async def serve() -> None:
-        async with app.state.service.opened():
-            await _Server(config, started).serve(sockets=[listening])
-
-    asyncio.run(serve())
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, that says when it has started and ends in peace when it was told to."""
-
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        limits: Limits,
+        *,
+        listening: socket.socket,
+        started: Callable[[], None] = lambda: None,
+    ) -> None:
+        app = create_app(classifier, limits)
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",  # opened in `work`, so that what goes wrong there comes out as it is
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
+        )
         super().__init__(config)
-        self._say_started = started
+        self.service: Service = app.state.service
+        self._listening, self._say_started = listening, started
+
+    async def work(self) -> None:
+        """Serve until `should_exit`, SIGINT or SIGTERM; then let what is in flight end, for ``stop_seconds`` at most.
+
+        Raises
+        ------
+        ServiceError
+            If the decoding processes do not start.
+        """
+        async with self.service.opened():
+            await self.serve(sockets=[self._listening])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer, and say so."""
         await super().startup(sockets=sockets)
         if self.started:
             self._say_started()

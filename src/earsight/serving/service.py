@@ -82,7 +82,7 @@ class Service:
             503 if there is none.
         """
         if self.in_flight >= self.limits.queue:
-            raise busy(f"{self.in_flight} requests are in flight, which is all that this service takes")
+            raise busy(f"{self.in_flight} requests are in flight, which is all that this service takes", close=True)
         self.in_flight += 1
         self.meters.in_flight.set(self.in_flight)
         try:

@@ -50,10 +50,11 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
         If the sender went away.
     """
     path = folder / f"{secrets.token_hex(8)}.sound"
+    body = _Body(request, limits)
     try:
         try:
             async with asyncio.timeout(limits.upload_seconds):
-                name = await _receive(request, path, limits)
+                name = await _receive(body, path)
         except TimeoutError as error:
             raise Refusal(
                 *(408, "upload_timeout", f"the upload took more than {limits.upload_seconds:g} s"),
@@ -68,10 +69,12 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
                 "try again later; whoever runs the service must make room",
                 close=True,
             ) from error
+        except Refusal:
+            if not body.ended:
+                await drain(request)
+            raise
         if path.stat().st_size == 0:
-            raise Refusal(
-                422, "empty", "the request holds no byte of sound", "send a sound file as the body or in a form"
-            )
+            raise Refusal(422, "empty", "the request holds no byte of sound", "send a sound file, raw or in a form")
         yield Upload(path, name)
     finally:
         path.unlink(missing_ok=True)
@@ -86,43 +89,44 @@ async def drain(request: Request) -> None:
                 pass
 
 
-async def _receive(request: Request, path: Path, limits: Limits) -> str:
-    """Write the sound to the path; its name."""
-    form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-    most = limits.body_bytes + (_FORM_EXTRA_BYTES if form else 0)
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
-        raise _too_large(f"{int(declared):,} bytes", limits)
-    counted = _counted(request, most, limits)
-    if form:
-        return await _receive_form(counted, path)
-    with path.open("xb") as file:
-        async for chunk in counted.stream():
-            file.write(chunk)
-    return ""
+class _Body:
+    """A request's body, which stops at a size whatever its headers promise."""
 
+    def __init__(self, request: Request, limits: Limits) -> None:
+        self.is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+        self.most = limits.body_bytes + (_FORM_EXTRA_BYTES if self.is_form else 0)
+        self.declared = request.headers.get("content-length", "")
+        self.ended = False
+        self.request = Request(request.scope, self._receive)
+        self._limits, self._from, self._bytes = limits, request.receive, 0
 
-def _counted(request: Request, most: int, limits: Limits) -> Request:
-    """The same request, whose body stops at a size whatever its headers promise."""
-    got = 0
-
-    async def receive() -> Message:
-        nonlocal got
-        message = await request.receive()
-        got += len(message.get("body", b""))
-        if got > most:
-            raise _too_large(f"more than {most:,} bytes", limits)
+    async def _receive(self) -> Message:
+        message = await self._from()
+        self.ended = not message.get("more_body", False)
+        self._bytes += len(message.get("body", b""))
+        if self._bytes > self.most:
+            raise self.too_large("more")
         return message
 
-    return Request(request.scope, receive)
+    def too_large(self, found: str) -> Refusal:
+        """The refusal of a body of so many bytes."""
+        return Refusal(
+            *(413, "too_large", f"the upload has {found}, this service takes {self._limits.body_bytes:,} bytes"),
+            "send a shorter sound, or one that is compressed (FLAC, OGG, MP3)",
+            close=True,
+        )
 
 
-def _too_large(found: str, limits: Limits) -> Refusal:
-    return Refusal(
-        *(413, "too_large", f"the upload has {found}; this service takes {limits.body_bytes:,}"),
-        "send a shorter sound, or one that is compressed (FLAC, OGG, MP3)",
-        close=True,
-    )
+async def _receive(body: _Body, path: Path) -> str:
+    """Write the sound to the path; its name."""
+    if body.declared.isdigit() and int(body.declared) > body.most:
+        raise body.too_large(f"{int(body.declared):,} bytes")
+    if body.is_form:
+        return await _receive_form(body.request, path)
+    with path.open("xb") as file:
+        async for chunk in body.request.stream():
+            file.write(chunk)
+    return ""
 
 
 async def _receive_form(request: Request, path: Path) -> str:

@@ -1,0 +1,197 @@
+"""What the service answers to good sounds: the same as the classifier, in every form that is asked for."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from at_port import CLASSES, RATE, error_of, serving, tone
+
+from earsight.features.filterbanks import FLOOR
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.aiff", "a.mp3"])
+def test_a_body_and_a_form_get_what_the_classifier_says(client, classifier, sound, name):
+    path = sound(name, seconds=1.7)
+    expected = classifier.predict(path)
+    raw = client.post("/predict", content=path.read_bytes())
+    form = client.post("/predict", files={"file": ("ton <b>.wav", path.read_bytes())})
+    for response in (raw, form):
+        assert response.status_code == 200, response.text
+        found = response.json()
+        assert found["label"] == expected.label
+        assert [one["label"] for one in found["classes"]] == list(expected.classes)
+        assert [one["probability"] for one in found["classes"]] == pytest.approx(expected.probabilities, abs=1e-5)
+        assert found["sound"]["seconds"] == pytest.approx(1.7, abs=0.2)
+        assert found["timeline"] is found["picture"] is found["explanation"] is None
+        assert found["unknown"] is False
+    assert raw.json()["sound"]["name"] == ""
+    assert form.json()["sound"]["name"] == "ton <b>.wav"
+
+
+def test_top_and_other_rates_and_channels(client, classifier, sound):
+    stereo = np.stack([tone(), tone(hz=900)], axis=1)
+    path = sound("stereo.wav", wave=stereo, rate=22050)
+    found = client.post("/predict", params={"top": 1}, content=path.read_bytes()).json()
+    assert len(found["classes"]) == 1
+    assert found["sound"] | {"name": ""} == {
+        **{"name": "", "seconds": pytest.approx(8000 / 22050, abs=1e-3), "sample_rate_hz": 22050},
+        **{"channels": 2, "format": "WAV"},
+    }
+    assert found["classes"][0]["probability"] == pytest.approx(classifier.predict(path).probabilities[0], abs=1e-5)
+
+
+def test_a_timeline_says_of_each_window_what_the_window_alone_gets(client, classifier, sound):
+    wave = np.concatenate([tone(1.0), np.zeros(RATE, np.float32), tone(0.6, hz=2000)])
+    found = client.post("/predict", params={"hop": 0.5}, content=sound("long.wav", wave=wave).read_bytes()).json()
+    windows = found["timeline"]
+    assert [one["start_seconds"] for one in windows] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert [one["end_seconds"] for one in windows] == [1.0, 1.5, 2.0, 2.5, 2.6]
+    heard = soundfile.read(sound("again.wav", wave=wave), dtype="float32")[0]
+    total = np.zeros(3)
+    for one in windows:
+        begin = round(one["start_seconds"] * RATE)
+        alone = classifier.predict(heard[begin : begin + RATE], rate_hz=RATE)
+        assert one["label"] == alone.label
+        assert one["classes"][0]["probability"] == pytest.approx(alone.probabilities[0], abs=1e-5)
+        total += [alone.probabilities[alone.classes.index(name)] for name in CLASSES]
+    assert found["label"] == CLASSES[int(total.argmax())]
+    assert found["classes"][0]["probability"] == pytest.approx(total.max() / 5, abs=1e-5)
+    assert (found["start_seconds"], found["end_seconds"]) == (0.0, 2.6)
+
+
+def test_at_begins_where_it_says(client, classifier, sound):
+    wave = np.concatenate([tone(1.0), tone(1.0, hz=2000)])
+    path = sound("two.wav", wave=wave)
+    found = client.post("/predict", params={"at": 1.0}, content=path.read_bytes()).json()
+    second = classifier.predict(soundfile.read(path, dtype="float32")[0][RATE:], rate_hz=RATE)
+    assert found["classes"][0]["probability"] == pytest.approx(second.probabilities[0], abs=1e-5)
+    assert (found["start_seconds"], found["end_seconds"]) == (1.0, 2.0)
+    beyond = client.post("/predict", params={"at": 2.5}, content=path.read_bytes())
+    assert beyond.status_code == 422
+    assert error_of(beyond)["code"] == "past_the_end"
+
+
+def test_the_picture_is_what_the_network_sees(client, classifier, sound):
+    path = sound("a.wav", seconds=1.0)
+    found = client.post("/predict", params={"picture": True}, content=path.read_bytes()).json()
+    drawn = found["picture"]
+    levels = np.frombuffer(base64.b64decode(drawn["levels"]), np.uint8).reshape(3, drawn["rows"], drawn["columns"])
+    wave = torch.from_numpy(classifier.heard(path)[0])[None]
+    bands = classifier.front_end.band_views(wave)[0, 0].numpy()
+    step = (drawn["high"] - drawn["low"]) / 255
+    assert np.abs(drawn["low"] + step * levels - bands).max() < step
+    assert drawn["low"] >= FLOOR
+    assert len(drawn["bands_hz"]) == drawn["rows"] == 32
+    assert drawn["windows_ms"] == [25, 50, 100]
+    outline = found["waveform"]
+    assert max(outline["high"]) == pytest.approx(tone().max(), abs=1e-3)
+    assert min(outline["low"]) == pytest.approx(tone().min(), abs=1e-3)
+
+
+def test_an_explanation_can_be_seen_and_heard(client, classifier, sound):
+    path = sound("a.wav", seconds=1.0)
+    expected = classifier.explain(path, label=CLASSES[1], curves=False)
+    found = client.post("/predict", params={"explain": True, "label": CLASSES[1]}, content=path.read_bytes()).json()
+    made = found["explanation"]
+    assert made["label"] == CLASSES[1]
+    assert made["used_probability"] == pytest.approx(expected.used_probability, abs=1e-5)
+    levels = np.frombuffer(base64.b64decode(made["levels"]), np.int8).reshape(made["rows"], made["columns"])
+    assert np.abs(levels * made["largest"] / 127 - expected.merged).max() <= made["largest"] / 250
+    used, rate = soundfile.read(io.BytesIO(base64.b64decode(made["used_wav"])))
+    unused, _ = soundfile.read(io.BytesIO(base64.b64decode(made["unused_wav"])))
+    assert rate == RATE
+    assert np.abs(used + unused - expected.wave).max() < 1e-3
+
+
+def test_what_cannot_be_explained_is_answered_with_a_note(client, sound):
+    response = client.post(
+        "/predict", params={"explain": True}, content=sound("s.wav", wave=np.zeros(RATE)).read_bytes()
+    )
+    assert response.status_code == 200
+    assert response.json()["explanation"] is None
+    assert "silent" in response.json()["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("params", "code", "words"),
+    [
+        ({"top": "x"}, "bad_parameter", "top is 'x'"),
+        ({"top": 0}, "bad_parameter", "top is '0'"),
+        ({"hop": "nan"}, "bad_parameter", "hop is 'nan'"),
+        ({"hop": -1}, "bad_parameter", "hop is '-1'"),
+        ({"at": "inf"}, "bad_parameter", "at is 'inf'"),
+        ({"hop": 1, "at": 1}, "bad_parameter", "at and hop"),
+        ({"explain": True, "label": "wolf"}, "unknown_label", "'wolf'"),
+        ({"hop": 0.001}, "too_many_windows", "4001 windows"),
+    ],
+)
+def test_parameters_that_do_not_fit(client, sound, params, code, words):
+    response = client.post("/predict", params=params, content=sound("a.wav", seconds=5.0).read_bytes())
+    assert response.status_code == 422
+    assert error_of(response)["code"] == code
+    assert words in error_of(response)["message"]
+
+
+def test_requests_that_come_together_are_computed_together(classifier, sound):
+    body = sound("a.wav").read_bytes()
+    sizes = []
+    compute = classifier.predict_waves
+    with serving(classifier, wait_seconds=5.0, batch=4) as (client, server):
+        server.service._batcher._compute = lambda waves: sizes.append(len(waves)) or compute(waves)
+        answers = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(client.post("/predict", content=body).json()))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sizes == [4]
+        assert len({json.dumps(answer) for answer in answers}) == 1
+
+
+def test_health_model_and_metrics(client, sound):
+    client.post("/predict", content=sound("a.wav", seconds=2.0).read_bytes())
+    client.post("/predict", content=b"no sound")
+    assert client.get("/healthz").json() == {"status": "ok", "decoders": 2, "in_flight": 0}
+    model = client.get("/model").json()
+    assert model["classes"] == list(CLASSES)
+    assert (model["sample_rate_hz"], model["clip_seconds"], model["tells_unknown"]) == (RATE, 1.0, False)
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    lines = dict(line.rsplit(" ", 1) for line in response.text.splitlines() if not line.startswith("#"))
+    assert float(lines['earsight_requests_total{code="",status="200"}']) >= 1
+    assert float(lines['earsight_requests_total{code="unreadable",status="422"}']) >= 1
+    assert float(lines["earsight_request_seconds_count"]) >= 2
+    assert lines["earsight_requests_in_flight"] == "0.0"
+    assert lines["earsight_decoders"] == "2.0"
+
+
+def test_the_description_names_every_field_and_every_refusal(client):
+    tree = client.get("/openapi.json").json()
+    predict = tree["paths"]["/predict"]["post"]
+    assert set(predict["responses"]) == {"200", "400", "408", "413", "422", "500", "503", "504", "507"}
+    assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
+    assert all(parameter["description"] for parameter in predict["parameters"])
+    schemas = tree["components"]["schemas"]
+    assert "ErrorBody" in predict["responses"]["413"]["content"]["application/json"]["schema"]["$ref"]
+    for name in ("Answer", "Window", "ErrorContent", "Picture", "ExplanationBody"):
+        described = [field for field in schemas[name]["properties"].values() if field.get("description")]
+        assert len(described) >= 1, name
+
+
+def test_nothing_may_come_from_another_host(client):
+    for path in ("/healthz", "/openapi.json", "/nothing"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "http" not in policy
+        assert "unsafe" not in policy
+    assert client.get("/docs").status_code == 404
