@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def asked(tiny_esc10: Path, tiny_scale: Path) -> list[object]:
 def done(asked: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which Table I, Table II and the representations were run."""
     out = tmp_path_factory.mktemp("done") / "out"
-    for section in ("table1", "table2", "representations"):
+    for section in ("table1", "table2", "representations", "figures"):
         invoke("reproduce", section, *asked, "--out", out)
     return out
 
@@ -193,15 +194,62 @@ def test_a_cell_without_its_weights_stays_empty_and_says_so(tiny_esc10, tiny_sca
 
 def test_the_page_loads_nothing(done):
     page = (done / "report.html").read_text()
-    assert page.lstrip().startswith("<!DOCTYPE html>")
+    assert page.lstrip().startswith("<!doctype html>")
     assert page.rstrip().endswith("</html>")
     named = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'>]*)""", page)
     assert named
     assert all(address.startswith(("data:", "#")) for address in named)
     assert not re.search(r"://|url\(|@import|<script|<link", page)
-    for title in ("Table I:", "Table II:", "Representations"):
+    for title in ("Table I:", "Table II:", "Representations", "Figure 2a", "Figure 2b", "Figure 2c", "Model cutoff"):
         assert title in page
     assert "Table III" not in page, "was not asked for in this folder"
+
+
+def test_the_figures_are_made_of_the_same_runs(done, asked, watched):
+    section = json.loads((done / "sections" / "figures.json").read_text())
+    titles = [picture["title"].partition(":")[0] for picture in section["pictures"]]
+    assert titles == [
+        *("Figure 2a", "Figure 2b", "Figure 2c", "Model cutoff", "Figure 3", "Attributions and boundaries"),
+    ]
+    for picture in section["pictures"]:
+        assert (done / picture["path"]).read_bytes().startswith(b"\x89PNG")
+    page = (done / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(titles)
+    fusion = section["analyses"]["fusion"]
+    reference = next(point for point in fusion["points"] if point["difference"] is None)
+    assert reference["run"] == "esc10-pretrained", "the cell of Table I, not trained twice"
+    fused = accuracy(done / "runs" / "esc10-pretrained-fuse-block2")
+    assert fusion["points"][0]["accuracy"]["mean"] == pytest.approx(fused)
+    found = section["analyses"]["similarity"]
+    assert [(run["name"], run["start"]) for run in found["runs"]] == [
+        ("esc10-pretrained", "pretrained"),
+        ("esc10-random", "random"),
+    ]
+    assert {(row["fold"], row["seed"]) for row in found["runs"][0]["trials"]} == {(1, 0), (2, 0)}
+    assert section["empty"] == []
+    assert any(claim.startswith("Figure 2c. Freezing costs") for claim in section["claims"])
+    # A second call makes the same of what it kept.
+    again = invoke("reproduce", "figures", *asked, "--out", done, "--json")
+    assert watched == []
+    assert json.loads(again.stdout)["sections"][0] == section
+
+
+def test_a_figure_that_lacks_trials_has_its_command(done, asked, tmp_path):
+    (tmp_path / "runs").mkdir()
+    for name in ("esc10-pretrained", "esc10-pretrained-fuse-block2", "esc10-pretrained-freeze-block2"):
+        shutil.copytree(done / "runs" / name, tmp_path / "runs" / name)
+    shutil.rmtree(tmp_path / "runs" / "esc10-pretrained-freeze-block2" / "fold-2")
+    kept = [item for item in asked if item != asked[0]]
+    invoke("reproduce", "figures", *kept, "--out", tmp_path)
+    section = json.loads((tmp_path / "sections" / "figures.json").read_text())
+    assert [picture["title"].partition(":")[0] for picture in section["pictures"]] == ["Figure 2b"]
+    empty = {item["cell"]: item for item in section["empty"]}
+    assert set(empty) == {"Figure 2a", "Figure 2c", "Model cutoff", "Figure 3", "Boundaries"}
+    assert (empty["Figure 2c"]["done"], empty["Figure 2c"]["trials"]) == (1, 2)
+    words = shlex.split(empty["Figure 2c"]["command"])
+    assert words[:3] == ["earsight", "reproduce", "figures"]
+    assert words.count("--only") == 2
+    assert "esc10-pretrained-freeze-block2" in words
 
 
 def test_what_the_verb_refuses(tiny_esc10, tiny_scale, synthetic_folder, tmp_path, asked):

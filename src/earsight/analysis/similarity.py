@@ -11,7 +11,7 @@ starting weights are made again from the recipe and the trial's seed. The head i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from earsight.models.modelfile import ModelCard, load
 from earsight.models.transfer import stage_names, starting_model
 from earsight.models.truncated import stage_ends
 from earsight.training.heldout import HeldOut, held_out
+from earsight.training.trial import Trial
 
 FEW = 10
 """Rows for each kept direction below which a value is called uncertain."""
@@ -66,6 +67,7 @@ def run_similarity(
     *,
     data: Path | None = None,
     pooled: bool = False,
+    trials: Collection[Trial] | None = None,
     device: torch.device,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> RunSimilarity:
@@ -79,6 +81,8 @@ def run_similarity(
         The data set, where it has been moved since.
     pooled : bool
         Whether rows are clips rather than positions.
+    trials : collection of Trial, optional
+        Only these.
     device : torch.device
     progress : callable, optional
         Called with (clips done, clips in all, a note).
@@ -95,10 +99,11 @@ def run_similarity(
         If the rows are too few for every stage.
     """
     seeds = sorted({int(found.about["seed"]) for found in read_run(run)})
-    trials = [item for seed in seeds for item in held_out(run, data=data, seed=seed)]
-    total, done = sum(len(item.files) for item in trials), 0
+    every = [item for seed in seeds for item in held_out(run, data=data, seed=seed)]
+    chosen = [item for item in every if trials is None or Trial(item.fold, item.seed) in trials]
+    total, done = sum(len(item.files) for item in chosen), 0
     found, card, names = [], None, []
-    for item in trials:
+    for item in chosen:
         card, after = load(item.model)
         before = _start(item, card, classes=len(card.classes))
         names = stage_names(after)
@@ -224,8 +229,8 @@ def _points(found: RunSimilarity) -> list[dict[str, Any]]:
         out.append(
             {
                 "stage": stage,
-                "svcca": _spread([(fold, item.svcca) for fold, item in rows]),
-                "cka": _spread([(fold, item.cka) for fold, item in rows]),
+                "svcca": spread([(fold, item.svcca) for fold, item in rows]),
+                "cka": spread([(fold, item.cka) for fold, item in rows]),
                 "chance": float(np.mean([item.chance for _, item in rows])),
                 "rows": min(item.rows for _, item in rows),
                 "kept": max(max(item.kept) for _, item in rows),
@@ -243,7 +248,21 @@ def _trial_rows(found: RunSimilarity) -> list[dict[str, Any]]:
     ]
 
 
-def _spread(values: list[tuple[int, float | None]]) -> dict[str, Any]:
+def spread(values: Sequence[tuple[int, float | None]], *, within: tuple[float, float] = (0.0, 1.0)) -> dict[str, Any]:
+    """Mean of values by fold, and Student's 95 % interval over the folds' means, or over all where there is one fold.
+
+    Parameters
+    ----------
+    values : sequence of (int, float or None)
+        Fold and value.
+    within : tuple of float
+        Between which limits values can lie.
+
+    Returns
+    -------
+    dict
+        ``mean`` (None for no value), ``ci95`` (None for fewer than two units) and ``trials``.
+    """
     from scipy.stats import t
 
     known = [(fold, value) for fold, value in values if value is not None]
@@ -255,7 +274,7 @@ def _spread(values: list[tuple[int, float | None]]) -> dict[str, Any]:
     limits = None
     if mean is not None and len(units) > 1:
         half = float(t.ppf(0.975, len(units) - 1) * np.std(units, ddof=1) / np.sqrt(len(units)))
-        limits = [max(0.0, mean - half), min(1.0, mean + half)]
+        limits = [max(within[0], mean - half), min(within[1], mean + half)]
     return {"mean": mean, "ci95": limits, "trials": len(known)}
 
 

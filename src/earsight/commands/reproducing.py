@@ -119,13 +119,20 @@ def _publish(
     as_json: bool,
 ) -> None:
     """Write the report and print the sections that were asked for."""
+    from earsight.experiments.analyses import make_figures
     from earsight.experiments.report import write_report
     from earsight.experiments.sections import View, make_section
     from earsight.reports.reproduction import section_markdown
     from earsight.training.machine import describe_machine
 
     view = View(scale, asked, found, folder, left_out)
-    sections = [make_section(view, section) for section in asked.sections]
+    sections = []
+    for name in asked.sections:
+        if name == "figures":
+            with bar("figures") as shown:
+                sections.append(make_figures(view, device=device, progress=shown))
+        else:
+            sections.append(make_section(view, name))
     files = write_report(sections, out=folder, scale=scale.name, title=scale.title, machine=describe_machine(device))
     if as_json:
         print_json({"sections": sections})

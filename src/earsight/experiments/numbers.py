@@ -26,7 +26,7 @@ class CellNumbers:
     trials : tuple of Predictions
         Those that are DONE.
     asked : int
-        How many were asked for.
+        How many were asked for, and further seeds.
     summary : dict
         As `earsight.evaluation.summary.summarize` gives it.
     protocols : dict or None

@@ -130,14 +130,24 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 
 
 def filling_command(
-    cell: Cell, section: Section, asked: Asked, *, scale: str, found: Mapping[str, Found], out: Path, weights: bool
+    cell: Cell,
+    section: Section,
+    asked: Asked,
+    *,
+    only: Sequence[str],
+    scale: str,
+    found: Mapping[str, Found],
+    out: Path,
+    weights: bool,
 ) -> str:
-    """The command that fills a cell.
+    """The command that fills a cell, or several of one data set.
 
     Parameters
     ----------
     cell, section, asked
         The cell, where it is shown, and what else was asked for.
+    only : sequence of str
+        Its name, or patterns of several.
     scale : str
     found : mapping of str to Found
         Data sets that were given; for others a path stands in.
@@ -146,7 +156,9 @@ def filling_command(
         Whether a file of weights must be named.
     """
     place = str(found[cell.data].path) if cell.data in found else KINDS[cell.data].place
-    words = ["earsight", "reproduce", section, place, "--scale", scale, "--out", str(out), "--only", cell.name]
+    words = ["earsight", "reproduce", section, place, "--scale", scale, "--out", str(out)]
+    for name in only:
+        words += ["--only", name]
     words += ["--folds", asked.folds] if asked.folds else []
     words += ["--seeds", str(asked.seeds)] if asked.seeds else []
     for assignment in asked.assignments:

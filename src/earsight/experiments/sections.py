@@ -19,6 +19,7 @@ from earsight.experiments.collection import KINDS, Found
 from earsight.experiments.numbers import CellNumbers, cell_numbers
 from earsight.experiments.plan import cell_trials, filling_command, run_folder
 from earsight.experiments.scale import Repeated, Scale, Section
+from earsight.training.trial import Trial, is_done
 
 TITLES: dict[Section, str] = {
     "table1": "Table I: from ImageNet weights and from random ones",
@@ -50,38 +51,46 @@ class View:
     out: Path
     left_out: Mapping[str, str]
 
+    def trials(self, cell: Cell) -> list[Trial]:
+        """The trials of a cell that were asked for."""
+        there = self.found[cell.data].dataset.fold_numbers if cell.data in self.found else None
+        return cell_trials(cell, self.asked, folds=there)
+
+    def done(self, cell: Cell) -> list[Trial]:
+        """Those of them that are DONE."""
+        run = run_folder(self.out, cell.name)
+        return [trial for trial in self.trials(cell) if is_done(trial.folder(run))]
+
     def numbers(self, cell: Cell) -> CellNumbers | None:
         """What the cell's finished trials say."""
-        there = self.found[cell.data].dataset.fold_numbers if cell.data in self.found else None
-        trials = cell_trials(cell, self.asked, folds=there)
-        return cell_numbers(cell.name, run_folder(self.out, cell.name), trials, watched=cell.recipe.training.watch)
+        run = run_folder(self.out, cell.name)
+        return cell_numbers(cell.name, run, self.trials(cell), watched=cell.recipe.training.watch)
 
     def empty(self, cells: Sequence[Cell], section: Section) -> list[dict[str, Any]]:
         """Cells that lack trials: how many are DONE, why, and the command that runs the rest."""
         out = []
         for cell in cells:
-            found = self.numbers(cell)
-            if found is None or not found.complete:
-                out.append(
-                    {
-                        "cell": cell.name,
-                        "done": len(found.trials) if found else 0,
-                        "trials": found.asked if found else len(cell_trials(cell, self.asked)),
-                        "why": self._why(cell),
-                        "command": filling_command(
-                            cell,
-                            section,
-                            self.asked,
-                            scale=self.scale.name,
-                            found=self.found,
-                            out=self.out,
-                            weights=cell.name in self.left_out,
-                        ),
-                    }
-                )
+            done, trials = len(self.done(cell)), len(self.trials(cell))
+            if done < trials:
+                entry = {"cell": cell.name, "done": done, "trials": trials, "why": self.why(cell)}
+                out.append(entry | {"command": self.command(cell, section, only=[cell.name])})
         return out
 
-    def _why(self, cell: Cell) -> str:
+    def command(self, cell: Cell, section: Section, *, only: Sequence[str]) -> str:
+        """The command that fills cells of a cell's data set; see `earsight.experiments.plan.filling_command`."""
+        return filling_command(
+            cell,
+            section,
+            self.asked,
+            only=only,
+            scale=self.scale.name,
+            found=self.found,
+            out=self.out,
+            weights=cell.name in self.left_out,
+        )
+
+    def why(self, cell: Cell) -> str:
+        """Why a cell lacks trials."""
         if cell.data not in self.found:
             return f"{KINDS[cell.data].title} was not given"
         return self.left_out.get(cell.name, "not run yet")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from earsight.reports.html import render
 from earsight.reports.tables import markdown
 
 Section = Mapping[str, Any]
@@ -78,30 +79,25 @@ def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Pa
     folder : Path
         What the pictures' paths are relative to.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("earsight", "reports/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = [
         {
             "title": section["title"],
             "anchor": section["section"],
             "claims": section["claims"],
-            "rows": section_rows(section),
-            "protocols": protocol_rows(section),
+            "rows": _laid_out(section_rows(section)),
+            "protocols": _laid_out(protocol_rows(section)),
             "pictures": [_inline(picture, folder) for picture in section.get("pictures", ())],
             "empty": [{"number": n, "text": _empty(item), **item} for n, item in _numbered(section)],
             "notes": _notes(section),
         }
         for section in sections
     ]
-    page = environment.get_template("reproduction.html")
-    return page.render(sections=shown, about=about, protocols_title=_PROTOCOLS)
+    context = {"sections": shown, "about": about, "protocols": _PROTOCOLS}
+    return render("reproduction.html", title="The paper's experiments, reproduced", context=context)
+
+
+_WORDS = ("data set", "model", "who", "source", "representation", "cell", "trained under", "stage", "of", "with")
+"""Columns that hold words; the others hold figures, which stand to the right."""
 
 
 _PROTOCOLS = (
@@ -252,7 +248,16 @@ def _notes(section: Section) -> list[str]:
 
 def _inline(picture: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     data = base64.b64encode((folder / picture["path"]).read_bytes()).decode()
-    return {**picture, "rows": picture.get("rows") or [], "source": f"data:image/png;base64,{data}"}
+    return {**picture, "rows": _laid_out(picture.get("rows") or []), "source": f"data:image/png;base64,{data}"}
+
+
+def _laid_out(rows: Rows) -> dict[str, Any] | None:
+    """A table as the page's macro takes it; None for no rows."""
+    if not rows:
+        return None
+    columns = list(rows[0])
+    cells = [[row[name] for name in columns] for row in rows]
+    return {"columns": columns, "cells": cells, "right": [name for name in columns if name not in _WORDS]}
 
 
 def _without_blanks(rows: Rows, *names: str) -> Rows:

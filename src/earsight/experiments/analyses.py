@@ -1,0 +1,290 @@
+"""The section of Figures 2 and 3: what the network kept, what it needs, and what it looks at.
+
+Comes in: a `View` and finished runs. Goes out: a section as `earsight.experiments.sections` has them, with
+``pictures`` (title, path below the output folder, caption, rows of the table). What was computed from the same models
+before is taken from ``OUT/figures``. A picture whose data set was not given, or whose trials are not DONE, is left out,
+with its command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from earsight.analysis.similarity import run_similarity, similarity_result
+from earsight.analysis.transfer import SWEEPS, sweep_result
+from earsight.errors import AudioError, ModelError
+from earsight.experiments.cells import Cell, section_cells, sweep_variants
+from earsight.experiments.depth_claims import similarity_claims, sweep_claims
+from earsight.experiments.plan import run_folder
+from earsight.experiments.scale import Figures
+from earsight.experiments.sections import TITLES, View
+from earsight.inference.classifier import load_classifier
+from earsight.inference.observation import observe_boundaries
+from earsight.reports.boundaries import boundaries_figure, boundary_rows
+from earsight.reports.depth import (
+    similarity_figure,
+    similarity_notes,
+    similarity_rows,
+    transfer_figure,
+    transfer_notes,
+    transfer_rows,
+    write_text,
+)
+from earsight.reports.explained import explanation_lines, made_from, read_explained, write_explained
+from earsight.training.heldout import held_out
+from earsight.training.trial import Trial
+
+Bar = Callable[[int, int, str], None]
+_NAMES = {"fusion": "Figure 2b", "freeze": "Figure 2c", "cutoff": "Model cutoff"}
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """What all pictures are made from."""
+
+    view: View
+    part: Figures
+    cells: dict[str, Cell]
+    device: torch.device
+    progress: Bar
+
+    @property
+    def folder(self) -> Path:
+        return self.view.out / "figures"
+
+    @property
+    def pretrained(self) -> Cell:
+        return list(self.cells.values())[0]
+
+    @property
+    def random(self) -> Cell:
+        return list(self.cells.values())[1]
+
+    @property
+    def has_sounds(self) -> bool:
+        return self.part.data in self.view.found
+
+    def run(self, cell: Cell) -> Path:
+        return run_folder(self.view.out, cell.name)
+
+    def data(self) -> Path:
+        return self.view.found[self.part.data].path
+
+
+@dataclass(frozen=True)
+class _Made:
+    """One or several pictures of one analysis, and what they say; or, of those not made, the cells that are needed."""
+
+    pictures: tuple[dict[str, Any], ...] = ()
+    claims: tuple[str, ...] = ()
+    numbers: Any = None
+    needs: tuple[Cell, ...] = ()
+
+
+def make_figures(view: View, *, device: torch.device, progress: Bar) -> dict[str, Any]:
+    """The figures' section.
+
+    Parameters
+    ----------
+    view : View
+    device : torch.device
+    progress : callable
+        Called with (done, of all, a note) for what takes long.
+
+    Returns
+    -------
+    dict
+        As `earsight.experiments.sections.make_section` gives it, with ``pictures`` and ``analyses`` (the numbers).
+    """
+    part = view.scale.figures
+    cells = {cell.name: cell for cell in section_cells(view.scale, "figures", view.asked)} if part else {}
+    section: dict[str, Any] = {"section": "figures", "title": TITLES["figures"], "scale": view.scale.name}
+    section |= {"rows": [], "claims": [], "empty": [], "pictures": [], "analyses": {}, "notes": list(view.scale.notes)}
+    if part is not None:
+        desk = _Desk(view, part, cells, device, progress)
+        for name, make in _MAKERS.items():
+            made = make(desk)
+            section["pictures"] += made.pictures
+            section["claims"] += [f"{_TITLES[name]}. {claim}" for claim in made.claims]
+            section["analyses"][name] = made.numbers
+            if made.needs:
+                section["empty"].append(_empty(desk, _TITLES[name], made.needs))
+    numbers = {name: view.numbers(cell) for name, cell in cells.items()}
+    section["cells"] = {name: found.to_dict() for name, found in numbers.items() if found}
+    return section
+
+
+def _similarity(desk: _Desk) -> _Made:
+    both = (desk.pretrained, desk.random)
+    lacking = _lacking(desk, both)
+    if lacking:
+        return _Made(needs=lacking)
+    trials = {cell.name: desk.view.done(cell) for cell in both}
+    state = [[cell.name, *_state(desk.run(cell), trials[cell.name])] for cell in both]
+    kept = desk.folder / "similarity.json"
+    result = _kept(kept, state)
+    if result is None:
+        if not desk.has_sounds:
+            return _Made(needs=both)
+        found = [
+            run_similarity(
+                desk.run(cell),
+                data=desk.data(),
+                trials=trials[cell.name],
+                device=desk.device,
+                progress=desk.progress,
+            )
+            for cell in both
+        ]
+        result = similarity_result(found, pooled=False)
+        _keep(kept, state, result)
+    path = desk.folder / "similarity.png"
+    similarity_figure(result, path=path)
+    caption = (
+        "How alike each stage's outputs are before and after fine-tuning, on held-out clips: 1 is unchanged. "
+        + " ".join(similarity_notes(result))
+    )
+    picture = _picture(desk, "Figure 2a: what fine-tuning changed", path, caption, similarity_rows(result))
+    return _Made((picture,), tuple(similarity_claims(result)), result)
+
+
+def _sweep(kind: str) -> Callable[[_Desk], _Made]:
+    def make(desk: _Desk) -> _Made:
+        every = sweep_variants(kind, desk.view.scale, desk.view.asked)
+        lacking = _lacking(desk, [desk.cells[item.folder] for item in every])
+        names = {cell.name for cell in lacking}
+        whole = [item for item in every if item.folder not in names]
+        if len(whole) < 2 or not any(item.is_reference for item in whole):
+            return _Made(needs=lacking)
+        trials = desk.view.trials(desk.pretrained)
+        result = sweep_result(kind, whole, trials, out=desk.view.out / "runs")
+        path, about = desk.folder / f"{kind}.png", SWEEPS[kind]
+        transfer_figure(result, path=path, title=about.title, axis_label=about.axis)
+        title = f"{_NAMES[kind]}: {about.title.lower()}" if _NAMES[kind].startswith("Figure") else about.title
+        picture = _picture(desk, title, path, " ".join(transfer_notes(result)), transfer_rows(result))
+        return _Made((picture,), tuple(sweep_claims(result)), result, lacking)
+
+    return make
+
+
+def _explained(desk: _Desk) -> _Made:
+    cell = desk.pretrained
+    if not desk.view.done(cell) or not desk.has_sounds:
+        return _Made(needs=(cell,))
+    done = desk.view.done(cell)
+    first = next(
+        one
+        for one in held_out(desk.run(cell), data=desk.data(), seed=done[0].seed)
+        if Trial(one.fold, one.seed) == done[0]
+    )
+    places = first.sample(desk.part.explained).tolist()
+    origin = made_from(first.model, label=None, curves=True, seed=0)
+    classifier, pictures, numbers, failed = None, [], [], []
+    for number, place in enumerate(places):
+        sound, name = first.files[place], f"{first.clips[place].rpartition('/')[2].rpartition('.')[0]}"
+        desk.progress(number, len(places), f"explaining {name}")
+        found = read_explained(desk.folder / "explained", name, sound=str(sound), origin=origin)
+        if found is None:
+            classifier = classifier or load_classifier(first.model, device=desk.device)
+            try:
+                explanation = classifier.explain(str(sound), curves=True)
+            except (AudioError, ModelError) as error:
+                failed.append(str(error))
+                continue
+            found = write_explained(explanation, desk.folder / "explained", name, origin=origin)
+        right = "" if found["label"] == first.classes[int(first.labels[place])] else " (wrongly)"
+        caption = f"A clip of {first.classes[int(first.labels[place])]}, called {found['label']}{right} by a network "
+        caption += (
+            f"that never saw it (fold {first.fold}). {' '.join(explanation_lines(found)).split(' audible:')[0]}. "
+        )
+        caption += found["faithfulness"]["verdict"] if found["faithfulness"] else ""
+        pictures.append(_picture(desk, f"Figure 3: {name}", Path(found["files"]["figure"]), caption, []))
+        numbers.append({key: value for key, value in found.items() if key not in ("files", "made_from")})
+    desk.progress(len(places), len(places), "")
+    claims = (f"{len(failed)} clips could not be explained: {failed[0]}",) if failed else ()
+    return _Made(tuple(pictures), claims, numbers)
+
+
+def _boundaries(desk: _Desk) -> _Made:
+    cell = desk.pretrained
+    done = desk.view.done(cell)
+    if not done or not desk.has_sounds:
+        return _Made(needs=(cell,))
+    found = observe_boundaries(
+        desk.run(cell),
+        data=desk.data(),
+        seed=done[0].seed,
+        clips=desk.part.observed,
+        device=desk.device,
+        progress=desk.progress,
+    )
+    path = desk.folder / "boundaries.png"
+    boundaries_figure(found, path=path)
+    counts = found["clips"]
+    caption = (
+        f"Where attributions lie, over {counts['measured']} held-out clips: correlations with the picture's gradient "
+        "and loudness, and density by place, against the same attributions moved in time; 95 % intervals over clips."
+    )
+    numbers = {key: value for key, value in found.items() if key != "rows"}
+    picture = _picture(desk, "Attributions and boundaries", path, caption, boundary_rows(found))
+    return _Made((picture,), tuple(found["verdict"]), numbers)
+
+
+_MAKERS: dict[str, Callable[[_Desk], _Made]] = {
+    "similarity": _similarity,
+    "fusion": _sweep("fusion"),
+    "freeze": _sweep("freeze"),
+    "cutoff": _sweep("cutoff"),
+    "explained": _explained,
+    "boundaries": _boundaries,
+}
+_TITLES = {"similarity": "Figure 2a", **_NAMES, "explained": "Figure 3", "boundaries": "Boundaries"}
+
+
+def _lacking(desk: _Desk, cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    return tuple(cell for cell in cells if len(desk.view.done(cell)) < len(desk.view.trials(cell)))
+
+
+def _empty(desk: _Desk, title: str, needs: Sequence[Cell]) -> dict[str, Any]:
+    """The entry of an analysis that lacks cells, with the one command that runs them."""
+    view, first = desk.view, needs[0]
+    names = list(dict.fromkeys([desk.pretrained.name, *(cell.name for cell in needs)]))
+    return {
+        "cell": title,
+        "done": sum(len(view.done(cell)) for cell in needs),
+        "trials": sum(len(view.trials(cell)) for cell in needs),
+        "why": view.why(first),
+        "command": view.command(first, "figures", only=names),
+    }
+
+
+def _picture(desk: _Desk, title: str, path: Path, caption: str, rows: list[dict[str, object]]) -> dict[str, Any]:
+    return {"title": title, "path": path.relative_to(desk.view.out).as_posix(), "caption": caption, "rows": rows}
+
+
+def _state(run: Path, trials: Sequence[Trial]) -> list[Any]:
+    """Names the models of some trials as they are now."""
+    models = [trial.folder(run) / "model.safetensors" for trial in trials]
+    return [[str(model.relative_to(run)), model.stat().st_size, model.stat().st_mtime_ns] for model in models]
+
+
+def _kept(path: Path, state: list[Any]) -> dict[str, Any] | None:
+    """What was computed from the same models before."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["result"] if found["made_from"] == state else None
+    except (ValueError, KeyError, TypeError):
+        return None  # of another version, or broken: it is computed anew
+
+
+def _keep(path: Path, state: list[Any], result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps({"made_from": state, "result": result}, indent=1) + "\n")
