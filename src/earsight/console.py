@@ -119,9 +119,11 @@ class Bar:
         self._progress, self._task, self._name = progress, task, name
         self._tenth = 0
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show how much is done."""
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Show how much is done, of a total that may not be known."""
         self._progress.update(self._task, completed=done, total=total, note=note)
+        if total is None:
+            return
         tenth = 10 * done // total if total else 10
         if not self._progress.console.is_terminal and tenth > self._tenth:
             self._tenth = tenth

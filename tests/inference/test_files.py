@@ -37,7 +37,7 @@ def test_text():
 
 
 def test_json_lines():
-    failed, text = _written("json", top=2)
+    failed, text = _written("jsonl", top=2)
     assert failed == 1
     assert [json.loads(line) for line in text.splitlines()] == [
         {"path": "one.wav", "classes": {"dog": 0.75, "cat": 0.25}},
@@ -48,7 +48,7 @@ def test_json_lines():
 
 
 def test_json_lines_of_names_that_are_not_utf8_are_json_all_the_same():
-    _, text = _written("json", rows=[Prediction("caf\udce9.wav", ("dog",), (1.0,))])
+    _, text = _written("jsonl", rows=[Prediction("caf\udce9.wav", ("dog",), (1.0,))])
     assert json.loads(text.encode("utf-8"))["path"] == "caf\udce9.wav"
 
 
@@ -112,7 +112,7 @@ def test_an_unknown_sound_in_text_names_the_nearest_class():
 
 
 def test_confidence_as_json_and_csv():
-    found = [json.loads(line) for line in _written("json", rows=[SURE, STRANGE])[1].splitlines()]
+    found = [json.loads(line) for line in _written("jsonl", rows=[SURE, STRANGE])[1].splitlines()]
     assert found[0] == {
         **{"path": "a.wav", "classes": {"dog": 0.75}},
         **{"unknown": False, "novelty": -4.5, "plausible": ["dog"]},

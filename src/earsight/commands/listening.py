@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,13 @@ import typer
 from earsight.commands.options import Data, Device, Json, Layout, SkipBad, Splits, Subset, Threads
 from earsight.commands.steps import computer, open_data
 from earsight.console import bar, out, print_json, say, verb
-from earsight.errors import EarsightError
+
+FormName = Annotated[str, typer.Option("--format", help="text, csv, jsonl; with --hop also audacity or raven.")]
+Rows = Annotated[str, typer.Option(help="With --hop: events, windows (the raw timeline), or both (in a folder).")]
+Target = Annotated[
+    Path | None,
+    typer.Option("--out", help="File for the rows; or a folder (its name ends in /), with files for each recording."),
+]
 
 
 @verb
@@ -19,28 +24,46 @@ def predict(
     model: Annotated[Path, typer.Argument(help="A model file.")],
     sounds: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 1,
-    json_output: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    csv_output: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    form: FormName = "text",
+    json_output: Annotated[bool, typer.Option("--json", help="As --format jsonl.")] = False,
+    csv_output: Annotated[bool, typer.Option("--csv", help="As --format csv.")] = False,
+    hop: Annotated[
+        float | None, typer.Option(help="Recordings of any length: seconds from one window to the next.")
+    ] = None,
+    rows: Rows = "events",
+    threshold: Annotated[float, typer.Option(help="Probability at which an event begins.")] = 0.5,
+    release: Annotated[
+        float | None, typer.Option(help="Probability below which it ends; default 0.7 x threshold.")
+    ] = None,
+    min_duration: Annotated[float, typer.Option(help="Leave out events shorter than this many seconds.")] = 0.0,
+    gap: Annotated[
+        float | None, typer.Option(help="Join events of a class at most this many seconds apart; default one hop.")
+    ] = None,
+    to: Target = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it was stopped.")] = False,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Name the class of each sound. Exit code 1 says that some file could not be read; its row says why."""
-    from earsight.inference.classifier import load_classifier
-    from earsight.inference.files import find_sounds, write_rows
+    """Name the class of each sound; with --hop, of each window of long recordings, as events or as a timeline.
 
-    if json_output and csv_output:
-        raise EarsightError("--json and --csv both given: choose one form")
-    classifier = load_classifier(model, device=computer(device, threads))
-    form = "json" if json_output else "csv" if csv_output else "text"
-    failed = write_rows(
-        classifier.predict_files(find_sounds(sounds, stdin=sys.stdin)),
-        form=form,
+    Exit code 1 says that some file could not be read, or not to its end; its row says why.
+    """
+    from earsight.commands import predicting
+    from earsight.inference.events import EventRules
+
+    wanted = predicting.Wanted(
+        form=predicting.form_of(form, json_output=json_output, csv_output=csv_output),
+        rows=rows,
         top=top,
-        stream=sys.stdout,
-        calibrated=bool(classifier.card.calibration),
+        hop_seconds=hop,
+        rules=EventRules(threshold, release, min_duration, gap),
+        to=to,
+        resume=resume,
     )
+    predicting.check(wanted)
+    failed = predicting.run(wanted, model, sounds, device=device, threads=threads)
     if failed:
-        say(f"earsight: {failed} of the files could not be read; their rows say why")
+        say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
         raise typer.Exit(1)
 
 

@@ -66,10 +66,10 @@ def info(path: Path | str) -> AudioInfo:
     AudioError
         If the file is missing, no regular file, empty, or no sound that can be read.
     """
-    with _opened(path) as sound:
+    with opened(path) as sound:
         frames = sound.frames
         if not 0 < frames < 1 << 48:
-            frames = sum(len(block) for block in _blocks(sound, path, limit=None, mono=True))
+            frames = sum(len(block) for block in blocks(sound, path, limit=None, mono=True))
         return AudioInfo(sound.samplerate, sound.channels, frames / sound.samplerate, sound.format)
 
 
@@ -95,19 +95,25 @@ def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None)
     AudioError
         If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
     """
-    import soxr
-
-    with _opened(path) as sound:
+    with opened(path) as sound:
         rate = int(sound.samplerate)
         limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
-        wave = np.concatenate([block[:, 0] for block in _blocks(sound, path, limit=limit, mono=True)])
-    if rate != sample_rate_hz:
-        resampled: Wave = soxr.resample(wave, rate, sample_rate_hz, quality="HQ").astype(np.float32, copy=False)
-        # A few samples at a high rate can round down to none at a low one.
-        wave = resampled if len(resampled) else wave[:1]
+        wave = np.concatenate([block[:, 0] for block in blocks(sound, path, limit=limit, mono=True)])
+    wave = resampled(wave, rate_hz=rate, sample_rate_hz=sample_rate_hz)
     if seconds is not None:
         wave = wave[: max(1, round(seconds * sample_rate_hz))]
     return np.ascontiguousarray(wave)
+
+
+def resampled(wave: Wave, *, rate_hz: int, sample_rate_hz: int) -> Wave:
+    """A wave (samples,) of one rate at another, by soxr at its high quality; at least one sample of one or more."""
+    if rate_hz == sample_rate_hz:
+        return wave
+    import soxr
+
+    out: Wave = soxr.resample(wave, rate_hz, sample_rate_hz, quality="HQ").astype(np.float32, copy=False)
+    # A few samples at a high rate can round down to none at a low one.
+    return out if len(out) else wave[:1]
 
 
 def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
@@ -130,8 +136,8 @@ def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
     AudioError
         As `read`; that the file is cut may show only at its end.
     """
-    with _opened(path) as sound:
-        for block in _blocks(sound, path, limit=None, mono=False):
+    with opened(path) as sound:
+        for block in blocks(sound, path, limit=None, mono=False):
             yield block, int(sound.samplerate)
 
 
@@ -157,8 +163,11 @@ def fit(wave: Wave, samples: int) -> Wave:
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[Any]:
-    """Open as `soundfile.SoundFile` by descriptor: libsndfile then sees the content alone, never the extension."""
+def opened(path: Path | str, *, cut: bool = False) -> Iterator[Any]:
+    """Open as `soundfile.SoundFile` by descriptor: libsndfile then sees the content alone, never the extension.
+
+    Where ``cut`` is true, a file whose end is missing is opened too, and said to be cut when the block has ended.
+    """
     import soundfile
 
     name = str(path)
@@ -168,15 +177,22 @@ def _opened(path: Path | str) -> Iterator[Any]:
         try:
             with soundfile.SoundFile(descriptor, closefd=False) as sound:
                 missing = contents.missing_bytes(descriptor)
-                if missing > _SLACK_BYTES or (missing and head.startswith(b"OggS")):
-                    raise AudioError(name, f"truncated: {missing} bytes of its sound are missing; copy it again")
+                short = missing > _SLACK_BYTES or bool(missing and head.startswith(b"OggS"))
+                if short and not cut:
+                    raise _truncated(name, missing)
                 yield sound
+                if short:
+                    raise _truncated(name, missing)
         except (soundfile.SoundFileError, RuntimeError) as error:
             raise AudioError(name, contents.explain(head, str(error))) from error
     except OSError as error:
         raise AudioError(name, f"cannot be read ({error.strerror or error})") from error
     finally:
         os.close(descriptor)
+
+
+def _truncated(name: str, missing: int) -> AudioError:
+    return AudioError(name, f"truncated: {missing} bytes of its sound are missing; copy it again")
 
 
 def _descriptor(name: str) -> int:
@@ -204,10 +220,16 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def _blocks(sound: Any, path: Path | str, *, limit: int | None, mono: bool) -> Iterator[Wave]:
-    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN, and in the end for loss."""
-    promised = sound.frames if 0 <= sound.frames < 1 << 48 else 0
-    most = max(1, _BLOCK_VALUES // sound.channels)
+def blocks(
+    sound: Any, path: Path | str, *, limit: int | None, mono: bool, skipped: int = 0, values: int = 0
+) -> Iterator[Wave]:
+    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN, and in the end for loss.
+
+    ``skipped`` frames were passed before; a block holds at most ``values`` samples times channels,
+    where it is given.
+    """
+    promised = max(0, sound.frames - skipped) if 0 <= sound.frames < 1 << 48 else 0
+    most = max(1, (values or _BLOCK_VALUES) // sound.channels)
     # One block for a common clip: seeking between blocks costs time in compressed formats.
     guess = promised + 1152 if 0 < promised < most else most
     frames = 0
@@ -224,7 +246,7 @@ def _blocks(sound: Any, path: Path | str, *, limit: int | None, mono: bool) -> I
             yield part
         if got < size:
             break
-    if frames == 0:
+    if frames == 0 and not skipped:
         raise AudioError(str(path), "a sound file with 0 samples; copy or record it again")
     expected = promised if limit is None else min(promised, limit)
     if expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected):

@@ -18,8 +18,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0) -> Iterator[R]:
-    """Results of ``work`` on each item, in order, at most four items a worker ahead of what is taken.
+def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ahead: int = 4) -> Iterator[R]:
+    """Results of ``work`` on each item, in order, at most ``ahead`` items a worker ahead of what is taken.
 
     Parameters
     ----------
@@ -29,6 +29,8 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0) ->
         Read as far as is needed, in the calling thread.
     workers : int
         Threads; 0 is one a core.
+    ahead : int
+        Items a worker, those at work included.
     """
     workers = workers or os.cpu_count() or 1
     pending: deque[Future[R]] = deque()
@@ -38,7 +40,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0) ->
         try:
             for item in items:
                 pending.append(pool.submit(work, item))
-                if len(pending) >= 4 * workers:
+                if len(pending) >= ahead * workers:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

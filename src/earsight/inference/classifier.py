@@ -26,7 +26,9 @@ from earsight.inference.confidence import Answers, answers_of
 from earsight.models.modelfile import ModelCard, load
 
 if TYPE_CHECKING:
+    from earsight.inference.events import Event, EventRules
     from earsight.inference.explanation import Explanation
+    from earsight.inference.recordings import Recording
 
 
 @dataclass(frozen=True)
@@ -234,10 +236,63 @@ class Classifier:
             progress=progress,
         )
 
-    def predict_waves(self, waves: NDArray[np.float32]) -> list[Prediction]:
+    def recording(self, path: str | Path, *, hop_seconds: float = 1.0) -> Recording:
+        """A recording of any length in windows; iterating gives them, in constant memory.
+
+        Parameters
+        ----------
+        path : str or Path
+        hop_seconds : float
+            From the start of one window to that of the next.
+
+        Returns
+        -------
+        Recording
+
+        Raises
+        ------
+        EarsightError
+            If the hop is no length. Iterating raises AudioError, for a damaged file after what could be read of it.
+        """
+        from earsight.inference.recordings import Recording
+
+        return Recording(self, path, hop_seconds=hop_seconds)
+
+    def events(self, path: str | Path, *, hop_seconds: float = 1.0, rules: EventRules | None = None) -> Iterator[Event]:
+        """From when to when classes are heard in a recording of any length, in constant memory.
+
+        Parameters
+        ----------
+        path : str or Path
+        hop_seconds : float
+            From the start of one window to that of the next.
+        rules : EventRules, optional
+            Threshold, release, shortest event and longest gap.
+
+        Yields
+        ------
+        Event
+            In the order in which they end.
+
+        Raises
+        ------
+        EarsightError, AudioError
+            As `recording` and its iteration do.
+        """
+        from earsight.inference.events import EventRules, events_of
+
+        recording = self.recording(path, hop_seconds=hop_seconds)
+        return events_of(
+            recording,
+            rules or EventRules(),
+            hop_seconds=hop_seconds,
+            window_seconds=self.samples / self.sample_rate_hz,
+        )
+
+    def predict_waves(self, waves: NDArray[np.float32], *, name: str = "") -> list[Prediction]:
         """What `predict` says of each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
         found = self.answers(waves)
-        return [self._ranked("", found, row) for row in range(len(waves))]
+        return [self._ranked(name, found, row) for row in range(len(waves))]
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""

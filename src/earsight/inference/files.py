@@ -6,15 +6,14 @@ written as it comes.
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from earsight.data.listings import sounds_below
 from earsight.errors import DataError
 from earsight.inference.classifier import Prediction
+from earsight.inference.rows import Form, Table
 
 
 def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
@@ -47,14 +46,14 @@ def _paths(names: Iterable[str], folders: dict[str, list[str]], stdin: TextIO) -
 
 
 def write_rows(
-    predictions: Iterable[Prediction], *, form: str, top: int, stream: TextIO, calibrated: bool = False
+    predictions: Iterable[Prediction], *, form: Form, top: int, stream: TextIO, calibrated: bool = False
 ) -> int:
     """Write one row a file, as it comes.
 
     Parameters
     ----------
     predictions : iterable of Prediction
-    form : {"text", "csv", "json"}
+    form : {"text", "csv", "jsonl"}
     top : int
         How many classes.
     stream : TextIO
@@ -67,55 +66,10 @@ def write_rows(
         How many files had an error instead of a class.
     """
     failed = 0
-    table = csv.writer(stream, lineterminator="\n")
-    if form == "csv":
-        ranks = [f"{name}_{rank + 1}" for rank in range(1, top) for name in ("label", "probability")]
-        extra = ["unknown", "novelty", "plausible"] if calibrated else []
-        table.writerow(["path", "label", "probability", *ranks, *extra, "error"])
+    table = Table(form, "clips", top=top, calibrated=calibrated)
+    stream.write(table.header())
     for found in predictions:
         failed += bool(found.error)
-        pairs = list(zip(found.classes, found.probabilities, strict=True))[:top]
-        if form == "json":
-            stream.write(_json({"path": found.path, "classes": dict(pairs), **_confidence(found)}) + "\n")
-        elif form == "csv":
-            cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
-            extra = _confidence_cells(found) if calibrated else []
-            table.writerow([found.path, *cells, *[""] * (2 * top - len(cells)), *extra, found.error])
-        elif found.error:
-            stream.write(f"{found.path}\terror: {found.error}\n")
-        else:
-            words = [f"{name} {100 * share:.1f} %" for name, share in pairs]
-            words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
-            stream.write("\t".join([found.path, *words]) + "\n")
+        stream.write(table.prediction(found))
         stream.flush()
     return failed
-
-
-def _confidence(found: Prediction) -> dict[str, object]:
-    """What a row of JSON says beside its classes; of a model without calibration, nothing."""
-    out: dict[str, object] = {"error": found.error} if found.error else {}
-    if found.novelty is not None:
-        out |= {"unknown": found.unknown, "novelty": found.novelty}
-    if found.plausible:
-        out["plausible"] = list(found.plausible)
-    return out
-
-
-def _confidence_cells(found: Prediction) -> list[str]:
-    if found.error:
-        return ["", "", ""]
-    return [
-        "" if found.novelty is None else str(found.unknown).lower(),
-        "" if found.novelty is None else f"{found.novelty:.6g}",
-        ";".join(found.plausible),
-    ]
-
-
-def _json(row: Mapping[str, object]) -> str:
-    """One line of JSON; a file name that is not UTF-8 is written with escapes, for JSON must be UTF-8."""
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(row)
-    return text

@@ -1,0 +1,223 @@
+"""What `predict` does once its options are read: clips to rows, or recordings to events and timelines."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from earsight.commands.steps import computer
+from earsight.console import bar, err, say
+from earsight.errors import EarsightError
+
+if TYPE_CHECKING:
+    from earsight.inference.classifier import Classifier
+    from earsight.inference.events import EventRules
+    from earsight.inference.outputs import FileOutput, StreamOutput
+    from earsight.inference.rows import Form, What
+
+CLIPS = 16
+"""Clips that are heard at once, also after a kill: the same bits always."""
+_FORMS: tuple[Form, ...] = ("text", "csv", "jsonl", "audacity", "raven")
+_WHATS: dict[str, tuple[What, ...]] = {
+    "events": ("events",),
+    "windows": ("windows",),
+    "both": ("events", "windows"),
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The options of `predict`."""
+
+    form: Form
+    rows: str
+    top: int
+    hop_seconds: float | None
+    rules: EventRules
+    to: Path | None
+    resume: bool
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether ``to`` is a folder: it is there as one, or its name has no ending."""
+        return self.to is not None and (self.to.is_dir() or (not self.to.exists() and not self.to.suffix))
+
+
+def form_of(name: str, *, json_output: bool, csv_output: bool) -> Form:
+    """The form of the rows from the three options that name one."""
+    chosen = {"jsonl"} if json_output else set()
+    chosen |= {"csv"} if csv_output else set()
+    chosen |= {name} if name != "text" else set()
+    if len(chosen) > 1:
+        raise EarsightError("--json, --csv and --format name different forms: choose one")
+    wanted = next(iter(chosen), "text")
+    found = next((form for form in _FORMS if form == wanted), None)
+    if found is None:
+        raise EarsightError(f"--format {wanted}: expected one of {', '.join(_FORMS)}")
+    return found
+
+
+def check(wanted: Wanted) -> None:
+    """Raise EarsightError where options do not go together, before anything is loaded."""
+    from earsight.inference.events import EventRules
+
+    one = wanted.form in ("audacity", "raven")
+    if wanted.rows not in _WHATS:
+        raise EarsightError(f"--rows {wanted.rows}: expected one of {', '.join(_WHATS)}")
+    if wanted.resume and wanted.to is None:
+        raise EarsightError("--resume needs --out: rows on standard output cannot be gone on with")
+    if wanted.hop_seconds is None:
+        if one or wanted.rows != "events" or wanted.rules != EventRules():
+            raise EarsightError("audacity, raven, --rows and what makes events are for recordings: give --hop too")
+        if wanted.in_folder:
+            raise EarsightError(f"--out {wanted.to}: clips are rows of one file; name one, such as labels.csv")
+    elif wanted.rows == "both" and not wanted.in_folder:
+        raise EarsightError("--rows both makes two files for each recording: name a folder with --out, such as found/")
+
+
+def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads: int | None) -> int:
+    """Do it; how many files could not be read, or not to their end."""
+    from earsight.inference.classifier import load_classifier
+    from earsight.inference.files import find_sounds
+    from earsight.inference.recordings import check_hop
+    from earsight.inference.rows import ONE_RECORDING
+
+    if wanted.hop_seconds is not None:
+        check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
+    found: Iterable[str] = find_sounds(sounds, stdin=sys.stdin)
+    total = None
+    if "-" not in sounds:
+        found = list(found)
+        total = len(found)
+    if wanted.form in ONE_RECORDING and total != 1 and not wanted.in_folder:
+        raise EarsightError(
+            f"--format {wanted.form} does not name the recording, and there may be several: "
+            "name a folder with --out, such as found/"
+        )
+    output = _output(wanted, model)
+    start = getattr(output, "place", None)
+    if getattr(output, "whole", False):
+        say(f"earsight: {wanted.to} is whole (there is no journal beside it); nothing to do")
+        return 0
+    classifier = load_classifier(model, device=computer(device, threads))
+    if wanted.hop_seconds is None:
+        return _clips(wanted, classifier, found, total, output, start)
+    return _recordings(wanted, classifier, found, total, output, start, _name_of(sounds) if wanted.in_folder else None)
+
+
+def _output(wanted: Wanted, model: Path) -> FileOutput | StreamOutput:
+    from earsight.inference.outputs import FileOutput, StreamOutput
+
+    if wanted.to is None:
+        return StreamOutput(sys.stdout)
+    if wanted.to.exists() and not wanted.to.is_file() and not wanted.to.is_dir():
+        return StreamOutput(wanted.to.open("w", errors="surrogateescape"))  # a device or a pipe
+    settings: dict[str, Any] = {
+        "model": hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else "",
+        "hop": wanted.hop_seconds,
+        "format": wanted.form,
+        "rows": wanted.rows,
+        "top": wanted.top,
+        **asdict(wanted.rules),
+    }
+    return FileOutput(wanted.to, folder=wanted.in_folder, settings=settings, resume=wanted.resume)
+
+
+@contextmanager
+def _shown(wanted: Wanted, name: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A bar, unless rows are shown on the same terminal."""
+    if wanted.to is None and err.is_terminal and sys.stdout.isatty():
+        yield lambda done, total, note: None
+        return
+    with bar(name) as shown:
+        yield shown
+
+
+def _clips(
+    wanted: Wanted,
+    classifier: Classifier,
+    paths: Iterable[str],
+    total: int | None,
+    output: FileOutput | StreamOutput,
+    start: dict[str, Any] | None,
+) -> int:
+    from earsight.inference.rows import Table
+
+    done, failed = (start["done"], start["failed"]) if start else (0, 0)
+    table = Table(wanted.form, "clips", wanted.top, bool(classifier.card.calibration))
+    output.commit({"done": done, "failed": failed}, now=True)
+    if output.open(""):
+        output.write("", table.header())
+    with _shown(wanted, "listening") as shown:
+        for found in classifier.predict_files(islice(paths, done, None), batch_size=CLIPS):
+            output.write("", table.prediction(found))
+            done, failed = done + 1, failed + bool(found.error)
+            if done % CLIPS == 0:
+                output.commit({"done": done, "failed": failed})
+            if wanted.to is not None:
+                shown(done, total, "")
+    output.end()
+    return failed
+
+
+def _recordings(
+    wanted: Wanted,
+    classifier: Classifier,
+    paths: Iterable[str],
+    total: int | None,
+    output: FileOutput | StreamOutput,
+    start: dict[str, Any] | None,
+    name_of: Callable[[str], str] | None,
+) -> int:
+    from earsight.inference.corpus import transcribe
+    from earsight.inference.rows import ONE_RECORDING
+    from earsight.inference.transcripts import Listening
+
+    listening = Listening(wanted.hop_seconds or 0.0, wanted.rules, _WHATS[wanted.rows], wanted.form, wanted.top)
+
+    def report(path: str, reason: str) -> None:
+        if wanted.form in ONE_RECORDING:  # their rows have no place for it
+            say(f"earsight: {path}: {reason}")
+
+    with _shown(wanted, "listening") as shown:
+
+        def progress(heard: float, promised: float, done: int, speed: str) -> None:
+            if total == 1:
+                shown(round(heard), round(promised) or None, speed)
+            else:
+                shown(done, total, speed)
+
+        return transcribe(
+            classifier,
+            paths,
+            listening,
+            output,
+            start=start,
+            name_of=name_of,
+            progress=progress,
+            report=report,
+        )
+
+
+def _name_of(sounds: list[str]) -> Callable[[str], str]:
+    """The name in a folder of a recording: its path below the only folder that was named, else its whole path."""
+    root = Path(sounds[0]) if len(sounds) == 1 and sounds[0] != "-" and Path(sounds[0]).is_dir() else None
+    flat = [Path(name).name for name in sounds]
+    files_alone = root is None and "-" not in sounds and not any(Path(name).is_dir() for name in sounds)
+    apart = len(set(flat)) == len(flat)
+
+    def name(path: str) -> str:
+        if root is not None:
+            return Path(path).relative_to(root).as_posix()
+        if files_alone and apart:
+            return Path(path).name
+        whole = Path(path)
+        return "/".join("_up" if part == ".." else part for part in whole.parts if part != whole.anchor)
+
+    return name

@@ -1,0 +1,168 @@
+"""A recording of any length, heard in windows: what the model says of each, in constant memory.
+
+Comes in: a classifier and the path of a sound file. Goes out: `Window`s, of the model's clip length, every
+``hop_seconds``. Each is what `Classifier.predict` says of that excerpt cut from the file: windows that overlap share
+their decoding, and each is resampled for itself, as an excerpt is (resampling costs a twentieth of hearing; shared,
+it left the probabilities of excerpts off by up to 0.05, for a cut before resampling rings at the edges as none after
+it does).
+
+The first window begins at 0. The last one is the first that reaches the recording's end, and is padded with silence
+as a short clip is; where windows do not overlap it is left out if less than a tenth of it would be sound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.data import audio
+from earsight.data.streaming import Piece, pieces
+from earsight.errors import AudioError, EarsightError
+from earsight.features.parallel import in_order
+
+if TYPE_CHECKING:
+    from earsight.inference.classifier import Classifier, Prediction
+
+BATCH = 8
+"""Windows that are heard at once. Batches begin at multiples of it, whatever was heard before: the same bits always."""
+_LEAST_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a model says of one window.
+
+    Attributes
+    ----------
+    begin_seconds, end_seconds : float
+        From the recording's start; of the last window, the end of the sound.
+    found : Prediction
+    """
+
+    begin_seconds: float
+    end_seconds: float
+    found: Prediction
+
+
+class Batch(NamedTuple):
+    """Windows that are heard at once: their times in seconds, and waves (samples,) float32 at the recording's rate."""
+
+    spans: list[tuple[float, float]]
+    waves: list[NDArray[np.float32]]
+    rate_hz: int
+
+
+class Recording:
+    """One recording, to be gone through once or more; iterating gives its windows.
+
+    Parameters
+    ----------
+    classifier : Classifier
+    path : str or Path
+    hop_seconds : float
+        From the start of one window to that of the next; may be longer than a window.
+
+    Attributes
+    ----------
+    rate_hz : int
+        The file's own, once reading has begun; 0 before.
+    promised_seconds : float
+        The file's length as its header has it, once reading has begun; 0 where it does not say.
+    seconds : float
+        What was read.
+    failure : AudioError, optional
+        Why reading ended before the recording's end.
+
+    Raises
+    ------
+    EarsightError
+        If the hop is no length.
+    """
+
+    def __init__(self, classifier: Classifier, path: str | Path, *, hop_seconds: float) -> None:
+        check_hop(hop_seconds, sample_rate_hz=classifier.sample_rate_hz)
+        self.path = str(path)
+        self.rate_hz, self.promised_seconds, self.seconds = 0, 0.0, 0.0
+        self.failure: AudioError | None = None
+        self._size = 0  # samples of a window at the file's rate
+        self._classifier, self._hop = classifier, hop_seconds
+
+    def __iter__(self) -> Iterator[Window]:
+        """Windows in their order.
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read; for one that is cut or damaged, after the windows of what could be read.
+        """
+        for windows in in_order(lambda batch: hear(self._classifier, self.path, batch), self.batches(), ahead=2):
+            yield from windows
+        if self.failure is not None:
+            raise self.failure
+
+    def batches(self, *, first: int = 0) -> Iterator[Batch]:
+        """The windows' waves, from batch ``first`` on; where reading fails, `failure` says why after the last."""
+        number = first * BATCH
+        begin = 0  # place in the recording of the first sample that is held
+        held: NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        waiting: list[tuple[int, NDArray[np.float32]]] = []
+        for piece in self._pieces(number * self._hop):
+            held, begin = np.concatenate([held, piece.wave]), begin if len(held) else piece.first
+            end = begin + len(held)
+            self.seconds = end / self.rate_hz
+            while (start := self._start(number)) + self._size <= end:
+                waiting.append((start, held[start - begin : start - begin + self._size]))
+                number += 1
+                if len(waiting) == BATCH:
+                    yield self._batch(waiting)
+                    waiting = []
+            kept = min(len(held), max(0, start - begin))
+            held, begin = held[kept:], begin + kept
+        if self.rate_hz and self._has_another(number, begin + len(held)):
+            start = self._start(number)
+            waiting.append((start, held[start - begin :]))
+        if waiting:
+            yield self._batch(waiting)
+
+    def _pieces(self, begin_seconds: float) -> Iterator[Piece]:
+        try:
+            for piece in pieces(self.path, begin_seconds=begin_seconds):
+                self.rate_hz, self.promised_seconds = piece.rate_hz, piece.seconds
+                self._size = math.ceil(self._classifier.samples / self._classifier.sample_rate_hz * piece.rate_hz)
+                yield piece
+        except AudioError as error:
+            self.failure = error
+
+    def _start(self, number: int) -> int:
+        return round(number * self._hop * self.rate_hz)
+
+    def _has_another(self, number: int, end: int) -> bool:
+        """Whether the window ``number`` is the last: the recording's end lies in it, and in none before."""
+        if number == 0:
+            return end > 0
+        return self._start(number - 1) + self._size < end and self._start(number) + _LEAST_SHARE * self._size <= end
+
+    def _batch(self, windows: list[tuple[int, NDArray[np.float32]]]) -> Batch:
+        ends = [start + len(wave) for start, wave in windows]
+        spans = [(start / self.rate_hz, end / self.rate_hz) for (start, _), end in zip(windows, ends, strict=True)]
+        return Batch(spans, [wave.copy() for _, wave in windows], self.rate_hz)
+
+
+def hear(classifier: Classifier, path: str, batch: Batch) -> list[Window]:
+    """What the model says of the windows of a batch; each is resampled as the excerpt that it is."""
+    rate, size = classifier.sample_rate_hz, classifier.samples
+    waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=rate) for wave in batch.waves]
+    found = classifier.predict_waves(np.stack([audio.fit(wave, size) for wave in waves]), name=path)
+    return [Window(begin, end, one) for (begin, end), one in zip(batch.spans, found, strict=True)]
+
+
+def check_hop(hop_seconds: float, *, sample_rate_hz: int) -> None:
+    """Raise EarsightError unless windows can be this far apart."""
+    if not 1 / sample_rate_hz <= hop_seconds < math.inf:
+        raise EarsightError(f"hop is {hop_seconds:g} s; expected seconds above 0, as in --hop 1.0")

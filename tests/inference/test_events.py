@@ -1,0 +1,139 @@
+"""Timelines to events: where they begin and end, what joins them, and that a state goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from earsight.errors import EarsightError
+from earsight.inference.classifier import Prediction
+from earsight.inference.events import Event, EventRules, EventTracker, events_of
+from earsight.inference.recordings import Window
+
+
+def _timeline(shares, *, hop=1.0, size=5.0, length=None, unknown=()):
+    """Windows of two classes; ``shares`` are the first class's probabilities."""
+    length = length or (len(shares) - 1) * hop + size
+    return [
+        Window(
+            number * hop,
+            min(number * hop + size, length),
+            Prediction("x.wav", ("dog", "cat"), (share, 1 - share), unknown=number in unknown),
+        )
+        for number, share in enumerate(shares)
+    ]
+
+
+def _found(shares, *, hop=1.0, size=5.0, label="dog", rules=None, **kwargs):
+    windows = _timeline(shares, hop=hop, size=size, **kwargs)
+    events = events_of(windows, rules or EventRules(0.6, 0.4, gap_seconds=0), hop_seconds=hop, window_seconds=size)
+    return [event for event in events if event.label == label]
+
+
+def _spans(events):
+    return [(event.begin_seconds, event.end_seconds) for event in events]
+
+
+def test_an_event_begins_at_the_threshold_and_lasts_to_the_release():
+    found = _found([0.0, 0.5, 0.6, 0.5, 0.4, 0.39, 0.5, 0.0])
+    # Windows 2, 3 and 4; each stands for the second around its middle.
+    assert found == [Event("dog", 4.0, 7.0, 0.6, pytest.approx(0.5), 3)]
+
+
+def test_the_first_and_the_last_window_stand_for_the_ends():
+    assert _spans(_found([0.9, 0.9, 0.0, 0.0])) == [(0.0, 4.0)]
+    assert _spans(_found([0.0, 0.0, 0.0, 0.9])) == [(5.0, 8.0)]
+    assert _spans(_found([0.9], length=3.2)) == [(0.0, 3.2)]
+    assert _spans(_found([0.9, 0.9], length=5.4)) == [(0.0, 5.4)]
+
+
+@pytest.mark.parametrize("hop", [5.0, 60.0])
+def test_windows_that_do_not_overlap_stand_for_themselves(hop):
+    spans = _spans(_found([0.9, 0.9, 0.0, 0.9], hop=hop))
+    last = (3 * hop, 3 * hop + 5)
+    # What lies between windows was not heard, and is in no event.
+    assert spans == ([(0.0, 10.0), last] if hop == 5 else [(0.0, 5.0), (60.0, 65.0), last])
+    joined = EventRules(0.6, 0.4, gap_seconds=hop - 5)
+    assert _spans(_found([0.9, 0.9, 0.0, 0.9], hop=hop, rules=joined))[0] == (0.0, hop + 5)
+
+
+def test_behind_a_gap_the_release_does_not_do():
+    assert _spans(_found([0.9, 0.5, 0.5], hop=60.0)) == [(0.0, 5.0)]
+
+
+def test_gaps_are_joined_and_short_events_left_out():
+    shares = [0.0, 0.9, 0.0, 0.9, 0.0, 0.0, 0.9, 0.0]
+    assert _spans(_found(shares)) == [(3.0, 4.0), (5.0, 6.0), (8.0, 9.0)]
+    joined = EventRules(0.6, 0.4, gap_seconds=1.0)
+    assert _spans(_found(shares, rules=joined)) == [(3.0, 6.0), (8.0, 9.0)]
+    event = _found(shares, rules=joined)[0]
+    assert (event.windows, event.score, event.mean) == (2, 0.9, 0.9)
+    assert _spans(_found(shares, rules=EventRules(0.6, 0.4, 1.5, 1.0))) == [(3.0, 6.0)]
+    assert _spans(_found(shares, rules=EventRules(0.6, 0.4, 3.0, 1.0))) == [(3.0, 6.0)]
+    assert _spans(_found(shares, rules=EventRules(0.6, 0.4, 3.01, 1.0))) == []
+    # The default joins what one window missed.
+    assert _spans(_found(shares, rules=EventRules(0.6))) == [(3.0, 6.0), (8.0, 9.0)]
+
+
+def test_classes_are_heard_side_by_side():
+    shares = [0.9, 0.9, 0.5, 0.1, 0.1]
+    assert _spans(_found(shares)) == [(0.0, 5.0)]
+    assert _spans(_found(shares, label="cat")) == [(5.0, 9.0)]
+
+
+def test_an_unknown_window_belongs_to_no_event():
+    assert _spans(_found([0.9] * 5, unknown={2})) == [(0.0, 4.0), (5.0, 9.0)]
+    assert _found([0.9] * 3, unknown={0, 1, 2}) == []
+
+
+def test_events_come_as_soon_as_they_are_over():
+    tracker = EventTracker(EventRules(0.6, 0.4), hop_seconds=1.0, window_seconds=5.0)
+    when = [len(tracker.add(window)) for window in _timeline([0.9, 0.9, 0.5, 0.0, 0.5, 0.5, 0.0, 0.0])]
+    assert when == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert [event.label for event in tracker.close()] == ["cat"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    shares=st.lists(st.sampled_from([0.0, 0.3, 0.45, 0.5, 0.55, 0.7, 1.0]), min_size=1, max_size=30),
+    cut=st.integers(0, 30),
+    hop=st.sampled_from([0.3, 1.0, 5.0, 7.0]),
+    gap=st.sampled_from([None, 0.0, 2.5]),
+    shortest=st.sampled_from([0.0, 1.5]),
+)
+def test_a_state_goes_on_as_if_nothing_had_been(shares, cut, hop, gap, shortest):
+    rules = EventRules(0.5, 0.4, shortest, gap)
+    windows = _timeline(shares, hop=hop)
+    kwargs = {"hop_seconds": hop, "window_seconds": 5.0}
+    whole = list(events_of(windows, rules, **kwargs))
+    first = EventTracker(rules, **kwargs)
+    found = [event for window in windows[:cut] for event in first.add(window)]
+    second = EventTracker(rules, **kwargs, state=json.loads(json.dumps(first.state())))
+    found += [event for window in windows[cut:] for event in second.add(window)]
+    assert [*found, *second.close()] == whole
+    for label in ("dog", "cat"):
+        spans = _spans(event for event in whole if event.label == label)
+        assert all(begin < end for begin, end in spans)
+        assert all(a[1] < b[0] for a, b in pairwise(spans)), "events of a class overlap"
+        assert all(end <= windows[-1].end_seconds for _, end in spans)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"threshold": 0.0}, "threshold is 0"),
+        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"release": 0.6}, "release is 0.6; expected a probability above 0, up to the threshold 0.5"),
+        ({"release": 0.0}, "release is 0"),
+        ({"shortest_seconds": -1.0}, "minimum duration is -1"),
+        ({"gap_seconds": float("inf")}, "gap is inf"),
+    ],
+)
+def test_rules_that_make_no_sense(kwargs, words):
+    with pytest.raises(EarsightError, match=words):
+        EventRules(**kwargs)
