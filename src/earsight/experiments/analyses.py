@@ -51,20 +51,14 @@ class _Desk:
     view: View
     part: Figures
     cells: dict[str, Cell]
+    pretrained: Cell
+    random: Cell
     device: torch.device
     progress: Bar
 
     @property
     def folder(self) -> Path:
         return self.view.out / "figures"
-
-    @property
-    def pretrained(self) -> Cell:
-        return list(self.cells.values())[0]
-
-    @property
-    def random(self) -> Cell:
-        return list(self.cells.values())[1]
 
     @property
     def has_sounds(self) -> bool:
@@ -107,7 +101,8 @@ def make_figures(view: View, *, device: torch.device, progress: Bar) -> dict[str
     section: dict[str, Any] = {"section": "figures", "title": TITLES["figures"], "scale": view.scale.name}
     section |= {"rows": [], "claims": [], "empty": [], "pictures": [], "analyses": {}, "notes": list(view.scale.notes)}
     if part is not None:
-        desk = _Desk(view, part, cells, device, progress)
+        pretrained, random = list(cells.values())[:2]
+        desk = _Desk(view, part, cells, pretrained, random, device, progress)
         for name, make in _MAKERS.items():
             made = make(desk)
             section["pictures"] += made.pictures
