@@ -227,7 +227,7 @@ def test_the_figures_are_made_of_the_same_runs(done, asked, watched):
     ]
     assert {(row["fold"], row["seed"]) for row in found["runs"][0]["trials"]} == {(1, 0), (2, 0)}
     assert section["empty"] == []
-    assert any(claim.startswith("Figure 2c. Freezing costs") for claim in section["claims"])
+    assert section["pictures"][2]["claims"][0].startswith("Freezing costs the more the deeper")
     # A second call makes the same of what it kept.
     again = invoke("reproduce", "figures", *asked, "--out", done, "--json")
     assert watched == []

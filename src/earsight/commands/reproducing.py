@@ -133,10 +133,12 @@ def _publish(
                 sections.append(make_figures(view, device=device, progress=shown))
         else:
             sections.append(make_section(view, name))
-    files = write_report(sections, out=folder, scale=scale.name, title=scale.title, machine=describe_machine(device))
+    files = write_report(sections, out=folder, scale=scale, machine=describe_machine(device))
     if as_json:
         print_json({"sections": sections})
     else:
         for section in sections:
             out.print(section_markdown(section), markup=False)
+        for note in scale.notes:
+            out.print(note, markup=False)
     say(f"report: {files['html']} (and .md, .json beside it)")

@@ -36,7 +36,7 @@ from earsight.reports.depth import (
     transfer_rows,
     write_text,
 )
-from earsight.reports.explained import explanation_lines, made_from, read_explained, write_explained
+from earsight.reports.explained import made_from, read_explained, write_explained
 from earsight.training.heldout import held_out
 from earsight.training.trial import Trial
 
@@ -73,10 +73,9 @@ class _Desk:
 
 @dataclass(frozen=True)
 class _Made:
-    """One or several pictures of one analysis, and what they say; or, of those not made, the cells that are needed."""
+    """One or several pictures of one analysis and the numbers behind; of what is not whole, the cells it needs."""
 
     pictures: tuple[dict[str, Any], ...] = ()
-    claims: tuple[str, ...] = ()
     numbers: Any = None
     needs: tuple[Cell, ...] = ()
 
@@ -99,14 +98,13 @@ def make_figures(view: View, *, device: torch.device, progress: Bar) -> dict[str
     part = view.scale.figures
     cells = {cell.name: cell for cell in section_cells(view.scale, "figures", view.asked)} if part else {}
     section: dict[str, Any] = {"section": "figures", "title": TITLES["figures"], "scale": view.scale.name}
-    section |= {"rows": [], "claims": [], "empty": [], "pictures": [], "analyses": {}, "notes": list(view.scale.notes)}
+    section |= {"rows": [], "claims": [], "empty": [], "pictures": [], "analyses": {}}
     if part is not None:
         pretrained, random = list(cells.values())[:2]
         desk = _Desk(view, part, cells, pretrained, random, device, progress)
         for name, make in _MAKERS.items():
             made = make(desk)
             section["pictures"] += made.pictures
-            section["claims"] += [f"{_TITLES[name]}. {claim}" for claim in made.claims]
             section["analyses"][name] = made.numbers
             if made.needs:
                 section["empty"].append(_empty(desk, _TITLES[name], made.needs))
@@ -145,8 +143,8 @@ def _similarity(desk: _Desk) -> _Made:
         "How alike each stage's outputs are before and after fine-tuning, on held-out clips: 1 is unchanged. "
         + " ".join(similarity_notes(result))
     )
-    picture = _picture(desk, "Figure 2a: what fine-tuning changed", path, caption, similarity_rows(result))
-    return _Made((picture,), tuple(similarity_claims(result)), result)
+    title, claims = "Figure 2a: what fine-tuning changed", similarity_claims(result)
+    return _Made((_picture(desk, title, path, caption, claims=claims, rows=similarity_rows(result)),), result)
 
 
 def _sweep(kind: str) -> Callable[[_Desk], _Made]:
@@ -162,8 +160,9 @@ def _sweep(kind: str) -> Callable[[_Desk], _Made]:
         path, about = desk.folder / f"{kind}.png", SWEEPS[kind]
         transfer_figure(result, path=path, title=about.title, axis_label=about.axis)
         title = f"{_NAMES[kind]}: {about.title.lower()}" if _NAMES[kind].startswith("Figure") else about.title
-        picture = _picture(desk, title, path, " ".join(transfer_notes(result)), transfer_rows(result))
-        return _Made((picture,), tuple(sweep_claims(result)), result, lacking)
+        caption, claims = " ".join(transfer_notes(result)), sweep_claims(result)
+        picture = _picture(desk, title, path, caption, claims=claims, rows=transfer_rows(result))
+        return _Made((picture,), result, lacking)
 
     return make
 
@@ -180,7 +179,7 @@ def _explained(desk: _Desk) -> _Made:
     )
     places = first.sample(desk.part.explained).tolist()
     origin = made_from(first.model, label=None, curves=True, seed=0)
-    classifier, pictures, numbers, failed = None, [], [], []
+    classifier, pictures, numbers = None, [], []
     for number, place in enumerate(places):
         sound, name = first.files[place], f"{first.clips[place].rpartition('/')[2].rpartition('.')[0]}"
         desk.progress(number, len(places), f"explaining {name}")
@@ -190,20 +189,28 @@ def _explained(desk: _Desk) -> _Made:
             try:
                 explanation = classifier.explain(str(sound), curves=True)
             except (AudioError, ModelError) as error:
-                failed.append(str(error))
+                numbers.append({"path": str(sound), "failed": str(error)})
                 continue
             found = write_explained(explanation, desk.folder / "explained", name, origin=origin)
-        right = "" if found["label"] == first.classes[int(first.labels[place])] else " (wrongly)"
-        caption = f"A clip of {first.classes[int(first.labels[place])]}, called {found['label']}{right} by a network "
-        caption += (
-            f"that never saw it (fold {first.fold}). {' '.join(explanation_lines(found)).split(' audible:')[0]}. "
-        )
-        caption += found["faithfulness"]["verdict"] if found["faithfulness"] else ""
-        pictures.append(_picture(desk, f"Figure 3: {name}", Path(found["files"]["figure"]), caption, []))
+        label = first.classes[int(first.labels[place])]
+        title, caption = f"Figure 3: {name}, {label.replace('_', ' ')}", _explained_caption(found, label, first.fold)
+        pictures.append(_picture(desk, title, Path(found["files"]["figure"]), caption))
         numbers.append({key: value for key, value in found.items() if key not in ("files", "made_from")})
     desk.progress(len(places), len(places), "")
-    claims = (f"{len(failed)} clips could not be explained: {failed[0]}",) if failed else ()
-    return _Made(tuple(pictures), claims, numbers)
+    return _Made(tuple(pictures), numbers)
+
+
+def _explained_caption(found: dict[str, Any], label: str, fold: int) -> str:
+    """What an explanation is of, whether it is complete, and whether to believe it."""
+    complete, audible = found["completeness"], found["audible"]
+    called = "rightly" if found["label"] == label else f"wrongly, as {found['label'].replace('_', ' ')},"
+    return (
+        f"Named {called} by a network that never saw it (fold {fold}), with {100 * found['probability']:.0f} %. "
+        f"Attributions add up to {complete['sum_of_attributions']:.3g}, the scores differ by "
+        f"{complete['difference']:.3g} ({100 * complete['error']:.2f} % off). Heard with only what was used: "
+        f"{100 * audible['used_probability']:.0f} %, without it: {100 * audible['unused_probability']:.0f} %. "
+        f"{found['faithfulness']['verdict']}"
+    )
 
 
 def _boundaries(desk: _Desk) -> _Made:
@@ -227,8 +234,8 @@ def _boundaries(desk: _Desk) -> _Made:
         "and loudness, and density by place, against the same attributions moved in time; 95 % intervals over clips."
     )
     numbers = {key: value for key, value in found.items() if key != "rows"}
-    picture = _picture(desk, "Attributions and boundaries", path, caption, boundary_rows(found))
-    return _Made((picture,), tuple(found["verdict"]), numbers)
+    title, rows = "Attributions and boundaries", boundary_rows(found)
+    return _Made((_picture(desk, title, path, caption, claims=found["verdict"], rows=rows),), numbers)
 
 
 _MAKERS: dict[str, Callable[[_Desk], _Made]] = {
@@ -259,8 +266,17 @@ def _empty(desk: _Desk, title: str, needs: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _picture(desk: _Desk, title: str, path: Path, caption: str, rows: list[dict[str, object]]) -> dict[str, Any]:
-    return {"title": title, "path": path.relative_to(desk.view.out).as_posix(), "caption": caption, "rows": rows}
+def _picture(
+    desk: _Desk,
+    title: str,
+    path: Path,
+    caption: str,
+    *,
+    claims: Sequence[str] = (),
+    rows: Sequence[dict[str, object]] = (),
+) -> dict[str, Any]:
+    place = path.relative_to(desk.view.out).as_posix()
+    return {"title": title, "path": place, "caption": caption, "claims": list(claims), "rows": list(rows)}
 
 
 def _state(run: Path, trials: Sequence[Trial]) -> list[Any]:

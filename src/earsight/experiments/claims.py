@@ -81,7 +81,7 @@ def representations_claims(rows: Sequence[Row], best: str) -> list[str]:
     """Whether the representation that won in the paper wins here, against each other one."""
     pairs = [
         {
-            "name": f"against {row['name']}",
+            "name": f"Against {row['name']}",
             "difference": row["difference"]["difference"],
             "beyond_noise": row["difference"]["beyond_noise"],
             "paper": None,
@@ -100,15 +100,16 @@ def _judged(claim: str, pairs: Sequence[Row], *, of: int, noun: str) -> str:
     sure = [pair for pair in pairs if pair["beyond_noise"]]
     good = [pair for pair in sure if pair["difference"]["mean"] > 0]
     bad = [pair for pair in sure if pair["difference"]["mean"] < 0]
-    count = f"{len(pairs)} of {of} {noun}s that {'was' if len(pairs) == 1 else 'were'} run"
+    there = f"the {len(pairs)} {noun}s" if len(pairs) > 1 else f"the one {noun}"
+    there += f" run of {of}" if len(pairs) < of else ""
     if bad:
-        verdict = f"contradicted beyond the noise in {len(bad)} and held beyond it in {len(good)} of the {count}"
+        verdict = f"contradicted beyond the noise in {len(bad)} and held beyond it in {len(good)} of {there}"
     elif len(good) == len(pairs):
-        verdict = f"holds beyond the noise in each of the {count}"
+        verdict = f"holds, beyond the noise, in {there}"
     elif good:
-        verdict = f"holds beyond the noise in {len(good)} of the {count}; in the others no difference is shown"
+        verdict = f"holds beyond the noise in {len(good)} of {there}; in the others no difference is shown"
     else:
-        verdict = f"not shown: no difference beyond the noise in the {count}"
+        verdict = f"not shown: no difference beyond the noise in {there}"
     return f"{claim}: {verdict}. {' '.join(map(_one, pairs))}"
 
 

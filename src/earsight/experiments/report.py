@@ -14,13 +14,13 @@ from typing import Any
 
 from earsight import __version__
 from earsight.errors import RunError
-from earsight.experiments.scale import SECTIONS
+from earsight.experiments.scale import SECTIONS, Scale
 from earsight.reports.depth import write_text
 from earsight.reports.reproduction import report_html, report_markdown
 
 
 def write_report(
-    sections: Sequence[Mapping[str, Any]], *, out: Path, scale: str, title: str, machine: Mapping[str, Any]
+    sections: Sequence[Mapping[str, Any]], *, out: Path, scale: Scale, machine: Mapping[str, Any]
 ) -> dict[str, Path]:
     """Write the sections and the report of all that stand in the folder.
 
@@ -29,8 +29,7 @@ def write_report(
     sections : sequence of mapping
         Made now.
     out : Path
-    scale, title : str
-        Of the scale.
+    scale : Scale
     machine : mapping
         What `earsight.training.machine.describe_machine` says.
 
@@ -50,16 +49,19 @@ def write_report(
             write_text(out / "sections" / f"{section['section']}.json", json.dumps(section, indent=1) + "\n")
         every = [_read(path) for name in SECTIONS if (path := out / "sections" / f"{name}.json").is_file()]
         about = [
-            f"{title} (--scale {scale}), earsight {__version__}; {machine['device']}, {machine['threads']} threads, "
-            f"torch {machine['torch']}.",
+            f"{scale.title} (--scale {scale.name}), earsight {__version__}; {machine['device']}, "
+            f"{machine['threads']} threads, torch {machine['torch']}.",
             "Ours beside the figures of Palanisamy, Singhania and Yao, “Rethinking CNN Models for Audio "
             "Classification”, 2020 (arXiv 2007.11154). Accuracies in per cent; a difference counts only if its 95 % "
             "interval leaves 0 out and its p-value is below 0.05.",
+            *scale.notes,
         ]
         files = {kind: out / f"report.{kind}" for kind in ("md", "html", "json")}
         write_text(files["md"], report_markdown(every, about=about))
         write_text(files["html"], report_html(every, about=about, folder=out))
-        write_text(files["json"], json.dumps({"scale": scale, "machine": machine, "sections": every}, indent=1) + "\n")
+        write_text(
+            files["json"], json.dumps({"scale": scale.name, "machine": machine, "sections": every}, indent=1) + "\n"
+        )
     except OSError as error:
         raise RunError(
             f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"

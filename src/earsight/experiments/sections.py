@@ -102,8 +102,7 @@ def make_section(view: View, section: Section) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``section``, ``title``, ``rows``, ``claims`` (sentences), ``empty``, ``cells`` (the numbers behind) and
-        ``notes``.
+        ``section``, ``title``, ``rows``, ``claims`` (sentences), ``empty`` and ``cells`` (the numbers behind).
     """
     cells = {cell.name: cell for cell in section_cells(view.scale, section, view.asked)}
     numbers = {name: view.numbers(cell) for name, cell in cells.items()}
@@ -116,7 +115,6 @@ def make_section(view: View, section: Section) -> dict[str, Any]:
         "claims": claims,
         "empty": view.empty(list(cells.values()), section),
         "cells": {name: found.to_dict() for name, found in numbers.items() if found},
-        "notes": list(view.scale.notes),
     }
 
 

@@ -53,7 +53,7 @@ def boundaries_figure(found: dict[str, Any], *, path: Path) -> None:
         right.axvline(1, color="0.7", linewidth=1)
         _rows(right, [(title, means[f"density_{place}"]) for place, title in _PLACES.items()])
         what = "attribution" if kind == "attribution" else "sensitivity (attribution / height above silence)"
-        left.set_title(f"{what}: rank correlation of its size with", fontsize=10, loc="left")
+        left.set_title(f"{what}:\nrank correlation of its size with", fontsize=10, loc="left")
         right.set_title("its density and the loudest quarter", fontsize=10, loc="left")
     axes[-1, 0].set_xlabel("Spearman correlation over the cells of a clip")
     axes[-1, 1].set_xlabel("mean size, that of all cells being 1")

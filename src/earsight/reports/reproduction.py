@@ -27,8 +27,10 @@ def section_rows(section: Section) -> Rows:
 
 
 def protocol_rows(section: Section) -> Rows:
-    """What the protocols claim of each cell whose epochs were watched, as text."""
+    """What the protocols claim of each cell whose epochs were watched, as text; not of those of figures."""
     rows: Rows = []
+    if section.get("pictures"):
+        return rows
     for name, cell in section["cells"].items():
         by_name = {row["protocol"]: row for row in cell["protocols"] or ()}
         if not by_name:
@@ -50,6 +52,8 @@ def section_markdown(section: Section, *, level: int = 2) -> str:
     if rows := section_rows(section):
         parts.append(markdown(rows))
     for picture in section.get("pictures", ()):
+        parts.append(f"### {picture['title']}\n")
+        parts += [f"{claim}\n" for claim in picture["claims"]]
         parts.append(f"![{picture['title']}]({picture['path']})\n\n{picture['caption']}\n")
         if picture.get("rows"):
             parts.append(markdown(picture["rows"]))
@@ -96,7 +100,19 @@ def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Pa
     return render("reproduction.html", title="The paper's experiments, reproduced", context=context)
 
 
-_WORDS = ("data set", "model", "who", "source", "representation", "cell", "trained under", "stage", "of", "with")
+_WORDS = (
+    "data set",
+    "model",
+    "weights",
+    "who",
+    "source",
+    "representation",
+    "cell",
+    "trained under",
+    "stage",
+    "of",
+    "with",
+)
 """Columns that hold words; the others hold figures, which stand to the right."""
 
 
@@ -110,34 +126,37 @@ def _table1(section: Section) -> Rows:
     number = _numbers_of(section)
     rows: Rows = []
     for row in section["rows"]:
-        out = _whose(row)
-        for start in ("pretrained", "random"):
-            out[f"{start} % (95 %)"] = _value(row[start], number)
-            out[f"paper {start}"] = _paper(row[start]["paper"], row)
-            out[f"gap {start}"] = _gap(row[start])
-        out["pretrained - random (95 %)"] = _difference(row["difference"])
-        rows.append(out)
-    return _without_blanks(rows, "gap pretrained", "gap random")
+        for start, title in (("pretrained", "ImageNet"), ("random", "random")):
+            cell = row[start]
+            rows.append(
+                {
+                    "data set": row["title"],
+                    "model": row["model"],
+                    "weights": title,
+                    **_beside(cell, row, number),
+                    "ImageNet - random": _difference(row["difference"]) if start == "pretrained" else None,
+                }
+            )
+    return _without_blanks(rows, "gap")
 
 
 def _table2(section: Section) -> Rows:
     number = _numbers_of(section)
     rows: Rows = []
     for row in section["rows"]:
-        single, ensemble = row["single"], row["ensemble"]
-        out = _whose(row)
-        out["single % ± std (95 %)"] = _value(single, number)
-        spread = f" ± {single['paper_std']:.2f}" if single["paper_std"] is not None else ""
-        out["paper single"] = _paper(single["paper"], row, spread)
-        out["gap single"] = _gap(single)
-        out["ensemble % (95 %)"] = _value(ensemble, number)
-        out["paper ensemble"] = _paper(ensemble["paper"], row)
-        out["gap ensemble"] = _gap(ensemble)
-        gain = row["gain"]
-        out["gain (95 %)"] = f"{100 * gain['difference']:+.1f} ({_signed(gain['ci95'])})" if gain else None
-        out["beyond the noise"] = ("yes" if gain["beyond_noise"] else "no") if gain else None
-        rows.append(out)
-    return _without_blanks(rows, "paper single", "gap single", "paper ensemble", "gap ensemble")
+        for what, title in (("single", "single ± std over seeds"), ("ensemble", "ensemble")):
+            gain = row["gain"] if what == "ensemble" else None
+            rows.append(
+                {
+                    "data set": row["title"],
+                    "model": row["model"],
+                    "of": title,
+                    **_beside(row[what], row, number),
+                    "gain": f"{100 * gain['difference']:+.1f} ({_signed(gain['ci95'])})" if gain else None,
+                    "beyond the noise": ("yes" if gain["beyond_noise"] else "no") if gain else None,
+                }
+            )
+    return _without_blanks(rows, "paper %", "gap")
 
 
 def _table3(section: Section) -> Rows:
@@ -168,8 +187,8 @@ def _representations(section: Section) -> Rows:
         {
             "data set": row["title"],
             "representation": row["name"],
-            "accuracy % (95 %)": _value(row["accuracy"], number),
-            f"{best} - it (95 %)": _difference(row["difference"]),
+            "ours %": _value(row["accuracy"], number),
+            f"{best} - it": _difference(row["difference"]),
         }
         for row in section["rows"]
     ]
@@ -183,8 +202,14 @@ _ROWS: dict[str, Callable[[Section], Rows]] = {
 }
 
 
-def _whose(row: Mapping[str, Any]) -> dict[str, object]:
-    return {"data set": row["title"], "model": row["model"]}
+def _beside(cell: Mapping[str, Any], row: Mapping[str, Any], number: Mapping[str, int]) -> dict[str, object]:
+    """Our figure, the paper's, and the gap."""
+    spread = f" ± {cell['paper_std']:.2f}" if cell.get("paper_std") is not None else ""
+    return {
+        "ours %": _value(cell, number),
+        "paper %": _paper(cell["paper"], row, spread),
+        "gap": _gap(cell),
+    }
 
 
 def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
@@ -240,10 +265,12 @@ def _notes(section: Section) -> list[str]:
     notes = []
     if protocols:
         optimistic = "; test is optimistic, because the held-out fold chose the epoch" if "test" in protocols else ""
-        notes.append(f"Protocol of our runs: {', '.join(protocols)}{optimistic}. Intervals are 95 % over clips.")
-    if any("gap" in key for row in section_rows(section) for key in row):
+        notes.append(
+            f"In brackets: 95 % intervals over clips. Protocol of our runs: {', '.join(protocols)}{optimistic}."
+        )
+    if any("gap" in row for row in section_rows(section)):
         notes.append("A gap is ours less the paper's, with our interval; the paper's figure has none of its own.")
-    return [*notes, *section["notes"]]
+    return notes
 
 
 def _inline(picture: Mapping[str, Any], folder: Path) -> dict[str, Any]:
