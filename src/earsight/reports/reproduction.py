@@ -268,6 +268,9 @@ def _notes(section: Section) -> list[str]:
         notes.append(
             f"In brackets: 95 % intervals over clips. Protocol of our runs: {', '.join(protocols)}{optimistic}."
         )
+    compared = [row["difference"]["difference"] for row in section["rows"] if row.get("difference")]
+    if any(found["ci95_with_seeds"] is None for found in compared):
+        notes.append("One seed: how far another would move a network is not in the intervals of differences.")
     if any("gap" in row for row in section_rows(section)):
         notes.append("A gap is ours less the paper's, with our interval; the paper's figure has none of its own.")
     return notes
