@@ -15,6 +15,7 @@ from earsight.commands import (
     learning,
     listening,
     recipes,
+    reporting,
     reproducing,
     serving,
     sounds,
@@ -34,7 +35,7 @@ for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
     *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
     serving.serve,
-    *(experiments.compare, experiments.ensemble, reproducing.reproduce, sounds.download),
+    *(experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce, sounds.download),
 ):
     app.command()(verb)
 

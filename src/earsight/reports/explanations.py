@@ -17,11 +17,11 @@ from earsight.analysis.masking import smoothed
 from earsight.errors import EarsightError
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.reports.canvas import blank, write_figure
+from earsight.reports.figures import hz_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TICKS_KHZ = np.array([0.25, 0.5, 1, 2, 4, 8, 16, 32, 64])
 # From light (against the class) by a grey of middle lightness (nothing) to dark (for it).
 _FOR_AND_AGAINST = "cividis_r"
 _UNIT = "thousandths of the score"
@@ -138,12 +138,8 @@ def _draw(
 
 
 def _finish_axes(axes: Any, explanation: Explanation) -> None:
-    hertz, bands = explanation.band_hz, len(explanation.band_hz)
-    places = np.interp(1000 * _TICKS_KHZ, hertz, np.arange(bands))
-    inside = (hertz[0] <= 1000 * _TICKS_KHZ) & (hertz[-1] >= 1000 * _TICKS_KHZ)
-    kept = inside & (np.diff(places, append=np.inf) >= 0.1 * bands)
-    axes[0, 0].set_yticks(places[kept], [f"{tick:g}" for tick in _TICKS_KHZ[kept]], fontsize=9)
-    axes[0, 0].set(xlim=(0, explanation.clip_seconds), ylim=(-0.5, bands - 0.5))
+    axes[0, 0].set_yticks(*hz_ticks(explanation.band_hz), fontsize=9)
+    axes[0, 0].set(xlim=(0, explanation.clip_seconds), ylim=(-0.5, len(explanation.band_hz) - 0.5))
     lasts = len(explanation.wave) / explanation.sample_rate_hz
     for axis in axes.ravel():
         if lasts < 0.995 * explanation.clip_seconds:

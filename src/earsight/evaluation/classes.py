@@ -1,0 +1,190 @@
+"""What a run says class by class, and where it is wrong.
+
+Comes in: a run's trials, as `earsight.evaluation.summary.read_run` gives them. Goes out: counts of answers, scores with
+95 % intervals, the pairs of classes that are taken for each other, and the clips that went wrong. An answer is what one
+network says of one clip that it never saw; of several seeds each gives one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import DataError
+from earsight.evaluation.calibration import fit_temperature
+from earsight.evaluation.metrics import confusion, softmax
+from earsight.evaluation.summary import Predictions
+
+_NORMAL = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+
+
+class ClassScore(NamedTuple):
+    """One class: how many clips it has, how many answers name it, and scores between 0 and 1 with their intervals.
+
+    ``clips`` counts distinct clips; ``answers`` and ``right`` count those about clips of the class, ``named`` those
+    that gave its name. A score without any answer to count is 0 and its interval is (0, 1).
+    """
+
+    name: str
+    clips: int
+    answers: int
+    named: int
+    right: int
+    precision: float
+    precision_ci95: tuple[float, float]
+    recall: float
+    recall_ci95: tuple[float, float]
+    f1: float
+
+
+class Confusion(NamedTuple):
+    """Clips of class ``true`` that ``answers`` networks took for class ``said``; numbers of classes."""
+
+    true: int
+    said: int
+    answers: int
+
+
+class Mistake(NamedTuple):
+    """A clip that the mean of its networks' probabilities puts into the wrong class.
+
+    ``label`` and ``said`` are numbers of classes, the probabilities are the mean over the seeds, and ``wrong`` of
+    ``seeds`` networks are wrong about it by themselves.
+    """
+
+    clip: str
+    fold: int
+    label: int
+    said: int
+    label_probability: float
+    said_probability: float
+    wrong: int
+    seeds: int
+
+
+def confusion_counts(trials: Sequence[Predictions]) -> NDArray[np.int64]:
+    """Answers by true class (row) and class that was said (column), added up over the trials."""
+    classes = len(trials[0].classes)
+    out = np.zeros((classes, classes), dtype=np.int64)
+    for one in trials:
+        out += confusion(one.labels, one.logits.argmax(axis=1), classes=classes)
+    return out
+
+
+def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
+    """Scores of every class, in the order of the classes.
+
+    The intervals are Wilson's. A clip counts once in them, however many seeds answered: their answers about one clip
+    are not independent.
+    """
+    counts = confusion_counts(trials)
+    labels = {
+        clip: label for one in trials for clip, label in zip(one.clips.tolist(), one.labels.tolist(), strict=True)
+    }
+    clips = np.bincount(list(labels.values()), minlength=len(counts))
+    share = len(labels) / counts.sum()  # clips to an answer
+    out = []
+    for number, name in enumerate(trials[0].classes):
+        answers, named = int(counts[number].sum()), int(counts[:, number].sum())
+        right = int(counts[number, number])
+        precision, recall = right / named if named else 0.0, right / answers if answers else 0.0
+        out.append(
+            ClassScore(
+                name=name,
+                clips=int(clips[number]),
+                answers=answers,
+                named=named,
+                right=right,
+                precision=precision,
+                precision_ci95=wilson(precision, named * share),
+                recall=recall,
+                recall_ci95=wilson(recall, float(clips[number])),
+                f1=2 * right / (answers + named) if answers + named else 0.0,
+            )
+        )
+    return out
+
+
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share out of ``count`` independent cases; (0, 1) for none.
+
+    References
+    ----------
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
+    """
+    if count <= 0:
+        return 0.0, 1.0
+    square = _NORMAL**2
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    reach = _NORMAL / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def common_confusions(counts: NDArray[np.int64]) -> list[Confusion]:
+    """The pairs of a matrix (`confusion_counts`) that are off its diagonal and not empty, most answers first."""
+    wrong = counts - np.diag(np.diagonal(counts))
+    pairs = [Confusion(int(row), int(column), int(wrong[row, column])) for row, column in np.argwhere(wrong > 0)]
+    return sorted(pairs, key=lambda pair: (-pair.answers, pair.true, pair.said))
+
+
+def mistakes(trials: Sequence[Predictions]) -> list[Mistake]:
+    """The clips that went wrong, those first whose own class got the least probability."""
+    answers: dict[tuple[int, str], list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
+    for one in trials:
+        shares = softmax(one.logits)
+        for clip, label, row in zip(one.clips.tolist(), one.labels.tolist(), shares, strict=True):
+            answers[one.about["fold"], clip].append((label, row))
+    out = []
+    for (fold, clip), found in answers.items():
+        label = found[0][0]
+        mean = np.mean([row for _, row in found], axis=0)
+        said = int(mean.argmax())
+        if said != label:
+            wrong = sum(int(row.argmax()) != label for _, row in found)
+            out.append(Mistake(clip, fold, label, said, float(mean[label]), float(mean[said]), wrong, len(found)))
+    return sorted(out, key=lambda one: (one.label_probability, one.clip))
+
+
+class Confidence(NamedTuple):
+    """Probabilities (answers, classes) of all trials together, and the labels (answers,).
+
+    ``cooled`` holds the probabilities at the temperature that the other folds ask for, one in ``temperatures`` for each
+    fold; it is None where there is one fold only.
+    """
+
+    labels: NDArray[np.int64]
+    raw: NDArray[np.float64]
+    cooled: NDArray[np.float64] | None
+    temperatures: dict[int, float]
+
+
+def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
+    """Probabilities as they are and after temperature scaling, no fold's temperature having been fitted on its clips.
+
+    Raises
+    ------
+    DataError
+        If logits are not finite.
+    """
+    for one in trials:
+        if not np.isfinite(one.logits).all():
+            raise DataError(f"fold {one.about['fold']}: has logits that are not finite; train with a lower rate")
+    folds = sorted({int(one.about["fold"]) for one in trials})
+    temperatures: dict[int, float] = {}
+    for fold in folds if len(folds) > 1 else ():
+        others = [one for one in trials if one.about["fold"] != fold]
+        temperatures[fold] = fit_temperature(
+            np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
+        )
+    cooled = [softmax(one.logits / temperatures[one.about["fold"]]) for one in trials] if temperatures else None
+    return Confidence(
+        labels=np.concatenate([one.labels for one in trials]),
+        raw=np.concatenate([softmax(one.logits) for one in trials]),
+        cooled=None if cooled is None else np.concatenate(cooled),
+        temperatures=temperatures,
+    )

@@ -1,0 +1,162 @@
+"""The report of one or several runs: one HTML file that says what they reached, on what, and where they are wrong.
+
+Comes in: run folders. Goes out: the text of a page, bounded in size. Everything comes from saved arrays; only players
+and pictures need the sounds, and without them the page says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from earsight.errors import RunError
+from earsight.reports.contest import contest_section
+from earsight.reports.html import render, shown
+from earsight.reports.mistakes import WorstOnes, bared, within, worst_ones
+from earsight.reports.runs import RunRead, read_for_report
+from earsight.reports.sections import (
+    classes_section,
+    counted,
+    curves_section,
+    data_section,
+    ensemble_section,
+    per_cent,
+    recipe_section,
+    reliability_section,
+    result_section,
+)
+
+MOST_BYTES = 7_000_000
+"""Of a page. Mail writes four bytes for three, so that this much is below 10 MB there."""
+MISTAKES = 12
+
+
+class Report(NamedTuple):
+    """A page's text, and sentences on what it could not hold."""
+
+    text: str
+    notes: list[str]
+
+
+def make_report(
+    folders: Sequence[Path],
+    *,
+    data: Path | None = None,
+    mistakes: int = MISTAKES,
+    most_bytes: int = MOST_BYTES,
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> Report:
+    """Make the page.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Run folders, at least one.
+    data : Path, optional
+        The data set, if it has been moved since the runs or they do not say where it was.
+    mistakes : int
+        At most so many of each run's worst mistakes.
+    most_bytes : int
+        Players are left out, then pictures, to keep the page below.
+    progress : callable, optional
+        Called with (steps done, steps in all, what is done).
+
+    Raises
+    ------
+    RunError
+        If a folder is no run, has no finished trial, or is named twice.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RunError(f"{' '.join(map(str, folders))}: a run is given twice; name each once")
+    runs = [read_for_report(folder) for folder in folders]
+    names = _names(folders)
+    worst: list[WorstOnes] = []
+    for number, run in enumerate(runs):
+        progress(number, len(runs) + 1, names[number])
+        worst.append(worst_ones(run, data=data, most=mistakes))
+    progress(len(runs), len(runs) + 1, "page")
+    context: dict[str, Any] = {
+        "runs": [_run(run, name, key=f"r{number}") for number, (run, name) in enumerate(zip(runs, names, strict=True))],
+        "contest": contest_section(runs, names) if len(runs) > 1 else None,
+    }
+    context["contents"] = {run["key"]: _contents(run) for run in context["runs"]}
+    about = runs[0].summary["dataset"]["name"]
+    title = f"{names[0]}: a run on {about}" if len(runs) == 1 else f"{len(runs)} runs side by side"
+
+    def page(parts: Sequence[WorstOnes], left_out: str) -> str:
+        for run, part in zip(context["runs"], parts, strict=True):
+            run["worst"] = _worst(part, run["classes"])
+        return render("report.html", title=title, context=context | {"left_out": left_out})
+
+    bare = len(page([bared(part) for part in worst], " " * 200).encode())
+    parts, players, pictures = within(worst, room=most_bytes - bare)
+    notes = []
+    if players:
+        lost = counted(players, "player") + (f" and {counted(pictures, 'picture')}" if pictures else "")
+        notes.append(f"{lost} left out to keep the page below {most_bytes / 1e6:.3g} MB.")
+    text = page(parts, " ".join(notes))
+    if bare > most_bytes:
+        notes.append(f"The page has {len(text.encode()) / 1e6:.1f} MB without any player; report fewer runs at a time.")
+    progress(len(runs) + 1, len(runs) + 1, "page")
+    return Report(text, notes)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """Each run's shortest name of its own: its folder's, or as much of the path as tells it from the others."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 - links keep the name they were given
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = [str(Path(*path.parts[-depth:])) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
+    sections = {
+        "result": result_section(run),
+        "data": data_section(run),
+        "matrix": classes_section(run, key=key),
+        "curves": curves_section(run, key=key),
+        "reliability": reliability_section(run, key=key),
+        "ensemble": ensemble_section(run),
+        "recipe": recipe_section(run),
+    }
+    return {"name": name, "key": key, "classes": run.classes, "missing": run.missing, **sections}
+
+
+def _contents(run: dict[str, Any]) -> list[tuple[str, str]]:
+    """Anchors and headings of a run's sections."""
+    return [
+        ("result", "Accuracy"),
+        ("data", "Data set"),
+        ("classes", "Classes"),
+        ("mistakes", "Worst mistakes"),
+        ("confidence", "Confidence"),
+        *([("training", "Training")] if run["curves"] else []),
+        *([("parts", "Parts of the ensemble")] if run["ensemble"] else []),
+        ("again", "Recipe, and how to get the same again"),
+    ]
+
+
+def _worst(part: WorstOnes, classes: Sequence[str]) -> dict[str, Any]:
+    clips = []
+    for one in part.shown:
+        found = one.mistake
+        clips.append(
+            {
+                "clip": found.clip,
+                "fold": found.fold,
+                "label": classes[found.label],
+                "said": classes[found.said],
+                "said_share": per_cent(found.said_probability),
+                "label_share": per_cent(found.label_probability),
+                "wrong": f"{found.wrong} of {found.seeds} networks" if found.seeds > 1 else "",
+                "picture": one.media.picture if one.media else "",
+                "sound": one.media.sound if one.media else "",
+                "why": one.why,
+                "alt": f"Picture of {shown(Path(found.clip).name)}, as the network saw it",
+            }
+        )
+    return {"clips": clips, "wrong": part.wrong, "tested": part.tested, "why": part.why}

@@ -1,0 +1,172 @@
+"""A run folder as a report reads it: what is there, and what is missing.
+
+Comes in: a run folder. Goes out: a `RunRead`. Only its predictions are needed; whatever else is not there or cannot be
+read is named in ``missing``, and the report is made without it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from earsight.errors import ModelError, RecipeError
+from earsight.evaluation.summary import Predictions, read_run, summarize
+from earsight.recipe import Recipe, parse_recipe
+from earsight.training.ensembles import REPORT
+
+
+@dataclass(frozen=True)
+class RunRead:
+    """What a run folder holds.
+
+    Attributes
+    ----------
+    folder : Path
+    trials : list of Predictions
+        The finished ones, by fold and seed.
+    summary : dict
+        As ``summary.json`` has it, made anew from the predictions; its machine is the file's.
+    histories : list of list of dict
+        Epochs of the finished trials that have a history.
+    recipe : Recipe or None
+        From ``recipe.yaml``; of an ensemble, that of its members.
+    version : str
+        Of the earsight that trained it; empty where no model file says.
+    temperature : float
+        Of the model file that is to be used; 1 where none is there.
+    ensemble : dict
+        ``ensemble.json``; empty for other runs.
+    missing : list of str
+        Sentences.
+    """
+
+    folder: Path
+    trials: list[Predictions]
+    summary: dict[str, Any]
+    histories: list[list[dict[str, Any]]] = field(default_factory=list)
+    recipe: Recipe | None = None
+    version: str = ""
+    temperature: float = 1.0
+    ensemble: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Numbers of the seeds that have a finished trial."""
+        return sorted({int(one.about["seed"]) for one in self.trials})
+
+    @property
+    def folds(self) -> list[int]:
+        """Numbers of the folds that a finished trial held out."""
+        return sorted({int(one.about["fold"]) for one in self.trials})
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.trials[0].classes
+
+
+def read_for_report(folder: Path) -> RunRead:
+    """Read a run folder.
+
+    Raises
+    ------
+    RunError
+        If it is no run folder, no trial in it is finished, its trials do not go together, or predictions are broken.
+    """
+    trials = read_run(folder)
+    missing: list[str] = []
+    old = _json(folder / "summary.json", missing, without="the machine is not known")
+    machine = old.get("machine")
+    ensemble = _json(folder / REPORT, missing, without="its parts are not known") if (folder / REPORT).exists() else {}
+    histories = [] if ensemble else _histories(folder, trials, missing)
+    recipe, version, temperature = _recipe(folder, trials, missing, ensemble=bool(ensemble))
+    missing += _unfinished(folder)
+    return RunRead(
+        folder=folder,
+        trials=trials,
+        summary=summarize(trials, machine=machine if isinstance(machine, Mapping) else {}),
+        histories=histories,
+        recipe=recipe,
+        version=version,
+        temperature=temperature,
+        ensemble=ensemble,
+        missing=missing,
+    )
+
+
+def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found, reason = None, "is not there"
+    except (OSError, ValueError) as error:
+        found, reason = None, f"cannot be read ({error})"
+    else:
+        reason = "holds no object"
+    if isinstance(found, dict):
+        return found
+    missing.append(f"{path.name} {reason}: {without}.")
+    return {}
+
+
+def _histories(folder: Path, trials: Sequence[Predictions], missing: list[str]) -> list[list[dict[str, Any]]]:
+    out = []
+    for trial in trials:
+        path = folder / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            numbers = [[float(row[key]) for key in ("epoch", "loss", "learning_rate")] for row in rows]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            name = path.relative_to(folder)
+            missing.append(f"{name} cannot be read ({error}): the curves are drawn without it.")
+            continue
+        if numbers:
+            out.append(rows)
+    return out
+
+
+def _recipe(
+    folder: Path, trials: Sequence[Predictions], missing: list[str], *, ensemble: bool
+) -> tuple[Recipe | None, str, float]:
+    """Recipe, version and temperature; the recipe's file first, then a model file's card."""
+    from earsight.models.modelfile import load_card
+
+    first = trials[0].about
+    models = [
+        folder / "model.safetensors",
+        folder / f"fold-{first['fold']}" / f"seed-{first['seed']}" / "model.safetensors",
+    ]
+    path = next((model for model in models if model.is_file()), None)
+    card = None
+    try:
+        card = load_card(path) if path else None
+    except ModelError as error:
+        missing.append(f"A model file cannot be read: {error}.")
+    if not card and not path:
+        missing.append("There is no model file: which version of earsight trained it is not known.")
+    recipe = None
+    try:
+        recipe = parse_recipe((folder / "recipe.yaml").read_text(encoding="utf-8"), where=str(folder / "recipe.yaml"))
+    except FileNotFoundError:
+        if card:
+            recipe = card.recipe if not card.members else card.members[0].recipe
+        if not ensemble:
+            missing.append("recipe.yaml is not there" + (": the recipe is the model file's." if recipe else "."))
+    except (OSError, ValueError, RecipeError) as error:
+        missing.append(f"recipe.yaml cannot be read ({error}).")
+    version = str(card.trained_on.get("earsight", "")) if card else ""
+    return recipe, version, card.temperature if card else 1.0
+
+
+def _unfinished(folder: Path) -> list[str]:
+    """A sentence for each trial that was begun and has not ended."""
+    out = []
+    for path in sorted(folder.glob("fold-*/seed-*")):
+        if path.is_dir() and not (path / "DONE").is_file():
+            fold, seed = path.parent.name.removeprefix("fold-"), path.name.removeprefix("seed-")
+            out.append(f"Fold {fold}, seed {seed} was begun and has not ended: it is left out of every figure here.")
+    return out

@@ -1,0 +1,254 @@
+"""The sections of one run's report: what the templates lay out.
+
+Comes in: a `RunRead`. Goes out: dictionaries of sentences, rows and drawings. Shares are given in per cent with one
+decimal; nothing here opens a sound file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from earsight.evaluation.calibration import expected_calibration_error
+from earsight.evaluation.classes import (
+    ClassScore,
+    class_scores,
+    common_confusions,
+    confusion_counts,
+    cross_fitted_confidence,
+)
+from earsight.reports.comparisons import ensemble_notes, ensemble_rows
+from earsight.reports.drawings import NUMBERED, confusion_drawing, curves_drawing, reliability_drawing
+from earsight.reports.html import inline_svg, shown
+from earsight.reports.runs import RunRead
+from earsight.reports.tables import summary_notes, summary_rows
+
+MOST_CONFUSIONS = 15
+MOST_SKIPPED = 30
+
+
+def per_cent(share: float) -> str:
+    """A share as text, one decimal, without its sign."""
+    return f"{100 * share:.1f}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def result_section(run: RunRead) -> dict[str, Any]:
+    """The headline, the table of folds and what belongs under it."""
+    accuracy, dataset = run.summary["accuracy"], run.summary["dataset"]
+    low, high = accuracy["ci95"]
+    rows = summary_rows(run.summary)
+    columns = list(rows[0])
+    single = len(run.trials) == 1
+    return {
+        "headline": {"accuracy": per_cent(accuracy["mean"]), "low": per_cent(low), "high": per_cent(high)},
+        "chance": per_cent(1 / dataset["classes"]),
+        "optimistic": run.summary["protocol"] == "test",
+        "columns": columns,
+        "rows": [[row[column] for column in columns] for row in (rows[:-1] if single else rows)],
+        "total": not single,
+        "notes": summary_notes(run.summary)[1:],
+        "macro_f1": per_cent(run.summary["macro_f1"]),
+    }
+
+
+def data_section(run: RunRead) -> dict[str, Any]:
+    """What the data set is, and which clips were left out."""
+    dataset = run.summary["dataset"]
+    tested = len({clip for trial in run.trials for clip in trial.clips.tolist()})
+    skipped = list(dataset.get("skipped") or [])
+    facts = [
+        ("data set", dataset["name"]),
+        ("clips", f"{dataset['clips']} in {dataset['classes']} classes"),
+        ("tested here", f"{tested} clips, each by networks that were not trained on it"),
+        ("folds held out", ", ".join(map(str, run.folds))),
+        ("left out", f"{counted(len(skipped), 'clip')} that could not be read" if skipped else "none"),
+        ("digest", dataset["digest"]),
+    ]
+    return {"facts": facts, "skipped": skipped[:MOST_SKIPPED], "more": max(0, len(skipped) - MOST_SKIPPED)}
+
+
+def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
+    """The confusion matrix, the pairs that are confused, and the scores of each class."""
+    counts, scores = confusion_counts(run.trials), class_scores(run.trials)
+    names = [shown(name) for name in run.classes]
+    pairs = common_confusions(counts)
+    total, right = int(counts.sum()), int(np.trace(counts))
+    many = len(run.seeds) > 1
+    alt = f"Confusion matrix of {len(names)} classes: {right} of {total} answers lie on its diagonal."
+    if pairs:
+        first = pairs[0]
+        alt += (
+            f" Most often off it: {names[first.true]} taken for {names[first.said]}, {counted(first.answers, 'time')}."
+        )
+    return {
+        "drawing": inline_svg(confusion_drawing(counts, names), name=f"{key}matrix", alt=alt),
+        "numbered": len(names) > NUMBERED,
+        "many": many,
+        "right": right,
+        "total": total,
+        "pairs": [
+            [names[one.true], names[one.said], one.answers, per_cent(one.answers / counts[one.true].sum())]
+            for one in pairs[:MOST_CONFUSIONS]
+        ],
+        "more": max(0, len(pairs) - MOST_CONFUSIONS),
+        "columns": _CLASS_COLUMNS if many else [name for name in _CLASS_COLUMNS if name != "answers"],
+        "rows": [
+            _class_row(number if len(names) > NUMBERED else None, one, many=many)
+            for number, one in enumerate(scores, start=1)
+        ],
+        "never": [one.name for one in scores if one.answers and not one.named],
+        "absent": [one.name for one in scores if not one.answers],
+    }
+
+
+_CLASS_COLUMNS = ["class", "clips", "answers", "right", "said", "recall % (95 %)", "precision % (95 %)", "F1 %"]
+
+
+def _class_row(number: int | None, one: ClassScore, *, many: bool) -> list[object]:
+    recall = _interval(one.recall, one.recall_ci95) if one.answers else "no clip"
+    precision = _interval(one.precision, one.precision_ci95) if one.named else "never said"
+    f1 = per_cent(one.f1) if one.answers + one.named else "none"
+    counts = [one.clips, *([one.answers] if many else []), one.right, one.named]
+    return [f"{number} {one.name}" if number else one.name, *counts, recall, precision, f1]
+
+
+def _interval(value: float, limits: tuple[float, float]) -> str:
+    return f"{per_cent(value)} ({per_cent(limits[0])} to {per_cent(limits[1])})"
+
+
+def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
+    """Loss, accuracy and rate by epoch; None where no trial has a history."""
+    if not run.histories:
+        return None
+    protocol = run.summary["protocol"]
+    scored = "held-out" if protocol == "test" else "inner"
+    last = [history[-1]["loss"] for history in run.histories]
+    alt = (
+        f"Training loss and learning rate over {max(len(history) for history in run.histories)} epochs of "
+        f"{counted(len(run.histories), 'training')}; the loss ends at {np.mean(last):.3g} on the mean."
+    )
+    watched = any("accuracy" in row for history in run.histories for row in history)
+    return {
+        "drawing": inline_svg(curves_drawing(run.histories, scored=scored), name=f"{key}curves", alt=alt),
+        "trainings": len(run.histories),
+        "scored": scored if watched else "",
+    }
+
+
+def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
+    """Whether probabilities mean what they say, before and after temperature scaling."""
+    found = cross_fitted_confidence(run.trials)
+    curves = {"as trained": found.raw}
+    if found.cooled is not None:
+        curves["after temperature scaling"] = found.cooled
+    errors = {name: expected_calibration_error(shares, found.labels) for name, shares in curves.items()}
+    said = "; ".join(f"{name}: expected calibration error {per_cent(error)} %" for name, error in errors.items())
+    sure, accuracy = float(found.raw.max(axis=1).mean()), float((found.raw.argmax(axis=1) == found.labels).mean())
+    return {
+        "drawing": inline_svg(
+            reliability_drawing(curves, found.labels), name=f"{key}reliability", alt=f"Reliability diagram. {said}."
+        ),
+        "errors": [(name, per_cent(error)) for name, error in errors.items()],
+        "confidence": per_cent(sure),
+        "accuracy": per_cent(accuracy),
+        "temperatures": [(fold, f"{value:.2f}") for fold, value in found.temperatures.items()],
+        "stored": f"{run.temperature:.3g}" if run.temperature != 1 else "",
+    }
+
+
+def ensemble_section(run: RunRead) -> dict[str, Any] | None:
+    """The parts of an ensemble; None for other runs, and where ``ensemble.json`` is of another make."""
+    if not run.ensemble:
+        return None
+    try:
+        rows, notes = ensemble_rows(run.ensemble), ensemble_notes(run.ensemble)
+        members = [f"seed {one['seed']} of {one['run']}" for one in run.ensemble["members"]]
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        run.missing.append(
+            f"ensemble.json lacks what this version of earsight writes ({error}): its parts are left out."
+        )
+        return None
+    columns = list(rows[0])
+    return {
+        "columns": columns,
+        "rows": [[row[name] for name in columns] for row in rows],
+        "notes": notes,
+        "members": members,
+    }
+
+
+def recipe_section(run: RunRead) -> dict[str, Any]:
+    """The recipe, and how to get the same figures again."""
+    dataset, machine = run.summary["dataset"], run.summary["machine"]
+    digest = run.summary["recipe_digest"]
+    seconds = sum(row["seconds"] for row in run.summary["folds"])
+    facts = [
+        ("earsight", run.version or "not known"),
+        ("recipe digest", digest),
+        ("data set digest", dataset["digest"]),
+        ("protocol", run.summary["protocol"]),
+        ("seeds", ", ".join(map(str, run.seeds)) if not run.ensemble else "those of the members"),
+        ("training", f"{counted(len(run.trials), 'trial')}, {_duration(seconds)} in all"),
+        ("machine", "; ".join(f"{name} {value}" for name, value in machine.items()) or "not known"),
+    ]
+    told = run.recipe is not None and (run.recipe.digest == digest or bool(run.ensemble))
+    if run.recipe is not None and not told:
+        run.missing.append(f"recipe.yaml has digest {run.recipe.digest}, the predictions {digest}: it is not shown.")
+    return {
+        "facts": facts,
+        "yaml": run.recipe.to_yaml() if run.recipe is not None and told else "",
+        "changes": recipe_changes([run]) if told else [],
+        "command": _command(run),
+        "trained": (run.folder / "model.safetensors").is_file() and not run.ensemble,
+        "ensemble": bool(run.ensemble),
+    }
+
+
+def recipe_changes(runs: Sequence[RunRead]) -> list[list[str]]:
+    """Fields in which recipes differ: of one run from the default, of several among themselves; a row a field."""
+    from earsight.recipe import load_recipe
+
+    known = [run.recipe for run in runs if run.recipe is not None]
+    if len(known) < len(runs):
+        return []
+    trees = [_flat(recipe.model_dump(mode="json")) for recipe in known]
+    if len(trees) == 1:
+        first = _flat(load_recipe("default").model_dump(mode="json"))
+        # What the data set fills in is no choice.
+        trees.insert(0, {name: trees[0].get(name) if value == "auto" else value for name, value in first.items()})
+    names = [name for name in trees[0] if name != "name" and len({str(tree.get(name)) for tree in trees}) > 1]
+    return [[name, *(str(tree.get(name)) for tree in trees)] for name in names]
+
+
+def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in tree.items():
+        out |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return out
+
+
+def _command(run: RunRead) -> str:
+    if run.ensemble:
+        return "earsight ensemble RUN... --out again"
+    left = " --skip-bad" if run.summary["dataset"].get("skipped") else ""
+    if (run.folder / "model.safetensors").is_file():
+        return f"earsight train DATA --recipe recipe.yaml --seed {run.seeds[0]}{left} --out again"
+    folds = ",".join(map(str, run.folds))
+    return f"earsight crossval DATA --recipe recipe.yaml --folds {folds} --seeds {max(run.seeds) + 1}{left} --out again"
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} minutes"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} hours"
+    )

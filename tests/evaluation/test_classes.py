@@ -1,0 +1,109 @@
+"""Class by class: the numbers of scikit-learn and SciPy, and what several seeds say counted as it should be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_runs import drawn, trial
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from earsight.errors import DataError
+from earsight.evaluation.calibration import fit_temperature
+from earsight.evaluation.classes import (
+    class_scores,
+    common_confusions,
+    confusion_counts,
+    cross_fitted_confidence,
+    mistakes,
+    wilson,
+)
+from earsight.evaluation.metrics import softmax
+
+
+def random_trials(folds, seeds, *, classes=5, clips=23):
+    names = tuple(f"c{number}" for number in range(classes))
+    out = []
+    for fold in folds:
+        labels = np.random.default_rng(fold).integers(classes - 1, size=clips)  # the last class has no clip
+        for seed in seeds:
+            logits = np.random.default_rng([fold, seed]).normal(size=(clips, classes))
+            logits[:, 1] = -9  # never said
+            logits[np.arange(clips), labels] += 1
+            logits[labels == 1, 1] = -9
+            out.append(trial(fold, seed, labels, logits, classes=names))
+    return out
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2]])
+def test_scores_are_those_of_scikit_learn(seeds):
+    trials = random_trials([1, 2, 3], seeds)
+    labels = np.concatenate([one.labels for one in trials])
+    said = np.concatenate([one.logits.argmax(axis=1) for one in trials])
+    np.testing.assert_array_equal(confusion_counts(trials), confusion_matrix(labels, said, labels=range(5)))
+    expected = precision_recall_fscore_support(labels, said, labels=range(5), zero_division=0)
+    scores = class_scores(trials)
+    for place, name in enumerate(("precision", "recall", "f1", "answers")):
+        np.testing.assert_allclose([getattr(one, name) for one in scores], expected[place])
+    assert [one.clips for one in scores] == (expected[3] / len(seeds)).tolist()
+    assert [one.name for one in scores] == list(trials[0].classes)
+    never, absent = scores[1], scores[4]
+    assert (never.named, never.precision, never.precision_ci95) == (0, 0.0, (0.0, 1.0))
+    assert (absent.answers, absent.recall_ci95) == (0, (0.0, 1.0))
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 8), (8, 8), (7, 8), (1, 3), (391, 400)])
+def test_intervals_are_those_of_scipy(right, count):
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    assert wilson(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_more_seeds_do_not_make_the_intervals_narrow():
+    one = random_trials([1, 2], [0])
+    same = [*one, *(trial(t.about["fold"], 1, t.labels, t.logits, clips=t.clips, classes=t.classes) for t in one)]
+    for single, double in zip(class_scores(one), class_scores(same), strict=True):
+        assert double.recall_ci95 == pytest.approx(single.recall_ci95)
+        assert double.precision_ci95 == pytest.approx(single.precision_ci95)
+
+
+def test_pairs_are_all_that_is_off_the_diagonal():
+    counts = np.array([[5, 1, 0], [3, 9, 1], [0, 0, 2]])
+    assert common_confusions(counts) == [(1, 0, 3), (0, 1, 1), (1, 2, 1)]
+
+
+def test_mistakes_come_worst_first_and_say_how_many_networks_are_wrong():
+    labels, sure, unsure = [0, 0, 1], [[0, 9, 0]], [[0, 1, 0]]
+    first = trial(1, 0, labels, [*unsure, *sure, [0, 5, 0]])
+    second = trial(1, 1, labels, [*unsure, *sure, [2, 1, 0]])
+    third = trial(1, 2, labels, [[0.5, 0, 0], *sure, [0, 5, 0]])
+    found = mistakes([first, second, third])
+    assert [(one.clip, one.label, one.said, one.wrong, one.seeds) for one in found] == [
+        ("f1/001.wav", 0, 1, 3, 3),
+        ("f1/000.wav", 0, 1, 2, 3),
+    ]
+    expected = np.mean([softmax(np.array(row)) for row in ([0, 1, 0], [0, 1, 0], [0.5, 0, 0])], axis=0)
+    assert (found[1].label_probability, found[1].said_probability) == pytest.approx(tuple(expected[:2]), abs=1e-6)
+
+
+def test_a_fold_is_cooled_by_what_the_others_say():
+    trials = random_trials([1, 2, 3], [0, 1])
+    found = cross_fitted_confidence(trials)
+    others = [one for one in trials if one.about["fold"] != 2]
+    expected = fit_temperature(
+        np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
+    )
+    assert found.temperatures[2] == expected
+    np.testing.assert_array_equal(found.raw.argmax(axis=1), found.cooled.argmax(axis=1))
+    start = sum(len(one.labels) for one in trials if one.about["fold"] < 2)
+    np.testing.assert_allclose(found.cooled[start : start + 23], softmax(trials[2].logits / expected))
+
+
+def test_one_fold_has_nothing_to_be_cooled_by():
+    found = cross_fitted_confidence(drawn([4], [0, 1], generator=np.random.default_rng(0)))
+    assert found.cooled is None
+    assert found.temperatures == {}
+
+
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match="fold 3: has logits that are not finite"):
+        cross_fitted_confidence([trial(3, 0, [0], [[np.nan, 0, 0]])])
