@@ -17,6 +17,7 @@ from earsight.commands import (
     recipes,
     reporting,
     reproducing,
+    searching,
     serving,
     sounds,
     start,
@@ -35,7 +36,8 @@ for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
     *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
     serving.serve,
-    *(experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce, sounds.download),
+    *(experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce),
+    *(searching.tune, sounds.download),
 ):
     app.command()(verb)
 

@@ -1,26 +1,69 @@
-"""Trials on a Ray cluster of two nodes, one of which shares no file with the driver: the bits of a local run."""
+"""A Ray cluster of two nodes, one of which shares no file with the driver: always the bits of a local run."""
 
 import os
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import ray_jobs
 import torch
+from safetensors.torch import save_file
 
+from earsight.errors import DataError, RunError
+from earsight.evaluation.summary import read_predictions
+from earsight.models.backbones import build
+from earsight.training import nodes as nodes_module
 from earsight.training.cluster import Cluster
-from earsight.training.post import Unit
+from earsight.training.post import Unit, open_post
 from earsight.training.remote import run_units
-from earsight.training.trial import Trial, is_done, run_trial
+from earsight.training.space import make_points
+from earsight.training.trial import Trial, is_done, run_inner, run_trial
+from earsight.training.tuning import STOPPED, candidate, search
 
-ray = pytest.importorskip("ray")
 CLUSTER = Cluster(cpus=1, gpus=0, threads=1, description="")
 TRIALS = [Trial(1, 0), Trial(2, 0)]
+CPU = torch.device("cpu")
+LEFT = ["DONE", "history.jsonl", "model.safetensors", "predictions.npz", "trial.json"]
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory):
+    """A head that shares the file system, and a node that does not; both with room for one trial."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    scratch = tmp_path_factory.mktemp("elsewhere")
+    here = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    there = {"EARSIGHT_UNSHARED": "1", "EARSIGHT_CACHE": str(scratch / "cache"), "TMPDIR": str(scratch)}
+    soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 300, "health_check_timeout_ms": 500}
+    common = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    cluster = Nodes()
+    cluster.add_node(**common, _system_config={**soon, "health_check_failure_threshold": 3}, env_vars=here)
+    apart = cluster.add_node(**common, env_vars={**here, **there})
+    ray.init(
+        address=cluster.address,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"worker_process_setup_hook": ray_jobs.often_and_slowly},
+    )
+    yield apart, scratch
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def long(prepare_as, tmp_path_factory):
+    """A recipe that trains for a second and more, from weights in a file."""
+    weights = tmp_path_factory.mktemp("weights") / "start.safetensors"
+    save_file(dict(build("test_resnet", classes=10, weights="none", seed=5).state_dict()), weights)
+    return prepare_as("training.epochs=40", "training.ema=0.9", f"backbone.weights={weights}")
 
 
 def children(pid):
-    """All processes below one, as Linux and macOS list them."""
+    """All processes below one."""
     found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     pairs = [tuple(map(int, line.split())) for line in found.splitlines()]
     out, edge = [], {pid}
@@ -30,76 +73,98 @@ def children(pid):
     return out
 
 
-@pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    """A head that shares the file system, and a node that does not; both with room for one trial."""
-    from ray.cluster_utils import Cluster as Nodes
+def test_a_search_has_the_bits_of_local_ones_on_whatever_node(nodes, synthetic, prepare_as, tmp_path):
+    base = prepare_as("training.epochs=9").recipe
+    points = make_points(base, grid=["training.learning_rate=1e-2,1e-3,1e-4,1e-5"])
+    ready = replace(prepare_as(), recipe=base)
 
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    here = str(Path(__file__).parent)
-    paths = {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])}
-    config = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 300, "health_check_timeout_ms": 500}
-    common = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    nodes = Nodes()
-    nodes.add_node(**common, _system_config={**config, "health_check_failure_threshold": 3}, env_vars=paths)
-    cache = str(tmp_path_factory.mktemp("elsewhere"))
-    other = {**paths, "EARSIGHT_UNSHARED": "1", "EARSIGHT_CACHE": cache}
-    apart = nodes.add_node(**common, env_vars=other)
-    ray.init(
-        address=nodes.address,
-        log_to_driver=False,
-        logging_level="ERROR",
-        runtime_env={"worker_process_setup_hook": ray_jobs.often_and_slowly},
-    )
-    yield nodes, apart
-    ray.shutdown()
-    nodes.shutdown()
+    def go(**options):
+        said, told = [], []
+        candidates = [
+            candidate(point, replace(ready, recipe=point.recipe), out=tmp_path, trials=TRIALS[:1]) for point in points
+        ]
+        search(
+            candidates,
+            out=tmp_path,
+            device=CPU,
+            cluster=CLUSTER,
+            metric="accuracy",
+            progress=lambda *step: told.append(step),
+            say=said.append,
+            **options,
+        )
+        return candidates, said, told
 
-
-@pytest.fixture(scope="module")
-def long(prepare_as):
-    return prepare_as("training.epochs=40", "training.ema=0.9")
-
-
-@pytest.fixture(scope="module")
-def local(long, tmp_path_factory):
-    run = tmp_path_factory.mktemp("local")
-    torch.set_num_threads(1)
-    for trial in TRIALS:
-        run_trial(long, trial, run=run, device=torch.device("cpu"))
-    return run
-
-
-def whole(run, trial):
-    """The bytes of what a trial leaves, but for what holds times."""
-    folder = trial.folder(run)
-    assert is_done(folder)
-    assert sorted(path.name for path in folder.iterdir()) == sorted(
-        ["DONE", "history.jsonl", "model.safetensors", "predictions.npz", "trial.json"]
-    )
-    return (folder / "model.safetensors").read_bytes(), (folder / "trial.json").read_bytes()
+    candidates, said, _ = go(asha=True)
+    assert sum("its files come back" in line for line in said) == 1
+    assert any(one.done for one in candidates)
+    for one in candidates:
+        assert one.done != (one.run / STOPPED).is_file()
+        names = sorted(path.name for path in one.units[0].folder.iterdir() if not path.name.startswith("."))
+        expected = ["DONE", "history.jsonl", "inner.npz", "trial.json"]
+        assert names == (expected if one.done else ["history.jsonl", "trial.json"])
+    # All of them without ASHA: those that are done are not run again, and those that were stopped are.
+    before = {one.run: one.units[0].folder.joinpath("DONE").stat().st_mtime_ns for one in candidates if one.done}
+    candidates, _, told = go(asha=False)
+    for one in candidates:
+        again = run_inner(one.prepared, TRIALS[0], run=tmp_path / "local" / one.run.name, device=CPU)
+        ours, theirs = (read_predictions(folder / "inner.npz") for folder in (again, one.units[0].folder))
+        assert ours.logits.tobytes() == theirs.logits.tobytes()
+    for run, when in before.items():
+        assert (run / "fold-1" / "seed-0" / "DONE").stat().st_mtime_ns == when
+    assert not told or told[-1][1] == 18 * (len(points) - len(before))
 
 
-def test_a_node_is_killed_and_the_bits_are_those_of_the_local_run(nodes, long, local, tmp_path):
-    _, apart = nodes
-    said, steps = [], {trial: [] for trial in TRIALS}
+def test_what_a_trial_raises_is_raised_here(nodes, long, tmp_path):
+    units = [Unit(long, Trial(9, 0), tmp_path)]
+    with pytest.raises(DataError, match="fold 9: has no usable clip"):
+        run_units(CLUSTER, units, on_step=print, on_end=print, say=lambda _: None)
+    assert not list(tmp_path.glob(".shared-*"))
 
-    def on_step(unit, done, total, loss):
+
+def test_another_version_is_refused(nodes, long, tmp_path):
+    with open_post(ray, [Unit(long, TRIALS[0], tmp_path)], say=print) as post:
+        reference, order = post.order(0, CLUSTER, inner=False)
+        with pytest.raises(RunError, match=r"^node .* has earsight .* and the driver 0\.0\.0; install the same"):
+            nodes_module.work_here(ray.get(reference), replace(order, version="0.0.0"), post.mailbox)
+
+
+def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nodes, long, tmp_path):
+    apart, scratch = nodes
+    run, units = tmp_path / "run", [Unit(long, trial, tmp_path / "run") for trial in TRIALS]
+    marks = [unit.folder / "checkpoint.safetensors" for unit in units]
+    steps, said, ended, killed = {trial: [] for trial in TRIALS}, [], [], []
+
+    def stop(*_):
+        if all(mark.is_file() for mark in marks):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_units(CLUSTER, units, on_step=stop, on_end=ended.append, say=said.append)
+    assert not ended
+    assert not list(scratch.glob("earsight-trial-*"))
+    reached = {mark: mark.stat().st_mtime_ns for mark in marks}
+
+    def kill(unit, done, total, loss):
         steps[unit.trial].append(done)
-        marks = [trial.folder(tmp_path) / "checkpoint.safetensors" for trial in TRIALS]
-        if all(mark.is_file() for mark in marks) and not killed:
+        if not killed and all(mark.is_file() and mark.stat().st_mtime_ns > reached[mark] for mark in marks):
             raylet = apart.all_processes["raylet"][0].process.pid
-            killed.extend([*children(raylet), raylet])
+            killed.extend([raylet, *children(raylet)])
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    killed, ended = [], []
-    units = [Unit(long, trial, tmp_path) for trial in TRIALS]
-    run_units(CLUSTER, units, on_step=on_step, on_end=ended.append, say=said.append)
-    print(said)
-    print(steps)
+    run_units(CLUSTER, units, on_step=kill, on_end=ended.append, say=said.append)
     assert killed
-    assert len([line for line in said if "its worker died" in line]) == 1
-    assert sorted(unit.trial.fold for unit in ended) == [1, 2]
+    assert len([line for line in said if "its worker died at step" in line]) == 1
+    assert len(ended) == 2
     for trial in TRIALS:
-        assert whole(tmp_path, trial) == whole(local, trial)
+        assert steps[trial][0] > 2, "it began anew"
+        assert steps[trial] == sorted(steps[trial]) or min(steps[trial]) > 2
+        folder, local = trial.folder(run), run_trial(long, trial, run=tmp_path / "local", device=CPU)
+        assert is_done(folder)
+        assert sorted(path.name for path in folder.iterdir()) == LEFT
+        for name in ("model.safetensors", "trial.json"):
+            assert (folder / name).read_bytes() == (local / name).read_bytes()
+        ours, theirs = (read_predictions(place / "predictions.npz") for place in (folder, local))
+        assert ours.logits.tobytes() == theirs.logits.tobytes()
+    assert sorted(path.name for path in run.iterdir()) == ["fold-1", "fold-2"]

@@ -1,16 +1,17 @@
 """What happens on a node of a cluster: one trial, with whatever of its files the node lacks brought there and back.
 
-Comes in: an `Order` with prepared data, and the driver's mailbox. Goes out: nothing where the node sees the run folder
-(it writes there itself, as a local trial does), and otherwise the trial's files as bytes. Whether it sees the folder is
-found by a file with a secret in it, never guessed from a path that exists on both sides. Pictures and waves are looked
-for by their key, which names their content; those that are missing are fetched into the node's own cache.
+Comes in: an `Order` with prepared data, and the driver's mailbox. Goes out: the trial's folder where the node sees the
+run folder (it writes there itself, as a local trial does), and otherwise the trial's files, into the mailbox. Whether
+it sees the folder is found by a file with a secret in it, never guessed from a path that exists on both sides. Pictures
+and waves are looked for by their key, which names their content; those that are missing are fetched into the node's own
+cache.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,8 +47,8 @@ class Order:
     trial : Trial
     run : Path
         The run folder as the driver sees it, absolute.
-    token : (str, str)
-        A file's name in the run folder, and what is in it.
+    token : (Path, str)
+        A file on the driver that is there if run folders are shared, and what is in it.
     weights : (str, str) or None
         Path and SHA-256 of the file that the recipe's weights come from, if they come from a file.
     threads : int
@@ -62,7 +63,7 @@ class Order:
     number: int
     trial: Trial
     run: Path
-    token: tuple[str, str]
+    token: tuple[Path, str]
     weights: tuple[str, str] | None
     threads: int
     device: str
@@ -70,10 +71,11 @@ class Order:
     version: str = __version__
 
 
-def work(prepared: Prepared, order: Order, mailbox: Any) -> Files | Exception:
-    """Run a trial here; what goes wrong is returned, so that it passes between machines whole."""
+def work(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch | None = None) -> Exception | None:
+    """Run a trial here, as `work_here` does; what goes wrong is returned, so that it passes between machines whole."""
     try:
-        return work_here(prepared, order, mailbox)
+        work_here(prepared, order, mailbox, on_epoch=on_epoch)
+        return None
     except EarsightError as error:
         return error
     except OSError as error:
@@ -82,7 +84,7 @@ def work(prepared: Prepared, order: Order, mailbox: Any) -> Files | Exception:
         return RuntimeError(f"{node_name()}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
-def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch | None = None) -> Files:
+def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch | None = None) -> None:
     """Run a trial here.
 
     Parameters
@@ -95,11 +97,6 @@ def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch
     on_epoch : callable, optional
         For trials on the training folds alone: called with all records so far after each epoch.
 
-    Returns
-    -------
-    dict of str to bytes
-        The trial's files, if the node does not see the run folder.
-
     Raises
     ------
     RunError
@@ -107,35 +104,39 @@ def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch
     DataError
         If what the trial reads cannot be brought here.
     """
+    import ray
+
     if order.version != __version__:
         raise RunError(
             f"{node_name()}: has earsight {__version__} and the driver {order.version}; install the same on every node"
         )
     torch.set_num_threads(order.threads)
-    seen = sees(order.run / order.token[0], order.token[1])
+    seen = sees(*order.token)
     prepared = _with_pictures(prepared, mailbox)
     weights = _weights(order.weights, mailbox)
     _introduce(order, mailbox, seen=seen)
 
     def run(folder: Path, on_step: Step) -> Path:
         device = torch.device(order.device)
-        if order.inner:
-            return run_inner(
-                prepared,
-                order.trial,
-                run=folder,
-                device=device,
-                weights=weights,
-                on_step=on_step,
-                on_epoch=on_epoch,
-            )
-        return run_trial(prepared, order.trial, run=folder, device=device, weights=weights, on_step=on_step)
+        if not order.inner:
+            return run_trial(prepared, order.trial, run=folder, device=device, weights=weights, on_step=on_step)
+
+        def note(records: list[dict[str, Any]]) -> None:
+            if not seen:
+                names = ("trial.json", "history.jsonl")
+                ray.get(mailbox.keep.remote(order.number, _read(order.trial.folder(folder), names)))
+            if on_epoch:
+                on_epoch(records)
+
+        return run_inner(
+            *(prepared, order.trial), run=folder, device=device, weights=weights, on_step=on_step, on_epoch=note
+        )
 
     if seen:
         _when_free(lambda: run(order.run, _teller(order, mailbox)))
-        return {}
+        return
     with TemporaryDirectory(prefix="earsight-trial-") as scratch:
-        return _apart(Path(scratch), order, mailbox, run)
+        _apart(Path(scratch), order, mailbox, run)
 
 
 def sees(path: Path, secret: str) -> bool:
@@ -146,8 +147,8 @@ def sees(path: Path, secret: str) -> bool:
         return False
 
 
-def _apart(scratch: Path, order: Order, mailbox: Any, run: Callable[[Path, Step], Path]) -> Files:
-    """Run a trial in a folder of this node alone: begin with its kept state, send each newer one, return its files."""
+def _apart(scratch: Path, order: Order, mailbox: Any, run: Callable[[Path, Step], Path]) -> None:
+    """Run a trial in a folder of this node alone: begin with its kept state, send each newer one, then its files."""
     import ray
 
     folder = order.trial.folder(scratch)
@@ -165,12 +166,16 @@ def _apart(scratch: Path, order: Order, mailbox: Any, run: Callable[[Path, Step]
             began = time.monotonic()
             sent = _age(checkpoint)
             names = ("trial.json", "history.jsonl", checkpoint.name)
-            ray.get(mailbox.keep.remote(order.number, {name: (folder / name).read_bytes() for name in names}))
+            ray.get(mailbox.keep.remote(order.number, _read(folder, names)))
             ended = time.monotonic()
             free = ended + (ended - began) / SHIP_COST
 
     run(scratch, on_step)
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
+    ray.get(mailbox.keep.remote(order.number, _read(folder, [path.name for path in folder.iterdir()])))
+
+
+def _read(folder: Path, names: Iterable[str]) -> Files:
+    return {name: (folder / name).read_bytes() for name in names if not name.startswith(".")}
 
 
 def _age(path: Path) -> int | None:

@@ -17,6 +17,7 @@ from earsight.recipe import Recipe
 from earsight.training.cluster import Cluster
 from earsight.training.mailbox import Files, Mailbox
 from earsight.training.nodes import Order
+from earsight.training.outcome import tidy
 from earsight.training.preparation import Prepared
 from earsight.training.supplies import parts_of, sha256
 from earsight.training.trial import Trial, is_done, lock_trial
@@ -55,15 +56,15 @@ class Post:
     say : callable
         Called with what nodes say of themselves.
     mailbox : actor handle
-    tokens : mapping of Path to (str, str)
-        By run folder, a file's name in it and the secret in that file.
+    tokens : mapping of Path to (Path, str)
+        By run folder, a file that is there if it is shared, and the secret in that file.
     """
 
     ray: Any
     units: Sequence[Unit]
     say: Callable[[str], None]
     mailbox: Any
-    tokens: Mapping[Path, tuple[str, str]]
+    tokens: Mapping[Path, tuple[Path, str]]
     _locks: dict[int, ExitStack] = field(default_factory=dict)
     _data: dict[int, Any] = field(default_factory=dict)
     _supplied: dict[str, list[tuple[str, int, Any]]] = field(default_factory=dict)
@@ -92,25 +93,29 @@ class Post:
         )
         return self._data[id(prepared)], order
 
-    def collect(self) -> dict[int, tuple[int, int, float]]:
-        """Take what has come: keep checkpoints, say notes, supply what is wanted; return how far each trial is."""
-        news = self.ray.get(self.mailbox.news.remote())
+    def collect(self) -> dict[str, Any]:
+        """Take what has come: keep checkpoints, say notes, supply what is wanted; return all the news."""
+        news: dict[str, Any] = self.ray.get(self.mailbox.news.remote())
         for text in news["notes"]:
             self.say(text)
-        for number in news["kept"]:
-            if files := self.ray.get(self.mailbox.kept.remote(number)):
-                self._write(number, files, _STATE)
+        for number, names in news["kept"].items():
+            if "DONE" not in names:
+                files = self.ray.get(self.mailbox.kept.remote(number))
+                self._write(number, files, [name for name in _STATE if name in names and name in files])
         for name in news["wanted"]:
             if name not in self._supplied:
                 self._supplied[name] = parts_of(Path(name), self.ray.put)
             self.ray.get(self.mailbox.supply.remote(name, self._supplied[name]))
-        steps: dict[int, tuple[int, int, float]] = news["steps"]
-        return steps
+        return news
 
-    def receive(self, number: int, files: Files) -> None:
-        """Put the files of a trial that has ended elsewhere into its folder."""
-        if files and not is_done(self.units[number].folder):
-            self._write(number, files, sorted(files, key=lambda name: (name == "DONE", name)))
+    def receive(self, number: int) -> None:
+        """Put the files of a trial that has ended into its folder, if it was run where that is not seen."""
+        folder = self.units[number].folder
+        if not is_done(folder):
+            files = self.ray.get(self.mailbox.kept.remote(number))
+            names = [name for name in files if name not in ("checkpoint.safetensors", "DONE")]
+            self._write(number, files, [*sorted(names), "DONE"])
+            tidy(folder)
         self.ray.get(self.mailbox.drop.remote(number))
         self._unlock(number)
 
@@ -118,8 +123,8 @@ class Post:
         """Let go of what is held here."""
         for number in list(self._locks):
             self._unlock(number)
-        for run, (name, _) in self.tokens.items():
-            (run / name).unlink(missing_ok=True)
+        for token, _ in self.tokens.values():
+            token.unlink(missing_ok=True)
 
     def _write(self, number: int, files: Files, order: Sequence[str]) -> None:
         folder = self.units[number].folder
@@ -137,22 +142,32 @@ class Post:
 
 
 @contextmanager
-def open_post(ray: Any, units: Sequence[Unit], *, say: Callable[[str], None]) -> Iterator[Post]:
-    """Open a mailbox for units, on the node that the driver is connected to: without it there is no cluster."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def open_post(
+    ray: Any, units: Sequence[Unit], *, say: Callable[[str], None], root: Path | None = None
+) -> Iterator[Post]:
+    """Open a mailbox for units, on the node that the driver is connected to.
 
+    ``root`` is the folder that holds all of the units' run folders, if there is one.
+    """
     runs = dict.fromkeys(unit.run.absolute() for unit in units)
-    tokens = {run: (f".shared-{secrets.token_hex(8)}", secrets.token_hex(16)) for run in runs}
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    name, secret = f".shared-{secrets.token_hex(8)}", secrets.token_hex(16)
+    tokens = {run: ((root.absolute() if root else run) / name, secret) for run in runs}
+    mailbox = ray.remote(num_cpus=0, scheduling_strategy=beside_driver(ray))(Mailbox).remote()
     post = Post(ray, units, say, mailbox, tokens)
     try:
-        for run, (name, secret) in tokens.items():
-            run.mkdir(parents=True, exist_ok=True)
-            (run / name).write_text(secret, encoding="utf-8")
+        for token, _ in tokens.values():
+            token.parent.mkdir(parents=True, exist_ok=True)
+            token.write_text(secret, encoding="utf-8")
         yield post
     finally:
         post.close()
+
+
+def beside_driver(ray: Any) -> Any:
+    """Where an actor or a task stays on the node that the driver is connected to: without it there is no cluster."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _absolute(prepared: Prepared) -> Prepared:

@@ -59,7 +59,7 @@ def run_units(
     """
     import ray
 
-    with _told_in_a_line(ray), ExitStack() as stack:
+    with told_in_a_line(ray), ExitStack() as stack:
         post = stack.enter_context(open_post(ray, units, say=say))
         tasks = _Tasks(ray, cluster, post, inner=inner)
         stack.callback(tasks.stop)
@@ -67,7 +67,7 @@ def run_units(
             tasks.start(number)
         while tasks.running:
             ended, _ = ray.wait(list(tasks.running), num_returns=1, timeout=LOOK_SECONDS)
-            for number, step in post.collect().items():
+            for number, step in post.collect()["steps"].items():
                 tasks.steps[number] = step[0]
                 on_step(units[number], *step)
             for task in ended:
@@ -110,9 +110,9 @@ class _Tasks:
         except lost.OutOfMemoryError as error:
             self._again(number, error)
         else:
-            if isinstance(outcome, Exception):
+            if outcome is not None:
                 raise outcome
-            self._post.receive(number, outcome)
+            self._post.receive(number)
             return True
         return False
 
@@ -142,7 +142,7 @@ class _Tasks:
 
 
 @contextmanager
-def _told_in_a_line(ray: Any) -> Iterator[None]:
+def told_in_a_line(ray: Any) -> Iterator[None]:
     """Say in a line that the cluster is gone, or cannot run earsight at all."""
     try:
         yield

@@ -1,0 +1,123 @@
+"""What a search found: how each point did on the inner rows, and which cannot be told from the best.
+
+Comes in: the trials' folders of each point, with ``inner.npz`` where a trial was run to its end and ``history.jsonl``
+anyway. Goes out: a dict for tables, figures and JSON; accuracies between 0 and 1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from earsight.errors import RunError
+from earsight.evaluation.metrics import log_loss
+from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
+from earsight.evaluation.summary import Predictions, read_predictions
+
+METRICS = ("accuracy", "log_loss")
+
+
+def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *, metric: str) -> dict[str, Any]:
+    """The points of a search, best first.
+
+    Parameters
+    ----------
+    points : sequence of (values by field, folders of the trials)
+    metric : {"accuracy", "log_loss"}
+        What decides; the other one decides between equals.
+
+    Returns
+    -------
+    dict
+        ``metric``, ``fields``, ``clips`` (inner clips, those of each fold counted), ``best`` (values), ``unclear`` (how
+        many other points cannot be told from the best), ``points``: ``values``, ``done``, ``accuracy`` (mean, ci95),
+        ``log_loss``, ``behind`` (the best's accuracy less this one's: mean, ci95, p_value, beyond_noise; None for the
+        best), ``epoch``, ``seconds``, ``curves`` (accuracy and log_loss by epoch, mean over the trials that reached
+        it). Of a point that was stopped, accuracy and log_loss are those of its last epoch, without an interval.
+
+    Raises
+    ------
+    RunError
+        If no point was run to its end.
+    """
+    found = [_point(values, folders) for values, folders in points]
+    done = [point for point in found if point["done"]]
+    if not done:
+        raise RunError("no point was run to its end; the same command goes on")
+    done.sort(key=lambda point: _order(point, metric))
+    stopped = sorted(
+        (point for point in found if not point["done"]), key=lambda point: -len(point["curves"]["accuracy"])
+    )
+    best = done[0]["_means"]
+    for point in done[1:]:
+        found_gap = paired_difference(best.correct, point["_means"].correct, folds=best.folds)
+        point["behind"] = {
+            "mean": found_gap.difference,
+            "ci95": [found_gap.low, found_gap.high],
+            "p_value": found_gap.p_value,
+            "beyond_noise": found_gap.beyond_noise,
+        }
+    ranked = [{name: value for name, value in point.items() if name != "_means"} for point in (*done, *stopped)]
+    return {
+        "metric": metric,
+        "fields": list(points[0][0]),
+        "clips": len(best.clips),
+        "best": ranked[0]["values"],
+        "unclear": sum(1 for point in ranked if point["behind"] and not point["behind"]["beyond_noise"]),
+        "points": ranked,
+    }
+
+
+def _order(point: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    accuracy, loss = -point["accuracy"]["mean"], point["log_loss"]
+    return (accuracy, loss) if metric == "accuracy" else (loss, accuracy)
+
+
+def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+    histories = [_history(folder) for folder in folders]
+    histories = [history for history in histories if history]
+    longest = max((len(history) for history in histories), default=0)
+    curves = {
+        name: [
+            float(np.mean([history[epoch][name] for history in histories if len(history) > epoch]))
+            for epoch in range(longest)
+        ]
+        for name in METRICS
+    }
+    out: dict[str, Any] = {
+        "values": dict(values),
+        "done": all((folder / "DONE").is_file() for folder in folders),
+        "accuracy": {"mean": curves["accuracy"][-1] if longest else None, "ci95": None},
+        "log_loss": curves["log_loss"][-1] if longest else None,
+        "behind": None,
+        "epoch": longest,
+        "seconds": round(sum(record["seconds"] for history in histories for record in history), 1),
+        "curves": curves,
+    }
+    if out["done"]:
+        trials = [read_predictions(folder / "inner.npz") for folder in folders]
+        means = _means(trials)
+        interval = bootstrap_accuracy(means.correct, folds=means.folds)
+        out["accuracy"] = {"mean": interval.mean, "ci95": [interval.low, interval.high]}
+        out["log_loss"] = float(np.mean([log_loss(trial.logits, trial.labels) for trial in trials]))
+        out["epoch"] = float(np.mean([trial.about["epoch"] for trial in trials]))
+        out["_means"] = means
+    return out
+
+
+def _means(trials: Sequence[Predictions]) -> ClipMeans:
+    """Each inner clip's share of right answers; a clip is another one for each fold, whose networks saw other clips."""
+    folds = np.concatenate([np.full(len(trial.clips), trial.about["fold"]) for trial in trials])
+    names = np.concatenate([[f"{trial.about['fold']} {clip}" for clip in trial.clips] for trial in trials])
+    return average_seeds(np.concatenate([trial.correct for trial in trials]), clips=names, folds=folds)
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "history.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,186 @@
+"""The table, the notes and the figure of a search.
+
+Comes in: the dict of `earsight.evaluation.search`. Goes out: rows and sentences, and a PNG or SVG. The figure reads in
+grey: points differ in marker, and each value stands beside its mark where there are few.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earsight.reports.canvas import blank, write_figure
+from earsight.training.space import short, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PER_ROW = 3
+
+
+def search_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:
+    """Rows of the table, best first; values of points that were stopped are those of their last epoch."""
+    rows: list[dict[str, object]] = []
+    for point in result["points"]:
+        gap = point["behind"]
+        rows.append(
+            {
+                **{short(field): shown(value) for field, value in point["values"].items()},
+                "accuracy %": _percent(point["accuracy"]["mean"]),
+                "95 % interval": _range(point["accuracy"]["ci95"]),
+                "log loss": None if point["log_loss"] is None else f"{point['log_loss']:.3f}",
+                "behind": f"{100 * gap['mean']:.1f}" if gap else None,
+                "its 95 % interval": _range(gap["ci95"]) if gap else None,
+                "p": f"{gap['p_value']:.2g}" if gap else None,
+                "epoch": f"{point['epoch']:g}" if point["done"] else f"stopped at {point['epoch']}",
+                "seconds": f"{point['seconds']:.0f}",
+            }
+        )
+    return rows
+
+
+def search_notes(result: Mapping[str, Any]) -> list[str]:
+    """Sentences that belong under the table."""
+    points = result["points"]
+    done = sum(point["done"] for point in points)
+    folds = ", ".join(map(str, result["folds"]))
+    seeds = _count(len(result["seeds"]), "seed")
+    notes = [
+        f"Inner validation, {seeds}: {result['clips']} clips set aside from those that train for fold {folds}; "
+        "the held-out clips are not looked at. Behind: the best point's accuracy less this one's.",
+    ]
+    if done > 1:
+        notes.append(
+            f"These clips cannot tell {result['unclear']} of the other {_count(done - 1, 'point')} from the best. "
+            f"The best of {_count(done, 'point')} looks better than it is; `earsight crossval` measures it."
+        )
+    if done < len(points):
+        notes.append(f"ASHA stopped {_count(len(points) - done, 'point')}; their values are those of their last epoch.")
+    return notes
+
+
+def search_figure(result: Mapping[str, Any], *, path: Path) -> None:
+    """Draw accuracy against each field's values, and by epoch.
+
+    Parameters
+    ----------
+    result : mapping
+        As `earsight.evaluation.search.search_result` gives it, with ``dataset`` and ``backbone``.
+    path : Path
+        A ``.png`` or ``.svg`` file; its folder is made.
+    """
+    fields = result["fields"]
+    panels = len(fields) + 1
+    columns = 2 if panels == 4 else min(_PER_ROW, panels)
+    lines = -(-panels // columns)
+    figure = blank(3.6 * columns + 0.8, 3.3 * lines + 0.8)
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axis, field in zip(axes, fields, strict=False):
+        _field_panel(axis, result, field)
+    _course_panel(axes[len(fields)], result)
+    for axis in axes[panels:]:
+        axis.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    seeds = _count(len(result["seeds"]), "seed")
+    title = f"Search on {result['dataset']['name']}, {result['backbone']}: {result['clips']} inner clips, {seeds}"
+    figure.suptitle(title, fontsize=11)
+    write_figure(figure, path)
+
+
+def _field_panel(axis: Axes, result: Mapping[str, Any], field: str) -> None:
+    """Accuracy of all points against one field's values: a scale of numbers, or names side by side."""
+    points = [point for point in result["points"] if point["accuracy"]["mean"] is not None]
+    places, roomy = _places(axis, [point["values"][field] for point in points])
+    heights = [round(100 * point["accuracy"]["mean"], 6) for point in points]
+    done = [number for number, point in enumerate(points) if point["done"]]
+    stopped = [number for number, point in enumerate(points) if not point["done"]]
+    groups = {place: [heights[n] for n in done if places[n] == place] for place in sorted({places[n] for n in done})}
+    if len(groups) > 1 and min(map(len, groups.values())) > 1:
+        means = [np.mean(group) for group in groups.values()]
+        axis.plot(list(groups), means, color="0.55", linewidth=1.2, label="mean of the points at a value")
+    axis.plot(
+        [places[n] for n in done],
+        [heights[n] for n in done],
+        marker="o",
+        markersize=6,
+        color="black",
+        fillstyle="none",
+        linestyle="none",
+        label="a point",
+    )
+    if stopped:
+        axis.scatter(
+            [places[n] for n in stopped],
+            [heights[n] for n in stopped],
+            marker="x",
+            color="0.4",
+            s=30,
+            label="stopped: its last epoch",
+        )
+    axis.scatter(places[:1], heights[:1], marker="o", color="black", s=46, label="the best", zorder=3)
+    for (place, height), count in Counter(zip(places, heights, strict=True)).items():
+        if count > 1 and roomy:
+            axis.annotate(f"{count}x", (place, height), xytext=(6, -3), textcoords="offset points", fontsize=8)
+    axis.margins(x=0.12)
+    axis.set_xlabel(short(field))
+    axis.set_ylabel("accuracy on inner clips in %")
+    axis.grid(axis="y", color="0.88")
+
+
+def _places(axis: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
+    """Where values lie on the axis, and whether they lie well apart; its scale and ticks are set.
+
+    Names stand side by side; numbers on a scale that is logarithmic if they span a decade.
+    """
+    distinct = list(dict.fromkeys(map(str, values)))
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if not numbers or min(values) == max(values):
+        axis.set_xticks(range(len(distinct)), distinct)
+        axis.set_xlim(-0.5, len(distinct) - 0.5)
+        return [float(distinct.index(str(value))) for value in values], True
+    ticks = sorted(set(values))
+    gaps = np.diff(ticks)
+    if ticks[0] > 0 and ticks[-1] / ticks[0] >= 10:
+        axis.set_xscale("log")
+        gaps = np.diff(np.log(ticks))
+    roomy = bool(gaps.min() > 0.12 * gaps.sum())
+    if roomy:
+        axis.set_xticks(ticks, [shown(value) for value in ticks])
+        axis.minorticks_off()
+    return [float(value) for value in values], roomy
+
+
+def _course_panel(axis: Axes, result: Mapping[str, Any]) -> None:
+    """Accuracy by epoch: the best in black, the others in grey, a cross where one was stopped."""
+    from matplotlib.ticker import MaxNLocator
+
+    for point in reversed(result["points"]):
+        curve = 100 * np.array(point["curves"]["accuracy"])
+        if not len(curve):
+            continue
+        best = point is result["points"][0]
+        epochs = np.arange(1, len(curve) + 1)
+        axis.plot(epochs, curve, color="black" if best else "0.65", linewidth=2 if best else 0.9)
+        if not point["done"]:
+            axis.plot(epochs[-1:], curve[-1:], marker="x", color="0.4", linestyle="none")
+    axis.set_xlabel("epoch (the best in black)")
+    axis.set_ylabel("accuracy on inner clips in %")
+    axis.grid(axis="y", color="0.88")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f}"
+
+
+def _range(limits: Sequence[float] | None) -> str | None:
+    return None if limits is None else f"{100 * limits[0]:.1f} to {100 * limits[1]:.1f}"
