@@ -7,6 +7,7 @@ tables that need the same recipe share it, and a figure's sweeps take the cell t
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -112,8 +113,14 @@ def sweep_variants(kind: str, scale: Scale, asked: Asked) -> list[Variant]:
     base = _cell(scale, figures.data, figures.pretrained, asked, seeds=1)
     return [
         replace(item, folder=base.name if item.is_reference else f"{base.name}-{item.folder}")
-        for item in variants(kind, base.recipe, stages=figures.stages)
+        for item in _variants(kind, base.recipe, figures.stages)
     ]
+
+
+@functools.cache
+def _variants(kind: str, recipe: Recipe, stages: str | None) -> list[Variant]:
+    """The sweep's recipes; to find the stages of a large network takes a second."""
+    return variants(kind, recipe, stages=stages)
 
 
 def merged(cells: Iterable[Cell]) -> list[Cell]:
