@@ -180,14 +180,14 @@ def test_empty_cells_have_commands_that_run(asked, tmp_path, watched):
 
 def test_a_cell_without_its_weights_stays_empty_and_says_so(tiny_esc10, tiny_scale, tmp_path, monkeypatch, watched):
     def offline(model, name):
-        raise ModelError(f"{name}: its ImageNet weights are not on this machine")
+        raise ModelError(f"{name}: its ImageNet weights are not on this machine: connect once, or do something else")
 
     monkeypatch.setattr(weights, "_hub_file", offline)
     call = ["reproduce", "table1", tiny_esc10, "--scale", tiny_scale, "--out", tmp_path, "--folds", "1", "--threads", 1]
     result = invoke(*call)
     assert watched == [("esc10-random", 1, 0)]
     assert "--weights test_resnet=test_resnet.pth" in result.stdout
-    why = "test_resnet: its ImageNet weights are not on this machine"
+    why = "its ImageNet weights are not on this machine; --weights test_resnet=FILE"
     assert f"esc10-pretrained, 0 of 1 trials ({why})" in result.stdout
     assert "not on this machine" in refused(*call, "--only", "esc10-pretrained")
 

@@ -129,8 +129,7 @@ def _publish(
     sections = []
     for name in asked.sections:
         if name == "figures":
-            with bar("figures") as shown:
-                sections.append(make_figures(view, device=device, progress=shown))
+            sections.append(make_figures(view, device=device, bars=bar))
         else:
             sections.append(make_section(view, name))
     files = write_report(sections, out=folder, scale=scale, machine=describe_machine(device))

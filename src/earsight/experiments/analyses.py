@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ from earsight.reports.explained import made_from, read_explained, write_explaine
 from earsight.training.heldout import held_out
 from earsight.training.trial import Trial
 
-Bar = Callable[[int, int, str], None]
+Bars = Callable[[str], AbstractContextManager[Callable[[int, int, str], None]]]
+"""From the name of what takes long to a bar for as long as it lasts, which takes (done, of all, a note)."""
+
 _NAMES = {"fusion": "Figure 2b", "freeze": "Figure 2c", "cutoff": "Model cutoff"}
 
 
@@ -54,7 +57,7 @@ class _Desk:
     pretrained: Cell
     random: Cell
     device: torch.device
-    progress: Bar
+    bars: Bars
 
     @property
     def folder(self) -> Path:
@@ -80,15 +83,15 @@ class _Made:
     needs: tuple[Cell, ...] = ()
 
 
-def make_figures(view: View, *, device: torch.device, progress: Bar) -> dict[str, Any]:
+def make_figures(view: View, *, device: torch.device, bars: Bars) -> dict[str, Any]:
     """The figures' section.
 
     Parameters
     ----------
     view : View
     device : torch.device
-    progress : callable
-        Called with (done, of all, a note) for what takes long.
+    bars : callable
+        As `earsight.console.bar`.
 
     Returns
     -------
@@ -101,7 +104,7 @@ def make_figures(view: View, *, device: torch.device, progress: Bar) -> dict[str
     section |= {"rows": [], "claims": [], "empty": [], "pictures": [], "analyses": {}}
     if part is not None:
         pretrained, random = list(cells.values())[:2]
-        desk = _Desk(view, part, cells, pretrained, random, device, progress)
+        desk = _Desk(view, part, cells, pretrained, random, device, bars)
         for name, make in _MAKERS.items():
             made = make(desk)
             section["pictures"] += made.pictures
@@ -125,16 +128,18 @@ def _similarity(desk: _Desk) -> _Made:
     if result is None:
         if not desk.has_sounds:
             return _Made(needs=both)
-        found = [
-            run_similarity(
-                desk.run(cell),
-                data=desk.data(),
-                trials=trials[cell.name],
-                device=desk.device,
-                progress=desk.progress,
-            )
-            for cell in both
-        ]
+        found = []
+        for cell in both:
+            with desk.bars(f"similarity, {cell.name}") as shown:
+                found.append(
+                    run_similarity(
+                        desk.run(cell),
+                        data=desk.data(),
+                        trials=trials[cell.name],
+                        device=desk.device,
+                        progress=shown,
+                    )
+                )
         result = similarity_result(found, pooled=False)
         _keep(kept, state, result)
     path = desk.folder / "similarity.png"
@@ -179,24 +184,27 @@ def _explained(desk: _Desk) -> _Made:
     )
     places = first.sample(desk.part.explained).tolist()
     origin = made_from(first.model, label=None, curves=True, seed=0)
-    classifier, pictures, numbers = None, [], []
-    for number, place in enumerate(places):
-        sound, name = first.files[place], f"{first.clips[place].rpartition('/')[2].rpartition('.')[0]}"
-        desk.progress(number, len(places), f"explaining {name}")
-        found = read_explained(desk.folder / "explained", name, sound=str(sound), origin=origin)
-        if found is None:
-            classifier = classifier or load_classifier(first.model, device=desk.device)
-            try:
-                explanation = classifier.explain(str(sound), curves=True)
-            except (AudioError, ModelError) as error:
-                numbers.append({"path": str(sound), "failed": str(error)})
-                continue
-            found = write_explained(explanation, desk.folder / "explained", name, origin=origin)
-        label = first.classes[int(first.labels[place])]
-        title, caption = f"Figure 3: {name}, {label.replace('_', ' ')}", _explained_caption(found, label, first.fold)
-        pictures.append(_picture(desk, title, Path(found["files"]["figure"]), caption))
-        numbers.append({key: value for key, value in found.items() if key not in ("files", "made_from")})
-    desk.progress(len(places), len(places), "")
+    pictures, numbers = [], []
+    with desk.bars("explaining") as shown:
+        for number, place in enumerate(places):
+            sound, name = first.files[place], Path(first.clips[place]).stem
+            shown(number, len(places), name)
+            found = read_explained(desk.folder / "explained", name, sound=str(sound), origin=origin)
+            if found is None:
+                try:
+                    explanation = load_classifier(first.model, device=desk.device).explain(str(sound), curves=True)
+                except (AudioError, ModelError) as error:
+                    numbers.append({"path": str(sound), "failed": str(error)})
+                    continue
+                found = write_explained(explanation, desk.folder / "explained", name, origin=origin)
+            label = first.classes[int(first.labels[place])]
+            title, caption = (
+                f"Figure 3: {name}, {label.replace('_', ' ')}",
+                _explained_caption(found, label, first.fold),
+            )
+            pictures.append(_picture(desk, title, Path(found["files"]["figure"]), caption))
+            numbers.append({key: value for key, value in found.items() if key not in ("files", "made_from")})
+        shown(len(places), len(places), "")
     return _Made(tuple(pictures), numbers)
 
 
@@ -218,14 +226,15 @@ def _boundaries(desk: _Desk) -> _Made:
     done = desk.view.done(cell)
     if not done or not desk.has_sounds:
         return _Made(needs=(cell,))
-    found = observe_boundaries(
-        desk.run(cell),
-        data=desk.data(),
-        seed=done[0].seed,
-        clips=desk.part.observed,
-        device=desk.device,
-        progress=desk.progress,
-    )
+    with desk.bars("boundaries") as shown:
+        found = observe_boundaries(
+            desk.run(cell),
+            data=desk.data(),
+            seed=done[0].seed,
+            clips=desk.part.observed,
+            device=desk.device,
+            progress=shown,
+        )
     path = desk.folder / "boundaries.png"
     boundaries_figure(found, path=path)
     counts = found["clips"]

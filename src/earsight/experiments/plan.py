@@ -115,10 +115,13 @@ def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, s
         if backbone.name not in reasons:
             reasons[backbone.name] = _absent(job.recipe)
         reason = reasons[backbone.name]
-        if reason and job.cell.name in named:
-            raise ModelError(f"{job.cell.name}: {reason}, or --weights {job.cell.backbone}=FILE")
         if reason:
-            out[job.cell.name] = reason
+            # What else the message recommends would make another recipe of the cell.
+            out[job.cell.name] = (
+                f"{reason.partition(':')[2].partition(':')[0].strip()}; --weights {job.cell.backbone}=FILE"
+            )
+        if reason and job.cell.name in named:
+            raise ModelError(f"{job.cell.name}: {out[job.cell.name]} gives them")
     return out
 
 
