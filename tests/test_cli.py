@@ -103,7 +103,7 @@ def test_prepare_twice_decodes_once(synthetic_folder, tmp_path, monkeypatch):
 def test_train_leaves_what_the_contract_says(run, synthetic):
     trial = run / "fold-2" / "seed-0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("fold-2", "model.safetensors", "recipe.yaml", "summary.json")
+        *("calibration.json", "fold-2", "model.safetensors", "recipe.yaml", "summary.json")
     ]
     assert sorted(path.name for path in trial.iterdir()) == [
         *("DONE", "history.jsonl", "model.safetensors", "predictions.npz", "trial.json")

@@ -151,6 +151,7 @@ def _soup_by_hand(run, prepared, fold):
             np.mean([state[key].numpy().astype(np.float64) for state in states], axis=0), dtype=value.dtype
         )
         for key, value in states[0].items()
+        if key.startswith("model.")
     }
     model.load_state_dict(mean)
 

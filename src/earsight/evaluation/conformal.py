@@ -86,6 +86,21 @@ def plausible_classes(probabilities: np.ndarray, *, threshold: float, method: st
     return np.asarray(inside)
 
 
+def coverage_band(clips: int, *, coverage: float) -> tuple[float, float]:
+    """Where the coverage reached with a threshold of so many clips lies, with 95 % probability.
+
+    Over draws of the clips it has a beta distribution, of which these are the middle 95 %; the class that is always in
+    the set can lift it above.
+    """
+    from scipy.stats import beta  # slow to load, and a prediction does not need it
+
+    place = rank(clips, share=coverage)
+    if place > clips:
+        return 1.0, 1.0
+    low, high = beta.ppf([0.025, 0.975], place, clips + 1 - place)
+    return float(low), float(high)
+
+
 def rank(clips: int, *, share: float) -> int:
     """The place, from 1, of the score that a new clip's does not exceed with at least this probability.
 

@@ -55,6 +55,12 @@ class Grid:
         table = self.probabilities[fold]
         return np.average(table, axis=0, weights=weights)
 
+    def mixed_distance(self, fold: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64] | None:
+        """The weighted mean of the members' distances (clips,); None where a member has none."""
+        table = [self.trials[fold, member].distance for member in self.members]
+        kept = [one for one in table if one is not None]
+        return np.average(np.stack(kept), axis=0, weights=weights) if len(kept) == len(table) else None
+
     def right(self, fold: int) -> NDArray[np.bool_]:
         """Whether each member is right on each clip, shape (members, clips)."""
         return np.asarray(self.probabilities[fold].argmax(axis=2) == self.labels[fold])

@@ -86,3 +86,13 @@ def alarm(scores: np.ndarray, *, rate: float) -> Alarm:
     above = len(scores) + 1 - place
     low, high = beta.ppf([0.025, 0.975], above, place)
     return Alarm(float(np.sort(scores)[place - 1]), rate, float(low), float(high))
+
+
+def share_interval(share: float, *, clips: int) -> tuple[float, float]:
+    """The 95 % interval of Clopper and Pearson for a share seen in so many clips."""
+    from scipy.stats import beta
+
+    hits = share * clips
+    low = float(beta.ppf(0.025, hits, clips - hits + 1)) if hits > 0 else 0.0
+    high = float(beta.ppf(0.975, hits + 1, clips - hits)) if hits < clips else 1.0
+    return low, high

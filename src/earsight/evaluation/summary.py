@@ -41,6 +41,8 @@ class Predictions:
     classes : tuple of str
     about : mapping
         Fold, seed, seconds, protocol, recipe digest and data set.
+    distance : ndarray of float64, shape (clips,), optional
+        How far each clip is from the training clips, where that was measured.
     """
 
     clips: NDArray[np.str_]
@@ -48,6 +50,7 @@ class Predictions:
     logits: NDArray[np.float32]
     classes: tuple[str, ...]
     about: Mapping[str, Any]
+    distance: NDArray[np.float64] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -71,6 +74,7 @@ def read_predictions(path: Path) -> Predictions:
                 logits=file["logits"],
                 classes=tuple(str(name) for name in file["classes"]),
                 about=json.loads(str(file["about"])),
+                distance=file["distance"] if "distance" in file.files else None,
             )
     except FileNotFoundError as error:
         raise RunError(f"{path}: not there; the trial has not ended: run the same command again") from error

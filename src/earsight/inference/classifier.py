@@ -22,7 +22,7 @@ from earsight.data import audio
 from earsight.errors import AudioError, DataError
 from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
-from earsight.inference.confidence import Answers, answers_of
+from earsight.inference.confidence import Answers, answer, check_calibration
 from earsight.models.modelfile import ModelCard, load
 
 if TYPE_CHECKING:
@@ -85,9 +85,15 @@ class Classifier:
         The network, in eval mode.
     device : torch.device, optional
         Where to compute; default the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the card's calibration cannot be carried out with this network.
     """
 
     def __init__(self, card: ModelCard, model: nn.Module, *, device: torch.device | None = None) -> None:
+        check_calibration(card, model)
         self.card = card
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -143,7 +149,7 @@ class Classifier:
         return np.asarray(torch.softmax(logits, dim=1).numpy())
 
     def _answers(self, pictures: Tensor) -> Answers:
-        return answers_of(self.card, self._scores(pictures))
+        return answer(self.card, self.model, pictures)
 
     def predict(self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None) -> Prediction:
         """Classify one sound.

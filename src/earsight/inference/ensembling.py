@@ -7,7 +7,7 @@ Comes in: run folders, and the data set where weights are to be averaged. Goes o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,11 +54,14 @@ class Combination:
         Of the networks that a clip goes through.
     build : callable
         The fold's network.
+    distances : mapping of fold to ndarray, shape (clips,), or None, optional
+        How far each fold's held-out clips are from the training clips, where that was measured.
     """
 
     probabilities: Mapping[int, NDArray[np.float64]]
     backbones: Mapping[int, tuple[str, ...]]
     build: Callable[[int], Part]
+    distances: Mapping[int, NDArray[np.float64] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ def make_ensemble(
             {one: grid.mixed(one) for one in grid.folds},
             {one: pantry.backbones(one) for one in grid.folds},
             lambda one: pantry.part(one, None, method="average"),
+            {one: grid.mixed_distance(one) for one in grid.folds},
         )
     }
     chosen: dict[str, Any] = {}
@@ -228,6 +232,7 @@ def _greedy(pantry: _Pantry) -> tuple[Combination, dict[str, Any]]:
         {fold: grid.mixed(fold, weights[fold]) for fold in grid.folds},
         {fold: pantry.backbones(fold, weights[fold]) for fold in grid.folds},
         lambda fold: pantry.part(fold, weights[fold], method="greedy"),
+        {fold: grid.mixed_distance(fold, weights[fold]) for fold in grid.folds},
     )
     listed = {
         str(fold): [
@@ -307,7 +312,7 @@ def _models(pantry: _Pantry, way: Combination) -> dict[int, FoldModel]:
     for fold in pantry.grid.folds:
         card, network = way.build(fold)
         card.trained_on["held_out_accuracy"] = float(right[fold].mean())
-        out[fold] = FoldModel(card, network, way.probabilities[fold])
+        out[fold] = FoldModel(card, network, way.probabilities[fold], way.distances.get(fold))
     return out
 
 

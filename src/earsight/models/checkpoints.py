@@ -107,7 +107,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     kind = file_kind(path)
     if kind == "safetensors":
-        tree: Any = read_safetensors(path)
+        # What our model files keep beside the weights, of the clips that trained them, is no weight.
+        found = read_safetensors(path)
+        ours = any(key.startswith("model.") for key in found)
+        tree: Any = {key: value for key, value in found.items() if not (ours and key.startswith("reference."))}
     else:
         try:
             # timm keeps its command line in its training checkpoints; a Namespace holds values and runs nothing.

@@ -56,11 +56,18 @@ class Ensemble(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Log of the mean probabilities (batch, classes) of pictures (batch, 3, bands, frames)."""
-        mean, std = self.get_buffer("mean"), self.get_buffer("std")
-        logs = []
-        for place, (network, (temperature, log_weight)) in enumerate(zip(self.networks, self._scales, strict=True)):
-            logits = network((pictures - mean[place]) / std[place]).float()
-            logs.append(torch.log_softmax(logits / temperature, dim=1) + log_weight)
+        return self.combined([network(self.normalised(pictures, place)) for place, network in enumerate(self.networks)])
+
+    def normalised(self, pictures: Tensor, place: int) -> Tensor:
+        """Pictures as one member sees them."""
+        return (pictures - self.get_buffer("mean")[place]) / self.get_buffer("std")[place]
+
+    def combined(self, logits: Sequence[Tensor]) -> Tensor:
+        """Log of the mean probabilities (batch, classes) of each member's logits (batch, classes)."""
+        logs = [
+            torch.log_softmax(one.float() / temperature, dim=1) + log_weight
+            for one, (temperature, log_weight) in zip(logits, self._scales, strict=True)
+        ]
         return torch.logsumexp(torch.stack(logs), dim=0)
 
 

@@ -1,7 +1,8 @@
 """The model file: ONE safetensors file = weights + features + normalisation + labels + calibration.
 
 Comes in: a state dict and a `ModelCard`. Goes out: a file, and from it the same card and an ``eval`` module on the CPU,
-bit for bit. Loading runs no code from the file. The tensors are the state dict's under ``model.``; the metadata is one
+bit for bit. Loading runs no code from the file. The tensors are the state dict's under ``model.``, and under
+``reference.N.`` what the N-th network's training clips looked like to it, where that was measured; the metadata is one
 JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card_sha256", "card", "probe"}``, where ``probe``
 is the network's answer to `earsight.models.probe` (null where the weights fit no network; absent from older files).
 
@@ -14,7 +15,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,22 @@ from earsight.models.card import card_of, described
 from earsight.models.checkpoints import damaged, file_kind, one_line, read_header, read_safetensors
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.probe import probe_logits
+from earsight.models.reference import Reference, attach, reference_from
 from earsight.models.transfer import empty_model
 
 FORMAT_VERSION = 1
 _KEY = "earsight"
 _PREFIX = "model."
+_REFERENCE = "reference."
 
 
-def save(path: str | Path, *, state: Mapping[str, Tensor], card: ModelCard) -> None:
+def save(
+    path: str | Path,
+    *,
+    state: Mapping[str, Tensor],
+    card: ModelCard,
+    references: Sequence[Reference | None] = (),
+) -> None:
     """Write a model file whole or not at all; the same state and card give the same bytes.
 
     Parameters
@@ -48,6 +57,8 @@ def save(path: str | Path, *, state: Mapping[str, Tensor], card: ModelCard) -> N
         The module's ``state_dict()``, on any device.
     card : ModelCard
         What goes with the weights.
+    references : sequence of Reference or None, optional
+        Of the network, or of each member of an ensemble; see `earsight.models.reference.references_of`.
 
     Raises
     ------
@@ -58,6 +69,9 @@ def save(path: str | Path, *, state: Mapping[str, Tensor], card: ModelCard) -> N
 
     path = Path(path)
     tensors = {_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
+    for place, reference in enumerate(references):
+        parts = reference.tensors() if reference else {}
+        tensors |= {f"{_REFERENCE}{place}.{key}": value.contiguous().clone() for key, value in parts.items()}
     _check_finite(tensors, where=str(path))
     try:
         text = _canonical(described(card))
@@ -91,7 +105,8 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     -------
     card : ModelCard
     model : nn.Module
-        In eval mode, on the CPU, with the very bits that were saved.
+        In eval mode, on the CPU, with the very bits that were saved; its networks carry the references that the file
+        has (`earsight.models.reference.references_of`).
 
     Raises
     ------
@@ -109,6 +124,7 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
     model = _empty(card)
+    found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_REFERENCE)}
     wrong = _wrong(model, tensors)
     if wrong:
         name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
@@ -116,7 +132,9 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
             f"{path}: {len(wrong)} of its weights do not fit {name} with {len(card.classes)} classes "
             f"({', '.join(wrong[:3])}); it was saved from another model or by another timm: train it again"
         )
-    return card, _filled(model, tensors)
+    model = _filled(model, tensors)
+    _attach_references(path, model, found, classes=len(card.classes))
+    return card, model
 
 
 def load_probe(path: str | Path) -> NDArray[np.float32] | None:
@@ -141,10 +159,11 @@ def load_probe(path: str | Path) -> NDArray[np.float32] | None:
 def _probe(card: ModelCard, tensors: Mapping[str, Tensor]) -> list[float] | None:
     """The answer that goes into the file; None where the weights do not fit the card, or overflow."""
     model = _empty(card)
-    if _wrong(model, tensors):
+    weights = {key: value for key, value in tensors.items() if key.startswith(_PREFIX)}
+    if _wrong(model, weights):
         return None
     # Strides of the plain layout: others are kept by weights of size 1, and lead to other bits.
-    plain = {key: value.flatten().view(value.shape) for key, value in tensors.items()}
+    plain = {key: value.flatten().view(value.shape) for key, value in weights.items()}
     logits = probe_logits(card, _filled(model, plain))
     return [round(float(value), 5) for value in logits] if np.isfinite(logits).all() else None
 
@@ -164,6 +183,22 @@ def _wrong(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
         or key not in tensors
         or (wanted[key].shape, wanted[key].dtype) != (tensors[key].shape, tensors[key].dtype)
     ]
+
+
+def _attach_references(path: Path, model: nn.Module, found: Mapping[str, Tensor], *, classes: int) -> None:
+    """Give each network its reference; ``found`` holds the parts of all by their keys in the file."""
+    networks = list(model.networks) if isinstance(model, Ensemble) else [model]
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, value in found.items():
+        place, _, part = key.removeprefix(_REFERENCE).partition(".")
+        parts.setdefault(place, {})[part] = value
+    if not set(parts) <= {str(place) for place in range(len(networks))}:
+        raise damaged(path, f"it has references for {len(parts)} networks and {len(networks)} networks")
+    for place, tensors in parts.items():
+        try:
+            attach(networks[int(place)], reference_from(tensors, classes=classes))
+        except ModelError as error:
+            raise damaged(path, f"it has {error}") from error
 
 
 def _empty(card: ModelCard) -> nn.Module:

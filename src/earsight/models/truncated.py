@@ -147,10 +147,14 @@ class Truncated(nn.Module):
             x = reduce(getattr, path, self)(x)
         return x
 
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of feature maps, or with ``pre_logits`` what the classifier takes (batch, channels)."""
+        pooled = nn.functional.dropout(x.mean(dim=(2, 3)), self.drop_rate, self.training)
+        return pooled if pre_logits else self.head(pooled)
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (batch, classes) of pictures (batch, 3, bands, frames)."""
-        pooled = self.forward_features(x).mean(dim=(2, 3))
-        return self.head(nn.functional.dropout(pooled, self.drop_rate, self.training))  # type: ignore[no-any-return]
+        return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
         """The head, as timm's models give theirs."""

@@ -27,6 +27,7 @@ from earsight.evaluation.summary import write_summary
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.modelfile import save
+from earsight.models.reference import references_of
 from earsight.training.outcome import replace_text
 
 REPORT = "ensemble.json"
@@ -44,11 +45,14 @@ class FoldModel:
     card, network
         As a model file has them.
     probabilities : ndarray of float64, shape (clips, classes)
+    distance : ndarray of float64, shape (clips,), optional
+        How far the clips are from the training clips, mean of the members' distances by their shares.
     """
 
     card: ModelCard
     network: nn.Module
     probabilities: NDArray[np.float64]
+    distance: NDArray[np.float64] | None = None
 
 
 def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, trained_on: dict[str, Any]) -> Part:
@@ -77,7 +81,7 @@ def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, tra
         elif share:
             flat.append((card, network, share))
     if len(flat) == 1:
-        return replace(flat[0][0], trained_on=trained_on), flat[0][1]
+        return replace(flat[0][0], trained_on=trained_on, calibration={}), flat[0][1]
     card = ensemble_card([card for card, _, _ in flat], weights=[share for _, _, share in flat], trained_on=trained_on)
     network = Ensemble([Member(module, one.mean, one.std, one.temperature, share) for one, module, share in flat])
     return card, network.eval()
@@ -135,7 +139,9 @@ def write_ensemble(
             fold = next(iter(models))
             _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
         else:
-            save(partial / "model.safetensors", state=published[1].state_dict(), card=published[0])
+            card, network = published
+            path = partial / "model.safetensors"
+            save(path, state=network.state_dict(), card=card, references=references_of(network))
         write_summary(partial, machine=report["machine"])
         replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
         if out.exists():
@@ -164,7 +170,8 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
     first = trials[0].about
     identity = {"recipe": digest, "dataset": first["dataset"]["digest"], "fold": fold, "seed": 0, "ensemble": True}
     replace_text(folder / "trial.json", json.dumps(identity))
-    save(folder / "model.safetensors", state=model.network.state_dict(), card=model.card)
+    path = folder / "model.safetensors"
+    save(path, state=model.network.state_dict(), card=model.card, references=references_of(model.network))
     about = {
         **first,
         "seed": 0,
@@ -172,7 +179,9 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         "epoch": max(trial.about["epoch"] for trial in trials),
         "recipe_digest": digest,
         "ensemble": len(model.card.members) or 1,
+        "temperature": model.card.temperature,
     }
+    measured = {} if model.distance is None else {"distance": model.distance}
     np.savez(
         folder / "predictions.npz",
         allow_pickle=False,
@@ -181,6 +190,7 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         logits=np.log(np.maximum(model.probabilities, _SMALLEST)).astype(np.float32),
         classes=np.array(trials[0].classes),
         about=np.array(json.dumps(about)),
+        **measured,
     )
     replace_text(folder / "DONE", "ensemble\n")
 

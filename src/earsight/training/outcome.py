@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from earsight import __version__
 from earsight.evaluation.metrics import accuracy
 from earsight.models.modelfile import ModelCard, save
+from earsight.models.reference import Reference
 from earsight.training.loop import Data, Fitted
 from earsight.training.preparation import Prepared
 
@@ -32,6 +33,8 @@ def write_outcome(
     test_rows: NDArray[np.int64],
     logits: NDArray[np.float32],
     train_clips: int,
+    reference: Reference | None = None,
+    distance: NDArray[np.float64] | None = None,
 ) -> None:
     """Write the model file and the predictions of a finished trial.
 
@@ -46,6 +49,10 @@ def write_outcome(
     logits : ndarray of float32, shape (clips, classes)
     train_clips : int
         How many clips changed the weights.
+    reference : Reference, optional
+        What they look like to the network.
+    distance : ndarray of float64, shape (clips,), optional
+        How far the test rows are from them.
     """
     dataset, recipe = prepared.dataset, prepared.recipe
     labels = dataset.labels[test_rows]
@@ -66,9 +73,10 @@ def write_outcome(
         std=tuple(data.std.tolist()),
         trained_on=trained_on,
     )
-    save(folder / "model.safetensors", state=fitted.state, card=card)
+    save(folder / "model.safetensors", state=fitted.state, card=card, references=(reference,))
     about = _about(prepared, fitted, fold=fold, seed=seed)
-    _write_predictions(folder / "predictions.npz", prepared, rows=test_rows, logits=logits, about=about)
+    path = folder / "predictions.npz"
+    _write_predictions(path, prepared, rows=test_rows, logits=logits, about=about, distance=distance)
 
 
 def write_inner(
@@ -141,8 +149,10 @@ def _write_predictions(
     rows: NDArray[np.int64],
     logits: NDArray[np.float32],
     about: Mapping[str, Any],
+    distance: NDArray[np.float64] | None = None,
 ) -> None:
     dataset = prepared.dataset
+    measured = {} if distance is None else {"distance": distance}
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
         np.savez(
@@ -153,5 +163,6 @@ def _write_predictions(
             logits=logits,
             classes=np.array(dataset.classes),
             about=np.array(json.dumps(about)),
+            **measured,
         )
     temporary.replace(path)

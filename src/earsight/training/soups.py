@@ -6,7 +6,7 @@ Comes in: the members' model files and the data set's pictures. Goes out: logits
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from earsight.errors import RunError
 from earsight.evaluation.members import Grid, Member
 from earsight.models.card import ModelCard
 from earsight.models.modelfile import load
+from earsight.models.reference import attach
 from earsight.models.soup import average_states, measure_norms, measured_norms
 from earsight.training.loop import Data, predict
 from earsight.training.preparation import Prepared
@@ -94,8 +95,11 @@ class Soups:
     def cook(self, fold: int, members: Ingredients) -> tuple[ModelCard, nn.Module]:
         """The card and the network, on the device, of a soup of one fold's members."""
         card, model = load(self.files[fold, members[0]])
+        # The soup's own answers are what is measured; what calibrated the first member is not its.
+        card = replace(card, temperature=1.0, calibration={})
         if len(members) == 1:
             return card, model
+        attach(model, None)  # it is the first member's
         states = [self._state(fold, member) for member in members]
         model.load_state_dict(average_states(states))
         model = model.to(self.device).to(memory_format=torch.channels_last)

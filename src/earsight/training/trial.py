@@ -29,6 +29,7 @@ from earsight.models.depthwise import use_fast_depthwise
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
 from earsight.training.cuda import memory_errors
+from earsight.training.known import known_sounds
 from earsight.training.loop import Data, Fitted, fit, predict
 from earsight.training.machine import set_up
 from earsight.training.outcome import replace_text, tidy, write_history, write_inner, write_outcome
@@ -102,6 +103,8 @@ def run_trial(
         fitted, model, data = _fitted(
             prepared, trial, rows, folder, device=device, weights=weights, on_step=on_step, on_epoch=None
         )
+        logits = predict(model, data, rows.test)
+        reference, distance = known_sounds(model, data, train=rows.train, test=rows.test, logits=logits)
         write_outcome(
             folder,
             prepared,
@@ -110,8 +113,10 @@ def run_trial(
             fold=trial.fold,
             seed=trial.seed,
             test_rows=rows.test,
-            logits=predict(model, data, rows.test),
+            logits=logits,
             train_clips=len(rows.train),
+            reference=reference,
+            distance=distance,
         )
 
     return _once(prepared, trial, run, work)

@@ -1,0 +1,148 @@
+"""What the training clips looked like to a network just before its last layer, and how far from them a sound is.
+
+Comes in: features (clips, channels) float32, what the classifier of a network takes, and labels. Goes out: a
+`Reference`, which the model file keeps beside the weights, and distances (clips,) without unit: about 1 for sounds like
+those that trained the network, higher for stranger ones.
+
+The distance is Mahalanobis's to the nearest class mean (Lee et al. 2018), of features brought to length 1, for a
+network speaks louder for loud and for familiar sounds alike. One covariance serves all classes. Clips are fewer than
+channels, so it is shrunk halfway to equal variances, and kept as its leading directions and one variance for the rest.
+
+K. Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+NeurIPS 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.errors import ModelError
+from earsight.models.ensemble import Ensemble
+
+DIRECTIONS = 64
+SHRINKAGE = 0.5
+_ATTRIBUTE = "_earsight_reference"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The training clips' features in short.
+
+    Attributes
+    ----------
+    means : Tensor of float32, shape (classes, channels)
+        Of each class, of features of length 1.
+    directions : Tensor of float32, shape (directions, channels)
+        Orthonormal: those in which clips of one class differ most.
+    variances : Tensor of float32, shape (directions + 1,)
+        Along each of them; the last is that along any other.
+    """
+
+    means: Tensor
+    directions: Tensor
+    variances: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a model file keeps."""
+        return {"means": self.means, "directions": self.directions, "variances": self.variances}
+
+    def distance(self, features: Tensor) -> NDArray[np.float64]:
+        """How far each sound is from its nearest class, shape (clips,), of features (clips, channels)."""
+        unit = _unit(features.detach().cpu().double().numpy())
+        means, directions = self.means.double().numpy(), self.directions.double().numpy()
+        variances = self.variances.double().numpy()
+        # |x - m|² without an array of (clips, classes, channels), which many classes would make large.
+        whole = (unit**2).sum(axis=1)[:, None] + (means**2).sum(axis=1) - 2 * unit @ means.T
+        along = ((unit @ directions.T)[:, None] - (means @ directions.T)) ** 2
+        rest = np.maximum(whole - along.sum(axis=2), 0)
+        squared = (along / variances[:-1]).sum(axis=2) + rest / variances[-1]
+        return np.asarray(np.sqrt(squared.min(axis=1) / unit.shape[1]))
+
+
+def measure_reference(features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int) -> Reference | None:
+    """The reference of some training clips; None where all clips of each class are alike, so that nothing has a spread.
+
+    Parameters
+    ----------
+    features : ndarray of float, shape (clips, channels)
+    labels : ndarray of int64, shape (clips,)
+        Each class has a clip.
+    classes : int
+    """
+    unit = _unit(features.astype(np.float64))
+    means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])
+    apart = unit - means[labels]
+    clips, channels = apart.shape
+    _, lengths, directions = np.linalg.svd(apart / max(clips - classes, 1) ** 0.5, full_matrices=False)
+    along = lengths**2
+    equal = along.sum() / channels
+    if not equal > 0:
+        return None
+    kept = min(DIRECTIONS, len(along), channels - 1)
+    others = along[kept:].sum() / (channels - kept)
+    variances = (1 - SHRINKAGE) * np.append(along[:kept], others) + SHRINKAGE * equal
+    return Reference(*(torch.from_numpy(part.astype(np.float32)) for part in (means, directions[:kept], variances)))
+
+
+def reference_from(tensors: Mapping[str, Tensor], *, classes: int) -> Reference:
+    """The reference that `Reference.tensors` gave.
+
+    Raises
+    ------
+    ModelError
+        If the tensors do not fit each other, or the classes.
+    """
+    if set(tensors) != {"means", "directions", "variances"}:
+        raise ModelError(f"a reference of {', '.join(sorted(tensors))}; expected means, directions and variances")
+    found = Reference(**tensors)
+    rows, channels = tuple(found.means.shape) if found.means.ndim == 2 else (0, 0)
+    wanted = (classes, (found.variances.numel() - 1, channels))
+    fits = (rows, tuple(found.directions.shape)) == wanted and found.variances.ndim == 1 and channels > 0
+    if not fits or {value.dtype for value in tensors.values()} != {torch.float32}:
+        raise ModelError(f"a reference whose parts do not fit each other or {classes} classes")
+    if not bool((found.variances > 0).all()):
+        raise ModelError("a reference with a variance of 0 or below")
+    return found
+
+
+def attach(network: nn.Module, reference: Reference | None) -> None:
+    """Let a network carry its reference; None takes it away. Its state dict stays as it is.
+
+    Raises
+    ------
+    ModelError
+        If the reference is of other channels than the network's classifier takes.
+    """
+    classifier: Any = network.get_classifier() if has_features(network) else None  # type: ignore[operator]
+    if reference is not None and getattr(classifier, "in_features", None) != reference.means.shape[1]:
+        raise ModelError(f"a reference of {reference.means.shape[1]} channels, which the network has not")
+    setattr(network, _ATTRIBUTE, reference)
+
+
+def references_of(model: nn.Module) -> tuple[Reference | None, ...]:
+    """The reference of a single network, or of each member of an ensemble."""
+    networks = model.networks if isinstance(model, Ensemble) else [model]
+    return tuple(getattr(network, _ATTRIBUTE, None) for network in networks)
+
+
+def has_features(network: nn.Module) -> bool:
+    """Whether a network can be asked for what its classifier takes, as timm's and ours can."""
+    return all(hasattr(network, name) for name in ("forward_features", "forward_head", "get_classifier"))
+
+
+def seen_by(network: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (batch, classes) of normalised pictures, and the features (batch, channels) that they were made of."""
+    parts: Any = network
+    features = parts.forward_head(parts.forward_features(pictures), pre_logits=True)
+    return parts.get_classifier()(features), features
+
+
+def _unit(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
