@@ -10,6 +10,7 @@ import typer
 
 from earsight.commands import (
     analysis,
+    calibrating,
     experiments,
     explaining,
     learning,
@@ -36,7 +37,7 @@ for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
     *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
     serving.serve,
-    *(experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce),
+    *(calibrating.calibrate, experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce),
     *(searching.tune, sounds.download),
 ):
     app.command()(verb)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from earsight.commands.options import Cache, Device, Json, Layout, SkipBad, Splits, Subset, Threads
-from earsight.commands.steps import computer, open_data, prepare_pictures
+from earsight.commands.steps import calibrate, computer, open_data, prepare_pictures
 from earsight.console import bar, out, print_json, verb
 from earsight.errors import EarsightError
 
@@ -60,6 +60,7 @@ def ensemble(
             machine=describe_machine(on),
             progress=shown,
         )
+    calibrate(target)
     if json_output:
         print_json(result)
     else:

@@ -26,7 +26,16 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_pictures, report, run
+from earsight.commands.steps import (
+    calibrate,
+    cluster,
+    computer,
+    load_recipe_for,
+    open_data,
+    prepare_pictures,
+    report,
+    run,
+)
 from earsight.console import out, print_json, say, verb
 
 
@@ -84,6 +93,7 @@ def train(
     loaded = load_recipe_for(dataset, recipe, assignments)
     on = computer(device, threads)
     run(dataset, loaded, [Trial(fold, seed)], folder, on, cache=cache, skip_bad=skip_bad, as_json=json_output)
+    calibrate(folder)
     model = publish_model(folder, Trial(fold, seed))
     say(f"model: {model}\nnext:  earsight predict {shlex.quote(str(model))} FILES...")
 
@@ -127,6 +137,7 @@ def crossval(
             jobs=jobs,
             cluster=where,
         )
+    calibrate(folder)
 
 
 @verb

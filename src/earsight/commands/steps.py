@@ -146,3 +146,17 @@ def report(folder: Path, device: torch.device, *, as_json: bool) -> None:
         print_json(result)
     else:
         print_summary(result, console=out)
+
+
+def calibrate(folder: Path) -> None:
+    """Calibrate a run's model files with the defaults, and say so in a line or two.
+
+    A run whose calibration somebody asked for otherwise keeps what was asked for.
+    """
+    from earsight.reports.calibration import calibration_line
+    from earsight.training.calibrating import calibrate_run, wanted_before
+
+    result = calibrate_run(folder, wanted_before(folder))
+    say(calibration_line(result))
+    for note in result["notes"]:
+        say(f"  note: {note}")
