@@ -66,6 +66,19 @@ def test_a_timeline_says_of_each_window_what_the_window_alone_gets(client, class
     assert (found["start_seconds"], found["end_seconds"]) == (0.0, 2.6)
 
 
+def test_hops_longer_than_a_window_and_events(client, sound):
+    body = sound("gaps.wav", seconds=5.0).read_bytes()
+    found = client.post("/predict", params={"hop": 2.4}, content=body).json()
+    assert [one["start_seconds"] for one in found["timeline"]] == [0.0, 2.4, 4.8]
+    assert found["timeline"][-1]["end_seconds"] == 5.0
+    found = client.post("/predict", params={"hop": 0.5}, content=body).json()
+    loud = [one for one in found["timeline"] if one["classes"][0]["probability"] >= 0.5]
+    assert bool(found["events"]) == bool(loud)
+    for event in found["events"]:
+        assert 0 <= event["start_seconds"] < event["end_seconds"] <= 5.0
+        assert event["score"] == max(one["classes"][0]["probability"] for one in loud if one["label"] == event["label"])
+
+
 def test_at_begins_where_it_says(client, classifier, sound):
     wave = np.concatenate([tone(1.0), tone(1.0, hz=2000)])
     path = sound("two.wav", wave=wave)

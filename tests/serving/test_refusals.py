@@ -188,7 +188,7 @@ def test_memory_and_time_are_the_kernels_to_give(classifier):
     with serving(classifier, decoders=1, decode_bytes=450_000_000, sound_seconds=1e6) as (client, _):
         # Eleven hours, in a file of 100 kB; the wave alone is beyond what may be had.
         wave = encoded(np.zeros(40_000_000, np.int16), 1000, format="FLAC")
-        response = client.post("/predict", params={"hop": 100.0}, content=wave)
+        response = client.post("/predict", params={"at": 39_000.0}, content=wave)
         assert response.status_code == 422
         assert error_of(response)["code"] == "too_much_memory"
         still_well(client)

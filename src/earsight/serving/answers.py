@@ -9,9 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from earsight.inference import recordings
 from earsight.inference.classifier import Prediction
+from earsight.inference.events import EventRules, events_of
 from earsight.serving.decoding import Heard
-from earsight.serving.schemas import Answer, ClassShare, ExplanationBody, Opinion, Picture, Sound, Waveform, Window
+from earsight.serving.schemas import (
+    Answer,
+    ClassShare,
+    ExplanationBody,
+    Happening,
+    Opinion,
+    Picture,
+    Sound,
+    Waveform,
+    Window,
+)
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,27 @@ def answered(
         start_seconds=windows[0].start_seconds,
         end_seconds=windows[-1].end_seconds,
         timeline=windows if whole else None,
+        events=_events(found, heard, hop=question.hop, clip=clip) if question.hop is not None else None,
         picture=picture,
         waveform=waveform,
         explanation=explanation,
         notes=notes,
     )
+
+
+def _events(found: Sequence[tuple[float, Prediction]], heard: Heard, *, hop: float, clip: float) -> list[Happening]:
+    """The events that `earsight predict` would find in these windows."""
+    spans = (recordings.Window(start, min(start + clip, heard.seconds), one) for start, one in found)
+    events = events_of(spans, EventRules(), hop_seconds=hop, window_seconds=clip)
+    return [
+        Happening(
+            label=one.label,
+            start_seconds=round(one.begin_seconds, 3),
+            end_seconds=round(one.end_seconds, 3),
+            score=round(one.score, 6),
+        )
+        for one in sorted(events, key=lambda event: event.begin_seconds)
+    ]
 
 
 def _opinion(found: Prediction, *, top: int) -> dict[str, Any]:

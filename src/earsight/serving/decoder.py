@@ -16,14 +16,16 @@ import math
 import os
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile  # noqa: F401 - loaded before the limits are set
-import soxr  # noqa: F401
+import soxr
 
 from earsight.data import audio
-from earsight.data.audio import AudioInfo, Wave
+from earsight.data.audio import AudioInfo
+from earsight.data.streaming import pieces
 from earsight.errors import AudioError
 
 REASONS = ("unreadable", "too_long", "past_the_end", "too_much_memory", "no_space")
@@ -45,8 +47,7 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
             )
         if job["start"] >= found.seconds:
             raise _Refused("past_the_end", f"at is {job['start']:g} s, the sound lasts {found.seconds:.3g} s")
-        wave = _heard(job, found)
-        wave.tofile(job["out"])
+        samples = _write(job, found)
     except _Refused as error:
         return {"code": error.code, "message": error.message}
     except AudioError as error:
@@ -61,7 +62,7 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
             return {"code": "too_long", "message": f"the sound lasts more than the {job['longest']:g} s that are taken"}
         return {"code": "no_space", "message": f"the decoded sound cannot be written ({error.strerror or error})"}
     return {
-        "samples": len(wave),
+        "samples": samples,
         "seconds": found.seconds,
         "rate": found.sample_rate_hz,
         "channels": found.channels,
@@ -69,15 +70,26 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _heard(job: dict[str, Any], found: AudioInfo) -> Wave:
-    """The part of the sound that is asked for; from its start, the very samples that `earsight predict` hears."""
+def _write(job: dict[str, Any], found: AudioInfo) -> int:
+    """Write the part that is asked for; how many samples that are.
+
+    A part has the very samples that `earsight predict` hears. A whole sound is written as it is decoded, in constant
+    memory.
+    """
     rate, start, seconds = job["rate"], job["start"], job["seconds"]
-    end = None if seconds is None else start + seconds
-    wave = audio.read(job["path"], sample_rate_hz=rate, seconds=end)
-    wave = wave[round(start * rate) :]
-    if not len(wave):
-        raise _Refused("past_the_end", f"at is {start:g} s, the sound lasts {found.seconds:.3g} s")
-    return np.ascontiguousarray(wave)
+    with Path(job["out"]).open("wb") as out:
+        if seconds is None:
+            stream = soxr.ResampleStream(found.sample_rate_hz, rate, 1, dtype="float32", quality="HQ")
+            for piece in pieces(job["path"]):
+                out.write(np.ascontiguousarray(stream.resample_chunk(piece.wave)).tobytes())
+            out.write(np.ascontiguousarray(stream.resample_chunk(np.zeros(0, np.float32), last=True)).tobytes())
+        else:
+            wave = audio.read(job["path"], sample_rate_hz=rate, seconds=start + seconds)
+            out.write(wave[round(start * rate) :].tobytes())
+        written = out.tell() // 4
+    if not written:
+        raise _Refused("past_the_end", f"nothing is heard from {start:g} s on, the sound lasts {found.seconds:.3g} s")
+    return written
 
 
 def _limit(most_bytes: int, file_bytes: int) -> None:

@@ -35,6 +35,15 @@ class Window(Opinion):
     end_seconds: float = Field(description="Where it ends; the last one may be filled up with silence.")
 
 
+class Happening(BaseModel):
+    """A class that is heard for some time, as `earsight predict --events` finds it."""
+
+    label: str
+    start_seconds: float = Field(description="Where it begins in the sound.")
+    end_seconds: float = Field(description="Where it ends.")
+    score: float = Field(description="The highest probability of the class in it.")
+
+
 class Sound(BaseModel):
     """The sound that was sent."""
 
@@ -95,6 +104,9 @@ class Answer(Opinion):
     start_seconds: float = Field(description="Where the part begins that the opinion is of.")
     end_seconds: float = Field(description="Where it ends.")
     timeline: list[Window] | None = Field(description="One opinion a window, where `hop` was given; else null.")
+    events: list[Happening] | None = Field(
+        description="From when to when which class is heard, by a threshold of 0.5 and hysteresis; null without `hop`."
+    )
     picture: Picture | None = Field(description="Of the first window, where `picture` was asked for; else null.")
     waveform: Waveform | None = Field(description="Where `picture` was asked for; else null.")
     explanation: ExplanationBody | None = Field(

@@ -132,7 +132,8 @@ class Service:
         starts = [0]
         if question.hop is not None:
             step = max(1, round(question.hop * rate))
-            starts = list(range(0, max(1, heard.samples - samples + step), step))
+            # Until one reaches the sound's end; hops longer than a window leave gaps.
+            starts = list(range(0, max(1, min(heard.samples, heard.samples - samples + step)), step))
         if len(starts) > self.limits.windows:
             raise Refusal(
                 *(422, "too_many_windows", f"a hop of {question.hop:g} s makes {len(starts)} windows of this sound"),
