@@ -86,7 +86,9 @@ class ExplanationBody(BaseModel):
     )
     rows: int
     columns: int
-    largest: float = Field(description="The attribution, in units of the score, at level 127.")
+    largest: float = Field(
+        description="The attribution at level 127, in units of the score, averaged over neighbouring cells."
+    )
     levels: str = Field(
         description="Base64 of rows x columns signed bytes, the lowest band first: above 0 speaks for the class."
     )

@@ -13,6 +13,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from earsight.analysis.clock import band_hz
+from earsight.analysis.masking import smoothed
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.features.filterbanks import FLOOR
@@ -61,8 +62,9 @@ def waveform_of(wave: Wave, *, rate_hz: int, start: float) -> Waveform:
 
 def explanation_of(found: Explanation) -> ExplanationBody:
     """An explanation as a page shows and plays it."""
-    largest = float(np.abs(found.merged).max())
-    levels = np.round(found.merged * (127 / max(largest, 1e-12))).astype(np.int8)
+    shown = smoothed(found.merged, seconds=found.clip_seconds)
+    largest = float(np.abs(shown).max())
+    levels = np.round(shown * (127 / max(largest, 1e-12))).astype(np.int8)
     rows, columns = levels.shape
     return ExplanationBody(
         label=found.label,
