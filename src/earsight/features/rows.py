@@ -176,7 +176,7 @@ def _fill(
     free = shutil.disk_usage(place).free
     if needed - present > free * 0.98:
         raise DataError(
-            f"{place.parent}: the {layout.what} need {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            f"{place.parent}: the {layout.what} need {_size(needed)} and {_size(free)} are free; "
             f"make room, {layout.remedy}name another folder with --cache"
         )
     tables = {name: _mapped(place / name, kind, (count, *shape)) for name, (kind, shape) in layout.tables.items()}
@@ -222,3 +222,9 @@ def _sized(path: Path, size: int) -> Path:
 def _mapped(path: Path, kind: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
     return np.memmap(_sized(path, size), dtype=kind, mode="r+", shape=shape)
+
+
+def _size(count: int) -> str:
+    """Bytes for people, in the unit that leaves a figure to read."""
+    power = min(3, max(0, (len(str(count)) - 1) // 3))
+    return f"{count / 1000**power:.{int(power > 0)}f} {('bytes', 'kB', 'MB', 'GB')[power]}"
