@@ -50,3 +50,8 @@ class RunError(EarsightError):
 
 class ServiceError(EarsightError):
     """A service that cannot start as it was asked to."""
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, for messages."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

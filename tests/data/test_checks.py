@@ -103,7 +103,7 @@ def test_lines_say_it_all_and_end(tmp_path):
     assert sum("unreadable" in line for line in lines) == 21
     assert "... and 5 more findings of kind unreadable; --json lists them all" in lines
     assert any(line.startswith("warning: silent: 1 clip silent") for line in lines)
-    assert lines[-1] == "66 clips checked: 25 errors, 1 warnings"
+    assert lines[-1] == "66 clips checked: 25 errors, 1 warning"
     assert check_dataset(dataset(tmp_path, good())).lines() == ["40 clips checked: 0 errors, 0 warnings"]
 
 

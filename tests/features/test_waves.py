@@ -209,7 +209,7 @@ def test_a_full_disk_is_said_before_any_work(exact, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 12 * 4000 * 4))
     with pytest.raises(
         DataError,
-        match=r"the waves need \d+\.\d [kM]B and [1-9]\d*(\.\d)? ([kM]B|bytes) are free; make room, name another folder",
+        match=r"the waves need \d+\.\d [kM]B and [1-9][\d.]* \w+ are free; make room, name another folder",
     ):
         open_waves(exact, SMALL, cache=tmp_path / "cache")
 

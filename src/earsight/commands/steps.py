@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from earsight.console import bar, out, print_json, say
+from earsight.errors import counted
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ def prepare_pictures(
     with bar("pictures") as shown:
         ready = prepare(dataset, recipe, cache=cache, skip_bad=skip_bad, progress=shown, device=device)
     if ready.skipped:
-        say(f"  left out: {len(ready.skipped)} clips that cannot be read")
+        say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
     return ready
 
 

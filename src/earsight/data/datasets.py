@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from earsight.errors import DataError
+from earsight.errors import DataError, counted
 
 _A = TypeVar("_A", bound=npt.NDArray[Any])
 
@@ -170,7 +170,7 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
         sources = len(np.unique(groups[rows]))
         if sources >= folds:
             continue
-        have = f"{int(rows.sum())} clips" + ("" if sources == rows.sum() else f" from {sources} groups")
+        have = counted(int(rows.sum()), "clip") + ("" if sources == rows.sum() else f" from {sources} groups")
         if sources < 2:
             raise DataError(
                 f"{where}: class '{label}' has {have}; at least 2 sources are needed: add some or remove it"

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from earsight.data.datasets import first
+from earsight.errors import counted
 
 _LINES_OF_A_KIND = 20
 
@@ -59,7 +60,9 @@ class Report:
             if count > _LINES_OF_A_KIND:
                 out.append(f"... and {count - _LINES_OF_A_KIND} more findings of kind {kind}; --json lists them all")
         warnings = len(self.findings) - len(self.errors)
-        out.append(f"{self.clips} clips checked: {len(self.errors)} errors, {warnings} warnings")
+        out.append(
+            f"{counted(self.clips, 'clip')} checked: {counted(len(self.errors), 'error')}, {counted(warnings, 'warning')}"
+        )
         return out
 
     def to_dict(self) -> dict[str, Any]:

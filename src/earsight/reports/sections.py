@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from earsight.errors import counted
 from earsight.evaluation.calibration import expected_calibration_error
 from earsight.evaluation.classes import (
     ClassScore,
@@ -32,11 +33,6 @@ MOST_SKIPPED = 30
 def per_cent(share: float) -> str:
     """A share as text, one decimal, without its sign."""
     return f"{100 * share:.1f}"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def result_section(run: RunRead) -> dict[str, Any]:
