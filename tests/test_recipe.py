@@ -143,7 +143,11 @@ def test_files_that_do_not_fit(tmp_path, text, words):
 
 def test_unknown_names_and_files(tmp_path):
     assert "did you mean 'default'" in _message(load_recipe, "defualt")
-    assert "a file must end in .yaml" in _message(load_recipe, "defualt")
+    message = _message(load_recipe, "defualt")
+    assert message.endswith(
+        "did you mean 'default'? (`earsight recipe list` shows the names, and a file must end in .yaml)"
+    )
+    assert "unknown; `earsight recipe list` shows the names, and a file" in _message(load_recipe, "zzz")
     assert "`earsight recipe list` shows the names" in _message(load_recipe, "qqqqqq")
     assert "no such file" in _message(load_recipe, tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")

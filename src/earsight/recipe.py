@@ -323,8 +323,9 @@ def _recipe_text(source: str, *, where: str) -> str:
             raise RecipeError(f"{where}: cannot be read as UTF-8 text ({_one_line(error)})") from error
     if source not in _packaged():
         near = difflib.get_close_matches(source, list_recipes(), n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else "`earsight recipe list` shows the names"
-        raise RecipeError(f"{where}: unknown; {hint}; a file must end in .yaml")
+        known = "`earsight recipe list` shows the names, and a file must end in .yaml"
+        hint = f"did you mean '{near[0]}'? ({known})" if near else known
+        raise RecipeError(f"{where}: unknown; {hint}")
     return (resources.files("earsight") / "recipes").joinpath(*f"{source}.yaml".split("/")).read_text(encoding="utf-8")
 
 

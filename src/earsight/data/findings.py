@@ -60,9 +60,8 @@ class Report:
             if count > _LINES_OF_A_KIND:
                 out.append(f"... and {count - _LINES_OF_A_KIND} more findings of kind {kind}; --json lists them all")
         warnings = len(self.findings) - len(self.errors)
-        out.append(
-            f"{counted(self.clips, 'clip')} checked: {counted(len(self.errors), 'error')}, {counted(warnings, 'warning')}"
-        )
+        found = f"{counted(len(self.errors), 'error')}, {counted(warnings, 'warning')}"
+        out.append(f"{counted(self.clips, 'clip')} checked: {found}")
         return out
 
     def to_dict(self) -> dict[str, Any]:
