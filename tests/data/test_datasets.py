@@ -312,6 +312,7 @@ def test_csv_with_folds_and_groups(tmp_path, delimiter, encoding, ending):
     assert data.clips[3] == Clip("w/3.wav", "b", 1, "g3")
     assert data.fold_numbers == (0, 1, 2)
     assert data.describe() == "a csv of clips (list): 6 clips, 2 classes, 3 given folds"
+    assert data.describe(drawn=False) == data.describe()
 
 
 def test_csv_without_folds(tmp_path):
@@ -319,6 +320,7 @@ def test_csv_without_folds(tmp_path):
     assert data.fold_numbers == (1, 2, 3)
     assert data.clips[0].group == "w/0.wav"
     assert "3 stratified folds" in data.describe()
+    assert "folds" not in data.describe(drawn=False)
     grouped = listed(tmp_path, "path,label,group")
     same = open_dataset(table(tmp_path / "g.csv", *(line.replace("g2", "g0") for line in grouped)), folds=2)
     assert same.folds[0] == same.folds[2]

@@ -26,7 +26,7 @@ def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, d
     from earsight.data.layouts import open_dataset
 
     dataset = open_dataset(data, layout=layout, subset=subset, folds=splits)
-    say(dataset.describe())
+    say(dataset.describe(drawn=drawn))
     for note in dataset.notes:
         if drawn or not note.startswith(DRAWN_FOLDS):
             say(f"  note: {note}")

@@ -112,16 +112,14 @@ class Dataset:
         rows = sorted(json.dumps([clip.path, clip.label]) for clip in self.clips)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12]
 
-    def describe(self) -> str:
-        """One line that says what was recognised."""
+    def describe(self, *, drawn: bool = True) -> str:
+        """One line that says what was recognised; with ``drawn`` unset it is silent about folds that were drawn."""
         kind = "official" if self.layout in OFFICIAL_FOLDS else "given" if self.layout == "csv" else "stratified"
         if self.layout == "csv" and any(note.startswith(DRAWN_FOLDS) for note in self.notes):
             kind = "stratified"
         title = TITLES.get(self.layout, self.layout)
-        return (
-            f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes, "
-            f"{len(self.fold_numbers)} {kind} folds"
-        )
+        folds = f", {len(self.fold_numbers)} {kind} folds" if drawn or kind != "stratified" else ""
+        return f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes{folds}"
 
 
 TITLES = {
