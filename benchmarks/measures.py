@@ -26,7 +26,7 @@ from earsight.features.spectrogram import Spectrogram
 from earsight.features.store import open_store
 from earsight.inference.classifier import load_classifier
 from earsight.models.backbones import build
-from earsight.models.depthwise import use_fast_depthwise
+from earsight.models.fast import use_fast_layers
 from earsight.recipe import Recipe, load_recipe
 from earsight.training.machine import keep_freed_memory, training_dtype
 from earsight.training.preparation import prepare
@@ -118,7 +118,7 @@ def training(setting: Setting, *, backbone: str) -> Iterator[Pair]:
     plain = reference.network(backbone, classes=10)
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
     fast = build(backbone, classes=10, weights="none").to(memory_format=torch.channels_last)
-    use_fast_depthwise(fast)
+    use_fast_layers(fast)
     optimizer = torch.optim.AdamW(fast.parameters(), lr=1e-4, foreach=True)
     last = inputs.contiguous(memory_format=torch.channels_last)
     dtype = training_dtype("auto", torch.device("cpu"))

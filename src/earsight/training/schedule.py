@@ -18,10 +18,12 @@ import torch
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
+from earsight.models.fast import make_kernels_ready
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
 from earsight.training.cluster import Cluster
 from earsight.training.jobs import run_at_once
+from earsight.training.machine import training_dtype
 from earsight.training.post import Unit
 from earsight.training.preparation import Prepared
 from earsight.training.remote import run_units
@@ -112,6 +114,8 @@ def run_trials(
     except OSError as error:
         raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
     done = [trial for trial in trials if is_done(trial.folder(run))]
+    if device.type == "cpu" and len(done) < len(trials) and not cluster:
+        make_kernels_ready(training_dtype(prepared.recipe.training.precision, device), say=say)
     steps = dict.fromkeys(trials, 0)
 
     def show(trial: Trial, step: int, total: int, loss: float) -> None:

@@ -25,7 +25,7 @@ from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
 from earsight.features.resident import ResidentWaves
-from earsight.models.depthwise import use_fast_depthwise
+from earsight.models.fast import use_fast_layers
 from earsight.models.transfer import starting_model
 from earsight.recipe import Recipe
 from earsight.training.cuda import memory_errors
@@ -237,7 +237,7 @@ def _fitted(
     model = starting_model(recipe, classes=data.classes, seed=trial.seed, weights=weights).to(device)
     model = model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
-        use_fast_depthwise(model)
+        use_fast_layers(model)
 
     def note(history: list[dict[str, Any]]) -> None:
         write_history(folder / "history.jsonl", history)

@@ -1,0 +1,136 @@
+"""Kernels that numba compiles for this machine's processor, and the threads that run them.
+
+Comes in: the name of a kernel of `earsight.models.norm_kernels` and a dtype, or a kernel and its job. Goes out: the
+kernel, or None where it cannot be had; or the work done.
+
+A kernel is compiled when it is first asked for, which takes some seconds, and kept in the cache folder for later
+processes. It runs on the threads of PyTorch's own OpenMP, as many as ``torch.get_num_threads()`` says, so that two
+pools of threads never contend for the same cores.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from earsight.features.store import default_cache
+
+_SOURCES = ("simd.py", "norm_kernels.py")
+_NAMES = ("moments", "apply", "slopes", "gradient")
+DTYPES = (torch.float32, torch.bfloat16)
+"""What feature maps may be."""
+
+
+class Kernel:
+    """A compiled kernel: call it with the fields of its job, and it works through all parts on all threads.
+
+    Parameters
+    ----------
+    code : object
+        What numba compiled.
+    job : numpy.dtype
+        Of the record that it reads; fields that are not named in a call are 0.
+    """
+
+    def __init__(self, code: Any, job: np.dtype[Any]) -> None:
+        self._code, self._job = code, job  # the code's memory lives as long as the object
+        self._address: int = code.address
+
+    def __call__(self, job: Mapping[str, float]) -> None:
+        """Do a job, given as the fields of its record."""
+        record = np.zeros(1, self._job)
+        for name, value in job.items():
+            record[name] = value
+        pointer = record.ctypes.data
+        record["here"] = pointer
+        _team()(self._address, pointer, torch.get_num_threads())
+
+
+def kernel(name: str, dtype: torch.dtype) -> Kernel | None:
+    """A kernel for feature maps of a dtype, or None where there are none."""
+    module = _loaded()
+    return None if isinstance(module, str) else _compiled(module, f"{name}_{str(dtype).removeprefix('torch.')}")
+
+
+def compile_kernels(dtype: torch.dtype) -> None:
+    """Make every kernel for a dtype ready; what an earlier process compiled is read from the cache folder."""
+    for name in _NAMES:
+        kernel(name, dtype)
+
+
+def is_compiled(dtype: torch.dtype) -> bool:
+    """Whether an earlier process has left the kernels for a dtype in the cache folder."""
+    kind = str(dtype).removeprefix("torch.")
+    return all(any(folder().glob(f"*/*.{name}_{kind}-*.nbi")) for name in _NAMES)
+
+
+def why_none() -> str | None:
+    """Why there are no kernels here; None where there are."""
+    module = _loaded()
+    return module if isinstance(module, str) else None
+
+
+def folder() -> Path:
+    """Where machine code is kept: under the cache folder, by the kernels' source."""
+    digest = hashlib.sha256()
+    for source in _SOURCES:
+        digest.update(Path(__file__).with_name(source).read_bytes())
+    return default_cache() / "kernels" / digest.hexdigest()[:16]
+
+
+@cache
+def _compiled(module: Any, name: str) -> Kernel:
+    from numba.core import config
+
+    settings: Any = config
+    before = settings.CACHE_DIR
+    try:
+        # numba looks at this when a function is handed to it; a folder that cannot be written it passes over.
+        settings.CACHE_DIR = before or str(folder())
+        return Kernel(module.compile_entry(getattr(module, name)), module.JOB)
+    finally:
+        settings.CACHE_DIR = before
+
+
+@cache
+def _loaded() -> Any:
+    """The module of kernels, or the reason for which there is none."""
+    try:
+        from earsight.models import norm_kernels
+    except ImportError as error:  # numba is not there for every Python and every NumPy
+        return f"numba cannot be used ({error})"
+    return norm_kernels
+
+
+@cache
+def _team() -> Callable[[int, int, int], None]:
+    """What runs code at an address on some threads at once, each with the same pointer."""
+    try:
+        # Through PyTorch's library, so that it is the OpenMP that PyTorch itself runs on, not another library's.
+        parallel = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel
+    except (OSError, AttributeError):
+        return _python_threads
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    return lambda code, pointer, threads: parallel(code, pointer, threads, 0)
+
+
+def _python_threads(code: int, pointer: int, threads: int) -> None:
+    work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code)
+    others = [_pool().submit(work, pointer) for _ in range(threads - 1)]
+    work(pointer)
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="earsight-kernels")
