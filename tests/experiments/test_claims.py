@@ -131,19 +131,29 @@ def test_freeze_and_cutoff():
 
 
 def test_similarity_of_two_runs():
-    def run(values):
+    def run(*by_fold):
         return {
             "trials": [
-                {"fold": fold, "seed": 0, "stage": f"block{n}", "svcca": value + fold / 100}
-                for fold in (1, 2, 3)
+                {"fold": fold, "seed": 0, "stage": f"block{n}", "svcca": value}
+                for fold, values in enumerate(by_fold)
                 for n, value in enumerate(values)
             ]
         }
 
-    kept, changed = similarity_claims({"runs": [run([0.9, 0.8, 0.6, 0.4]), run([0.3, 0.3, 0.3, 0.2])]})
+    falling = run([0.9, 0.8, 0.6, 0.4], [0.9, 0.8, 0.6, 0.5], [0.8, 0.9, 0.6, 0.5])
+    flat = run([0.3, 0.3, 0.3, 0.2], [0.3, 0.4, 0.3, 0.2], [0.3, 0.3, 0.2, 0.3])
+    kept, changed = similarity_claims({"runs": [falling, flat]})
     assert kept.startswith("Pretrained stages stay more like their start than random ones: holds.")
-    assert "difference +0.40" in kept
-    assert changed.startswith("When pretrained, likeness falls with depth: holds. Rank correlation with depth -1.00")
-    kept, changed = similarity_claims({"runs": [run([0.3, 0.3, 0.4, 0.5]), run([0.9, 0.8, 0.7, 0.6])]})
+    assert "0.69 against 0.28, difference +0.41 (95 % +0.3" in kept
+    assert changed.startswith(
+        "When pretrained, likeness falls with depth: holds. Rank correlation with depth -0.93 (95"
+    )
+    rising = run([0.2, 0.3, 0.4, 0.5], [0.3, 0.2, 0.4, 0.5], [0.2, 0.3, 0.4, 0.6])
+    kept, changed = similarity_claims({"runs": [rising, falling]})
     assert "is contradicted" in kept
     assert "is contradicted" in changed
+    _, agreed = similarity_claims({"runs": [run(*[[0.9, 0.8, 0.6]] * 3), flat]})
+    assert "not judged, for trials that all agree tell nothing of their spread" in agreed
+    assert agreed.endswith("Rank correlation with depth -1.00 in every trial.")
+    one, _ = similarity_claims({"runs": [run([0.9, 0.8, 0.6]), run([0.2, 0.2, 0.1])]})
+    assert "not judged, for there is no interval of one trial" in one

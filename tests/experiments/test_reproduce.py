@@ -249,7 +249,10 @@ def test_a_figure_that_lacks_trials_has_its_command(done, asked, tmp_path):
     words = shlex.split(empty["Figure 2c"]["command"])
     assert words[:3] == ["earsight", "reproduce", "figures"]
     assert words.count("--only") == 2
-    assert "esc10-pretrained-freeze-block2" in words
+    assert "esc10-pretrained-freeze-*" in words
+    assert words[3] == "path/to/ESC-50"
+    plan = invoke(*words[1:3], *words[4:], "--plan", "--threads", "1").stderr
+    assert plan.count("not run: its data set was not given") == 2
 
 
 def test_what_the_verb_refuses(tiny_esc10, tiny_scale, synthetic_folder, tmp_path, asked):

@@ -71,6 +71,13 @@ def explanation(tmp_path) -> Explanation:
     )
 
 
+def test_every_picture_of_the_figure_is_in_kilohertz(explanation, tmp_path):
+    explanation_figure(explanation, path=tmp_path / "x.svg")
+    root = ElementTree.parse(tmp_path / "x.svg").getroot()
+    said = ["".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("}text")]
+    assert said.count("0.5") >= 8, "three windows and all together, twice"
+
+
 def test_the_figure_says_what_everything_is(explanation, tmp_path):
     explanation_figure(explanation, path=tmp_path / "new folder" / "x.svg")
     said = _words(tmp_path / "new folder" / "x.svg")

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,14 @@ def _similarity(desk: _Desk) -> _Made:
         + " ".join(similarity_notes(result))
     )
     title, claims = "Figure 2a: what fine-tuning changed", similarity_claims(result)
-    return _Made((_picture(desk, title, path, caption, claims=claims, rows=similarity_rows(result)),), result)
+    return _Made((_picture(desk, title, path, caption, claims=claims, rows=_similarity_rows(result)),), result)
+
+
+def _similarity_rows(result: dict[str, Any]) -> list[dict[str, object]]:
+    """The columns that fit a page: SVCCA and CKA of both starts."""
+    starts = [{**run, "name": run["start"]} for run in result["runs"]]
+    rows = similarity_rows({**result, "runs": starts})
+    return [{key: value for key, value in row.items() if key.startswith(("stage", "SVCCA", "CKA"))} for row in rows]
 
 
 def _sweep(kind: str) -> Callable[[_Desk], _Made]:
@@ -264,8 +272,11 @@ def _lacking(desk: _Desk, cells: Sequence[Cell]) -> tuple[Cell, ...]:
 
 def _empty(desk: _Desk, title: str, needs: Sequence[Cell]) -> dict[str, Any]:
     """The entry of an analysis that lacks cells, with the one command that runs them."""
-    view, first = desk.view, needs[0]
-    names = list(dict.fromkeys([desk.pretrained.name, *(cell.name for cell in needs)]))
+    view, first, base = desk.view, needs[0], desk.pretrained.name
+    names = list(dict.fromkeys([base, *(cell.name for cell in needs)]))
+    fields = {f"{base}-{sweep.field}-*" for sweep in SWEEPS.values()}
+    # A sweep is one pattern: what of it is DONE is not run again.
+    names = list(dict.fromkeys(next((f for f in fields if fnmatchcase(name, f)), name) for name in names))
     return {
         "cell": title,
         "done": sum(len(view.done(cell)) for cell in needs),

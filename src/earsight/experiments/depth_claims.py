@@ -134,11 +134,15 @@ def _trend(values: Sequence[float]) -> float | None:
 def _sign(limits: Sequence[float] | None, *, up: str, down: str) -> str:
     if limits is None:
         return "not judged, for there is no interval of one trial"
+    if limits[0] == limits[1]:
+        return "not judged, for trials that all agree tell nothing of their spread"
     return up if limits[0] > 0 else down if limits[1] < 0 else "not shown"
 
 
 def _with_interval(found: Row) -> str:
     if found["mean"] is None:
         return "unknown"
+    if found["ci95"] and found["ci95"][0] == found["ci95"][1]:
+        return f"{found['mean']:+.2f} in every trial"
     limits = f" (95 % {found['ci95'][0]:+.2f} to {found['ci95'][1]:+.2f})" if found["ci95"] else ""
     return f"{found['mean']:+.2f}{limits}"

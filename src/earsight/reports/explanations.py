@@ -138,10 +138,10 @@ def _draw(
 
 
 def _finish_axes(axes: Any, explanation: Explanation) -> None:
-    axes[0, 0].set_yticks(*hz_ticks(explanation.band_hz), fontsize=9)
-    axes[0, 0].set(xlim=(0, explanation.clip_seconds), ylim=(-0.5, len(explanation.band_hz) - 0.5))
     lasts = len(explanation.wave) / explanation.sample_rate_hz
     for axis in axes.ravel():
+        axis.set_yticks(*hz_ticks(explanation.band_hz), fontsize=9)
+        axis.set(xlim=(0, explanation.clip_seconds), ylim=(-0.5, len(explanation.band_hz) - 0.5))
         if lasts < 0.995 * explanation.clip_seconds:
             axis.axvline(lasts, color="0.6", linestyle="--", linewidth=1)
     for axis in axes[-1]:
