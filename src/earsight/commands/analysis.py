@@ -13,10 +13,13 @@ import typer
 
 from earsight.commands.options import (
     Cache,
+    Cpus,
     Data,
     Device,
+    Gpus,
     Json,
     Layout,
+    On,
     RecipeName,
     Set,
     SkipBad,
@@ -24,13 +27,14 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import computer, load_recipe_for, open_data, prepare_pictures
+from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_pictures
 from earsight.console import bar, out, print_json, say, verb
 
 if TYPE_CHECKING:
     import torch
 
     from earsight.analysis.transfer import Variant
+    from earsight.training.cluster import Cluster
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
 
@@ -85,6 +89,9 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
         cache: Cache = None,
         device: Device = "auto",
         threads: Threads = None,
+        on: On = "local",
+        cpus: Cpus = None,
+        gpus: Gpus = None,
         json_output: Json = False,
     ) -> None:
         from earsight.analysis.transfer import SWEEPS, sweep_result, variants
@@ -96,11 +103,12 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
         numbers = chosen_folds(folds, dataset.fold_numbers)
         trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
         found = variants(kind, load_recipe_for(dataset, recipe, assignments), stages=stages)
-        on = computer(device, threads)
         for item in found:
             check_start(dataset, item.recipe, trials, run=folder / item.folder)
-        ready = prepare_pictures(dataset, found[0].recipe, cache=cache, skip_bad=skip_bad)
-        run_sweep(ready, found, trials, folder=folder, device=on)
+        with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as where:
+            computes = computer("cpu" if where else device, threads)
+            ready = prepare_pictures(dataset, found[0].recipe, cache=cache, skip_bad=skip_bad)
+            run_sweep(ready, found, trials, folder=folder, device=computes, cluster=where)
         result = sweep_result(kind, found, trials, out=folder)
         about = SWEEPS[kind]
         _publish(
@@ -123,18 +131,34 @@ cutoff = _sweep_verb("cutoff", "Cut the network after each stage, and fine-tune 
 
 
 def run_sweep(
-    ready: Prepared, found: list[Variant], trials: list[Trial], *, folder: Path, device: torch.device
+    ready: Prepared,
+    found: list[Variant],
+    trials: list[Trial],
+    *,
+    folder: Path,
+    device: torch.device,
+    cluster: Cluster | None = None,
 ) -> None:
-    """Tell what a sweep costs, and train what of it is not DONE."""
+    """Tell what a sweep costs, and train what of it is not DONE; on a cluster all recipes side by side."""
     from earsight.analysis.transfer import pending
     from earsight.evaluation.summary import write_summary
     from earsight.training.machine import describe_machine
-    from earsight.training.schedule import run_trials
+    from earsight.training.schedule import Group, run_groups, run_trials
     from earsight.training.trial import check_run
 
     for item in found:
         check_run(ready.dataset, item.recipe, folder / item.folder, pictures=ready.identity)
     todo = pending(found, trials, out=folder)
+    if cluster:
+        say(f"{len(found)} recipes x {len(trials)} trials, {len(found) * len(trials) - len(todo)} done")
+        groups = [
+            Group(replace(ready, recipe=item.recipe), trials, folder / item.folder, item.folder) for item in found
+        ]
+        with bar("training") as shown:
+            run_groups(cluster, groups, progress=shown, say=say)
+        for item in found:
+            write_summary(folder / item.folder, machine=describe_machine(device) | cluster.machine)
+        return
     say(_cost(ready, found, trials, todo, device=device))
     done = 0
     with bar("training") as shown:

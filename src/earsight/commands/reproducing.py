@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from earsight.commands.options import Cache, Device, Jobs, Json, Set, SkipBad, Threads
-from earsight.commands.steps import computer, train_all
+from earsight.commands.options import Cache, Cpus, Device, Gpus, Jobs, Json, On, Set, SkipBad, Threads
+from earsight.commands.steps import cluster, computer, prepare_pictures, train_all
 from earsight.console import bar, out, print_json, say, verb
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from earsight.experiments.collection import Found
     from earsight.experiments.plan import Job
     from earsight.experiments.scale import Scale
+    from earsight.training.cluster import Cluster
 
 
 @verb
@@ -50,6 +51,9 @@ def reproduce(
     device: Device = "auto",
     threads: Threads = None,
     jobs: Jobs = 1,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     json_output: Json = False,
 ) -> None:
     """Run the paper's experiments and set our figures beside its own.
@@ -71,27 +75,56 @@ def reproduce(
     found = recognise(data or [])
     for place in found.values():
         say(f"{place.path}: {place.dataset.describe()}")
-    on = computer(device, threads, jobs)
     work = make_jobs(cells, found, asked, out=folder)
     left_out = without_weights(work, named=asked.only)
     work = [job for job in work if job.cell.name not in left_out]
     check_jobs(work)
-    costs = _tell_cost(cells, work, left_out, device=on, cache=cache)
-    if plan:
-        if json_output:
-            print_json({"plan": costs})
-        return
-    for number, job in enumerate(work, start=1):
-        if job.pending:
-            say(f"{job.cell.name} (cell {number} of {len(work)}):")
-            train_all(
-                *(job.dataset, job.recipe, job.trials, job.run, on),
-                cache=cache,
-                skip_bad=skip_bad,
-                jobs=jobs,
-                name=job.cell.name,
+    with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
+        computes = computer("cpu" if where else device, threads, jobs)
+        costs = _tell_cost(cells, work, left_out, device=computes, cache=cache)
+        if plan:
+            if json_output:
+                print_json({"plan": costs})
+            return
+        _train(work, device=computes, cache=cache, skip_bad=skip_bad, jobs=jobs, where=where)
+    _publish(size, asked, found, folder, left_out, device=computes, as_json=json_output)
+
+
+def _train(
+    work: list[Job],
+    *,
+    device: torch.device,
+    cache: Path | None,
+    skip_bad: bool,
+    jobs: int,
+    where: Cluster | None,
+) -> None:
+    """Train what is not DONE: cell after cell here, and on a cluster the trials of all cells side by side."""
+    from earsight.training.schedule import Group, run_groups
+
+    pending = [job for job in work if job.pending]
+    if where:
+        groups = [
+            Group(
+                prepare_pictures(job.dataset, job.recipe, cache=cache, skip_bad=skip_bad, device=device),
+                job.trials,
+                job.run,
+                job.cell.name,
             )
-    _publish(size, asked, found, folder, left_out, device=on, as_json=json_output)
+            for job in pending
+        ]
+        with bar("training") as shown:
+            run_groups(where, groups, progress=shown, say=say)
+        return
+    for job in pending:
+        say(f"{job.cell.name} (cell {work.index(job) + 1} of {len(work)}):")
+        train_all(
+            *(job.dataset, job.recipe, job.trials, job.run, device),
+            cache=cache,
+            skip_bad=skip_bad,
+            jobs=jobs,
+            name=job.cell.name,
+        )
 
 
 def _tell_cost(

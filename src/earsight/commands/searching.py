@@ -90,6 +90,7 @@ def tune(
     written as best.yaml. --on local does without Ray and runs one point after the other.
     """
     from earsight.recipe import load_recipe
+    from earsight.training.machine import describe_machine
     from earsight.training.schedule import chosen_folds
     from earsight.training.space import make_points
     from earsight.training.trial import Trial
@@ -116,8 +117,8 @@ def tune(
                 progress=shown,
                 say=say,
             )
-        place = where.description if where else "this machine"
-    _publish(candidates, dataset, trials, folder, metric=metric, data=data, place=place, as_json=json_output)
+        machine = describe_machine(computes) | (where.machine if where else {})
+    _publish(candidates, dataset, trials, folder, metric=metric, data=data, machine=machine, as_json=json_output)
 
 
 def _candidates(
@@ -157,17 +158,14 @@ def _publish(
     *,
     metric: str,
     data: Path,
-    place: str,
+    machine: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Write the table, the figure, the numbers and the best recipe, and print them."""
-    import torch
-
     from earsight.evaluation.search import search_result
     from earsight.reports.depth import write_text
     from earsight.reports.searches import search_figure, search_notes, search_rows
     from earsight.reports.tables import csv_text, markdown
-    from earsight.training.machine import describe_machine
 
     found = search_result(
         [(one.point.values, [unit.folder for unit in one.units]) for one in candidates], metric=metric
@@ -181,7 +179,7 @@ def _publish(
         "seeds": sorted({trial.seed for trial in trials}),
         **found,
         "recipe": str(folder / "best.yaml"),
-        "machine": describe_machine(torch.device("cpu")) | {"on": place},
+        "machine": machine,
     }
     rows, notes = search_rows(result), search_notes(result)
     table = markdown(rows)
@@ -213,7 +211,7 @@ def _best_recipe(point: Point, result: dict[str, Any], *, data: Path, folder: Pa
         f"{first['log_loss']:.3f}, on {result['clips']} clips of {result['dataset']['name']}",
         "that were set aside from the training folds; the held-out fold was not looked at. It was chosen for that",
         "figure, which flatters it therefore: the command above measures it.",
-        f"Measured on {machine['device']}, torch {machine['torch']}, {machine['on']}, by",
+        f"Measured on {machine.get('cluster', machine['device'])}; torch {machine['torch']}; by the command",
         result["command"],
     ]
     return "".join(f"# {line}\n" for line in lines) + point.recipe.to_yaml()

@@ -111,7 +111,7 @@ def run(
 ) -> None:
     """Run the trials that are not DONE and print what came of them."""
     train_all(dataset, recipe, trials, folder, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
-    report(folder, device, as_json=as_json)
+    report(folder, device, as_json=as_json, cluster=cluster)
 
 
 def train_all(
@@ -136,13 +136,13 @@ def train_all(
         run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs, cluster=cluster)
 
 
-def report(folder: Path, device: torch.device, *, as_json: bool) -> None:
+def report(folder: Path, device: torch.device, *, as_json: bool, cluster: Cluster | None = None) -> None:
     """Write the run's summary and print it."""
     from earsight.evaluation.summary import write_summary
     from earsight.reports.tables import print_summary
     from earsight.training.machine import describe_machine
 
-    result = write_summary(folder, machine=describe_machine(device))
+    result = write_summary(folder, machine=describe_machine(device) | (cluster.machine if cluster else {}))
     if as_json:
         print_json(result)
     else:

@@ -46,6 +46,11 @@ class Cluster:
     description: str
 
     @property
+    def machine(self) -> dict[str, Any]:
+        """What a run's description of its machine says otherwise of it."""
+        return {"threads": self.threads, "cluster": self.description}
+
+    @property
     def device(self) -> str:
         """Kind of device that a trial computes on."""
         return "cuda" if self.gpus else "cpu"

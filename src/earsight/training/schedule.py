@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -107,12 +108,10 @@ def run_trials(
     RunError
         If the run folder cannot be written, or holds trials of another recipe or data set; see also `check_start`.
     """
-    check_start(prepared.dataset, prepared.recipe, trials, run=run)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "recipe.yaml").write_text(prepared.recipe.to_yaml(), encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
+    if cluster:
+        run_groups(cluster, [Group(prepared, trials, run)], progress=progress, say=say)
+        return
+    _begin(Group(prepared, trials, run))
     done = [trial for trial in trials if is_done(trial.folder(run))]
     if device.type == "cpu" and len(done) < len(trials) and not cluster:
         make_kernels_ready(training_dtype(prepared.recipe.training.precision, device), say=say)
@@ -126,24 +125,86 @@ def run_trials(
         say(_line(prepared, trial, run, before=trial in done))
         done.append(trial)
 
-    if jobs > 1 or cluster:
+    if jobs > 1:
         for trial in list(done):
             say(_line(prepared, trial, run, before=True))
         rest = [trial for trial in steps if trial not in done]
-        if cluster:
-            run_units(
-                cluster,
-                [Unit(prepared, trial, run) for trial in rest],
-                on_step=lambda unit, *step: show(unit.trial, *step),
-                on_end=lambda unit: end(unit.trial),
-                say=say,
-            )
-            return
         run_at_once(prepared, rest, run=run, device=device, jobs=jobs, on_step=show, on_end=end)
         return
     for trial in trials:
         run_trial(prepared, trial, run=run, device=device, on_step=partial(show, trial))
         end(trial)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials of one recipe in one run folder; ``name`` tells them from those of other recipes."""
+
+    prepared: Prepared
+    trials: Sequence[Trial]
+    run: Path
+    name: str = ""
+
+
+def run_groups(
+    cluster: Cluster,
+    groups: Sequence[Group],
+    *,
+    progress: Callable[[int, int, str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Run what is not DONE of several recipes on a cluster, all of their trials side by side.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    groups : sequence of Group
+    progress, say : callable
+        As for `run_trials`.
+
+    Raises
+    ------
+    RunError
+        As for `run_trials`; see also `earsight.training.remote`.
+    """
+    units: dict[Path, tuple[Unit, str]] = {}
+    done = 0
+    for group in groups:
+        _begin(group)
+        prefix = f"{group.name}, " if group.name else ""
+        for trial in group.trials:
+            if is_done(trial.folder(group.run)):
+                done += 1
+                say(prefix + _line(group.prepared, trial, group.run, before=True))
+            else:
+                unit = Unit(group.prepared, trial, group.run)
+                units[unit.folder] = unit, prefix
+    steps: dict[Path, int] = {}
+    totals: dict[Path, int] = {}
+
+    def show(unit: Unit, step: int, total: int, loss: float) -> None:
+        steps[unit.folder], totals[unit.folder] = step, total
+        # Of trials that have not begun nobody knows how many steps they take: as many as the others, for now.
+        typical = sum(totals.values()) / len(totals)
+        every = round(sum(totals.get(folder, typical) for folder in units) + done * typical)
+        ahead = sum(steps.values()) + round(done * typical)
+        progress(ahead, every, f"{units[unit.folder][1]}{unit.name}, loss {loss:.3f}")
+
+    def end(unit: Unit) -> None:
+        say(units[unit.folder][1] + _line(unit.prepared, unit.trial, unit.run, before=False))
+
+    if units:
+        run_units(cluster, [unit for unit, _ in units.values()], on_step=show, on_end=end, say=say)
+
+
+def _begin(group: Group) -> None:
+    """Check a group and write its recipe into its run folder."""
+    check_start(group.prepared.dataset, group.prepared.recipe, group.trials, run=group.run)
+    try:
+        group.run.mkdir(parents=True, exist_ok=True)
+        (group.run / "recipe.yaml").write_text(group.prepared.recipe.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{group.run}: cannot be written ({error.strerror}); name another folder with --out") from error
 
 
 def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
