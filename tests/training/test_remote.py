@@ -19,6 +19,7 @@ from earsight.training import nodes as nodes_module
 from earsight.training.cluster import Cluster
 from earsight.training.post import Unit, open_post
 from earsight.training.remote import run_units
+from earsight.training.schedule import Group, run_groups
 from earsight.training.space import make_points
 from earsight.training.trial import Trial, is_done, run_inner, run_trial
 from earsight.training.tuning import STOPPED, candidate, search
@@ -115,6 +116,23 @@ def test_a_search_has_the_bits_of_local_ones_on_whatever_node(nodes, synthetic, 
     assert told == [] or told[-1][:2] == (18 * (len(points) - len(before)),) * 2
     # With nothing left to do, a cluster is not even asked.
     assert go(replace(CLUSTER, cpus=1e9), asha=True)[1:] == ([], [])
+
+
+def test_several_recipes_are_trained_side_by_side_and_what_is_done_is_not_again(nodes, prepare_as, tmp_path):
+    kinds = {"one": prepare_as("training.epochs=2"), "two": prepare_as("training.epochs=1", "augment.mixup=0")}
+    groups = [Group(prepared, TRIALS, tmp_path / name, name) for name, prepared in kinds.items()]
+    run_trial(kinds["one"], TRIALS[0], run=tmp_path / "one", device=CPU)
+    told, said = [], []
+    run_groups(CLUSTER, groups, progress=lambda *step: told.append(step), say=said.append)
+    assert sum("held-out clips" in line for line in said) == 4
+    assert [line for line in said if "done before" in line] == [said[0]]
+    assert told[-1][0] == told[-1][1] >= 8, "the three trials' four, two and two steps, and what was done before"
+    for name, prepared in kinds.items():
+        assert (tmp_path / name / "recipe.yaml").read_text() == prepared.recipe.to_yaml()
+        for trial in TRIALS:
+            local = run_trial(prepared, trial, run=tmp_path / "local" / name, device=CPU)
+            folder = trial.folder(tmp_path / name)
+            assert (folder / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
 
 
 def test_what_a_trial_raises_is_raised_here(nodes, long, tmp_path):

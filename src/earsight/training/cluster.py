@@ -112,7 +112,7 @@ def _ray() -> Any:
         import grpc  # noqa: F401 (Ray's client needs it, and an installation of Ray alone does not bring it)
         import ray
     except ImportError as error:
-        raise RunError(f"Ray is not installed ({error}); {_PIP}") from error
+        raise RunError(f"Ray is not installed ({error}); {_PIP}, or take --on local") from error
     return ray
 
 
