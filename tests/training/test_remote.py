@@ -17,7 +17,7 @@ from earsight.evaluation.summary import read_predictions
 from earsight.models.backbones import build
 from earsight.training import nodes as nodes_module
 from earsight.training.cluster import Cluster
-from earsight.training.post import Unit, open_post
+from earsight.training.post import Post, Unit, open_post
 from earsight.training.remote import run_units
 from earsight.training.schedule import Group, run_groups
 from earsight.training.space import make_points
@@ -48,7 +48,10 @@ def nodes(tmp_path_factory):
         address=cluster.address,
         log_to_driver=False,
         logging_level="ERROR",
-        runtime_env={"worker_process_setup_hook": ray_jobs.often_and_slowly},
+        runtime_env={
+            "worker_process_setup_hook": ray_jobs.often_and_gated,
+            "env_vars": {"EARSIGHT_TEST_GATES": str(scratch)},
+        },
     )
     yield apart, scratch
     ray.shutdown()
@@ -57,10 +60,10 @@ def nodes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long(prepare_as, tmp_path_factory):
-    """A recipe that trains for a second and more, from weights in a file."""
+    """A recipe whose trials wait at the gates, and begin from weights in a file."""
     weights = tmp_path_factory.mktemp("weights") / "start.safetensors"
     save_file(dict(build("test_resnet", classes=10, weights="none", seed=5).state_dict()), weights)
-    return prepare_as("training.epochs=30", "training.ema=0.9", f"backbone.weights={weights}")
+    return prepare_as(f"training.epochs={ray_jobs.LONG}", "training.ema=0.9", f"backbone.weights={weights}")
 
 
 def children(pid):
@@ -74,13 +77,24 @@ def children(pid):
     return out
 
 
+def epochs(folder):
+    """The lines of a trial's history."""
+    return (folder / "history.jsonl").read_text().splitlines()
+
+
 def test_a_search_has_the_bits_of_local_ones_on_whatever_node(nodes, synthetic, prepare_as, tmp_path):
-    base = prepare_as("training.epochs=9").recipe
+    base = prepare_as(f"training.epochs={ray_jobs.SEARCHED}").recipe
     points = make_points(base, grid=["training.learning_rate=1e-2,1e-3,1e-4"])
     ready = replace(prepare_as(), recipe=base)
 
     def go(cluster, **options):
         said, told = [], []
+
+        def say(line):
+            said.append(line)
+            if sum(": torch " in other for other in said) == 2:
+                (nodes[1] / "both").touch()
+
         candidates = [
             candidate(point, replace(ready, recipe=point.recipe), out=tmp_path, trials=TRIALS[:1]) for point in points
         ]
@@ -91,7 +105,7 @@ def test_a_search_has_the_bits_of_local_ones_on_whatever_node(nodes, synthetic, 
             cluster=cluster,
             metric="accuracy",
             progress=lambda *step: told.append(step),
-            say=said.append,
+            say=say,
             **options,
         )
         return candidates, said, told
@@ -149,39 +163,61 @@ def test_another_version_is_refused(nodes, long, tmp_path):
             nodes_module.work_here(ray.get(reference), replace(order, version="0.0.0"), post.mailbox)
 
 
-def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nodes, long, tmp_path):
+def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nodes, long, tmp_path, monkeypatch):
     apart, scratch = nodes
     run, units = tmp_path / "run", [Unit(long, trial, tmp_path / "run") for trial in TRIALS]
     marks = [unit.folder / "checkpoint.safetensors" for unit in units]
-    steps, said, ended, killed = {trial: [] for trial in TRIALS}, [], [], []
+    steps, said, ended, killed = [], [], [], []
+    collect = Post.collect
 
-    def stop(*_):
-        if all(mark.is_file() for mark in marks):
+    def go(then):
+        def watched(post):
+            news = collect(post)
+            then()
+            return news
+
+        monkeypatch.setattr(Post, "collect", watched)
+        run_units(CLUSTER, units, on_step=lambda *step: steps.append(step), on_end=ended.append, say=said.append)
+
+    def at_the_gate(step):
+        return {unit.trial for unit, done, _, _ in steps if done == step} == set(TRIALS)
+
+    def stop():
+        if at_the_gate(8):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_units(CLUSTER, units, on_step=stop, on_end=ended.append, say=said.append)
+        go(stop)
     assert not ended
     assert not list(scratch.glob("earsight-trial-*"))
+    assert not list(run.glob(".shared-*"))
     reached = {mark: mark.stat().st_mtime_ns for mark in marks}
+    # Seconds of an epoch tell whether it was trained once: those of the first three are in both checkpoints.
+    known = {unit.trial: epochs(unit.folder)[:3] for unit in units}
+    assert max(done for _, done, _, _ in steps) <= 8
+    (scratch / "first").touch()
+    steps.clear()
 
-    def kill(unit, done, total, loss):
-        steps[unit.trial].append(done)
-        if not killed and all(mark.is_file() and mark.stat().st_mtime_ns > reached[mark] for mark in marks):
+    def kill():
+        for trial, records in known.items():
+            assert epochs(trial.folder(run))[:3] == records[:3], "it began anew after the stop"
+        if not killed and at_the_gate(16) and all(mark.stat().st_mtime_ns > reached[mark] for mark in marks):
             raylet = apart.all_processes["raylet"][0].process.pid
             killed.extend([raylet, *children(raylet)])
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
+            known.update({unit.trial: epochs(unit.folder)[:7] for unit in units})
+            (scratch / "second").touch()
 
-    run_units(CLUSTER, units, on_step=kill, on_end=ended.append, say=said.append)
+    go(kill)
     assert killed
-    assert len([line for line in said if "its worker died at step" in line]) == 1
+    assert len([line for line in said if "its worker died at step 16" in line]) == 1
     assert len(ended) == 2
     for trial in TRIALS:
-        assert steps[trial][0] > 2, "it began anew"
-        assert steps[trial] == sorted(steps[trial]) or min(steps[trial]) > 2
         folder, local = trial.folder(run), run_trial(long, trial, run=tmp_path / "local", device=CPU)
         assert is_done(folder)
+        assert len(known[trial]) >= 6, "its history was at home when the node was killed"
+        assert epochs(folder)[: len(known[trial])] == known[trial], "it began anew"
         assert sorted(path.name for path in folder.iterdir()) == LEFT
         for name in ("model.safetensors", "trial.json"):
             assert (folder / name).read_bytes() == (local / name).read_bytes()
