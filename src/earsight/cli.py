@@ -13,6 +13,7 @@ from earsight.commands import (
     calibrating,
     experiments,
     explaining,
+    exporting,
     learning,
     listening,
     recipes,
@@ -36,7 +37,7 @@ app = typer.Typer(
 for verb in (
     *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
     *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
-    serving.serve,
+    *(serving.serve, exporting.export),
     *(calibrating.calibrate, experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce),
     *(searching.tune, sounds.download),
 ):

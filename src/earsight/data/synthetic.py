@@ -14,7 +14,7 @@ import csv
 import io
 import json
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,14 @@ def write_synthetic(
             f"{root}: the synthetic set cannot be written ({error.strerror}); name another folder"
         ) from error
     return root
+
+
+def synthetic_waves(*, seconds: float, sample_rate_hz: int, seed: int = 0) -> Iterator[npt.NDArray[np.float32]]:
+    """One sound of each kind in memory, shape (samples,); those of a data set of the same seed are others."""
+    for target, make in enumerate(KINDS.values()):
+        drawn = (seed, target, 1 << 31)  # a source that no data set reaches
+        clip = _clip(make, seed=drawn, take=0, seconds=seconds, rate=sample_rate_hz)
+        yield (clip / 32768).astype(np.float32)
 
 
 def _clip(

@@ -122,6 +122,16 @@ class Banded(nn.Module):
         places: Tensor = self.places  # type: ignore[assignment]
         return out if self.sorted else out[..., places]
 
+    def matrix(self, columns: int) -> Tensor:
+        """The whole matrix, transposed: (columns, rows)."""
+        blocks = [
+            F.pad(getattr(self, f"block{number}"), (0, 0, first, columns - last))
+            for number, (first, last) in enumerate(self.ranges)
+        ]
+        whole = torch.cat(blocks, dim=1)
+        places: Tensor = self.places  # type: ignore[assignment]
+        return whole if self.sorted else whole.index_select(1, places)
+
 
 class BandPower(nn.Module):
     """A filterbank on the power of one window's short-time spectrum.

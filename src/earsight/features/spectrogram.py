@@ -131,7 +131,7 @@ class Spectrogram(nn.Module):
 
     def _logs(self, padded: Tensor, window: int, steps: Tensor | None) -> Tensor:
         power = self.powers[window](padded).mT
-        power = power.view(len(padded), len(self.semitones), self.features.bands, -1)
+        power = power.view(padded.shape[0], len(self.semitones), self.features.bands, -1)
         if steps is not None:
             # Picked by index on the device: a batch grouped by pitch would have another shape at each step of training.
             power = power[torch.arange(len(padded), device=padded.device), steps][:, None]

@@ -56,12 +56,8 @@ def evaluate(
     DataError
         If a label is unknown to the model, the fold is not there, or clips cannot be read.
     """
-    unknown = sorted(set(dataset.classes) - set(classifier.classes))
-    if unknown:
-        raise DataError(
-            f"the model does not know {', '.join(unknown[:3])}; its classes are {', '.join(classifier.classes[:12])}"
-        )
-    trained, fold_held = _trained_rows(classifier, dataset)
+    check_labels(classifier, dataset)
+    trained, fold_held = trained_rows(classifier, dataset)
     wanted = np.ones(len(dataset.clips), dtype=bool)
     if fold is not None:
         wanted = dataset.folds == fold
@@ -82,6 +78,20 @@ def evaluate(
         "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
     }
+
+
+def check_labels(classifier: Classifier, dataset: Dataset) -> None:
+    """Refuse labels that are no classes of the model.
+
+    Raises
+    ------
+    DataError
+    """
+    unknown = sorted(set(dataset.classes) - set(classifier.classes))
+    if unknown:
+        raise DataError(
+            f"the model does not know {', '.join(unknown[:3])}; its classes are {', '.join(classifier.classes[:12])}"
+        )
 
 
 def _answers(
@@ -128,7 +138,7 @@ def _by_class(
     ]
 
 
-def _trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
+def trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
     """Which rows some member was trained on, and the fold that the others are; None where the model does not tell."""
     found = [_trained_by(card, dataset) for card in classifier.card.members or (classifier.card,)]
     rows = [mask for mask, _ in found if mask is not None]

@@ -84,7 +84,7 @@ def save(
         "card": json.loads(text),
         "probe": _probe(card, tensors),
     }
-    _write(path, serialized(tensors, metadata={_KEY: _canonical(content)}))
+    write_whole(path, serialized(tensors, metadata={_KEY: _canonical(content)}))
 
 
 def load_card(path: str | Path) -> ModelCard:
@@ -276,7 +276,7 @@ def _check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
         )
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Replace ``path`` by a whole new file, or leave everything as it was."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:

@@ -55,15 +55,19 @@ class Reference:
 
     def distance(self, features: Tensor) -> NDArray[np.float64]:
         """How far each sound is from its nearest class, shape (clips,), of features (clips, channels)."""
-        unit = _unit(features.detach().cpu().double().numpy())
-        means, directions = self.means.double().numpy(), self.directions.double().numpy()
-        variances = self.variances.double().numpy()
+        return np.asarray(self.distances(features.detach().cpu()).numpy())
+
+    def distances(self, features: Tensor) -> Tensor:
+        """The same as a tensor of float64, in operations that other runtimes have too."""
+        unit = features.double()
+        unit = unit / torch.clamp(unit.square().sum(dim=1, keepdim=True).sqrt(), min=1e-12)
+        means, directions, variances = (part.double() for part in (self.means, self.directions, self.variances))
         # |x - m|² without an array of (clips, classes, channels), which many classes would make large.
-        whole = (unit**2).sum(axis=1)[:, None] + (means**2).sum(axis=1) - 2 * unit @ means.T
-        along = ((unit @ directions.T)[:, None] - (means @ directions.T)) ** 2
-        rest = np.maximum(whole - along.sum(axis=2), 0)
-        squared = (along / variances[:-1]).sum(axis=2) + rest / variances[-1]
-        return np.asarray(np.sqrt(squared.min(axis=1) / unit.shape[1]))
+        whole = unit.square().sum(dim=1)[:, None] + means.square().sum(dim=1) - 2 * unit @ means.T
+        along = ((unit @ directions.T)[:, None] - (means @ directions.T)).square()
+        rest = torch.clamp(whole - along.sum(dim=2), min=0)
+        squared = (along / variances[:-1]).sum(dim=2) + rest / variances[-1]
+        return torch.sqrt(squared.amin(dim=1) / means.shape[1])
 
 
 def measure_reference(features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int) -> Reference | None:

@@ -1,0 +1,216 @@
+"""A model traced into ONNX: three graphs that follow one another.
+
+Comes in: a model card and its network. Goes out: `Graphs`, each an ``onnx.ModelProto`` of opset 18 whose batch is free:
+
+- ``front_end``: waves (batch, samples) float32 of any length from 1 on, cut or padded with zeros to the clip as
+  `earsight.data.audio.fit` does, to raw pictures (batch, 3, bands, frames). It is the model's own `Spectrogram` with
+  its FFTs as matrix products (`earsight.features.products`);
+- ``network``: raw pictures to logits (batch, classes), and to the features that a distance is measured on;
+- ``answers``: those to probabilities (batch, classes) at the calibrated temperature, and where the model was calibrated
+  to say unknown to the novelty (batch,) float64.
+
+Needs the extra ``onnx``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from earsight.errors import ModelError
+from earsight.features.products import in_products
+from earsight.features.spectrogram import Spectrogram
+from earsight.models.card import ModelCard
+from earsight.models.checkpoints import one_line
+from earsight.models.ensemble import Ensemble
+from earsight.models.reference import Reference, references_of, seen_by
+
+OPSET = 18
+"""ONNX Runtime has run it since 1.14."""
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+_FOLDED_BYTES = 1024  # the exporter computes no larger constants in advance: the runtime does, and the file stays small
+_BATCH = {0: "batch"}
+
+
+class Graphs(NamedTuple):
+    """ONNX models that follow one another: waves to pictures, to logits and features, to probabilities and novelty."""
+
+    front_end: Any
+    network: Any
+    answers: Any
+
+
+def check_installed() -> None:
+    """Refuse to go on without the packages of the extra.
+
+    Raises
+    ------
+    ModelError
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelError(f"export to ONNX needs {', '.join(missing)}: python -m pip install 'earsight[onnx]'")
+
+
+def graphs_of(card: ModelCard, network: nn.Module) -> Graphs:
+    """Trace a model into ONNX.
+
+    Parameters
+    ----------
+    card : ModelCard
+    network : nn.Module
+        As `earsight.models.modelfile.load` gives it, on the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the packages are missing, or the network does something that ONNX has no operator for.
+    """
+    check_installed()
+    features = card.recipe.features
+    front_end = Spectrogram(features)
+    waves = torch.zeros(2, features.samples // 2)
+    pictures = torch.zeros(2, 3, features.bands, features.columns)
+    told = _Network(card, network)
+    with torch.no_grad():
+        logits, *seen = told(pictures)
+    names = ["logits", *(f"features{place}" for place in range(len(seen)))]
+    answers = _Answers(card, network)
+    outputs = ["probabilities", "novelty"] if answers.score else ["probabilities"]
+    fitted = _FittedFrontEnd(front_end)
+    free = ({0: "batch", 1: "samples"},)
+    return Graphs(
+        _graph(fitted, (waves,), free, inputs=["waves"], outputs=["pictures"]),
+        _graph(told, (pictures,), (_BATCH,), inputs=["pictures"], outputs=names, folded=True),
+        _graph(answers, (logits, seen), (_BATCH, [_BATCH] * len(seen)), inputs=names, outputs=outputs),
+    )
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without what exporter and quantiser warn their own developers of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class _FittedFrontEnd(nn.Module):
+    """Waves of any length to raw pictures."""
+
+    def __init__(self, front_end: Spectrogram) -> None:
+        super().__init__()
+        self.samples = front_end.features.samples
+        self.front_end = in_products(front_end)
+
+    def forward(self, waves: Tensor) -> Tensor:
+        pictures: Tensor = self.front_end(F.pad(waves, (0, self.samples))[:, : self.samples])
+        return pictures
+
+
+class _Network(nn.Module):
+    """Raw pictures to logits, and where the novelty is a distance to the features that it is measured on."""
+
+    def __init__(self, card: ModelCard, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.measured = _score(card) == "distance"
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(getattr(card, name), dtype=torch.float32)[:, None, None])
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        network = self.network
+        if not isinstance(network, Ensemble):
+            pictures = (pictures - self.get_buffer("mean")) / self.get_buffer("std")
+            if not self.measured:
+                return (network(pictures).float(),)
+            logits, seen = seen_by(network, pictures)
+            return logits.float(), seen.float()
+        if not self.measured:
+            return (network(pictures),)
+        found = [seen_by(member, network.normalised(pictures, place)) for place, member in enumerate(network.networks)]
+        features = tuple(seen.float() for _, seen in found)
+        return network.combined([logits for logits, _ in found]), *features
+
+
+class _Answers(nn.Module):
+    """Logits and features to probabilities and, where the model is calibrated so, the novelty."""
+
+    def __init__(self, card: ModelCard, network: nn.Module) -> None:
+        super().__init__()
+        self.temperature, self.score = card.temperature, _score(card)
+        self.shares = card.weights or (1.0,)
+        self.references: tuple[Reference | None, ...] = references_of(network)
+
+    def forward(self, logits: Tensor, features: list[Tensor]) -> tuple[Tensor, ...]:
+        exact = logits.double() / self.temperature
+        probabilities = torch.softmax(exact, dim=1)
+        shown = probabilities.float()
+        if not self.score:
+            return (shown,)
+        if self.score == "doubt":
+            return shown, 1 - probabilities.amax(dim=1)
+        if self.score == "energy":
+            return shown, -torch.logsumexp(logits.double(), dim=1)
+        parts = zip(self.references, features, self.shares, strict=True)
+        return shown, sum(share * one.distances(seen) for one, seen, share in parts if one)  # type: ignore[return-value]
+
+
+def _score(card: ModelCard) -> str:
+    """The name of the score that the model's novelty is; empty where it has none."""
+    return str((card.calibration.get("unknown") or {}).get("score", ""))
+
+
+def _graph(
+    module: nn.Module, arguments: Any, free: Any, *, inputs: list[str], outputs: list[str], folded: bool = False
+) -> Any:
+    """One module as ONNX; ``free``: which dimensions of its inputs are; ``folded``: norms go into convolutions."""
+    import onnxscript.optimizer
+
+    try:
+        with hushed(), torch.no_grad():
+            program: Any = torch.onnx.export(
+                module.eval(),
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=free,
+                optimize=folded,
+                verbose=False,
+            )
+            if not folded:
+                onnxscript.optimizer.optimize(
+                    program.model, input_size_limit=_FOLDED_BYTES, output_size_limit=_FOLDED_BYTES
+                )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ModelError(
+            f"the {type(module).__name__.strip('_').lower()} does not go into ONNX ({one_line(_root(error))}); "
+            "choose another backbone, or serve the model file itself"
+        ) from error
+    return bare(program.model_proto)
+
+
+def _root(error: BaseException) -> Exception:
+    """What an exporter's error says last and meant first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error if isinstance(error, Exception) else RuntimeError(str(error))
+
+
+def bare(model: Any) -> Any:
+    """The model without the exporter's notes, which name files of this machine."""
+    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.initializer):
+        del value.metadata_props[:]
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+    return model
