@@ -55,6 +55,11 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     found = {value.name: value for value in [*whole.graph.output, logits]}
     del whole.graph.output[:]
     whole.graph.output.extend([found[name] for name in wanted])
+    for value in whole.graph.output:
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"  # the tracer counts a name up for each graph
+    domains = {one.domain: one.version for one in whole.opset_import}  # the merge repeats them
+    del whole.opset_import[:]
+    whole.opset_import.extend(onnx.helper.make_opsetid(domain, number) for domain, number in domains.items())
     whole.graph.name = whole.producer_name = "earsight"
     whole.producer_version = version
     features = card.recipe.features

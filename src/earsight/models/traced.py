@@ -74,20 +74,22 @@ def graphs_of(card: ModelCard, network: nn.Module) -> Graphs:
         If the packages are missing, or the network does something that ONNX has no operator for.
     """
     check_installed()
+    front_end = _FittedFrontEnd(Spectrogram(card.recipe.features))
+    waves = torch.zeros(2, front_end.samples // 2)
+    traced = _graph(front_end, (waves,), ({0: "batch", 1: "samples"},), inputs=["waves"], outputs=["pictures"])
+    return Graphs(traced, *_graphs_behind(card, network))
+
+
+def _graphs_behind(card: ModelCard, network: nn.Module) -> tuple[Any, Any]:
+    """The graphs that follow the front end's."""
     features = card.recipe.features
-    front_end = Spectrogram(features)
-    waves = torch.zeros(2, features.samples // 2)
+    told, answers = _Network(card, network).eval(), _Answers(card, network)
     pictures = torch.zeros(2, 3, features.bands, features.columns)
-    told = _Network(card, network)
     with torch.no_grad():
         logits, *seen = told(pictures)
     names = ["logits", *(f"features{place}" for place in range(len(seen)))]
-    answers = _Answers(card, network)
     outputs = ["probabilities", "novelty"] if answers.score else ["probabilities"]
-    fitted = _FittedFrontEnd(front_end)
-    free = ({0: "batch", 1: "samples"},)
-    return Graphs(
-        _graph(fitted, (waves,), free, inputs=["waves"], outputs=["pictures"]),
+    return (
         _graph(told, (pictures,), (_BATCH,), inputs=["pictures"], outputs=names, folded=True),
         _graph(answers, (logits, seen), (_BATCH, [_BATCH] * len(seen)), inputs=names, outputs=outputs),
     )
