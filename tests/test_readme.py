@@ -30,7 +30,7 @@ NEEDS_MORE = {
     "quickstart": "tests/test_quickstart.py runs it",
     "analyze": "it needs runs, and pretrained weights of a small network; tests/test_analyze.py runs its verbs",
     "reproduce": "its networks are large; tests/experiments run it with tiny ones",
-    "tune": "it starts Ray; tests/test_cli_cluster.py and tests/training/test_remote.py run it without and with a cluster",
+    "tune": "it starts Ray; tests/test_cli_cluster.py runs it without, tests/training/test_remote.py on a cluster",
     "download": "it needs a network; tests/data/test_download.py runs it against a local server",
 }
 

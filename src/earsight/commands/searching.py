@@ -211,7 +211,7 @@ def _best_recipe(point: Point, result: dict[str, Any], *, data: Path, folder: Pa
         f"{first['log_loss']:.3f}, on {result['clips']} clips of {result['dataset']['name']}",
         "that were set aside from the training folds; the held-out fold was not looked at. It was chosen for that",
         "figure, which flatters it therefore: the command above measures it.",
-        f"Measured on {machine.get('cluster', machine['device'])}; torch {machine['torch']}; by the command",
+        f"Measured on {machine['device']}, {machine.get('cluster', 'this machine')}; torch {machine['torch']}; by",
         result["command"],
     ]
     return "".join(f"# {line}\n" for line in lines) + point.recipe.to_yaml()

@@ -7,6 +7,7 @@ where the run folder is not seen. Each is written beside its name and renamed, D
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from earsight.training.trial import Trial, is_done, lock_trial
 
 _STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")
 """What a trial goes on from, in the order of writing."""
+_OLD_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,9 @@ def open_post(
     try:
         for token, _ in tokens.values():
             token.parent.mkdir(parents=True, exist_ok=True)
+            for other in token.parent.glob(".shared-*"):
+                if other.stat().st_mtime < time.time() - _OLD_SECONDS:  # of a driver that was killed
+                    other.unlink(missing_ok=True)
             token.write_text(secret, encoding="utf-8")
         yield post
     finally:
