@@ -1,6 +1,8 @@
-"""The fast depthwise backward pass against PyTorch's own autograd in float64."""
+"""Fast depthwise convolutions against PyTorch's own autograd in float64."""
 
 from __future__ import annotations
+
+from unittest.mock import patch
 
 import pytest
 import timm
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from earsight.models import depthwise
 from earsight.models.depthwise import DepthwiseConv2d, strided_input_gradient, use_fast_depthwise, weight_gradient
 
 # Norm-wise relative errors: a few roundings of each format (2^-23 and 2^-8).
@@ -40,20 +43,23 @@ def _module(channels: int, kernel: int, stride: int, padding: int | str, *, bias
     return module
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     batch=st.integers(1, 3),
-    channels=st.sampled_from([2, 3, 8, 16, 17]),
-    height=st.integers(1, 15),
-    width=st.integers(1, 15),
+    channels=st.sampled_from([2, 3, 8, 16, 17, 48]),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
     kernel=st.sampled_from([3, 5]),
     stride=st.sampled_from([1, 2]),
     padding=st.sampled_from(["same", 0, 1, 2]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     bias=st.booleans(),
+    kernels=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_values_and_gradients_are_conv2ds(batch, channels, height, width, kernel, stride, padding, dtype, bias, seed):
+def test_values_and_gradients_are_conv2ds(
+    batch, channels, height, width, kernel, stride, padding, dtype, bias, kernels, seed
+):
     if padding != "same":  # as conv2d, at least one window must fit
         height, width = (max(size, kernel - 2 * padding) for size in (height, width))
     generator = torch.Generator().manual_seed(seed)
@@ -69,7 +75,9 @@ def test_values_and_gradients_are_conv2ds(batch, channels, height, width, kernel
     pad = 0 if padding == "same" else padding
     expected = F.conv2d(padded, *exact, stride=stride, padding=pad, groups=channels)
 
-    found = module(x)
+    with patch.object(depthwise, "why_none", lambda: None if kernels else "numba cannot be used"):
+        found = module(x)
+    assert ("Convolution" in type(found.grad_fn).__name__ or bias) == (kernels or bias)
     assert found.dtype == dtype
     assert found.shape == expected.shape
     assert _distance(found, expected) < TOLERANCE[dtype]
@@ -183,6 +191,33 @@ def test_a_whole_network_keeps_its_values_gradients_and_state_keys():
     assert _distance(after, values) < 1e-6  # measured: 0
     assert fast.keys() == gradients.keys()
     assert max(_distance(fast[key], gradients[key]) for key in gradients) < 1e-5  # measured: 2e-7
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_bits_do_not_depend_on_threads(stride):
+    torch.manual_seed(0)
+    module = _module(40, 5, stride, "same", bias=False)
+    x = torch.randn(5, 40, 33, 21).to(torch.bfloat16).requires_grad_()
+    threads, out = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            x.grad = module.weight.grad = None
+            found = module(x)
+            found.backward(found.detach())
+            out.append((found.detach(), x.grad, module.weight.grad))
+    finally:
+        torch.set_num_threads(threads)
+    for other in out[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(out[0], other, strict=True))
+
+
+def test_predictions_take_the_library():
+    module = _module(4, 3, 2, "same", bias=False)
+    x = torch.randn(1, 4, 9, 8)
+    with torch.no_grad():
+        assert torch.equal(module(x), F.conv2d(_same_padded(x, 3, 2), module.weight, stride=2, groups=4))
+    assert "Convolution" not in type(module.eval()(x).grad_fn).__name__
 
 
 def test_the_swap_keeps_training_mode_frozen_weights_and_bias():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from earsight.models import compiled
+from earsight.models import compiled, norms
 from earsight.models.norms import LINEAR, RELU, RELU6, NormAct, use_fast_norms
 
 # Norm-wise relative errors: a few roundings of each format (2^-23 and 2^-8).
@@ -120,17 +120,19 @@ def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys(na
     assert list(fast.state_dict()) == keys
     assert all(parameters[key] is value for key, value in fast.named_parameters())
     reference, twin = copy.deepcopy(plain).double(), copy.deepcopy(plain)
-    ratios = []
+    near = False
     for _ in range(4):
-        x = torch.randn(8, 3, 64, 70).contiguous(memory_format=torch.channels_last)
+        x = torch.randn(6, 3, 48, 52).contiguous(memory_format=torch.channels_last)
         expected, exact = _step(reference, x.double())
         values, slow = _step(twin, x)
         found, gradients = _step(fast, x)
         assert _distance(found, expected) < 4 * _distance(values, expected) + 1e-5
-        ratios.append(max(_distance(gradients[k], exact[k]) / (4 * _distance(slow[k], exact[k]) + 1e-4) for k in exact))
-    # As near to float64 as PyTorch's own float32, within a small factor, where no unit lies so near to an activation's
-    # bend that rounding decides its side. That happens in some of the batches.
-    assert min(ratios) < 1
+        # As near to float64 as PyTorch's own float32, within a small factor, where no unit lies so near to an
+        # activation's bend that rounding decides its side. That happens in some batches.
+        near = all(_distance(gradients[k], exact[k]) < 4 * _distance(slow[k], exact[k]) + 1e-4 for k in exact)
+        if near:
+            break
+    assert near
     for key, value in fast.named_buffers():
         torch.testing.assert_close(value, reference.get_buffer(key).to(value.dtype), rtol=1e-4, atol=1e-5)
     # In eval mode nothing but PyTorch's own kernels computes.
@@ -180,8 +182,7 @@ def test_without_numba_pytorch_computes(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     norm, x = _norm(8, RELU6, generator), torch.randn(2, 8, 5, 6, generator=generator, requires_grad=True)
     plain = _plain(norm).float()
-    monkeypatch.setattr(compiled, "_loaded", lambda: "numba cannot be used (no module)")
-    assert compiled.why_none() == "numba cannot be used (no module)"
+    monkeypatch.setattr(norms, "why_none", lambda: "numba cannot be used (no module)")
     out = norm(x)
     assert "Norm" not in type(out.grad_fn).__name__
     assert torch.equal(out, nn.functional.relu6(plain(x)))

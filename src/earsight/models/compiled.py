@@ -1,7 +1,7 @@
 """Kernels that numba compiles for this machine's processor, and the threads that run them.
 
-Comes in: the name of a kernel of `earsight.models.norm_kernels` and a dtype, or a kernel and its job. Goes out: the
-kernel, or None where it cannot be had; or the work done.
+Comes in: the name of a kernel and a dtype, or a kernel and its job. Goes out: the kernel, or None where it cannot be
+had; or the work done.
 
 A kernel is compiled when it is first asked for, which takes some seconds, and kept in the cache folder for later
 processes. It runs on the threads of PyTorch's own OpenMP, as many as ``torch.get_num_threads()`` says, so that two
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -23,8 +24,12 @@ import torch
 
 from earsight.features.store import default_cache
 
-_SOURCES = ("simd.py", "norm_kernels.py")
-_NAMES = ("moments", "apply", "slopes", "gradient")
+_KERNELS = {
+    "norm_kernels": ("moments", "apply", "slopes", "gradient"),
+    "depthwise_kernels": ("convolve3", "convolve5", "spread3", "spread5", "gather3", "gather5"),
+}
+"""Which module has which kernels."""
+_HOMES = {name: module for module, names in _KERNELS.items() for name in names}
 DTYPES = (torch.float32, torch.bfloat16)
 """What feature maps may be."""
 
@@ -56,58 +61,62 @@ class Kernel:
 
 def kernel(name: str, dtype: torch.dtype) -> Kernel | None:
     """A kernel for feature maps of a dtype, or None where there are none."""
-    module = _loaded()
-    return None if isinstance(module, str) else _compiled(module, f"{name}_{str(dtype).removeprefix('torch.')}")
+    return None if why_none() else _compiled(name, str(dtype).removeprefix("torch."))
+
+
+def run(name: str, dtype: torch.dtype, job: Mapping[str, float]) -> None:
+    """Do a job by a kernel, which must be there (`why_none`)."""
+    found = kernel(name, dtype)
+    if found is None:
+        raise RuntimeError(f"{name}: {why_none()}")
+    found(job)
 
 
 def compile_kernels(dtype: torch.dtype) -> None:
     """Make every kernel for a dtype ready; what an earlier process compiled is read from the cache folder."""
-    for name in _NAMES:
+    for name in _HOMES:
         kernel(name, dtype)
 
 
 def is_compiled(dtype: torch.dtype) -> bool:
     """Whether an earlier process has left the kernels for a dtype in the cache folder."""
     kind = str(dtype).removeprefix("torch.")
-    return all(any(folder().glob(f"*/*.{name}_{kind}-*.nbi")) for name in _NAMES)
+    return all(any(folder().glob(f"*/*.{name}_{kind}-*.nbi")) for name in _HOMES)
 
 
+@cache
 def why_none() -> str | None:
     """Why there are no kernels here; None where there are."""
-    module = _loaded()
-    return module if isinstance(module, str) else None
+    try:
+        importlib.import_module("earsight.models.simd")
+    except ImportError as error:  # numba is not there for every Python and every NumPy
+        return f"numba cannot be used ({error})"
+    return None
 
 
 def folder() -> Path:
     """Where machine code is kept: under the cache folder, by the kernels' source."""
     digest = hashlib.sha256()
-    for source in _SOURCES:
-        digest.update(Path(__file__).with_name(source).read_bytes())
+    for source in ("simd", *_KERNELS):
+        digest.update(Path(__file__).with_name(f"{source}.py").read_bytes())
     return default_cache() / "kernels" / digest.hexdigest()[:16]
 
 
 @cache
-def _compiled(module: Any, name: str) -> Kernel:
+def _compiled(name: str, kind: str) -> Kernel:
     from numba.core import config
 
+    module = importlib.import_module(f"earsight.models.{_HOMES[name]}")
     settings: Any = config
-    before = settings.CACHE_DIR
+    before = settings.CACHE_DIR, settings.OPT
     try:
-        # numba looks at this when a function is handed to it; a folder that cannot be written it passes over.
-        settings.CACHE_DIR = before or str(folder())
-        return Kernel(module.compile_entry(getattr(module, name)), module.JOB)
+        # numba looks at these when a function is handed to it; a folder that cannot be written it passes over. The
+        # third level of optimisation takes twice as long as the second, for kernels that are no faster.
+        settings.CACHE_DIR = before[0] or str(folder())
+        settings.OPT = type(settings.OPT)(2)
+        return Kernel(module.compile_entry(getattr(module, f"{name}_{kind}")), module.JOB)
     finally:
-        settings.CACHE_DIR = before
-
-
-@cache
-def _loaded() -> Any:
-    """The module of kernels, or the reason for which there is none."""
-    try:
-        from earsight.models import norm_kernels
-    except ImportError as error:  # numba is not there for every Python and every NumPy
-        return f"numba cannot be used ({error})"
-    return norm_kernels
+        settings.CACHE_DIR, settings.OPT = before
 
 
 @cache

@@ -1,11 +1,12 @@
-"""Depthwise convolutions whose backward pass is fast on a CPU.
+"""Depthwise convolutions that train fast on a CPU.
 
 Comes in: feature maps (batch, channels, height, width), channels-last, float32 or bfloat16. Goes out: the same values
 as ``torch.nn.functional.conv2d(groups=channels)`` and the same gradients, to rounding.
 
 Why this exists: in a training step of EfficientNet-Lite0 two thirds of the time went into the backward pass of a dozen
-depthwise convolutions, for which oneDNN has no fast kernel: the weight gradient of 5 x 5 kernels and the input gradient
-of strided ones. Both can be written as a few calls of kernels that are fast (docs/performance.md has the figures):
+depthwise convolutions, for which oneDNN has no fast kernel, and a tenth into padding. Compiled kernels
+(`earsight.models.depthwise_compiled`) do all three passes. Where those cannot be had, the backward pass is written as a
+few calls of oneDNN kernels that are fast (docs/performance.md has the figures):
 
 - the weight gradient of a 5 x 5 kernel is that of four 3 x 3 kernels over shifted crops of the input;
 - the input gradient of a stride-2 convolution is, for each of the four parities of the output position, a stride-1
@@ -19,6 +20,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from earsight.models.compiled import DTYPES, why_none
+from earsight.models.depthwise_compiled import convolve
 
 _CHANNELS_LAST = torch.channels_last
 
@@ -113,17 +117,43 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) to the same with strided height and width; autocast is obeyed."""
         weight = self.weight
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if autocast:
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         stride, kernel = self.stride[0], self.kernel_size[0]
-        padding = 0 if self.same else int(self.padding[0])
-        if self.same:
-            height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[2:])
-            if height or width:
-                x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
-        out: Tensor = _Depthwise.apply(x, weight, stride, padding)
+        (top, bottom), (left, right) = (self._pads(size) for size in x.shape[2:])
+        height, width = (
+            (size - kernel) // stride + 1 for size in (x.shape[2] + top + bottom, x.shape[3] + left + right)
+        )
+        if self._compiled(x) and height > 0 and width > 0:
+            x = x.contiguous(memory_format=_CHANNELS_LAST)
+            out = convolve(x, weight, stride=stride, begin=(top, left), sizes=(height, width))
+        else:
+            if self.same and top + bottom + left + right:
+                x = F.pad(x, (left, right, top, bottom))
+            weight = weight.to(x.dtype) if autocast else weight
+            out = _Depthwise.apply(x, weight, stride, 0 if self.same else top)
         return out if self.bias is None else out + self.bias[:, None, None].to(out.dtype)
+
+    def _pads(self, size: int) -> tuple[int, int]:
+        """Zeros before and after the input along an axis of a size."""
+        if not self.same:
+            return int(self.padding[0]), int(self.padding[0])
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        both = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        return both // 2, both - both // 2
+
+    def _compiled(self, x: Tensor) -> bool:
+        return (
+            self.training
+            and torch.is_grad_enabled()
+            and x.device.type == "cpu"
+            and x.dtype in DTYPES
+            and self.weight.dtype in DTYPES
+            and x.ndim == 4
+            and len(x) > 0
+            and why_none() is None
+        )
 
 
 def _fits(module: nn.Module) -> bool:

@@ -37,8 +37,8 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _ENTRY = types.void(types.CPointer(from_dtype(JOB)))
 _F4, _BF = np.float32, np.uint16
 
-_inlined = njit(forceinline=True, **_OPTIONS)
-_whole = njit(**_OPTIONS)
+_inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+_whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
 @_inlined

@@ -19,7 +19,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from earsight.models.compiled import DTYPES, kernel
+from earsight.models.compiled import DTYPES, run, why_none
 
 LINEAR, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)
 """Activations, as the ends at which they cut."""
@@ -38,13 +38,6 @@ def _sizes(x: Tensor) -> dict[str, float]:
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _run(name: str, dtype: torch.dtype, job: dict[str, float]) -> None:
-    found = kernel(name, dtype)
-    if found is None:
-        raise RuntimeError(f"{name}: no kernel for {dtype}")
-    found(job)
 
 
 class _Norm(torch.autograd.Function):
@@ -67,8 +60,8 @@ class _Norm(torch.autograd.Function):
         job |= {"weight": _address(weight), "bias": _address(bias)}
         job |= {"running_mean": _address(running[0]), "running_var": _address(running[1]), "momentum": running[2]}
         job |= {"state": state.data_ptr(), "sums": sums.data_ptr(), "low": ends[0], "high": ends[1], "eps": eps}
-        _run("moments", x.dtype, job)
-        _run("apply", x.dtype, job)
+        run("moments", x.dtype, job)
+        run("apply", x.dtype, job)
         # With a side, where the activation lets gradients pass is seen in what it gave, which the next layer keeps too.
         ctx.save_for_backward(x, state, out if side is not None else None)
         ctx.ends, ctx.affine = ends, (weight is not None, bias is not None)
@@ -85,14 +78,14 @@ class _Norm(torch.autograd.Function):
         job |= {"x": x.data_ptr(), "y": _address(out), "grad": grad.data_ptr(), "side_out": _address(grad_side)}
         job |= {"state": state.data_ptr(), "sums": sums.data_ptr(), "slopes": slopes.data_ptr()}
         job |= {"low": ctx.ends[0], "high": ctx.ends[1]}
-        _run("slopes", x.dtype, job)
+        run("slopes", x.dtype, job)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = torch.empty_like(x)
             job["out"] = grad_x.data_ptr()
             if grad_side is not None:  # which is the output's gradient where the activation lets it pass
                 job |= {"grad": grad_side.data_ptr(), "low": LINEAR[0], "high": LINEAR[1]}
-            _run("gradient", x.dtype, job)
+            run("gradient", x.dtype, job)
         weighted, biased = ctx.affine
         return grad_x, slopes[0] if weighted else None, slopes[1] if biased else None, grad_side, None, None, None
 
@@ -135,7 +128,7 @@ class NormAct(nn.BatchNorm2d):
             and x.numel() > x.shape[1]
             and (side is None or (side.dtype == x.dtype and side.shape == x.shape))
             and all(value.dtype == torch.float32 and value.is_contiguous() for value in kept)
-            and kernel("moments", x.dtype) is not None
+            and why_none() is None
         )
 
 

@@ -254,3 +254,113 @@ def next_ticket(typing_context: Any, address: Any) -> Any:
         return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "acq_rel")
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def load_taps(typing_context: Any, pointer: Any, index: Any, step: Any, kernel: Any) -> Any:
+    """Vectors of a square kernel as a tuple, which lies in registers: one every ``step`` elements of a float32 array.
+
+    The kernel's size, which must be known to the compiler, is the length of a tuple of integers.
+    """
+    count = kernel.count**2
+    kind = types.UniTuple(lanes_type, count)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, step, _ = arguments
+        values = []
+        for tap in range(count):
+            place = builder.add(index, builder.mul(step, ir.Constant(ir.IntType(64), tap)))
+            values.append(builder.load(_place(builder, pointer, place, _FLOATS), align=4))
+        return context.make_tuple(builder, kind, values)
+
+    return kind(types.CPointer(types.float32), types.int64, types.int64, kernel), generate
+
+
+@intrinsic
+def no_taps(typing_context: Any, kernel: Any) -> Any:
+    """As many vectors of zeros as a square kernel has taps."""
+    count = kernel.count**2
+    kind = types.UniTuple(lanes_type, count)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return context.make_tuple(builder, kind, [ir.Constant(_FLOATS, [0.0] * WIDTH)] * count)
+
+    return kind(kernel), generate
+
+
+def _window(builder: Any, pointer: Any, index: Any, row: Any, kernel: int) -> list[Any]:
+    """The vectors under a square window of a float32 array of vectors, of which a row has ``row``."""
+    out = []
+    width = ir.Constant(ir.IntType(64), WIDTH)
+    for i in range(kernel):
+        begin = builder.add(index, builder.mul(row, ir.Constant(ir.IntType(64), i)))
+        for j in range(kernel):
+            place = builder.mul(builder.add(begin, ir.Constant(ir.IntType(64), j)), width)
+            out.append(builder.load(_place(builder, pointer, place, _FLOATS), align=4))
+    return out
+
+
+def _fuse(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    name = f"llvm.fmuladd.v{WIDTH}f32"
+    function = builder.module.globals.get(name) or ir.Function(
+        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), name
+    )
+    return builder.call(function, [a, b, c])
+
+
+@intrinsic
+def weigh_window(typing_context: Any, pointer: Any, index: Any, row: Any, taps: Any) -> Any:
+    """Sum over a square window of vectors, each times its tap; from vector ``index`` on, ``row`` vectors a row."""
+    kernel = round(taps.count**0.5)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, row, taps = arguments
+        total = ir.Constant(_FLOATS, [0.0] * WIDTH)
+        for tap, value in enumerate(_window(builder, pointer, index, row, kernel)):
+            total = _fuse(builder, value, builder.extract_value(taps, tap), total)
+        return total
+
+    return lanes_type(types.CPointer(types.float32), types.int64, types.int64, taps), generate
+
+
+@intrinsic
+def add_window(typing_context: Any, taps: Any, value: Any, pointer: Any, index: Any, row: Any) -> Any:
+    """Taps plus a square window of vectors times one vector."""
+    kernel = round(taps.count**0.5)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        taps, value, pointer, index, row = arguments
+        for tap, seen in enumerate(_window(builder, pointer, index, row, kernel)):
+            total = _fuse(builder, seen, value, builder.extract_value(taps, tap))
+            taps = builder.insert_value(taps, total, tap)
+        return taps
+
+    return taps(taps, lanes_type, types.CPointer(types.float32), types.int64, types.int64), generate
+
+
+@intrinsic
+def store_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: Any) -> Any:
+    """Write taps to a float32 array, one every ``step`` elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, index, step, taps = arguments
+        for tap in range(signature.args[3].count):
+            place = builder.add(index, builder.mul(step, ir.Constant(ir.IntType(64), tap)))
+            builder.store(builder.extract_value(taps, tap), _place(builder, pointer, place, _FLOATS), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.CPointer(types.float32), types.int64, types.int64, taps), generate
+
+
+@intrinsic(prefer_literal=True)
+def room(typing_context: Any, vectors: Any) -> Any:
+    """Room for some vectors of float32 values on the stack of whoever calls."""
+    count = vectors.literal_value * WIDTH
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        with builder.goto_entry_block():
+            place = builder.alloca(_FLOAT, size=ir.Constant(_WORD, count))
+        place.align = 64
+        return place
+
+    return types.CPointer(types.float32)(vectors), generate
