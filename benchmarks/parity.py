@@ -29,7 +29,7 @@ def main() -> None:
     for trial in read_run(arguments.run):
         fold, seed = trial.about["fold"], trial.about["seed"]
         classifier = load_classifier(arguments.run / f"fold-{fold}" / f"seed-{seed}" / "model.safetensors")
-        stored = softmax(trial.logits)
+        stored = softmax(trial.logits / classifier.card.temperature)
         heard = np.zeros_like(stored)
         files = [root / clip for clip in trial.clips]
         for row, found in enumerate(classifier.predict_files(files)):

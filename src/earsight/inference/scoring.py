@@ -1,12 +1,13 @@
 """How right a model file is on labelled clips, heard from their files.
 
-Comes in: a classifier and a data set. Goes out: a dictionary with accuracy, its interval and the classes' figures. It
-says which clips the model was trained on, so that nobody takes memory for skill.
+Comes in: a classifier and a data set. Goes out: a dictionary with accuracy, its interval and the classes' figures, and
+of a calibrated model what its confidence is worth on these clips. It says which clips the model was trained on or
+calibrated with, so that nobody takes memory for skill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from numpy.typing import NDArray
 
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError
-from earsight.evaluation.metrics import accuracy, macro_f1, per_class
+from earsight.evaluation.calibration import expected_calibration_error
+from earsight.evaluation.metrics import accuracy, log_loss, macro_f1, per_class
+from earsight.evaluation.novelty import share_interval
 from earsight.evaluation.statistics import bootstrap_accuracy
-from earsight.inference.classifier import Classifier
+from earsight.inference.classifier import Classifier, Prediction
 from earsight.models.card import ModelCard
 from earsight.training.preparation import hold_out
 
@@ -49,7 +52,10 @@ def evaluate(
     dict
         ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold), ``held_out``
         (whether they are what training held out), ``seen_in_training`` (None where this cannot be told), ``classes``
-        and ``skipped``.
+        and ``skipped``. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the model's temperature,
+        ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``,
+        ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and ``calibrated_on_these``:
+        whether some of the clips calibrated the model, so that these figures are optimistic.
 
     Raises
     ------
@@ -66,18 +72,55 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    truth, guess, skipped = _answers(classifier, dataset, rows, skip_bad=skip_bad, progress=progress)
+    truth, found, skipped = _answers(classifier, dataset, rows, skip_bad=skip_bad, progress=progress)
+    number = {name: index for index, name in enumerate(classifier.classes)}
+    guess = np.array([number[one.label] for one in found])
+    held_out = trained is not None and not trained.all() and bool((wanted == ~trained).all())
     interval = bootstrap_accuracy(truth == guess, folds=np.zeros(len(truth), dtype=np.int64))
-    return {
+    result = {
         "accuracy": {"mean": accuracy(truth, guess), "ci95": [interval.low, interval.high]},
         "macro_f1": macro_f1(truth, guess, classes=len(classifier.classes)),
         "clips": len(truth),
         "fold": fold,
-        "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
+        "held_out": held_out,
         "seen_in_training": _seen(classifier, dataset, trained, rows),
         "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
     }
+    if classifier.card.calibration.keys() & {"unknown", "sets"}:
+        result["confidence"] = {
+            **confidence_figures(classifier.card, truth, found),
+            "calibrated_on_these": _calibrated_on(classifier.card, dataset, rows),
+        }
+    return result
+
+
+def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
+    """What a calibrated model's confidence is worth on clips of known classes; see `evaluate`."""
+    number = {name: index for index, name in enumerate(card.classes)}
+    shares = np.zeros((len(found), len(number)))
+    inside = np.zeros(shares.shape, dtype=bool)
+    for row, one in enumerate(found):
+        shares[row, [number[name] for name in one.classes]] = one.probabilities
+        inside[row, [number[name] for name in one.plausible]] = True
+    unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
+    out: dict[str, Any] = {
+        "ece": expected_calibration_error(shares, truth),
+        "log_loss": log_loss(np.log(np.maximum(shares, 1e-30)), truth),
+        "unknown": None,
+        "coverage": None,
+    }
+    if unknown:
+        share = float(np.mean([one.unknown for one in found]))
+        interval = share_interval(share, clips=len(found))
+        out["unknown"] = {"stated": unknown["rate"], "share": share, "ci95": list(interval)}
+    if sets:
+        reached = float(inside[np.arange(len(truth)), truth].mean())
+        out["coverage"] = {
+            **{"stated": sets["coverage"], "reached": reached, "mean_size": float(inside.sum(axis=1).mean())},
+            "ci95": list(share_interval(reached, clips=len(found))),
+        }
+    return out
 
 
 def check_labels(classifier: Classifier, dataset: Dataset) -> None:
@@ -101,10 +144,12 @@ def _answers(
     *,
     skip_bad: bool,
     progress: Callable[[int, int], None] | None,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """True and predicted class numbers of the rows that can be read, and what is wrong with the others."""
+) -> tuple[NDArray[np.int64], list[Prediction], list[str]]:
+    """True class numbers and predictions of the rows that can be read, and what is wrong with the others."""
     number = {name: index for index, name in enumerate(classifier.classes)}
-    labels, answers, skipped = [], [], []
+    labels: list[int] = []
+    answers: list[Prediction] = []
+    skipped = []
     predictions = classifier.predict_files(dataset.file(int(row)) for row in rows)
     for done, (row, found) in enumerate(zip(rows, predictions, strict=True), start=1):
         clip = dataset.clips[int(row)]
@@ -112,7 +157,7 @@ def _answers(
             skipped.append(f"{clip.path}: {found.error}")
         else:
             labels.append(number[clip.label])
-            answers.append(number[found.label])
+            answers.append(found)
         if progress:
             progress(done, len(rows))
     if skipped and (not skip_bad or not labels):
@@ -120,7 +165,18 @@ def _answers(
             f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
-    return np.array(labels), np.array(answers), skipped
+    return np.array(labels), answers, skipped
+
+
+def _calibrated_on(card: ModelCard, dataset: Dataset, rows: NDArray[np.int64]) -> bool | None:
+    """Whether some of the rows calibrated the model; None where that cannot be told."""
+    about = card.trained_on
+    if about.get("digest") == dataset.digest:
+        return bool(np.isin(dataset.folds[rows], card.calibration.get("folds", [])).any())
+    if about.get("clips_digest") != dataset.clips_digest:
+        return None
+    # The same clips in other folds: those that were held out from training are those that calibrated.
+    return True if card.calibration.get("own_held_out") else None
 
 
 def _by_class(

@@ -101,6 +101,29 @@ def calibration_line(result: Mapping[str, Any]) -> str:
     return f"calibrated: {'; '.join(words)}"
 
 
+def confidence_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What a calibrated model's confidence is worth on the clips, as sentences; none for one without calibration."""
+    if not found:
+        return []
+    lines = [f"calibration error {_percent(found['ece'])} %, log loss {found['log_loss']:.3f}."]
+    if unknown := found["unknown"]:
+        low, high = map(_percent, unknown["ci95"])
+        lines.append(
+            f"called unknown: {_percent(unknown['share'])} % of the clips, 95 % interval {low} to {high} %; "
+            f"stated {_percent(unknown['stated'])} %."
+        )
+    if sets := found["coverage"]:
+        low, high = map(_percent, sets["ci95"])
+        lines.append(
+            f"sets of plausible classes: {_percent(sets['reached'])} % hold the true one, 95 % interval {low} to "
+            f"{high} %; stated {_percent(sets['stated'])} %; "
+            f"{sets['mean_size']:.2f} classes a set."
+        )
+    if found["calibrated_on_these"]:
+        lines.append("Some of these clips calibrated the model: its figures of confidence are optimistic.")
+    return lines
+
+
 def print_calibration(result: Mapping[str, Any], *, console: Console) -> None:
     """Print `calibration_lines`."""
     for line in calibration_lines(result):

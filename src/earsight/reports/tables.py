@@ -11,6 +11,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from earsight.errors import RunError
+from earsight.reports.calibration import confidence_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -212,6 +213,8 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
         console.print("Another data set trained the model: whether it saw some of these clips cannot be told.")
     if result["seen_in_training"]:
         console.print("The model was trained on some of these clips: this figure says nothing about new ones.")
+    for line in confidence_lines(result.get("confidence")):
+        console.print(line, markup=False)
     if result["skipped"]:
         console.print(f"{len(result['skipped'])} clips could not be read and are left out.")
 
