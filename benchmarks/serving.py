@@ -1,9 +1,9 @@
 """``python -m benchmarks.serving MODEL [SOUND ...] [--clients N ...] [--seconds S] [--json]``: the service under load.
 
 Two servers of the same model on this machine, one with micro-batches and one that answers one request at a time
-(``--batch 1``); N clients each, which send one sound after another over a connection that they keep, for S seconds. Both
-are asked in turn, and nothing leaves this machine. Prints p50, p99 in milliseconds and clips a second. The clients take
-their share of the same cores.
+(``--batch 1``); N clients each, which send one sound after another over a connection that they keep, for S seconds.
+Both are asked in turn, and nothing leaves this machine. Prints p50, p99 in milliseconds and clips a second. The clients
+take their share of the same cores.
 """
 
 from __future__ import annotations

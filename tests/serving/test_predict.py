@@ -158,9 +158,10 @@ def test_parameters_that_do_not_fit(client, sound, params, code, words):
 def test_requests_that_come_together_are_computed_together(classifier, sound):
     body = sound("a.wav").read_bytes()
     sizes = []
-    compute = classifier.predict_waves
     with serving(classifier, wait_seconds=5.0, batch=4) as (client, server):
-        server.service._batcher._compute = lambda waves: sizes.append(len(waves)) or compute(waves)
+        batcher = server.service._batcher
+        compute, batcher._coming = batcher._compute, lambda: 4
+        batcher._compute = lambda pictures: sizes.append(len(pictures)) or compute(pictures)
         answers = []
         threads = [
             threading.Thread(target=lambda: answers.append(client.post("/predict", content=body).json()))
@@ -172,6 +173,11 @@ def test_requests_that_come_together_are_computed_together(classifier, sound):
             thread.join(60)
         assert sizes == [4]
         assert len({json.dumps(answer) for answer in answers}) == 1
+
+
+def test_nobody_waits_for_requests_that_are_not_coming(classifier, sound):
+    with serving(classifier, wait_seconds=1000.0) as (client, _):
+        assert client.post("/predict", content=sound("a.wav").read_bytes()).status_code == 200
 
 
 def test_health_model_and_metrics(client, sound):

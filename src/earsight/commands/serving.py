@@ -48,6 +48,7 @@ def serve(
     from earsight.inference.classifier import load_classifier
     from earsight.serving.limits import Limits
     from earsight.serving.server import Server, bind, check_parity
+    from earsight.training.machine import keep_freed_memory
 
     limits = Limits(
         body_bytes=round(most_mb * 1e6),
@@ -60,6 +61,7 @@ def serve(
         stop_seconds=stop_seconds,
     )
     with bind(host, port) as listening:
+        keep_freed_memory()
         classifier = load_classifier(model, device=computer(device, threads))
         note = check_parity(model, classifier)
         if note:

@@ -297,8 +297,13 @@ class Classifier:
 
     def predict_waves(self, waves: NDArray[np.float32], *, name: str = "") -> list[Prediction]:
         """What `predict` says of each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
-        found = self.answers(waves)
-        return [self._ranked(name, found, row) for row in range(len(waves))]
+        with torch.inference_mode():
+            return self.predict_pictures(self.pictures(torch.from_numpy(waves).to(self.device)), name=name)
+
+    def predict_pictures(self, pictures: Tensor, *, name: str = "") -> list[Prediction]:
+        """The same of a batch of `pictures`, which several threads can make while another one is in here."""
+        found = self._answers(pictures)
+        return [self._ranked(name, found, row) for row in range(len(pictures))]
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""

@@ -1,7 +1,7 @@
 """Sounds of several requests in one batch of the network.
 
-Comes in: waves (samples,) float32, one at a time. Goes out: for each, what the network says. A batch is what has come
-while the last one was computed, and in ``wait_seconds`` more if that does not fill it.
+Comes in: pictures, one at a time. Goes out: for each, what the network says. A batch is what has come while the last
+one was computed, and in ``wait_seconds`` more, if that does not fill it and more are on their way.
 """
 
 from __future__ import annotations
@@ -11,37 +11,39 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class Batcher(Generic[Answer]):
+class Batcher(Generic[Item, Answer]):
     """A queue before a network.
 
     Parameters
     ----------
     compute : callable
-        From waves (batch, samples) float32 to a sequence of as many answers; called in one thread.
+        From items to as many answers; called in one thread.
     most : int
-        Waves in a batch.
+        Items in a batch.
     wait_seconds : float
         How long a batch that is not full waits for more.
+    coming : callable
+        How many items there are at most in this batch, the queue, and on their way: nothing is waited for beyond them.
     on_batch : callable, optional
         Called with the size of each batch.
     """
 
     def __init__(
         self,
-        compute: Callable[[NDArray[np.float32]], Sequence[Answer]],
+        compute: Callable[[list[Item]], Sequence[Answer]],
         *,
         most: int,
         wait_seconds: float,
+        coming: Callable[[], int],
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._compute, self._most, self._wait, self._on_batch = compute, most, wait_seconds, on_batch
-        self._waiting: asyncio.Queue[tuple[NDArray[np.float32], asyncio.Future[Answer]]] = asyncio.Queue()
+        self._compute, self._most, self._wait = compute, most, wait_seconds
+        self._coming, self._on_batch = coming, on_batch
+        self._waiting: asyncio.Queue[tuple[Item, asyncio.Future[Answer]]] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._worker: asyncio.Task[None] | None = None
 
@@ -60,23 +62,23 @@ class Batcher(Generic[Answer]):
 
     @property
     def waiting(self) -> int:
-        """How many waves are in no batch yet."""
+        """How many items are in no batch yet."""
         return self._waiting.qsize()
 
-    async def answer(self, wave: NDArray[np.float32]) -> Answer:
-        """What the network says of one wave; an error of its batch is raised for each of it."""
+    async def answer(self, item: Item) -> Answer:
+        """What the network says of one item; an error of its batch is raised for each of it."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting.put_nowait((wave, future))
+        self._waiting.put_nowait((item, future))
         return await future
 
     async def _work(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             batch = await self._next_batch()
-            waves = np.stack([wave for wave, _ in batch])
+            items = [item for item, _ in batch]
             self._on_batch(len(batch))
             try:
-                answers = await loop.run_in_executor(self._thread, self._compute, waves)
+                answers = await loop.run_in_executor(self._thread, self._compute, items)
             except asyncio.CancelledError:
                 for _, future in batch:
                     future.cancel()
@@ -90,12 +92,13 @@ class Batcher(Generic[Answer]):
                 if not future.done():  # who asked may have gone
                     future.set_result(answer)
 
-    async def _next_batch(self) -> list[tuple[NDArray[np.float32], asyncio.Future[Answer]]]:
+    async def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         batch = [await self._waiting.get()]
         loop = asyncio.get_running_loop()
         until = loop.time() + self._wait
         while len(batch) < self._most:
-            if self._waiting.empty() and (left := until - loop.time()) > 0:
+            more = len(batch) < self._coming()
+            if more and self._waiting.empty() and (left := until - loop.time()) > 0:
                 try:
                     async with asyncio.timeout(left):
                         batch.append(await self._waiting.get())
@@ -105,4 +108,4 @@ class Batcher(Generic[Answer]):
             if self._waiting.empty():
                 break
             batch.append(self._waiting.get_nowait())
-        return [(wave, future) for wave, future in batch if not future.done()] or await self._next_batch()
+        return [(item, future) for item, future in batch if not future.done()] or await self._next_batch()

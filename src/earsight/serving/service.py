@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.errors import AudioError, ModelError
@@ -48,13 +51,18 @@ class Service:
             sample_rate_hz=classifier.sample_rate_hz,
             on_end=lambda why: self.meters.ended.labels(why).inc(),
         )
-        self._batcher: Batcher[Prediction] = Batcher(
-            classifier.predict_waves,
+        self._batcher: Batcher[Tensor, Prediction] = Batcher(
+            lambda pictures: classifier.predict_pictures(torch.cat(pictures)),
             most=limits.batch,
             wait_seconds=limits.wait_seconds,
+            coming=lambda: max(self.in_flight, self._asked),
             on_batch=self.meters.batch_size.observe,
         )
-        self._explaining = 0
+        # One core each, as `earsight.features.parallel` has it; the network's thread has them all.
+        self._painters = ThreadPoolExecutor(
+            torch.get_num_threads(), "picture", initializer=torch.set_num_threads, initargs=(1,)
+        )
+        self._asked = self._explaining = 0
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self.folder = Path()
 
@@ -70,6 +78,7 @@ class Service:
             finally:
                 await self._batcher.close()
                 await self.decoders.close()
+                self._painters.shutdown(wait=False, cancel_futures=True)
                 self._explainer.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
@@ -144,10 +153,23 @@ class Service:
         for begin in range(0, len(starts), self.limits.batch):
             group = starts[begin : begin + self.limits.batch]
             parts = [audio.fit(heard.part(start, samples), samples) for start in group]
-            found = await asyncio.gather(*(self._batcher.answer(part) for part in parts))
+            found = await asyncio.gather(*(self._said(part) for part in parts))
             self.meters.windows.inc(len(group))
             out += [(start / rate, one) for start, one in zip(group, found, strict=True)]
         return out
+
+    async def _said(self, wave: Wave) -> Prediction:
+        """What the model says of a wave (samples,) of a clip's length."""
+        self._asked += 1
+        try:
+            picture = await asyncio.get_running_loop().run_in_executor(self._painters, self._pictured, wave)
+            return await self._batcher.answer(picture)
+        finally:
+            self._asked -= 1
+
+    def _pictured(self, wave: Wave) -> Tensor:
+        with torch.inference_mode():
+            return self.classifier.pictures(torch.from_numpy(wave[None]).to(self.classifier.device))
 
     def _outline(self, heard: Heard, question: Question) -> Waveform:
         whole = heard.part(0, heard.samples)
