@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from earsight.errors import ModelError, RecipeError
 from earsight.models.backbones import belongs, build, stages
 from earsight.models.checkpoints import read_state
+from earsight.models.fast import use_fast_layers
 from earsight.models.modelfile import ModelCard, load, save
 from earsight.models.transfer import empty_model, freeze, stage_names, starting_model, training_mode
 from earsight.models.weights import packaged_file
@@ -113,10 +114,13 @@ def test_frozen_stages_take_no_gradient_and_keep_no_graph(name, ends, beyond):
 
 
 @pytest.mark.parametrize("statistics", [True, False])
-def test_frozen_statistics_stay_or_follow(statistics):
+@pytest.mark.parametrize("fast", [False, True])
+def test_frozen_statistics_stay_or_follow(statistics, fast):
     model = starting_model(
         recipe_of("test_resnet", "none", freeze="block2", freeze_statistics=str(statistics).lower()), classes=3
     )
+    if fast:  # as a trial on a CPU trains it
+        use_fast_layers(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     walked(model, torch.randn(8, 3, 64, 64))
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}

@@ -23,6 +23,7 @@ from earsight.models.truncated import Truncated
 from earsight.recipe import Backbone, Recipe, Transfer
 
 _KEPT_EVAL = "_earsight_stays_in_eval"
+"""A model's attribute: which of its parts stay in eval mode, by name, for modules are swapped for faster ones."""
 
 
 def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str | None = None) -> nn.Module:
@@ -116,16 +117,16 @@ def freeze(model: nn.Module, *, upto: str, statistics: bool = True) -> None:
     for name, parameter in model.named_parameters():
         if belongs(name, prefixes):
             parameter.requires_grad_(False)
-    for name, module in model.named_modules():
-        if name and statistics and belongs(name, prefixes):
-            setattr(module, _KEPT_EVAL, True)
+    if statistics:
+        setattr(model, _KEPT_EVAL, prefixes)
 
 
 def training_mode(model: nn.Module) -> None:
     """Bring a model into training mode, all but the stages that are frozen with their statistics."""
     model.train()
-    for module in model.modules():
-        if getattr(module, _KEPT_EVAL, False):
+    prefixes = getattr(model, _KEPT_EVAL, ())
+    for name, module in model.named_modules():
+        if name and belongs(name, prefixes):
             module.eval()
 
 
