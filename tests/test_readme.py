@@ -31,6 +31,7 @@ NEEDS_MORE = {
     "analyze": "it needs runs, and pretrained weights of a small network; tests/test_analyze.py runs its verbs",
     "reproduce": "its networks are large; tests/experiments run it with tiny ones",
     "tune": "it starts Ray; tests/test_cli_cluster.py runs it without, tests/training/test_remote.py on a cluster",
+    "serve": "it runs until it is stopped; tests/serving/test_server.py runs it",
     "download": "it needs a network; tests/data/test_download.py runs it against a local server",
 }
 
