@@ -103,7 +103,7 @@ def augmentation(setting: Setting) -> Iterator[Pair]:
         for _ in range(10):
             draws = draw(recipe.augment, batch=32, generator=generator)
             rows = generator.integers(0, store.shape[0], 32)
-            apply(store.read(rows, draws=draws), draws, silence=torch.zeros(3))
+            apply(store.read(rows, draws=draws), draws, silence=store.silence.expand(3, -1))
 
     ours()
     for _ in range(setting.rounds):
