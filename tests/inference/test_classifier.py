@@ -104,7 +104,7 @@ def test_rows_come_while_the_names_do(classifier, synthetic):
 
     rows = classifier.predict_files(names(), batch_size=4)
     assert [next(rows).path for _ in range(6)] == [str(synthetic.file(row)) for row in range(6)]
-    assert len(read) <= 8 + 4 * (os.cpu_count() or 1)
+    assert len(read) <= 4 * (2 + 2 * (os.cpu_count() or 1))
     rows.close()
 
 

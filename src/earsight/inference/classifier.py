@@ -6,8 +6,9 @@ end that training used, as the model file describes it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from earsight.errors import AudioError, DataError
 from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.confidence import Answers, answer, check_calibration
+from earsight.models.folded import folded
 from earsight.models.modelfile import ModelCard, load
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ class Classifier:
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.front_end = Spectrogram(card.recipe.features).to(self.device)
+        self._folding = threading.Lock()
+        self._fast: nn.Module | None = None
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
@@ -137,7 +141,15 @@ class Classifier:
 
     def _scores(self, pictures: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(self.model(pictures).float().cpu().numpy())
+            return np.asarray(self._network(pictures)(pictures).float().cpu().numpy())
+
+    def _network(self, pictures: Tensor) -> nn.Module:
+        """The network for predictions alone; `model` is left as it is for whoever wants its stages or gradients."""
+        with self._folding:
+            if self._fast is None:
+                noise = torch.randn((1, *pictures.shape[1:]), generator=torch.Generator().manual_seed(0))
+                self._fast = folded(self.model, picture=noise.to(pictures))
+            return self._fast
 
     def answers(self, waves: NDArray[np.float32]) -> Answers:
         """What `predict` says, as arrays, of waves (batch, samples) float32 at `sample_rate_hz`."""
@@ -149,7 +161,7 @@ class Classifier:
         return np.asarray(torch.softmax(logits, dim=1).numpy())
 
     def _answers(self, pictures: Tensor) -> Answers:
-        return answer(self.card, self.model, pictures)
+        return answer(self.card, self._network(pictures), pictures)
 
     def predict(self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None) -> Prediction:
         """Classify one sound.
@@ -307,25 +319,25 @@ class Classifier:
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""
-        heard = in_order(self._hear, paths)
-        while batch := list(islice(heard, batch_size)):
-            good = [sound for _, sound in batch if not isinstance(sound, str)]
-            found = self._answers(torch.cat(good)) if good else None
-            rows = iter(range(len(good)))
-            for name, sound in batch:
-                if isinstance(sound, str) or found is None:
-                    yield Prediction(name, (), (), str(sound))
-                else:
-                    yield self._ranked(name, found, next(rows))
+        names = iter(paths)
+        batches = iter(lambda: list(islice(names, batch_size)), [])
+        # A batch is one thread's from the files to the answers: two such do more than two threads for each step.
+        for found in in_order(self._predict_batch, batches, ahead=2):
+            yield from found
 
-    def _hear(self, path: str | Path) -> tuple[str, Tensor | str]:
-        """A file's picture (1, 3, bands, frames), or why it has none; runs in a thread."""
-        try:
-            wave = torch.from_numpy(audio.fit(self.heard(path)[0], self.samples))[None]
-        except AudioError as error:
-            return str(path), error.reason
-        with torch.inference_mode():
-            return str(path), self.pictures(wave.to(self.device))
+    def _predict_batch(self, paths: list[str | Path]) -> list[Prediction]:
+        waves: list[NDArray[np.float32]] = []
+        errors: dict[int, str] = {}
+        for place, path in enumerate(paths):
+            try:
+                waves.append(audio.fit(self.heard(path)[0], self.samples))
+            except AudioError as error:
+                errors[place] = error.reason
+        good = iter(self.predict_waves(np.stack(waves)) if waves else ())
+        return [
+            Prediction(str(path), (), (), errors[place]) if place in errors else replace(next(good), path=str(path))
+            for place, path in enumerate(paths)
+        ]
 
     def _ranked(self, name: str, found: Answers, row: int) -> Prediction:
         shares = found.probabilities[row]
