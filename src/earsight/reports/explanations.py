@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # From light (against the class) by a grey of middle lightness (nothing) to dark (for it).
 _FOR_AND_AGAINST = "cividis_r"
-_UNIT = "thousandths of the score"
+_UNIT = "thousandths of\nthe score per cell"
 _LINES = {
     ATTRIBUTION: ("-", 2.2, "black"),
     POSITIVE: ("-", 1.2, "0.45"),
@@ -72,7 +72,7 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
     figure.colorbar(power, cax=figure.add_subplot(grid[:-1, 1]), label="log power", extend="min")
     figure.colorbar(cam, cax=figure.add_subplot(grid[-1, 1]), label="weight", ticks=[0])
     for image, place in ((cells, grid[:-1, 3]), (merged, grid[-1, 3])):
-        figure.colorbar(image, cax=figure.add_subplot(place), label=f"{_UNIT} per cell", extend="both")
+        figure.colorbar(image, cax=figure.add_subplot(place), label=_UNIT, extend="both")
     figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
     write_figure(figure, path)
 
@@ -158,4 +158,4 @@ def _headline(explanation: Explanation) -> str:
         f"The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
         f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps.",
     ]
-    return "\n".join([*lines, *textwrap.wrap(explanation.verdict, 120)])
+    return "\n".join([*lines, *textwrap.wrap(explanation.verdict, 135)])
