@@ -108,7 +108,7 @@ def test_what_speaks_for_the_class_is_dark_and_at_its_place(explanation, tmp_pat
     # The panels of attributions are of middle lightness but where the bright block is.
     dark = np.argwhere(half < 0.2)
     width = half.shape[1]
-    blocks = dark[(dark[:, 1] > 0.2 * width) & (dark[:, 1] < 0.8 * width)]
+    blocks = dark[(dark[:, 1] > 0.2 * width) & (dark[:, 1] < 0.76 * width)]
     columns = np.bincount(blocks[:, 1], minlength=width)
     assert 0.5 * width < columns.argmax() < 0.75 * width  # columns 30 to 34 of 50
     assert len(blocks) > 500
