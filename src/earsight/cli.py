@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import io
+import os
 import sys
 from typing import Annotated
 
@@ -74,4 +76,18 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # File names are bytes: those that are not UTF-8 pass through as they came.
             stream.reconfigure(errors="surrogateescape")
-    app()
+    status = 1
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)
+
+    # Python takes all modules apart at its end, which for torch costs 0.4 s and 130 MB and serves nobody. Registered
+    # first, this runs last: after threads have ended and everything else that waits for the exit is done.
+    atexit.register(leave)
+    try:
+        app()
+    except SystemExit as exit_:
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        raise
