@@ -131,38 +131,62 @@ def test_arrays_say_what_their_files_do(classifier, synthetic, tmp_path, dtype, 
     if channels == 2:
         wave = np.stack([wave, 0.5 * wave], axis=1)
     soundfile.write(tmp_path / "x.wav", wave.astype(np.float64), rate, subtype="FLOAT")
-    ours = _as_array(classifier, [classifier.predict(wave, rate_hz=rate)])
+    ours = _as_array(classifier, [classifier.predict(wave, rate=rate)])
     np.testing.assert_allclose(ours, _as_array(classifier, [classifier.predict(tmp_path / "x.wav")]), atol=1e-4)
-    assert classifier.predict(wave, rate_hz=rate).path == ""
+    assert classifier.predict(wave, rate=rate).path == ""
 
 
 def test_arrays_of_another_length(classifier, synthetic):
     """Longer ones are cut at the clip's length, shorter ones padded, as files are."""
     plain, rate = soundfile.read(synthetic.file(3), dtype="float32")
-    whole = classifier.predict(plain, rate_hz=rate)
-    longer = classifier.predict(np.concatenate([plain, np.ones_like(plain)]), rate_hz=rate)
+    whole = classifier.predict(plain, rate=rate)
+    longer = classifier.predict(np.concatenate([plain, np.ones_like(plain)]), rate=rate)
     assert longer == whole
     half = plain[: len(plain) // 2]
-    padded = classifier.predict(np.concatenate([half, np.zeros_like(half)]), rate_hz=rate)
-    assert classifier.predict(half, rate_hz=rate).probabilities == pytest.approx(padded.probabilities, abs=1e-6)
+    padded = classifier.predict(np.concatenate([half, np.zeros_like(half)]), rate=rate)
+    assert classifier.predict(half, rate=rate).probabilities == pytest.approx(padded.probabilities, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("wave", "rate_hz", "words"),
+    ("wave", "rate", "words"),
     [
         (np.ones(100, dtype=np.int16), 22050, "int16"),
         (np.ones(100, dtype=np.float32), None, "without its rate"),
-        (np.ones(100, dtype=np.float32), 0, "rate_hz is 0"),
-        (np.ones(100, dtype=np.float32), -8000, "rate_hz is -8000"),
+        (np.ones(100, dtype=np.float32), 0, "rate is 0"),
+        (np.ones(100, dtype=np.float32), -8000, "rate is -8000"),
         (np.ones(0, dtype=np.float32), 22050, r"\(0,\)"),
         (np.ones((2, 3, 4), dtype=np.float32), 22050, r"\(2, 3, 4\)"),
         (np.array([0.0, np.nan], dtype=np.float32), 22050, "not finite"),
         (np.array([0.0, np.inf], dtype=np.float32), 22050, "not finite"),
+        (np.array([0.0, -1e30]), 22050, r"up to 1e\+30"),
     ],
 )
-def test_arrays_that_are_no_sound(classifier, wave, rate_hz, words):
+def test_arrays_that_are_no_sound(classifier, wave, rate, words):
     with pytest.raises(DataError, match=words):
-        classifier.predict(wave, rate_hz=rate_hz)
+        classifier.predict(wave, rate=rate)
+
+
+@pytest.mark.parametrize("method", ["logits", "probabilities", "answers", "predict_waves"])
+def test_batches_that_do_not_fit_are_refused(classifier, method):
+    size = classifier.samples
+    ask = getattr(classifier, method)
+    for wave, words in (
+        (np.zeros(size, dtype=np.float32), rf"\({size},\); expected floats \(batch, {size}\)"),
+        (np.zeros((2, size - 1), dtype=np.float32), rf"\(2, {size - 1}\)"),
+        (np.zeros((0, size), dtype=np.float32), rf"\(0, {size}\)"),
+        (np.zeros((1, size), dtype=np.int16), "int16"),
+        (np.full((1, size), np.nan, dtype=np.float32), "not finite"),
+        (np.full((1, size), 1e12, dtype=np.float32), r"up to 1e\+12"),
+    ):
+        with pytest.raises(DataError, match=words):
+            ask(wave)
+
+
+def test_a_batch_may_have_any_float_type_and_order(classifier):
+    waves = np.random.default_rng(0).standard_normal((2, classifier.samples))
+    expected = classifier.probabilities(waves.astype(np.float32))
+    np.testing.assert_array_equal(classifier.probabilities(waves), expected)
+    np.testing.assert_array_equal(classifier.probabilities(np.asfortranarray(waves.astype(np.float32))), expected)
 
 
 def test_pictures_carry_gradients_to_the_wave(classifier):

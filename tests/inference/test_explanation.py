@@ -44,11 +44,11 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def found(classifier):
-    return classifier.explain(chirp(), rate_hz=RATE)
+    return classifier.explain(chirp(), rate=RATE)
 
 
 def test_it_is_about_the_most_probable_class_and_complete(classifier, found):
-    said = classifier.predict(chirp(), rate_hz=RATE)
+    said = classifier.predict(chirp(), rate=RATE)
     assert (found.label, found.top_label, found.path) == (said.label, said.label, "")
     assert found.probability == pytest.approx(said.probabilities[0], abs=1e-6)
     target = classifier.classes.index(found.label)
@@ -65,14 +65,14 @@ def test_it_is_about_the_most_probable_class_and_complete(classifier, found):
 def test_the_sounds_add_up_and_are_heard_again(classifier, found):
     np.testing.assert_allclose(found.used + found.unused, chirp(), atol=1e-7)
     for wave, share in ((found.used, found.used_probability), (found.unused, found.unused_probability)):
-        again = classifier.predict(wave, rate_hz=RATE)
+        again = classifier.predict(wave, rate=RATE)
         assert dict(zip(again.classes, again.probabilities, strict=True))[found.label] == pytest.approx(share, abs=1e-6)
     assert found.used_energy == pytest.approx(np.square(found.used).sum() / np.square(chirp()).sum(), rel=1e-4)
 
 
 def test_a_class_can_be_asked_for(classifier, found):
     other = next(name for name in classifier.classes if name != found.label)
-    asked = classifier.explain(chirp(), rate_hz=RATE, label=other, curves=False)
+    asked = classifier.explain(chirp(), rate=RATE, label=other, curves=False)
     assert (asked.label, asked.top_label) == (other, found.label)
     assert asked.probability < found.probability
     assert asked.curves is None
@@ -92,7 +92,7 @@ def test_the_numbers_go_into_json_and_the_arrays_are_named(found):
 
 
 def test_the_same_seed_gives_the_same_explanation(classifier, found):
-    again = classifier.explain(chirp(), rate_hz=RATE)
+    again = classifier.explain(chirp(), rate=RATE)
     assert json.dumps(again.to_dict()) == json.dumps(found.to_dict())
     for name, values in again.arrays().items():
         np.testing.assert_array_equal(values, found.arrays()[name])
@@ -110,18 +110,18 @@ def test_a_file_shorter_than_a_clip_keeps_its_length(classifier, tmp_path):
 
 def test_a_longer_sound_is_cut_as_predict_cuts_it(classifier):
     longer = np.concatenate([chirp(), chirp(seed=3)])
-    cut = classifier.explain(longer, rate_hz=RATE, curves=False)
+    cut = classifier.explain(longer, rate=RATE, curves=False)
     assert len(cut.wave) == 6400
     np.testing.assert_array_equal(cut.wave, chirp())
 
 
 def test_one_window_is_one_channel():
     single = make_classifier("features.windows_ms=[25]", "features.hops_ms=[10]")
-    one = single.explain(chirp(), rate_hz=RATE)
+    one = single.explain(chirp(), rate=RATE)
     assert one.attribution.values.shape == (1, 64, 64)
     assert one.attribution.complete
     triple = make_classifier("features.windows_ms=[25,25,25]", "features.hops_ms=[10,10,10]")
-    three = triple.explain(chirp(), rate_hz=RATE, curves=False)
+    three = triple.explain(chirp(), rate=RATE, curves=False)
     # Three equal channels are the same input; their attributions together are that of the one.
     assert three.label == one.label
     np.testing.assert_allclose(three.attribution.values.sum(axis=0), one.attribution.values[0], atol=1e-4)
@@ -130,7 +130,7 @@ def test_one_window_is_one_channel():
 @pytest.mark.parametrize("representation", ["mfcc", "log_spectrogram", "gammatone"])
 def test_every_representation_is_explained_in_bands_of_frequency(representation):
     other = make_classifier(f"features.representation={representation}")
-    found = other.explain(chirp(), rate_hz=RATE, curves=False)
+    found = other.explain(chirp(), rate=RATE, curves=False)
     with torch.no_grad():
         bands = other.front_end.band_views(torch.from_numpy(chirp()[None]))[0, 0].numpy()
     np.testing.assert_allclose(found.picture, bands, atol=1e-5)
@@ -144,7 +144,7 @@ def test_an_ensemble_is_explained_as_the_one_network_that_it_is():
         for seed in (2, 3)
     ]
     together = make_classifier(model=Ensemble(members), mean=(0.0,) * 3, std=(1.0,) * 3)
-    found = together.explain(chirp(), rate_hz=RATE)
+    found = together.explain(chirp(), rate=RATE)
     assert found.attribution.complete
     # Its scores are log probabilities.
     assert found.attribution.score == pytest.approx(np.log(found.probability), abs=1e-4)
@@ -154,9 +154,9 @@ def test_an_ensemble_is_explained_as_the_one_network_that_it_is():
 
 def test_a_label_that_the_model_does_not_know(classifier):
     with pytest.raises(DataError, match=r"--label dgo: the model does not know it; did you mean 'dog'\?"):
-        classifier.explain(chirp(), rate_hz=RATE, label="dgo")
+        classifier.explain(chirp(), rate=RATE, label="dgo")
     with pytest.raises(DataError, match="its classes are cat, dog, rain"):
-        classifier.explain(chirp(), rate_hz=RATE, label="helicopter")
+        classifier.explain(chirp(), rate=RATE, label="helicopter")
 
 
 def test_a_sound_shorter_than_a_window(classifier, tmp_path):
@@ -170,7 +170,7 @@ def test_a_sound_shorter_than_a_window(classifier, tmp_path):
 
 def test_silence_and_what_is_no_sound(classifier, tmp_path):
     with pytest.raises(AudioError, match="silent, so there is nothing"):
-        classifier.explain(np.zeros(6400, dtype=np.float32), rate_hz=RATE)
+        classifier.explain(np.zeros(6400, dtype=np.float32), rate=RATE)
     (tmp_path / "x.wav").write_text("hello")
     with pytest.raises(AudioError, match="a text file"):
         classifier.explain(tmp_path / "x.wav")
@@ -186,7 +186,7 @@ def test_one_that_is_not_complete_is_refused(classifier, monkeypatch):
 
     monkeypatch.setattr(explanation_module, "integrated_gradients", rough)
     with pytest.raises(ModelError, match=r"after 32 steps \(.* % off; 1e-07 % is asked for\); allow more") as caught:
-        classifier.explain(chirp(), rate_hz=RATE, most_steps=32)
+        classifier.explain(chirp(), rate=RATE, most_steps=32)
     assert "\n" not in str(caught.value)
 
 

@@ -58,7 +58,7 @@ def test_a_timeline_says_of_each_window_what_the_window_alone_gets(client, class
     total = np.zeros(3)
     for one in windows:
         begin = round(one["start_seconds"] * RATE)
-        alone = classifier.predict(heard[begin : begin + RATE], rate_hz=RATE)
+        alone = classifier.predict(heard[begin : begin + RATE], rate=RATE)
         assert one["label"] == alone.label
         assert one["classes"][0]["probability"] == pytest.approx(alone.probabilities[0], abs=1e-5)
         total += [alone.probabilities[alone.classes.index(name)] for name in CLASSES]
@@ -84,7 +84,7 @@ def test_at_begins_where_it_says(client, classifier, sound):
     wave = np.concatenate([tone(1.0), tone(1.0, hz=2000)])
     path = sound("two.wav", wave=wave)
     found = client.post("/predict", params={"at": 1.0}, content=path.read_bytes()).json()
-    second = classifier.predict(soundfile.read(path, dtype="float32")[0][RATE:], rate_hz=RATE)
+    second = classifier.predict(soundfile.read(path, dtype="float32")[0][RATE:], rate=RATE)
     assert found["classes"][0]["probability"] == pytest.approx(second.probabilities[0], abs=1e-5)
     assert (found["start_seconds"], found["end_seconds"]) == (1.0, 2.0)
     beyond = client.post("/predict", params={"at": 2.5}, content=path.read_bytes())

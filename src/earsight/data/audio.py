@@ -34,7 +34,7 @@ _SLACK_FRAMES = 2304
 _SLACK_SHARE = 0.01
 _SLACK_BYTES = 64
 _BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
-_LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a picture leaves float32
+LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a picture leaves float32
 _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
 
 
@@ -240,7 +240,7 @@ def blocks(
         frames += got
         if got:
             part = block[:got].mean(axis=1, keepdims=True) if mono and sound.channels > 1 else block[:got]
-            if not np.abs(part).max() < _LOUDEST:  # false for NaN too
+            if not np.abs(part).max() < LOUDEST:  # false for NaN too
                 what = "samples beyond any scale" if np.isfinite(part).all() else "NaN or infinite samples"
                 raise AudioError(str(path), f"{what}; write the file again from its source")
             yield part

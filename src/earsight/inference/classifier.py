@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.data import audio
-from earsight.errors import AudioError, DataError
+from earsight.errors import AudioError
 from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
+from earsight.inference import arrays
 from earsight.inference.confidence import Answers, answer, check_calibration
 from earsight.models.folded import folded
 from earsight.models.modelfile import ModelCard, load
@@ -129,15 +129,25 @@ class Classifier:
         raw = self.front_end.finish(bands)
         return ((raw - self._mean) / self._std).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
-    def logits(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (batch, classes) float32 of waves (batch, samples) float32 at `sample_rate_hz`."""
-        with torch.inference_mode():
-            return self._scores(self.pictures(torch.from_numpy(waves).to(self.device)))
+    def _seen(self, waves: NDArray[np.floating]) -> Tensor:
+        """Network input of a batch that is looked at before."""
+        return self.pictures(torch.from_numpy(arrays.batch(waves, samples=self.samples)).to(self.device))
 
-    def probabilities(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (batch, classes) float32, at the model's calibrated temperature."""
+    def logits(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Logits (batch, classes) float32 of waves (batch, samples) at `sample_rate_hz`.
+
+        Raises
+        ------
+        DataError
+            If they are of another shape or type, or not finite; as of the other methods that take a batch.
+        """
         with torch.inference_mode():
-            return self._calibrated(self.pictures(torch.from_numpy(waves).to(self.device)))
+            return self._scores(self._seen(waves))
+
+    def probabilities(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The same as probabilities (batch, classes) float32, at the model's calibrated temperature."""
+        with torch.inference_mode():
+            return self._calibrated(self._seen(waves))
 
     def _scores(self, pictures: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
@@ -151,10 +161,10 @@ class Classifier:
                 self._fast = folded(self.model, picture=noise.to(pictures))
             return self._fast
 
-    def answers(self, waves: NDArray[np.float32]) -> Answers:
+    def answers(self, waves: NDArray[np.floating]) -> Answers:
         """What `predict` says, as arrays, of waves (batch, samples) float32 at `sample_rate_hz`."""
         with torch.inference_mode():
-            return self._answers(self.pictures(torch.from_numpy(waves).to(self.device)))
+            return self._answers(self._seen(waves))
 
     def _calibrated(self, pictures: Tensor) -> NDArray[np.float32]:
         logits = torch.from_numpy(self._scores(pictures)) / self.card.temperature
@@ -163,14 +173,14 @@ class Classifier:
     def _answers(self, pictures: Tensor) -> Answers:
         return answer(self.card, self._network(pictures), pictures)
 
-    def predict(self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None) -> Prediction:
+    def predict(self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None) -> Prediction:
         """Classify one sound.
 
         Parameters
         ----------
         sound : path or ndarray of float, shape (samples,) or (samples, channels)
-        rate_hz : int, optional
-            Rate of an array; must be given for one.
+        rate : int, optional
+            Of an array, in Hz; must be given for one.
 
         Returns
         -------
@@ -183,11 +193,11 @@ class Classifier:
         DataError
             If an array is empty, not finite, of another shape, or came without its rate.
         """
-        wave, name = self.heard(sound, rate_hz=rate_hz)
+        wave, name = self.heard(sound, rate=rate)
         return self._ranked(name, self.answers(audio.fit(wave, self.samples)[None]), 0)
 
     def heard(
-        self, sound: str | Path | NDArray[np.float32], *, rate_hz: int | None = None
+        self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
     ) -> tuple[NDArray[np.float32], str]:
         """What the model hears of one sound: its first `samples` or less, mono at `sample_rate_hz`; and its name.
 
@@ -196,13 +206,14 @@ class Classifier:
         if isinstance(sound, str | Path):
             seconds = float(self.card.recipe.features.clip_seconds)
             return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds), str(sound)
-        return self._prepared(np.asarray(sound), rate_hz)[: self.samples], ""
+        wave = arrays.mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz)
+        return wave[: self.samples], ""
 
     def explain(
         self,
         sound: str | Path | NDArray[np.float32],
         *,
-        rate_hz: int | None = None,
+        rate: int | None = None,
         label: str | None = None,
         curves: bool = True,
         seed: int = 0,
@@ -215,8 +226,8 @@ class Classifier:
         ----------
         sound : path or ndarray of float, shape (samples,) or (samples, channels)
             Longer ones than a clip are cut at its length, as in `predict`.
-        rate_hz : int, optional
-            Rate of an array; must be given for one.
+        rate : int, optional
+            Of an array, in Hz; must be given for one.
         label : str, optional
             The class to explain; default the most probable one.
         curves : bool
@@ -246,7 +257,7 @@ class Classifier:
         return explain(
             self,
             sound,
-            rate_hz=rate_hz,
+            rate=rate,
             label=label,
             curves=curves,
             seed=seed,
@@ -307,10 +318,10 @@ class Classifier:
             window_seconds=self.samples / self.sample_rate_hz,
         )
 
-    def predict_waves(self, waves: NDArray[np.float32], *, name: str = "") -> list[Prediction]:
+    def predict_waves(self, waves: NDArray[np.floating], *, name: str = "") -> list[Prediction]:
         """What `predict` says of each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
         with torch.inference_mode():
-            return self.predict_pictures(self.pictures(torch.from_numpy(waves).to(self.device)), name=name)
+            return self.predict_pictures(self._seen(waves), name=name)
 
     def predict_pictures(self, pictures: Tensor, *, name: str = "") -> list[Prediction]:
         """The same of a batch of `pictures`, which several threads can make while another one is in here."""
@@ -351,23 +362,6 @@ class Classifier:
             novelty=None if found.novelty is None else float(found.novelty[row]),
             plausible=tuple(self.classes[i] for i in order if inside[i]),
         )
-
-    def _prepared(self, wave: NDArray[np.floating], rate_hz: int | None) -> NDArray[np.float32]:
-        if rate_hz is None:
-            raise DataError("an array was given without its rate: predict(wave, rate_hz=44100)")
-        if wave.ndim not in (1, 2) or not wave.size or not np.issubdtype(wave.dtype, np.floating):
-            raise DataError(
-                f"found an array {wave.dtype} {wave.shape}; expected floats (samples,) or (samples, channels)"
-            )
-        if not np.isfinite(wave).all():
-            raise DataError("the array holds values that are not finite; remove them")
-        if rate_hz <= 0:
-            raise DataError(f"rate_hz is {rate_hz}; expected the array's sampling rate, as in rate_hz=44100")
-        wave = wave.astype(np.float32, copy=False)
-        mono = wave.mean(axis=1) if wave.ndim == 2 else wave
-        if rate_hz != self.sample_rate_hz:
-            mono = soxr.resample(mono, rate_hz, self.sample_rate_hz)
-        return np.asarray(mono, dtype=np.float32)
 
 
 def load_classifier(path: str | Path, *, device: torch.device | None = None) -> Classifier:

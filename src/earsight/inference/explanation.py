@@ -180,7 +180,7 @@ def explain(
     classifier: Classifier,
     sound: str | Path | NDArray[np.float32],
     *,
-    rate_hz: int | None = None,
+    rate: int | None = None,
     label: str | None = None,
     curves: bool = True,
     seed: int = 0,
@@ -189,7 +189,7 @@ def explain(
 ) -> Explanation:
     """Explain one class of one sound; see `earsight.inference.classifier.Classifier.explain`."""
     wanted = None if label is None else known_class(classifier.classes, label)
-    wave, name = classifier.heard(sound, rate_hz=rate_hz)
+    wave, name = classifier.heard(sound, rate=rate)
     _check_length(wave, name, classifier)
     front_end, network = classifier.front_end, FromBands(classifier)
     with torch.no_grad():

@@ -200,7 +200,7 @@ class Service:
         return explanation_of(
             self.classifier.explain(
                 wave,
-                rate_hz=self.classifier.sample_rate_hz,
+                rate=self.classifier.sample_rate_hz,
                 label=label,
                 curves=False,
                 most_steps=self.limits.explanation_steps,
