@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -310,7 +312,9 @@ def test_clients_that_are_slow_lie_or_go_away(classifier, monkeypatch):
         short = talk(client, POST + b"Content-Length: 100\r\nConnection: close\r\n\r\n" + body)
         assert b'"unreadable"' in short
         for rubbish in (b"\x16\x03\x01\x02\x00\x01\x00", b"GET\r\n\r\n", POST + b"Content-Length: -5\r\n\r\n"):
-            assert talk(client, rubbish).startswith(b"HTTP/1.1 400")
+            answer = talk(client, rubbish)
+            assert answer.startswith(b"HTTP/1.1 400")
+            assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "bad_request"
         assert talk(client, b"POST /predict HT", wait=0.1) == b""  # the rest never comes
         with socket.create_connection((client.base_url.host, client.base_url.port)) as line:
             line.sendall(promised + body[:100])
@@ -318,6 +322,28 @@ def test_clients_that_are_slow_lie_or_go_away(classifier, monkeypatch):
         while server.service.in_flight:
             time.sleep(0.01)
         assert list(server.service.folder.iterdir()) == []
+
+
+def test_a_crowd_of_connections_is_told_to_come_again(classifier, monkeypatch):
+    import earsight.serving.server as module
+
+    monkeypatch.setattr(module, "_CONNECTIONS", 8)
+    with serving(classifier) as (client, _), contextlib.ExitStack() as stack:
+        place = (client.base_url.host, client.base_url.port)
+        lines = [stack.enter_context(socket.create_connection(place, timeout=20)) for _ in range(8)]
+        while (response := client.get("/healthz")).status_code == 200:  # until the service has taken them all
+            time.sleep(0.01)
+        assert response.status_code == 503
+        assert error_of(response)["code"] == "busy"
+        assert response.headers["Retry-After"] == "1"
+        more = [stack.enter_context(socket.create_connection(place, timeout=20)) for _ in range(2)]
+        with contextlib.suppress(ConnectionResetError):
+            assert more[1].recv(1) == b""  # dropped unheard
+        for line in lines:
+            line.close()
+        while (response := client.get("/healthz")).status_code == 503:
+            time.sleep(0.01)
+        still_well(client)
 
 
 def test_answers_do_not_carry_what_the_sender_did_not_send(client):

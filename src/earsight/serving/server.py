@@ -16,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import h11
 import numpy as np
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from earsight.errors import ModelError, ServiceError
@@ -26,10 +28,12 @@ from earsight.models.modelfile import load_probe
 from earsight.models.probe import TOLERANCE, distance, probe_wave
 from earsight.serving.app import create_app
 from earsight.serving.limits import Limits
+from earsight.serving.refusals import Refusal, busy, refused
 from earsight.serving.service import Service
 
 HEADER_SECONDS = 10.0
 _CONNECTIONS = 512
+"""Connections beyond so many get the answer that the service is busy; an eighth more, none at all."""
 
 
 def check_parity(path: Path, classifier: Classifier) -> str:
@@ -117,7 +121,6 @@ class Server(uvicorn.Server):
             log_level="error",
             access_log=False,
             server_header=False,
-            limit_concurrency=_CONNECTIONS,
             timeout_keep_alive=15,
             timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
         )
@@ -167,11 +170,26 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > _CONNECTIONS * 9 // 8:
+            transport.abort()
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        # Not by uvicorn's own limit, whose answer is bare text.
+        self.app = _crowded if len(self.connections) > _CONNECTIONS else self.config.loaded_app
         super().data_received(data)
         self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say in the form of every refusal that what came is not HTTP."""
+        refusal = refused(Refusal(400, "bad_request", msg.rstrip("."), "send one request of HTTP/1.1", close=True))
+        for event in (
+            h11.Response(status_code=400, headers=refusal.raw_headers, reason=b"Bad Request"),
+            h11.Data(data=bytes(refusal.body)),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
@@ -192,3 +210,9 @@ class _Protocol(H11Protocol):
         self._patience = None
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
             self.transport.close()
+
+
+async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
+    """The answer to whoever comes when there are too many connections."""
+    refusal = busy("there are more connections than this service takes", close=True)
+    await refused(refusal)(scope, receive, send)
