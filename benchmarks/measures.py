@@ -74,7 +74,7 @@ def seconds(work: Callable[[], object]) -> float:
 def pictures(setting: Setting) -> Iterator[Pair]:
     """Files to pictures."""
     features = setting.recipe.features
-    front_end = Spectrogram(features)
+    front_end = Spectrogram(features).use_kernels()
 
     def ours(path: Path) -> torch.Tensor:
         wave = audio.fit(audio.read(path, sample_rate_hz=features.rate, seconds=5.0), features.samples)

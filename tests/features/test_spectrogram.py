@@ -21,9 +21,10 @@ def sounds(count=3, *, features=SMALL, seed=0):
 
 
 @pytest.mark.real_audio
-def test_log_mels_are_librosas_on_real_clips(real_clips):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_log_mels_are_librosas_on_real_clips(real_clips, compiled):
     features = Features(sample_rate_hz=44100, clip_seconds=5.0, frames=250)
-    front_end = Spectrogram(features)
+    front_end = Spectrogram(features).use_kernels() if compiled else Spectrogram(features)
     worst = 0.0
     for path in real_clips:
         wave = audio.fit(audio.read(path, sample_rate_hz=44100), features.samples)

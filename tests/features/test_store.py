@@ -124,6 +124,16 @@ def test_workers_do_not_change_a_byte(some, tmp_path):
     assert torch.get_num_threads() == threads
 
 
+def test_kernels_do_not_change_a_byte(some, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(Spectrogram, "use_kernels", lambda self, real=Spectrogram.use_kernels: taken.append(real(self)))
+    for least in (48, 49):
+        monkeypatch.setattr(store_module, "WORTH_IT", least)
+        open_store(some, SMALL, semitones=STEPS, cache=tmp_path / str(least), workers=2)
+    assert [power.compiled for front_end in taken for power in front_end.powers] == [True] * 3
+    assert content(tmp_path / "48") == content(tmp_path / "49")
+
+
 def test_a_second_open_decodes_nothing(some, tmp_path, monkeypatch):
     told = []
     first = open_store(some, SMALL, cache=tmp_path / "cache", progress=lambda *counts: told.append(counts))

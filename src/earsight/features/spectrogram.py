@@ -106,6 +106,13 @@ class Spectrogram(nn.Module):
         resizes = [resize_matrix(1 + features.samples // hop, features.columns).T for hop in self.hop_samples]
         self.resizes = nn.ModuleList(Banded(matrix.numpy(), block_rows=RESIZE_ROWS) for matrix in resizes)
 
+    def use_kernels(self) -> Spectrogram:
+        """Compute by compiled kernels from now on, where they can be had: faster for many clips, and the same bits."""
+        for power in self.powers:
+            if isinstance(power, BandPower):
+                power.use_kernels()
+        return self
+
     def log_bands(self, waves: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:
         """Log power in the bands of one window, before the resize.
 

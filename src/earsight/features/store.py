@@ -32,6 +32,7 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
+from earsight.features.compiled import WORTH_IT
 from earsight.features.filterbanks import REPRESENTATIONS
 from earsight.features.rows import Kept, Layout, Progress, open_rows, read_description, read_table
 from earsight.features.spectrogram import Spectrogram, basis, silence
@@ -208,6 +209,9 @@ def open_store(
     """
     front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
     centre = list(semitones).index(0)
+
+    if len(dataset.clips) >= WORTH_IT:
+        front_end.use_kernels()
 
     def work(row: int) -> tuple[int, Kept | None, str]:
         try:
