@@ -142,6 +142,12 @@ def test_without_ray_the_command_that_installs_it_is_told(synthetic_folder, tmp_
     assert "--on local" in refused("tune", "default", synthetic_folder, *GRID)
 
 
+def test_predict_tells_of_its_cluster_before_it_writes(tmp_path):
+    verb = ("predict", tmp_path / "m.safetensors", tmp_path / "x.wav", "--out", tmp_path / "rows.csv")
+    assert "--on moon: unknown; expected local, ray, or ray://HOST:PORT" in refused(*verb, "--on", "moon")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_jobs_are_not_for_clusters(synthetic_folder, tmp_path):
     verb = ("crossval", synthetic_folder, "--out", tmp_path, *TINY)
     assert "--jobs 2: is for --on local" in refused(*verb, "--on", "ray", "--jobs", "2")

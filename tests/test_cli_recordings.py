@@ -172,7 +172,8 @@ def test_a_full_disk(model, long, to):
         running = process(*words, stdout=full) if to == "stdout" else process(*words, "--out", "/dev/full")
         _, errors = running.communicate(timeout=120)
     assert running.returncode == 2
-    assert b"No space left on device" in errors
+    assert b"rows cannot be written (No space left on device)" in errors
+    assert b"With --out FILE and --resume" in errors
     assert b"Traceback" not in errors
     assert b"Exception ignored" not in errors
 

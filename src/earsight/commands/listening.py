@@ -13,6 +13,14 @@ from earsight.console import bar, out, print_json, say, verb
 
 FormName = Annotated[str, typer.Option("--format", help="text, csv, jsonl; with --hop also audacity or raven.")]
 Rows = Annotated[str, typer.Option(help="With --hop: events, windows (the raw timeline), or both (in a folder).")]
+Place = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="Where sounds are heard: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that is "
+        "started here; or ray://HOST:PORT. They are read here in any case.",
+    ),
+]
 Target = Annotated[
     Path | None,
     typer.Option("--out", help="File for the rows; or a folder (its name ends in /), with files for each recording."),
@@ -43,6 +51,7 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it was stopped.")] = False,
     device: Device = "auto",
     threads: Threads = None,
+    on: Place = "local",
 ) -> None:
     """Name the class of each sound; with --hop, of each window of long recordings, as events or as a timeline.
 
@@ -61,7 +70,7 @@ def predict(
         resume=resume,
     )
     predicting.check(wanted)
-    failed = predicting.run(wanted, model, sounds, device=device, threads=threads)
+    failed = predicting.run(wanted, model, sounds, device=device, threads=threads, on=on)
     if failed:
         say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
         raise typer.Exit(1)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earsight.commands.steps import computer
+from earsight.commands.steps import cluster, computer
 from earsight.console import bar, err, say
 from earsight.errors import EarsightError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from earsight.inference.events import EventRules
     from earsight.inference.outputs import FileOutput, StreamOutput
     from earsight.inference.rows import Form, What
+    from earsight.inference.spread import Fleet
 
 CLIPS = 16
 """Clips that are heard at once, also after a kill: the same bits always."""
@@ -81,13 +82,15 @@ def check(wanted: Wanted) -> None:
         raise EarsightError("--rows both makes two files for each recording: name a folder with --out, such as found/")
 
 
-def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads: int | None) -> int:
+def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads: int | None, on: str) -> int:
     """Do it; how many files could not be read, or not to their end."""
     from earsight.inference.classifier import load_classifier
     from earsight.inference.files import find_sounds
     from earsight.inference.recordings import check_hop
     from earsight.inference.rows import ONE_RECORDING
+    from earsight.training.cluster import check_place
 
+    check_place(on)
     if wanted.hop_seconds is not None:
         check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
     found: Iterable[str] = find_sounds(sounds, stdin=sys.stdin)
@@ -105,10 +108,18 @@ def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads:
     if getattr(output, "whole", False):
         say(f"earsight: {wanted.to} is whole (there is no journal beside it); nothing to do")
         return 0
-    classifier = load_classifier(model, device=computer(device, threads))
-    if wanted.hop_seconds is None:
-        return _clips(wanted, classifier, found, total, output, start)
-    return _recordings(wanted, classifier, found, total, output, start, _name_of(sounds) if wanted.in_folder else None)
+    # On a cluster nothing is computed here: the model is loaded for what its card says.
+    classifier = load_classifier(model, device=computer("cpu" if on != "local" else device, threads))
+    with cluster(on, threads=threads, device=device, unit="batch") as where:
+        fleet = None
+        if where is not None:
+            from earsight.inference.spread import Fleet
+
+            fleet = Fleet(where, model)
+        if wanted.hop_seconds is None:
+            return _clips(wanted, classifier, found, total, output, start, fleet)
+        name_of = _name_of(sounds) if wanted.in_folder else None
+        return _recordings(wanted, classifier, found, total, output, start, name_of, fleet)
 
 
 def _output(wanted: Wanted, model: Path) -> FileOutput | StreamOutput:
@@ -146,7 +157,9 @@ def _clips(
     total: int | None,
     output: FileOutput | StreamOutput,
     start: dict[str, Any] | None,
+    fleet: Fleet | None,
 ) -> int:
+    from earsight.inference.clips import predict_clips
     from earsight.inference.rows import Table
 
     done, failed = (start["done"], start["failed"]) if start else (0, 0)
@@ -155,7 +168,7 @@ def _clips(
     if output.open(""):
         output.write("", table.header())
     with _shown(wanted, "listening") as shown:
-        for found in classifier.predict_files(islice(paths, done, None), batch_size=CLIPS):
+        for found in predict_clips(classifier, islice(paths, done, None), batch_size=CLIPS, fleet=fleet):
             output.write("", table.prediction(found))
             done, failed = done + 1, failed + bool(found.error)
             if done % CLIPS == 0:
@@ -174,6 +187,7 @@ def _recordings(
     output: FileOutput | StreamOutput,
     start: dict[str, Any] | None,
     name_of: Callable[[str], str] | None,
+    fleet: Fleet | None,
 ) -> int:
     from earsight.inference.corpus import transcribe
     from earsight.inference.rows import ONE_RECORDING
@@ -202,6 +216,7 @@ def _recordings(
             name_of=name_of,
             progress=progress,
             report=report,
+            fleet=fleet,
         )
 
 

@@ -78,6 +78,7 @@ def cluster(
     threads: int | None = None,
     device: str = "auto",
     jobs: int = 1,
+    unit: str = "trial",
 ) -> Iterator[Cluster | None]:
     """The cluster that ``--on`` names, connected and told of; None for this machine."""
     from earsight.errors import RunError
@@ -91,7 +92,7 @@ def cluster(
         return
     if jobs > 1:
         raise RunError(f"--jobs {jobs}: is for --on local; on Ray, --cpus-per-trial says how many trials fit a node")
-    with connected(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as found:
+    with connected(on, cpus=cpus, gpus=gpus, threads=threads, device=device, unit=unit) as found:
         say(found.description)
         yield found
 

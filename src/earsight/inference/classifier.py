@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.data import audio
-from earsight.errors import AudioError
-from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference import arrays
 from earsight.inference.confidence import Answers, answer, check_calibration
@@ -330,25 +327,9 @@ class Classifier:
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""
-        names = iter(paths)
-        batches = iter(lambda: list(islice(names, batch_size)), [])
-        # A batch is one thread's from the files to the answers: two such do more than two threads for each step.
-        for found in in_order(self._predict_batch, batches, ahead=2):
-            yield from found
+        from earsight.inference.clips import predict_clips
 
-    def _predict_batch(self, paths: list[str | Path]) -> list[Prediction]:
-        waves: list[NDArray[np.float32]] = []
-        errors: dict[int, str] = {}
-        for place, path in enumerate(paths):
-            try:
-                waves.append(audio.fit(self.heard(path)[0], self.samples))
-            except AudioError as error:
-                errors[place] = error.reason
-        good = iter(self.predict_waves(np.stack(waves)) if waves else ())
-        return [
-            Prediction(str(path), (), (), errors[place]) if place in errors else replace(next(good), path=str(path))
-            for place, path in enumerate(paths)
-        ]
+        yield from predict_clips(self, paths, batch_size=batch_size)
 
     def _ranked(self, name: str, found: Answers, row: int) -> Prediction:
         shares = found.probabilities[row]

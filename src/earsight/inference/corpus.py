@@ -29,6 +29,7 @@ from earsight.inference.transcripts import Listening, Rows, Transcript, trouble
 
 if TYPE_CHECKING:
     from earsight.inference.classifier import Classifier
+    from earsight.inference.spread import Fleet
 
 INDEX = "recordings.csv"
 
@@ -65,6 +66,7 @@ def transcribe(
     name_of: Callable[[str], str] | None = None,
     progress: Callable[[float, float, int, str], None] = lambda *_: None,
     report: Callable[[str, str], None] = lambda *_: None,
+    fleet: Fleet | None = None,
 ) -> int:
     """Hear recordings and write their rows.
 
@@ -83,6 +85,8 @@ def transcribe(
         Called with (seconds heard of this recording, seconds it promises, recordings done, speed).
     report : callable
         Called with (path, reason) for every recording that could not be read to its end.
+    fleet : Fleet, optional
+        A cluster that hears what is decoded here.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def transcribe(
     desk = _Desk(classifier, listening, output, name_of=name_of, start=begin)
     clock, heard_before = time.monotonic(), 0.0
     feed = _feed(classifier, desk.skip(iter(names)), listening, begin)
-    for item, windows in in_order(lambda item: _heard(classifier, item), feed, ahead=3):
+    for item, windows in _spread(classifier, feed, fleet):
         transcript = desk.at(item)
         before = transcript.seconds
         if item.batch is None:
@@ -124,8 +128,22 @@ def _feed(classifier: Classifier, paths: Iterator[str], listening: Listening, st
         yield _Item(number, recording, place, None)
 
 
-def _heard(classifier: Classifier, item: _Item) -> tuple[_Item, list[Window]]:
-    return item, [] if item.batch is None else hear(classifier, item.recording.path, item.batch)
+def _spread(classifier: Classifier, feed: Iterator[_Item], fleet: Fleet | None) -> Iterator[tuple[_Item, list[Window]]]:
+    """Each item with its windows, in order, heard in threads here or on a cluster."""
+    if fleet is None:
+        yield from in_order(lambda item: (item, _heard(classifier, item)), feed, ahead=3)
+        return
+    jobs = ((item, None if item.batch is None else (item.recording.path, item.batch)) for item in feed)
+    for item, windows in fleet.map(_heard_there, jobs):
+        yield item, windows or []
+
+
+def _heard(classifier: Classifier, item: _Item) -> list[Window]:
+    return [] if item.batch is None else hear(classifier, item.recording.path, item.batch)
+
+
+def _heard_there(classifier: Classifier, job: tuple[str, Batch]) -> list[Window]:
+    return hear(classifier, *job)
 
 
 class _Desk:

@@ -59,8 +59,16 @@ class StreamOutput:
 
     def write(self, name: str, text: str) -> None:
         """Write and flush, so that rows are seen as they come."""
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            raise  # the reader has gone
+        except OSError as error:
+            raise EarsightError(
+                f"rows cannot be written ({error.strerror or error}); make room and give the command again. "
+                "With --out FILE and --resume one goes on"
+            ) from error
 
     def close(self, name: str) -> None:
         """Nothing to do."""

@@ -72,7 +72,13 @@ def check_place(on: str) -> None:
 
 @contextmanager
 def connected(
-    on: str, *, cpus: float | None = None, gpus: float | None = None, threads: int | None = None, device: str = "auto"
+    on: str,
+    *,
+    cpus: float | None = None,
+    gpus: float | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    unit: str = "trial",
 ) -> Iterator[Cluster]:
     """Connect to a cluster for as long as the block runs.
 
@@ -87,6 +93,8 @@ def connected(
         Of each trial; default as many as CPUs, or one.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
+    unit : str
+        What is given out, for messages.
 
     Raises
     ------
@@ -99,7 +107,7 @@ def connected(
         raise RunError(f"--device {device}: on a cluster Ray chooses the card; expected auto, cpu or cuda")
     try:
         where = _connect(ray, on)
-        yield _fitted(ray, where, cpus=cpus, gpus=gpus, threads=threads, device=device)
+        yield _fitted(ray, where, cpus=cpus, gpus=gpus, threads=threads, device=device, unit=unit)
     finally:
         ray.shutdown()
 
@@ -164,7 +172,14 @@ def _knock(address: str) -> None:
 
 
 def _fitted(
-    ray: Any, where: str, *, cpus: float | None, gpus: float | None, threads: int | None, device: str
+    ray: Any,
+    where: str,
+    *,
+    cpus: float | None,
+    gpus: float | None,
+    threads: int | None,
+    device: str,
+    unit: str = "trial",
 ) -> Cluster:
     """What a trial takes, which one node at least must have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -182,10 +197,11 @@ def _fitted(
     if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
         most: dict[str, float] = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)), default={})
         raise RunError(
-            f"no node has what a trial takes ({cpus:g} CPUs, {gpus:g} GPUs); the largest has "
-            f"{most.get('CPU', 0):g} CPUs and {most.get('GPU', 0):g} GPUs: lower --cpus-per-trial or --gpus-per-trial"
+            f"no node has what a {unit} takes ({cpus:g} CPUs, {gpus:g} GPUs); the largest has "
+            f"{most.get('CPU', 0):g} CPUs and {most.get('GPU', 0):g} GPUs: lower "
+            + ("--cpus-per-trial or --gpus-per-trial" if unit == "trial" else "--threads, or give --device cpu")
         )
     cores = sum(node.get("CPU", 0) for node in nodes)
     text = f"{where}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cores:g} CPUs, {cards:g} GPUs"
     share = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU" if gpus else "")
-    return Cluster(cpus, gpus, threads, f"{text}; a trial takes {share}, {threads} thread{'s' * (threads != 1)}")
+    return Cluster(cpus, gpus, threads, f"{text}; a {unit} takes {share}, {threads} thread{'s' * (threads != 1)}")
