@@ -23,7 +23,7 @@ from earsight.recipe import Features
 
 SMALL = Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32)
 STEPS = (-1, 0, 2)
-FILES = ("moments.f64", "pictures.i16", "state.u8", "store.json")
+FILES = ("moments.f64", "pictures.i16", "sounds.u8", "state.u8", "store.json")
 
 
 @pytest.fixture

@@ -48,3 +48,25 @@ def test_sounds_that_changed_since_do_not_count_as_done(synthetic_folder, tiny, 
     shutil.copy(dataset.file(1), dataset.file(0))
     with pytest.raises(RunError, match="state of the sound files"):
         run_trial(prepare(open_dataset(own), recipe), Trial(1, 0), run=tmp_path / "run", device=cpu)
+
+
+def test_the_same_sounds_elsewhere_and_later_do(synthetic_folder, tiny, cpu, tmp_path):
+    import os
+    import shutil
+
+    from earsight.data.layouts import open_dataset
+
+    recipe = tiny("training.epochs=1")
+    first = shutil.copytree(synthetic_folder, tmp_path / "first")
+    folder = run_trial(prepare(open_dataset(first), recipe), Trial(1, 0), run=tmp_path / "run", device=cpu)
+    second = shutil.copytree(first, tmp_path / "second" / "first", copy_function=shutil.copyfile)
+    for file in second.rglob("*.wav"):
+        os.utime(file, ns=(0, 0))
+
+    def no_training(*_):
+        raise AssertionError("trained again")
+
+    done = run_trial(
+        prepare(open_dataset(second), recipe), Trial(1, 0), run=tmp_path / "run", device=cpu, on_step=no_training
+    )
+    assert done == folder

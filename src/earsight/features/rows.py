@@ -10,6 +10,7 @@ with the number of clips.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,10 @@ from earsight.features.parallel import in_order
 DESCRIPTION = "store.json"
 _STATES = "state.u8"
 _DONE, _BAD = 1, 2
+SOUNDS = "sounds.u8"
+"""Table of the digests of the sounds that the rows were made from."""
+DIGESTS = ("uint8", (16,))
+"""What a row of `SOUNDS` is."""
 
 Progress = Callable[[int, int], None]
 """Called with (clips done, clips in all)."""
@@ -135,6 +140,11 @@ def open_rows(
             if not whole:
                 place.replace(final)
     return read_description(final)
+
+
+def digest(wave: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Sixteen bytes (uint8) that name a sound as it was decoded, wherever its file lies and whenever it was written."""
+    return np.frombuffer(hashlib.blake2b(wave.tobytes(), digest_size=16).digest(), dtype=np.uint8)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -34,11 +34,21 @@ from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
 from earsight.features.compiled import WORTH_IT
 from earsight.features.filterbanks import REPRESENTATIONS
-from earsight.features.rows import Kept, Layout, Progress, open_rows, read_description, read_table
+from earsight.features.rows import (
+    DIGESTS,
+    SOUNDS,
+    Kept,
+    Layout,
+    Progress,
+    digest,
+    open_rows,
+    read_description,
+    read_table,
+)
 from earsight.features.spectrogram import Spectrogram, basis, silence
 from earsight.recipe import Features
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _CODES, _MOMENTS = "pictures.i16", "moments.f64"
 
 
@@ -56,6 +66,8 @@ class Store:
         The pitch step of each index along the second axis.
     moments : ndarray of float64, shape (rows, windows, 2)
         Mean, and mean of squares, of each row's unshifted picture.
+    sounds : ndarray of uint8, shape (rows, 16)
+        Digest of each clip as it was decoded; zeros where it could not be read.
     errors : dict
         Row to reason, for the clips that could not be read.
     features : Features
@@ -66,6 +78,7 @@ class Store:
     shape: tuple[int, ...]
     semitones: tuple[int, ...]
     moments: NDArray[np.float64]
+    sounds: NDArray[np.uint8]
     errors: dict[int, str]
     features: Features
 
@@ -221,7 +234,8 @@ def open_store(
         with torch.inference_mode():
             logs = front_end.band_views(torch.from_numpy(audio.fit(wave, features.samples))[None])[0]
             codes = encode(logs, representation=features.representation)
-            return row, Kept(codes, {_MOMENTS: moments(front_end.finish(logs[centre])[None])[0]}), ""
+            small = {_MOMENTS: moments(front_end.finish(logs[centre])[None])[0], SOUNDS: digest(wave)}
+            return row, Kept(codes, small), ""
 
     folder = (cache or default_cache()) / store_key(dataset, features, semitones)
     shape = _shape(dataset, features, semitones)
@@ -241,7 +255,7 @@ def _layout(shape: Sequence[int]) -> Layout:
         what="pictures",
         file=_CODES,
         row_bytes=2 * int(np.prod(shape[1:], dtype=np.int64)),
-        tables={_MOMENTS: ("float64", (shape[2], 2))},
+        tables={_MOMENTS: ("float64", (shape[2], 2)), SOUNDS: DIGESTS},
         remedy="keep fewer pitch steps with --set augment.pitch_semitones=0, or ",
     )
 
@@ -262,6 +276,7 @@ def _open(folder: Path) -> Store:
         shape=tuple(content["shape"]),
         semitones=tuple(content["semitones"]),
         moments=read_table(folder, _MOMENTS, _layout(content["shape"])),
+        sounds=read_table(folder, SOUNDS, _layout(content["shape"])),
         errors={int(row): reason for row, reason in content["errors"].items()},
         features=Features.model_validate(content["features"]),
     )

@@ -30,12 +30,12 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
-from earsight.features.rows import Kept, Layout, Progress, open_rows, read_table
+from earsight.features.rows import DIGESTS, SOUNDS, Kept, Layout, Progress, digest, open_rows, read_table
 from earsight.features.spectrogram import Spectrogram, silence
 from earsight.features.store import default_cache, manifest, moments, statistics
 from earsight.recipe import Features
 
-WAVES_VERSION = 1
+WAVES_VERSION = 2
 _FILE, _SCALES = "waves.bin", "scales.f32"
 _FINEST = 30
 """Largest power of two by which a clip's samples are multiplied in search of whole numbers."""
@@ -51,6 +51,8 @@ class Waves:
     rows, samples : int
     scales : ndarray of float32, shape (rows,)
         What a row's int16 values are multiplied by; 0 where the row is float32 (or could not be read).
+    sounds : ndarray of uint8, shape (rows, 16)
+        Digest of each clip as it was decoded; zeros where it could not be read.
     errors : dict
         Row to reason, for the clips that could not be read.
     features : Features
@@ -62,6 +64,7 @@ class Waves:
     rows: int
     samples: int
     scales: NDArray[np.float32]
+    sounds: NDArray[np.uint8]
     errors: dict[int, str]
     features: Features
     semitones: tuple[int, ...]
@@ -168,13 +171,14 @@ def open_waves(
             wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
         except AudioError as error:
             return row, None, error.reason
+        sound = digest(wave)
         wave = audio.fit(wave, features.samples)
         scale = exact_scale(wave)
         values = (wave / np.float32(scale)).astype(np.int16) if scale else wave
-        return row, Kept(values, {_SCALES: np.array(scale, dtype=np.float32)}), ""
+        return row, Kept(values, {_SCALES: np.array(scale, dtype=np.float32), SOUNDS: sound}), ""
 
     count, samples = len(dataset.clips), features.samples
-    layout = Layout("waves", _FILE, row_bytes=4 * samples, tables={_SCALES: ("float32", ())})
+    layout = Layout("waves", _FILE, row_bytes=4 * samples, tables={_SCALES: ("float32", ()), SOUNDS: DIGESTS})
     folder = (cache or default_cache()) / waves_key(dataset, features)
     about = {
         "waves_version": WAVES_VERSION,
@@ -188,6 +192,7 @@ def open_waves(
         rows=count,
         samples=samples,
         scales=read_table(folder, _SCALES, layout),
+        sounds=read_table(folder, SOUNDS, layout),
         errors={int(row): reason for row, reason in content["errors"].items()},
         features=features,
         semitones=tuple(semitones),

@@ -6,6 +6,7 @@ Comes in: a `Dataset` and a `Recipe`. Goes out: `Prepared`, what all trials on i
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from earsight.data.splits import holdout
 from earsight.errors import DataError
 from earsight.features.augment import pitch_steps
 from earsight.features.rows import Progress
-from earsight.features.store import Store, open_store, store_key
+from earsight.features.store import FORMAT_VERSION, Store, open_store, store_key
 from earsight.features.waves import Waves, open_waves
 from earsight.recipe import Recipe
 from earsight.training.sources import wanted_source
@@ -38,22 +39,19 @@ class Prepared:
     store : Store or Waves
     skipped : tuple of str
         Clips that are left out because they cannot be read.
+    identity : str
+        Sixteen hexadecimal digits that name what the trials hear, wherever its files lie and whenever written.
     key : str
-        Names the sounds and what is made of them, wherever that lies; the store's own name where it is left out.
+        Names the sound files as they lie there, by size and time of change, and what is made of them; the store's own
+        name where it is left out.
     """
 
     dataset: Dataset
     recipe: Recipe
     store: Store | Waves
     skipped: tuple[str, ...]
+    identity: str
     key: str = ""
-
-    @property
-    def identity(self) -> str:
-        """Names what the trials saw: the store's key, and which clips are left out."""
-        left_out = hashlib.sha256("\n".join(self.skipped).encode(errors="surrogateescape")).hexdigest()[:8]
-        key = self.key or self.store.folder.name
-        return f"{key}-{left_out}" if self.skipped else key
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -104,13 +102,27 @@ def prepare(
             "Mend or remove them, or leave them out with --skip-bad."
         )
     skipped = tuple(dataset.clips[row].path for row in sorted(store.errors))
-    prepared = Prepared(dataset, recipe, store, skipped, key=store_key(dataset, recipe.features, semitones))
+    prepared = Prepared(
+        dataset,
+        recipe,
+        store,
+        skipped,
+        identity=_identity(dataset, store, skipped, semitones),
+        key=store_key(dataset, recipe.features, semitones),
+    )
     left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
     if (left == 0).any():
         raise DataError(
             f"class {dataset.classes[int(left.argmin())]}: not one of its clips can be read; see `earsight check`"
         )
     return prepared
+
+
+def _identity(dataset: Dataset, store: Store | Waves, skipped: tuple[str, ...], semitones: tuple[int, ...]) -> str:
+    front_end = [FORMAT_VERSION, store.features.model_dump(mode="json"), list(semitones)]
+    names = [clip.path for clip in dataset.clips]
+    content = json.dumps([front_end, names, store.sounds.tobytes().hex(), skipped])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def hold_out(dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int) -> Dataset:
