@@ -131,7 +131,7 @@ def _broken(noise: NDArray[np.float32]) -> dict[str, File]:
         "an MP3 cut short": mp3[: len(mp3) // 2],
         "a WAV with 500,000 chunks": tiny_chunks,
         "an MP3 behind a tag of 200 MB": b"ID3\x04\x00\x00\x5f\x2f\x30\x00" + mp3,
-        "10,000 OGG streams in a row": encoded(noise[:64], form="OGG")[:4000] * 2000,
+        "2000 pieces of OGG in a row": encoded(noise[:64], form="OGG")[:4000] * 2000,
     }
     return out | {name: File(content, "any") for name, content in loose.items()}
 
