@@ -31,8 +31,8 @@ OVERSAMPLING = 2.9
 WORTH_IT = 0.75
 """A shorter grid is taken where it has at most this share of the points."""
 BLOCK_ROWS = 16
-VALUES_AT_A_TIME = {"cpu": 1 << 19}
-"""Values that are transformed at once, by kind of device: 4 MiB on a processor; all where it is not named."""
+VALUES_AT_A_TIME = {"cpu": 1 << 18}
+"""Values that are transformed at once, by kind of device: 2 MiB on a processor; all where it is not named."""
 
 
 def grid_points(window_samples: int, *, fft_points: int) -> int:
