@@ -85,7 +85,7 @@ class Fleet:
         with _told(self._ray):
             try:
                 for kept, job in jobs:
-                    out.append((kept, None if job is None else self._work.remote(self._model, self._order, hear, job)))
+                    out.append((kept, None if job is None else self._sent(hear, job)))
                     if len(out) >= self._most:
                         yield self._next(out)
                 while out:
@@ -94,6 +94,10 @@ class Fleet:
                 for _, task in out:
                     if task is not None:
                         self._ray.cancel(task, force=True)
+
+    def _sent(self, hear: Callable[[Classifier, Job], Answer], job: Job) -> Any:
+        # Put by itself: Ray's client carries what is within a call again and again, and warns of it.
+        return self._work.remote(self._model, self._order, hear, self._ray.put(job))
 
     def _next(self, out: deque[tuple[Kept, Any]]) -> tuple[Kept, Any]:
         kept, task = out.popleft()
