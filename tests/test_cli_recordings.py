@@ -164,6 +164,19 @@ def _killed_journal(model, files, folder):
     return out.with_name("full.csv.progress").read_text()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"), [([], "rows are whole"), (["--out", "r.csv"], "--resume the same command")]
+)
+def test_ctrl_c_says_how_to_go_on(model, long, monkeypatch, options, words):
+    from earsight.commands import predicting
+
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predicting, "run", stopped)
+    assert words in _predict(model, long, *options, code=130).stderr
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("to", ["stdout", "--out"])
 def test_a_full_disk(model, long, to):

@@ -70,7 +70,11 @@ def predict(
         resume=resume,
     )
     predicting.check(wanted)
-    failed = predicting.run(wanted, model, sounds, device=device, threads=threads, on=on)
+    try:
+        failed = predicting.run(wanted, model, sounds, device=device, threads=threads, on=on)
+    except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
+        say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
+        raise typer.Exit(130) from error
     if failed:
         say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
         raise typer.Exit(1)
