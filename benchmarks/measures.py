@@ -119,7 +119,7 @@ def training(setting: Setting, *, backbone: str) -> Iterator[Pair]:
     plain_optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-4)
     fast = build(backbone, classes=10, weights="none").to(memory_format=torch.channels_last)
     use_fast_layers(fast)
-    optimizer = torch.optim.AdamW(fast.parameters(), lr=1e-4, foreach=True)
+    optimizer = torch.optim.AdamW(fast.parameters(), lr=1e-4, fused=True)
     last = inputs.contiguous(memory_format=torch.channels_last)
     dtype = training_dtype("auto", torch.device("cpu"))
 

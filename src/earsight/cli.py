@@ -72,6 +72,7 @@ def main() -> None:
     # Importing torch makes a million objects that stay. Looking through them for garbage again and again takes some
     # 0.3 s of a short command; the first generation is so large here that it is seldom done.
     gc.set_threshold(100_000)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, for which torch looks when it first takes memory
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             # File names are bytes: those that are not UTF-8 pass through as they came.

@@ -149,6 +149,17 @@ def test_the_additions_of_residual_blocks_are_taken_in():
     assert {module.ends for name, module in model.named_modules() if "downsample.1" in name} == {LINEAR}
 
 
+def test_gradients_of_a_block_s_two_readers_are_added_by_its_kernel():
+    model = timm.create_model("resnet26", num_classes=5)
+    use_fast_norms(model)
+    x = torch.randn(4, 3, 32, 32)
+    with torch.profiler.profile() as profile:
+        model(x).sum().backward()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    norms_counted = sum(isinstance(module, NormAct) for module in model.modules())
+    assert counts["aten::add_"] == norms_counted + 1  # of maps only those that the pooling gave
+
+
 def test_the_bits_do_not_depend_on_threads():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(6, 40, 50, 61, generator=generator).to(torch.bfloat16)

@@ -26,6 +26,7 @@ from earsight.features.store import default_cache
 
 _KERNELS = {
     "norm_kernels": ("moments", "apply", "slopes", "gradient"),
+    "dense_kernels": ("pull", "settle"),
     "depthwise_kernels": ("convolve3", "convolve5", "spread3", "spread5", "gather3", "gather5"),
 }
 """Which module has which kernels."""

@@ -1,7 +1,7 @@
 """A network's layers in forms that train fast on a CPU.
 
 Comes in: a backbone. Goes out: the same backbone, its state keys, parameters, values and gradients what they were, to
-rounding, with layers swapped for those of `earsight.models.depthwise` and `earsight.models.norms`.
+rounding, with layers swapped for those of the other modules here: `depthwise`, `norms`, `dense`, `pointwise`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import torch
 from torch import nn
 
 from earsight.models.compiled import compile_kernels, is_compiled, why_none
+from earsight.models.dense import use_fast_dense
 from earsight.models.depthwise import use_fast_depthwise
 from earsight.models.norms import use_fast_norms
+from earsight.models.pointwise import use_fast_pointwise
 
 
 def use_fast_layers(model: nn.Module) -> nn.Module:
     """Swap what can be swapped, in place; the model is given back."""
     use_fast_depthwise(model)
     use_fast_norms(model)
+    use_fast_dense(model)
+    use_fast_pointwise(model)
     return model
 
 

@@ -22,12 +22,13 @@ from earsight.models.simd import WIDTH, at, clamp, fma, load, next_ticket, root,
 
 JOB = np.dtype(
     [("next", np.int64), ("done", np.int64), ("here", np.int64), ("parts", np.int64)]
-    + [(name, np.int64) for name in ("rows", "channels", "stride", "x", "y", "side", "grad", "out", "side_out")]
+    + [(name, np.int64) for name in ("rows", "channels", "stride", "x", "y", "side", "grad", "more", "out", "side_out")]
     + [(name, np.int64) for name in ("weight", "bias", "running_mean", "running_var", "state", "sums", "slopes")]
     + [(name, np.float32) for name in ("low", "high", "eps", "momentum")]
 )
 """What a kernel is told: addresses (0 for none), sizes and settings.
 
+``grad``, and ``more`` where something else reads the output too, are gradients of the output, which ``y`` is.
 ``state`` holds mean, inverse deviation, scale and shift of each channel, (4, channels); ``slopes`` the gradients of
 weight and bias and two coefficients of the input's gradient, (4, channels); ``sums`` is scratch, (parts, 2, channels).
 """
@@ -188,7 +189,7 @@ def _apply(pointer, kind):
 
 
 @_inlined
-def _block_slopes(job, x, y, grad, side_out, state, row, count, sums, first, second, c, seen, mask):
+def _block_slopes(job, x, y, grad, more, side_out, state, row, count, sums, first, second, c, seen, mask):
     """Sums of the output's gradient where the activation lets it pass, alone and times the distance from the mean."""
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
@@ -199,8 +200,12 @@ def _block_slopes(job, x, y, grad, side_out, state, row, count, sums, first, sec
         a, b = load(sums, first, mask), load(sums, second, mask)
     place, target = row * stride + c, row * channels + c
     if job.y:
+        twice = job.more != 0
         for _ in range(count):
-            g = where_inside(load(grad, target, mask), load(y, target, mask), low, high)
+            g = load(grad, target, mask)
+            if twice:
+                g = g + load(more, target, mask)
+            g = where_inside(g, load(y, target, mask), low, high)
             store(side_out, target, g, mask)
             a = a + g
             b = fma(g, load(x, place, mask) - mean, b)
@@ -221,6 +226,7 @@ def _block_slopes(job, x, y, grad, side_out, state, row, count, sums, first, sec
 @_whole
 def _part_slopes(job, part, kind):
     x, y, grad, side_out = at(job.x, kind), at(job.y, kind), at(job.grad, kind), at(job.side_out, kind)
+    more = at(job.more, kind)
     state, sums = at(job.state, _F4), at(job.sums, _F4)
     channels = job.channels
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
@@ -230,10 +236,14 @@ def _part_slopes(job, part, kind):
     for row in range(begin, end, block):
         count, seen = min(block, end - row), row - begin
         for c in range(0, whole, WIDTH):
-            _block_slopes(job, x, y, grad, side_out, state, row, count, sums, first + c, second + c, c, seen, None)
+            _block_slopes(
+                job, x, y, grad, more, side_out, state, row, count, sums, first + c, second + c, c, seen, None
+            )
         if whole < channels:
             c, mask = whole, channels - whole
-            _block_slopes(job, x, y, grad, side_out, state, row, count, sums, first + c, second + c, c, seen, mask)
+            _block_slopes(
+                job, x, y, grad, more, side_out, state, row, count, sums, first + c, second + c, c, seen, mask
+            )
 
 
 @_inlined

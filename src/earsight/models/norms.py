@@ -28,16 +28,76 @@ _PART_BYTES = 1 << 16
 _MOST_PARTS = 64
 
 
-def _sizes(x: Tensor) -> dict[str, float]:
-    """Sizes of a job; how it is cut into parts depends on nothing else."""
-    channels = x.shape[1]
-    rows = x.numel() // channels
-    parts = max(1, min(_MOST_PARTS, rows // 16, x.numel() * x.element_size() // _PART_BYTES))
+def sizes(x: Tensor, *, channels: int | None = None) -> dict[str, float]:
+    """Sizes of a job, on some of the channels of a map; how it is cut into parts depends on nothing else."""
+    rows = x.numel() // x.shape[1]
+    channels = channels or x.shape[1]
+    parts = max(1, min(_MOST_PARTS, rows // 16, rows * channels * x.element_size() // _PART_BYTES))
     return {"parts": parts, "rows": rows, "channels": channels, "stride": channels}
 
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+Running = tuple[Tensor | None, Tensor | None, float]
+"""Running mean and variance, and how far they move."""
+
+
+def normalise(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    side: Tensor | None,
+    *,
+    running: Running,
+    ends: tuple[float, float],
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """``activation(norm(x) + side)``, and what of it the backward pass needs, (4, channels)."""
+    job = sizes(x)
+    out = torch.empty_like(x)
+    state = torch.empty(4, x.shape[1])
+    sums = torch.empty(int(job["parts"]), 2, x.shape[1])
+    job |= {"x": x.data_ptr(), "side": _address(side), "out": out.data_ptr()}
+    job |= {"weight": _address(weight), "bias": _address(bias)}
+    job |= {"running_mean": _address(running[0]), "running_var": _address(running[1]), "momentum": running[2]}
+    job |= {"state": state.data_ptr(), "sums": sums.data_ptr(), "low": ends[0], "high": ends[1], "eps": eps}
+    run("moments", x.dtype, job)
+    run("apply", x.dtype, job)
+    return out, state
+
+
+def normalise_backward(
+    x: Tensor,
+    state: Tensor,
+    out: Tensor | None,
+    grad: Tensor,
+    more: Tensor | None = None,
+    *,
+    ends: tuple[float, float],
+    wanted: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """Gradients of x where wanted, of weight and bias as the first rows of (4, channels), and of a side.
+
+    ``out`` is what `normalise` gave, if there was a side; then its gradient is ``grad + more``.
+    """
+    job = sizes(x)
+    slopes = torch.empty(4, x.shape[1])
+    sums = torch.empty(int(job["parts"]), 2, x.shape[1])
+    grad_side = None if out is None else torch.empty_like(x)
+    job |= {"x": x.data_ptr(), "y": _address(out), "grad": grad.data_ptr(), "more": _address(more)}
+    job |= {"side_out": _address(grad_side), "state": state.data_ptr(), "sums": sums.data_ptr()}
+    job |= {"slopes": slopes.data_ptr(), "low": ends[0], "high": ends[1]}
+    run("slopes", x.dtype, job)
+    grad_x = None
+    if wanted:
+        grad_x = torch.empty_like(x)
+        job["out"] = grad_x.data_ptr()
+        if grad_side is not None:  # which is the output's gradient where the activation lets it pass
+            job |= {"grad": grad_side.data_ptr(), "low": LINEAR[0], "high": LINEAR[1]}
+        run("gradient", x.dtype, job)
+    return grad_x, slopes, grad_side
 
 
 class _Norm(torch.autograd.Function):
@@ -48,44 +108,26 @@ class _Norm(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         side: Tensor | None,
-        running: tuple[Tensor | None, Tensor | None, float],
+        running: Running,
         ends: tuple[float, float],
         eps: float,
-    ) -> Tensor:
-        job = _sizes(x)
-        out = torch.empty_like(x)
-        state = torch.empty(4, x.shape[1])
-        sums = torch.empty(int(job["parts"]), 2, x.shape[1])
-        job |= {"x": x.data_ptr(), "side": _address(side), "out": out.data_ptr()}
-        job |= {"weight": _address(weight), "bias": _address(bias)}
-        job |= {"running_mean": _address(running[0]), "running_var": _address(running[1]), "momentum": running[2]}
-        job |= {"state": state.data_ptr(), "sums": sums.data_ptr(), "low": ends[0], "high": ends[1], "eps": eps}
-        run("moments", x.dtype, job)
-        run("apply", x.dtype, job)
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        out, state = normalise(x, weight, bias, side, running=running, ends=ends, eps=eps)
         # With a side, where the activation lets gradients pass is seen in what it gave, which the next layer keeps too.
         ctx.save_for_backward(x, state, out if side is not None else None)
         ctx.ends, ctx.affine = ends, (weight is not None, bias is not None)
-        return out
+        ctx.set_materialize_grads(False)
+        return out if side is None else (out, out.detach())
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, state, out = ctx.saved_tensors
-        grad = grads[0].contiguous(memory_format=torch.channels_last)
-        job = _sizes(x)
-        slopes = torch.empty(4, x.shape[1])
-        sums = torch.empty(int(job["parts"]), 2, x.shape[1])
-        grad_side = None if out is None else torch.empty_like(x)
-        job |= {"x": x.data_ptr(), "y": _address(out), "grad": grad.data_ptr(), "side_out": _address(grad_side)}
-        job |= {"state": state.data_ptr(), "sums": sums.data_ptr(), "slopes": slopes.data_ptr()}
-        job |= {"low": ctx.ends[0], "high": ctx.ends[1]}
-        run("slopes", x.dtype, job)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = torch.empty_like(x)
-            job["out"] = grad_x.data_ptr()
-            if grad_side is not None:  # which is the output's gradient where the activation lets it pass
-                job |= {"grad": grad_side.data_ptr(), "low": LINEAR[0], "high": LINEAR[1]}
-            run("gradient", x.dtype, job)
+        found = [grad.contiguous(memory_format=torch.channels_last) for grad in grads if grad is not None]
+        if not found:
+            return (None,) * 7
+        grad_x, slopes, grad_side = normalise_backward(
+            x, state, out, *found, ends=ctx.ends, wanted=ctx.needs_input_grad[0]
+        )
         weighted, biased = ctx.affine
         return grad_x, slopes[0] if weighted else None, slopes[1] if biased else None, grad_side, None, None, None
 
@@ -98,27 +140,35 @@ class NormAct(nn.BatchNorm2d):
     def forward(self, input: Tensor, side: Tensor | None = None) -> Tensor:  # noqa: A002  # nn.BatchNorm2d's name
         """``activation(norm(input) + side)``, all (batch, channels, height, width)."""
         x = input
-        if not self._fast(x, side):
+        if not self.fast(x, side):
             x = super().forward(x)
             x = x if side is None else x + side
             return self._rest(_activation(self.ends)(x))
+        x = x.contiguous(memory_format=torch.channels_last)
+        side = None if side is None else side.contiguous(memory_format=torch.channels_last)
+        out = _Norm.apply(x, self.weight, self.bias, side, self.running(), self.ends, self.eps)
+        if side is None:
+            return self._rest(out)
+        out, twin = out
+        out.twin = twin
+        return self._rest(out)
+
+    def running(self) -> Running:
+        """What one more batch moves, which is counted."""
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
-        x = x.contiguous(memory_format=torch.channels_last)
-        side = None if side is None else side.contiguous(memory_format=torch.channels_last)
-        running = (self.running_mean, self.running_var, momentum)
-        out: Tensor = _Norm.apply(x, self.weight, self.bias, side, running, self.ends, self.eps)
-        return self._rest(out)
+        return self.running_mean, self.running_var, momentum
 
     def _rest(self, x: Tensor) -> Tensor:
         for module in self.children():  # dropout and an activation that are not ours
             x = module(x)
         return x
 
-    def _fast(self, x: Tensor, side: Tensor | None) -> bool:
+    def fast(self, x: Tensor, side: Tensor | None = None) -> bool:
+        """Whether kernels can do it."""
         kept = [value for value in (self.weight, self.bias, self.running_mean) if value is not None]
         return (
             self.training
@@ -141,16 +191,22 @@ def _ends(module: nn.Module) -> tuple[float, float] | None:
     return {nn.Identity: LINEAR, nn.ReLU: RELU, nn.ReLU6: RELU6}.get(type(module))
 
 
+def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
+    """What passes a block by. If a block gave x, it is read from its twin, and that one's kernel adds the gradients."""
+    twin: Tensor = getattr(x, "twin", x)
+    return twin if block.downsample is None else block.downsample(twin)
+
+
 class _BasicBlock(BasicBlock):
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = _shortcut(self, x)
         out: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x))), shortcut)
         return out
 
 
 class _Bottleneck(Bottleneck):
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = _shortcut(self, x)
         x = self.bn2(self.conv2(self.bn1(self.conv1(x))))
         out: Tensor = self.bn3(self.conv3(x), shortcut)
         return out

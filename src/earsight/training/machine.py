@@ -72,6 +72,7 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, if torch has not taken any memory yet
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False

@@ -23,12 +23,14 @@ def make_optimizer(model: nn.Module, training: Training, *, recordable: bool = F
     """The optimiser over all parameters that take a gradient.
 
     AdamW leaves biases and normalisation scales without decay. Adam and SGD decay every parameter, through the
-    gradient, as the paper does. A ``recordable`` one computes in torch's fused kernels, and its learning rates are
-    tensors on the parameters' device, to be filled in place: a recorded step reads them there.
+    gradient, as the paper does. On a CPU, and where it is ``recordable``, it computes in torch's fused kernels, which
+    go through memory once; a recordable one's learning rates are tensors on the parameters' device, to be filled in
+    place: a recorded step reads them there.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
-    kind = {"fused": recordable, "foreach": not recordable}
+    fused = recordable or all(parameter.device.type == "cpu" for parameter in parameters)
+    kind = {"fused": fused, "foreach": not fused}
     if training.optimizer == "sgd":
         sgd = torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, **kind)
         return _with_rate_tensors(sgd) if recordable else sgd
