@@ -140,38 +140,15 @@ def make_ensemble(
         If the runs do not go together, or the method asks for what is not there.
     """
     pantry, left_out = _open(runs, fold=fold, device=device)
-    grid, notes, control = pantry.grid, [], None
-    ways: dict[str, Combination] = {
-        "average": Combination(
-            {one: grid.mixed(one) for one in grid.folds},
-            {one: pantry.backbones(one) for one in grid.folds},
-            lambda one: pantry.part(one, None, method="average"),
-            {one: grid.mixed_distance(one) for one in grid.folds},
-        )
-    }
-    chosen: dict[str, Any] = {}
-    if len(grid.folds) > 1:
-        ways["greedy"], chosen["greedy"] = _greedy(pantry)
-    else:
-        notes.append("One fold: members can be chosen only on other folds, so there is no greedy row.")
-    refusal = no_soup(pantry.cards) if dataset else "soups need the pictures: add --data and the runs' data set"
-    if dataset is not None and prepare is not None and not refusal:
-        check_data(grid, dataset)
-        prepared = prepare(dataset, next(iter(pantry.cards.values())).recipe)
-        soups = Soups(grid, pantry.files, prepared, device)
-        made = _soups(soups, pantry, progress=progress)
-        ways |= made[0]
-        chosen |= made[1]
-        control = {one: soups.remeasured(one) for one in grid.folds}
-    else:
-        notes.append(f"No soup: {refusal}.")
-    if method not in ways:
+    grid = pantry.grid
+    found = _combinations(pantry, device=device, dataset=dataset, prepare=prepare, progress=progress)
+    notes = found.notes
+    if method not in found.ways:
         raise RunError(f"--method {method}: cannot be made here; {' '.join(notes)}")
-    rows = _rows(pantry, ways, control=control)
+    rows = _rows(pantry, found.ways, control=found.control)
     accuracy = next(row["accuracy"]["mean"] for row in rows if row["method"] == method)
-    models = _models(pantry, ways[method])
+    models = _models(pantry, found.ways[method])
     published = _published(pantry, models, method=method, accuracy=accuracy)
-    seen = published[0].trained_on["seen"]
     if left_out:
         names = (f"seed {member.seed} of {runs[member.run]}" for member in left_out)
         notes.append(f"Left out, for they lack a fold: {', '.join(names)}.")
@@ -183,13 +160,13 @@ def make_ensemble(
         "protocol": grid.trials[grid.folds[0], grid.members[0]].about["protocol"],
         "dataset": grid.trials[grid.folds[0], grid.members[0]].about["dataset"],
         "rows": rows,
-        "chosen": chosen,
+        "chosen": found.chosen,
         "model": {
             "path": str(out / "model.safetensors"),
             "method": method,
             "networks": len(published[0].members) or 1,
             "milliseconds_per_clip": _milliseconds(published, device),
-            "seen": seen,
+            "seen": published[0].trained_on["seen"],
         },
         "models": [
             {"fold": one, "path": str(out / f"fold-{one}" / "seed-0" / "model.safetensors")} for one in grid.folds
@@ -200,6 +177,49 @@ def make_ensemble(
     }
     write_ensemble(out, grid=grid, models=models, published=published, method=method, report=result)
     return result
+
+
+@dataclass
+class _Combinations:
+    """The ways to combine that can be had, what the greedy ones chose, the control of soups, and why others cannot."""
+
+    ways: dict[str, Combination]
+    chosen: dict[str, Any]
+    control: dict[int, NDArray[np.float64]] | None
+    notes: list[str]
+
+
+def _combinations(
+    pantry: _Pantry,
+    *,
+    device: torch.device,
+    dataset: Dataset | None,
+    prepare: Callable[[Dataset, Recipe], Prepared] | None,
+    progress: Callable[[int, int], None],
+) -> _Combinations:
+    grid = pantry.grid
+    average = Combination(
+        {one: grid.mixed(one) for one in grid.folds},
+        {one: pantry.backbones(one) for one in grid.folds},
+        lambda one: pantry.part(one, None, method="average"),
+        {one: grid.mixed_distance(one) for one in grid.folds},
+    )
+    found = _Combinations({"average": average}, {}, None, [])
+    if len(grid.folds) > 1:
+        found.ways["greedy"], found.chosen["greedy"] = _greedy(pantry)
+    else:
+        found.notes.append("One fold: members can be chosen only on other folds, so there is no greedy row.")
+    refusal = no_soup(pantry.cards) if dataset else "soups need the pictures: add --data and the runs' data set"
+    if dataset is None or prepare is None or refusal:
+        found.notes.append(f"No soup: {refusal}.")
+        return found
+    check_data(grid, dataset)
+    soups = Soups(grid, pantry.files, prepare(dataset, next(iter(pantry.cards.values())).recipe), device)
+    ways, chosen = _soups(soups, pantry, progress=progress)
+    found.ways |= ways
+    found.chosen |= chosen
+    found.control = {one: soups.remeasured(one) for one in grid.folds}
+    return found
 
 
 def _open(runs: Sequence[Path], *, fold: int | None, device: torch.device) -> tuple[_Pantry, tuple[Member, ...]]:
