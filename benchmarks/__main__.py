@@ -26,6 +26,7 @@ from earsight.training.trial import Trial, run_trial
 
 PARTS = (
     "pictures",
+    "pictures:wav",
     "augmentation",
     "train:tf_efficientnet_lite0",
     "train:resnet50",
@@ -40,7 +41,7 @@ PARTS = (
 def pairs(part: str, dataset: Dataset, rounds: int) -> Iterator[measures.Pair]:
     name, _, backbone = part.partition(":")
     if name == "pictures":
-        return measures.pictures(measures.Setting(dataset, rounds, 40))
+        return measures.pictures(measures.Setting(dataset, rounds, 200), wav=backbone == "wav")
     if name == "augmentation":
         return measures.augmentation(measures.Setting(dataset, rounds, 8))
     if name == "train":
