@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +190,9 @@ def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nod
     with pytest.raises(KeyboardInterrupt):
         go(stop)
     assert not ended
+    deadline = time.monotonic() + 60  # the workers tidy up on their way out, which the driver does not wait for
+    while list(scratch.glob("earsight-trial-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert not list(scratch.glob("earsight-trial-*"))
     assert not list(run.glob(".shared-*"))
     reached = {mark: mark.stat().st_mtime_ns for mark in marks}
