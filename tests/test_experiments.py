@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,21 @@ def test_ensemble_prints_the_table_and_writes_a_model_that_the_other_verbs_take(
     fold = desk / "a" / "ensemble" / "fold-2" / "seed-0" / "model.safetensors"
     scored = json.loads(invoke("evaluate", fold, synthetic_folder, *THREAD, "--json").stdout)
     assert (scored["fold"], scored["held_out"], scored["clips"]) == (2, True, 20)
+
+
+def test_ensemble_trains_the_members_that_are_lacking(desk, synthetic_folder, tmp_path):
+    run = shutil.copytree(desk / "b", tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.glob("fold-*/seed-0/*")}
+    options = ["--data", synthetic_folder, "--seeds", 2, "--out", tmp_path / "e", *THREAD]
+    found = json.loads(invoke("ensemble", run, *options, "--json").stdout)
+    assert [(member["seed"]) for member in found["members"]] == [0, 1]
+    assert found["folds"] == [2, 3]
+    assert before.items() <= {path: path.read_bytes() for path in run.glob("fold-*/seed-*/*")}.items()
+    assert len(json.loads((run / "summary.json").read_text())["folds"]) == 4
+    assert "name it with --data" in refused("ensemble", run, "--seeds", 3, "--out", tmp_path / "e")
+    assert "give --seeds" in refused("ensemble", run, "--on", "ray", "--out", tmp_path / "e")
+    (run / "recipe.yaml").unlink()
+    assert "no recipe.yaml" in refused("ensemble", run, *options)
 
 
 def test_ensemble_as_json_is_json_alone_and_what_is_kept(desk, tmp_path):

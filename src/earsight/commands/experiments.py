@@ -7,8 +7,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from earsight.commands.options import Cache, Device, Json, Layout, SkipBad, Splits, Subset, Threads
-from earsight.commands.steps import calibrate, computer, open_data, prepare_pictures
+from earsight.commands.options import (
+    Cache,
+    Cpus,
+    Device,
+    Gpus,
+    Jobs,
+    Json,
+    Layout,
+    On,
+    SkipBad,
+    Splits,
+    Subset,
+    Threads,
+)
+from earsight.commands.steps import calibrate, cluster, computer, more_members, open_data, prepare_pictures
 from earsight.console import bar, out, print_json, verb
 from earsight.errors import EarsightError
 
@@ -23,7 +36,10 @@ def ensemble(
     method: Annotated[
         Literal["average", "greedy", "soup", "greedy-soup"], typer.Option(help="Which of them the model files hold.")
     ] = "average",
-    data: Annotated[Path | None, typer.Option(help="The runs' data set: soups need its pictures.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The runs' data set: for soups, and to train members.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="First train what the runs lack of this many seeds; needs --data.")
+    ] = None,
     layout: Layout = "auto",
     subset: Subset = None,
     splits: Splits = 5,
@@ -31,6 +47,10 @@ def ensemble(
     cache: Cache = None,
     device: Device = "auto",
     threads: Threads = None,
+    jobs: Jobs = 1,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     json_output: Json = False,
 ) -> None:
     """Average the members of runs, tell whether that is worth it, and write one model file.
@@ -46,8 +66,17 @@ def ensemble(
 
     target = folder or runs[0] / "ensemble"
     check_place(target)
-    on = computer(device, threads)
     dataset = open_data(data, layout=layout, subset=subset, splits=splits) if data else None
+    if seeds is None and (on != "local" or jobs > 1):
+        raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
+    if seeds is not None:
+        if dataset is None:
+            raise EarsightError(f"--seeds {seeds}: members are trained on the runs' data set; name it with --data")
+        with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
+            trains = computer("cpu" if where else device, threads, jobs)
+            for run in runs:
+                more_members(run, dataset, seeds, trains, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=where)
+    computes = computer(device, threads)
     with bar("soups") as shown:
         result = make_ensemble(
             runs,
@@ -56,8 +85,8 @@ def ensemble(
             method=method,
             dataset=dataset,
             prepare=lambda found, recipe: prepare_pictures(found, recipe, cache=cache, skip_bad=skip_bad),
-            device=on,
-            machine=describe_machine(on),
+            device=computes,
+            machine=describe_machine(computes),
             progress=shown,
         )
     calibrate(target)

@@ -137,6 +137,33 @@ def train_all(
         run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs, cluster=cluster)
 
 
+def more_members(
+    run: Path,
+    dataset: Dataset,
+    seeds: int,
+    device: torch.device,
+    *,
+    cache: Path | None,
+    skip_bad: bool,
+    jobs: int,
+    cluster: Cluster | None,
+) -> None:
+    """Train what a run lacks of so many seeds, on its folds, by the recipe that it holds."""
+    from earsight.errors import RunError
+    from earsight.evaluation.summary import write_summary
+    from earsight.training.machine import describe_machine
+    from earsight.training.trial import Trial
+
+    if not (run / "recipe.yaml").is_file():
+        raise RunError(f"{run}: no recipe.yaml, so no member can be added; name a folder that crossval wrote")
+    folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
+    trials = [Trial(fold, seed) for seed in range(seeds) for fold in folds]
+    recipe = load_recipe_for(dataset, str(run / "recipe.yaml"), None)
+    train_all(dataset, recipe, trials, run, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
+    write_summary(run, machine=describe_machine(device) | (cluster.machine if cluster else {}))
+    calibrate(run)
+
+
 def report(folder: Path, device: torch.device, *, as_json: bool, cluster: Cluster | None = None) -> None:
     """Write the run's summary and print it."""
     from earsight.evaluation.summary import write_summary
