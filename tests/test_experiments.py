@@ -71,11 +71,14 @@ def test_ensemble_trains_the_members_that_are_lacking(desk, synthetic_folder, tm
     run = shutil.copytree(desk / "b", tmp_path / "run")
     before = {path: path.read_bytes() for path in run.glob("fold-*/seed-0/*")}
     options = ["--data", synthetic_folder, "--seeds", 2, "--out", tmp_path / "e", *THREAD]
+    invoke("ensemble", run, *options, "--fold", 3)
+    assert {path.parent.name for path in run.glob("fold-*/seed-1")} == {"fold-3"}
     found = json.loads(invoke("ensemble", run, *options, "--json").stdout)
     assert [(member["seed"]) for member in found["members"]] == [0, 1]
     assert found["folds"] == [2, 3]
     assert before.items() <= {path: path.read_bytes() for path in run.glob("fold-*/seed-*/*")}.items()
     assert len(json.loads((run / "summary.json").read_text())["folds"]) == 4
+    assert "fold 7: not in" in refused("ensemble", run, *options, "--fold", 7)
     assert "name it with --data" in refused("ensemble", run, "--seeds", 3, "--out", tmp_path / "e")
     assert "give --seeds" in refused("ensemble", run, "--on", "ray", "--out", tmp_path / "e")
     (run / "recipe.yaml").unlink()

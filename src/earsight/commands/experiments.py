@@ -75,7 +75,15 @@ def ensemble(
         with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
             trains = computer("cpu" if where else device, threads, jobs)
             for run in runs:
-                more_members(run, dataset, seeds, trains, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=where)
+                more_members(
+                    *(run, dataset, trains),
+                    fold=fold,
+                    seeds=seeds,
+                    cache=cache,
+                    skip_bad=skip_bad,
+                    jobs=jobs,
+                    cluster=where,
+                )
     computes = computer(device, threads)
     with bar("soups") as shown:
         result = make_ensemble(

@@ -140,15 +140,16 @@ def train_all(
 def more_members(
     run: Path,
     dataset: Dataset,
-    seeds: int,
     device: torch.device,
     *,
+    fold: int | None,
+    seeds: int,
     cache: Path | None,
     skip_bad: bool,
     jobs: int,
     cluster: Cluster | None,
 ) -> None:
-    """Train what a run lacks of so many seeds, on its folds, by the recipe that it holds."""
+    """Train what a run lacks of so many seeds, on its folds or one of them, by the recipe that it holds."""
     from earsight.errors import RunError
     from earsight.evaluation.summary import write_summary
     from earsight.training.machine import describe_machine
@@ -157,7 +158,7 @@ def more_members(
     if not (run / "recipe.yaml").is_file():
         raise RunError(f"{run}: no recipe.yaml, so no member can be added; name a folder that crossval wrote")
     folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
-    trials = [Trial(fold, seed) for seed in range(seeds) for fold in folds]
+    trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
     recipe = load_recipe_for(dataset, str(run / "recipe.yaml"), None)
     train_all(dataset, recipe, trials, run, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
     write_summary(run, machine=describe_machine(device) | (cluster.machine if cluster else {}))
