@@ -1,4 +1,4 @@
-"""The front end's compiled kernels, where numba can be used.
+"""The front end's compiled kernels, where numba can be used, and where all kernels' machine code is kept.
 
 Comes in: nothing. Goes out: the module `earsight.features.power_kernels`, compiled for the processor at hand, or None.
 Its code is kept in the cache folder for later processes. To import numba and to read that code takes about a second, so
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,35 @@ WORTH_IT = 40
 def power_kernels() -> Any:
     """The kernels of `earsight.features.power`, or None where there are none."""
     try:
-        from numba.core import config
+        with kept_in(code_folder(Path(__file__).with_name("power_kernels.py"))):
+            return importlib.import_module("earsight.features.power_kernels")
     except ImportError:  # numba is not there for every Python and every NumPy
         return None
+
+
+def code_folder(*sources: Path) -> Path:
+    """Where the machine code of kernels is kept: under the cache folder, by their source."""
     from earsight.features.store import default_cache
+
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
+    return default_cache() / "kernels" / digest.hexdigest()[:16]
+
+
+@contextmanager
+def kept_in(folder: Path) -> Iterator[Any]:
+    """The settings of numba, by which functions that it is given in the block keep their machine code in that folder.
+
+    Raises
+    ------
+    ImportError
+        If numba is not there.
+    """
+    from numba.core import config
 
     settings: Any = config
     before = settings.CACHE_DIR
-    source = Path(__file__).with_name("power_kernels.py").read_bytes()
     try:
-        # numba looks at this when a function is handed to it; a folder that cannot be written it passes over.
-        settings.CACHE_DIR = before or str(default_cache() / "kernels" / hashlib.sha256(source).hexdigest()[:16])
-        return importlib.import_module("earsight.features.power_kernels")
+        settings.CACHE_DIR = before or str(folder)  # one that cannot be written, numba passes over
+        yield settings
     finally:
         settings.CACHE_DIR = before

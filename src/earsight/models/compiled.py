@@ -11,7 +11,6 @@ pools of threads never contend for the same cores.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from earsight.features.store import default_cache
+from earsight.features.compiled import code_folder, kept_in
 
 _KERNELS = {
     "norm_kernels": ("moments", "apply", "slopes", "gradient"),
@@ -96,28 +95,21 @@ def why_none() -> str | None:
 
 
 def folder() -> Path:
-    """Where machine code is kept: under the cache folder, by the kernels' source."""
-    digest = hashlib.sha256()
-    for source in ("simd", *_KERNELS):
-        digest.update(Path(__file__).with_name(f"{source}.py").read_bytes())
-    return default_cache() / "kernels" / digest.hexdigest()[:16]
+    """Where the kernels' machine code is kept."""
+    return code_folder(*(Path(__file__).with_name(f"{source}.py") for source in ("simd", *_KERNELS)))
 
 
 @cache
 def _compiled(name: str, kind: str) -> Kernel:
-    from numba.core import config
-
     module = importlib.import_module(f"earsight.models.{_HOMES[name]}")
-    settings: Any = config
-    before = settings.CACHE_DIR, settings.OPT
-    try:
-        # numba looks at these when a function is handed to it; a folder that cannot be written it passes over. The
-        # third level of optimisation takes twice as long as the second, for kernels that are no faster.
-        settings.CACHE_DIR = before[0] or str(folder())
-        settings.OPT = type(settings.OPT)(2)
-        return Kernel(module.compile_entry(getattr(module, f"{name}_{kind}")), module.JOB)
-    finally:
-        settings.CACHE_DIR, settings.OPT = before
+    with kept_in(folder()) as settings:
+        before = settings.OPT
+        try:
+            # The third level of optimisation takes twice as long as the second, for kernels that are no faster.
+            settings.OPT = type(before)(2)
+            return Kernel(module.compile_entry(getattr(module, f"{name}_{kind}")), module.JOB)
+        finally:
+            settings.OPT = before
 
 
 @cache
