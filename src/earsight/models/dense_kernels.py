@@ -8,7 +8,7 @@ Imports numba: only `earsight.models.compiled` may import this.
 
 from __future__ import annotations
 
-from numba import carray, cfunc
+from numba import cfunc
 
 from earsight.models.norm_kernels import (
     _BF,
@@ -18,10 +18,12 @@ from earsight.models.norm_kernels import (
     _OPTIONS,
     JOB,
     _inlined,
-    _join_slopes,
     _whole,
+    by_parts,
+    by_parts_and_joined,
+    join_slopes,
 )
-from earsight.models.simd import WIDTH, at, fma, load, next_ticket, splat, store, where_inside
+from earsight.models.simd import WIDTH, at, fma, load, splat, store, where_inside
 
 __all__ = ["JOB", "compile_entry"]
 
@@ -67,21 +69,7 @@ def _part_pull(job, part, kind):
             _block_pull(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, mask)
 
 
-@_inlined
-def _pull(pointer, kind):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _part_pull(job, part, kind)
-        if next_ticket(job.here + 8) == job.parts - 1:
-            sums, state, slopes = at(job.sums, _F4), at(job.state, _F4), at(job.slopes, _F4)
-            whole = job.channels - job.channels % WIDTH
-            for c in range(0, whole, WIDTH):
-                _join_slopes(job, sums, state, slopes, c, None)
-            if whole < job.channels:
-                _join_slopes(job, sums, state, slopes, whole, job.channels - whole)
+_pull = by_parts_and_joined(_part_pull, join_slopes)
 
 
 @_inlined
@@ -106,14 +94,7 @@ def _part_settle(job, part, kind):
             _settle_to(x, grad, out, place + c, target + c, state, slopes, channels, c, mask)
 
 
-@_inlined
-def _settle(pointer, kind):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _part_settle(job, part, kind)
+_settle = by_parts(_part_settle)
 
 
 def pull_float32(pointer):

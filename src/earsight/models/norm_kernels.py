@@ -42,6 +42,42 @@ _inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
 _whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
+def by_parts(do_part):
+    """A kernel (pointer, kind) that does part after part, whichever thread is free."""
+
+    @_inlined
+    def work(pointer, kind):
+        job = carray(pointer, 1)[0]
+        while True:
+            part = next_ticket(job.here)
+            if part >= job.parts:
+                break
+            do_part(job, part, kind)
+
+    return work
+
+
+def by_parts_and_joined(do_part, join):
+    """The same; who ends the last part joins what all of them left, some channels at a time."""
+
+    @_inlined
+    def work(pointer, kind):
+        job = carray(pointer, 1)[0]
+        while True:
+            part = next_ticket(job.here)
+            if part >= job.parts:
+                break
+            do_part(job, part, kind)
+            if next_ticket(job.here + 8) == job.parts - 1:
+                whole = job.channels - job.channels % WIDTH
+                for c in range(0, whole, WIDTH):
+                    join(job, c, None)
+                if whole < job.channels:
+                    join(job, whole, job.channels - whole)
+
+    return work
+
+
 @_inlined
 def _block_moments(x, place, stride, count, sums, first, second, seen, mask):
     """Mean and sum of squared distances from it, of one block of rows, joined to those of ``seen`` rows before."""
@@ -94,9 +130,9 @@ def _part_moments(job, part, kind):
 
 
 @_inlined
-def _join_moments(job, sums, state, c, mask):
+def _join_moments(job, c, mask):
     """Statistics of all parts: mean, inverse deviation, scale and shift, and the running ones."""
-    channels = job.channels
+    channels, sums, state = job.channels, at(job.sums, _F4), at(job.state, _F4)
     mean, squares = load(sums, c, mask), load(sums, channels + c, mask)
     seen = job.rows // job.parts
     for part in range(1, job.parts):
@@ -126,21 +162,7 @@ def _join_moments(job, sums, state, c, mask):
         store(running_var, c, fma(new, unbiased, old * load(running_var, c, mask)), mask)
 
 
-@_inlined
-def _moments(pointer, kind):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _part_moments(job, part, kind)
-        if next_ticket(job.here + 8) == job.parts - 1:
-            sums, state = at(job.sums, _F4), at(job.state, _F4)
-            whole = job.channels - job.channels % WIDTH
-            for c in range(0, whole, WIDTH):
-                _join_moments(job, sums, state, c, None)
-            if whole < job.channels:
-                _join_moments(job, sums, state, whole, job.channels - whole)
+_moments = by_parts_and_joined(_part_moments, _join_moments)
 
 
 @_inlined
@@ -178,14 +200,7 @@ def _part_apply(job, part, kind):
                 _apply_to(x, out, place + whole, target + whole, state, channels, whole, low, high, count)
 
 
-@_inlined
-def _apply(pointer, kind):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _part_apply(job, part, kind)
+_apply = by_parts(_part_apply)
 
 
 @_inlined
@@ -247,9 +262,10 @@ def _part_slopes(job, part, kind):
 
 
 @_inlined
-def _join_slopes(job, sums, state, slopes, c, mask):
+def join_slopes(job, c, mask):
     """Gradients of weight and bias, and the two coefficients of the input's gradient."""
-    channels = job.channels
+    channels, sums = job.channels, at(job.sums, _F4)
+    state, slopes = at(job.state, _F4), at(job.slopes, _F4)
     a, b = load(sums, c, mask), load(sums, channels + c, mask)
     for part in range(1, job.parts):
         a = a + load(sums, 2 * part * channels + c, mask)
@@ -263,21 +279,7 @@ def _join_slopes(job, sums, state, slopes, c, mask):
     store(slopes, 3 * channels + c, share * a, mask)
 
 
-@_inlined
-def _slopes(pointer, kind):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _part_slopes(job, part, kind)
-        if next_ticket(job.here + 8) == job.parts - 1:
-            sums, state, slopes = at(job.sums, _F4), at(job.state, _F4), at(job.slopes, _F4)
-            whole = job.channels - job.channels % WIDTH
-            for c in range(0, whole, WIDTH):
-                _join_slopes(job, sums, state, slopes, c, None)
-            if whole < job.channels:
-                _join_slopes(job, sums, state, slopes, whole, job.channels - whole)
+_slopes = by_parts_and_joined(_part_slopes, join_slopes)
 
 
 @_inlined
@@ -305,14 +307,7 @@ def _part_gradient(job, part, kind):
             _gradient_to(x, grad, out, place + c, target + c, state, slopes, channels, c, low, high, count)
 
 
-@_inlined
-def _gradient(pointer, kind):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _part_gradient(job, part, kind)
+_gradient = by_parts(_part_gradient)
 
 
 def moments_float32(pointer):
