@@ -132,7 +132,7 @@ class _Kept:
             if entries and entries[0] == settings:
                 self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries[1:]}
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, cut in the middle, or of another make: begun anew, and what cannot be written says so below
+            pass  # not there, cut in the middle, or of another make: begun anew below
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.part")
         head = [json.dumps(settings)]
