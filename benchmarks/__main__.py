@@ -92,7 +92,7 @@ def main() -> None:
             found = starts(dataset, arguments.rounds)
         elif part == "memory":
             found = [
-                {"part": f"memory of {name}, MB at 100 and at 1000 clips", "first": a, "second": b, "ratio": b / a}
+                {"part": f"memory of {name}, MiB at 100 and at 1000 clips", "first": a, "second": b, "ratio": b / a}
                 for name, (a, b) in processes.memory(clips=100).items()
             ]
         else:

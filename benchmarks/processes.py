@@ -20,20 +20,26 @@ _TINY = [
 ]
 
 
-def run(arguments: list[str], *, cache: Path) -> tuple[float, float]:
-    """Seconds and peak MB of one `earsight` process."""
-    environment = dict(os.environ, EARSIGHT_CACHE=str(cache))
-    started = time.perf_counter()
-    # A shell of its own, so that the children's peak memory is this one's alone.
-    code = (
-        "import resource, subprocess, sys;"
-        "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE);"
-        "sys.stderr.buffer.write(done.stderr) if done.returncode else None;"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(done.returncode)"
-    )
-    command = [sys.executable, "-c", code, sys.executable, "-m", "earsight", *arguments]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    return time.perf_counter() - started, int(done.stdout) / 1024
+def run(arguments: list[str], *, cache: Path | None = None) -> tuple[float, float]:
+    """Seconds and peak MiB of one `earsight` process.
+
+    Raises
+    ------
+    SystemExit
+        If it failed; with what it said.
+    """
+    environment = dict(os.environ, EARSIGHT_CACHE=str(cache)) if cache else None
+    command = [sys.executable, "-m", "earsight", *arguments]
+    with tempfile.TemporaryFile() as said:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}\n{said.read().decode()}")
+    return seconds, usage.ru_maxrss / 1024
 
 
 def cold_starts(model: Path, sound: Path, *, rounds: int) -> dict[str, list[float]]:
@@ -46,7 +52,7 @@ def cold_starts(model: Path, sound: Path, *, rounds: int) -> dict[str, list[floa
 
 
 def memory(*, clips: int) -> dict[str, tuple[float, float]]:
-    """Peak MB of prepare, train and predict at ``clips`` and at ten times as many synthetic clips."""
+    """Peak MiB of prepare, train and predict at ``clips`` and at ten times as many synthetic clips."""
     peaks: dict[str, list[float]] = {"prepare": [], "train": [], "predict": []}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

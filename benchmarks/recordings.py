@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import subprocess
@@ -23,6 +22,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from benchmarks.processes import run
 from earsight.data.listings import sounds_below
 
 RATE_HZ = 48_000
@@ -45,24 +45,23 @@ def main() -> None:
 
         def command(name: str) -> list[str]:
             words = ["predict", arguments.model, str(recording), "--hop", str(arguments.hop), "--rows", "windows"]
-            return [sys.executable, "-m", "earsight", *words, "--format", "csv", "--out", str(Path(folder) / name)]
+            return [*words, "--format", "csv", "--out", str(Path(folder) / name)]
 
-        started = time.monotonic()
-        peak_bytes = run(command("whole.csv"))
-        seconds = time.monotonic() - started
+        seconds, peak = run(command("whole.csv"))
         whole = (Path(folder) / "whole.csv").read_bytes()
         found = {
             "hours": arguments.hours,
             "rows": whole.count(b"\n") - 1,
             "seconds": round(seconds, 1),
             "times_real_time": round(3600 * arguments.hours / seconds, 1),
-            "peak_memory_mb": round(peak_bytes / 1e6),
+            "peak_memory_mb": round(peak * 1024**2 / 1e6),
         }
         if arguments.kills:
             killed_after = []
             for kill in range(arguments.kills):
                 resumed = ["--resume"] if kill else []
-                process = subprocess.Popen([*command("killed.csv"), *resumed], stderr=subprocess.DEVNULL)
+                words = [sys.executable, "-m", "earsight", *command("killed.csv"), *resumed]
+                process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
                 killed_after.append(round(chance.uniform(0.8, 1.2) * seconds / (arguments.kills + 1), 1))
                 time.sleep(killed_after[-1])
                 process.kill()
@@ -89,22 +88,6 @@ def write_recording(path: Path, clips: Sequence[Path], *, hours: float) -> None:
             for part in parts:
                 file.write(part[:left])
                 left -= min(left, len(part))
-
-
-def run(command: list[str]) -> int:
-    """Run a command to its end; its peak memory in bytes.
-
-    Raises
-    ------
-    SystemExit
-        If it failed.
-    """
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
-    return usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":
