@@ -159,6 +159,8 @@ def more_members(
         raise RunError(f"{run}: no recipe.yaml, so no member can be added; name a folder that crossval wrote")
     folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
     trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
+    if not trials:
+        return  # the fold is none of the run's, which whoever combines its members says
     recipe = load_recipe_for(dataset, str(run / "recipe.yaml"), None)
     train_all(dataset, recipe, trials, run, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
     write_summary(run, machine=describe_machine(device) | (cluster.machine if cluster else {}))

@@ -61,6 +61,7 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
     notes = [
         f"{result['dataset']['name']}: {members} members on fold {', '.join(map(str, result['folds']))}, each tested "
         "on clips that it never saw; ± is between members, intervals are over clips; ms are for one clip.",
+        "Averages are of calibrated probabilities; a run's own summary averages them as they are.",
         _beyond(result["rows"]),
     ]
     if "seed_std" in single:
