@@ -33,13 +33,13 @@ from earsight.training.soups import Ingredients, Soups, check_data, no_soup
 
 METHODS = ("average", "greedy", "soup", "greedy-soup")
 EXPLAINED = (
-    "std: between members, of the mean over folds; ci95: bootstrap over clips within folds; gain: over the mean of the "
-    "members, paired over clips, with a sign-flip test; average: of the members' probabilities, each at its calibrated "
-    "temperature, where a run's summary averages them as they are; greedy: members with replacement by log loss "
-    "(Caruana et al. 2004), chosen for each fold on the other folds; soup: mean of the weights, batch-norm statistics "
-    "re-estimated on the training pictures, as those of single-remeasured are, against which a soup is to be held; greedy-soup: "
-    "Wortsman et al. 2022, recipe 1, chosen on the other folds; milliseconds: wave to probabilities, one clip at a "
-    "time, median"
+    "std: between members, of the mean over folds; ci95: bootstrap over clips within folds; gain: over the mean of "
+    "the members, paired over clips, with a sign-flip test; average: of the members' probabilities, each at its "
+    "calibrated temperature, where a run's summary averages them as they are; greedy: members with replacement by log "
+    "loss (Caruana et al. 2004), chosen for each fold on the other folds; soup: mean of the weights, batch-norm "
+    "statistics re-estimated on the training pictures, as those of single-remeasured are, against which a soup is to "
+    "be held; greedy-soup: Wortsman et al. 2022, recipe 1, chosen on the other folds; milliseconds: wave to "
+    "probabilities, one clip at a time, median"
 )
 
 
