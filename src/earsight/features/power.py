@@ -10,8 +10,7 @@ Where the time goes and does not go (docs/performance.md has the figures):
   once, and the long FFT is never computed (`on_shorter_grid`).
 - A band sees few bins, so the bank is applied in blocks of neighbouring rows over the bins that they see.
 - Frames are transformed a few at a time, so that they stay in the processor's cache between the steps.
-- Cutting frames and squaring spectra move many bytes for few operations. Where they were asked for, compiled kernels do
-  both in one pass over memory each, with the same bits (`earsight.features.power_kernels`).
+- For many clips a compiled kernel does all of it without passes over memory (`earsight.features.lanes`).
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-
-from earsight.features.compiled import power_kernels
 
 ATTENUATION_DB = 260.0
 """Of what the interpolation of the power lets through from the neighbouring periods: below float32's rounding."""
@@ -168,11 +165,6 @@ class BandPower(nn.Module):
         self.bank = Banded(weights, block_rows=BLOCK_ROWS * max(1, round(len(weights) / 128)))
         window = torch.hann_window(window_samples, periodic=True, dtype=dtype)
         self.register_buffer("window", F.pad(window, (0, self.points - window_samples)), persistent=False)
-        self.compiled = False
-
-    def use_kernels(self) -> None:
-        """Compute by compiled kernels from now on, where there are some and they can; the bits stay the same."""
-        self.compiled = self.get_buffer("window").dtype == torch.float64 and power_kernels() is not None
 
     def forward(self, padded: Tensor) -> Tensor:
         """Power in bands of every frame.
@@ -192,8 +184,6 @@ class BandPower(nn.Module):
         # A window shorter than the FFT sits in its middle. The power does not see where in the FFT's buffer the samples
         # stand, so the frames begin at the window, and the zeros behind it are the window's own.
         first = (self.fft_points - self.window_samples) // 2
-        if self.compiled and padded.device.type == "cpu" and padded.dtype == torch.float32 and not _tracked(padded):
-            return torch.stack([self._of_one(wave, first, columns) for wave in padded.contiguous()])
         last = first + (columns - 1) * self.hop_samples + self.points
         waves = F.pad(padded.to(window.dtype), (0, max(0, last - padded.shape[1])))
         frames = waves[:, first:last].unfold(1, self.points, self.hop_samples)
@@ -205,24 +195,3 @@ class BandPower(nn.Module):
             squares = torch.view_as_real(spectrum).to(padded.dtype).square()
             found.append(self.bank(squares[..., 0] + squares[..., 1]).unflatten(0, (len(waves), -1)))
         return torch.cat(found, dim=1)
-
-    def _of_one(self, wave: Tensor, first: int, columns: int) -> Tensor:
-        """What `forward` gives of one padded wave, by kernels; its first window begins at sample ``first``."""
-        kernels = power_kernels()
-        heard, window = wave.numpy(), self.get_buffer("window").numpy()[: self.window_samples]
-        step = max(1, VALUES_AT_A_TIME["cpu"] // self.points)
-        frames = torch.zeros((min(step, columns), self.points), dtype=torch.float64)
-        found = []
-        for start in range(0, columns, step):
-            piece = frames[: columns - start]
-            kernels.cut(heard, window, first + start * self.hop_samples, self.hop_samples, piece.numpy())
-            spectra = torch.view_as_real(torch.fft.rfft(piece)).flatten(1)
-            power = torch.empty((len(piece), self.points // 2 + 1))
-            kernels.square(spectra.numpy(), power.numpy())
-            found.append(self.bank(power))
-        return torch.cat(found)
-
-
-def _tracked(tensor: Tensor) -> bool:
-    """Whether gradients are wanted of it."""
-    return tensor.requires_grad and torch.is_grad_enabled()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from earsight.errors import RecipeError
 from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS
+from earsight.features.lanes import in_lanes
 from earsight.features.power import Banded, BandPower
 from earsight.recipe import Features
 
@@ -107,10 +108,8 @@ class Spectrogram(nn.Module):
         self.resizes = nn.ModuleList(Banded(matrix.numpy(), block_rows=RESIZE_ROWS) for matrix in resizes)
 
     def use_kernels(self) -> Spectrogram:
-        """Compute by compiled kernels from now on, where they can be had: faster for many clips, and the same bits."""
-        for power in self.powers:
-            if isinstance(power, BandPower):
-                power.use_kernels()
+        """Compute by compiled kernels from now on, where there are some: several times as fast, the same up to rounding."""
+        self.powers = nn.ModuleList(in_lanes(power) if isinstance(power, BandPower) else power for power in self.powers)
         return self
 
     def log_bands(self, waves: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from earsight.models.norm_kernels import (
     by_parts_and_joined,
     join_slopes,
 )
-from earsight.models.simd import WIDTH, at, fma, load, splat, store, where_inside
+from earsight.features.simd import WIDTH, at, fma, load, splat, store, where_inside
 
 __all__ = ["JOB", "compile_entry"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
-from earsight.models.simd import (
+from earsight.features.simd import (
     WIDTH,
     add_window,
     at,

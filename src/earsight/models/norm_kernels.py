@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
-from earsight.models.simd import WIDTH, at, clamp, fma, load, next_ticket, root, splat, store, where_inside
+from earsight.features.simd import WIDTH, at, clamp, fma, load, next_ticket, root, splat, store, where_inside
 
 JOB = np.dtype(
     [("next", np.int64), ("done", np.int64), ("here", np.int64), ("parts", np.int64)]
