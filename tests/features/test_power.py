@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earsight.features import power as power_module
-from earsight.features.compiled import power_kernels
+from earsight.features.lanes import PowerInLanes, in_lanes
 from earsight.features.power import BandPower, grid_points, on_shorter_grid
 
 
@@ -54,8 +54,8 @@ def test_bands_are_those_of_the_long_fft(rate, window_ms, compiled):
     waves = sounds(rate, round(0.3 * rate))
     module = BandPower(bank, window_samples=window, hop_samples=hop, fft_points=points)
     if compiled:
-        module.use_kernels()
-        assert module.compiled
+        module = in_lanes(module)
+        assert isinstance(module, PowerInLanes)
     ours = module(padded(waves, points)).mT.numpy()
     for wave, found in zip(waves, ours, strict=True):
         expected = power_by_long_fft(wave, bank, window=window, hop=hop, points=points)
@@ -108,52 +108,3 @@ def test_a_row_without_weights_is_zero():
     found = BandPower(bank, window_samples=200, hop_samples=80, fft_points=800)(torch.ones(1, 2400))
     assert not found[0, :, 3].any()
     assert found[0, :, 2].all()
-
-
-class Counted:
-    """The kernels, and how often they were called."""
-
-    def __init__(self):
-        self.calls = 0
-
-    def __getattr__(self, name):
-        self.calls += 1
-        return getattr(power_kernels(), name)
-
-
-@pytest.mark.parametrize("sizes", [(200, 800, 80), (800, 800, 80), (551, 2205, 220), (50, 441, 500)])
-@pytest.mark.parametrize("values", [1, 5000, 1 << 19])
-def test_kernels_change_nothing(sizes, values, monkeypatch):
-    assert power_kernels() is not None
-    kernels = Counted()
-    monkeypatch.setattr(power_module, "power_kernels", lambda: kernels)
-    monkeypatch.setattr(power_module, "VALUES_AT_A_TIME", {"cpu": values})
-    window, points, hop = sizes
-    module = BandPower(triangles(24, points // 2 + 1), window_samples=window, hop_samples=hop, fft_points=points)
-    waves = padded(sounds(8000, 2403), points)
-    plain = torch.cat([module(wave[None]) for wave in waves])
-    assert kernels.calls == 0
-    module.use_kernels()
-    found = module(waves)
-    assert kernels.calls >= 2 * len(waves)
-    assert torch.equal(found, plain)
-    with torch.inference_mode():
-        assert torch.equal(module(waves[2:3]), found[2:3])
-
-
-def test_kernels_leave_gradients_alone():
-    module = BandPower(triangles(8, 401), window_samples=200, hop_samples=80, fft_points=800)
-    module.use_kernels()
-    waves = padded(sounds(8000, 2400), 800).requires_grad_()
-    module(waves).sum().backward()
-    assert waves.grad is not None
-    assert waves.grad.abs().max() > 0
-
-
-def test_without_numba_all_is_as_before(monkeypatch):
-    monkeypatch.setattr(power_module, "power_kernels", lambda: None)
-    module = BandPower(triangles(8, 401), window_samples=200, hop_samples=80, fft_points=800)
-    waves = padded(sounds(8000, 2400), 800)
-    plain = module(waves)
-    module.use_kernels()
-    assert torch.equal(module(waves), plain)

@@ -54,7 +54,23 @@ class _Arithmetic:
         function = module.globals.get(name) or ir.Function(module, ir.FunctionType(_DOUBLES, [_DOUBLES] * 3), name)
         return self.builder.call(function, [a, b, c])
 
+    def places(self, pointer: Any, point: Any) -> tuple[Any, Any]:
+        """Where the real and the imaginary parts of a point of an array lie."""
+        real = self.builder.mul(point, ir.Constant(_LONG, POINT))
+        imaginary = self.builder.add(real, ir.Constant(_LONG, LANES))
+        real, imaginary = (
+            self.builder.bitcast(self.builder.gep(pointer, [index]), _DOUBLES.as_pointer())
+            for index in (real, imaginary)
+        )
+        return real, imaginary
+
+    def point(self, pointer: Any, point: Any) -> tuple[Any, Any]:
+        """A point of an array."""
+        real, imaginary = (self.builder.load(place, align=64) for place in self.places(pointer, point))
+        return real, imaginary
+
     def add(self, a: Complex, b: Complex) -> Complex:
+        """Their sum."""
         if a is None or b is None:
             return a or b
         return self.builder.fadd(a[0], b[0]), self.builder.fadd(a[1], b[1])
@@ -74,10 +90,8 @@ class _Arithmetic:
             return self.builder.fmul(value[0], scale), self.builder.fmul(value[1], scale)
         return self.fused(value[0], scale, total[0]), self.fused(value[1], scale, total[1])
 
-    def times(self, value: Complex, cosine: Any, sine: Any) -> Complex:
+    def times(self, value: tuple[Any, Any], cosine: Any, sine: Any) -> tuple[Any, Any]:
         """A complex number times another, given by vectors of its parts."""
-        if value is None:
-            return None
         real, imaginary = value
         crossed = self.builder.fmul(imaginary, sine), self.builder.fmul(real, sine)
         return self.fused(real, cosine, self.builder.fneg(crossed[0])), self.fused(imaginary, cosine, crossed[1])
@@ -134,26 +148,31 @@ class _Arithmetic:
         return out
 
 
-def _vector(builder: Any, pointer: Any, index: Any, offset: int = 0) -> Any:
-    """Where the vector lies that begins an element's ``offset`` behind an index."""
-    place = builder.add(index, ir.Constant(_LONG, offset)) if offset else index
-    return builder.bitcast(builder.gep(pointer, [place]), _DOUBLES.as_pointer())
+def _strided(builder: Any, begin: Any, step: Any, number: int) -> Any:
+    return builder.add(begin, builder.mul(step, ir.Constant(_LONG, number)))
 
 
-def _turn_and_store(write: _Arithmetic, found: list[Complex], twiddles: Any, row: Any, target: Any, to: Any, step: Any):
+def _store_sixteen(builder: Any, values: Any, target: Any, place: Any) -> None:
+    """Sixteen float32 to vector ``place`` of an array."""
+    pointer = builder.gep(target, [builder.mul(place, ir.Constant(_LONG, POINT))])
+    builder.store(values, builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
+
+
+def _turn_and_store(
+    write: _Arithmetic, found: list[Complex], twiddles: Any, row: Any, target: Any, to: Any, step: Any
+) -> None:
     """Points times their twiddles, where there are some, to ``target``, one every ``step`` points from ``to`` on."""
     builder = write.builder
-    for place, value in enumerate(found):
-        if value is None:  # of points that are all zero
-            value = (write.constant(0.0), write.constant(0.0))
+    for number, value in enumerate(found):
+        if value is None:
+            raise ValueError("a transform of zeros alone is not needed by anyone")
         if twiddles is not None:
-            index = builder.mul(builder.add(row, ir.Constant(_LONG, place)), ir.Constant(_LONG, 2))
+            index = builder.mul(builder.add(row, ir.Constant(_LONG, number)), ir.Constant(_LONG, 2))
             cosine = builder.load(builder.gep(twiddles, [index]))
             sine = builder.load(builder.gep(twiddles, [builder.add(index, ir.Constant(_LONG, 1))]))
             value = write.times(value, write.splat(cosine), write.splat(sine))
-        index = builder.mul(builder.add(to, builder.mul(step, ir.Constant(_LONG, place))), ir.Constant(_LONG, POINT))
-        builder.store(value[0], _vector(builder, target, index), align=64)
-        builder.store(value[1], _vector(builder, target, index, LANES), align=64)
+        for part, place in zip(value, write.places(target, _strided(builder, to, step, number)), strict=True):
+            builder.store(part, place, align=64)
 
 
 @intrinsic(prefer_literal=True)
@@ -184,7 +203,7 @@ def transform_frames(
         write = _Arithmetic(builder)
         points: list[Complex] = [None] * count
         for place in range(known):
-            sample = builder.add(begin, builder.mul(step, ir.Constant(_LONG, place)))
+            sample = _strided(builder, begin, step, place)
             pointer = builder.gep(frames, [builder.mul(sample, ir.Constant(_LONG, POINT))])
             both = builder.load(builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
             weight = write.splat(builder.load(builder.gep(window, [sample])))
@@ -197,9 +216,7 @@ def transform_frames(
         _turn_and_store(write, write.transform(points), twiddles, row, target, to, to_step)
         return context.get_dummy_value()
 
-    return types.void(
-        radix, heard, frames, window, begin, step, target, to, to_step, twiddles, row
-    ), generate
+    return types.void(radix, heard, frames, window, begin, step, target, to, to_step, twiddles, row), generate
 
 
 @intrinsic(prefer_literal=True)
@@ -225,13 +242,9 @@ def transform_points(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _, source, begin, step, target, to, to_step, twiddles, row = arguments
         write = _Arithmetic(builder)
-        points: list[Complex] = []
-        for place in range(count):
-            index = builder.add(begin, builder.mul(step, ir.Constant(_LONG, place)))
-            index = builder.mul(index, ir.Constant(_LONG, POINT))
-            real = builder.load(_vector(builder, source, index), align=64)
-            points.append((real, builder.load(_vector(builder, source, index, LANES), align=64)))
-        found = write.transform(points)
+        found = write.transform(
+            [write.point(source, _strided(builder, begin, step, number)) for number in range(count)]
+        )
         _turn_and_store(write, found, None if plain else twiddles, row, target, to, to_step)
         return context.get_dummy_value()
 
@@ -239,25 +252,17 @@ def transform_points(
 
 
 @intrinsic
-def store_powers(
-    typing_context: Any, source: Any, here: Any, mirrored: Any, there: Any, target: Any, place: Any
-) -> Any:
+def store_powers(typing_context: Any, points: Any, here: Any, there: Any, target: Any, place: Any) -> Any:
     """Squared magnitudes of one bin of sixteen real frames, from the transform of eight and eight of them.
 
-    Bin k of the real frames lies in points k and -k of the transform: those are point ``here`` of ``source`` and point
-    ``there`` of ``mirrored``. Written to vector ``place`` of ``target`` (sixteen float32), four times too large.
+    Bin k of the real frames lies in points k and -k of the transform, which are ``here`` and ``there`` in ``points``.
+    Written to vector ``place`` of ``target`` (sixteen float32), four times too large.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, here, mirrored, there, target, place = arguments
+        points, here, there, target, place = arguments
         write = _Arithmetic(builder)
-        halves = []
-        for pointer, point in ((source, here), (mirrored, there)):
-            index = builder.mul(point, ir.Constant(_LONG, POINT))
-            halves.append(
-                [builder.load(_vector(builder, pointer, index, offset), align=64) for offset in (0, LANES)]
-            )
-        (real, imaginary), (real_there, imaginary_there) = halves
+        (real, imaginary), (real_there, imaginary_there) = (write.point(points, which) for which in (here, there))
         powers = []
         for a, b in (
             (builder.fadd(real, real_there), builder.fsub(imaginary, imaginary_there)),
@@ -265,12 +270,10 @@ def store_powers(
         ):
             powers.append(write.fused(a, a, builder.fmul(b, b)))
         both = builder.shuffle_vector(*powers, ir.Constant(ir.VectorType(_WORD, POINT), list(range(POINT))))
-        pointer = builder.gep(target, [builder.mul(place, ir.Constant(_LONG, POINT))])
-        rounded = builder.fptrunc(both, _BOTH_SINGLES)
-        builder.store(rounded, builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
+        _store_sixteen(builder, builder.fptrunc(both, _BOTH_SINGLES), target, place)
         return context.get_dummy_value()
 
-    return types.void(source, here, mirrored, there, target, place), generate
+    return types.void(points, here, there, target, place), generate
 
 
 def _side_by_side(builder: Any, vectors: list[Any], others: list[Any], frames: int) -> list[Any]:
@@ -305,14 +308,10 @@ def gather(typing_context: Any, wave: Any, begins: Any, sample: Any, target: Any
             pointer = builder.gep(wave, [builder.add(begin, sample)])
             groups.append([builder.load(builder.bitcast(pointer, _SINGLES.as_pointer()), align=4)])
         while len(groups) > 1:
-            groups = [
-                _side_by_side(builder, *pair, frames) for pair in zip(groups[::2], groups[1::2], strict=True)
-            ]
+            groups = [_side_by_side(builder, *pair, frames) for pair in zip(groups[::2], groups[1::2], strict=True)]
             frames *= 2
         for place, vector in enumerate(groups[0]):
-            index = builder.mul(builder.add(sample, ir.Constant(_LONG, place)), ir.Constant(_LONG, POINT))
-            pointer = builder.bitcast(builder.gep(target, [index]), _BOTH_SINGLES.as_pointer())
-            builder.store(vector, pointer, align=64)
+            _store_sixteen(builder, vector, target, builder.add(sample, ir.Constant(_LONG, place)))
         return context.get_dummy_value()
 
     return types.void(wave, begins, sample, target), generate

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.features.compiled import power_kernels
+from earsight.features.compiled import job_of, power_kernel
 from earsight.features.power import BandPower
 
 LARGEST_RADIX = 10
@@ -46,6 +47,16 @@ def _circle(turns: NDArray[np.int64], of: int) -> Tensor:
     return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
 
 
+def in_lanes(power: BandPower) -> nn.Module:
+    """What computes the same by a kernel, or the `BandPower` itself where its sizes or this machine allow none."""
+    four = radices(power.points)
+    if four is None or power.window_samples < SHORTEST or power.get_buffer("window").dtype != torch.float64:
+        return power
+    heard = -(-power.window_samples // (power.points // four[0]))
+    kernel = power_kernel(four, heard)
+    return power if kernel is None else PowerInLanes(power, four, heard, kernel)
+
+
 class PowerInLanes(nn.Module):
     """What a `BandPower` computes, sixteen frames at a time.
 
@@ -54,74 +65,61 @@ class PowerInLanes(nn.Module):
     Parameters
     ----------
     power : BandPower
-        Its window and bank are used, its numbers of samples kept.
+        Its window and bank are used.
+    four : tuple of int
+        Factors of its FFT's points.
+    heard : int
+        Of the first factor's samples, how many can be within the window.
+    kernel : object
+        What `earsight.features.compiled.power_kernel` gives for both.
     """
 
-    def __init__(self, power: BandPower) -> None:
+    def __init__(self, power: BandPower, four: tuple[int, int, int, int], heard: int, kernel: Any) -> None:
         super().__init__()
-        self.power = power
-        four = radices(power.points)
-        if four is None:
-            raise ValueError(f"{power.points} points are no product of four factors up to {LARGEST_RADIX}")
+        self.power, self._kernel = power, kernel
         a1, a2, b1, b2 = four
         self.long, self.short = a1 * a2, b1 * b2
-        apart = a2 * self.short
-        heard = -(-power.window_samples // apart)
-        self._kernel: Any = power_kernels().power_kernel(four, heard)
-        window = power.get_buffer("window")[: power.window_samples].double() / 2  # the kernel gives four times the power
-        padding = heard * apart - power.window_samples
-        self.register_buffer("window", nn.functional.pad(window, (0, padding)), persistent=False)
-        n, k = np.arange(self.short)[:, None, None], np.arange(a1)[:, None] + a1 * np.arange(a2)
-        turns = [
-            _circle(np.arange(a2)[:, None] * np.arange(a1), self.long),
-            _circle(n * k, power.points),
-            _circle(np.arange(b2)[:, None] * np.arange(b1), self.short),
-        ]
-        for name, values in zip(("inner", "between", "outer"), turns, strict=True):
-            self.register_buffer(name, values.contiguous(), persistent=False)
-        bank = power.bank.matrix(power.points // 2 + 1).T
-        ranges, weights = [], []
-        for row in bank.numpy():
+        a, b, n = np.arange(a1), np.arange(b1), np.arange(self.short)
+        bins = a[:, None] + a1 * np.arange(a2)
+        self.register_buffer("inner", _circle(np.arange(a2)[:, None] * a, self.long), persistent=False)
+        self.register_buffer("between", _circle(n[:, None, None] * bins, power.points), persistent=False)
+        self.register_buffer("outer", _circle(np.arange(b2)[:, None] * b, self.short), persistent=False)
+        # Half of it, for the kernel gives four times the power.
+        window = power.get_buffer("window")[: power.window_samples] / 2
+        transformed = heard * (power.points // a1)
+        self.register_buffer("window", F.pad(window, (0, transformed - len(window))), persistent=False)
+        ranges: list[tuple[int, int, int]] = []
+        weights: list[NDArray[np.float32]] = []
+        for row in power.bank.matrix(power.points // 2 + 1).T.numpy():
             seen = np.flatnonzero(row)
             first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
-            ranges.append((first, last - first, sum(map(len, weights))))
+            ranges.append((first, last - first, sum(len(before) for before in weights)))
             weights.append(row[first:last])
         self.register_buffer("ranges", torch.tensor(ranges), persistent=False)
         self.register_buffer("weights", torch.from_numpy(np.concatenate(weights)), persistent=False)
 
     def forward(self, padded: Tensor) -> Tensor:
         """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandPower` does."""
-        if padded.device.type != "cpu" or padded.dtype != torch.float32 or _tracked(padded):
-            return self.power(padded)
-        power = self.power
+        tracked = padded.requires_grad and torch.is_grad_enabled()
+        if padded.device.type != "cpu" or padded.dtype != torch.float32 or tracked:
+            found: Tensor = self.power(padded)
+            return found
+        power, rows = self.power, len(self.get_buffer("ranges"))
         columns = 1 + (padded.shape[1] - power.fft_points // 2 * 2) // power.hop_samples
-        stride, rows = -(-columns // FRAMES) * FRAMES, len(self.ranges)
-        out = torch.empty(len(padded), rows, stride)
-        samples = torch.zeros(len(self.window), FRAMES)
-        line = torch.empty(max(self.long, self.short), 2 * FRAMES // 2, dtype=torch.float64)
-        work = torch.empty(self.short, self.long + 1, FRAMES, dtype=torch.float64)
-        pair = torch.empty(2, self.short, FRAMES, dtype=torch.float64)
-        bins = torch.empty(power.points // 2 + 1, FRAMES)
-        addresses = [
-            x.data_ptr() for x in (self.window, samples, self.inner, self.between, self.outer, line, work, pair, bins)
-        ]
-        for wave, found in zip(padded.contiguous(), out, strict=True):
-            first = (power.fft_points - power.window_samples) // 2
-            self._kernel(
-                wave.data_ptr(), first, power.hop_samples, columns, power.window_samples, *addresses,
-                self.ranges.data_ptr(), self.weights.data_ptr(), rows, found.data_ptr(),
-            )  # fmt: skip
+        out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES)
+        arrays = dict(self.named_buffers(recurse=False)) | {
+            "frames": torch.zeros(len(self.get_buffer("window")), FRAMES),
+            "line": torch.empty(max(self.long, self.short), FRAMES, dtype=torch.float64),
+            "work": torch.empty(self.short, self.long + 1, FRAMES, dtype=torch.float64),
+            "pair": torch.empty(2, self.short, FRAMES, dtype=torch.float64),
+            "power": torch.empty(power.points // 2 + 1, FRAMES),
+        }
+        job = job_of(
+            {name: array.data_ptr() for name, array in arrays.items()}
+            | {"first": (power.fft_points - power.window_samples) // 2, "hop": power.hop_samples}
+            | {"columns": columns, "samples": power.window_samples, "rows": rows}
+        )
+        for wave, target in zip(padded.contiguous(), out, strict=True):
+            job["wave"], job["out"] = wave.data_ptr(), target.data_ptr()
+            self._kernel(job)
         return out[..., :columns].mT
-
-
-def in_lanes(power: BandPower) -> nn.Module:
-    """What computes the same by a kernel, or the `BandPower` itself where there is none for its sizes or this machine."""
-    exact = power.get_buffer("window").dtype == torch.float64
-    long_enough = power.window_samples >= SHORTEST
-    can = exact and long_enough and radices(power.points) is not None and power_kernels() is not None
-    return PowerInLanes(power) if can else power
-
-
-def _tracked(tensor: Tensor) -> bool:
-    """Whether gradients are wanted of it."""
-    return tensor.requires_grad and torch.is_grad_enabled()

@@ -104,12 +104,13 @@ class Spectrogram(nn.Module):
             )
             for window, hop in zip(self.window_samples, self.hop_samples, strict=True)
         )
+        self.kernels: nn.ModuleList | None = None
         resizes = [resize_matrix(1 + features.samples // hop, features.columns).T for hop in self.hop_samples]
         self.resizes = nn.ModuleList(Banded(matrix.numpy(), block_rows=RESIZE_ROWS) for matrix in resizes)
 
     def use_kernels(self) -> Spectrogram:
-        """Compute by compiled kernels from now on, where there are some: several times as fast, the same up to rounding."""
-        self.powers = nn.ModuleList(in_lanes(power) if isinstance(power, BandPower) else power for power in self.powers)
+        """Compute by compiled kernels from now on, where there are some: faster, and the same up to rounding."""
+        self.kernels = nn.ModuleList(in_lanes(power) for power in self.powers if isinstance(power, BandPower))
         return self
 
     def log_bands(self, waves: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:
@@ -136,7 +137,7 @@ class Spectrogram(nn.Module):
         return F.pad(waves[:, None], (half, half), mode="reflect")[:, 0]
 
     def _logs(self, padded: Tensor, window: int, steps: Tensor | None) -> Tensor:
-        power = self.powers[window](padded).mT
+        power = (self.kernels or self.powers)[window](padded).mT
         power = power.view(padded.shape[0], len(self.semitones), self.features.bands, -1)
         if steps is not None:
             # Picked by index on the device: a batch grouped by pitch would have another shape at each step of training.

@@ -88,7 +88,7 @@ def is_compiled(dtype: torch.dtype) -> bool:
 def why_none() -> str | None:
     """Why there are no kernels here; None where there are."""
     try:
-        importlib.import_module("earsight.models.simd")
+        importlib.import_module("earsight.features.simd")
     except ImportError as error:  # numba is not there for every Python and every NumPy
         return f"numba cannot be used ({error})"
     return None
@@ -96,7 +96,8 @@ def why_none() -> str | None:
 
 def folder() -> Path:
     """Where the kernels' machine code is kept."""
-    return code_folder(*(Path(__file__).with_name(f"{source}.py") for source in ("simd", *_KERNELS)))
+    here = Path(__file__).parent
+    return code_folder(here.parent / "features" / "simd.py", *(here / f"{source}.py" for source in _KERNELS))
 
 
 @cache

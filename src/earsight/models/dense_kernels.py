@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from numba import cfunc
 
+from earsight.features.simd import WIDTH, at, fma, load, splat, store, where_inside
 from earsight.models.norm_kernels import (
     _BF,
     _BLOCK_ELEMENTS,
@@ -23,7 +24,6 @@ from earsight.models.norm_kernels import (
     by_parts_and_joined,
     join_slopes,
 )
-from earsight.features.simd import WIDTH, at, fma, load, splat, store, where_inside
 
 __all__ = ["JOB", "compile_entry"]
 

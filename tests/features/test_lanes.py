@@ -1,0 +1,182 @@
+"""Sixteen frames at once against the FFT of NumPy, and what the kernel must leave alone."""
+
+import copy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from earsight.features import lanes
+from earsight.features.compiled import power_kernel
+from earsight.features.lanes import FRAMES, LARGEST_RADIX, SHORTEST, PowerInLanes, in_lanes, radices
+from earsight.features.power import BandPower
+from earsight.features.spectrogram import Spectrogram
+from earsight.recipe import Features
+
+
+def band_power(points, window, hop, *, bank=None):
+    """A power whose FFT is that long, whatever the window: every bin is a row, unless there is a bank."""
+    bins = points // 2 + 1
+    every = np.eye(bins, dtype=np.float32) if bank is None else bank
+    return BandPower(every, window_samples=window, hop_samples=hop, fft_points=points)
+
+
+def expected(wave, points, window, hop, columns):
+    shape = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    first = (points - window) // 2
+    frames = [wave[first + t * hop : first + t * hop + window] * shape for t in range(columns)]
+    return np.abs(np.fft.rfft(np.array(frames, dtype=np.float64), points)) ** 2
+
+
+@pytest.mark.parametrize(
+    ("points", "window"),
+    [
+        (4410, 4410),
+        (4410, 3400),
+        (3200, 2900),
+        (2205, 2205),
+        (2205, 1700),
+        (441, 441),
+        (210, 200),
+        (1024, 800),
+        (10, 8),
+    ],
+)
+@pytest.mark.parametrize("columns", [1, 16, 19])
+def test_powers_are_those_of_numpys_fft(points, window, columns):
+    hop = max(1, points // 3)
+    module = in_lanes(band_power(points, window, hop))
+    assert isinstance(module, PowerInLanes)
+    assert module.power.points == points
+    generator = np.random.default_rng(points + window + columns)
+    samples = (columns - 1) * hop + points // 2 * 2
+    waves = generator.standard_normal((2, samples)).astype(np.float32)
+    waves[1] *= 1e-4  # one loud and one faint
+    if points % 2:
+        waves = np.concatenate([waves, np.zeros((2, 1), np.float32)], axis=1)
+    found = module(torch.from_numpy(waves)).numpy()
+    for wave, ours in zip(waves, found, strict=True):
+        wanted = expected(wave.astype(np.float64), points, window, hop, ours.shape[0])
+        # Rounded once to float32; what a bin lacks of the loudest is rounding of the transform itself.
+        np.testing.assert_allclose(ours, wanted, rtol=2e-6, atol=1e-20 * wanted.max())
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([160, 252, 441, 500]), st.data())
+def test_any_window_hop_and_bank(points, data):
+    window = data.draw(st.integers(SHORTEST, points))
+    hop = data.draw(st.integers(1, points))
+    columns = data.draw(st.integers(1, 40))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    generator = np.random.default_rng(seed)
+    bank = generator.random((5, points // 2 + 1), dtype=np.float32)
+    bank[generator.random(bank.shape) < 0.3] = 0
+    bank[1], bank[2, 9:] = 0, 0
+    power = band_power(points, window, hop, bank=bank)
+    waves = torch.from_numpy(generator.standard_normal((3, points // 2 * 2 + (columns - 1) * hop)).astype(np.float32))
+    fast = in_lanes(power)
+    assert isinstance(fast, PowerInLanes) == (radices(power.points) is not None)
+    found, plain = fast(waves), power(waves)
+    assert found.shape == plain.shape == (3, columns, 5)
+    torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5 * float(plain.max()))
+
+
+def test_nothing_beyond_the_wave_is_read():
+    """The last window ends with the wave: what lies behind it in memory must not matter, not even as NaN."""
+    points, hop, columns = 441 * 2, 441, 18
+    module = in_lanes(band_power(points, points, hop))
+    length = points + (columns - 1) * hop
+    room = torch.full((length + 512,), torch.nan)
+    room[256 : 256 + length] = torch.randn(length, generator=torch.Generator().manual_seed(0))
+    found = module(room[256 : 256 + length][None])
+    assert found.shape == (1, columns, points // 2 + 1)
+    assert torch.isfinite(found).all()
+    assert torch.equal(found, module(room[256 : 256 + length].clone()[None]))
+
+
+def test_a_frame_is_the_same_wherever_it_stands():
+    module = in_lanes(band_power(800, 640, 100))
+    wave = torch.randn(1, 800 + 100 * 40, generator=torch.Generator().manual_seed(0))
+    whole = module(wave)[0]
+    assert len(whole) > 2 * FRAMES
+    for first in (1, 7, 16, 25):
+        assert torch.allclose(module(wave[:, 100 * first :])[0], whole[first:], rtol=2e-6, atol=0)
+    both = torch.cat([wave, wave.flip(1)])
+    assert torch.equal(module(both)[0], whole)
+
+
+@given(st.integers(1, 20000))
+def test_radices_are_factors(points):
+    four = radices(points)
+    if four is None:
+        rest = points
+        for number in (2, 3, 5, 7):
+            while rest % number == 0:
+                rest //= number
+        assert rest > 1 or points > 2000  # a prime that is too large, or too many factors
+    else:
+        assert len(four) == 4
+        assert np.prod(four) == points
+        assert max(four) <= LARGEST_RADIX
+
+
+def test_the_default_front_ends_sizes_have_kernels():
+    for rate in (8000, 16000, 22050, 24000, 32000, 44100, 48000):
+        front_end = Spectrogram(Features(sample_rate_hz=rate, clip_seconds=1.0, frames=50)).use_kernels()
+        assert all(isinstance(power, PowerInLanes) for power in front_end.kernels), rate
+
+
+def test_sizes_without_a_kernel_are_left_to_torch():
+    for power in (
+        band_power(1102, 1000, 100),  # 19 and 29
+        band_power(20, 7, 3),  # too short a window
+        BandPower(np.eye(81, dtype=np.float32), window_samples=150, hop_samples=9, fft_points=160, dtype=torch.float32),
+    ):
+        assert in_lanes(power) is power
+
+
+def test_gradients_are_left_to_torch():
+    power = band_power(160, 150, 40)
+    module = in_lanes(power)
+    waves = torch.randn(2, 400, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    found = module(waves)
+    assert torch.equal(found, power(waves))
+    found.sum().backward()
+    assert waves.grad is not None
+    assert waves.grad.abs().max() > 0
+
+
+def test_without_numba_all_is_as_before(monkeypatch):
+    monkeypatch.setattr(lanes, "power_kernel", lambda four, heard: None)
+    front_end = Spectrogram(Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32))
+    waves = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+    plain = front_end.views(waves)
+    assert torch.equal(copy.copy(front_end).use_kernels().views(waves), plain)
+
+
+def test_a_later_process_reads_the_machine_code(tmp_path):
+    """Numba counts what it read and what it had to compile."""
+    program = (
+        "from earsight.features.compiled import power_kernel\n"
+        "stats = power_kernel((2, 2, 2, 2), 2).stats\n"
+        "print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))"
+    )
+    seen = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"EARSIGHT_CACHE": str(tmp_path), "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert seen == [["0", "1"], ["1", "0"]]
+
+
+def test_a_kernel_is_made_once():
+    assert power_kernel((2, 2, 2, 2), 2) is power_kernel((2, 2, 2, 2), 2)
