@@ -196,7 +196,7 @@ def prediction(setting: Setting) -> Iterator[Pair]:
     with tempfile.TemporaryDirectory() as folder:
         ready = prepare(setting.dataset, recipe)
         done = run_trial(ready, Trial(1, 0), run=Path(folder), device=torch.device("cpu"))
-        classifier = load_classifier(done / "model.safetensors")
+        classifier = load_classifier(done / "model.safetensors").use_kernels()  # as the command does for so many
         plain = reference.network(recipe.backbone.name, classes=len(classifier.classes))
         files = setting.files
         for _ in range(setting.rounds):

@@ -19,7 +19,9 @@ from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
 from earsight.cli import app
+from earsight.commands import predicting
 from earsight.evaluation.summary import read_predictions
+from earsight.inference.classifier import Classifier
 from earsight.recipe import list_recipes, load_recipe, parse_recipe
 
 TINY = [
@@ -307,6 +309,19 @@ def test_predict_in_three_forms(model, sounds):
     assert "2 of the files could not be read" in text.stderr
     for row, entry in zip(rows, table, strict=True):
         assert entry["label"] == next(iter(row["classes"]), "")
+
+
+@pytest.mark.parametrize(("files", "asked"), [(3, 0), (4, 1)])
+def test_predict_asks_for_kernels_where_there_are_many_files(model, synthetic, monkeypatch, files, asked):
+    calls = []
+    real = Classifier.use_kernels
+    monkeypatch.setattr(Classifier, "use_kernels", lambda self: calls.append(real(self)))
+    monkeypatch.setattr(predicting, "MANY_CLIPS", 4)
+    names = [synthetic.file(row) for row in range(files)]
+    rows = [json.loads(line) for line in invoke("predict", model, *names, *THREAD, "--json").stdout.splitlines()]
+    invoke("predict", model, *names, *THREAD, "--hop", 0.5)
+    assert len(calls) == asked
+    assert [row["path"] for row in rows] == [str(name) for name in names]
 
 
 def test_predict_takes_files_folders_and_names_on_standard_input(model, sounds):

@@ -16,6 +16,7 @@ import earsight
 from earsight.data.layouts import open_dataset
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.evaluation.summary import read_predictions
+from earsight.features.lanes import PowerInLanes
 from earsight.inference.classifier import Classifier, Prediction, load_classifier
 from earsight.recipe import load_recipe
 from earsight.training.preparation import prepare
@@ -53,6 +54,17 @@ def test_the_model_file_alone_says_what_the_store_did(trained, synthetic, tmp_pa
 
 
 @pytest.mark.real_audio
+def test_kernels_change_no_more_than_rounding(trained, synthetic):
+    plain, fast = (load_classifier(trained / "model.safetensors") for _ in range(2))
+    assert fast.use_kernels() is fast
+    assert [type(power) for power in fast.front_end.kernels] == [PowerInLanes] * 3
+    waves = np.stack([fast.heard(synthetic.file(row))[0] for row in range(5)])
+    np.testing.assert_allclose(fast.logits(waves), plain.logits(waves), atol=1e-3)
+    pictures = fast.pictures(torch.from_numpy(waves))
+    np.testing.assert_allclose(pictures, plain.pictures(torch.from_numpy(waves)), atol=1e-4)
+    assert not torch.equal(pictures, plain.pictures(torch.from_numpy(waves)))  # the kernels were at work
+
+
 def test_the_same_on_real_clips_with_the_features_of_the_default_recipe(esc10, tmp_path):
     # A part of the clips: every fold keeps every class, and a fold is held out whole.
     rows = (esc10 / "meta" / "esc50.csv").read_text().splitlines()

@@ -46,6 +46,16 @@ def test_clips_have_the_bits_of_here(fleet, classifier, synthetic, tmp_path):
     assert [bool(found.error) for found in there] == [False] * 11 + [True] * 6
 
 
+def test_clips_have_the_bits_of_here_by_kernels_too(fleet, trained, classifier, synthetic):
+    files = [synthetic.file(row) for row in range(5)]
+    fast = Fleet(ONE, trained / "model.safetensors", kernels=True)
+    there = [list(predict_clips(classifier, files, batch_size=4, fleet=where)) for where in (fast, fleet)]
+    kernels = load_classifier(trained / "model.safetensors").use_kernels()
+    here = [list(predict_clips(one, files, batch_size=4)) for one in (kernels, classifier)]
+    assert there == here
+    assert here[0] != here[1]
+
+
 def test_recordings_have_the_bytes_of_here(fleet, classifier, synthetic, tmp_path):
     wave, rate = soundfile.read(synthetic.file(0), dtype="float32")
     soundfile.write(tmp_path / "long.wav", np.tile(wave, 40), rate)

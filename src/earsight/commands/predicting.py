@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 CLIPS = 16
 """Clips that are heard at once, also after a kill: the same bits always."""
+MANY_CLIPS = 100
+"""From so many files on, compiled kernels save more time than they take to load. Recordings do without them: they take
+memory, of which hearing a recording promises to need little."""
 _FORMS: tuple[Form, ...] = ("text", "csv", "jsonl", "audacity", "raven")
 _WHATS: dict[str, tuple[What, ...]] = {
     "events": ("events",),
@@ -110,12 +113,15 @@ def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads:
         return 0
     # On a cluster nothing is computed here: the model is loaded for what its card says.
     classifier = load_classifier(model, device=computer("cpu" if on != "local" else device, threads))
+    many = wanted.hop_seconds is None and total is not None and total >= MANY_CLIPS
+    if many and on == "local":
+        classifier.use_kernels()
     with cluster(on, threads=threads, device=device, unit="batch") as where:
         fleet = None
         if where is not None:
             from earsight.inference.spread import Fleet
 
-            fleet = Fleet(where, model)
+            fleet = Fleet(where, model, kernels=many)
         if wanted.hop_seconds is None:
             return _clips(wanted, classifier, found, total, output, start, fleet)
         name_of = _name_of(sounds) if wanted.in_folder else None

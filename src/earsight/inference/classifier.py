@@ -102,6 +102,16 @@ class Classifier:
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
+    def use_kernels(self) -> Classifier:
+        """Make ready for a hundred sounds or more.
+
+        The front end then computes by compiled kernels, where there are some: files are heard almost twice as fast,
+        and answers are the same up to rounding. They take half a second to load (the first time on a machine, some
+        seconds to compile) and 130 MB of memory.
+        """
+        self.front_end.use_kernels()
+        return self
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""

@@ -42,9 +42,11 @@ class Fleet:
         Connected.
     model : Path
         Its bytes are sent once to each node.
+    kernels : bool
+        Whether workers call `Classifier.use_kernels`.
     """
 
-    def __init__(self, cluster: Cluster, model: Path) -> None:
+    def __init__(self, cluster: Cluster, model: Path, *, kernels: bool = False) -> None:
         import ray
 
         self._ray = ray
@@ -52,9 +54,10 @@ class Fleet:
         self._model = ray.put(content)
         self._order = {
             "version": earsight.__version__,
-            "key": hashlib.sha256(content).hexdigest(),
+            "key": f"{hashlib.sha256(content).hexdigest()} {kernels}",
             "threads": cluster.threads,
             "device": cluster.device,
+            "kernels": kernels,
         }
         self._work: Any = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=RETRIES)(_work)
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -105,7 +108,7 @@ class Fleet:
 
 
 _LOADED: dict[str, Classifier] = {}
-"""In a worker: the one model that it hears with, by the digest of its file."""
+"""In a worker: the one model that it hears with, by the digest of its file and how it is to compute."""
 
 
 def _work(model: bytes, order: dict[str, Any], hear: Callable[[Classifier, Job], Answer], job: Job) -> Answer:
@@ -118,6 +121,8 @@ def _work(model: bytes, order: dict[str, Any], hear: Callable[[Classifier, Job],
     if order["key"] not in _LOADED:
         _LOADED.clear()
         _LOADED[order["key"]] = _loaded(model, torch.device(order["device"]))
+        if order["kernels"]:
+            _LOADED[order["key"]].use_kernels()
     return hear(_LOADED[order["key"]], job)
 
 
