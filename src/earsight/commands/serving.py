@@ -62,7 +62,7 @@ def serve(
     )
     with bind(host, port) as listening:
         keep_freed_memory()
-        classifier = load_classifier(model, device=computer(device, threads))
+        classifier = load_classifier(model, device=computer(device, threads)).use_kernels()
         note = check_parity(model, classifier)
         if note:
             say(f"  note: {note}")

@@ -47,6 +47,18 @@ def _circle(turns: NDArray[np.int64], of: int) -> Tensor:
     return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
 
 
+def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
+    """A bank (rows, bins) without the zeros around each row's weights, as the kernel reads it."""
+    ranges: list[tuple[int, int, int]] = []
+    weights: list[NDArray[np.float32]] = []
+    for row in bank:
+        seen = np.flatnonzero(row)
+        first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+        ranges.append((first, last - first, sum(len(before) for before in weights)))
+        weights.append(row[first:last])
+    return {"ranges": torch.tensor(ranges), "weights": torch.from_numpy(np.concatenate(weights))}
+
+
 def in_lanes(power: BandPower) -> nn.Module:
     """What computes the same by a kernel, or the `BandPower` itself where its sizes or this machine allow none."""
     four = radices(power.points)
@@ -79,47 +91,44 @@ class PowerInLanes(nn.Module):
         self.power, self._kernel = power, kernel
         a1, a2, b1, b2 = four
         self.long, self.short = a1 * a2, b1 * b2
-        a, b, n = np.arange(a1), np.arange(b1), np.arange(self.short)
-        bins = a[:, None] + a1 * np.arange(a2)
-        self.register_buffer("inner", _circle(np.arange(a2)[:, None] * a, self.long), persistent=False)
-        self.register_buffer("between", _circle(n[:, None, None] * bins, power.points), persistent=False)
-        self.register_buffer("outer", _circle(np.arange(b2)[:, None] * b, self.short), persistent=False)
+        n, bins = np.arange(self.short)[:, None, None], np.arange(a1)[:, None] + a1 * np.arange(a2)
         # Half of it, for the kernel gives four times the power.
         window = power.get_buffer("window")[: power.window_samples] / 2
-        transformed = heard * (power.points // a1)
-        self.register_buffer("window", F.pad(window, (0, transformed - len(window))), persistent=False)
-        ranges: list[tuple[int, int, int]] = []
-        weights: list[NDArray[np.float32]] = []
-        for row in power.bank.matrix(power.points // 2 + 1).T.numpy():
-            seen = np.flatnonzero(row)
-            first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
-            ranges.append((first, last - first, sum(len(before) for before in weights)))
-            weights.append(row[first:last])
-        self.register_buffer("ranges", torch.tensor(ranges), persistent=False)
-        self.register_buffer("weights", torch.from_numpy(np.concatenate(weights)), persistent=False)
+        # The kernel reads addresses: none of these is a buffer, which a module would move or convert.
+        self._tables = {
+            "window": F.pad(window, (0, heard * (power.points // a1) - len(window))),
+            "inner": _circle(np.arange(a2)[:, None] * np.arange(a1), self.long),
+            "between": _circle(n * bins, power.points),
+            "outer": _circle(np.arange(b2)[:, None] * np.arange(b1), self.short),
+            **_sparse(power.bank.matrix(power.points // 2 + 1).T.numpy()),
+        }
 
     def forward(self, padded: Tensor) -> Tensor:
         """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandPower` does."""
-        tracked = padded.requires_grad and torch.is_grad_enabled()
-        if padded.device.type != "cpu" or padded.dtype != torch.float32 or tracked:
-            found: Tensor = self.power(padded)
+        power, rows, samples = self.power, len(self._tables["ranges"]), self.power.window_samples
+        if (
+            padded.device.type != "cpu"
+            or padded.dtype != torch.float32
+            or (padded.requires_grad and torch.is_grad_enabled())
+        ):
+            found: Tensor = power(padded)
             return found
-        power, rows = self.power, len(self.get_buffer("ranges"))
         columns = 1 + (padded.shape[1] - power.fft_points // 2 * 2) // power.hop_samples
+        first = (power.fft_points - samples) // 2
+        # The last frame of an odd FFT may end one sample behind the wave.
+        lacking = first + (columns - 1) * power.hop_samples + samples - padded.shape[1]
+        padded = F.pad(padded, (0, lacking)) if lacking > 0 else padded.contiguous()
         out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES)
-        arrays = dict(self.named_buffers(recurse=False)) | {
-            "frames": torch.zeros(len(self.get_buffer("window")), FRAMES),
+        arrays = self._tables | {
+            "frames": torch.zeros(len(self._tables["window"]), FRAMES),
             "line": torch.empty(max(self.long, self.short), FRAMES, dtype=torch.float64),
             "work": torch.empty(self.short, self.long + 1, FRAMES, dtype=torch.float64),
             "pair": torch.empty(2, self.short, FRAMES, dtype=torch.float64),
             "power": torch.empty(power.points // 2 + 1, FRAMES),
         }
-        job = job_of(
-            {name: array.data_ptr() for name, array in arrays.items()}
-            | {"first": (power.fft_points - power.window_samples) // 2, "hop": power.hop_samples}
-            | {"columns": columns, "samples": power.window_samples, "rows": rows}
-        )
-        for wave, target in zip(padded.contiguous(), out, strict=True):
+        sizes = {"first": first, "hop": power.hop_samples, "columns": columns, "samples": samples, "rows": rows}
+        job = job_of({name: array.data_ptr() for name, array in arrays.items()} | sizes)
+        for wave, target in zip(padded, out, strict=True):
             job["wave"], job["out"] = wave.data_ptr(), target.data_ptr()
             self._kernel(job)
         return out[..., :columns].mT
