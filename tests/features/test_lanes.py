@@ -1,6 +1,7 @@
 """Sixteen frames at once against the FFT of NumPy, and what the kernel must leave alone."""
 
 import copy
+import itertools
 import subprocess
 import sys
 
@@ -57,7 +58,7 @@ def test_powers_are_those_of_numpys_fft(points, window, columns):
     generator = np.random.default_rng(points + window + columns)
     samples = (columns - 1) * hop + points // 2 * 2
     waves = generator.standard_normal((2, samples)).astype(np.float32)
-    waves[1] *= 1e-4  # one loud and one faint
+    waves[1, : samples // 2] *= 1e-4  # faint frames, and loud ones beside them in the same vectors
     found = module(torch.from_numpy(waves)).numpy()
     for wave, ours in zip(waves, found, strict=True):
         wanted = expected(wave.astype(np.float64), points, window, hop, ours.shape[0])
@@ -118,16 +119,14 @@ def test_a_frame_is_the_same_wherever_it_stands():
     assert torch.equal(module(both)[0], whole)
 
 
-@given(st.integers(1, 20000))
+PRODUCTS = {a * b * c * d for a, b, c, d in itertools.combinations_with_replacement(range(1, 11), 4)}
+
+
+@given(st.integers(1, 10_000) | st.sampled_from(sorted(PRODUCTS)))
 def test_radices_are_factors(points):
     four = radices(points)
-    if four is None:
-        rest = points
-        for number in (2, 3, 5, 7):
-            while rest % number == 0:
-                rest //= number
-        assert rest > 1 or points > 2000  # a prime that is too large, or too many factors
-    else:
+    assert (four is not None) == (points in PRODUCTS)
+    if four is not None:
         assert len(four) == 4
         assert np.prod(four) == points
         assert max(four) <= LARGEST_RADIX
@@ -143,6 +142,8 @@ def test_sizes_without_a_kernel_are_left_to_torch():
     for power in (
         band_power(1102, 1000, 100),  # 19 and 29
         band_power(20, 7, 3),  # too short a window
+        band_power(8820, 8000, 100),  # four factors up to 10 do not make it
+        band_power(160, 150, 40).to("meta"),  # on another device
         BandPower(np.eye(81, dtype=np.float32), window_samples=150, hop_samples=9, fft_points=160, dtype=torch.float32),
     ):
         assert in_lanes(power) is power
@@ -185,6 +186,23 @@ def test_a_later_process_reads_the_machine_code(tmp_path):
         for _ in range(2)
     ]
     assert seen == [["0", "1"], ["1", "0"]]
+
+
+def test_where_nothing_can_be_written_it_is_compiled_every_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("EARSIGHT_CACHE", str(tmp_path / "file"))
+    kernel = power_kernel.__wrapped__((2, 2, 2, 2), 2)
+    assert type(kernel._cache).__name__ == "NullCache"
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_kernels_have_a_folder_each_whatever_numba_was_told(tmp_path, monkeypatch):
+    """Numba numbers the kernels of a folder, and two processes at once could give one number twice."""
+    monkeypatch.setenv("EARSIGHT_CACHE", str(tmp_path))
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", "/nowhere")
+    for four in ((2, 2, 2, 2), (3, 2, 2, 2)):
+        power_kernel.__wrapped__(four, 2)
+    assert sorted(path.parent.parent.name for path in tmp_path.rglob("*.nbi")) == ["2-2-2-2-2", "3-2-2-2-2"]
 
 
 def test_a_kernel_is_made_once():

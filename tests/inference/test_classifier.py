@@ -53,7 +53,6 @@ def test_the_model_file_alone_says_what_the_store_did(trained, synthetic, tmp_pa
     assert wanted.std(axis=0).max() > 0.01, "a model that says the same of every sound proves nothing"
 
 
-@pytest.mark.real_audio
 def test_kernels_change_no_more_than_rounding(trained, synthetic):
     plain, fast = (load_classifier(trained / "model.safetensors") for _ in range(2))
     assert fast.use_kernels() is fast
@@ -65,6 +64,7 @@ def test_kernels_change_no_more_than_rounding(trained, synthetic):
     assert not torch.equal(pictures, plain.pictures(torch.from_numpy(waves)))  # the kernels were at work
 
 
+@pytest.mark.real_audio
 def test_the_same_on_real_clips_with_the_features_of_the_default_recipe(esc10, tmp_path):
     # A part of the clips: every fold keeps every class, and a fold is held out whole.
     rows = (esc10 / "meta" / "esc50.csv").read_text().splitlines()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -21,16 +23,31 @@ from numpy.typing import NDArray
 WORTH_IT = 40
 """Clips from which on the kernels are asked for: below, numba takes longer to load than all pictures to compute."""
 
+_SETTINGS = threading.RLock()
+
 
 @cache
 def power_kernel(radices: tuple[int, int, int, int], heard: int) -> Any:
     """A kernel of `earsight.features.power_kernels`, or None where numba is not there."""
     sources = ("simd", "butterflies", "power_kernels")
+    folder = code_folder(*(Path(__file__).with_name(f"{source}.py") for source in sources))
+    # A folder each: numba tells kernels apart by a number that two processes could give at once.
+    folder /= "-".join(map(str, (*radices, heard)))
     try:
-        with kept_in(code_folder(*(Path(__file__).with_name(f"{source}.py") for source in sources))):
-            return importlib.import_module("earsight.features.power_kernels").compiled(radices, heard)
+        with kept_in(folder):
+            module = importlib.import_module("earsight.features.power_kernels")
+            return module.compiled(radices, heard, keep=_can_write(folder))
     except ImportError:  # numba is not there for every Python and every NumPy
         return None
+
+
+def _can_write(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def job_of(fields: Mapping[str, int]) -> NDArray[np.void]:
@@ -53,6 +70,8 @@ def code_folder(*sources: Path) -> Path:
 def kept_in(folder: Path) -> Iterator[Any]:
     """The settings of numba, by which functions that it is given in the block keep their machine code in that folder.
 
+    One thread at a time is in such a block, for the settings are the process's.
+
     Raises
     ------
     ImportError
@@ -61,9 +80,10 @@ def kept_in(folder: Path) -> Iterator[Any]:
     from numba.core import config
 
     settings: Any = config
-    before = settings.CACHE_DIR
-    try:
-        settings.CACHE_DIR = before or str(folder)  # one that cannot be written, numba passes over
-        yield settings
-    finally:
-        settings.CACHE_DIR = before
+    with _SETTINGS:
+        before = settings.CACHE_DIR
+        try:
+            settings.CACHE_DIR = str(folder)  # whatever NUMBA_CACHE_DIR says, which does not know all of the sources
+            yield settings
+        finally:
+            settings.CACHE_DIR = before

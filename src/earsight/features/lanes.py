@@ -56,13 +56,16 @@ def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
         first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
         ranges.append((first, last - first, sum(len(before) for before in weights)))
         weights.append(row[first:last])
-    return {"ranges": torch.tensor(ranges), "weights": torch.from_numpy(np.concatenate(weights))}
+    return {
+        "ranges": torch.tensor(ranges, dtype=torch.int64, device="cpu"),
+        "weights": torch.from_numpy(np.concatenate(weights)),
+    }
 
 
 def in_lanes(power: BandPower) -> nn.Module:
     """What computes the same by a kernel, or the `BandPower` itself where its sizes or this machine allow none."""
-    four = radices(power.points)
-    if four is None or power.window_samples < SHORTEST or power.get_buffer("window").dtype != torch.float64:
+    four, window = radices(power.points), power.get_buffer("window")
+    if four is None or power.window_samples < SHORTEST or window.dtype != torch.float64 or window.device.type != "cpu":
         return power
     heard = -(-power.window_samples // (power.points // four[0]))
     kernel = power_kernel(four, heard)
@@ -118,13 +121,15 @@ class PowerInLanes(nn.Module):
         # The last frame of an odd FFT may end one sample behind the wave.
         lacking = first + (columns - 1) * power.hop_samples + samples - padded.shape[1]
         padded = F.pad(padded, (0, lacking)) if lacking > 0 else padded.contiguous()
-        out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES)
+        single: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+        double = single | {"dtype": torch.float64}
+        out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES, **single)
         arrays = self._tables | {
-            "frames": torch.zeros(len(self._tables["window"]), FRAMES),
-            "line": torch.empty(max(self.long, self.short), FRAMES, dtype=torch.float64),
-            "work": torch.empty(self.short, self.long + 1, FRAMES, dtype=torch.float64),
-            "pair": torch.empty(2, self.short, FRAMES, dtype=torch.float64),
-            "power": torch.empty(power.points // 2 + 1, FRAMES),
+            "frames": torch.zeros(len(self._tables["window"]), FRAMES, **single),
+            "line": torch.empty(max(self.long, self.short), FRAMES, **double),
+            "work": torch.empty(self.short, self.long + 1, FRAMES, **double),
+            "pair": torch.empty(2, self.short, FRAMES, **double),
+            "power": torch.empty(power.points // 2 + 1, FRAMES, **single),
         }
         sizes = {"first": first, "hop": power.hop_samples, "columns": columns, "samples": samples, "rows": rows}
         job = job_of({name: array.data_ptr() for name, array in arrays.items()} | sizes)

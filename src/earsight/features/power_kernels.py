@@ -25,7 +25,7 @@ JOB = np.dtype(
     + [(name, np.int64) for name in ("inner", "between", "outer", "line", "work", "pair", "power")]
     + [(name, np.int64) for name in ("ranges", "weights", "rows", "out")]
 )
-"""What the kernel is told: sizes, and addresses of arrays, which are aligned to 64 bytes.
+"""What the kernel is told: sizes, and addresses of arrays; those of ``frames`` and of scratch are whole 64 bytes.
 
 ``wave`` is float32; frame t begins at sample ``first`` + t * ``hop`` and has ``samples`` of them, at least `LANES`;
 there are ``columns`` frames. ``window`` is float64, half of what a sample is weighted with, and zero behind ``samples``
@@ -76,7 +76,7 @@ def _apply_bank(job, group):
         store(out, row * stride + group * POINT, (a + b) + (c + d), None)
 
 
-def compiled(radices: tuple[int, int, int, int], heard: int) -> Any:
+def compiled(radices: tuple[int, int, int, int], heard: int, *, keep: bool) -> Any:
     """The kernel for transforms whose length is the product of four radices.
 
     Parameters
@@ -85,12 +85,14 @@ def compiled(radices: tuple[int, int, int, int], heard: int) -> Any:
         a1, a2, b1, b2; the fewer primes and the smaller, the less there is to compile.
     heard : int
         Of the a1 samples that a transform of the first pass begins with, those that can be within the window.
+    keep : bool
+        Whether its machine code is kept on the disk, where numba's settings say.
     """
     a1, a2, b1, b2 = radices
     A, B = a1 * a2, b1 * b2
 
     # All that the function takes from here are integers: numba knows what it kept by the values of these.
-    @njit(types.void(types.Array(_JOB, 1, "C")), cache=True, **_OPTIONS)
+    @njit(types.void(types.Array(_JOB, 1, "C")), cache=keep, **_OPTIONS)
     def powers(jobs):
         job = jobs[0]
         frames, window = at(job.frames, _F4), at(job.window, _F8)
