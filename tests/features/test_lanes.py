@@ -119,10 +119,10 @@ def test_a_frame_is_the_same_wherever_it_stands():
     assert torch.equal(module(both)[0], whole)
 
 
-PRODUCTS = {a * b * c * d for a, b, c, d in itertools.combinations_with_replacement(range(1, 11), 4)}
+PRODUCTS = {a * b * c * d for a, b, c, d in itertools.combinations_with_replacement(range(1, LARGEST_RADIX + 1), 4)}
 
 
-@given(st.integers(1, 10_000) | st.sampled_from(sorted(PRODUCTS)))
+@given(st.integers(1, 20_000) | st.sampled_from(sorted(PRODUCTS)))
 def test_radices_are_factors(points):
     four = radices(points)
     assert (four is not None) == (points in PRODUCTS)
@@ -133,7 +133,7 @@ def test_radices_are_factors(points):
 
 
 def test_the_default_front_ends_sizes_have_kernels():
-    for rate in (8000, 16000, 22050, 24000, 32000, 44100, 48000):
+    for rate in (8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000):
         front_end = Spectrogram(Features(sample_rate_hz=rate, clip_seconds=1.0, frames=50)).use_kernels()
         assert all(isinstance(power, PowerInLanes) for power in front_end.kernels), rate
 
@@ -142,7 +142,6 @@ def test_sizes_without_a_kernel_are_left_to_torch():
     for power in (
         band_power(1102, 1000, 100),  # 19 and 29
         band_power(20, 7, 3),  # too short a window
-        band_power(8820, 8000, 100),  # four factors up to 10 do not make it
         band_power(160, 150, 40).to("meta"),  # on another device
         BandPower(np.eye(81, dtype=np.float32), window_samples=150, hop_samples=9, fft_points=160, dtype=torch.float32),
     ):

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from earsight.features.compiled import job_of, power_kernel
 from earsight.features.power import BandPower
 
-LARGEST_RADIX = 10
+LARGEST_RADIX = 16
+"""Short transforms of more points do not fit in registers by far."""
 FRAMES = 16
 """Frames that are transformed together."""
 SHORTEST = 8
