@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from earsight.features import lanes
 from earsight.features.compiled import power_kernel
 from earsight.features.lanes import FRAMES, LARGEST_RADIX, SHORTEST, PowerInLanes, in_lanes, radices
 from earsight.features.power import BandPower
+from earsight.features.products import in_products
 from earsight.features.spectrogram import Spectrogram
 from earsight.recipe import Features
 
@@ -108,6 +110,39 @@ def test_a_front_end_that_was_moved_or_converted_computes_as_before():
     assert torch.equal(again, before)
 
 
+def test_a_power_that_was_converted_before_is_read_as_what_the_kernel_needs():
+    waves = torch.randn(1, 400, generator=torch.Generator().manual_seed(0))
+    wanted = in_lanes(band_power(160, 150, 40))(waves)
+    assert torch.equal(in_lanes(band_power(160, 150, 40).double())(waves), wanted)
+
+
+def test_waves_shorter_than_an_fft_are_left_to_torch():
+    power = band_power(160, 150, 40)
+    with pytest.raises(RuntimeError):
+        power(torch.zeros(1, 100))
+    with pytest.raises(RuntimeError):
+        in_lanes(power)(torch.zeros(1, 100))
+
+
+def test_products_replace_kernels_too():
+    front_end = Spectrogram(Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32)).use_kernels()
+    assert in_products(front_end).kernels is None
+
+
+def test_kernels_read_no_memory_that_was_given_back():
+    """Freed memory is filled at once, so that whatever reads it shows."""
+    program = (
+        "import numpy as np, torch\n"
+        "from earsight.features.lanes import in_lanes\n"
+        "from earsight.features.power import BandPower\n"
+        "power = BandPower(np.eye(9, dtype=np.float32), window_samples=16, hop_samples=4, fft_points=16)\n"
+        "waves = torch.randn(2, 200, generator=torch.Generator().manual_seed(0))\n"
+        "torch.testing.assert_close(in_lanes(power)(waves), power(waves), rtol=1e-4, atol=1e-4)"
+    )
+    settings = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "MALLOC_PERTURB_": "165"}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | settings, check=True)
+
+
 def test_a_frame_is_the_same_wherever_it_stands():
     module = in_lanes(band_power(800, 640, 100))
     wave = torch.randn(1, 800 + 100 * 40, generator=torch.Generator().manual_seed(0))
@@ -160,7 +195,9 @@ def test_gradients_are_left_to_torch():
 
 
 def test_without_numba_all_is_as_before(monkeypatch):
-    monkeypatch.setattr(lanes, "power_kernel", lambda four, heard: None)
+    monkeypatch.setitem(sys.modules, "numba.core", None)
+    assert power_kernel.__wrapped__((2, 2, 2, 2), 2) is None
+    monkeypatch.setattr(lanes, "power_kernel", power_kernel.__wrapped__)
     front_end = Spectrogram(Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32))
     waves = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
     plain = front_end.views(waves)

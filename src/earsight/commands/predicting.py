@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from earsight.inference.spread import Fleet
 
 CLIPS = 16
-"""Clips that are heard at once, also after a kill: the same bits always."""
+"""Clips that are heard at once, also after a kill: the same bits always, of the same files."""
 MANY_CLIPS = 100
-"""From so many files on, compiled kernels save more time than they take to load. Recordings do without them: they take
-memory, of which hearing a recording promises to need little."""
+"""From so many named files on, compiled kernels save more time than they take to load. Recordings do without them: the
+kernels take memory, of which hearing a recording promises to need little."""
 _FORMS: tuple[Form, ...] = ("text", "csv", "jsonl", "audacity", "raven")
 _WHATS: dict[str, tuple[What, ...]] = {
     "events": ("events",),

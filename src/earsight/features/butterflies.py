@@ -21,8 +21,9 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-LANES = 8
-POINT = 2 * LANES
+from earsight.features.compiled import FRAMES, LANES
+
+POINT = FRAMES
 """Values that a point takes: real parts, then imaginary parts."""
 
 _WORD, _LONG = ir.IntType(32), ir.IntType(64)

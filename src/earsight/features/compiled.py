@@ -20,6 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LANES = 8
+"""Values of float64 that a kernel's vectors hold."""
+FRAMES = 2 * LANES
+"""Frames that are transformed together: one as the real and one as the imaginary part of the wave in each lane."""
 WORTH_IT = 40
 """Clips from which on the kernels are asked for: below, numba takes longer to load than all pictures to compute."""
 
@@ -29,14 +33,17 @@ _SETTINGS = threading.RLock()
 @cache
 def power_kernel(radices: tuple[int, int, int, int], heard: int) -> Any:
     """A kernel of `earsight.features.power_kernels`, or None where numba is not there."""
-    sources = ("simd", "butterflies", "power_kernels")
+    sources = ("compiled", "simd", "butterflies", "power_kernels")
     folder = code_folder(*(Path(__file__).with_name(f"{source}.py") for source in sources))
     # A folder each: numba tells kernels apart by a number that two processes could give at once.
     folder /= "-".join(map(str, (*radices, heard)))
     try:
         with kept_in(folder):
             module = importlib.import_module("earsight.features.power_kernels")
-            return module.compiled(radices, heard, keep=_can_write(folder))
+            try:
+                return module.compiled(radices, heard, keep=_can_write(folder))
+            except OSError:  # the disk filled up
+                return module.compiled(radices, heard, keep=False)
     except ImportError:  # numba is not there for every Python and every NumPy
         return None
 

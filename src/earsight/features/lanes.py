@@ -1,9 +1,9 @@
 """Power in bands by a compiled kernel, of sixteen frames at once.
 
 Comes in: a `BandPower`. Goes out: what it computes, from the same window, grid and bank, up to rounding; the FFT runs
-in float64 too. Each lane of the processor's vectors works at a frame of its own, and everything between the wave and
-the bands stays in its cache, which is four times as fast as an FFT library between passes over memory
-(docs/performance.md).
+in float64 too. Each lane of the processor's vectors transforms two frames, as real and imaginary part, and everything
+between the wave and the bands stays in its second cache, which is four times as fast as an FFT library between passes
+over memory (docs/performance.md).
 
 The kernel (`earsight.features.power_kernels`) is made for a length of FFT when it is first asked for, which takes
 seconds, and is kept for later processes; it computes without the interpreter's lock.
@@ -20,14 +20,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.features.compiled import job_of, power_kernel
+from earsight.features.compiled import FRAMES, LANES, job_of, power_kernel
 from earsight.features.power import BandPower
 
 LARGEST_RADIX = 16
 """Short transforms of more points do not fit in registers by far."""
-FRAMES = 16
-"""Frames that are transformed together."""
-SHORTEST = 8
+SHORTEST = LANES
 """Samples of a window: so many are read at once."""
 
 
@@ -64,7 +62,7 @@ def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
 
 
 def in_lanes(power: BandPower) -> nn.Module:
-    """What computes the same by a kernel, or the `BandPower` itself where its sizes or this machine allow none."""
+    """A module that computes ``power`` by a kernel; ``power`` itself where sizes, device or machine allow none."""
     four, window = radices(power.points), power.get_buffer("window")
     if four is None or power.window_samples < SHORTEST or window.dtype != torch.float64 or window.device.type != "cpu":
         return power
@@ -76,7 +74,8 @@ def in_lanes(power: BandPower) -> nn.Module:
 class PowerInLanes(nn.Module):
     """What a `BandPower` computes, sixteen frames at a time.
 
-    Waves that are not float32 on the CPU, and those whose gradient is wanted, go to the `BandPower` itself.
+    Waves that are not float32 on the CPU or shorter than an FFT, and those that require a gradient, go to the
+    `BandPower` itself.
 
     Parameters
     ----------
@@ -104,20 +103,18 @@ class PowerInLanes(nn.Module):
             "inner": _circle(np.arange(a2)[:, None] * np.arange(a1), self.long),
             "between": _circle(n * bins, power.points),
             "outer": _circle(np.arange(b2)[:, None] * np.arange(b1), self.short),
-            **_sparse(power.bank.matrix(power.points // 2 + 1).T.numpy()),
+            **_sparse(power.bank.matrix(power.points // 2 + 1).T.float().numpy()),
         }
 
     def forward(self, padded: Tensor) -> Tensor:
         """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandPower` does."""
         power, rows, samples = self.power, len(self._tables["ranges"]), self.power.window_samples
-        if (
-            padded.device.type != "cpu"
-            or padded.dtype != torch.float32
-            or (padded.requires_grad and torch.is_grad_enabled())
-        ):
+        length = padded.shape[1] - power.fft_points // 2 * 2
+        tracked = padded.requires_grad and torch.is_grad_enabled()
+        if padded.device.type != "cpu" or padded.dtype != torch.float32 or length < 0 or tracked:
             found: Tensor = power(padded)
             return found
-        columns = 1 + (padded.shape[1] - power.fft_points // 2 * 2) // power.hop_samples
+        columns = 1 + length // power.hop_samples
         first = (power.fft_points - samples) // 2
         # The last frame of an odd FFT may end one sample behind the wave.
         lacking = first + (columns - 1) * power.hop_samples + samples - padded.shape[1]
@@ -127,6 +124,7 @@ class PowerInLanes(nn.Module):
         out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES, **single)
         arrays = self._tables | {
             "frames": torch.zeros(len(self._tables["window"]), FRAMES, **single),
+            "begins": torch.empty(FRAMES, dtype=torch.int64, device="cpu"),
             "line": torch.empty(max(self.long, self.short), FRAMES, **double),
             "work": torch.empty(self.short, self.long + 1, FRAMES, **double),
             "pair": torch.empty(2, self.short, FRAMES, **double),

@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 from numba import carray, from_dtype, njit, types
 
-from earsight.features.butterflies import LANES, POINT, gather, store_powers, transform_frames, transform_points
+from earsight.features.butterflies import POINT, gather, store_powers, transform_frames, transform_points
+from earsight.features.compiled import LANES
 from earsight.features.simd import at, fma, load, splat, store
 
 JOB = np.dtype(
     [(name, np.int64) for name in ("wave", "first", "hop", "columns", "samples", "window", "frames")]
-    + [(name, np.int64) for name in ("inner", "between", "outer", "line", "work", "pair", "power")]
+    + [(name, np.int64) for name in ("inner", "between", "outer", "begins", "line", "work", "pair", "power")]
     + [(name, np.int64) for name in ("ranges", "weights", "rows", "out")]
 )
 """What the kernel is told: sizes, and addresses of arrays; those of ``frames`` and of scratch are whole 64 bytes.
@@ -31,10 +32,10 @@ JOB = np.dtype(
 there are ``columns`` frames. ``window`` is float64, half of what a sample is weighted with, and zero behind ``samples``
 up to the last that is transformed; ``frames`` is as long, float32 (.., `POINT`), and zero there too.
 ``inner``, ``between`` and ``outer`` are complex128, the twiddles behind the first three passes in the order in which
-they are used: (a2, a1), (B, a1, a2), (b2, b1). ``line`` (max(A, B), `POINT`), ``work`` (B, A + 1, `POINT`), ``pair``
-(2, B, `POINT`), float64, and ``power`` (N // 2 + 1, `POINT`), float32, are scratch. ``ranges`` (``rows``, 3) int64 has
-of each row of the bank its first bin, how many there are, and the place of the first one's weight in ``weights``,
-float32. ``out`` is float32 (``rows``, ``columns`` made whole `POINT`\\ s).
+they are used: (a2, a1), (B, a1, a2), (b2, b1). ``begins`` (`POINT`), int64, ``line`` (max(A, B), `POINT`), ``work``
+(B, A + 1, `POINT`), ``pair`` (2, B, `POINT`), float64, and ``power`` (N // 2 + 1, `POINT`), float32, are scratch.
+``ranges`` (``rows``, 3) int64 has of each row of the bank its first bin, how many there are, and the place of the first
+one's weight in ``weights``, float32. ``out`` is float32 (``rows``, ``columns`` made whole `POINT`\\ s).
 """
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -45,13 +46,13 @@ _F4, _F8, _I8 = np.float32, np.float64, np.int64
 @njit(no_cpython_wrapper=True, **_OPTIONS)
 def _cut(job, group):
     """Samples of a group of frames side by side; behind the last frame comes that one again."""
-    begins = np.empty(POINT, np.int64)
+    begins = at(job.begins, _I8)
     for frame in range(POINT):
         begins[frame] = job.first + min(group * POINT + frame, job.columns - 1) * job.hop
-    wave, place, frames = at(job.wave, _F4), at(begins.ctypes.data, _I8), at(job.frames, _F4)
+    wave, frames = at(job.wave, _F4), at(job.frames, _F4)
     for sample in range(0, job.samples - LANES, LANES):
-        gather(wave, place, sample, frames)
-    gather(wave, place, job.samples - LANES, frames)  # some of them twice
+        gather(wave, begins, sample, frames)
+    gather(wave, begins, job.samples - LANES, frames)  # some of them twice
 
 
 @njit(no_cpython_wrapper=True, **_OPTIONS)

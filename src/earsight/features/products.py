@@ -35,6 +35,7 @@ def in_products(front_end: Spectrogram) -> Spectrogram:
     """A copy of a front end, on the CPU, that computes no FFT; its pictures are the original's up to rounding."""
     out = copy.deepcopy(front_end).cpu()
     out.powers = nn.ModuleList(PowerInProducts(power) for power in out.powers if isinstance(power, BandPower))
+    out.kernels = None
     return out.eval()
 
 

@@ -123,7 +123,7 @@ def open_rows(
         If the disk has too little room, or the folder cannot be made.
     """
     described = final / DESCRIPTION
-    if described.is_file() and not read_description(final)["errors"]:
+    if is_whole(final):
         return read_description(final)
     cache = final.parent
     try:
@@ -140,6 +140,11 @@ def open_rows(
             if not whole:
                 place.replace(final)
     return read_description(final)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `open_rows` has no row left to make in a folder."""
+    return (folder / DESCRIPTION).is_file() and not read_description(folder)["errors"]
 
 
 def digest(wave: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -110,7 +110,9 @@ class Spectrogram(nn.Module):
 
     def use_kernels(self) -> Spectrogram:
         """Compute by compiled kernels from now on, where there are some: faster, and the same up to rounding."""
-        self.kernels = nn.ModuleList(in_lanes(power) for power in self.powers if isinstance(power, BandPower))
+        self.kernels = nn.ModuleList(
+            in_lanes(power) if isinstance(power, BandPower) else power for power in self.powers
+        )
         return self
 
     def log_bands(self, waves: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:

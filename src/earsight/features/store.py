@@ -41,6 +41,7 @@ from earsight.features.rows import (
     Layout,
     Progress,
     digest,
+    is_whole,
     open_rows,
     read_description,
     read_table,
@@ -48,7 +49,7 @@ from earsight.features.rows import (
 from earsight.features.spectrogram import Spectrogram, basis, silence
 from earsight.recipe import Features
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _CODES, _MOMENTS = "pictures.i16", "moments.f64"
 
 
@@ -223,9 +224,6 @@ def open_store(
     front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
     centre = list(semitones).index(0)
 
-    if len(dataset.clips) >= WORTH_IT:
-        front_end.use_kernels()
-
     def work(row: int) -> tuple[int, Kept | None, str]:
         try:
             wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
@@ -238,6 +236,8 @@ def open_store(
             return row, Kept(codes, small), ""
 
     folder = (cache or default_cache()) / store_key(dataset, features, semitones)
+    if len(dataset.clips) >= WORTH_IT and not is_whole(folder):
+        front_end.use_kernels()
     shape = _shape(dataset, features, semitones)
     about = {
         "format_version": FORMAT_VERSION,
