@@ -28,7 +28,7 @@ POINT = FRAMES
 
 _WORD, _LONG = ir.IntType(32), ir.IntType(64)
 _SINGLES, _DOUBLES = (ir.VectorType(kind, LANES) for kind in (ir.FloatType(), ir.DoubleType()))
-_BOTH_SINGLES, _BOTH_DOUBLES = (ir.VectorType(kind, POINT) for kind in (ir.FloatType(), ir.DoubleType()))
+_BOTH_SINGLES = ir.VectorType(ir.FloatType(), POINT)
 
 Complex = tuple[Any, Any] | None
 """Real and imaginary parts as values of the code that is made; None is a zero."""
@@ -127,10 +127,9 @@ class _Arithmetic:
         return out
 
     def _prime(self, points: list[Complex]) -> list[Complex]:
-        first, *others = points
-        count = len(points)
+        first, count = points[0], len(points)
         if count == 2:
-            return [self.add(first, others[0]), self.subtract(first, others[0])]
+            return [self.add(*points), self.subtract(*points)]
         pairs = [(points[place], points[count - place]) for place in range(1, count // 2 + 1)]
         sums = [self.add(*pair) for pair in pairs]
         differences = [self.subtract(*pair) for pair in pairs]
