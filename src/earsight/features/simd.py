@@ -24,7 +24,11 @@ from numba.extending import intrinsic, models, overload, register_model
 WIDTH = 16
 
 _FLOAT, _WORD, _HALF, _BIT = ir.FloatType(), ir.IntType(32), ir.IntType(16), ir.IntType(1)
-_FLOATS, _WORDS, _HALVES, _BITS = (ir.VectorType(kind, WIDTH) for kind in (_FLOAT, _WORD, _HALF, _BIT))
+FLOATS, _WORDS, _HALVES, _BITS = (ir.VectorType(kind, WIDTH) for kind in (_FLOAT, _WORD, _HALF, _BIT))
+
+
+_NEARBY, _DATA = 2, 1
+"""How near and where `fetch` brings what it asks for: into the second-level cache, of data."""
 
 
 class _LanesType(types.Type):
@@ -38,7 +42,7 @@ lanes_type = _LanesType()
 @register_model(_LanesType)
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _FLOATS)
+        super().__init__(manager, numba_type, FLOATS)
 
 
 class _Brain(ir.Type):
@@ -74,8 +78,71 @@ def _mask_of(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ascending, _splat(builder, builder.trunc(count, _WORD), _WORD))
 
 
-def _place(builder: Any, pointer: Any, index: Any, vector: Any) -> Any:
-    return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer())
+def _rounded(builder: Any, value: Any) -> Any:
+    """Bits of the nearest bfloat16, ties to even; what is not a number stays so."""
+    if _rounds_to_bfloat16():
+        return builder.bitcast(builder.fptrunc(value, _Brain()), _HALVES)
+    bits = builder.bitcast(value, _WORDS)
+    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, _words(0x7FFF))), _words(16))
+    undefined = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(undefined, _words(0x7FC0), rounded), _HALVES)
+
+
+def _place(builder: Any, pointer: Any, index: Any) -> tuple[Any, Any, bool]:
+    """Where sixteen elements of an array lie, as what, and whether they are bfloat16."""
+    brain = pointer.type.pointee == _HALF
+    vector = _HALVES if brain else FLOATS
+    return builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer()), vector, brain
+
+
+def read(builder: Any, pointer: Any, index: Any, count: Any | None) -> Any:
+    """Code of `load`; a count of None is all."""
+    place, vector, brain = _place(builder, pointer, index)
+    size = 2 if brain else 4
+    if count is None:
+        value = builder.load(place, align=size)
+    else:
+        kind = ir.FunctionType(vector, [place.type, _WORD, _BITS, vector])
+        function = _known(builder, f"llvm.masked.load.v{WIDTH}{'i16' if brain else 'f32'}.p0", kind)
+        zeros = ir.Constant(vector, [0] * WIDTH if brain else [0.0] * WIDTH)
+        value = builder.call(function, [place, ir.Constant(_WORD, size), _mask_of(builder, count), zeros])
+    return builder.bitcast(builder.shl(builder.zext(value, _WORDS), _words(16)), FLOATS) if brain else value
+
+
+def write(builder: Any, pointer: Any, index: Any, value: Any, count: Any | None) -> None:
+    """Code of `store`; a count of None is all."""
+    place, vector, brain = _place(builder, pointer, index)
+    size = 2 if brain else 4
+    value = _rounded(builder, value) if brain else value
+    if count is None:
+        builder.store(value, place, align=size)
+    else:
+        kind = ir.FunctionType(ir.VoidType(), [vector, place.type, _WORD, _BITS])
+        function = _known(builder, f"llvm.masked.store.v{WIDTH}{'i16' if brain else 'f32'}.p0", kind)
+        builder.call(function, [value, place, ir.Constant(_WORD, size), _mask_of(builder, count)])
+
+
+def _known(builder: Any, name: str, kind: Any) -> Any:
+    """A function of LLVM's own."""
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+
+
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Code of `fma`."""
+    return builder.call(_known(builder, f"llvm.fmuladd.v{WIDTH}f32", ir.FunctionType(FLOATS, [FLOATS] * 3)), [a, b, c])
+
+
+def clamped(builder: Any, value: Any, low: Any, high: Any) -> Any:
+    """Code of `clamp`."""
+    value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
+    return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+
+
+def kept_inside(builder: Any, value: Any, probe: Any, low: Any, high: Any) -> Any:
+    """Code of `where_inside`."""
+    inside = builder.and_(builder.fcmp_ordered(">", probe, low), builder.fcmp_ordered("<", probe, high))
+    return builder.select(inside, value, ir.Constant(FLOATS, [0.0] * WIDTH))
 
 
 @intrinsic
@@ -92,56 +159,21 @@ def at(typing_context: Any, address: Any, kind: Any) -> Any:
 @intrinsic
 def load(typing_context: Any, pointer: Any, index: Any, mask: Any) -> Any:
     """Sixteen elements of an array from an index on."""
-    brain = pointer.dtype == types.uint16
-    vector = _HALVES if brain else _FLOATS
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(builder, arguments[0], arguments[1], vector)
-        size = 2 if brain else 4
-        if isinstance(mask, types.NoneType):
-            value = builder.load(place, align=size)
-        else:
-            name = f"llvm.masked.load.v{WIDTH}{'i16' if brain else 'f32'}.p0"
-            kind = ir.FunctionType(vector, [place.type, _WORD, _BITS, vector])
-            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-            zeros = ir.Constant(vector, [0] * WIDTH if brain else [0.0] * WIDTH)
-            bits = _mask_of(builder, arguments[2])
-            value = builder.call(function, [place, ir.Constant(_WORD, size), bits, zeros])
-        if brain:
-            value = builder.bitcast(builder.shl(builder.zext(value, _WORDS), _words(16)), _FLOATS)
-        return value
+        pointer, index, count = arguments
+        return read(builder, pointer, index, None if isinstance(mask, types.NoneType) else count)
 
     return lanes_type(pointer, types.int64, mask), generate
-
-
-def _rounded(builder: Any, value: Any) -> Any:
-    """Bits of the nearest bfloat16, ties to even; what is not a number stays so."""
-    if _rounds_to_bfloat16():
-        return builder.bitcast(builder.fptrunc(value, _Brain()), _HALVES)
-    bits = builder.bitcast(value, _WORDS)
-    odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))
-    rounded = builder.lshr(builder.add(bits, builder.add(odd, _words(0x7FFF))), _words(16))
-    undefined = builder.fcmp_unordered("uno", value, value)
-    return builder.trunc(builder.select(undefined, _words(0x7FC0), rounded), _HALVES)
 
 
 @intrinsic
 def store(typing_context: Any, pointer: Any, index: Any, value: Any, mask: Any) -> Any:
     """Write sixteen values to an array from an index on, rounded to its type."""
-    brain = pointer.dtype == types.uint16
-    vector = _HALVES if brain else _FLOATS
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _place(builder, arguments[0], arguments[1], vector)
-        size = 2 if brain else 4
-        found = _rounded(builder, arguments[2]) if brain else arguments[2]
-        if isinstance(mask, types.NoneType):
-            builder.store(found, place, align=size)
-        else:
-            name = f"llvm.masked.store.v{WIDTH}{'i16' if brain else 'f32'}.p0"
-            kind = ir.FunctionType(ir.VoidType(), [vector, place.type, _WORD, _BITS])
-            function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-            builder.call(function, [found, place, ir.Constant(_WORD, size), _mask_of(builder, arguments[3])])
+        pointer, index, value, count = arguments
+        write(builder, pointer, index, value, None if isinstance(mask, types.NoneType) else count)
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, value, mask), generate
@@ -155,7 +187,7 @@ def rounded(typing_context: Any, value: Any, pointer: Any) -> Any:
         if pointer.dtype != types.uint16:
             return arguments[0]
         bits = builder.zext(_rounded(builder, arguments[0]), _WORDS)
-        return builder.bitcast(builder.shl(bits, _words(16)), _FLOATS)
+        return builder.bitcast(builder.shl(bits, _words(16)), FLOATS)
 
     return lanes_type(value, pointer), generate
 
@@ -175,10 +207,7 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
     """``a * b + c``, in one rounding where the processor has an instruction for it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        name = f"llvm.fmuladd.v{WIDTH}f32"
-        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        return builder.call(function, arguments)
+        return fused(builder, *arguments)
 
     return lanes_type(lanes_type, lanes_type, lanes_type), generate
 
@@ -188,10 +217,8 @@ def root(typing_context: Any, value: Any) -> Any:
     """Square roots."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        name = f"llvm.sqrt.v{WIDTH}f32"
-        kind = ir.FunctionType(_FLOATS, [_FLOATS])
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        return builder.call(function, arguments)
+        kind = ir.FunctionType(FLOATS, [FLOATS])
+        return builder.call(_known(builder, f"llvm.sqrt.v{WIDTH}f32", kind), arguments)
 
     return lanes_type(lanes_type), generate
 
@@ -201,9 +228,7 @@ def clamp(typing_context: Any, value: Any, low: Any, high: Any) -> Any:
     """Values cut at both ends; what is not a number stays so."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, low, high = arguments
-        value = builder.select(builder.fcmp_ordered("<", value, low), low, value)
-        return builder.select(builder.fcmp_ordered(">", value, high), high, value)
+        return clamped(builder, *arguments)
 
     return lanes_type(lanes_type, lanes_type, lanes_type), generate
 
@@ -213,9 +238,7 @@ def where_inside(typing_context: Any, value: Any, probe: Any, low: Any, high: An
     """Values where a probe lies strictly between both ends, 0 elsewhere."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value, probe, low, high = arguments
-        inside = builder.and_(builder.fcmp_ordered(">", probe, low), builder.fcmp_ordered("<", probe, high))
-        return builder.select(inside, value, ir.Constant(_FLOATS, [0.0] * WIDTH))
+        return kept_inside(builder, *arguments)
 
     return lanes_type(lanes_type, lanes_type, lanes_type, lanes_type), generate
 
@@ -256,100 +279,21 @@ def next_ticket(typing_context: Any, address: Any) -> Any:
     return types.int64(types.int64), generate
 
 
-@intrinsic
-def load_taps(typing_context: Any, pointer: Any, index: Any, step: Any, kernel: Any) -> Any:
-    """Vectors of a square kernel as a tuple, which lies in registers: one every ``step`` elements of a float32 array.
-
-    The kernel's size, which must be known to the compiler, is the length of a tuple of integers.
-    """
-    count = kernel.count**2
-    kind = types.UniTuple(lanes_type, count)
+@intrinsic(prefer_literal=True)
+def fetch(typing_context: Any, pointer: Any, index: Any, lines: Any, writes: Any) -> Any:
+    """Ask for as many cache lines as a tuple is long, from an element of an array on, to be read soon, or written."""
+    count, intent = lines.count, writes.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, step, _ = arguments
-        values = []
-        for tap in range(count):
-            place = builder.add(index, builder.mul(step, ir.Constant(ir.IntType(64), tap)))
-            values.append(builder.load(_place(builder, pointer, place, _FLOATS), align=4))
-        return context.make_tuple(builder, kind, values)
-
-    return kind(types.CPointer(types.float32), types.int64, types.int64, kernel), generate
-
-
-@intrinsic
-def no_taps(typing_context: Any, kernel: Any) -> Any:
-    """As many vectors of zeros as a square kernel has taps."""
-    count = kernel.count**2
-    kind = types.UniTuple(lanes_type, count)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_tuple(builder, kind, [ir.Constant(_FLOATS, [0.0] * WIDTH)] * count)
-
-    return kind(kernel), generate
-
-
-def _window(builder: Any, pointer: Any, index: Any, row: Any, kernel: int) -> list[Any]:
-    """The vectors under a square window of a float32 array of vectors, of which a row has ``row``."""
-    out = []
-    width = ir.Constant(ir.IntType(64), WIDTH)
-    for i in range(kernel):
-        begin = builder.add(index, builder.mul(row, ir.Constant(ir.IntType(64), i)))
-        for j in range(kernel):
-            place = builder.mul(builder.add(begin, ir.Constant(ir.IntType(64), j)), width)
-            out.append(builder.load(_place(builder, pointer, place, _FLOATS), align=4))
-    return out
-
-
-def _fuse(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    name = f"llvm.fmuladd.v{WIDTH}f32"
-    function = builder.module.globals.get(name) or ir.Function(
-        builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * 3), name
-    )
-    return builder.call(function, [a, b, c])
-
-
-@intrinsic
-def weigh_window(typing_context: Any, pointer: Any, index: Any, row: Any, taps: Any) -> Any:
-    """Sum over a square window of vectors, each times its tap; from vector ``index`` on, ``row`` vectors a row."""
-    kernel = round(taps.count**0.5)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, row, taps = arguments
-        total = ir.Constant(_FLOATS, [0.0] * WIDTH)
-        for tap, value in enumerate(_window(builder, pointer, index, row, kernel)):
-            total = _fuse(builder, value, builder.extract_value(taps, tap), total)
-        return total
-
-    return lanes_type(types.CPointer(types.float32), types.int64, types.int64, taps), generate
-
-
-@intrinsic
-def add_window(typing_context: Any, taps: Any, value: Any, pointer: Any, index: Any, row: Any) -> Any:
-    """Taps plus a square window of vectors times one vector."""
-    kernel = round(taps.count**0.5)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        taps, value, pointer, index, row = arguments
-        for tap, seen in enumerate(_window(builder, pointer, index, row, kernel)):
-            total = _fuse(builder, seen, value, builder.extract_value(taps, tap))
-            taps = builder.insert_value(taps, total, tap)
-        return taps
-
-    return taps(taps, lanes_type, types.CPointer(types.float32), types.int64, types.int64), generate
-
-
-@intrinsic
-def store_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: Any) -> Any:
-    """Write taps to a float32 array, one every ``step`` elements."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, step, taps = arguments
-        for tap in range(signature.args[3].count):
-            place = builder.add(index, builder.mul(step, ir.Constant(ir.IntType(64), tap)))
-            builder.store(builder.extract_value(taps, tap), _place(builder, pointer, place, _FLOATS), align=4)
+        byte = ir.IntType(8).as_pointer()
+        function = _known(builder, "llvm.prefetch.p0", ir.FunctionType(ir.VoidType(), [byte, _WORD, _WORD, _WORD]))
+        place = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+        for line in range(count):
+            there = builder.gep(place, [ir.Constant(ir.IntType(64), 64 * line)])
+            builder.call(function, [there, *(ir.Constant(_WORD, value) for value in (intent, _NEARBY, _DATA))])
         return context.get_dummy_value()
 
-    return types.void(types.CPointer(types.float32), types.int64, types.int64, taps), generate
+    return types.void(pointer, types.int64, lines, writes), generate
 
 
 @intrinsic(prefer_literal=True)

@@ -97,7 +97,8 @@ def why_none() -> str | None:
 def folder() -> Path:
     """Where the kernels' machine code is kept."""
     here = Path(__file__).parent
-    return code_folder(here.parent / "features" / "simd.py", *(here / f"{source}.py" for source in _KERNELS))
+    sources = [here / f"{source}.py" for source in ("windows", *_KERNELS)]
+    return code_folder(here.parent / "features" / "simd.py", *sources)
 
 
 @cache

@@ -13,7 +13,6 @@ from numba import cfunc
 from earsight.features.simd import WIDTH, at, fma, load, splat, store, where_inside
 from earsight.models.norm_kernels import (
     _BF,
-    _BLOCK_ELEMENTS,
     _ENTRY,
     _F4,
     _OPTIONS,
@@ -26,6 +25,8 @@ from earsight.models.norm_kernels import (
 )
 
 __all__ = ["JOB", "compile_entry"]
+
+_BLOCK_ELEMENTS = 12 * 1024
 
 
 @_inlined

@@ -120,14 +120,11 @@ class DepthwiseConv2d(nn.Conv2d):
         autocast = torch.is_autocast_enabled(x.device.type)
         if autocast:
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        stride, kernel = self.stride[0], self.kernel_size[0]
+        stride = self.stride[0]
         (top, bottom), (left, right) = (self._pads(size) for size in x.shape[2:])
-        height, width = (
-            (size - kernel) // stride + 1 for size in (x.shape[2] + top + bottom, x.shape[3] + left + right)
-        )
-        if self._compiled(x) and height > 0 and width > 0:
+        if self.compiled(x):
             x = x.contiguous(memory_format=_CHANNELS_LAST)
-            out = convolve(x, weight, stride=stride, begin=(top, left), sizes=(height, width))
+            out = convolve(x, weight, stride=stride, begin=self.begin(x), sizes=self.sizes(x))
         else:
             if self.same and top + bottom + left + right:
                 x = F.pad(x, (left, right, top, bottom))
@@ -143,7 +140,19 @@ class DepthwiseConv2d(nn.Conv2d):
         both = max((-(-size // stride) - 1) * stride + kernel - size, 0)
         return both // 2, both - both // 2
 
-    def _compiled(self, x: Tensor) -> bool:
+    def sizes(self, x: Tensor) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = (
+            (size + sum(self._pads(size)) - self.kernel_size[0]) // self.stride[0] + 1 for size in x.shape[2:]
+        )
+        return height, width
+
+    def begin(self, x: Tensor) -> tuple[int, int]:
+        """Zeros above the input and at its left."""
+        return self._pads(x.shape[2])[0], self._pads(x.shape[3])[0]
+
+    def compiled(self, x: Tensor) -> bool:
+        """Whether compiled kernels can do it."""
         return (
             self.training
             and torch.is_grad_enabled()
@@ -152,6 +161,7 @@ class DepthwiseConv2d(nn.Conv2d):
             and self.weight.dtype in DTYPES
             and x.ndim == 4
             and len(x) > 0
+            and min(self.sizes(x)) > 0
             and why_none() is None
         )
 

@@ -6,7 +6,7 @@ Comes in: feature maps (batch, channels, height, width), channels-last, float32 
 
 from __future__ import annotations
 
-from functools import cache
+import math
 from typing import Any
 
 import torch
@@ -38,26 +38,73 @@ def convolve(x: Tensor, weight: Tensor, *, stride: int, begin: tuple[int, int], 
     return out
 
 
-def _taps(weight: Tensor, order: Tensor) -> Tensor:
-    """Some taps of a kernel (channels, 1, size, size) as float32 rows of channels, as long as whole vectors need.
-
-    Tap ``size * size`` is one of zeros.
-    """
-    channels = weight.shape[0]
-    flat = F.pad(weight.float().view(channels, -1), (0, 1, 0, -channels % _LANES))
-    return flat.t().index_select(0, order)
+def _taps(weight: Tensor, *, turned: bool = False) -> Tensor:
+    """A kernel (channels, 1, size, size) as float32 rows of channels, as long as whole vectors need."""
+    rows = weight.detach().float().flatten(1).t()
+    return F.pad(rows.flip(0) if turned else rows, (0, -len(weight) % _LANES)).contiguous()
 
 
-@cache
-def _order(kind: str, size: int) -> Tensor:
-    """Which taps a kernel of `earsight.models.depthwise_kernels` reads: forward, backward, or for each parity."""
-    count = size * size
-    if kind != "parities":
-        return torch.arange(count) if kind == "forward" else torch.arange(count - 1, -1, -1)
-    # Position p of the padded input gets tap p - 2q from output q: of its parity, the last taps first.
-    ends = [[parity + 2 * back for back in reversed(range((size + 1) // 2))] for parity in (0, 1)]
-    pairs = [(down, right) for downs in ends for rights in ends for down in downs for right in rights]
-    return torch.tensor([a * size + b if max(a, b) < size else count for a, b in pairs])
+def job_of(x: Tensor, *, stride: int, begin: tuple[int, int], sizes: tuple[int, int]) -> dict[str, float]:
+    """What `forward`, `input_gradient` and `weight_gradient` are told of a convolution, in the terms of `convolve`."""
+    lanes = x.shape[1] + -x.shape[1] % _LANES
+    job = {"parts": x.shape[0], "batch": x.shape[0], "channels": x.shape[1], "lanes": lanes}
+    job |= {"stride": stride, "top": begin[0], "left": begin[1], "height": x.shape[2], "width": x.shape[3]}
+    return job | {"out_height": sizes[0], "out_width": sizes[1], "low": -math.inf, "high": math.inf}
+
+
+def with_activation(job: dict[str, float], shift: Tensor, ends: tuple[float, float]) -> dict[str, float]:
+    """The same for a convolution of ``clamp(x + shift, *ends)``; a shift (lanes,), float32, must outlive the job."""
+    return job | {"shift": shift.data_ptr(), "low": ends[0], "high": ends[1]}
+
+
+def forward(x: Tensor, weight: Tensor, job: dict[str, float]) -> Tensor:
+    """The output (batch, channels, out_height, out_width)."""
+    size = weight.shape[-1]
+    shape = (*x.shape[:2], int(job["out_height"]), int(job["out_width"]))
+    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    taps = _taps(weight)
+    places = {"x": x.data_ptr(), "out": out.data_ptr(), "weight": taps.data_ptr()}
+    run(f"convolve{size}", x.dtype, job | places)
+    return out
+
+
+def input_gradient(x: Tensor, grad: Tensor, weight: Tensor, job: dict[str, float]) -> Tensor:
+    """Gradient of the input, without activation."""
+    out = torch.empty_like(x, memory_format=torch.channels_last)
+    _run_backward(grad, weight, job | {"out": out.data_ptr()})
+    return out
+
+
+def gradient_behind_activation(x: Tensor, grad: Tensor, weight: Tensor, job: dict[str, float]) -> Tensor:
+    """Write the gradient of ``x + shift`` over x; returns its sum over batch and positions, (channels,)."""
+    sums = torch.zeros(len(x), int(job["lanes"]))
+    _run_backward(grad, weight, job | {"out": x.data_ptr(), "seen": x.data_ptr(), "sums": sums.data_ptr()})
+    return sums.sum(0)[: x.shape[1]]
+
+
+def _run_backward(grad: Tensor, weight: Tensor, job: dict[str, float]) -> None:
+    size = weight.shape[-1]
+    if job["stride"] == 2:
+        taps = _taps(weight)
+        run(f"spread{size}", grad.dtype, job | {"grad": grad.data_ptr(), "weight": taps.data_ptr()})
+        return
+    # Of stride 1 it is a convolution of the output's gradient with the kernel turned around.
+    taps = _taps(weight, turned=True)
+    turned = {"top": size - 1 - job["top"], "left": size - 1 - job["left"]}
+    turned |= {"height": job["out_height"], "width": job["out_width"]}
+    turned |= {"out_height": job["height"], "out_width": job["width"]}
+    run(f"convolve{size}", grad.dtype, job | turned | {"x": grad.data_ptr(), "weight": taps.data_ptr()})
+
+
+def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, job: dict[str, float]) -> Tensor:
+    """Gradient of the kernel, like it."""
+    size, lanes = weight.shape[-1], int(job["lanes"])
+    parts = min(_MOST_PARTS, len(x))
+    sums = torch.empty(parts, size * size, lanes)
+    out = torch.empty(size * size, lanes)
+    places = {"x": x.data_ptr(), "grad": grad.data_ptr(), "out": out.data_ptr(), "sums": sums.data_ptr()}
+    run(f"gather{size}", x.dtype, job | places | {"parts": parts})
+    return out[:, : x.shape[1]].t().reshape(weight.shape).to(weight.dtype)
 
 
 class _Convolution(torch.autograd.Function):
@@ -65,53 +112,14 @@ class _Convolution(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, stride: int, begin: tuple[int, int], sizes: tuple[int, int]
     ) -> Tensor:
-        size, channels = weight.shape[-1], x.shape[1]
-        out = torch.empty((x.shape[0], channels, *sizes), dtype=x.dtype, memory_format=torch.channels_last)
-        taps = _taps(weight, _order("forward", size))
-        job = {"parts": x.shape[0], "batch": x.shape[0], "channels": channels, "lanes": taps.shape[1]}
-        job |= {"stride": stride, "top": begin[0], "left": begin[1], "height": x.shape[2], "width": x.shape[3]}
-        job |= {"out_height": sizes[0], "out_width": sizes[1]}
-        places = {"x": x.data_ptr(), "out": out.data_ptr(), "weight": taps.data_ptr()}
-        run(f"convolve{size}", x.dtype, job | places)
+        ctx.job = job_of(x, stride=stride, begin=begin, sizes=sizes)
         ctx.save_for_backward(x, weight)
-        ctx.job = job
-        return out
+        return forward(x, weight, ctx.job)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous(memory_format=torch.channels_last)
-        grad_x = _input_gradient(x, grad, weight, ctx.job) if ctx.needs_input_grad[0] else None
-        grad_weight = _weight_gradient(x, grad, weight, ctx.job) if ctx.needs_input_grad[1] else None
+        grad_x = input_gradient(x, grad, weight, ctx.job) if ctx.needs_input_grad[0] else None
+        grad_weight = weight_gradient(x, grad, weight, ctx.job) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None, None, None
-
-
-def _input_gradient(x: Tensor, grad: Tensor, weight: Tensor, job: dict[str, int]) -> Tensor:
-    size = weight.shape[-1]
-    out = torch.empty_like(x, memory_format=torch.channels_last)
-    if job["stride"] == 2:
-        taps = _taps(weight, _order("parities", size))
-        places = {"grad": grad.data_ptr(), "out": out.data_ptr(), "weight": taps.data_ptr()}
-        run(f"spread{size}", x.dtype, job | places)
-        return out
-    # Of stride 1 it is a convolution of the output's gradient with the kernel turned around.
-    taps = _taps(weight, _order("backward", size))
-    turned = {"top": size - 1 - job["top"], "left": size - 1 - job["left"]}
-    turned |= {"height": job["out_height"], "width": job["out_width"]}
-    turned |= {"out_height": job["height"], "out_width": job["width"]}
-    run(
-        f"convolve{size}",
-        x.dtype,
-        job | turned | {"x": grad.data_ptr(), "out": out.data_ptr(), "weight": taps.data_ptr()},
-    )
-    return out
-
-
-def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, job: dict[str, int]) -> Tensor:
-    size = weight.shape[-1]
-    parts = min(_MOST_PARTS, job["batch"])
-    sums = torch.empty(parts, size * size, job["lanes"])
-    out = torch.empty(size * size, job["lanes"])
-    places = {"x": x.data_ptr(), "grad": grad.data_ptr(), "out": out.data_ptr(), "sums": sums.data_ptr()}
-    run(f"gather{size}", x.dtype, job | places | {"parts": parts})
-    return out[:, : job["channels"]].t().reshape(weight.shape).to(weight.dtype)

@@ -3,9 +3,8 @@
 Comes in: a `JOB` record of addresses and sizes. Feature maps are channels-last. Weights are float32, (taps, lanes): a
 row of channels for each tap, as long as whole vectors need. Goes out: the arrays that the record names, changed.
 
-A tile of the input, sixteen channels deep, is brought as float32 into the first-level cache, with zeros where it
-reaches over the edge; then each output takes as many multiplications and additions as the kernel has taps, and nothing
-else. Nothing is padded or cropped in memory. Work is cut by image, whatever the number of threads.
+Windows slide along some rows at a time, sixteen channels wide (`earsight.models.windows`). Nothing is padded, cropped
+or copied in memory. Work is cut by image, whatever the number of threads.
 
 Imports numba: only `earsight.models.compiled` may import this.
 """
@@ -17,19 +16,18 @@ from typing import Any
 import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
-from earsight.features.simd import (
-    WIDTH,
-    add_window,
-    at,
-    load,
+from earsight.features.simd import WIDTH, at, fetch, load, next_ticket, splat, store
+from earsight.models.windows import (
+    add_column,
+    convolve_step,
+    cut_column,
+    gather_step,
     load_taps,
-    next_ticket,
-    no_taps,
-    room,
-    splat,
-    store,
+    put_column,
+    reach,
+    spread_step,
     store_taps,
-    weigh_window,
+    zeros,
 )
 
 JOB = np.dtype(
@@ -37,202 +35,229 @@ JOB = np.dtype(
         (name, np.int64)
         for name in (
             *("next", "done", "here", "parts", "batch", "channels", "lanes", "kernel", "stride", "top", "left"),
-            *("height", "width", "out_height", "out_width", "x", "grad", "out", "weight", "sums"),
+            *("height", "width", "out_height", "out_width", "x", "grad", "seen", "shift", "out", "weight", "sums"),
         )
     ]
+    + [("low", np.float32), ("high", np.float32)]
 )
-"""What a kernel is told. ``top`` and ``left`` are the padding there; ``sums`` is scratch, (parts, taps, lanes)."""
+"""What a kernel is told. ``top`` and ``left`` are the padding there. ``shift``, (lanes,), is added to the input and the
+sum cut at ``low`` and ``high`` before it is convolved. With ``seen``, that input, an input gradient goes back through
+the cuts, and its sums over each image are added to ``sums``, (batch, lanes). In weight gradients ``sums`` is scratch,
+(parts, taps, lanes).
+"""
 
-ROOM = 512
-"""Vectors in a tile."""
-_BAND_BYTES = 1 << 18
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _ENTRY = types.void(types.CPointer(from_dtype(JOB)))
 _F4, _BF = np.float32, np.uint16
-# Sizes of kernels, as the lengths of tuples, which the compiler knows.
-_TWO, _THREE, _FIVE = (0,) * 2, (0,) * 3, (0,) * 5
+_NO_END = _F4(-np.inf), _F4(np.inf)
+
+
+def _many(count):
+    return (0,) * count
+
+
+_LINE = 32
+"""Elements of a line of the cache, of bfloat16."""
 
 _inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 _whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
 @_inlined
-def _load(x, place, left):
-    """Sixteen channels, or those that are left."""
-    return load(x, place, None) if left >= WIDTH else load(x, place, left)
+def _cuts(job, c):
+    """Shift and ends of the activation, of sixteen channels."""
+    shift = load(at(job.shift, _F4), c, None) if job.shift else splat(_F4(0))
+    return shift, splat(job.low), splat(job.high)
 
 
 @_inlined
-def _store(out, place, value, left):
-    if left >= WIDTH:
-        store(out, place, value, None)
-    else:
-        store(out, place, value, left)
-
-
-@_whole
-def _fill(tile, x, image, top, left, rows, columns, height, width, channels, c):
-    """Bring sixteen channels of a rectangle of an image into a tile, zeros where there is no image."""
-    nothing = splat(_F4(0))
-    begin = min(max(0, -left), columns)
-    end = max(min(columns, width - left), begin)
-    for i in range(rows):
-        row, target = top + i, i * columns * WIDTH
-        inside = 0 <= row < height
-        place = image + (row * width + left) * channels + c
-        for j in range(columns):
-            value = nothing
-            if inside and begin <= j < end:
-                value = _load(x, place + j * channels, channels - c)
-            store(tile, target + j * WIDTH, value, None)
+def _no_cuts():
+    return splat(_F4(0)), splat(_NO_END[0]), splat(_NO_END[1])
 
 
 @_inlined
-def _sizes(job, size, stride):
-    """Rows and columns of output whose input fits in a tile, and rows whose input fits in the second-level cache."""
-    columns = min(job.out_width, 32 // stride, (ROOM // size - size) // stride + 1)
-    rows = min(job.out_height, (ROOM // ((columns - 1) * stride + size) - size) // stride + 1)
-    band = _BAND_BYTES // (job.out_width * job.channels * 2 * stride * stride) // rows * rows
-    return rows, columns, max(rows, band)
+def _add_to_sums(job, image, c, total):
+    if job.seen:
+        sums, place = at(job.sums, _F4), image * job.lanes + c
+        store(sums, place, load(sums, place, None) + total, None)
 
 
 @_inlined
-def _fill_for(job, x, tile, image, first, column, rows, columns, c, size):
-    """The input that a rectangle of the output sees; returns how many vectors a row has."""
-    stride = job.stride
-    wide = (columns - 1) * stride + size
-    _fill(
-        tile, x, image * job.height * job.width * job.channels, first * stride - job.top, column * stride - job.left,
-        (rows - 1) * stride + size, wide, job.height, job.width, job.channels, c,
-    )  # fmt: skip
-    return wide
-
-
-@_whole
-def _convolve_image(job, image, tile, kind, kernel):
-    x, out, weight = at(job.x, kind), at(job.out, kind), at(job.weight, _F4)
-    channels, stride = job.channels, job.stride
-    rows, columns, band = _sizes(job, len(kernel), stride)
-    for begin in range(0, job.out_height, band):
-        end = min(job.out_height, begin + band)
-        for c in range(0, channels, WIDTH):
-            taps = load_taps(weight, c, job.lanes, kernel)
-            for first in range(begin, end, rows):
-                high = min(rows, end - first)
-                for column in range(0, job.out_width, columns):
-                    count = min(columns, job.out_width - column)
-                    wide = _fill_for(job, x, tile, image, first, column, high, count, c, len(kernel))
-                    for i in range(high):
-                        target = ((image * job.out_height + first + i) * job.out_width + column) * channels + c
-                        for j in range(count):
-                            value = weigh_window(tile, (i * wide + j) * stride, wide, taps)
-                            _store(out, target + j * channels, value, channels - c)
+def _ahead(image, height, row, line, c, steps, lines):
+    """Where in a map to ask for what the next rows need, a little with each step of these. Caches do not foresee it."""
+    return (image * height + row) * line + c // WIDTH * steps * len(lines) * _LINE
 
 
 @_inlined
-def _convolve(pointer, kind, kernel):
-    job = carray(pointer, 1)[0]
-    tile = room(ROOM)
-    while True:
-        image = next_ticket(job.here)
-        if image >= job.parts:
-            break
-        _convolve_image(job, image, tile, kind, kernel)
-
-
-@_whole
-def _spread_tile(job, out, tile, weight, image, first, column, rows, columns, wide, c, touching):
-    """Gradient of a rectangle of the padded input that begins at an even place."""
-    channels = job.channels
-    for parity in range(4):
-        down, right = parity // 2, parity % 2
-        taps = load_taps(weight, parity * len(touching) ** 2 * job.lanes + c, job.lanes, touching)
-        for i in range(down, rows, 2):
-            row = first + i - job.top
-            if row < 0 or row >= job.height:
-                continue
-            target = (image * job.height + row) * job.width * channels + c
-            for j in range(right, columns, 2):
-                place = column + j - job.left
-                if 0 <= place < job.width:
-                    value = weigh_window(tile, i // 2 * wide + j // 2, wide, taps)
-                    _store(out, target + place * channels, value, channels - c)
-
-
-@_whole
-def _spread_image(job, image, tile, kind, touching):
-    grad, out, weight = at(job.grad, kind), at(job.out, kind), at(job.weight, _F4)
-    channels, reach = job.channels, len(touching)
-    height, width = job.height + job.top, job.width + job.left
-    columns = min(width + width % 2, 32)
-    rows = min(height + height % 2, (ROOM // (columns // 2 + reach) - reach) * 2)
-    band = max(rows, _BAND_BYTES // (job.width * channels * 2) // rows * rows)
-    start = image * job.out_height * job.out_width * channels
-    for begin in range(0, height, band):
-        end = min(height, begin + band)
-        for c in range(0, channels, WIDTH):
-            for first in range(begin, end, rows):
-                high = min(rows, end - first)
-                for column in range(0, width, columns):
-                    count = min(columns, width - column)
-                    # Position p of the padded input is touched by outputs (p - tap) / 2: the last of them is p // 2.
-                    wide = (count + 1) // 2 + reach - 1
-                    _fill(
-                        tile, grad, start, first // 2 - reach + 1, column // 2 - reach + 1,
-                        (high + 1) // 2 + reach - 1, wide, job.out_height, job.out_width, channels, c,
-                    )  # fmt: skip
-                    _spread_tile(job, out, tile, weight, image, first, column, high, count, wide, c, touching)
+def _convolve_rows(job, image, first, c, mask, kind, plan):
+    """Some rows of the output, of sixteen channels."""
+    sizes, waiting, taps, x_lines, out_lines = plan
+    x, seen, out = at(job.x, kind), at(job.seen, kind), at(job.out, kind)
+    kernel, rows = len(sizes[0]), len(sizes[2])
+    channels, stride, last = job.channels, job.stride, len(waiting) // rows
+    steps, more = job.out_width + last, first + rows < job.out_height
+    taps = load_taps(at(job.weight, _F4), c, job.lanes, taps)
+    cuts = _cuts(job, c)
+    # With an activation behind the gradient that is convolved, what comes out goes through it, not what comes in.
+    before = _no_cuts() if job.seen else cuts
+    partial, total = zeros(waiting), splat(_F4(0))
+    row, column = first * stride - job.top, -job.left
+    place = ((image * job.height + row) * job.width + column) * channels + c
+    target = ((image * job.out_height + first) * job.out_width - last) * channels + c
+    shape, out_shape = (job.height, job.width, channels), (job.out_height, job.out_width, channels)
+    soon = _ahead(image, job.height, row + (rows - 1) * stride + kernel, job.width * channels, c, steps, x_lines)
+    out_soon = _ahead(image, job.out_height, first + rows, job.out_width * channels, c, steps, out_lines)
+    for step in range(steps):
+        if more:
+            fetch(x, soon, x_lines, 0)
+            fetch(out, out_soon, out_lines, 1)
+            if job.seen:
+                fetch(seen, out_soon, out_lines, 0)
+        partial, found = convolve_step(partial, taps, x, (place, row, column), shape, before, mask, sizes)
+        if step >= last:
+            start = (target, first, step)
+            if job.seen:
+                found = cut_column(found, seen, start, out_shape, cuts, mask)
+                total = add_column(total, found)
+            put_column(found, out, start, out_shape, mask)
+        soon += len(x_lines) * _LINE
+        out_soon += len(out_lines) * _LINE
+        place += stride * channels
+        column += stride
+        target += channels
+    _add_to_sums(job, image, c, total)
 
 
 @_inlined
-def _spread(pointer, kind, touching):
-    job = carray(pointer, 1)[0]
-    tile = room(ROOM)
-    while True:
-        image = next_ticket(job.here)
-        if image >= job.parts:
-            break
-        _spread_image(job, image, tile, kind, touching)
+def _spread_rows(job, image, first, c, mask, kind, plan):
+    """Gradient of two rows of the padded input for each of some rows of the output, of sixteen channels."""
+    sizes, waiting, taps, grad_lines, out_lines = plan
+    grad, seen, out = at(job.grad, kind), at(job.seen, kind), at(job.out, kind)
+    channels, rows, last = job.channels, len(sizes[1]), len(sizes[0]) // 2
+    steps, more = (job.width + job.left + 1) // 2, first + rows < job.out_height
+    taps = load_taps(at(job.weight, _F4), c, job.lanes, taps)
+    cuts = _cuts(job, c)
+    partial, total = zeros(waiting), splat(_F4(0))
+    row, up = first - last, 2 * first - job.top
+    place = (image * job.out_height + row) * job.out_width * channels + c
+    shape, out_shape = (job.out_height, job.out_width, channels), (job.height, job.width, channels)
+    soon = _ahead(image, job.out_height, first + rows, job.out_width * channels, c, steps, grad_lines)
+    out_soon = _ahead(image, job.height, up + 2 * rows, job.width * channels, c, steps, out_lines)
+    for column in range(steps):
+        if more:
+            fetch(grad, soon, grad_lines, 0)
+            fetch(out, out_soon, out_lines, 1)
+            if job.seen:
+                fetch(seen, out_soon, out_lines, 0)
+        partial, even, odd = spread_step(partial, taps, grad, (place, row, column), shape, mask, sizes)
+        for parity in range(2):
+            right = 2 * column + parity - job.left
+            if 0 <= right < job.width:
+                found = odd if parity else even
+                start = (((image * job.height + up) * job.width + right) * channels + c, up, right)
+                if job.seen:
+                    found = cut_column(found, seen, start, out_shape, cuts, mask)
+                    total = add_column(total, found)
+                put_column(found, out, start, out_shape, mask)
+        soon += len(grad_lines) * _LINE
+        out_soon += len(out_lines) * _LINE
+        place += channels
+    _add_to_sums(job, image, c, total)
 
 
-@_whole
-def _gather_image(job, image, fresh, part, tile, kind, kernel):
+@_inlined
+def _gather_rows(job, image, first, c, mask, kind, plan):
+    """Sums over some rows of the output, of sixteen channels, added to those of this part."""
+    part, fresh, (sizes, waiting, taps, x_lines, grad_lines) = plan
     x, grad = at(job.x, kind), at(job.grad, kind)
-    sums = at(job.sums + part * len(kernel) ** 2 * job.lanes * 4, _F4)
-    channels, stride = job.channels, job.stride
-    rows, columns, band = _sizes(job, len(kernel), stride)
-    for begin in range(0, job.out_height, band):
-        end = min(job.out_height, begin + band)
-        for c in range(0, channels, WIDTH):
-            taps = no_taps(kernel)
-            if begin or not fresh:
-                taps = load_taps(sums, c, job.lanes, kernel)
-            for first in range(begin, end, rows):
-                high = min(rows, end - first)
-                for column in range(0, job.out_width, columns):
-                    count = min(columns, job.out_width - column)
-                    wide = _fill_for(job, x, tile, image, first, column, high, count, c, len(kernel))
-                    for i in range(high):
-                        place = ((image * job.out_height + first + i) * job.out_width + column) * channels + c
-                        for j in range(count):
-                            value = _load(grad, place + j * channels, channels - c)
-                            taps = add_window(taps, value, tile, (i * wide + j) * stride, wide)
-            store_taps(sums, c, job.lanes, taps)
+    sums = at(job.sums + part * len(taps) * job.lanes * 4, _F4)
+    kernel, rows = len(sizes[0]), len(sizes[2])
+    channels, stride, last = job.channels, job.stride, len(waiting) // rows
+    steps, more = job.out_width + last, first + rows < job.out_height
+    totals = zeros(taps) if fresh and first == 0 else load_taps(sums, c, job.lanes, taps)
+    cuts, seen = _cuts(job, c), zeros(waiting)
+    row, column = first * stride - job.top, -job.left
+    place = ((image * job.height + row) * job.width + column) * channels + c
+    grad_place = (image * job.out_height + first) * job.out_width * channels + c
+    shape, grad_shape = (job.height, job.width, channels), (job.out_height, job.out_width, channels)
+    soon = _ahead(image, job.height, row + (rows - 1) * stride + kernel, job.width * channels, c, steps, x_lines)
+    grad_soon = _ahead(image, job.out_height, first + rows, job.out_width * channels, c, steps, grad_lines)
+    for step in range(steps):
+        if more:
+            fetch(x, soon, x_lines, 0)
+            fetch(grad, grad_soon, grad_lines, 0)
+        totals, seen = gather_step(
+            totals, seen, x, (place, row, column), shape, cuts, grad, (grad_place, first, step), grad_shape, mask, sizes
+        )
+        soon += len(x_lines) * _LINE
+        grad_soon += len(grad_lines) * _LINE
+        place += stride * channels
+        column += stride
+        grad_place += channels
+    store_taps(sums, c, job.lanes, totals)
 
 
 @_inlined
-def _gather(pointer, kind, kernel):
+def _slices(do_rows, job, image, first, kind, plan):
+    """Do some rows, sixteen channels after sixteen."""
+    whole = job.channels - job.channels % WIDTH
+    for c in range(0, whole, WIDTH):
+        do_rows(job, image, first, c, None, kind, plan)
+    if whole < job.channels:
+        do_rows(job, image, first, whole, job.channels - whole, kind, plan)
+
+
+@_whole
+def _convolve_image(job, image, kind, plan):
+    for first in range(0, job.out_height, len(plan[0][2])):
+        _slices(_convolve_rows, job, image, first, kind, plan)
+
+
+@_whole
+def _spread_image(job, image, kind, plan):
+    for first in range(0, (job.height + job.top + 1) // 2, len(plan[0][1])):
+        _slices(_spread_rows, job, image, first, kind, plan)
+
+
+@_whole
+def _gather_part(job, part, kind, plan):
+    begin = job.batch * part // job.parts
+    for image in range(begin, job.batch * (part + 1) // job.parts):
+        for first in range(0, job.out_height, len(plan[0][2])):
+            _slices(_gather_rows, job, image, first, kind, (part, image == begin, plan))
+
+
+@_inlined
+def _by_images(pointer, do_image, kind, plan):
     job = carray(pointer, 1)[0]
-    tile = room(ROOM)
+    while True:
+        image = next_ticket(job.here)
+        if image >= job.parts:
+            break
+        do_image(job, image, kind, plan)
+
+
+@_inlined
+def _convolve(pointer, kind, one, two):
+    if carray(pointer, 1)[0].stride == 1:
+        _by_images(pointer, _convolve_image, kind, one)
+    else:
+        _by_images(pointer, _convolve_image, kind, two)
+
+
+@_inlined
+def _gather(pointer, kind, one, two):
+    job = carray(pointer, 1)[0]
     while True:
         part = next_ticket(job.here)
         if part >= job.parts:
             break
-        begin = job.batch * part // job.parts
-        for image in range(begin, job.batch * (part + 1) // job.parts):
-            _gather_image(job, image, image == begin, part, tile, kind, kernel)
+        if job.stride == 1:
+            _gather_part(job, part, kind, one)
+        else:
+            _gather_part(job, part, kind, two)
         if next_ticket(job.here + 8) == job.parts - 1:
-            sums, out, size = at(job.sums, _F4), at(job.out, _F4), len(kernel) ** 2 * job.lanes
+            sums, out, size = at(job.sums, _F4), at(job.out, _F4), len(one[2]) * job.lanes
             for c in range(0, size, WIDTH):
                 total = load(sums, c, None)
                 for other in range(1, job.parts):
@@ -240,64 +265,87 @@ def _gather(pointer, kind, kernel):
                 store(out, c, total, None)
 
 
+def _plan(kernel, stride, rows):
+    """Sizes of a step, how many vectors it leaves, how many taps there are, and lines of the cache to ask for.
+
+    All as tuples of that length, which the compiler knows; lines of the input and of the output.
+    """
+    left, lines = rows * (reach(kernel, stride) - 1), (max(1, rows * stride**2 // 2), max(1, rows // 2))
+    return (_many(kernel), _many(stride), _many(rows)), _many(left), _many(kernel**2), *map(_many, lines)
+
+
+def _spread_plan(kernel, rows):
+    """The same, lines of the output's gradient and of the input's."""
+    left, lines = 2 * rows * (kernel - 2), (max(1, rows // 2), 2 * rows)
+    return (_many(kernel), _many(rows)), _many(left), _many(kernel**2), *map(_many, lines)
+
+
+# Rows at a time: as many as leave what is summed in registers.
+_CONVOLVE_3, _CONVOLVE_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
+_CONVOLVE_5, _CONVOLVE_5_2 = (_plan(5, stride, 4) for stride in (1, 2))
+_GATHER_3, _GATHER_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
+_GATHER_5, _GATHER_5_2 = (_plan(5, stride, 1) for stride in (1, 2))
+_SPREAD_3, _SPREAD_5 = _spread_plan(3, 4), _spread_plan(5, 2)
+
+
 def convolve3_float32(pointer):
-    """``out = convolve(x, weight)``."""
-    _convolve(pointer, _F4, _THREE)
+    """``out = convolve(activation(x + shift), weight)``."""
+    _convolve(pointer, _F4, _CONVOLVE_3, _CONVOLVE_3_2)
 
 
 def convolve3_bfloat16(pointer):
-    """``out = convolve(x, weight)``."""
-    _convolve(pointer, _BF, _THREE)
+    """``out = convolve(activation(x + shift), weight)``."""
+    _convolve(pointer, _BF, _CONVOLVE_3, _CONVOLVE_3_2)
 
 
 def convolve5_float32(pointer):
-    """``out = convolve(x, weight)``."""
-    _convolve(pointer, _F4, _FIVE)
+    """``out = convolve(activation(x + shift), weight)``."""
+    _convolve(pointer, _F4, _CONVOLVE_5, _CONVOLVE_5_2)
 
 
 def convolve5_bfloat16(pointer):
-    """``out = convolve(x, weight)``."""
-    _convolve(pointer, _BF, _FIVE)
+    """``out = convolve(activation(x + shift), weight)``."""
+    _convolve(pointer, _BF, _CONVOLVE_5, _CONVOLVE_5_2)
 
 
 def spread3_float32(pointer):
-    """Gradient of the input of a convolution of stride 2; ``weight`` is that of the four parities."""
-    _spread(pointer, _F4, _TWO)
+    """Gradient of the input of a convolution of stride 2."""
+    _by_images(pointer, _spread_image, _F4, _SPREAD_3)
 
 
 def spread3_bfloat16(pointer):
-    """Gradient of the input of a convolution of stride 2; ``weight`` is that of the four parities."""
-    _spread(pointer, _BF, _TWO)
+    """Gradient of the input of a convolution of stride 2."""
+    _by_images(pointer, _spread_image, _BF, _SPREAD_3)
 
 
 def spread5_float32(pointer):
-    """Gradient of the input of a convolution of stride 2; ``weight`` is that of the four parities."""
-    _spread(pointer, _F4, _THREE)
+    """Gradient of the input of a convolution of stride 2."""
+    _by_images(pointer, _spread_image, _F4, _SPREAD_5)
 
 
 def spread5_bfloat16(pointer):
-    """Gradient of the input of a convolution of stride 2; ``weight`` is that of the four parities."""
-    _spread(pointer, _BF, _THREE)
+    """Gradient of the input of a convolution of stride 2."""
+    _by_images(pointer, _spread_image, _BF, _SPREAD_5)
 
 
 def gather3_float32(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _F4, _THREE)
+    _gather(pointer, _F4, _GATHER_3, _GATHER_3_2)
 
 
 def gather3_bfloat16(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _BF, _THREE)
+    _gather(pointer, _BF, _GATHER_3, _GATHER_3_2)
 
 
 def gather5_float32(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _F4, _FIVE)
+    _gather(pointer, _F4, _GATHER_5, _GATHER_5_2)
 
 
 def gather5_bfloat16(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _BF, _FIVE)
+    _gather(pointer, _BF, _GATHER_5, _GATHER_5_2)
 
 
 def compile_entry(entry):
