@@ -26,6 +26,7 @@ from earsight.features.compiled import code_folder, kept_in
 _KERNELS = {
     "norm_kernels": ("moments", "apply", "slopes", "gradient"),
     "dense_kernels": ("pull", "settle"),
+    "expansion_kernels": ("covary",),
     "depthwise_kernels": ("convolve3", "convolve5", "spread3", "spread5", "gather3", "gather5"),
 }
 """Which module has which kernels."""

@@ -1,7 +1,8 @@
 """A network's layers in forms that train fast on a CPU.
 
 Comes in: a backbone. Goes out: the same backbone, its state keys, parameters, values and gradients what they were, to
-rounding, with layers swapped for those of the other modules here: `depthwise`, `norms`, `dense`, `pointwise`.
+rounding, with layers swapped for those of the other modules here: `depthwise`, `norms`, `dense`, `pointwise` and
+`expansion`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import nn
 from earsight.models.compiled import compile_kernels, is_compiled, why_none
 from earsight.models.dense import use_fast_dense
 from earsight.models.depthwise import use_fast_depthwise
+from earsight.models.expansion import use_fast_expansions
 from earsight.models.norms import use_fast_norms
 from earsight.models.pointwise import use_fast_pointwise
 
@@ -24,13 +26,14 @@ def use_fast_layers(model: nn.Module) -> nn.Module:
     use_fast_norms(model)
     use_fast_dense(model)
     use_fast_pointwise(model)
+    use_fast_expansions(model)
     return model
 
 
 def make_kernels_ready(dtype: torch.dtype, *, say: Callable[[str], None]) -> None:
     """Compile the kernels for a dtype where that was not done before, and tell of it, for it takes seconds."""
     if why_none() is None and not is_compiled(dtype):
-        say("compiling kernels for this processor, once (some seconds)")
+        say("compiling kernels for this processor, once (some 20 seconds)")
         compile_kernels(dtype)
     if why_none() is not None:
         say(f"note: {why_none()}, so training takes PyTorch's own kernels, which are slower")

@@ -19,29 +19,29 @@ _LEAST_CHANNELS = 64
 _TILE = 32
 
 
-def _rows(x: Tensor) -> Tensor:
+def rows_of(x: Tensor) -> Tensor:
     """Channels-last maps as a matrix (positions, channels) over the same memory."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _maps(rows: Tensor, like: Tensor) -> Tensor:
+def maps_of(rows: Tensor, like: Tensor) -> Tensor:
     """A matrix (positions, channels) as channels-last maps over the same memory."""
     return rows.view(like.shape[0], *like.shape[2:], rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def multiply(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve channels-last maps with a kernel (out, in, 1, 1) of the same dtype."""
-    return _maps(_rows(x) @ weight.flatten(1).t(), x)
+    return maps_of(rows_of(x) @ weight.flatten(1).t(), x)
 
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient of the input from channels-last maps, that of the output."""
-    return _maps(_rows(grad) @ weight.flatten(1), grad)
+    return maps_of(rows_of(grad) @ weight.flatten(1), grad)
 
 
 def kernel_gradient(grad: Tensor, x: Tensor) -> Tensor:
     """Gradient of the kernel (out, in, 1, 1) from channels-last maps."""
-    return (_rows(grad).t() @ _rows(x))[:, :, None, None]
+    return (rows_of(grad).t() @ rows_of(x))[:, :, None, None]
 
 
 class _Product(torch.autograd.Function):

@@ -1,0 +1,172 @@
+"""The first half of an inverted residual block, trained without a pass over memory for its first norm.
+
+Comes in: feature maps (batch, channels, height, width), float32 or bfloat16, on the CPU. Goes out: what a 1 x 1
+convolution that widens them, a batch norm, an activation and a depthwise convolution give, with the gradients and
+running statistics of the four, to rounding.
+
+Why this exists: the widened maps are the largest of a network, and a norm passes over them eight times in a training
+step. None is needed, for what is normalised is linear in the few channels of x. With W the kernel, C the covariance of
+x and m its mean over all positions, the widened maps W x have mean W m and variance diag(W C W'), so the norm goes into
+the kernel before the maps exist; the activation is applied as the depthwise convolution reads them. Backward the
+depthwise convolution cuts the gradient g as it writes it, and what a norm subtracts from a gradient, its mean and its
+projection on the normalised maps, is linear in x too: it follows from the sums of g and of g x', which are needed for
+the kernel's gradient anyway. Where maps are small, those products cost more than the passes, and the layers stay as
+they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models._efficientnet_blocks import InvertedResidual
+from torch import Tensor, nn
+
+from earsight.models import depthwise_compiled as compiled
+from earsight.models.compiled import run
+from earsight.models.depthwise import DepthwiseConv2d
+from earsight.models.norms import NormAct, Running
+from earsight.models.pointwise import maps_of, rows_of
+
+_POSITIONS_PER_CHANNEL = 16
+"""Positions in a batch for each widened channel, from which this is faster."""
+_LANES = 16
+_MOST_PARTS = 8
+_TALL = 16384
+"""Rows from which a product of columns is taken in parts, which is faster and rounds less."""
+
+
+def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the columns of a matrix, as float32."""
+    count, channels = rows.shape
+    lanes = channels + -channels % _LANES
+    parts = max(1, min(_MOST_PARTS, count // 64))
+    mean, covariance = torch.empty(channels), torch.empty(channels, channels)
+    sums = torch.empty(parts, lanes + 1, lanes)
+    job = {"parts": parts, "rows": count, "channels": channels, "lanes": lanes}
+    places = {"x": rows, "sums": sums, "mean": mean, "covariance": covariance}
+    run("covary", rows.dtype, job | {name: tensor.data_ptr() for name, tensor in places.items()})
+    return mean, covariance
+
+
+def _product_of_columns(a: Tensor, b: Tensor) -> Tensor:
+    """``a.t() @ b`` of two matrices of many rows, as float32."""
+    if len(a) < _TALL or len(a) % _MOST_PARTS:
+        return (a.t() @ b).float()
+    a, b = (matrix.view(_MOST_PARTS, -1, matrix.shape[1]) for matrix in (a, b))
+    return torch.bmm(a.transpose(1, 2), b).sum(0, dtype=torch.float32)
+
+
+class _Expansion(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        kernel: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        depthwise: Tensor,
+        norm: tuple[Running, tuple[float, float], float],
+        geometry: dict[str, Any],
+    ) -> Tensor:
+        (running_mean, running_var, momentum), ends, eps = norm
+        rows, wide = rows_of(x), kernel.flatten(1)
+        mean, covariance = _covariance(rows)
+        along = wide @ covariance
+        variance = (along * wide).sum(1).clamp_(min=0)
+        inverse = (variance + eps).rsqrt_()
+        scaled = (wide * (weight * inverse)[:, None]).to(x.dtype)
+        if running_mean is not None and running_var is not None:
+            running_mean.lerp_(wide @ mean, momentum)
+            running_var.lerp_(variance * (len(rows) / (len(rows) - 1)), momentum)
+        expanded = maps_of(rows @ scaled.t(), x)
+        job = compiled.job_of(expanded, **geometry)
+        shift = torch.zeros(int(job["lanes"]))
+        torch.sub(bias, scaled.float() @ mean, out=shift[: len(bias)])
+        ctx.save_for_backward(x, wide, weight, depthwise, expanded, shift, scaled, mean, inverse, along)
+        ctx.job, ctx.ends, ctx.is_spent = job, ends, False
+        return compiled.forward(expanded, depthwise, compiled.with_activation(job, shift, ends))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.is_spent:
+            raise RuntimeError("a second backward pass: the first one wrote over what it would need")
+        ctx.is_spent = True
+        x, wide, weight, depthwise, expanded, shift, scaled, mean, inverse, along = ctx.saved_tensors
+        grad = grads[0].contiguous(memory_format=torch.channels_last)
+        job = compiled.with_activation(ctx.job, shift, ctx.ends)
+        grad_depthwise = compiled.weight_gradient(expanded, grad, depthwise, job)
+        # Nothing else reads the widened maps again, so the largest gradient takes no memory of its own.
+        bias_grad = compiled.gradient_behind_activation(expanded, grad, depthwise, job)
+        rows, cut = rows_of(x), rows_of(expanded)
+        count = len(rows)
+        # Sums of the gradient's products with x around its mean, (channels, narrow channels).
+        products = _product_of_columns(rows, cut).t().contiguous().addr_(bias_grad, mean, alpha=-1)
+        weight_grad = (wide * products).sum(1) * inverse
+        scale = weight * inverse
+        kernel_grad = products.sub_((weight_grad * inverse)[:, None] * along).mul_(scale[:, None])
+        # What the norm subtracts, as a matrix over x and a row.
+        matrix = (wide.t() * (scale * inverse * weight_grad / -count)) @ wide
+        row = (scale * bias_grad / -count) @ wide - mean @ matrix
+        grad_x = torch.addmm(row.to(x.dtype), cut, scaled).addmm_(rows, matrix.to(x.dtype))
+        return maps_of(grad_x, x), kernel_grad[:, :, None, None], weight_grad, bias_grad, grad_depthwise, None, None
+
+
+class _InvertedResidual(InvertedResidual):
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        x = self._expanded(x)
+        x = self.conv_pwl(self.se(self.aa(self.bn2(x))))
+        x = self.bn3(x)
+        return self.drop_path(x) + shortcut if self.has_skip else x
+
+    def _expanded(self, x: Tensor) -> Tensor:
+        norm: Any = self.bn1
+        depthwise = self.conv_dw
+        seen = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
+        kept = self.conv_pw.weight.dtype == torch.float32
+        if not (kept and self._pays(seen) and norm.fast(seen) and depthwise.compiled(seen)):
+            out: Tensor = depthwise(norm(self.conv_pw(x)))
+        else:
+            seen = seen.contiguous(memory_format=torch.channels_last)
+            geometry = {"stride": depthwise.stride[0], "begin": depthwise.begin(seen), "sizes": depthwise.sizes(seen)}
+            parameters = self.conv_pw.weight, norm.weight, norm.bias, depthwise.weight
+            with torch.autocast("cpu", enabled=False):  # statistics stay float32
+                out = _Expansion.apply(seen, *parameters, (norm.running(), norm.ends, norm.eps), geometry)
+        return out
+
+    def _pays(self, x: Tensor) -> bool:
+        """Whether passes over the widened maps cost more than the products in their place (docs/performance.md)."""
+        channels: int = self.conv_pw.out_channels
+        return x.numel() >= _POSITIONS_PER_CHANNEL * x.shape[1] * channels
+
+
+def _fits(module: nn.Module) -> bool:
+    if type(module) is not InvertedResidual or module.conv_s2d is not None:
+        return False
+    pointwise, norm, depthwise = module.conv_pw, module.bn1, module.conv_dw
+    return (
+        isinstance(pointwise, nn.Conv2d)
+        and pointwise.kernel_size == pointwise.stride == (1, 1)
+        and pointwise.padding == (0, 0)
+        and pointwise.groups == 1
+        and pointwise.bias is None
+        and type(norm) is NormAct
+        and norm.weight is not None
+        and norm.bias is not None
+        and not list(norm.children())
+        and type(depthwise) is DepthwiseConv2d
+        and depthwise.bias is None
+    )
+
+
+def use_fast_expansions(model: nn.Module) -> int:
+    """Let every inverted residual of ``model`` that fits take its first four layers as one.
+
+    Comes after `use_fast_depthwise` and `use_fast_norms`. Returns the number of blocks changed. State keys, values and
+    gradients stay what they were.
+    """
+    found = [module for module in model.modules() if _fits(module)]
+    for module in found:
+        module.__class__ = _InvertedResidual
+    return len(found)

@@ -1,0 +1,233 @@
+"""The first half of inverted residual blocks against PyTorch's own autograd in float64."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timm.models._efficientnet_blocks import InvertedResidual
+from torch import Tensor, nn
+
+from earsight.models import expansion
+from earsight.models.expansion import use_fast_expansions
+from earsight.models.fast import use_fast_layers
+
+
+@pytest.fixture(autouse=True)
+def _whatever_the_size(monkeypatch):
+    monkeypatch.setattr(expansion, "_POSITIONS_PER_CHANNEL", 0)
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    expected = expected.detach().double()
+    scale = expected.norm().item()
+    difference = (found.detach().double() - expected).norm().item()
+    return difference / scale if scale else difference
+
+
+def _block(
+    narrow: int, ratio: float, *, kernel: int = 3, stride: int = 1, pad: str = "same", act=nn.ReLU6
+) -> nn.Module:
+    block = InvertedResidual(
+        narrow, narrow, dw_kernel_size=kernel, stride=stride, exp_ratio=ratio, act_layer=act, pad_type=pad
+    )
+    with torch.no_grad():
+        block.bn1.weight.copy_(torch.rand(block.bn1.num_features) * 2 - 0.5)
+        block.bn1.bias.copy_(torch.randn(block.bn1.num_features) + 1)
+    return nn.Sequential(block).train()
+
+
+def _half(block: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = block.conv_dw(block.bn1(block.conv_pw(x)))
+    return out
+
+
+def _step(block: nn.Module, x: Tensor, grad: Tensor, half) -> dict[str, Tensor]:
+    """Values and gradients of the half block."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out = half(x)
+    out.backward(grad.to(out.dtype))
+    found = {"out": out, "x": x.grad, "kernel": block.conv_pw.weight.grad, "depthwise": block.conv_dw.weight.grad}
+    found |= {"weight": block.bn1.weight.grad, "bias": block.bn1.bias.grad}
+    return found | {name: getattr(block.bn1, name).clone() for name in ("running_mean", "running_var")}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 9),
+    narrow=st.sampled_from([1, 3, 8, 16, 17, 24, 40]),
+    ratio=st.sampled_from([1.0, 2.5, 6.0]),
+    height=st.integers(2, 19),
+    width=st.integers(2, 19),
+    kernel=st.sampled_from([3, 5]),
+    stride=st.sampled_from([1, 2]),
+    pad=st.sampled_from(["same", ""]),
+    act=st.sampled_from([nn.Identity, nn.ReLU, nn.ReLU6]),
+    offset=st.sampled_from([0.0, 3.0, -40.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_values_gradients_and_statistics_are_those_of_torch(
+    batch, narrow, ratio, height, width, kernel, stride, pad, act, offset, seed
+):
+    torch.manual_seed(seed)
+    plain = _block(narrow, ratio, kernel=kernel, stride=stride, pad=pad, act=act)
+    with torch.no_grad():
+        plain[0].bn1.weight[0] = 0.0  # what no division by a weight would survive
+    fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    use_fast_layers(fast)
+    assert type(fast[0]) is not InvertedResidual
+    x = torch.randn(batch, narrow, height, width) + offset * torch.randn(1, narrow, 1, 1)
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = copy.deepcopy(plain).double()[0]
+    # Where the activation bends, to rounding, either slope is right.
+    before = nn.functional.batch_norm(exact.conv_pw(x.double()), None, None, training=True, eps=exact.bn1.eps).detach()
+    before = before * exact.bn1.weight.detach()[:, None, None] + exact.bn1.bias.detach()[:, None, None]
+    bends = {nn.Identity: (), nn.ReLU: (0.0,), nn.ReLU6: (0.0, 6.0)}[act]
+    near = min((float((before - end).abs().min()) for end in bends), default=float("inf"))
+    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape)
+    expected = _step(exact, x.double(), grad, lambda x: _half(exact, x))
+    found = _step(fast[0], x, grad, fast[0]._expanded)
+    slow = copy.deepcopy(plain)[0]
+    usual = _step(slow, x, grad, lambda x: _half(slow, x))
+    assert fast[0].bn1.num_batches_tracked == 1
+    scale = max(1.0, abs(offset)) * max(1.0, float(1 / exact.bn1.running_var.min().sqrt()))
+    for name, value in expected.items():
+        if near < 1e-4 * scale and name not in ("out", "running_mean", "running_var"):
+            continue
+        # As near as PyTorch's own float32, within a small factor.
+        assert _distance(found[name], value) < 8 * _distance(usual[name], value) + 2e-5 * scale, name
+
+
+@pytest.mark.parametrize(
+    ("narrow", "ratio", "height", "width", "kernel", "stride"), [(16, 6.0, 32, 62, 3, 2), (40, 6.0, 16, 31, 5, 1)]
+)
+def test_bfloat16_is_as_near_to_float64_as_with_the_norm_apart(
+    monkeypatch, narrow, ratio, height, width, kernel, stride
+):
+    torch.manual_seed(0)
+    plain = _block(narrow, ratio, kernel=kernel, stride=stride)
+    fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    use_fast_layers(fast)
+    apart = copy.deepcopy(fast)
+    x = torch.randn(8, narrow, height, width) + 2 * torch.randn(1, narrow, 1, 1)
+    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    exact = plain.double()[0]
+    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape)
+    expected = _step(exact, x.double(), grad, lambda x: _half(exact, x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = _step(fast[0], x, grad, fast[0]._expanded)
+        monkeypatch.setattr(expansion, "_POSITIONS_PER_CHANNEL", 10**9)
+        usual = _step(apart[0], x, grad, apart[0]._expanded)
+    assert found["out"].dtype == torch.bfloat16
+    assert found["kernel"].dtype == found["weight"].dtype == torch.float32
+    for name, value in expected.items():
+        assert _distance(found[name], value) < 1.6 * _distance(usual[name], value), name
+    # Statistics come from float32, not from maps that are rounded.
+    assert _distance(found["running_var"], expected["running_var"]) < 1e-6
+
+
+def test_covariance_is_that_of_the_columns():
+    for count, channels in ((256, 16), (777, 13), (2, 40), (4096, 112)):
+        for dtype in (torch.float32, torch.bfloat16):
+            rows = (torch.randn(count, channels) @ torch.randn(channels, channels) + 9).to(dtype)
+            mean, covariance = expansion._covariance(rows)
+            exact = torch.cov(rows.double().t(), correction=0)
+            torch.testing.assert_close(mean.double(), rows.double().mean(0), rtol=1e-6, atol=1e-6)
+            assert _distance(covariance, exact) < 3e-6
+            assert torch.equal(covariance, covariance.t())
+
+
+@pytest.mark.parametrize("frozen", ["conv_pw.weight", "bn1.weight", "bn1.bias", "conv_dw.weight"])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    model = _block(8, 4.0)
+    use_fast_layers(model)
+    model[0].get_parameter(frozen).requires_grad_(False)
+    model(torch.randn(2, 8, 9, 9)).square().sum().backward()
+    found = {name: parameter.grad is not None for name, parameter in model[0].named_parameters()}
+    assert found == {name: name != frozen for name in found}
+
+
+def test_a_second_backward_pass_is_refused():
+    model = _block(8, 4.0)
+    use_fast_layers(model)
+    loss = model(torch.randn(2, 8, 9, 9)).square().sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="a second backward pass"):
+        loss.backward()
+
+
+def test_the_bits_do_not_depend_on_threads():
+    torch.manual_seed(0)
+    model = _block(24, 6.0, kernel=5, stride=2).to(memory_format=torch.channels_last)
+    use_fast_layers(model)
+    x = torch.randn(16, 24, 33, 21).contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(16, 144, 17, 11)
+    before = torch.get_num_threads()
+    try:
+        seen = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            block = copy.deepcopy(model)[0]
+            # Products of matrices may differ; the kernels, which these are all but, may not.
+            seen.append(_step(block, x, grad, block._expanded))
+    finally:
+        torch.set_num_threads(before)
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(seen[0][name], seen[1][name])
+
+
+def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys():
+    torch.manual_seed(0)
+    plain = timm.create_model("tf_efficientnet_lite0", num_classes=5).to(memory_format=torch.channels_last).train()
+    fast = copy.deepcopy(plain)
+    keys, parameters = list(fast.state_dict()), dict(fast.named_parameters())
+    use_fast_layers(fast)
+    assert sum(isinstance(module, expansion._InvertedResidual) for module in fast.modules()) == 15
+    assert use_fast_expansions(fast) == 0
+    assert list(fast.state_dict()) == keys
+    assert all(parameters[key] is value for key, value in fast.named_parameters())
+    reference, twin = copy.deepcopy(plain).double(), copy.deepcopy(plain)
+
+    def step(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        model.zero_grad()
+        out = model(x)
+        out.square().sum().backward()
+        return out.detach(), {key: value.grad.clone() for key, value in model.named_parameters()}
+
+    near = False
+    for _ in range(4):  # in some batches rounding decides the side of a unit at an activation's bend
+        x = torch.randn(6, 3, 48, 52).contiguous(memory_format=torch.channels_last)
+        expected, exact = step(reference, x.double())
+        values, slow = step(twin, x)
+        found, gradients = step(fast, x)
+        assert _distance(found, expected) < 4 * _distance(values, expected) + 1e-5
+        near = all(_distance(gradients[k], exact[k]) < 4 * _distance(slow[k], exact[k]) + 1e-4 for k in exact)
+        if near:
+            break
+    assert near
+    for key, value in fast.named_buffers():
+        torch.testing.assert_close(value, reference.get_buffer(key).to(value.dtype), rtol=1e-4, atol=1e-5)
+    plain.load_state_dict(fast.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(fast.eval()(x), plain.eval()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("act", [nn.SiLU, nn.PReLU])
+def test_other_activations_keep_their_forward(act):
+    model = _block(8, 2.0, act=act)
+    twin = copy.deepcopy(model)
+    use_fast_layers(model)
+    x = torch.randn(2, 8, 9, 7)
+    torch.testing.assert_close(model(x), twin(x), rtol=1e-5, atol=1e-5)
+
+
+def test_one_position_is_what_torch_makes_of_it():
+    model = _block(4, 2.0).eval()
+    use_fast_layers(model)
+    assert model(torch.randn(1, 4, 1, 1)).shape == (1, 4, 1, 1)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model.train()(torch.randn(1, 4, 1, 1))
