@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
-from earsight.models import expansion
+from earsight.models import depthwise_compiled, expansion
 from earsight.models.expansion import use_fast_expansions
 from earsight.models.fast import use_fast_layers
 
@@ -46,11 +46,23 @@ def _half(block: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
+def _fused(block: nn.Module):
+    """The half block in the form under test, which must not fall back to another."""
+
+    def half(x: Tensor) -> Tensor:
+        out: Tensor = block._expanded(x)
+        assert "_Expansion" in type(out.grad_fn).__name__
+        return out
+
+    return half
+
+
 def _step(block: nn.Module, x: Tensor, grad: Tensor, half) -> dict[str, Tensor]:
     """Values and gradients of the half block."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     out = half(x)
-    out.backward(grad.to(out.dtype))
+    with torch.autocast("cpu", enabled=False):  # where training calls it
+        out.backward(grad.to(out.dtype))
     found = {"out": out, "x": x.grad, "kernel": block.conv_pw.weight.grad, "depthwise": block.conv_dw.weight.grad}
     found |= {"weight": block.bn1.weight.grad, "bias": block.bn1.bias.grad}
     return found | {name: getattr(block.bn1, name).clone() for name in ("running_mean", "running_var")}
@@ -68,58 +80,64 @@ def _step(block: nn.Module, x: Tensor, grad: Tensor, half) -> dict[str, Tensor]:
     pad=st.sampled_from(["same", ""]),
     act=st.sampled_from([nn.Identity, nn.ReLU, nn.ReLU6]),
     offset=st.sampled_from([0.0, 3.0, -40.0]),
+    shared=st.sampled_from([0.0, 5.0]),
+    momentum=st.sampled_from([0.1, None]),
     seed=st.integers(0, 2**31),
 )
 def test_values_gradients_and_statistics_are_those_of_torch(
-    batch, narrow, ratio, height, width, kernel, stride, pad, act, offset, seed
+    batch, narrow, ratio, height, width, kernel, stride, pad, act, offset, shared, momentum, seed
 ):
     torch.manual_seed(seed)
     plain = _block(narrow, ratio, kernel=kernel, stride=stride, pad=pad, act=act)
+    plain[0].bn1.momentum = momentum
     with torch.no_grad():
         plain[0].bn1.weight[0] = 0.0  # what no division by a weight would survive
     fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     use_fast_layers(fast)
-    assert type(fast[0]) is not InvertedResidual
-    x = torch.randn(batch, narrow, height, width) + offset * torch.randn(1, narrow, 1, 1)
-    x = x.contiguous(memory_format=torch.channels_last)
+    x = torch.randn(batch, narrow, height, width) + shared * torch.randn(batch, 1, height, width)
+    x = (x + offset * torch.randn(1, narrow, 1, 1)).contiguous(memory_format=torch.channels_last)
     exact = copy.deepcopy(plain).double()[0]
-    # Where the activation bends, to rounding, either slope is right.
-    before = nn.functional.batch_norm(exact.conv_pw(x.double()), None, None, training=True, eps=exact.bn1.eps).detach()
+    wide = exact.conv_pw(x.double()).detach()
+    before = nn.functional.batch_norm(wide, None, None, training=True, eps=exact.bn1.eps)
     before = before * exact.bn1.weight.detach()[:, None, None] + exact.bn1.bias.detach()[:, None, None]
-    bends = {nn.Identity: (), nn.ReLU: (0.0,), nn.ReLU6: (0.0, 6.0)}[act]
-    near = min((float((before - end).abs().min()) for end in bends), default=float("inf"))
-    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape)
+    scale = (1 + abs(offset) + shared) * float(1 + 1 / (wide.var((0, 2, 3), correction=0).min() + 1e-3).sqrt())
+    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape) + 1
     expected = _step(exact, x.double(), grad, lambda x: _half(exact, x))
-    found = _step(fast[0], x, grad, fast[0]._expanded)
+    found = _step(fast[0], x, grad, _fused(fast[0]))
     slow = copy.deepcopy(plain)[0]
     usual = _step(slow, x, grad, lambda x: _half(slow, x))
     assert fast[0].bn1.num_batches_tracked == 1
-    scale = max(1.0, abs(offset)) * max(1.0, float(1 / exact.bn1.running_var.min().sqrt()))
+    # Where the activation bends, to rounding, either slope is right: as much of a gradient is not known.
+    bends = {nn.Identity: (), nn.ReLU: (0.0,), nn.ReLU6: (0.0, 6.0)}[act]
+    near = sum(int(((before - end).abs() < 1e-5 * scale).sum()) for end in bends)
+    unknown = 10 * (near / before.numel()) ** 0.5
     for name, value in expected.items():
-        if near < 1e-4 * scale and name not in ("out", "running_mean", "running_var"):
-            continue
         # As near as PyTorch's own float32, within a small factor.
-        assert _distance(found[name], value) < 8 * _distance(usual[name], value) + 2e-5 * scale, name
+        allowed = 8 * _distance(usual[name], value) + 2e-5 * scale
+        allowed += 0.0 if name in ("out", "running_mean", "running_var") else unknown
+        assert _distance(found[name], value) < allowed, name
 
 
 @pytest.mark.parametrize(
     ("narrow", "ratio", "height", "width", "kernel", "stride"), [(16, 6.0, 32, 62, 3, 2), (40, 6.0, 16, 31, 5, 1)]
 )
+@pytest.mark.parametrize("tall", [1, 10**9])
 def test_bfloat16_is_as_near_to_float64_as_with_the_norm_apart(
-    monkeypatch, narrow, ratio, height, width, kernel, stride
+    monkeypatch, narrow, ratio, height, width, kernel, stride, tall
 ):
+    monkeypatch.setattr(expansion, "_TALL", tall)  # sums over positions at once, and in parts
     torch.manual_seed(0)
     plain = _block(narrow, ratio, kernel=kernel, stride=stride)
     fast = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     use_fast_layers(fast)
     apart = copy.deepcopy(fast)
-    x = torch.randn(8, narrow, height, width) + 2 * torch.randn(1, narrow, 1, 1)
+    x = torch.randn(8, narrow, height, width) + 5 * torch.randn(1, narrow, 1, 1)
     x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
     exact = plain.double()[0]
-    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape)
+    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape) + 1
     expected = _step(exact, x.double(), grad, lambda x: _half(exact, x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = _step(fast[0], x, grad, fast[0]._expanded)
+        found = _step(fast[0], x, grad, _fused(fast[0]))
         monkeypatch.setattr(expansion, "_POSITIONS_PER_CHANNEL", 10**9)
         usual = _step(apart[0], x, grad, apart[0]._expanded)
     assert found["out"].dtype == torch.bfloat16
@@ -134,6 +152,7 @@ def test_covariance_is_that_of_the_columns():
     for count, channels in ((256, 16), (777, 13), (2, 40), (4096, 112)):
         for dtype in (torch.float32, torch.bfloat16):
             rows = (torch.randn(count, channels) @ torch.randn(channels, channels) + 9).to(dtype)
+            rows[0] = 100  # a corner of the first picture may be like no other
             mean, covariance = expansion._covariance(rows)
             exact = torch.cov(rows.double().t(), correction=0)
             torch.testing.assert_close(mean.double(), rows.double().mean(0), rtol=1e-6, atol=1e-6)
@@ -160,24 +179,58 @@ def test_a_second_backward_pass_is_refused():
         loss.backward()
 
 
-def test_the_bits_do_not_depend_on_threads():
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (5, 2)])
+def test_the_bits_do_not_depend_on_threads(kernel, stride):
     torch.manual_seed(0)
-    model = _block(24, 6.0, kernel=5, stride=2).to(memory_format=torch.channels_last)
-    use_fast_layers(model)
-    x = torch.randn(16, 24, 33, 21).contiguous(memory_format=torch.channels_last)
-    grad = torch.randn(16, 144, 17, 11)
+    x = torch.randn(16, 40, 33, 21).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    sizes = -(-33 // stride), -(-21 // stride)
+    grad = torch.randn(16, 40, *sizes).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    weight, shift = torch.randn(40, 1, kernel, kernel), torch.randn(48)
+    pad = (kernel - stride) // 2
+    job = depthwise_compiled.job_of(x, stride=stride, begin=(pad, pad), sizes=sizes)
     before = torch.get_num_threads()
+    seen = []
     try:
-        seen = []
-        for threads in (1, 2):
+        for threads in (1, 2, 2, 2):
             torch.set_num_threads(threads)
-            block = copy.deepcopy(model)[0]
-            # Products of matrices may differ; the kernels, which these are all but, may not.
-            seen.append(_step(block, x, grad, block._expanded))
+            out = x.clone(memory_format=torch.preserve_format)
+            active = depthwise_compiled.with_activation(job, shift, (0.0, 6.0))
+            sums = depthwise_compiled.gradient_behind_activation(out, grad, weight, active)
+            seen.append((out, sums, *expansion._covariance(x.permute(0, 2, 3, 1).reshape(-1, 40))))
     finally:
         torch.set_num_threads(before)
-    for name in ("running_mean", "running_var"):
-        assert torch.equal(seen[0][name], seen[1][name])
+    assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
+
+
+@pytest.mark.parametrize("case", ["no gradients", "norm in eval mode", "float64", "no running statistics"])
+def test_what_kernels_cannot_do_is_as_before(case):
+    torch.manual_seed(0)
+    plain = _block(8, 4.0)
+    if case == "no running statistics":
+        norm = plain[0].bn1
+        norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
+        norm.num_batches_tracked = None
+    if case == "float64":
+        plain = plain.double()
+    fast = copy.deepcopy(plain)
+    use_fast_layers(fast)
+    if case == "norm in eval mode":
+        plain[0].bn1.eval()
+        fast[0].bn1.eval()
+    x = torch.randn(3, 8, 9, 7, dtype=torch.float64 if case == "float64" else torch.float32)
+    with torch.set_grad_enabled(case != "no gradients"):
+        torch.testing.assert_close(fast(x), plain(x), rtol=1e-4, atol=1e-5)
+    for key, value in plain.named_buffers():
+        torch.testing.assert_close(fast.get_buffer(key), value, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_are_refused_where_they_would_be_wrong():
+    model = _block(8, 4.0)
+    use_fast_layers(model)
+    x = torch.randn(2, 8, 9, 9, requires_grad=True)
+    (found,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|a second backward pass"):
+        found.square().sum().backward()
 
 
 def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys():

@@ -180,19 +180,6 @@ def store(typing_context: Any, pointer: Any, index: Any, value: Any, mask: Any) 
 
 
 @intrinsic
-def rounded(typing_context: Any, value: Any, pointer: Any) -> Any:
-    """Values as they would be read back from an array of this type."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        if pointer.dtype != types.uint16:
-            return arguments[0]
-        bits = builder.zext(_rounded(builder, arguments[0]), _WORDS)
-        return builder.bitcast(builder.shl(bits, _words(16)), FLOATS)
-
-    return lanes_type(value, pointer), generate
-
-
-@intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
     """The same float32 in all sixteen places."""
 

@@ -98,7 +98,7 @@ def why_none() -> str | None:
 def folder() -> Path:
     """Where the kernels' machine code is kept."""
     here = Path(__file__).parent
-    sources = [here / f"{source}.py" for source in ("windows", *_KERNELS)]
+    sources = [here / f"{source}.py" for source in ("columns", "windows", *_KERNELS)]
     return code_folder(here.parent / "features" / "simd.py", *sources)
 
 

@@ -17,18 +17,8 @@ import numpy as np
 from numba import carray, cfunc, from_dtype, njit, types
 
 from earsight.features.simd import WIDTH, at, fetch, load, next_ticket, splat, store
-from earsight.models.windows import (
-    add_column,
-    convolve_step,
-    cut_column,
-    gather_step,
-    load_taps,
-    put_column,
-    reach,
-    spread_step,
-    store_taps,
-    zeros,
-)
+from earsight.models.columns import add_column, cut_column, load_taps, put_column, store_taps, zeros
+from earsight.models.windows import convolve_step, gather_step, reach, spread_step
 
 JOB = np.dtype(
     [
@@ -115,7 +105,7 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
                 fetch(seen, out_soon, out_lines, 0)
         partial, found = convolve_step(partial, taps, x, (place, row, column), shape, before, mask, sizes)
         if step >= last:
-            start = (target, first, step)
+            start = (target, first, step - last)
             if job.seen:
                 found = cut_column(found, seen, start, out_shape, cuts, mask)
                 total = add_column(total, found)

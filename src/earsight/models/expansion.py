@@ -12,6 +12,9 @@ depthwise convolution cuts the gradient g as it writes it, and what a norm subtr
 projection on the normalised maps, is linear in x too: it follows from the sums of g and of g x', which are needed for
 the kernel's gradient anyway. Where maps are small, those products cost more than the passes, and the layers stay as
 they are.
+
+Rounding of a variance grows with what it is computed from: where a widened channel's is less than a millionth of what
+its kernel's entries would give apart, float32 does not know it.
 """
 
 from __future__ import annotations
@@ -21,17 +24,20 @@ from typing import Any
 import torch
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from earsight.models import depthwise_compiled as compiled
+from earsight.models import depthwise_compiled
 from earsight.models.compiled import run
 from earsight.models.depthwise import DepthwiseConv2d
 from earsight.models.norms import NormAct, Running
-from earsight.models.pointwise import maps_of, rows_of
+from earsight.models.pointwise import PointwiseConv2d, maps_of, rows_of
 
 _POSITIONS_PER_CHANNEL = 16
 """Positions in a batch for each widened channel, from which this is faster."""
+_MOST_CHANNELS = 512
+"""Of the narrow maps; the kernel has room for so many."""
 _LANES = 16
-_MOST_PARTS = 8
+_PARTS = 8
 _TALL = 16384
 """Rows from which a product of columns is taken in parts, which is faster and rounds less."""
 
@@ -40,7 +46,7 @@ def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the columns of a matrix, as float32."""
     count, channels = rows.shape
     lanes = channels + -channels % _LANES
-    parts = max(1, min(_MOST_PARTS, count // 64))
+    parts = max(1, min(_PARTS, count // 64))
     mean, covariance = torch.empty(channels), torch.empty(channels, channels)
     sums = torch.empty(parts, lanes + 1, lanes)
     job = {"parts": parts, "rows": count, "channels": channels, "lanes": lanes}
@@ -51,9 +57,9 @@ def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _product_of_columns(a: Tensor, b: Tensor) -> Tensor:
     """``a.t() @ b`` of two matrices of many rows, as float32."""
-    if len(a) < _TALL or len(a) % _MOST_PARTS:
+    if len(a) < _TALL or len(a) % _PARTS:
         return (a.t() @ b).float()
-    a, b = (matrix.view(_MOST_PARTS, -1, matrix.shape[1]) for matrix in (a, b))
+    a, b = (matrix.view(_PARTS, -1, matrix.shape[1]) for matrix in (a, b))
     return torch.bmm(a.transpose(1, 2), b).sum(0, dtype=torch.float32)
 
 
@@ -79,66 +85,74 @@ class _Expansion(torch.autograd.Function):
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(wide @ mean, momentum)
             running_var.lerp_(variance * (len(rows) / (len(rows) - 1)), momentum)
+        # Around 0, products lose little to rounding. The mean is rounded too, and what it lacks is kept.
+        centre = mean.to(x.dtype)
+        rows, rest = rows - centre, mean - centre.float()
         expanded = maps_of(rows @ scaled.t(), x)
-        job = compiled.job_of(expanded, **geometry)
+        job = depthwise_compiled.job_of(expanded, **geometry)
         shift = torch.zeros(int(job["lanes"]))
-        torch.sub(bias, scaled.float() @ mean, out=shift[: len(bias)])
-        ctx.save_for_backward(x, wide, weight, depthwise, expanded, shift, scaled, mean, inverse, along)
+        torch.sub(bias, scaled.float() @ rest, out=shift[: len(bias)])
+        ctx.save_for_backward(rows, wide, weight, depthwise, expanded, shift, scaled, rest, inverse, along)
         ctx.job, ctx.ends, ctx.is_spent = job, ends, False
-        return compiled.forward(expanded, depthwise, compiled.with_activation(job, shift, ends))
+        return depthwise_compiled.forward(expanded, depthwise, depthwise_compiled.with_activation(job, shift, ends))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.is_spent:
             raise RuntimeError("a second backward pass: the first one wrote over what it would need")
         ctx.is_spent = True
-        x, wide, weight, depthwise, expanded, shift, scaled, mean, inverse, along = ctx.saved_tensors
-        grad = grads[0].contiguous(memory_format=torch.channels_last)
-        job = compiled.with_activation(ctx.job, shift, ctx.ends)
-        grad_depthwise = compiled.weight_gradient(expanded, grad, depthwise, job)
-        # Nothing else reads the widened maps again, so the largest gradient takes no memory of its own.
-        bias_grad = compiled.gradient_behind_activation(expanded, grad, depthwise, job)
-        rows, cut = rows_of(x), rows_of(expanded)
-        count = len(rows)
-        # Sums of the gradient's products with x around its mean, (channels, narrow channels).
-        products = _product_of_columns(rows, cut).t().contiguous().addr_(bias_grad, mean, alpha=-1)
-        weight_grad = (wide * products).sum(1) * inverse
-        scale = weight * inverse
-        kernel_grad = products.sub_((weight_grad * inverse)[:, None] * along).mul_(scale[:, None])
-        # What the norm subtracts, as a matrix over x and a row.
-        matrix = (wide.t() * (scale * inverse * weight_grad / -count)) @ wide
-        row = (scale * bias_grad / -count) @ wide - mean @ matrix
-        grad_x = torch.addmm(row.to(x.dtype), cut, scaled).addmm_(rows, matrix.to(x.dtype))
-        return maps_of(grad_x, x), kernel_grad[:, :, None, None], weight_grad, bias_grad, grad_depthwise, None, None
+        with torch.autocast("cpu", enabled=False):
+            return *_gradients(ctx, grads[0].contiguous(memory_format=torch.channels_last)), None, None
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the narrow maps, the kernel, weight and bias of the norm, and the depthwise kernel."""
+    rows, wide, weight, depthwise, expanded, shift, scaled, rest, inverse, along = ctx.saved_tensors
+    job = depthwise_compiled.with_activation(ctx.job, shift, ctx.ends)
+    grad_depthwise = depthwise_compiled.weight_gradient(expanded, grad, depthwise, job)
+    # Nothing else reads the widened maps again, so the largest gradient takes no memory of its own.
+    bias_grad = depthwise_compiled.gradient_behind_activation(expanded, grad, depthwise, job)
+    cut, count = rows_of(expanded), len(rows)
+    # Sums of the gradient's products with x around its mean, (channels, narrow channels).
+    products = _product_of_columns(rows, cut).t().contiguous().addr_(bias_grad, rest, alpha=-1)
+    weight_grad = (wide * products).sum(1) * inverse
+    scale = weight * inverse
+    kernel_grad = products.sub_((weight_grad * inverse)[:, None] * along).mul_(scale[:, None])
+    # What the norm subtracts, as a matrix over x around its mean and a row, of matrices as they are rounded.
+    matrix = ((wide.t() * (scale * inverse * weight_grad / -count)) @ wide).to(rows.dtype)
+    row = (bias_grad / -count) @ scaled.float() - rest @ matrix.float()
+    grad_x = torch.addmm(row.to(rows.dtype), cut, scaled).addmm_(rows, matrix)
+    return maps_of(grad_x, expanded), kernel_grad[:, :, None, None], weight_grad, bias_grad, grad_depthwise
 
 
 class _InvertedResidual(InvertedResidual):
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self._expanded(x)
-        x = self.conv_pwl(self.se(self.aa(self.bn2(x))))
-        x = self.bn3(x)
-        return self.drop_path(x) + shortcut if self.has_skip else x
+        parts: Any = self
+        out: Tensor = parts.bn3(parts.conv_pwl(parts.se(parts.aa(parts.bn2(self._expanded(x))))))
+        return parts.drop_path(out) + x if self.has_skip else out
 
     def _expanded(self, x: Tensor) -> Tensor:
         norm: Any = self.bn1
-        depthwise = self.conv_dw
-        seen = x.to(torch.get_autocast_dtype("cpu")) if torch.is_autocast_enabled("cpu") else x
-        kept = self.conv_pw.weight.dtype == torch.float32
-        if not (kept and self._pays(seen) and norm.fast(seen) and depthwise.compiled(seen)):
+        depthwise: Any = self.conv_dw
+        autocast = torch.is_autocast_enabled("cpu")
+        seen = x.to(torch.get_autocast_dtype("cpu")) if autocast and self._pays(x) else x
+        one_type = autocast or x.dtype == torch.float32
+        if not (self._pays(x) and one_type and norm.fast(seen) and depthwise.compiled(seen)):
             out: Tensor = depthwise(norm(self.conv_pw(x)))
-        else:
-            seen = seen.contiguous(memory_format=torch.channels_last)
-            geometry = {"stride": depthwise.stride[0], "begin": depthwise.begin(seen), "sizes": depthwise.sizes(seen)}
-            parameters = self.conv_pw.weight, norm.weight, norm.bias, depthwise.weight
-            with torch.autocast("cpu", enabled=False):  # statistics stay float32
-                out = _Expansion.apply(seen, *parameters, (norm.running(), norm.ends, norm.eps), geometry)
-        return out
+            return out
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        geometry = {"stride": depthwise.stride[0], "begin": depthwise.begin(seen), "sizes": depthwise.sizes(seen)}
+        parameters = self.conv_pw.weight, norm.weight, norm.bias, depthwise.weight
+        with torch.autocast("cpu", enabled=False):  # statistics stay float32
+            found: Tensor = _Expansion.apply(seen, *parameters, (norm.running(), norm.ends, norm.eps), geometry)
+        return found
 
     def _pays(self, x: Tensor) -> bool:
         """Whether passes over the widened maps cost more than the products in their place (docs/performance.md)."""
-        channels: int = self.conv_pw.out_channels
-        return x.numel() >= _POSITIONS_PER_CHANNEL * x.shape[1] * channels
+        kernel: Tensor = self.conv_pw.weight
+        enough = x.numel() >= _POSITIONS_PER_CHANNEL * x.shape[1] * len(kernel)
+        return enough and kernel.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def _fits(module: nn.Module) -> bool:
@@ -146,7 +160,8 @@ def _fits(module: nn.Module) -> bool:
         return False
     pointwise, norm, depthwise = module.conv_pw, module.bn1, module.conv_dw
     return (
-        isinstance(pointwise, nn.Conv2d)
+        type(pointwise) in (nn.Conv2d, PointwiseConv2d)
+        and pointwise.in_channels <= _MOST_CHANNELS
         and pointwise.kernel_size == pointwise.stride == (1, 1)
         and pointwise.padding == (0, 0)
         and pointwise.groups == 1
@@ -164,7 +179,7 @@ def use_fast_expansions(model: nn.Module) -> int:
     """Let every inverted residual of ``model`` that fits take its first four layers as one.
 
     Comes after `use_fast_depthwise` and `use_fast_norms`. Returns the number of blocks changed. State keys, values and
-    gradients stay what they were.
+    gradients stay what they were, to rounding; a second backward pass through the same graph is refused.
     """
     found = [module for module in model.modules() if _fits(module)]
     for module in found:

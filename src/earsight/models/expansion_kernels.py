@@ -3,9 +3,9 @@
 Comes in: a `JOB` record of addresses and sizes, of a map (rows, channels) of few channels, float32 or bfloat16. Goes
 out: mean (channels,) and covariance (channels, channels), float32.
 
-Distances are taken from the map's first row, so that little is lost where channels are far from 0. Rows are cut into
-parts, which threads take one after the other; the parts are put together in their order, so that the bits are the same
-for any number of threads. Imports numba: only `earsight.models.compiled` may import this.
+Distances are taken from the mean of the first rows, so that little is lost where channels are far from 0. Rows are cut
+into parts, which threads take one after the other; the parts are put together in their order, so that the bits are the
+same for any number of threads. Imports numba: only `earsight.models.compiled` may import this.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ _ENTRY = types.void(types.CPointer(from_dtype(JOB)))
 _F4, _BF = np.float32, np.uint16
 _ROOM = 256
 """Vectors in a tile of rows."""
+_MOST_VECTORS = 32
+"""That channels fill; more are not asked for."""
+_FIRST = 64
+"""Rows whose mean distances are taken from."""
 _AT_A_TIME = 8
 """Channels whose products are summed at a time."""
 
@@ -46,6 +50,16 @@ def _load(x, place, left):
 @_inlined
 def _add(sums, place, value):
     store(sums, place, load(sums, place, None) + value, None)
+
+
+@_whole
+def _origin(x, c, left, rows, channels):
+    """Mean of the first rows, of sixteen channels from c on."""
+    count = min(_FIRST, rows)
+    total = splat(_F4(0))
+    for row in range(count):
+        total = total + _load(x, row * channels + c, left)
+    return total * splat(_F4(1) / _F4(count))
 
 
 @_whole
@@ -77,17 +91,19 @@ def _add_products(tile, count, lanes, channels, sums):
 
 
 @_whole
-def _do_part(job, part, tile, kind):
+def _do_part(job, part, tile, origin, kind):
     x, channels, lanes = at(job.x, kind), job.channels, job.lanes
     sums = at(job.sums + part * (lanes + 1) * lanes * 4, _F4)
     for place in range(0, (lanes + 1) * lanes, WIDTH):
         store(sums, place, splat(_F4(0)), None)
+    for c in range(0, lanes, WIDTH):
+        store(origin, c, _origin(x, c, channels - c, job.rows, channels), None)
     most = _ROOM * WIDTH // lanes
     end = job.rows * (part + 1) // job.parts
     for begin in range(job.rows * part // job.parts, end, most):
         count = min(most, end - begin)
         for c in range(0, lanes, WIDTH):
-            first = _load(x, c, channels - c)
+            first = load(origin, c, None)
             total = splat(_F4(0))
             for row in range(count):
                 value = _load(x, (begin + row) * channels + c, channels - c) - first
@@ -112,7 +128,7 @@ def _join(job, kind):
         store(sums, place, total * share, None)
     apart = lanes * lanes
     for c in range(0, lanes, WIDTH):
-        value = load(sums, apart + c, None) + _load(x, c, channels - c)
+        value = load(sums, apart + c, None) + _origin(x, c, channels - c, job.rows, channels)
         if c + WIDTH <= channels:
             store(mean, c, value, None)
         else:
@@ -127,12 +143,12 @@ def _join(job, kind):
 @_inlined
 def _covary(pointer, kind):
     job = carray(pointer, 1)[0]
-    tile = room(_ROOM)
+    tile, origin = room(_ROOM), room(_MOST_VECTORS)
     while True:
         part = next_ticket(job.here)
         if part >= job.parts:
             break
-        _do_part(job, part, tile, kind)
+        _do_part(job, part, tile, origin, kind)
         if next_ticket(job.here + 8) == job.parts - 1:
             _join(job, kind)
 

@@ -23,14 +23,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from earsight.features.simd import FLOATS, WIDTH, clamped, fused, kept_inside, lanes_type, read, write
-
-_LONG = ir.IntType(64)
-_ZERO = ir.Constant(FLOATS, [0.0] * WIDTH)
-
-
-def _vectors(count: int) -> Any:
-    return types.UniTuple(lanes_type, count)
+from earsight.features.simd import clamped, fused, read
+from earsight.models.columns import LONG, ZERO, known, only_where, parts_of, plus, vectors
 
 
 def reach(kernel: int, stride: int) -> int:
@@ -38,89 +32,28 @@ def reach(kernel: int, stride: int) -> int:
     return -(-kernel // stride)
 
 
-def _known(mask: Any, count: Any) -> Any:
-    return None if isinstance(mask, types.NoneType) else count
-
-
-def _parts(builder: Any, value: Any, count: int) -> list[Any]:
-    return [builder.extract_value(value, index) for index in range(count)]
-
-
-def _plus(builder: Any, value: Any, number: int) -> Any:
-    return builder.add(value, ir.Constant(_LONG, number)) if number else value
-
-
-def _where(builder: Any, inside: Any, make: Any) -> Any:
-    """What code makes, run only where a condition holds; else 0."""
-    before = builder.block
-    with builder.if_then(inside):
-        value = make()
-        after = builder.block
-    out = builder.phi(FLOATS)
-    out.add_incoming(_ZERO, before)
-    out.add_incoming(value, after)
-    return out
-
-
 def _values(
     builder: Any, pointer: Any, start: Any, shape: Any, count: Any, *, rows: int, columns: int, cuts: Any = None
 ) -> Iterator[tuple[int, int, Any]]:
     """Row, column and code of each value of a rectangle; ``cuts`` are a shift and the two ends of an activation."""
-    place, row, column = _parts(builder, start, 3)
-    height, width, channels = _parts(builder, shape, 3)
+    place, row, column = parts_of(builder, start, 3)
+    height, width, channels = parts_of(builder, shape, 3)
     line = builder.mul(width, channels)
-    columns_inside = [builder.icmp_unsigned("<", _plus(builder, column, j), width) for j in range(columns)]
+    columns_inside = [builder.icmp_unsigned("<", plus(builder, column, j), width) for j in range(columns)]
     for i in range(rows):
-        row_inside = builder.icmp_unsigned("<", _plus(builder, row, i), height)
+        row_inside = builder.icmp_unsigned("<", plus(builder, row, i), height)
         for j in range(columns):
-            here = place if j == 0 else builder.add(place, builder.mul(channels, ir.Constant(_LONG, j)))
+            here = place if j == 0 else builder.add(place, builder.mul(channels, ir.Constant(LONG, j)))
 
             def make(here: Any = here) -> Any:
                 value = read(builder, pointer, here, count)
                 if cuts is None:
                     return value
-                shift, low, high = _parts(builder, cuts, 3)
+                shift, low, high = parts_of(builder, cuts, 3)
                 return clamped(builder, builder.fadd(value, shift), low, high)
 
-            yield i, j, _where(builder, builder.and_(row_inside, columns_inside[j]), make)
+            yield i, j, only_where(builder, builder.and_(row_inside, columns_inside[j]), make)
         place = builder.add(place, line)
-
-
-@intrinsic
-def zeros(typing_context: Any, count: Any) -> Any:
-    """As many vectors of zeros as a tuple is long."""
-    kind = _vectors(count.count)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_tuple(builder, kind, [_ZERO] * count.count)
-
-    return kind(count), generate
-
-
-@intrinsic
-def load_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: Any) -> Any:
-    """As many vectors of a float32 array as a tuple is long, one every ``step`` elements."""
-    kind = _vectors(taps.count)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, step, _ = arguments
-        places = [builder.add(index, builder.mul(step, ir.Constant(_LONG, tap))) for tap in range(taps.count)]
-        return context.make_tuple(builder, kind, [read(builder, pointer, place, None) for place in places])
-
-    return kind(types.CPointer(types.float32), types.int64, types.int64, taps), generate
-
-
-@intrinsic
-def store_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: Any) -> Any:
-    """Write vectors to a float32 array, one every ``step`` elements."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, index, step, _ = arguments
-        for tap, value in enumerate(_parts(builder, arguments[3], taps.count)):
-            write(builder, pointer, builder.add(index, builder.mul(step, ir.Constant(_LONG, tap))), value, None)
-        return context.get_dummy_value()
-
-    return types.void(types.CPointer(types.float32), types.int64, types.int64, taps), generate
 
 
 @intrinsic
@@ -134,15 +67,15 @@ def convolve_step(
     """
     kernel, stride, rows = (size.count for size in sizes)
     ahead = reach(kernel, stride)
-    outs = _vectors(rows)
+    outs = vectors(rows)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         partial, taps, x, start, shape, cuts, count, _ = arguments
-        weights = _parts(builder, taps, kernel**2)
-        waiting = _parts(builder, partial, rows * (ahead - 1))
-        sums = [[_ZERO, *waiting[row * (ahead - 1) : (row + 1) * (ahead - 1)]] for row in range(rows)]
+        weights = parts_of(builder, taps, kernel**2)
+        waiting = parts_of(builder, partial, rows * (ahead - 1))
+        sums = [[ZERO, *waiting[row * (ahead - 1) : (row + 1) * (ahead - 1)]] for row in range(rows)]
         values = _values(
-            builder, x, start, shape, _known(mask, count), rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts
+            builder, x, start, shape, known(mask, count), rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts
         )
         for i, j, value in values:
             for row in range(rows):
@@ -162,7 +95,7 @@ def convolve_step(
             ],
         )
 
-    partial_type = _vectors(rows * (ahead - 1))
+    partial_type = vectors(rows * (ahead - 1))
     kind = types.Tuple([partial_type, outs])
     return kind(partial, taps, x, start, shape, cuts, mask, sizes), generate
 
@@ -179,16 +112,16 @@ def spread_step(
     """
     kernel, rows = (size.count for size in sizes)
     ahead = reach(kernel, 2)
-    partial_type, outs = _vectors(2 * rows * (kernel - 2)), _vectors(2 * rows)
+    partial_type, outs = vectors(2 * rows * (kernel - 2)), vectors(2 * rows)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         partial, taps, grad, start, shape, count, _ = arguments
-        weights = _parts(builder, taps, kernel**2)
-        waiting = iter(_parts(builder, partial, 2 * rows * (kernel - 2)))
+        weights = parts_of(builder, taps, kernel**2)
+        waiting = iter(parts_of(builder, partial, 2 * rows * (kernel - 2)))
         # Of each output row, of either parity of the column: this column's, which is complete after it, and the next.
         later = [len(range(parity, kernel, 2)) - 1 for parity in (0, 1)]
-        sums = [[[*(next(waiting) for _ in range(later[p])), _ZERO] for p in (0, 1)] for _ in range(2 * rows)]
-        values = _values(builder, grad, start, shape, _known(mask, count), rows=rows + ahead - 1, columns=1)
+        sums = [[[*(next(waiting) for _ in range(later[p])), ZERO] for p in (0, 1)] for _ in range(2 * rows)]
+        values = _values(builder, grad, start, shape, known(mask, count), rows=rows + ahead - 1, columns=1)
         for i, _, value in values:
             for row in range(2 * rows):
                 down = 2 * (row // 2 - i + ahead - 1) + row % 2
@@ -233,16 +166,16 @@ def gather_step(
     """
     kernel, stride, rows = (size.count for size in sizes)
     ahead = reach(kernel, stride)
-    sums_type, seen_type = _vectors(kernel**2), _vectors(rows * (ahead - 1))
+    sums_type, seen_type = vectors(kernel**2), vectors(rows * (ahead - 1))
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sums, seen, x, start, shape, cuts, grad, grad_start, grad_shape, count, _ = arguments
-        totals = _parts(builder, sums, kernel**2)
-        old = _parts(builder, seen, rows * (ahead - 1))
-        known = _known(mask, count)
-        new = [value for _, _, value in _values(builder, grad, grad_start, grad_shape, known, rows=rows, columns=1)]
+        totals = parts_of(builder, sums, kernel**2)
+        old = parts_of(builder, seen, rows * (ahead - 1))
+        left = known(mask, count)
+        new = [value for _, _, value in _values(builder, grad, grad_start, grad_shape, left, rows=rows, columns=1)]
         grads = [*new, *old]
-        values = _values(builder, x, start, shape, known, rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts)
+        values = _values(builder, x, start, shape, left, rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts)
         for i, j, value in values:
             for row in range(rows):
                 down = i - stride * row
@@ -262,58 +195,3 @@ def gather_step(
 
     kind = types.Tuple([sums_type, seen_type])
     return kind(sums, seen, x, start, shape, cuts, grad, grad_start, grad_shape, mask, sizes), generate
-
-
-@intrinsic
-def cut_column(typing_context: Any, values: Any, seen: Any, start: Any, shape: Any, cuts: Any, mask: Any) -> Any:
-    """A column of gradients, zeros where the activation of ``seen`` there does not let them pass, or outside."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        found = _parts(builder, arguments[0], values.count)
-        _, seen, start, shape, cuts, count = arguments
-        place, row, _ = _parts(builder, start, 3)
-        height, width, channels = _parts(builder, shape, 3)
-        shift, low, high = _parts(builder, cuts, 3)
-        line = builder.mul(width, channels)
-        for i, value in enumerate(found):
-
-            def make(value: Any = value, place: Any = place) -> Any:
-                probe = builder.fadd(read(builder, seen, place, _known(mask, count)), shift)
-                return kept_inside(builder, value, probe, low, high)
-
-            found[i] = _where(builder, builder.icmp_unsigned("<", _plus(builder, row, i), height), make)
-            place = builder.add(place, line)
-        return context.make_tuple(builder, values, found)
-
-    return values(values, seen, start, shape, cuts, mask), generate
-
-
-@intrinsic
-def put_column(typing_context: Any, values: Any, out: Any, start: Any, shape: Any, mask: Any) -> Any:
-    """Write a column of vectors to a map, those that lie in it."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, out, start, shape, count = arguments
-        place, row, _ = _parts(builder, start, 3)
-        height, width, channels = _parts(builder, shape, 3)
-        line = builder.mul(width, channels)
-        for i, value in enumerate(_parts(builder, arguments[0], values.count)):
-            with builder.if_then(builder.icmp_unsigned("<", _plus(builder, row, i), height)):
-                write(builder, out, place, value, _known(mask, count))
-            place = builder.add(place, line)
-        return context.get_dummy_value()
-
-    return types.void(values, out, start, shape, mask), generate
-
-
-@intrinsic
-def add_column(typing_context: Any, total: Any, values: Any) -> Any:
-    """A vector plus all vectors of a column."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        total = arguments[0]
-        for value in _parts(builder, arguments[1], values.count):
-            total = builder.fadd(total, value)
-        return total
-
-    return total(total, values), generate
