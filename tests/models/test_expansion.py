@@ -100,7 +100,8 @@ def test_values_gradients_and_statistics_are_those_of_torch(
     wide = exact.conv_pw(x.double()).detach()
     before = nn.functional.batch_norm(wide, None, None, training=True, eps=exact.bn1.eps)
     before = before * exact.bn1.weight.detach()[:, None, None] + exact.bn1.bias.detach()[:, None, None]
-    scale = (1 + abs(offset) + shared) * float(1 + 1 / (wide.var((0, 2, 3), correction=0).min() + 1e-3).sqrt())
+    # What a small variance does to rounding, and it is small where channels share much and kernels take differences.
+    scale = (1 + shared) * float(1 + 1 / (wide.var((0, 2, 3), correction=0).min() + 1e-3).sqrt())
     grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape) + 1
     expected = _step(exact, x.double(), grad, lambda x: _half(exact, x))
     found = _step(fast[0], x, grad, _fused(fast[0]))
@@ -110,7 +111,7 @@ def test_values_gradients_and_statistics_are_those_of_torch(
     # Where the activation bends, to rounding, either slope is right: as much of a gradient is not known.
     bends = {nn.Identity: (), nn.ReLU: (0.0,), nn.ReLU6: (0.0, 6.0)}[act]
     near = sum(int(((before - end).abs() < 1e-5 * scale).sum()) for end in bends)
-    unknown = 10 * (near / before.numel()) ** 0.5
+    unknown = min(0.05, 10 * (near / before.numel()) ** 0.5)
     for name, value in expected.items():
         # As near as PyTorch's own float32, within a small factor.
         allowed = 8 * _distance(usual[name], value) + 2e-5 * scale
@@ -149,10 +150,11 @@ def test_bfloat16_is_as_near_to_float64_as_with_the_norm_apart(
 
 
 def test_covariance_is_that_of_the_columns():
-    for count, channels in ((256, 16), (777, 13), (2, 40), (4096, 112)):
+    torch.manual_seed(0)
+    for count, channels in ((256, 16), (777, 13), (2, 40), (4096, 112), (2000, 500), (900, expansion._MOST_CHANNELS)):
         for dtype in (torch.float32, torch.bfloat16):
             rows = (torch.randn(count, channels) @ torch.randn(channels, channels) + 9).to(dtype)
-            rows[0] = 100  # a corner of the first picture may be like no other
+            rows[: len(rows) // 10] = 100  # the first pictures' first rows may be like no others
             mean, covariance = expansion._covariance(rows)
             exact = torch.cov(rows.double().t(), correction=0)
             torch.testing.assert_close(mean.double(), rows.double().mean(0), rtol=1e-6, atol=1e-6)
@@ -224,13 +226,28 @@ def test_what_kernels_cannot_do_is_as_before(case):
         torch.testing.assert_close(fast.get_buffer(key), value, rtol=1e-4, atol=1e-5)
 
 
-def test_second_derivatives_are_refused_where_they_would_be_wrong():
-    model = _block(8, 4.0)
-    use_fast_layers(model)
+def test_second_derivatives_are_refused():
+    block = _block(8, 4.0)[0]
+    use_fast_layers(nn.Sequential(block))
     x = torch.randn(2, 8, 9, 9, requires_grad=True)
-    (found,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"once_differentiable|a second backward pass"):
+    (found,) = torch.autograd.grad(_fused(block)(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
         found.square().sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_of_a_norms_input_sums_to_zero_over_positions(dtype):
+    torch.manual_seed(0)
+    block = _block(16, 6.0, act=nn.Identity)[0]
+    use_fast_layers(nn.Sequential(block))
+    x = (torch.randn(8, 16, 32, 40) + 5 * torch.randn(1, 16, 1, 1)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out = _fused(block)(x)
+    out.backward(torch.randn(out.shape).to(dtype) + 1)
+    total, size = x.grad.double().sum((0, 2, 3)), x.grad.double().square().sum((0, 2, 3)).sqrt()
+    # In bfloat16 the gradient that is cut is rounded too, position by position.
+    assert float((total / size).abs().max()) < (1e-3 if dtype == torch.float32 else 0.12)
 
 
 def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys():
@@ -276,6 +293,11 @@ def test_other_activations_keep_their_forward(act):
     use_fast_layers(model)
     x = torch.randn(2, 8, 9, 7)
     torch.testing.assert_close(model(x), twin(x), rtol=1e-5, atol=1e-5)
+
+
+def test_more_channels_than_the_kernel_has_room_for_keep_their_forward():
+    models = [_block(expansion._MOST_CHANNELS + more, 1.0) for more in (0, 1)]
+    assert [use_fast_layers(model)[0]._get_name() for model in models] == ["_InvertedResidual", "InvertedResidual"]
 
 
 def test_one_position_is_what_torch_makes_of_it():

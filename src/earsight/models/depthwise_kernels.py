@@ -47,7 +47,7 @@ def _many(count):
 
 
 _LINE = 32
-"""Elements of a line of the cache, of bfloat16."""
+"""Elements of a line of the cache, of bfloat16; of float32 every other line is asked for."""
 
 _inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 _whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)

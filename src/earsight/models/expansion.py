@@ -10,7 +10,8 @@ x and m its mean over all positions, the widened maps W x have mean W m and vari
 the kernel before the maps exist; the activation is applied as the depthwise convolution reads them. Backward the
 depthwise convolution cuts the gradient g as it writes it, and what a norm subtracts from a gradient, its mean and its
 projection on the normalised maps, is linear in x too: it follows from the sums of g and of g x', which are needed for
-the kernel's gradient anyway. Where maps are small, those products cost more than the passes, and the layers stay as
+the kernel's gradient anyway. All products are of x around its mean, whose rounding is kept apart, for most of what x
+itself would give cancels. Where maps are small, those products cost more than the passes, and the layers stay as
 they are.
 
 Rounding of a variance grows with what it is computed from: where a widened channel's is less than a millionth of what
@@ -38,6 +39,7 @@ _MOST_CHANNELS = 512
 """Of the narrow maps; the kernel has room for so many."""
 _LANES = 16
 _PARTS = 8
+"""Of a map's positions, whose sums are added as float32; one for each 64 positions where there are few."""
 _TALL = 16384
 """Rows from which a product of columns is taken in parts, which is faster and rounds less."""
 
@@ -119,10 +121,11 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, 
     weight_grad = (wide * products).sum(1) * inverse
     scale = weight * inverse
     kernel_grad = products.sub_((weight_grad * inverse)[:, None] * along).mul_(scale[:, None])
-    # What the norm subtracts, as a matrix over x around its mean and a row, of matrices as they are rounded.
+    # What the norm subtracts, as a matrix over x around its mean and a row, of matrices as they are rounded. The row is
+    # added as float32: if it were rounded, the sum of the gradient over positions, which is 0, would not be.
     matrix = ((wide.t() * (scale * inverse * weight_grad / -count)) @ wide).to(rows.dtype)
     row = (bias_grad / -count) @ scaled.float() - rest @ matrix.float()
-    grad_x = torch.addmm(row.to(rows.dtype), cut, scaled).addmm_(rows, matrix)
+    grad_x = (cut @ scaled).addmm_(rows, matrix).add_(row)
     return maps_of(grad_x, expanded), kernel_grad[:, :, None, None], weight_grad, bias_grad, grad_depthwise
 
 
@@ -179,7 +182,8 @@ def use_fast_expansions(model: nn.Module) -> int:
     """Let every inverted residual of ``model`` that fits take its first four layers as one.
 
     Comes after `use_fast_depthwise` and `use_fast_norms`. Returns the number of blocks changed. State keys, values and
-    gradients stay what they were, to rounding; a second backward pass through the same graph is refused.
+    gradients stay what they were, to rounding; a second backward pass through the same graph is refused, and while it
+    trains the four layers are not called, so that hooks on them see nothing.
     """
     found = [module for module in model.modules() if _fits(module)]
     for module in found:

@@ -3,7 +3,7 @@
 Comes in: a `JOB` record of addresses and sizes, of a map (rows, channels) of few channels, float32 or bfloat16. Goes
 out: mean (channels,) and covariance (channels, channels), float32.
 
-Distances are taken from the mean of the first rows, so that little is lost where channels are far from 0. Rows are cut
+Distances are taken from the mean of some rows, so that little is lost where channels are far from 0. Rows are cut
 into parts, which threads take one after the other; the parts are put together in their order, so that the bits are the
 same for any number of threads. Imports numba: only `earsight.models.compiled` may import this.
 """
@@ -32,8 +32,8 @@ _F4, _BF = np.float32, np.uint16
 _ROOM = 256
 """Vectors in a tile of rows."""
 _MOST_VECTORS = 32
-"""That channels fill; more are not asked for."""
-_FIRST = 64
+"""That channels fill: those of `earsight.models.expansion._MOST_CHANNELS`."""
+_SOME = 64
 """Rows whose mean distances are taken from."""
 _AT_A_TIME = 8
 """Channels whose products are summed at a time."""
@@ -53,12 +53,12 @@ def _add(sums, place, value):
 
 
 @_whole
-def _origin(x, c, left, rows, channels):
-    """Mean of the first rows, of sixteen channels from c on."""
-    count = min(_FIRST, rows)
+def _origin(x, c, rows, channels):
+    """Mean of some rows from all over the map, of sixteen channels from c on."""
+    count = min(_SOME, rows)
     total = splat(_F4(0))
     for row in range(count):
-        total = total + _load(x, row * channels + c, left)
+        total = total + _load(x, row * (rows // count) * channels + c, channels - c)
     return total * splat(_F4(1) / _F4(count))
 
 
@@ -97,7 +97,7 @@ def _do_part(job, part, tile, origin, kind):
     for place in range(0, (lanes + 1) * lanes, WIDTH):
         store(sums, place, splat(_F4(0)), None)
     for c in range(0, lanes, WIDTH):
-        store(origin, c, _origin(x, c, channels - c, job.rows, channels), None)
+        store(origin, c, _origin(x, c, job.rows, channels), None)
     most = _ROOM * WIDTH // lanes
     end = job.rows * (part + 1) // job.parts
     for begin in range(job.rows * part // job.parts, end, most):
@@ -128,7 +128,7 @@ def _join(job, kind):
         store(sums, place, total * share, None)
     apart = lanes * lanes
     for c in range(0, lanes, WIDTH):
-        value = load(sums, apart + c, None) + _origin(x, c, channels - c, job.rows, channels)
+        value = load(sums, apart + c, None) + _origin(x, c, job.rows, channels)
         if c + WIDTH <= channels:
             store(mean, c, value, None)
         else:
