@@ -24,7 +24,7 @@ JOB = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("next", "done", "here", "parts", "batch", "channels", "lanes", "kernel", "stride", "top", "left"),
+            *("next", "done", "here", "parts", "batch", "channels", "lanes", "stride", "top", "left"),
             *("height", "width", "out_height", "out_width", "x", "grad", "seen", "shift", "out", "weight", "sums"),
         )
     ]
@@ -79,10 +79,27 @@ def _ahead(image, height, row, line, c, steps, lines):
 
 
 @_inlined
+def _ask_for_output(job, place, lines, kind):
+    fetch(at(job.out, kind), place, lines, 1)
+    if job.seen:
+        fetch(at(job.seen, kind), place, lines, 0)
+
+
+@_inlined
+def _put(job, found, total, start, shape, cuts, mask, kind):
+    """Write a column that is complete, a gradient through the activation's cuts; returns the sum of what passed."""
+    if job.seen:
+        found = cut_column(found, at(job.seen, kind), start, shape, cuts, mask)
+        total = add_column(total, found)
+    put_column(found, at(job.out, kind), start, shape, mask)
+    return total
+
+
+@_inlined
 def _convolve_rows(job, image, first, c, mask, kind, plan):
     """Some rows of the output, of sixteen channels."""
     sizes, waiting, taps, x_lines, out_lines = plan
-    x, seen, out = at(job.x, kind), at(job.seen, kind), at(job.out, kind)
+    x = at(job.x, kind)
     kernel, rows = len(sizes[0]), len(sizes[2])
     channels, stride, last = job.channels, job.stride, len(waiting) // rows
     steps, more = job.out_width + last, first + rows < job.out_height
@@ -100,16 +117,10 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
     for step in range(steps):
         if more:
             fetch(x, soon, x_lines, 0)
-            fetch(out, out_soon, out_lines, 1)
-            if job.seen:
-                fetch(seen, out_soon, out_lines, 0)
+            _ask_for_output(job, out_soon, out_lines, kind)
         partial, found = convolve_step(partial, taps, x, (place, row, column), shape, before, mask, sizes)
         if step >= last:
-            start = (target, first, step - last)
-            if job.seen:
-                found = cut_column(found, seen, start, out_shape, cuts, mask)
-                total = add_column(total, found)
-            put_column(found, out, start, out_shape, mask)
+            total = _put(job, found, total, (target, first, step - last), out_shape, cuts, mask, kind)
         soon += len(x_lines) * _LINE
         out_soon += len(out_lines) * _LINE
         place += stride * channels
@@ -122,7 +133,7 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
 def _spread_rows(job, image, first, c, mask, kind, plan):
     """Gradient of two rows of the padded input for each of some rows of the output, of sixteen channels."""
     sizes, waiting, taps, grad_lines, out_lines = plan
-    grad, seen, out = at(job.grad, kind), at(job.seen, kind), at(job.out, kind)
+    grad = at(job.grad, kind)
     channels, rows, last = job.channels, len(sizes[1]), len(sizes[0]) // 2
     steps, more = (job.width + job.left + 1) // 2, first + rows < job.out_height
     taps = load_taps(at(job.weight, _F4), c, job.lanes, taps)
@@ -136,19 +147,14 @@ def _spread_rows(job, image, first, c, mask, kind, plan):
     for column in range(steps):
         if more:
             fetch(grad, soon, grad_lines, 0)
-            fetch(out, out_soon, out_lines, 1)
-            if job.seen:
-                fetch(seen, out_soon, out_lines, 0)
+            _ask_for_output(job, out_soon, out_lines, kind)
         partial, even, odd = spread_step(partial, taps, grad, (place, row, column), shape, mask, sizes)
         for parity in range(2):
             right = 2 * column + parity - job.left
             if 0 <= right < job.width:
                 found = odd if parity else even
-                start = (((image * job.height + up) * job.width + right) * channels + c, up, right)
-                if job.seen:
-                    found = cut_column(found, seen, start, out_shape, cuts, mask)
-                    total = add_column(total, found)
-                put_column(found, out, start, out_shape, mask)
+                target = ((image * job.height + up) * job.width + right) * channels + c
+                total = _put(job, found, total, (target, up, right), out_shape, cuts, mask, kind)
         soon += len(grad_lines) * _LINE
         out_soon += len(out_lines) * _LINE
         place += channels

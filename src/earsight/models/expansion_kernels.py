@@ -10,12 +10,11 @@ same for any number of threads. Imports numba: only `earsight.models.compiled` m
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, types
 
 from earsight.features.simd import WIDTH, at, fma, load, next_ticket, room, splat, store
+from earsight.models.norm_kernels import _BF, _F4, _OPTIONS, _inlined, _whole
 
 JOB = np.dtype(
     [
@@ -26,9 +25,7 @@ JOB = np.dtype(
 """What the kernel is told. ``lanes`` are channels, as many as whole vectors need; ``sums`` is scratch, (parts, lanes +
 1, lanes): of products, and below them of distances."""
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _ENTRY = types.void(types.CPointer(from_dtype(JOB)))
-_F4, _BF = np.float32, np.uint16
 _ROOM = 256
 """Vectors in a tile of rows."""
 _MOST_VECTORS = 32
@@ -37,9 +34,6 @@ _SOME = 64
 """Rows whose mean distances are taken from."""
 _AT_A_TIME = 8
 """Channels whose products are summed at a time."""
-
-_inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-_whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
 
 
 @_inlined

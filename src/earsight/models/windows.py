@@ -56,6 +56,21 @@ def _values(
         place = builder.add(place, line)
 
 
+def _uses(
+    builder: Any, x: Any, start: Any, shape: Any, count: Any, cuts: Any, sizes: Any
+) -> Iterator[tuple[Any, int, int, int]]:
+    """Each value that a step reads, with the tap, row and columns back of each window that it lies in."""
+    kernel, stride, rows = (size.count for size in sizes)
+    values = _values(builder, x, start, shape, count, rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts)
+    for i, j, value in values:
+        for row in range(rows):
+            down = i - stride * row
+            for back in range(reach(kernel, stride)):
+                right = stride * back + j
+                if 0 <= down < kernel and right < kernel:
+                    yield value, down * kernel + right, row, back
+
+
 @intrinsic
 def convolve_step(
     typing_context: Any, partial: Any, taps: Any, x: Any, start: Any, shape: Any, cuts: Any, mask: Any, sizes: Any
@@ -74,17 +89,8 @@ def convolve_step(
         weights = parts_of(builder, taps, kernel**2)
         waiting = parts_of(builder, partial, rows * (ahead - 1))
         sums = [[ZERO, *waiting[row * (ahead - 1) : (row + 1) * (ahead - 1)]] for row in range(rows)]
-        values = _values(
-            builder, x, start, shape, known(mask, count), rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts
-        )
-        for i, j, value in values:
-            for row in range(rows):
-                down = i - stride * row
-                for back in range(ahead):
-                    right = stride * back + j
-                    if 0 <= down < kernel and right < kernel:
-                        weight = weights[down * kernel + right]
-                        sums[row][back] = fused(builder, value, weight, sums[row][back])
+        for value, tap, row, back in _uses(builder, x, start, shape, known(mask, count), cuts, sizes):
+            sums[row][back] = fused(builder, value, weights[tap], sums[row][back])
         left = [total for row in sums for total in row[:-1]]
         return context.make_tuple(
             builder,
@@ -175,15 +181,8 @@ def gather_step(
         left = known(mask, count)
         new = [value for _, _, value in _values(builder, grad, grad_start, grad_shape, left, rows=rows, columns=1)]
         grads = [*new, *old]
-        values = _values(builder, x, start, shape, left, rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts)
-        for i, j, value in values:
-            for row in range(rows):
-                down = i - stride * row
-                for back in range(ahead):
-                    right = stride * back + j
-                    if 0 <= down < kernel and right < kernel:
-                        tap = down * kernel + right
-                        totals[tap] = fused(builder, value, grads[back * rows + row], totals[tap])
+        for value, tap, row, back in _uses(builder, x, start, shape, left, cuts, sizes):
+            totals[tap] = fused(builder, value, grads[back * rows + row], totals[tap])
         return context.make_tuple(
             builder,
             signature.return_type,
