@@ -99,18 +99,11 @@ def test_values_gradients_and_statistics_are_those_of_torch(
         assert (parameter.grad - reference.grad).norm() < 1e-5 * (1 + abs(offset)) * (scale + reference.grad.norm())
 
 
-def _step(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    model.zero_grad()
-    out = model(x)
-    out.square().sum().backward()
-    return out.detach(), {key: value.grad.clone() for key, value in model.named_parameters()}
-
-
 # test_resnet has basic blocks, the second size of it bottlenecks; EfficientNet takes ReLU6, DenseNet norms before.
 @pytest.mark.parametrize(
     "name", ["test_resnet", "resnet26", "tf_efficientnet_lite0", "test_efficientnet", "densenet121"]
 )
-def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys(name):
+def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys(name, check_training):
     torch.manual_seed(0)
     plain = timm.create_model(name, num_classes=5).to(memory_format=torch.channels_last).train()
     fast = copy.deepcopy(plain)
@@ -119,26 +112,7 @@ def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys(na
     assert use_fast_norms(fast) == 0
     assert list(fast.state_dict()) == keys
     assert all(parameters[key] is value for key, value in fast.named_parameters())
-    reference, twin = copy.deepcopy(plain).double(), copy.deepcopy(plain)
-    near = False
-    for _ in range(4):
-        x = torch.randn(6, 3, 48, 52).contiguous(memory_format=torch.channels_last)
-        expected, exact = _step(reference, x.double())
-        values, slow = _step(twin, x)
-        found, gradients = _step(fast, x)
-        assert _distance(found, expected) < 4 * _distance(values, expected) + 1e-5
-        # As near to float64 as PyTorch's own float32, within a small factor, where no unit lies so near to an
-        # activation's bend that rounding decides its side. That happens in some batches.
-        near = all(_distance(gradients[k], exact[k]) < 4 * _distance(slow[k], exact[k]) + 1e-4 for k in exact)
-        if near:
-            break
-    assert near
-    for key, value in fast.named_buffers():
-        torch.testing.assert_close(value, reference.get_buffer(key).to(value.dtype), rtol=1e-4, atol=1e-5)
-    # In eval mode nothing but PyTorch's own kernels computes.
-    plain.load_state_dict(fast.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(fast.eval()(x), plain.eval()(x), rtol=1e-5, atol=1e-5)
+    check_training(plain, fast)
 
 
 def test_the_additions_of_residual_blocks_are_taken_in():
