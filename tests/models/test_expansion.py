@@ -149,6 +149,22 @@ def test_bfloat16_is_as_near_to_float64_as_with_the_norm_apart(
     assert _distance(found["running_var"], expected["running_var"]) < 1e-6
 
 
+def test_what_the_rounded_mean_lacks_is_made_up_for(monkeypatch):
+    # In float32 nothing is lacking, so a centre is taken that lies far off.
+    monkeypatch.setattr(expansion, "_centred", lambda rows, mean: (rows - mean - 3, torch.full_like(mean, -3.0)))
+    torch.manual_seed(0)
+    plain = _block(8, 4.0, act=nn.Identity)
+    fast = copy.deepcopy(plain)
+    use_fast_layers(fast)
+    x = torch.randn(3, 8, 11, 9) + torch.randn(1, 8, 1, 1)
+    exact = plain.double()[0]
+    grad = torch.randn(_half(copy.deepcopy(exact), x.double()).shape) + 1
+    expected = _step(exact, x.double(), grad, lambda x: _half(exact, x))
+    found = _step(fast[0], x, grad, _fused(fast[0]))
+    for name, value in expected.items():
+        assert _distance(found[name], value) < 1e-4, name
+
+
 def test_covariance_is_that_of_the_columns():
     torch.manual_seed(0)
     for count, channels in ((256, 16), (777, 13), (2, 40), (4096, 112), (2000, 500), (900, expansion._MOST_CHANNELS)):

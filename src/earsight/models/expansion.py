@@ -57,6 +57,12 @@ def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
     return mean, covariance
 
 
+def _centred(rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows around 0, where products lose little to rounding, and what their mean, rounded too, still lacks of it."""
+    centre = mean.to(rows.dtype)
+    return rows - centre, mean - centre.float()
+
+
 def _product_of_columns(a: Tensor, b: Tensor) -> Tensor:
     """``a.t() @ b`` of two matrices of many rows, as float32."""
     if len(a) < _TALL or len(a) % _PARTS:
@@ -87,9 +93,7 @@ class _Expansion(torch.autograd.Function):
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(wide @ mean, momentum)
             running_var.lerp_(variance * (len(rows) / (len(rows) - 1)), momentum)
-        # Around 0, products lose little to rounding. The mean is rounded too, and what it lacks is kept.
-        centre = mean.to(x.dtype)
-        rows, rest = rows - centre, mean - centre.float()
+        rows, rest = _centred(rows, mean)
         expanded = maps_of(rows @ scaled.t(), x)
         job = depthwise_compiled.job_of(expanded, **geometry)
         shift = torch.zeros(int(job["lanes"]))
