@@ -407,3 +407,23 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(synthetic_folder, tm
     )
     assert resumed.tobytes() == whole.tobytes()
     assert not (trial / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize(("status", "said"), [(0, b"the output cannot be written (No space left on device)"), (2, b"")])
+def test_output_that_is_lost_at_the_end_leaves_with_a_status(status, said):
+    code = f"""
+import sys
+from earsight import cli
+def app():
+    sys.stdout.write("rows that nobody has flushed")
+    sys.exit({status})
+cli.app = app
+cli.main()
+"""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=buffered, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip() == (b"earsight: " + said if said else b"")

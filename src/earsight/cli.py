@@ -80,9 +80,17 @@ def main() -> None:
     status = 1
 
     def leave() -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(status)
+        code = status
+        for stream in (sys.stderr, sys.stdout):
+            try:
+                stream.flush()
+            except BrokenPipeError:  # the reader has gone, and is told nothing
+                code = code or 1
+            except OSError as error:  # a verb that failed has said why
+                if not code:
+                    os.write(2, f"earsight: the output cannot be written ({error.strerror or error})\n".encode())
+                code = code or 2
+        os._exit(code)
 
     # Python takes all modules apart at its end, which for torch costs 0.4 s and 130 MB and serves nobody. Registered
     # first, this runs last: after threads have ended and everything else that waits for the exit is done.
