@@ -20,7 +20,7 @@ import torch
 from benchmarks import measures, processes
 from earsight.data.datasets import Dataset
 from earsight.data.layouts import open_dataset
-from earsight.training.machine import describe_machine
+from earsight.training.device import describe_machine
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 

@@ -37,18 +37,16 @@ from benchmarks import reference
 from earsight.data import audio
 from earsight.data.datasets import Clip, Dataset, Hints
 from earsight.errors import EarsightError
+from earsight.execution.schedule import run_trials
 from earsight.features.augment import draw
-from earsight.features.parallel import in_order
 from earsight.models.backbones import build
+from earsight.parallel import in_order
 from earsight.recipe import Recipe, load_recipe
-from earsight.training.cuda import make_recorder, step_kind
-from earsight.training.feeds import Feed, HostFeed, feed_of
+from earsight.training.batches import Feed, HostFeed, feed_of
+from earsight.training.device import describe_machine, make_recorder, pick_device, set_up, step_kind
 from earsight.training.loop import Data
-from earsight.training.machine import describe_machine, pick_device, set_up
-from earsight.training.optimization import make_optimizer
-from earsight.training.preparation import Prepared, prepare
-from earsight.training.schedule import run_trials
-from earsight.training.sources import source_of
+from earsight.training.optim import make_optimizer
+from earsight.training.preparation import Prepared, prepare, source_of
 from earsight.training.step import Step
 from earsight.training.trial import Trial
 

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks import broken, clients, disks
 from benchmarks.watched import Row, Site
-from earsight.training.machine import describe_machine
+from earsight.training.device import describe_machine
 
 STATUS = {
     "": 200,

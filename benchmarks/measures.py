@@ -22,14 +22,14 @@ from earsight.data.datasets import Dataset
 from earsight.evaluation.metrics import accuracy
 from earsight.evaluation.summary import read_predictions
 from earsight.features.augment import apply, draw
-from earsight.features.parallel import in_order
 from earsight.features.spectrogram import Spectrogram
 from earsight.features.store import open_store
 from earsight.inference.classifier import load_classifier
 from earsight.models.backbones import build
-from earsight.models.fast import use_fast_layers
+from earsight.models.fast.swap import use_fast_layers
+from earsight.parallel import in_order
 from earsight.recipe import Recipe, load_recipe
-from earsight.training.machine import keep_freed_memory, training_dtype
+from earsight.training.device import keep_freed_memory, training_dtype
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 

@@ -29,7 +29,7 @@ import numpy as np
 import soundfile
 import torch
 
-from earsight.training.machine import describe_machine
+from earsight.training.device import describe_machine
 
 MODES = {"micro-batches": ["--batch", "16"], "one at a time": ["--batch", "1", "--wait-ms", "0"]}
 

@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.strange import strange_sounds
+from earsight.calibration.calibrate import calibrate_run
+from earsight.calibration.fit import SCORES, Wanted, fit_calibration, novelty_of, others_of
+from earsight.calibration.ood import doubt, energy
 from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.data.layouts import open_dataset
-from earsight.evaluation.confidence import SCORES, Wanted, fit_calibration, novelty_of, others_of
-from earsight.evaluation.novelty import doubt, energy
 from earsight.evaluation.summary import Predictions, read_run
+from earsight.execution.schedule import run_trials
 from earsight.inference.classifier import Classifier, load_classifier
-from earsight.models.reference import references_of, seen_by
+from earsight.models.mahalanobis import references_of, seen_by
 from earsight.recipe import load_recipe
-from earsight.training.calibrating import calibrate_run
-from earsight.training.machine import describe_machine
+from earsight.training.device import describe_machine
 from earsight.training.preparation import prepare
-from earsight.training.schedule import run_trials
 from earsight.training.trial import Trial
 
 BATCH = 16

@@ -12,6 +12,9 @@ import torch
 from earsight.data.datasets import Dataset
 from earsight.data.layouts import open_dataset
 from earsight.data.synthetic import write_synthetic
+from earsight.recipe import Recipe, load_recipe
+from earsight.training.preparation import prepare
+from earsight.training.trial import Trial, run_trial
 
 _PLACES = (os.environ.get("EARSIGHT_ESC10", ""), str(Path(__file__).parents[2] / "shared" / "data" / "esc10"))
 ESC10 = next((Path(place) for place in _PLACES if place and (Path(place) / "meta" / "esc50.csv").is_file()), None)
@@ -63,3 +66,59 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthetic(synthetic_folder: Path) -> Dataset:
     """The same, opened."""
     return open_dataset(synthetic_folder)
+
+
+TINY = [
+    "features.sample_rate_hz=8000",
+    "features.clip_seconds=0.5",
+    "features.frames=32",
+    "features.bands=32",
+    "backbone.name=test_resnet",
+    "backbone.weights=none",
+    "backbone.dropout=0.1",
+    "augment.pitch_semitones=1",
+    "training.epochs=3",
+    "training.batch_size=32",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A recipe made of the tiny one and overrides."""
+    return lambda *overrides: Recipe().override([*TINY, *overrides])
+
+
+@pytest.fixture(scope="session")
+def prepared(synthetic, tiny):
+    return prepare(synthetic, tiny())
+
+
+@pytest.fixture(scope="session")
+def prepare_as(synthetic, tiny):
+    """The synthetic set prepared for the tiny recipe with overrides."""
+    return lambda *overrides: prepare(synthetic, tiny(*overrides))
+
+
+@pytest.fixture(scope="session")
+def cpu():
+    return torch.device("cpu")
+
+
+TINY_MODEL = (
+    *("backbone.name=test_resnet", "backbone.weights=none", "features.bands=32", "features.frames=32"),
+    *("training.epochs=2", "augment.pitch_semitones=0", "training.batch_size=16"),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """A recipe that trains in a moment."""
+    return load_recipe(overrides=TINY_MODEL)
+
+
+@pytest.fixture(scope="session")
+def trained(synthetic: Dataset, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a trial with fold 2 of the synthetic set held out."""
+    ready = prepare(synthetic, tiny_recipe, workers=1)
+    run = tmp_path_factory.mktemp("run")
+    return run_trial(ready, Trial(fold=2, seed=0), run=run, device=torch.device("cpu"))

@@ -11,9 +11,9 @@ import safetensors.torch
 from typer.testing import CliRunner, Result
 
 from earsight.cli import app
+from earsight.execution import schedule
 from earsight.models.backbones import build
 from earsight.models.modelfile import load_card
-from earsight.training import schedule
 
 TINY = [
     *("--set", "backbone.name=test_resnet", "--set", "training.epochs=1", "--set", "augment.pitch_semitones=0"),

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
 from earsight.cli import app
-from earsight.training.machine import pick_device
+from earsight.training.device import pick_device
 
 RATE = 8000
 TINY = [

@@ -13,8 +13,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from earsight.cli import app
+from earsight.execution import ray_cluster
 from earsight.recipe import Recipe, load_recipe, recipe_notes
-from earsight.training import cluster, tuning
+from earsight.tuning import search
 
 TINY = [
     *("--set", "backbone.name=test_resnet", "--set", "backbone.weights=none", "--set", "training.epochs=1"),
@@ -96,7 +97,7 @@ def test_here_nothing_of_ray_is_imported(synthetic_folder, tmp_path):
 
 
 def test_mistakes_of_a_search_are_told_before_it_starts(synthetic_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "run_inner", lambda *_, **__: pytest.fail("it started"))
+    monkeypatch.setattr(search, "run_inner", lambda *_, **__: pytest.fail("it started"))
     start = ("tune", "default", synthetic_folder, "--out", tmp_path, "--on", "local")
     assert "did you mean 'learning_rate'?" in refused(*start, "--grid", "training.learnin_rate=1")
     assert "training.epochs: Input should be greater than or equal to 1" in refused(
@@ -130,7 +131,7 @@ def test_where_trials_cannot_run_is_told_in_a_line(words, synthetic_folder, tmp_
         assert f"127.0.0.1:{port}: no Ray cluster can be reached there" in refused(*verb, "--on", "ray")
         # What listens and does not speak as Ray does is given up in bounded time.
         taken.listen()
-        monkeypatch.setattr(cluster, "REACH_SECONDS", 0.3)
+        monkeypatch.setattr(ray_cluster, "REACH_SECONDS", 0.3)
         assert "what answers is not Ray" in refused(*verb, "--on", "ray")
 
 
@@ -183,11 +184,11 @@ def test_what_a_trial_takes(asked, wanted):
         name: value for name, value in asked.items() if name != "cards"
     }
     if isinstance(wanted, str):
-        with pytest.raises(cluster.RunError) as error:
-            cluster._fitted(Ray, "here", **options)
+        with pytest.raises(ray_cluster.RunError) as error:
+            ray_cluster._fitted(Ray, "here", **options)
         assert wanted in str(error.value)
     else:
-        fitted = cluster._fitted(Ray, "here", **options)
+        fitted = ray_cluster._fitted(Ray, "here", **options)
         assert (fitted.cpus, fitted.gpus, fitted.threads) == wanted
         assert fitted.device == ("cuda" if wanted[1] else "cpu")
 

@@ -11,8 +11,8 @@ import soundfile
 import torch
 
 from earsight.data import audio
-from earsight.features.products import in_products
 from earsight.features.spectrogram import Spectrogram
+from earsight.onnx.dft import in_products
 from earsight.recipe import load_recipe
 
 ALLOWED = 1e-3

@@ -12,20 +12,15 @@ from typing import Annotated
 import typer
 
 from earsight.commands import (
-    analysis,
-    calibrating,
-    experiments,
+    analyzing,
     explaining,
     exporting,
+    finished,
     learning,
-    listening,
-    recipes,
-    reporting,
+    predicting,
     reproducing,
-    searching,
     serving,
-    sounds,
-    start,
+    tuning,
 )
 from earsight.console import Verbs, out
 
@@ -38,21 +33,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (
-    *(start.quickstart, sounds.check, learning.prepare, learning.train, learning.crossval),
-    *(listening.predict, explaining.explain, listening.evaluate, learning.summary),
+    *(learning.quickstart, learning.check, learning.prepare, learning.train, learning.crossval),
+    *(predicting.predict, explaining.explain, predicting.evaluate, learning.summary),
     *(serving.serve, exporting.export),
-    *(calibrating.calibrate, experiments.compare, experiments.ensemble, reporting.report, reproducing.reproduce),
-    *(searching.tune, sounds.download),
+    *(finished.calibrate, finished.compare, finished.ensemble, finished.report, reproducing.reproduce),
+    *(tuning.tune, learning.download),
 ):
     app.command()(verb)
 
 recipe = typer.Typer(help="Show the recipes in the package.", no_args_is_help=True)
-recipe.command("list")(recipes.recipe_list)
-recipe.command("show")(recipes.recipe_show)
+recipe.command("list")(learning.recipe_list)
+recipe.command("show")(learning.recipe_show)
 app.add_typer(recipe, name="recipe")
 
 analyze = typer.Typer(help="See what a network kept, what it needs, and what it looks at.", no_args_is_help=True)
-for look in (analysis.similarity, analysis.fusion, analysis.freeze, analysis.cutoff, explaining.boundaries):
+for look in (analyzing.similarity, analyzing.fusion, analyzing.freeze, analyzing.cutoff, explaining.boundaries):
     analyze.command()(look)
 app.add_typer(analyze, name="analyze")
 

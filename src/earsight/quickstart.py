@@ -30,10 +30,10 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     from earsight.data.layouts import open_dataset
     from earsight.data.synthetic import write_synthetic
     from earsight.evaluation.summary import write_summary
+    from earsight.execution.schedule import publish_model, run_trials
     from earsight.recipe import load_recipe
-    from earsight.training.machine import describe_machine
+    from earsight.training.device import describe_machine
     from earsight.training.preparation import prepare
-    from earsight.training.schedule import publish_model, run_trials
     from earsight.training.trial import Trial
 
     started = time.monotonic()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from earsight.analysis.transfer import SWEEPS, Variant, parameters, pending, sweep_result, variants
+from earsight.analysis.sweeps import SWEEPS, Variant, parameters, pending, sweep_result, variants
 from earsight.errors import ModelError, RecipeError, RunError
 from earsight.evaluation.statistics import paired_difference
-from earsight.models.transfer import starting_model
+from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
 from earsight.training.trial import Trial
 
@@ -77,12 +77,12 @@ def test_freezing_with_statistics_that_follow_is_a_sweep_too():
 
 
 def test_a_network_with_one_stage(monkeypatch):
-    from earsight.analysis import transfer
+    from earsight.analysis import sweeps
 
     def one_stage(model):
         raise ModelError("Net: has one stage below its head")
 
-    monkeypatch.setattr(transfer, "stage_names", one_stage)
+    monkeypatch.setattr(sweeps, "stage_names", one_stage)
     with pytest.raises(ModelError, match="has one stage"):
         variants("freeze", recipe_of("test_resnet"))
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from earsight.data import Clip, Dataset, Hints, open_dataset
-from earsight.data.listings import measured_hints
+from earsight.data.layouts import measured_hints
 from earsight.errors import DataError
 
 RATE = 8000

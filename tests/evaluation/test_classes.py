@@ -8,13 +8,12 @@ from made_runs import drawn, trial
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from earsight.calibration.temperature import cross_fitted_confidence, fit_temperature
 from earsight.errors import DataError
-from earsight.evaluation.calibration import fit_temperature
 from earsight.evaluation.classes import (
     class_scores,
     common_confusions,
     confusion_counts,
-    cross_fitted_confidence,
     mistakes,
     wilson,
 )

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from earsight.experiments.claims import representations_claims, table1_claims, table2_claims, table3_claims
-from earsight.experiments.depth_claims import similarity_claims, sweep_claims
+from earsight.experiments.claims import (
+    representations_claims,
+    similarity_claims,
+    sweep_claims,
+    table1_claims,
+    table2_claims,
+    table3_claims,
+)
 
 NOTHING = {"accuracy": None, "gap": None, "paper": None}
 

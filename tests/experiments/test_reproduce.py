@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from earsight.cli import app
 from earsight.errors import ModelError
 from earsight.evaluation.summary import read_predictions
+from earsight.execution import schedule
 from earsight.models import weights
-from earsight.training import schedule
 from earsight.training import trial as trials
 
 ONE = ["--folds", "1,2", "--threads", "1"]

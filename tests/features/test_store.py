@@ -12,14 +12,15 @@ import soundfile
 import store_jobs
 import torch
 
+from earsight.cache import default_cache
 from earsight.data import audio
 from earsight.data.datasets import Clip, Dataset, Hints
 from earsight.errors import AudioError, DataError
 from earsight.features import store as store_module
 from earsight.features.augment import Draws
-from earsight.features.lanes import PowerInLanes
 from earsight.features.spectrogram import Spectrogram
-from earsight.features.store import default_cache, encode, open_store, store_bytes, store_key
+from earsight.features.stft import PowerInLanes
+from earsight.features.store import encode, open_store, store_bytes, store_key
 from earsight.recipe import Features
 
 SMALL = Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32)

@@ -16,7 +16,7 @@ import earsight
 from earsight.data.layouts import open_dataset
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.evaluation.summary import read_predictions
-from earsight.features.lanes import PowerInLanes
+from earsight.features.stft import PowerInLanes
 from earsight.inference.classifier import Classifier, Prediction, load_classifier
 from earsight.recipe import load_recipe
 from earsight.training.preparation import prepare

@@ -14,8 +14,8 @@ from earsight.errors import AudioError, DataError, ModelError
 from earsight.features.filterbanks import FLOOR
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.models.backbones import build
+from earsight.models.card import ModelCard
 from earsight.models.ensemble import Ensemble, Member
-from earsight.models.modelfile import ModelCard
 from earsight.recipe import Recipe
 
 RATE = 8000

@@ -19,9 +19,9 @@ from earsight.training.trial import Trial, run_trial
 
 
 @pytest.fixture(scope="module")
-def run(synthetic, tiny, tmp_path_factory):
+def run(synthetic, tiny_recipe, tmp_path_factory):
     """Folds 1 and 2 of the synthetic set."""
-    ready = prepare(synthetic, tiny, workers=1)
+    ready = prepare(synthetic, tiny_recipe, workers=1)
     folder = tmp_path_factory.mktemp("observed")
     for fold in (1, 2):
         run_trial(ready, Trial(fold, 0), run=folder, device=torch.device("cpu"))
@@ -99,12 +99,12 @@ def test_other_settings_or_another_model_begin_anew(run, found, tmp_path, monkey
     assert len(measured) == 6
 
 
-def test_clips_that_cannot_be_measured_are_told(synthetic_folder, tiny, tmp_path):
+def test_clips_that_cannot_be_measured_are_told(synthetic_folder, tiny_recipe, tmp_path):
     import soundfile
 
     sounds = shutil.copytree(synthetic_folder, tmp_path / "sounds")
     dataset = open_dataset(sounds)
-    ready = prepare(dataset, tiny, cache=tmp_path, workers=1)
+    ready = prepare(dataset, tiny_recipe, cache=tmp_path, workers=1)
     run_trial(ready, Trial(1, 0), run=tmp_path / "run", device=torch.device("cpu"))
     rows = np.flatnonzero(dataset.folds == 1)[:4]
     soundfile.write(dataset.file(rows[0]), np.zeros(22050), 22050)

@@ -53,9 +53,9 @@ def test_the_same_clips_in_other_folds_are_told_too(classifier, synthetic):
     assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (None, 100, True, False)
 
 
-def test_clips_that_a_model_held_out_by_its_seed_are_found_again(synthetic, tiny, tmp_path):
+def test_clips_that_a_model_held_out_by_its_seed_are_found_again(synthetic, tiny_recipe, tmp_path):
     split = hold_out(synthetic, seed=3)
-    ready = prepare(split, tiny, workers=1)
+    ready = prepare(split, tiny_recipe, workers=1)
     folder = run_trial(ready, Trial(fold=1, seed=3), run=tmp_path / "run", device=torch.device("cpu"))
     stored = read_predictions(folder / "predictions.npz")
     classifier = load_classifier(folder / "model.safetensors")

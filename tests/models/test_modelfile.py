@@ -24,7 +24,8 @@ from torch import Tensor
 
 from earsight.errors import ModelError
 from earsight.models.backbones import build
-from earsight.models.modelfile import FORMAT_VERSION, ModelCard, _digest, load, load_card, save
+from earsight.models.card import ModelCard
+from earsight.models.modelfile import FORMAT_VERSION, _digest, load, load_card, save
 from earsight.models.weights import load_pretrained
 from earsight.recipe import load_recipe
 

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from earsight.errors import ModelError
 from earsight.models import weights
 from earsight.models.backbones import build
-from earsight.models.checkpoints import read_state
-from earsight.models.weights import PACKAGES, fit_state, load_pretrained, packaged_file
+from earsight.models.weights import PACKAGES, fit_state, load_pretrained, packaged_file, read_state
 
 
 def _tiny(seed: int, classes: int = 4) -> nn.Module:

@@ -10,13 +10,7 @@ import pytest
 
 from earsight.errors import EarsightError
 from earsight.evaluation.metrics import softmax
-from earsight.reports.drawings import (
-    Bar,
-    confusion_drawing,
-    curves_drawing,
-    intervals_drawing,
-    reliability_drawing,
-)
+from earsight.reports.drawings import Bar, confusion_drawing, curves_drawing, intervals_drawing, reliability_drawing
 from earsight.reports.html import inline_svg
 
 

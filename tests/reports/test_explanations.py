@@ -17,9 +17,16 @@ from earsight.analysis.attribution import Attribution
 from earsight.analysis.faithfulness import Curves
 from earsight.errors import EarsightError
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
-from earsight.reports import explained
-from earsight.reports.explained import explanation_lines, file_names, made_from, read_explained, write_explained
-from earsight.reports.explanations import explanation_figure, faithfulness_figure
+from earsight.reports import explanations
+from earsight.reports.explanations import (
+    explanation_figure,
+    explanation_lines,
+    faithfulness_figure,
+    file_names,
+    made_from,
+    read_explained,
+    write_explained,
+)
 
 TITLE = r"tick_$tock \foo$ 猫.wav"
 
@@ -194,7 +201,7 @@ def test_a_kill_leaves_no_half_file(explanation, tmp_path, monkeypatch):
     def stop(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(explained.soundfile, "write", stop)
+    monkeypatch.setattr(explanations.soundfile, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         write_explained(explanation, tmp_path / "out", "name", origin="abc")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

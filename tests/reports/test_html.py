@@ -10,7 +10,7 @@ import jinja2
 import pytest
 
 from earsight.errors import RunError
-from earsight.reports.canvas import blank
+from earsight.reports.drawings import blank
 from earsight.reports.html import inline_svg, render, shown, write_page
 
 HOSTILE = (

@@ -17,15 +17,15 @@ from PIL import Image
 from report_runs import MACHINE, make_run, small_recipe
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
+from earsight.calibration.temperature import expected_calibration_error
 from earsight.errors import RunError
-from earsight.evaluation.calibration import expected_calibration_error
 from earsight.evaluation.classes import mistakes
 from earsight.evaluation.metrics import softmax
 from earsight.evaluation.summary import read_run, summarize
-from earsight.reports.contest import contest_section, holm
 from earsight.reports.html import shown
 from earsight.reports.report import make_report
 from earsight.reports.runs import read_for_report
+from earsight.reports.sections import contest_section, holm
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -13,7 +13,8 @@ from at_port import CLASSES, RATE, serving, tone
 
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.models.backbones import build
-from earsight.models.modelfile import ModelCard, save
+from earsight.models.card import ModelCard
+from earsight.models.modelfile import save
 from earsight.recipe import load_recipe
 from earsight.serving.server import Server
 

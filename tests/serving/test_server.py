@@ -28,8 +28,7 @@ from typer.testing import CliRunner
 from earsight.cli import app
 from earsight.errors import ModelError
 from earsight.inference.classifier import load_classifier
-from earsight.models.modelfile import load_probe
-from earsight.models.probe import distance, probe_wave
+from earsight.models.modelfile import distance, load_probe, probe_wave
 from earsight.serving.server import bind, check_parity
 
 

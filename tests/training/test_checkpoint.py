@@ -12,7 +12,7 @@ from torch import nn
 from earsight.errors import RunError
 from earsight.recipe import Training
 from earsight.training.checkpoint import load_checkpoint, save_checkpoint
-from earsight.training.optimization import make_optimizer, make_running_mean
+from earsight.training.optim import make_optimizer, make_running_mean
 
 
 def small(outputs=3):

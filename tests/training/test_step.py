@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from earsight.errors import RecipeError, RunError
 from earsight.features.augment import draw
-from earsight.features.resident import ResidentPictures
+from earsight.features.device_cache import ResidentPictures
 from earsight.models.backbones import build
 from earsight.training import loop
 from earsight.training import trial as trial_module
-from earsight.training.cuda import make_recorder, step_kind
-from earsight.training.feeds import HostFeed, ResidentFeed, feed_of
+from earsight.training.batches import HostFeed, ResidentFeed, feed_of
+from earsight.training.device import make_recorder, step_kind
 from earsight.training.loop import Data, fit, predict
-from earsight.training.optimization import make_optimizer, make_running_mean
+from earsight.training.optim import make_optimizer, make_running_mean
 from earsight.training.step import Step
 from earsight.training.trial import Trial, run_trial
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from earsight.errors import RecipeError
+from earsight.execution.schedule import check_start
 from earsight.models.backbones import belongs, build, stages
 from earsight.models.modelfile import load
-from earsight.models.transfer import starting_model
+from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
 from earsight.training.loop import Data, fit, no_augmentation, predict
-from earsight.training.schedule import check_start
 from earsight.training.trial import Trial, run_trial
 
 TRIAL = Trial(1, 3)
@@ -100,7 +100,7 @@ class _Noise:
 
 def test_frozen_packaged_weights_stay_through_training(cpu):
     """The default backbone, with its depthwise convolutions swapped as a trial swaps them."""
-    from earsight.models.depthwise import use_fast_depthwise
+    from earsight.models.fast.depthwise import use_fast_depthwise
 
     recipe = Recipe().override(["transfer.freeze=block5", "training.epochs=1", "training.batch_size=4", *HARD[:2]])
     recipe = recipe.model_copy(update={"augment": no_augmentation()})

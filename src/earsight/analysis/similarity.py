@@ -26,9 +26,9 @@ from earsight.data import audio
 from earsight.errors import DataError, EarsightError, RunError
 from earsight.evaluation.summary import read_run
 from earsight.features.spectrogram import Spectrogram
-from earsight.models.modelfile import ModelCard, load
-from earsight.models.transfer import stage_names, starting_model
-from earsight.models.truncated import stage_ends
+from earsight.models.card import ModelCard
+from earsight.models.modelfile import load
+from earsight.models.stages import stage_ends, stage_names, starting_model
 from earsight.training.heldout import HeldOut, held_out
 from earsight.training.trial import Trial
 

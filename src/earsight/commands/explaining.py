@@ -35,9 +35,9 @@ def explain(
     """
     from earsight.errors import AudioError, EarsightError, ModelError
     from earsight.inference.classifier import load_classifier
+    from earsight.inference.clips import find_sounds
     from earsight.inference.explanation import known_class
-    from earsight.inference.files import find_sounds
-    from earsight.reports.explained import explanation_lines, file_names, made_from, read_explained, write_explained
+    from earsight.reports.explanations import explanation_lines, file_names, made_from, read_explained, write_explained
 
     classifier = load_classifier(model, device=computer(device, threads))
     if label is not None:
@@ -97,7 +97,7 @@ def boundaries(
     time, with 95 % intervals over clips. A run that was stopped goes on where it was.
     """
     from earsight.inference.observation import observe_boundaries
-    from earsight.reports.boundaries import boundary_rows, write_boundaries
+    from earsight.reports.analysis_figures import boundary_rows, write_boundaries
     from earsight.reports.tables import markdown
 
     with bar("explaining") as shown:

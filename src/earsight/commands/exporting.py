@@ -37,7 +37,7 @@ def export(
     if ONNX Runtime gives torch's probabilities within 1e-4, on real clips if there are (--data), on synthetic sounds,
     noise, silence, and waves too short and too long.
     """
-    from earsight.inference.exporting import export_onnx
+    from earsight.onnx.export import export_onnx
 
     computer("cpu", threads)
     dataset = open_data(data, layout=layout, subset=subset, splits=splits) if data else None
@@ -51,7 +51,7 @@ def export(
 
 
 def export_lines(result: dict[str, Any]) -> list[str]:
-    """What `earsight.inference.exporting.export_onnx` found, in words."""
+    """What `earsight.onnx.export.export_onnx` found, in words."""
     parity = result["parity"]
     lines = [
         f"{result['file']}: {result['bytes'] / 1e6:.1f} MB, opset {result['opset']}, {result['classes']} classes, "

@@ -1,4 +1,7 @@
-"""What `predict` does once its options are read: clips to rows, or recordings to events and timelines."""
+"""What `predict` does once its options are read: clips to rows, or recordings to events and timelines.
+
+Verbs that use a trained model: predict and evaluate.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from earsight.commands.steps import cluster, computer
-from earsight.console import bar, err, say
+import typer
+
+from earsight.commands.options import Data, Device, Json, Layout, SkipBad, Splits, Subset, Threads
+from earsight.commands.steps import cluster, computer, open_data
+from earsight.console import bar, err, out, print_json, say, verb
 from earsight.errors import EarsightError
 
 if TYPE_CHECKING:
     from earsight.inference.classifier import Classifier
     from earsight.inference.events import EventRules
-    from earsight.inference.outputs import FileOutput, StreamOutput
-    from earsight.inference.rows import Form, What
-    from earsight.inference.spread import Fleet
+    from earsight.inference.formats import Form, What
+    from earsight.inference.journal import FileOutput, StreamOutput
+    from earsight.inference.ray_inference import Fleet
 
 CLIPS = 16
 """Clips that are heard at once, also after a kill: the same bits always, of the same files."""
@@ -87,11 +93,11 @@ def check(wanted: Wanted) -> None:
 
 def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads: int | None, on: str) -> int:
     """Do it; how many files could not be read, or not to their end."""
+    from earsight.execution.ray_cluster import check_place
     from earsight.inference.classifier import load_classifier
-    from earsight.inference.files import find_sounds
+    from earsight.inference.clips import find_sounds
+    from earsight.inference.formats import ONE_RECORDING
     from earsight.inference.recordings import check_hop
-    from earsight.inference.rows import ONE_RECORDING
-    from earsight.training.cluster import check_place
 
     check_place(on)
     if wanted.hop_seconds is not None:
@@ -119,7 +125,7 @@ def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads:
     with cluster(on, threads=threads, device=device, unit="batch") as where:
         fleet = None
         if where is not None:
-            from earsight.inference.spread import Fleet
+            from earsight.inference.ray_inference import Fleet
 
             fleet = Fleet(where, model, kernels=many)
         if wanted.hop_seconds is None:
@@ -129,7 +135,7 @@ def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads:
 
 
 def _output(wanted: Wanted, model: Path) -> FileOutput | StreamOutput:
-    from earsight.inference.outputs import FileOutput, StreamOutput
+    from earsight.inference.journal import FileOutput, StreamOutput
 
     if wanted.to is None:
         return StreamOutput(sys.stdout)
@@ -166,7 +172,7 @@ def _clips(
     fleet: Fleet | None,
 ) -> int:
     from earsight.inference.clips import predict_clips
-    from earsight.inference.rows import Table
+    from earsight.inference.formats import Table
 
     done, failed = (start["done"], start["failed"]) if start else (0, 0)
     table = Table(wanted.form, "clips", wanted.top, bool(classifier.card.calibration))
@@ -195,9 +201,8 @@ def _recordings(
     name_of: Callable[[str], str] | None,
     fleet: Fleet | None,
 ) -> int:
-    from earsight.inference.corpus import transcribe
-    from earsight.inference.rows import ONE_RECORDING
-    from earsight.inference.transcripts import Listening
+    from earsight.inference.formats import ONE_RECORDING
+    from earsight.inference.transcribe import Listening, transcribe
 
     listening = Listening(wanted.hop_seconds or 0.0, wanted.rules, _WHATS[wanted.rows], wanted.form, wanted.top)
 
@@ -242,3 +247,100 @@ def _name_of(sounds: list[str]) -> Callable[[str], str]:
         return "/".join("_up" if part == ".." else part for part in whole.parts if part != whole.anchor)
 
     return name
+
+
+FormName = Annotated[str, typer.Option("--format", help="text, csv, jsonl; with --hop also audacity or raven.")]
+Rows = Annotated[str, typer.Option(help="With --hop: events, windows (the raw timeline), or both (in a folder).")]
+Place = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        help="Where sounds are heard: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that is "
+        "started here; or ray://HOST:PORT. They are read here in any case.",
+    ),
+]
+Target = Annotated[
+    Path | None,
+    typer.Option("--out", help="File for the rows; or a folder (its name ends in /), with files for each recording."),
+]
+
+
+@verb
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    sounds: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 1,
+    form: FormName = "text",
+    json_output: Annotated[bool, typer.Option("--json", help="As --format jsonl.")] = False,
+    csv_output: Annotated[bool, typer.Option("--csv", help="As --format csv.")] = False,
+    hop: Annotated[
+        float | None, typer.Option(help="Recordings of any length: seconds from one window to the next.")
+    ] = None,
+    rows: Rows = "events",
+    threshold: Annotated[float, typer.Option(help="Probability at which an event begins.")] = 0.5,
+    release: Annotated[
+        float | None, typer.Option(help="Probability below which it ends; default 0.7 x threshold.")
+    ] = None,
+    min_duration: Annotated[float, typer.Option(help="Leave out events shorter than this many seconds.")] = 0.0,
+    gap: Annotated[
+        float | None, typer.Option(help="Join events of a class at most this many seconds apart; default one hop.")
+    ] = None,
+    to: Target = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it was stopped.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    on: Place = "local",
+) -> None:
+    """Name the class of each sound; with --hop, of each window of long recordings, as events or as a timeline.
+
+    Exit code 1 says that some file could not be read, or not to its end; its row says why.
+    """
+    pass
+    from earsight.inference.events import EventRules
+
+    wanted = Wanted(
+        form=form_of(form, json_output=json_output, csv_output=csv_output),
+        rows=rows,
+        top=top,
+        hop_seconds=hop,
+        rules=EventRules(threshold, release, min_duration, gap),
+        to=to,
+        resume=resume,
+    )
+    check(wanted)
+    try:
+        failed = run(wanted, model, sounds, device=device, threads=threads, on=on)
+    except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
+        say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
+        raise typer.Exit(130) from error
+    if failed:
+        say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
+        raise typer.Exit(1)
+
+
+@verb
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file.")],
+    data: Data,
+    fold: Annotated[int | None, typer.Option(help="Only this fold; default the one held out in training.")] = None,
+    layout: Layout = "auto",
+    subset: Subset = None,
+    splits: Splits = 5,
+    skip_bad: SkipBad = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Measure a model file on labelled clips, from their audio files."""
+    from earsight.inference.classifier import load_classifier
+    from earsight.inference.scoring import evaluate as score
+    from earsight.reports.tables import print_evaluation
+
+    classifier = load_classifier(model, device=computer(device, threads))
+    dataset = open_data(data, layout=layout, subset=subset, splits=splits)
+    with bar("listening") as shown:
+        result = score(classifier, dataset, fold=fold, skip_bad=skip_bad, progress=shown)
+    if json_output:
+        print_json(result)
+    else:
+        print_evaluation(result, console=out)

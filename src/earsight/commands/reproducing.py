@@ -14,11 +14,11 @@ from earsight.console import bar, out, print_json, say, verb
 if TYPE_CHECKING:
     import torch
 
+    from earsight.execution.ray_cluster import Cluster
     from earsight.experiments.cells import Asked, Cell
     from earsight.experiments.collection import Found
     from earsight.experiments.plan import Job
     from earsight.experiments.scale import Scale
-    from earsight.training.cluster import Cluster
 
 
 @verb
@@ -100,7 +100,7 @@ def _train(
     where: Cluster | None,
 ) -> None:
     """Train what is not DONE: cell after cell here, and on a cluster the trials of all cells side by side."""
-    from earsight.training.schedule import Group, run_groups
+    from earsight.execution.schedule import Group, run_groups
 
     pending = [job for job in work if job.pending]
     if where:
@@ -152,11 +152,11 @@ def _publish(
     as_json: bool,
 ) -> None:
     """Write the report and print the sections that were asked for."""
-    from earsight.experiments.analyses import make_figures
-    from earsight.experiments.report import write_report
-    from earsight.experiments.sections import View, make_section
+    from earsight.experiments.output import write_report
+    from earsight.experiments.paper_figures import make_figures
+    from earsight.experiments.paper_tables import View, make_section
     from earsight.reports.reproduction import section_markdown
-    from earsight.training.machine import describe_machine
+    from earsight.training.device import describe_machine
 
     view = View(scale, asked, found, folder, left_out)
     sections = []

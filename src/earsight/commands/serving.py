@@ -48,7 +48,7 @@ def serve(
     from earsight.inference.classifier import load_classifier
     from earsight.serving.limits import Limits
     from earsight.serving.server import Server, bind, check_parity
-    from earsight.training.machine import keep_freed_memory
+    from earsight.training.device import keep_freed_memory
 
     limits = Limits(
         body_bytes=round(most_mb * 1e6),

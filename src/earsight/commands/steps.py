@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import torch
 
     from earsight.data.datasets import Dataset
+    from earsight.execution.ray_cluster import Cluster
     from earsight.recipe import Recipe
-    from earsight.training.cluster import Cluster
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
 
@@ -60,7 +60,7 @@ def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
 
     import torch
 
-    from earsight.training.machine import pick_device
+    from earsight.training.device import pick_device
 
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -82,7 +82,7 @@ def cluster(
 ) -> Iterator[Cluster | None]:
     """The cluster that ``--on`` names, connected and told of; None for this machine."""
     from earsight.errors import RunError
-    from earsight.training.cluster import check_place, connected
+    from earsight.execution.ray_cluster import check_place, connected
 
     check_place(on)
     if on == "local":
@@ -129,7 +129,7 @@ def train_all(
     name: str = "training",
 ) -> None:
     """Run the trials that are not DONE, under a bar of that name."""
-    from earsight.training.schedule import check_start, run_trials
+    from earsight.execution.schedule import check_start, run_trials
 
     check_start(dataset, recipe, trials, run=folder)
     ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
@@ -152,7 +152,7 @@ def more_members(
     """Train what a run lacks of so many seeds, on its folds or one of them, by the recipe that it holds."""
     from earsight.errors import RunError
     from earsight.evaluation.summary import write_summary
-    from earsight.training.machine import describe_machine
+    from earsight.training.device import describe_machine
     from earsight.training.trial import Trial
 
     if not (run / "recipe.yaml").is_file():
@@ -164,14 +164,14 @@ def more_members(
     recipe = load_recipe_for(dataset, str(run / "recipe.yaml"), None)
     train_all(dataset, recipe, trials, run, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
     write_summary(run, machine=describe_machine(device) | (cluster.machine if cluster else {}))
-    calibrate(run)
+    calibrate_members(run)
 
 
 def report(folder: Path, device: torch.device, *, as_json: bool, cluster: Cluster | None = None) -> None:
     """Write the run's summary and print it."""
     from earsight.evaluation.summary import write_summary
     from earsight.reports.tables import print_summary
-    from earsight.training.machine import describe_machine
+    from earsight.training.device import describe_machine
 
     result = write_summary(folder, machine=describe_machine(device) | (cluster.machine if cluster else {}))
     if as_json:
@@ -180,13 +180,13 @@ def report(folder: Path, device: torch.device, *, as_json: bool, cluster: Cluste
         print_summary(result, console=out)
 
 
-def calibrate(folder: Path) -> None:
+def calibrate_members(folder: Path) -> None:
     """Calibrate a run's model files with the defaults, and say so in a line or two.
 
     A run whose calibration somebody asked for otherwise keeps what was asked for.
     """
-    from earsight.reports.calibration import calibration_line
-    from earsight.training.calibrating import calibrate_run, wanted_before
+    from earsight.calibration.calibrate import calibrate_run, wanted_before
+    from earsight.reports.calibration_report import calibration_line
 
     result = calibrate_run(folder, wanted_before(folder))
     say(calibration_line(result))

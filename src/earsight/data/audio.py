@@ -3,6 +3,12 @@
 Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), told by its content,
 not by its name. Goes out: `numpy` float32 arrays of shape (samples,), full scale at 1; rates in Hz, lengths in seconds.
 Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device.
+
+A recording of any length as it is decoded, piece by piece, in constant memory.
+
+Comes in: the path of a sound file, hours long or short, and where to begin. Goes out: `Piece`s of mono float32 at the
+file's own rate, the same samples wherever one begins. What can be decoded of a cut or damaged file is given before
+the error.
 """
 
 from __future__ import annotations
@@ -14,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -251,3 +257,69 @@ def blocks(
     expected = promised if limit is None else min(promised, limit)
     if expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected):
         raise AudioError(str(path), f"truncated: {expected} samples expected, {frames} decoded; copy it again")
+
+
+_VALUES = 1 << 18
+"""Samples times channels decoded at a time: what a damaged place costs of the sound before it."""
+_EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
+_EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+
+
+class Piece(NamedTuple):
+    """Some seconds of a recording.
+
+    Attributes
+    ----------
+    first : int
+        Its first sample's place in the recording.
+    wave : ndarray
+        float32, shape (samples,).
+    rate_hz : int
+    seconds : float
+        The recording's length as its header has it; 0 where it does not say.
+    """
+
+    first: int
+    wave: Wave
+    rate_hz: int
+    seconds: float
+
+
+def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
+    """Decode a file from some time on and average its channels.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file.
+    begin_seconds : float
+        What lies before is passed over: by a seek where that is exact, else by decoding it.
+
+    Yields
+    ------
+    Piece
+        The first begins at this time, rounded down to a sample; each begins where the one before ended.
+
+    Raises
+    ------
+    AudioError
+        As `audio.read`, but at the end.
+    """
+    with opened(path, cut=True) as sound:
+        rate = int(sound.samplerate)
+        seconds = sound.frames / rate if 0 < sound.frames < 1 << 48 else 0.0
+        begin = int(begin_seconds * rate)
+        at = _go_to(sound, begin)
+        for block in blocks(sound, path, limit=None, mono=True, skipped=at, values=_VALUES):
+            wave = block[max(0, begin - at) :, 0]
+            if len(wave):
+                yield Piece(max(begin, at), wave, rate, seconds)
+            at += len(block)
+
+
+def _go_to(sound: Any, frame: int) -> int:
+    """Seek where that is exact; the frame that is read next."""
+    exact = sound.format in _EXACT_CONTAINERS and sound.subtype.startswith(_EXACT_CODINGS)
+    if not frame or not exact or not sound.seekable() or frame > sound.frames:
+        return 0
+    return int(sound.seek(frame))

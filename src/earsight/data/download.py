@@ -23,7 +23,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from earsight.data import listings
+from earsight.data import layouts
 from earsight.errors import DataError
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
@@ -179,7 +179,7 @@ def _fault(home: Path, *, rows: int) -> str | None:
     table = home / "meta" / "esc50.csv"
     if not table.is_file():
         return "there is no meta/esc50.csv"
-    found = listings.csv_rows(table, needed=("filename", "fold", "category", "src_file"))
+    found = layouts.csv_rows(table, needed=("filename", "fold", "category", "src_file"))
     if len(found) != rows:
         return f"its meta/esc50.csv has {len(found)} rows and not {rows}"
     missing = sum(not (home / "audio" / row["filename"]).is_file() for _, row in found)

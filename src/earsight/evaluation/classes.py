@@ -15,8 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.errors import DataError
-from earsight.evaluation.calibration import fit_temperature
 from earsight.evaluation.metrics import confusion, softmax
 from earsight.evaluation.summary import Predictions
 
@@ -148,43 +146,3 @@ def mistakes(trials: Sequence[Predictions]) -> list[Mistake]:
             wrong = sum(int(row.argmax()) != label for _, row in found)
             out.append(Mistake(clip, fold, label, said, float(mean[label]), float(mean[said]), wrong, len(found)))
     return sorted(out, key=lambda one: (one.label_probability, one.clip))
-
-
-class Confidence(NamedTuple):
-    """Probabilities (answers, classes) of all trials together, and the labels (answers,).
-
-    ``cooled`` holds the probabilities at the temperature that the other folds ask for, one in ``temperatures`` for each
-    fold; it is None where there is one fold only.
-    """
-
-    labels: NDArray[np.int64]
-    raw: NDArray[np.float64]
-    cooled: NDArray[np.float64] | None
-    temperatures: dict[int, float]
-
-
-def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
-    """Probabilities as they are and after temperature scaling, no fold's temperature having been fitted on its clips.
-
-    Raises
-    ------
-    DataError
-        If logits are not finite.
-    """
-    for one in trials:
-        if not np.isfinite(one.logits).all():
-            raise DataError(f"fold {one.about['fold']}: has logits that are not finite; train with a lower rate")
-    folds = sorted({int(one.about["fold"]) for one in trials})
-    temperatures: dict[int, float] = {}
-    for fold in folds if len(folds) > 1 else ():
-        others = [one for one in trials if one.about["fold"] != fold]
-        temperatures[fold] = fit_temperature(
-            np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
-        )
-    cooled = [softmax(one.logits / temperatures[one.about["fold"]]) for one in trials] if temperatures else None
-    return Confidence(
-        labels=np.concatenate([one.labels for one in trials]),
-        raw=np.concatenate([softmax(one.logits) for one in trials]),
-        cooled=None if cooled is None else np.concatenate(cooled),
-        temperatures=temperatures,
-    )

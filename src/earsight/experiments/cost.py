@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from earsight.cache import default_cache
 from earsight.data.datasets import Dataset
 from earsight.evaluation.summary import read_predictions
+from earsight.execution.timing import TIMED_STEPS, WARM_UP_STEPS, timed_steps
 from earsight.experiments.plan import Job
 from earsight.features.augment import pitch_steps
 from earsight.features.rows import DESCRIPTION
-from earsight.features.store import default_cache, store_key
+from earsight.features.store import store_key
 from earsight.recipe import Recipe
 from earsight.training.preparation import prepare
-from earsight.training.timing import TIMED_STEPS, WARM_UP_STEPS, timed_steps
 from earsight.training.trial import Trial, is_done
 
 _SCORING = 1 / 3

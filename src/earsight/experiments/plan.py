@@ -13,13 +13,13 @@ from pathlib import Path
 
 from earsight.data.datasets import Dataset
 from earsight.errors import ModelError
+from earsight.execution.schedule import check_start, chosen_folds
 from earsight.experiments.cells import Asked, Cell
 from earsight.experiments.collection import KINDS, Found
 from earsight.experiments.scale import Section
-from earsight.models.transfer import starting_model
+from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
 from earsight.training.preparation import resolved
-from earsight.training.schedule import check_start, chosen_folds
 from earsight.training.trial import Trial, is_done
 
 
@@ -126,7 +126,7 @@ def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, s
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
-    """Find what would stop one of the jobs, before any of them starts; see `earsight.training.schedule.check_start`."""
+    """Find what would stop one of the jobs, before any of them starts; see `earsight.execution.schedule.check_start`."""
     for job in jobs:
         if job.trials:
             check_start(job.dataset, job.recipe, job.trials, run=job.run)

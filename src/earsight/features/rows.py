@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from earsight.errors import DataError
-from earsight.features.parallel import in_order
+from earsight.parallel import in_order
 
 DESCRIPTION = "store.json"
 _STATES = "state.u8"

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from earsight.errors import RecipeError
 from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS
-from earsight.features.lanes import in_lanes
-from earsight.features.power import Banded, BandPower
+from earsight.features.stft import Banded, BandPower, in_lanes
 from earsight.recipe import Features
 
 RESIZE_ROWS = 50

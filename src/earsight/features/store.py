@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,11 +27,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from earsight.cache import default_cache
 from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
-from earsight.features.compiled import WORTH_IT
 from earsight.features.filterbanks import REPRESENTATIONS
 from earsight.features.rows import (
     DIGESTS,
@@ -47,6 +46,7 @@ from earsight.features.rows import (
     read_table,
 )
 from earsight.features.spectrogram import Spectrogram, basis, silence
+from earsight.kernels.runtime import WORTH_IT
 from earsight.recipe import Features
 
 FORMAT_VERSION = 3
@@ -158,14 +158,6 @@ def decode(codes: Tensor, *, representation: str = "log_mel") -> Tensor:
     """Log powers float32 of int16 codes, on their device."""
     kept = REPRESENTATIONS[representation]
     return codes.float().div_(kept.steps_per_unit).add_(kept.zero_at)
-
-
-def default_cache() -> Path:
-    """Folder for stores: ``$EARSIGHT_CACHE``, or ``earsight`` in the user's cache folder."""
-    named = os.environ.get("EARSIGHT_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earsight"
 
 
 def manifest(dataset: Dataset) -> list[list[Any]]:

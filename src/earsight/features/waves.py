@@ -26,13 +26,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from earsight.cache import default_cache
 from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
 from earsight.features.rows import DIGESTS, SOUNDS, Kept, Layout, Progress, digest, open_rows, read_table
 from earsight.features.spectrogram import Spectrogram, silence
-from earsight.features.store import default_cache, manifest, moments, statistics
+from earsight.features.store import manifest, moments, statistics
 from earsight.recipe import Features
 
 WAVES_VERSION = 2

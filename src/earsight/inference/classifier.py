@@ -2,6 +2,10 @@
 
 Comes in: the path of a model file, then audio files or waves. Goes out: `Prediction`s. The pictures come from the front
 end that training used, as the model file describes it.
+
+Arrays that a caller hands in become waves that the model takes.
+
+Comes in: arrays of any float type. Goes out: float32 at full scale 1; or a `DataError` that says what was found.
 """
 
 from __future__ import annotations
@@ -17,17 +21,64 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from earsight.calibration.apply import Answers, answer, check_calibration
 from earsight.data import audio
+from earsight.data.audio import LOUDEST, resampled
+from earsight.errors import DataError
 from earsight.features.spectrogram import Spectrogram
-from earsight.inference import arrays
-from earsight.inference.confidence import Answers, answer, check_calibration
-from earsight.models.folded import folded
-from earsight.models.modelfile import ModelCard, load
+from earsight.models.card import ModelCard
+from earsight.models.fast.folding import folded
+from earsight.models.modelfile import load
 
 if TYPE_CHECKING:
     from earsight.inference.events import Event, EventRules
     from earsight.inference.explanation import Explanation
     from earsight.inference.recordings import Recording
+
+
+def mono(wave: NDArray[np.floating], *, rate: int | None, sample_rate_hz: int) -> NDArray[np.float32]:
+    """One sound (samples,) or (samples, channels) at ``rate`` Hz as (samples,) at ``sample_rate_hz``.
+
+    Raises
+    ------
+    DataError
+        If it is empty, not finite, of another shape or type, or came without its rate.
+    """
+    if rate is None:
+        raise DataError("an array was given without its rate: predict(wave, rate=44100)")
+    if wave.ndim not in (1, 2) or not wave.size or not np.issubdtype(wave.dtype, np.floating):
+        raise DataError(f"found an array {wave.dtype} {wave.shape}; expected floats (samples,) or (samples, channels)")
+    _check_values(wave)
+    if rate <= 0:
+        raise DataError(f"rate is {rate}; expected the array's sampling rate, as in rate=44100")
+    wave = wave.astype(np.float32, copy=False)
+    return resampled(wave.mean(axis=1) if wave.ndim == 2 else wave, rate_hz=rate, sample_rate_hz=sample_rate_hz)
+
+
+def batch(waves: NDArray[np.floating], *, samples: int) -> NDArray[np.float32]:
+    """Sounds (batch, samples), each of the model's length, at its rate.
+
+    Raises
+    ------
+    DataError
+        If it is empty, not finite, or of another shape or type.
+    """
+    waves = np.asarray(waves)
+    if waves.ndim != 2 or not len(waves) or waves.shape[1] != samples or not np.issubdtype(waves.dtype, np.floating):
+        raise DataError(
+            f"found an array {waves.dtype} {waves.shape}; expected floats (batch, {samples}) at the model's rate. "
+            "predict takes one sound of any length and rate"
+        )
+    _check_values(waves)
+    return np.ascontiguousarray(waves, dtype=np.float32)
+
+
+def _check_values(values: NDArray[np.floating]) -> None:
+    most = max(float(values.max()), -float(values.min()))  # NaN where there is one
+    if not most < LOUDEST:
+        if np.isfinite(values).all():
+            raise DataError(f"the array holds values up to {most:.3g}; expected samples with full scale at 1")
+        raise DataError("the array holds values that are not finite; remove them")
 
 
 @dataclass(frozen=True)
@@ -138,7 +189,7 @@ class Classifier:
 
     def _seen(self, waves: NDArray[np.floating]) -> Tensor:
         """Network input of a batch that is looked at before."""
-        return self.pictures(torch.from_numpy(arrays.batch(waves, samples=self.samples)).to(self.device))
+        return self.pictures(torch.from_numpy(batch(waves, samples=self.samples)).to(self.device))
 
     def logits(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
         """Logits (batch, classes) float32 of waves (batch, samples) at `sample_rate_hz`.
@@ -213,7 +264,7 @@ class Classifier:
         if isinstance(sound, str | Path):
             seconds = float(self.card.recipe.features.clip_seconds)
             return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds), str(sound)
-        wave = arrays.mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz)
+        wave = mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz)
         return wave[: self.samples], ""
 
     def explain(

@@ -18,13 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.analysis.attribution import (
-    MOST_STEPS,
-    Attribution,
-    grad_cam,
-    integrated_gradients,
-    last_spatial_layer,
-)
+from earsight.analysis.attribution import MOST_STEPS, Attribution, grad_cam, integrated_gradients, last_spatial_layer
 from earsight.analysis.clock import band_hz, column_edges, merged
 from earsight.analysis.faithfulness import Curves, in_words, measure_curves, tiles
 from earsight.analysis.masking import positive_part, soft_mask, split_sound

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.data import audio
-from earsight.data.streaming import Piece, pieces
+from earsight.data.audio import Piece, pieces
 from earsight.errors import AudioError, EarsightError
-from earsight.features.parallel import in_order
+from earsight.parallel import in_order
 
 if TYPE_CHECKING:
     from earsight.inference.classifier import Classifier, Prediction

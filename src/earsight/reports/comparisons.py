@@ -1,6 +1,6 @@
 """Tables of comparisons on a terminal: an ensemble's ways, two runs, the protocols.
 
-Comes in: the dicts that `earsight.inference.ensembling`, `earsight.evaluation.comparison` and
+Comes in: the dicts that `earsight.ensembles.build`, `earsight.evaluation.comparison` and
 `earsight.evaluation.protocols` give (accuracies between 0 and 1). Goes out: text with accuracies in per cent. No row is
 marked as the best: what is more than noise is said in words.
 """
@@ -29,7 +29,7 @@ def ensemble_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     Parameters
     ----------
     result : dict
-        What `earsight.inference.ensembling.make_ensemble` returns.
+        What `earsight.ensembles.build.make_ensemble` returns.
 
     Returns
     -------

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import EarsightError
-from earsight.reports.canvas import blank, write_figure
+from earsight.reports.drawings import blank, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -85,7 +85,7 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     Parameters
     ----------
     figure : Figure
-        From `earsight.reports.canvas.blank`; draw in black, white and their shades (``alpha``) only.
+        From `earsight.reports.drawings.blank`; draw in black, white and their shades (``alpha``) only.
     name : str
         Unlike that of any other figure of the page: it keeps the figures' inner names apart. Letters and digits.
     alt : str

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from earsight.errors import RunError, counted
-from earsight.reports.contest import contest_section
 from earsight.reports.html import render, shown
 from earsight.reports.mistakes import WorstOnes, bared, within, worst_ones
 from earsight.reports.runs import RunRead, read_for_report
 from earsight.reports.sections import (
     classes_section,
+    contest_section,
     curves_section,
     data_section,
     ensemble_section,

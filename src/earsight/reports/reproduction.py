@@ -1,6 +1,6 @@
 """The report of `earsight reproduce`: the paper's tables with our numbers beside its figures, as Markdown and HTML.
 
-Comes in: the dictionaries of `earsight.experiments.sections` and `earsight.experiments.analyses` (accuracies of ours
+Comes in: the dictionaries of `earsight.experiments.paper_tables` and `earsight.experiments.paper_figures` (accuracies of ours
 between 0 and 1, the paper's in per cent). Goes out: Markdown text, and one HTML file that loads nothing: its figures
 are in it. An empty cell has a number in brackets, under which stands the command that fills it. No row is marked as the
 best.

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from earsight.ensembles.model import REPORT
 from earsight.errors import ModelError, RecipeError
 from earsight.evaluation.summary import Predictions, read_run, summarize
 from earsight.recipe import Recipe, parse_recipe
-from earsight.training.ensembles import REPORT
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The table, the notes and the figure of a search.
 
-Comes in: the dict of `earsight.evaluation.search`. Goes out: rows and sentences, and a PNG or SVG. The figure reads in
+Comes in: the dict of `earsight.tuning.result`. Goes out: rows and sentences, and a PNG or SVG. The figure reads in
 grey: points differ in marker, and each value stands beside its mark where there are few.
 """
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earsight.reports.canvas import blank, write_figure
-from earsight.training.space import short, shown
+from earsight.reports.drawings import blank, write_figure
+from earsight.tuning.space import short, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def search_figure(result: Mapping[str, Any], *, path: Path) -> None:
     Parameters
     ----------
     result : mapping
-        As `earsight.evaluation.search.search_result` gives it, with ``dataset`` and ``backbone``.
+        As `earsight.tuning.result.search_result` gives it, with ``dataset`` and ``backbone``.
     path : Path
         A ``.png`` or ``.svg`` file; its folder is made.
     """

@@ -11,7 +11,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from earsight.errors import RunError
-from earsight.reports.calibration import confidence_lines
+from earsight.reports.calibration_report import confidence_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from typing import Any
 from earsight.inference import recordings
 from earsight.inference.classifier import Prediction
 from earsight.inference.events import EventRules, events_of
-from earsight.serving.decoding import Heard
+from earsight.serving.decoder_pool import Heard
 from earsight.serving.schemas import (
     Answer,
     ClassShare,

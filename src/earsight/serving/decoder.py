@@ -24,8 +24,7 @@ import soundfile  # noqa: F401 - loaded before the limits are set
 import soxr
 
 from earsight.data import audio
-from earsight.data.audio import AudioInfo
-from earsight.data.streaming import pieces
+from earsight.data.audio import AudioInfo, pieces
 from earsight.errors import AudioError
 
 REASONS = ("unreadable", "too_long", "past_the_end", "too_much_memory", "no_space")

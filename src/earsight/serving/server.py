@@ -24,8 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from earsight.errors import ModelError, ServiceError
 from earsight.inference.classifier import Classifier
-from earsight.models.modelfile import load_probe
-from earsight.models.probe import TOLERANCE, distance, probe_wave
+from earsight.models.modelfile import TOLERANCE, distance, load_probe, probe_wave
 from earsight.serving.app import create_app
 from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal, busy, refused

@@ -24,7 +24,7 @@ from earsight.errors import AudioError, ModelError
 from earsight.inference.classifier import Classifier, Prediction
 from earsight.serving.answers import Question, answered
 from earsight.serving.batching import Batcher
-from earsight.serving.decoding import Decoders, Heard
+from earsight.serving.decoder_pool import Decoders, Heard
 from earsight.serving.limits import Limits
 from earsight.serving.meters import Meters
 from earsight.serving.refusals import Refusal, busy, of_audio
@@ -58,7 +58,7 @@ class Service:
             coming=lambda: max(self.in_flight, self._asked),
             on_batch=self.meters.batch_size.observe,
         )
-        # One core each, as `earsight.features.parallel` has it; the network's thread has them all.
+        # One core each, as `earsight.parallel` has it; the network's thread has them all.
         self._painters = ThreadPoolExecutor(
             torch.get_num_threads(), "picture", initializer=torch.set_num_threads, initargs=(1,)
         )

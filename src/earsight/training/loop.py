@@ -25,19 +25,12 @@ from torch import Tensor, nn
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, log_loss
 from earsight.features.augment import Draws, apply, draw
-from earsight.models.transfer import training_mode
+from earsight.models.stages import training_mode
 from earsight.recipe import Augment, Recipe, Training
+from earsight.training.batches import Feed, feed_of
 from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
-from earsight.training.cuda import make_recorder, step_kind
-from earsight.training.feeds import Feed, feed_of
-from earsight.training.machine import progress_seconds
-from earsight.training.optimization import (
-    class_weights,
-    learning_rate,
-    make_optimizer,
-    make_running_mean,
-    running_decay,
-)
+from earsight.training.device import make_recorder, progress_seconds, step_kind
+from earsight.training.optim import class_weights, learning_rate, make_optimizer, make_running_mean, running_decay
 from earsight.training.step import Step
 
 CHECKPOINT_SECONDS = 5.0

@@ -1,6 +1,13 @@
 """A data set made ready for trials: its recipe resolved, its pictures computed, its unreadable clips known.
 
 Comes in: a `Dataset` and a `Recipe`. Goes out: `Prepared`, what all trials on it share.
+
+Where the data of training steps lie: on disk, or on the device as pictures or as waves.
+
+Comes in: a recipe (``training.source``), a data set and a device. Goes out: the source that fits. ``auto`` takes the
+store on a CPU. On a GPU it takes what costs a step least and fits in `SHARE` of the GPU's memory: the store's pictures,
+which a step only copies; else the waves, which take less room and whose pictures each step computes anew; else the
+store. The share is of the memory that the GPU has, not of what is free: nothing else that runs there decides it.
 """
 
 from __future__ import annotations
@@ -9,6 +16,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +26,56 @@ from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError
 from earsight.features.augment import pitch_steps
+from earsight.features.device_cache import Resident, ResidentPictures, ResidentWaves
 from earsight.features.rows import Progress
-from earsight.features.store import FORMAT_VERSION, Store, open_store, store_key
-from earsight.features.waves import Waves, open_waves
-from earsight.recipe import Recipe
-from earsight.training.sources import wanted_source
+from earsight.features.store import FORMAT_VERSION, Store, open_store, store_bytes, store_key
+from earsight.features.waves import Waves, open_waves, waves_bytes
+from earsight.recipe import Features, Recipe
+from earsight.training.device import memory_bytes
+
+if TYPE_CHECKING:
+    from earsight.training.loop import Source
+
+SHARE = 0.1
+"""Of a GPU's memory, for the data of one process: room is left for the steps, and for several processes."""
+
+
+def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str:
+    """``store``, ``pictures`` or ``waves``, for a resolved recipe."""
+    if recipe.augment.backend != "picture":
+        return "store"
+    if recipe.training.source != "auto":
+        return recipe.training.source
+    room = SHARE * memory_bytes(device)
+    if store_bytes(dataset, recipe.features, pitch_steps(recipe.augment)) <= room:
+        return "pictures"
+    return "waves" if waves_bytes(dataset, recipe.features) <= room else "store"
+
+
+def source_of(prepared: Prepared, device: torch.device) -> Source:
+    """The source of a trial's pictures; what lies on a device is kept there for the process's next trial."""
+    dataset, recipe, store = prepared.dataset, prepared.recipe, prepared.store
+    if recipe.augment.backend == "waveform":
+        from earsight.features.augment_waveform import WaveformSource
+
+        return WaveformSource(dataset, recipe.features)
+    if isinstance(store, Waves):
+        return _on_device(store, device)
+    if wanted_source(dataset, recipe, device) == "pictures":
+        return _on_device(store, device)
+    return store
+
+
+_LAST: dict[tuple[Path, Features, tuple[int, ...], torch.device], Resident] = {}
+
+
+def _on_device(store: Store | Waves, device: torch.device) -> Resident:
+    key = (store.folder, store.features, store.semitones, device)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = ResidentWaves(store, device) if isinstance(store, Waves) else ResidentPictures(store, device)
+    return _LAST[key]
+
 
 HELD_OUT_SHARE = 0.2
 
@@ -80,7 +133,7 @@ def prepare(
     """Resolve a recipe for a data set and open (or build) what its training reads.
 
     That is the store of pictures. Where a ``device`` to train on is named, it is the cache of waves instead if
-    `earsight.training.sources.wanted_source` says so.
+    `earsight.training.preparation.wanted_source` says so.
 
     Raises
     ------

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from earsight.recipe import Training
 from earsight.training.checkpoint import State
-from earsight.training.machine import training_dtype
-from earsight.training.optimization import blend_running_mean
+from earsight.training.device import training_dtype
+from earsight.training.optim import blend_running_mean
 
 WARM_UP_STEPS = 3
 """Steps before a recording, in which libraries choose their kernels and take their workspaces; undone afterwards."""
@@ -27,7 +27,7 @@ Assemble = Callable[..., tuple[Tensor, Tensor]]
 
 
 class Recorder(Protocol):
-    """What makes a function replayable: CUDA graphs (`earsight.training.cuda`)."""
+    """What makes a function replayable: CUDA graphs (`earsight.training.device`)."""
 
     def warm_up(self, body: Callable[[], None], *, times: int) -> None:
         """Run the body some times where recording would run it; the random generators are left as they were."""

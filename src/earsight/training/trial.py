@@ -24,17 +24,14 @@ from torch import nn
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
-from earsight.features.resident import ResidentWaves
-from earsight.models.fast import use_fast_layers
-from earsight.models.transfer import starting_model
+from earsight.features.device_cache import ResidentWaves
+from earsight.models.fast.swap import use_fast_layers
+from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
-from earsight.training.cuda import memory_errors
-from earsight.training.known import known_sounds
+from earsight.training.artifacts import known_sounds, replace_text, tidy, write_history, write_inner, write_outcome
+from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Data, Fitted, fit, predict
-from earsight.training.machine import set_up
-from earsight.training.outcome import replace_text, tidy, write_history, write_inner, write_outcome
-from earsight.training.preparation import Prepared
-from earsight.training.sources import source_of
+from earsight.training.preparation import Prepared, source_of
 
 Step = Callable[[int, int, float], None]
 Epoch = Callable[[list[dict[str, Any]]], None]

@@ -1,0 +1,245 @@
+"""Which stages must be pretrained, which must be trained, and which are needed at all: lists of recipes.
+
+Comes in: a recipe and a kind of sweep. Goes out: a `Variant`, a recipe with its folder, for each stage; and, once their
+trials are done, accuracies along the depth with differences to the reference, paired over clips. The sweeps are the
+paper's: ``fusion`` (Fig. 2b), ``freeze`` (Fig. 2c) and ``cutoff``. Their reference is one and the same recipe, the one
+that changes nothing, so that sweeps that share a folder train it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from earsight.errors import RecipeError, RunError
+from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
+from earsight.evaluation.summary import Predictions, read_predictions
+from earsight.models.backbones import build_empty
+from earsight.models.stages import empty_model, freeze, stage_names
+from earsight.recipe import Recipe, Transfer
+from earsight.training.trial import Trial, is_done
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One of the paper's analyses.
+
+    Attributes
+    ----------
+    field : str
+        Of the recipe's ``transfer`` section.
+    neutral : str
+        The field's value that changes nothing: the reference.
+    lowest : str
+        Its value below the first stage, if it has one other than the reference; else "".
+    title, axis : str
+        What is done, and what the stages of the figure's axis say.
+    """
+
+    field: str
+    neutral: str
+    lowest: str
+    title: str
+    axis: str
+
+
+SWEEPS = {
+    "fusion": Sweep("fuse", "all", "none", "Weight fusion", "pretrained up to and with this stage, random above"),
+    "freeze": Sweep("freeze", "none", "", "Weight freeze", "frozen up to and with this stage, fine-tuned above"),
+    "cutoff": Sweep("cut", "none", "", "Model cutoff", "network ends after this stage"),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recipe of a sweep.
+
+    Attributes
+    ----------
+    stage : str
+        The value of the sweep's field.
+    folder : str
+        Of its run, below the sweep's folder.
+    recipe : Recipe
+    """
+
+    stage: str
+    folder: str
+    recipe: Recipe
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it changes nothing."""
+        return self.recipe.transfer.model_copy(update={"freeze_statistics": True}) == Transfer()
+
+
+def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Variant]:
+    """The recipes of a sweep along the depth, the reference among them.
+
+    Parameters
+    ----------
+    kind : str
+        ``fusion``, ``freeze`` or ``cutoff``.
+    recipe : Recipe
+        What they have in common; its ``transfer`` section must be the neutral one.
+    stages : str, optional
+        Which of them, as in ``none,block2``; default all that differ from the reference. The reference is always there.
+
+    Returns
+    -------
+    list of Variant
+        From input to output, as the figure shows them.
+
+    Raises
+    ------
+    RecipeError
+        If a stage is unknown, the recipe transfers in a way of its own, or it has no weights to fuse.
+    ModelError
+        If the backbone has one stage alone.
+    """
+    sweep = SWEEPS[kind]
+    if recipe.transfer.model_copy(update={"freeze_statistics": True}) != Transfer():
+        raise RecipeError("the recipe's transfer section fuses, freezes or cuts already; leave that to the analysis")
+    if kind == "fusion" and recipe.backbone.weights == "none":
+        raise RecipeError("backbone.weights is none, so there is nothing to fuse; give weights, such as imagenet")
+    names = stage_names(build_empty(recipe.backbone.name, classes=2))
+    known = [name for name in (sweep.lowest, *names) if name]
+    chosen = _chosen(stages, known, sweep) if stages is not None else _telling(sweep, known)
+    made = [
+        Variant(
+            name,
+            f"{sweep.field}-{name}",
+            recipe.model_copy(update={"transfer": recipe.transfer.model_copy(update={sweep.field: name})}),
+        )
+        for name in known
+        if name in chosen
+    ]
+    reference = Variant(sweep.neutral, REFERENCE, recipe)
+    # Nothing frozen is the shallow end of its sweep, all pretrained and nothing cut the deep end of theirs.
+    return [reference, *made] if sweep.field == "freeze" else [*made, reference]
+
+
+def _telling(sweep: Sweep, known: list[str]) -> list[str]:
+    """The stages worth a run: fused or cut at the last one, all but the final norm of some CNNs is the reference."""
+    if sweep.field == "freeze":
+        return known
+    # A network cut after its stem is a linear model of edges; whoever wants that can ask for it.
+    return [name for name in known[:-1] if sweep.field == "fuse" or name != "stem"]
+
+
+def _chosen(text: str, known: list[str], sweep: Sweep) -> list[str]:
+    names = [part.strip() for part in text.split(",")]
+    strange = next((name for name in names if name not in (*known, sweep.neutral)), None)
+    if strange is not None:
+        raise RecipeError(f"--stages {text}: '{strange}' is no stage of this sweep; choose from {', '.join(known)}")
+    return names
+
+
+def pending(found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> list[tuple[Variant, Trial]]:
+    """What is still to be trained."""
+    return [(item, trial) for item in found for trial in trials if not is_done(trial.folder(out / item.folder))]
+
+
+def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> dict[str, Any]:
+    """What the trials of a sweep say.
+
+    Parameters
+    ----------
+    kind : str
+    found : sequence of Variant
+        With the reference among them.
+    trials : sequence of Trial
+        The same for each variant; all DONE.
+    out : Path
+        The sweep's folder.
+
+    Returns
+    -------
+    dict
+        ``analysis``, ``backbone``, ``weights``, ``reference``, ``folds``, ``seeds``, ``protocol``, ``dataset`` and
+        ``points``: for each variant ``stage``, ``run``, ``accuracy`` (mean, ci95), ``difference`` to the reference
+        (mean, ci95, p_value; None for the reference itself), ``parameters``, ``trained`` (those of them with a
+        gradient), ``clips`` and ``seconds`` (mean over trials). Intervals are about the choice of clips.
+
+    Raises
+    ------
+    RunError
+        If a trial is not DONE, or one held out other clips than the reference did.
+    """
+    read = {item.folder: [_read(out / item.folder, trial) for trial in trials] for item in found}
+    means = {folder: _clip_means(items) for folder, items in read.items()}
+    reference = next(item for item in found if item.is_reference)
+    first = read[reference.folder][0]
+    points = []
+    for item in found:
+        here = means[item.folder]
+        if not np.array_equal(here.clips, means[reference.folder].clips):
+            raise RunError(
+                f"{out / item.folder}: held out other clips than {out / reference.folder}; name another --out"
+            )
+        interval = bootstrap_accuracy(here.correct, folds=here.folds)
+        difference = None
+        if not item.is_reference:
+            paired = paired_difference(here.correct, means[reference.folder].correct, folds=here.folds)
+            difference = {
+                "mean": paired.difference,
+                "ci95": [paired.low, paired.high],
+                "p_value": paired.p_value,
+            }
+        whole, trained = parameters(item.recipe, classes=len(first.classes))
+        points.append(
+            {
+                "stage": item.stage,
+                "run": item.folder,
+                "accuracy": {"mean": interval.mean, "ci95": [interval.low, interval.high]},
+                "difference": difference,
+                "parameters": whole,
+                "trained": trained,
+                "clips": len(here.clips),
+                "seconds": float(np.mean([trial.about["seconds"] for trial in read[item.folder]])),
+            }
+        )
+    recipe = reference.recipe
+    return {
+        "analysis": kind,
+        "backbone": recipe.backbone.name,
+        "weights": recipe.backbone.weights,
+        "epochs": recipe.training.epochs,
+        "reference": SWEEPS[kind].neutral,
+        "folds": sorted({trial.fold for trial in trials}),
+        "seeds": sorted({trial.seed for trial in trials}),
+        "protocol": first.about["protocol"],
+        "dataset": first.about["dataset"]["name"],
+        "classes": len(first.classes),
+        "points": points,
+    }
+
+
+def parameters(recipe: Recipe, *, classes: int) -> tuple[int, int]:
+    """How many parameters a recipe's network has, and how many of them training changes."""
+    model = empty_model(recipe, classes=classes)
+    if recipe.transfer.freeze != "none":
+        freeze(model, upto=recipe.transfer.freeze)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _read(run: Path, trial: Trial) -> Predictions:
+    folder = trial.folder(run)
+    if not is_done(folder):
+        raise RunError(f"{folder}: has not ended; give the same command again")
+    return read_predictions(folder / "predictions.npz")
+
+
+def _clip_means(items: Sequence[Predictions]) -> ClipMeans:
+    return average_seeds(
+        np.concatenate([item.correct for item in items]),
+        clips=np.concatenate([item.clips for item in items]),
+        folds=np.concatenate([np.full(len(item.labels), item.about["fold"]) for item in items]),
+    )

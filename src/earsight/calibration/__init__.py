@@ -1,0 +1,1 @@
+"""Calibrated confidence: temperature, conformal prediction sets, and out-of-distribution scores."""

@@ -1,0 +1,112 @@
+"""What a calibrated model says beside its probabilities: whether a sound is unknown, and which classes are plausible.
+
+Comes in: a model card, its network, and pictures. Goes out: `Answers`. The card's ``calibration`` holds, where
+`earsight calibrate` wrote them::
+
+    {"unknown": {"score", "threshold", "rate", "ci95"}, "sets": {"method", "threshold", "coverage", "ci95"}, ...}
+
+A model without them answers with probabilities alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.calibration.conformal import METHODS, plausible_classes
+from earsight.calibration.ood import doubt, energy
+from earsight.errors import ModelError
+from earsight.evaluation.metrics import softmax
+from earsight.models.card import ModelCard
+from earsight.models.ensemble import Ensemble
+from earsight.models.mahalanobis import Reference, references_of, seen_by
+
+_SCORES = ("distance", "energy", "doubt")
+
+
+class Answers(NamedTuple):
+    """What a model says of a batch of sounds.
+
+    ``probabilities`` (batch, classes) float32, at the calibrated temperature; ``unknown`` (batch,) bool, all False
+    where the model was not calibrated; ``novelty`` (batch,) float64 and ``plausible`` (batch, classes) bool, both None
+    there.
+    """
+
+    probabilities: NDArray[np.float32]
+    unknown: NDArray[np.bool_]
+    novelty: NDArray[np.float64] | None
+    plausible: NDArray[np.bool_] | None
+
+
+def answer(card: ModelCard, model: nn.Module, pictures: Tensor) -> Answers:
+    """The answers of a model to pictures (batch, 3, bands, frames), as its card calibrates them.
+
+    The card is one that `check_calibration` let pass.
+    """
+    unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
+    with torch.inference_mode():
+        far = None
+        if unknown and unknown["score"] == "distance":
+            said, far = _said_and_distance(card, model, pictures)
+        else:
+            said = model(pictures)
+        logits = said.float().cpu().numpy().astype(np.float64)
+    shares = softmax(logits / card.temperature)
+    strange, novelty, inside = np.zeros(len(logits), dtype=bool), None, None
+    if unknown:
+        novelty = far if far is not None else energy(logits)
+        if unknown["score"] == "doubt":
+            novelty = doubt(logits / card.temperature)
+        strange = np.asarray(novelty > unknown["threshold"])
+    if sets:
+        inside = plausible_classes(shares, threshold=sets["threshold"], method=sets["method"])
+    return Answers(shares.astype(np.float32), strange, novelty, inside)
+
+
+def check_calibration(card: ModelCard, model: nn.Module) -> None:
+    """Refuse a card whose calibration cannot be carried out with this network.
+
+    Raises
+    ------
+    ModelError
+    """
+    unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
+    if unknown is not None:
+        _check(unknown, "unknown", {"score": _SCORES})
+        if unknown["score"] == "distance" and None in references_of(model):
+            raise ModelError("calibration: asks for distances, and the model file has none; calibrate it again")
+        if unknown["score"] == "energy" and card.members:
+            raise ModelError("calibration: asks for energies, which an ensemble has not; calibrate it again")
+    if sets is not None:
+        _check(sets, "sets", {"method": METHODS})
+
+
+def _check(part: Any, name: str, choices: dict[str, tuple[str, ...]]) -> None:
+    try:
+        fits = all(part[key] in known for key, known in choices.items()) and math.isfinite(part["threshold"])
+    except (TypeError, KeyError) as error:
+        raise ModelError(f"calibration.{name}: cannot be read; calibrate the model again") from error
+    if not fits:
+        raise ModelError(f"calibration.{name}: found {part}; calibrate the model again")
+
+
+def _said_and_distance(card: ModelCard, model: nn.Module, pictures: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
+    """Logits, and how far each sound is from the training clips: of an ensemble, its members' mean by their shares."""
+    if not isinstance(model, Ensemble):
+        said, features = seen_by(model, pictures)
+        return said, _references(model)[0].distance(features)
+    logits, far = [], np.zeros(len(pictures))
+    for place, (network, reference) in enumerate(zip(model.networks, _references(model), strict=True)):
+        said, features = seen_by(network, model.normalised(pictures, place))
+        logits.append(said)
+        far += card.weights[place] * reference.distance(features)
+    return model.combined(logits), far
+
+
+def _references(model: nn.Module) -> list[Reference]:
+    return [reference for reference in references_of(model) if reference is not None]

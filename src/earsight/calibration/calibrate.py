@@ -1,0 +1,153 @@
+"""Calibrated model files: every file of a run gets a temperature, a threshold of *unknown*, and one of its sets.
+
+Comes in: a run folder, of trials or of an ensemble. Goes out: the same model files with their cards' ``calibration``
+filled in, and ``calibration.json``. A fold's model is calibrated by what the other folds' models said of their held-out
+clips, so that its own held-out clips still test it; the file at the top of the run, which is for new sounds, by all.
+Where one fold alone was held out, its clips calibrate, and every figure says that they did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from earsight.calibration.fit import (
+    Calibration,
+    Told,
+    Wanted,
+    by_seed,
+    figures,
+    fit_calibration,
+    others_of,
+    score_of,
+    tell,
+)
+from earsight.errors import DataError
+from earsight.evaluation.summary import Predictions, read_run
+from earsight.models.mahalanobis import references_of
+from earsight.models.modelfile import load, load_card, save
+from earsight.training.artifacts import replace_text
+
+REPORT = "calibration.json"
+
+
+def calibrate_run(
+    run: Path, wanted: Wanted, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Any]:
+    """Calibrate the model files of a run; files that are so calibrated already are left alone.
+
+    Parameters
+    ----------
+    run : Path
+    wanted : Wanted
+    progress : callable, optional
+        Called with (files done, files in all).
+
+    Returns
+    -------
+    dict
+        What ``calibration.json`` holds: ``figures`` (see `earsight.calibration.fit.figures`), ``optimistic``
+        (whether the clips that were measured also calibrated, or chose the epoch), ``score``, ``models`` (path, fold,
+        seed, temperature, unknown, sets, clips, folds) and ``notes``.
+
+    Raises
+    ------
+    RunError
+        If the folder holds no finished trial.
+    DataError
+        If the score cannot be had.
+    ModelError
+        If a model file is damaged or cannot be written.
+    """
+    trials = read_run(run)
+    fitted = [(trial, fit_calibration(others_of(trial, trials), wanted)) for trial in trials]
+    jobs = [(_file(run, trial), trial, calibration) for trial, calibration in fitted]
+    top = run / "model.safetensors"
+    if top.is_file():
+        same = _seed_of(top, trials)
+        jobs.append((top, same[0], fit_calibration(same, wanted)))
+    models = []
+    for done, (path, trial, calibration) in enumerate(jobs, start=1):
+        own = path == top or trial.about["fold"] in calibration.folds
+        _write(path, trial, calibration, own=own)
+        where = {"path": path.relative_to(run).as_posix(), "fold": None if path == top else trial.about["fold"]}
+        models.append(
+            {**where, "seed": trial.about["seed"], "temperature": calibration.temperature}
+            | calibration.for_card(own=own)
+        )
+        progress(done, len(jobs))
+    told = [tell(trial, calibration) for trial, calibration in fitted]
+    alone = any(trial.about["fold"] in calibration.folds for trial, calibration in fitted)
+    chosen = any(trial.about["protocol"] == "test" for trial in trials)
+    result = {
+        "score": score_of(trials, wanted.score),
+        "wanted": asdict(wanted),
+        "figures": figures(told, trials, wanted=wanted),
+        "optimistic": alone or chosen,
+        "models": models,
+        "notes": _notes(fitted, wanted, alone=alone, chosen=chosen),
+    }
+    replace_text(run / REPORT, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def wanted_before(run: Path) -> Wanted:
+    """What the run was last calibrated for; the defaults where it was not, or the file does not say."""
+    try:
+        asked = json.loads((run / REPORT).read_text(encoding="utf-8"))["wanted"]
+        return Wanted(**asked)
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return Wanted()
+
+
+def told_of(run: Path, wanted: Wanted) -> tuple[list[Told], list[Predictions]]:
+    """What each fold's model, calibrated as `calibrate_run` does, says of its held-out clips; for figures."""
+    trials = read_run(run)
+    return [tell(trial, fit_calibration(others_of(trial, trials), wanted)) for trial in trials], trials
+
+
+def _file(run: Path, trial: Predictions) -> Path:
+    return run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "model.safetensors"
+
+
+def _seed_of(top: Path, trials: Sequence[Predictions]) -> list[Predictions]:
+    """The trials of the published model's seed; an ensemble's folder has one seed."""
+    seeds = by_seed(trials)
+    return seeds.get(int(load_card(top).trained_on.get("seed") or 0), next(iter(seeds.values())))
+
+
+def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: bool) -> None:
+    """Replace a model file by the same with this calibration.
+
+    A soup's, or an only member's, predictions in an ensemble's folder are probabilities at a temperature of its own,
+    which ``about`` tells: the fitted one is on top of it.
+    """
+    card = load_card(path)
+    before = 1.0 if card.members else float(trial.about.get("temperature", 1.0))
+    temperature = before * calibration.temperature
+    wanted = replace(card, temperature=temperature, calibration=calibration.for_card(own=own))
+    if wanted != card:
+        _, network = load(path)
+        save(path, state=network.state_dict(), card=wanted, references=references_of(network))
+
+
+def _notes(
+    fitted: Sequence[tuple[Predictions, Calibration]], wanted: Wanted, *, alone: bool, chosen: bool
+) -> list[str]:
+    notes = []
+    if alone:
+        notes.append(
+            "One fold was held out, and its clips calibrated: the figures after are optimistic. "
+            "`earsight crossval` gives honest ones."
+        )
+    if chosen:
+        notes.append("The held-out clips chose the epoch (protocol test): all figures are optimistic.")
+    fewest = min(calibration.clips for _, calibration in fitted)
+    if any(calibration.unknown is None for _, calibration in fitted):
+        notes.append(f"{fewest} clips are too few for {100 * wanted.false_alarms:g} % false alarms: no unknown.")
+    if any(calibration.sets is None for _, calibration in fitted):
+        notes.append(f"{fewest} clips are too few for a coverage of {100 * wanted.coverage:g} %: no sets.")
+    return notes

@@ -1,0 +1,189 @@
+"""Whether probabilities mean what they say, and the one number that mends them.
+
+Comes in: logits or probabilities (clips, classes) float, and labels (clips,) int. Goes out: a temperature (no unit), an
+expected calibration error between 0 and 1, or the arrays of a reliability curve. Fit the temperature on clips that did
+not choose the weights, and measure the error on others still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import DataError
+from earsight.evaluation.metrics import checked_logits, softmax
+from earsight.evaluation.summary import Predictions
+
+COLDEST, HOTTEST = 0.01, 100.0  # a temperature outside says that the logits are broken, not how to mend them
+
+
+class Reliability(NamedTuple):
+    """A reliability curve: edges (bins + 1,), the others (bins,); empty bins have nan confidence and accuracy."""
+
+    edges: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    clips: NDArray[np.int64]
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Find the T for which ``softmax(logits / T)`` gives the labels the highest likelihood.
+
+    The negative log likelihood is convex in 1/T; Newton's method finds its minimum, kept inside a shrinking bracket. If
+    every clip is classified right, likelihood grows without end as T falls to 0 and the clips do not say what T should
+    be; the answer is then 1, which changes nothing. So it is if all logits of each clip are equal.
+
+    Parameters
+    ----------
+    logits : np.ndarray of float, shape (clips, classes)
+        Unnormalised log probabilities of held-out clips.
+    labels : np.ndarray of int, shape (clips,)
+        True class numbers.
+
+    Returns
+    -------
+    float
+        From 0.01 to 100. Above 1: the classifier was too sure.
+
+    Raises
+    ------
+    DataError
+        If the arrays do not fit each other or a logit is not finite.
+
+    References
+    ----------
+    C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+    """
+    scores, labels = checked_logits(logits, labels)
+    own = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
+    # The likelihood has no maximum at a finite 1/T where no class ever scores above the label.
+    if np.all(own == scores.max(axis=1)):
+        return 1.0
+    low, high = 1 / HOTTEST, 1 / COLDEST
+    if _slope(scores, own, low)[0] >= 0:
+        return HOTTEST
+    if _slope(scores, own, high)[0] <= 0:
+        return COLDEST
+    inverse = 1.0
+    for _ in range(200):
+        slope, curvature = _slope(scores, own, inverse)
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        step = inverse - slope / curvature if curvature > 0 else low
+        # A step that leaves the bracket, as on the flat far side of the curve, is replaced by a bisection.
+        following = step if low < step < high else (low * high) ** 0.5
+        if abs(following - inverse) <= 1e-12 * inverse:
+            break
+        inverse = following
+    return float(1 / inverse)
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Reliability:
+    """How often the predicted class is right, by the probability it was given.
+
+    Bins have equal width and include their upper edge.
+
+    Parameters
+    ----------
+    probabilities : np.ndarray of float, shape (clips, classes)
+        Rows that sum to 1.
+    labels : np.ndarray of int, shape (clips,)
+        True class numbers.
+    bins : int
+        At least 1.
+
+    Returns
+    -------
+    Reliability
+        Bin edges, mean probability of the predicted class, accuracy, and number of clips of each bin.
+
+    Raises
+    ------
+    DataError
+        If the arrays do not fit each other, the rows are not probabilities, or `bins` is below 1.
+    """
+    if bins < 1:
+        raise DataError(f"bins is {bins}, expected 1 or more")
+    shares, labels = checked_logits(probabilities, labels)
+    if shares.min() < -1e-6 or np.abs(shares.sum(axis=1) - 1).max() > 1e-3:
+        raise DataError("rows do not sum to 1, expected probabilities: apply softmax to logits first")
+    top = np.clip(shares.max(axis=1), 0, 1)
+    right = shares.argmax(axis=1) == labels
+    edges = np.linspace(0, 1, bins + 1)
+    place = np.clip(np.searchsorted(edges, top, side="left") - 1, 0, bins - 1)
+    clips = np.bincount(place, minlength=bins).astype(np.int64)
+    divisor = np.where(clips > 0, clips, np.nan)
+    return Reliability(
+        edges=edges,
+        confidence=np.bincount(place, weights=top, minlength=bins) / divisor,
+        accuracy=np.bincount(place, weights=right, minlength=bins) / divisor,
+        clips=clips,
+    )
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
+    """Mean over clips of their bin's distance between confidence and accuracy; arguments as in `reliability`.
+
+    Returns
+    -------
+    float
+        Between 0 (probabilities mean what they say) and 1.
+
+    References
+    ----------
+    M. Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; C. Guo et al. 2017.
+    """
+    curve = reliability(probabilities, labels, bins=bins)
+    filled = curve.clips > 0
+    gaps = np.abs(curve.confidence[filled] - curve.accuracy[filled])
+    return float(np.sum(gaps * curve.clips[filled]) / curve.clips.sum())
+
+
+def _slope(scores: NDArray[np.float64], own: NDArray[np.float64], inverse: float) -> tuple[float, float]:
+    """First and second derivative of the mean negative log likelihood by 1/T."""
+    shares = softmax(scores * inverse)
+    mean = (shares * scores).sum(axis=1)
+    spread = (shares * (scores - mean[:, None]) ** 2).sum(axis=1)
+    return float((mean - own).mean()), float(spread.mean())
+
+
+class Confidence(NamedTuple):
+    """Probabilities (answers, classes) of all trials together, and the labels (answers,).
+
+    ``cooled`` holds the probabilities at the temperature that the other folds ask for, one in ``temperatures`` for each
+    fold; it is None where there is one fold only.
+    """
+
+    labels: NDArray[np.int64]
+    raw: NDArray[np.float64]
+    cooled: NDArray[np.float64] | None
+    temperatures: dict[int, float]
+
+
+def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
+    """Probabilities as they are and after temperature scaling, no fold's temperature having been fitted on its clips.
+
+    Raises
+    ------
+    DataError
+        If logits are not finite.
+    """
+    for one in trials:
+        if not np.isfinite(one.logits).all():
+            raise DataError(f"fold {one.about['fold']}: has logits that are not finite; train with a lower rate")
+    folds = sorted({int(one.about["fold"]) for one in trials})
+    temperatures: dict[int, float] = {}
+    for fold in folds if len(folds) > 1 else ():
+        others = [one for one in trials if one.about["fold"] != fold]
+        temperatures[fold] = fit_temperature(
+            np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
+        )
+    cooled = [softmax(one.logits / temperatures[one.about["fold"]]) for one in trials] if temperatures else None
+    return Confidence(
+        labels=np.concatenate([one.labels for one in trials]),
+        raw=np.concatenate([softmax(one.logits) for one in trials]),
+        cooled=None if cooled is None else np.concatenate(cooled),
+        temperatures=temperatures,
+    )

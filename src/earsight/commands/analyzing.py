@@ -1,0 +1,249 @@
+"""Verbs that look into trained networks: analyze similarity, fusion, freeze and cutoff."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from earsight.commands.options import (
+    Cache,
+    Cpus,
+    Data,
+    Device,
+    Gpus,
+    Json,
+    Layout,
+    On,
+    RecipeName,
+    Set,
+    SkipBad,
+    Splits,
+    Subset,
+    Threads,
+)
+from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_pictures
+from earsight.console import bar, out, print_json, say, verb
+
+if TYPE_CHECKING:
+    import torch
+
+    from earsight.analysis.sweeps import Variant
+    from earsight.execution.ray_cluster import Cluster
+    from earsight.training.preparation import Prepared
+    from earsight.training.trial import Trial
+
+
+@verb
+def similarity(
+    run: Annotated[Path, typer.Argument(help="A run folder, as of crossval.")],
+    other: Annotated[Path | None, typer.Argument(help="A second one, such as from random weights.")] = None,
+    pooled: Annotated[bool, typer.Option("--pooled", help="Average each clip over its positions first.")] = False,
+    data: Annotated[Path | None, typer.Option(help="The data set, if it has been moved since.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
+    """Compare each stage's outputs before and after fine-tuning, on held-out clips: SVCCA and CKA."""
+    from earsight.analysis.similarity import run_similarity, similarity_result
+    from earsight.reports.analysis_figures import similarity_figure, similarity_notes, similarity_rows
+
+    on = computer(device, threads)
+    found = []
+    for folder in (run, *((other,) if other else ())):
+        with bar(f"listening, {folder.name}") as shown:
+            found.append(run_similarity(folder, data=data, pooled=pooled, device=on, progress=shown))
+    result = similarity_result(found, pooled=pooled)
+    name = "similarity-pooled" if pooled else "similarity"
+    _publish(
+        result,
+        similarity_rows(result),
+        folder=run / "analysis",
+        name=name,
+        draw=lambda path: similarity_figure(result, path=path),
+        notes=similarity_notes(result),
+        as_json=json_output,
+    )
+
+
+def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
+    """One verb of the three that train a list of recipes."""
+
+    def sweep(
+        data: Data,
+        folder: Annotated[Path, typer.Option("--out", help="Folder of the runs; the three analyses may share it.")],
+        stages: Annotated[str | None, typer.Option(help="Which stages, as in block2,block3; default all.")] = None,
+        folds: Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")] = None,
+        seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
+        recipe: RecipeName = "default",
+        assignments: Set = None,
+        layout: Layout = "auto",
+        subset: Subset = None,
+        splits: Splits = 5,
+        skip_bad: SkipBad = False,
+        cache: Cache = None,
+        device: Device = "auto",
+        threads: Threads = None,
+        on: On = "local",
+        cpus: Cpus = None,
+        gpus: Gpus = None,
+        json_output: Json = False,
+    ) -> None:
+        from earsight.analysis.sweeps import SWEEPS, sweep_result, variants
+        from earsight.execution.schedule import check_start, chosen_folds
+        from earsight.reports.analysis_figures import transfer_figure, transfer_notes, transfer_rows
+        from earsight.training.trial import Trial
+
+        dataset = open_data(data, layout=layout, subset=subset, splits=splits)
+        numbers = chosen_folds(folds, dataset.fold_numbers)
+        trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
+        found = variants(kind, load_recipe_for(dataset, recipe, assignments), stages=stages)
+        for item in found:
+            check_start(dataset, item.recipe, trials, run=folder / item.folder)
+        with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as where:
+            computes = computer("cpu" if where else device, threads)
+            ready = prepare_pictures(dataset, found[0].recipe, cache=cache, skip_bad=skip_bad)
+            run_sweep(ready, found, trials, folder=folder, device=computes, cluster=where)
+        result = sweep_result(kind, found, trials, out=folder)
+        about = SWEEPS[kind]
+        _publish(
+            result,
+            transfer_rows(result),
+            folder=folder / "analysis",
+            name=kind,
+            draw=lambda path: transfer_figure(result, path=path, title=about.title, axis_label=about.axis),
+            notes=transfer_notes(result),
+            as_json=json_output,
+        )
+
+    sweep.__name__, sweep.__doc__ = kind, description
+    return verb(sweep)
+
+
+fusion = _sweep_verb("fusion", "Give only the stages up to each one the pretrained weights, and fine-tune all.")
+freeze = _sweep_verb("freeze", "Freeze the stages up to each one, and fine-tune the rest.")
+cutoff = _sweep_verb("cutoff", "Cut the network after each stage, and fine-tune what is left under a new head.")
+
+
+def run_sweep(
+    ready: Prepared,
+    found: list[Variant],
+    trials: list[Trial],
+    *,
+    folder: Path,
+    device: torch.device,
+    cluster: Cluster | None = None,
+) -> None:
+    """Tell what a sweep costs, and train what of it is not DONE; on a cluster all recipes side by side."""
+    from earsight.analysis.sweeps import pending
+    from earsight.evaluation.summary import write_summary
+    from earsight.execution.schedule import Group, run_groups, run_trials
+    from earsight.training.device import describe_machine
+    from earsight.training.trial import check_run
+
+    for item in found:
+        check_run(ready.dataset, item.recipe, folder / item.folder, pictures=ready.identity)
+    todo = pending(found, trials, out=folder)
+    if cluster:
+        say(f"{len(found)} recipes x {len(trials)} trials, {len(found) * len(trials) - len(todo)} done")
+        groups = [
+            Group(replace(ready, recipe=item.recipe), trials, folder / item.folder, item.folder) for item in found
+        ]
+        with bar("training") as shown:
+            run_groups(cluster, groups, progress=shown, say=say)
+        for item in found:
+            write_summary(folder / item.folder, machine=describe_machine(device) | cluster.machine)
+        return
+    say(_cost(ready, found, trials, todo, device=device))
+    done = 0
+    with bar("training") as shown:
+        for item in found:
+            mine = [trial for variant, trial in todo if variant is item]
+
+            counted = partial(_over_all, shown, name=item.folder, mine=len(mine), before=done, every=len(todo))
+
+            if mine:
+                say(f"{item.folder}:")
+                run_trials(
+                    replace(ready, recipe=item.recipe),
+                    mine,
+                    run=folder / item.folder,
+                    device=device,
+                    progress=counted,
+                    say=lambda text: say(f"  {text}"),
+                )
+            done += len(mine)
+            write_summary(folder / item.folder, machine=describe_machine(device))
+
+
+def _over_all(
+    shown: Callable[[int, int, str], None],
+    steps: int,
+    total: int,
+    note: str,
+    *,
+    name: str,
+    mine: int,
+    before: int,
+    every: int,
+) -> None:
+    """Show the steps of one recipe's trials as a part of those of all trials."""
+    a_trial = total // mine
+    shown(before * a_trial + steps, every * a_trial, f"{name}, {note}")
+
+
+def _cost(
+    ready: Prepared,
+    found: list[Variant],
+    trials: list[Trial],
+    todo: list[tuple[Variant, Trial]],
+    *,
+    device: torch.device,
+) -> str:
+    """How many trials there are to train, and about how long they take here."""
+    from earsight.execution.timing import seconds_per_trial
+
+    every = len(found) * len(trials)
+    epochs = ready.recipe.training.epochs
+    text = f"{len(found)} recipes x {len(trials)} trials of {epochs} epochs: {every} trials, {every - len(todo)} done"
+    if not todo:
+        return text
+    longest = max(todo, key=lambda pair: pair[0].is_reference)
+    seconds = seconds_per_trial(replace(ready, recipe=longest[0].recipe), longest[1], device=device)
+    minutes = seconds * len(todo) / 60
+    return f"{text}; about {minutes:.0f} min for the rest" if minutes >= 1 else f"{text}; about a minute for the rest"
+
+
+def _publish(
+    result: dict[str, Any],
+    rows: list[dict[str, object]],
+    *,
+    folder: Path,
+    name: str,
+    draw: Callable[[Path], None],
+    notes: list[str],
+    as_json: bool,
+) -> None:
+    """Write the figure, the table and the numbers behind them, and print them."""
+    from earsight.reports.analysis_figures import write_text
+    from earsight.reports.tables import csv_text, markdown
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = markdown(rows)
+    write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    write_text(folder / f"{name}.csv", csv_text(rows))
+    write_text(folder / f"{name}.md", table + "\n" + "".join(f"{note}\n" for note in notes))
+    for suffix in (".png", ".svg"):
+        draw(folder / f"{name}{suffix}")
+    if as_json:
+        print_json(result)
+    else:
+        out.print(table, markup=False, end="")
+        for note in notes:
+            out.print(note, markup=False)
+    say(f"figure: {folder / name}.png (and .svg); numbers: .json, .csv, .md beside it")

@@ -1,0 +1,223 @@
+"""Verbs about finished runs: ensemble and compare.
+
+The verb that gives model files an honest confidence: calibrate.
+The verb that writes a page about finished runs: report.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from earsight.commands.options import (
+    Cache,
+    Cpus,
+    Device,
+    Gpus,
+    Jobs,
+    Json,
+    Layout,
+    On,
+    SkipBad,
+    Splits,
+    Subset,
+    Threads,
+)
+from earsight.commands.steps import calibrate_members, cluster, computer, more_members, open_data, prepare_pictures
+from earsight.console import bar, out, print_json, say, verb
+from earsight.errors import EarsightError
+
+if TYPE_CHECKING:
+    from earsight.calibration.fit import Wanted
+
+
+@verb
+def calibrate(
+    folder: Annotated[Path, typer.Argument(help="A run folder, of crossval, train or ensemble.")],
+    score: Annotated[
+        Literal["auto", "distance", "energy", "doubt"],
+        typer.Option(help="What tells unknown sounds; auto takes the first of these that the run has."),
+    ] = "auto",
+    false_alarms: Annotated[
+        float, typer.Option("--false-alarms", help="Share of known sounds that may be called unknown.")
+    ] = 0.05,
+    coverage: Annotated[float, typer.Option(help="How often the set of plausible classes is to hold the true one.")] = (
+        0.95
+    ),
+    sets: Annotated[
+        Literal["lac", "aps"], typer.Option(help="lac: the smallest sets; aps: larger ones for harder sounds.")
+    ] = "lac",
+    figure: Annotated[
+        Path | None, typer.Option(help="Where the reliability diagram goes; default RUN/calibration.png.")
+    ] = None,
+    json_output: Json = False,
+) -> None:
+    """Make a run's model files say what they do not know.
+
+    From what each fold's model said of its held-out clips come a temperature for the probabilities, a threshold above
+    which a sound is unknown, and one for the set of plausible classes. A fold's model gets those of the other folds,
+    the model at the top of the run those of all. crossval, train and ensemble do so by themselves, with the defaults.
+    """
+    from earsight.calibration.calibrate import calibrate_run
+    from earsight.calibration.fit import Wanted
+    from earsight.reports.calibration_report import print_calibration
+
+    wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets)
+    with bar("model files") as shown:
+        result = calibrate_run(folder, wanted, progress=shown)
+    result |= {"figure": str(_draw(folder, wanted, figure or folder / "calibration.png"))}
+    if json_output:
+        print_json(result)
+    else:
+        print_calibration(result, console=out)
+        out.print(f"figure: {result['figure']}", markup=False)
+
+
+def _draw(folder: Path, wanted: Wanted, path: Path) -> Path:
+    """Write the reliability diagram of all seeds' held-out clips."""
+    import numpy as np
+
+    from earsight.calibration.calibrate import told_of
+    from earsight.reports.calibration_report import calibration_figure
+
+    told, trials = told_of(folder, wanted)
+    panels = {name: np.concatenate([getattr(one, name) for one in told]) for name in ("before", "after")}
+    calibration_figure(panels, np.concatenate([trial.labels for trial in trials]), path=path)
+    return path
+
+
+@verb
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The data set, if it has been moved: players and pictures need its sounds.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="The page; default report.html in the first run's folder.")
+    ] = None,
+    mistakes: Annotated[int, typer.Option(min=0, help="At most so many of each run's worst mistakes.")] = 12,
+) -> None:
+    """Write one HTML file about runs: accuracy, classes, mistakes to hear, confidence, and how to get them again.
+
+    It holds all it shows, loads nothing from elsewhere, and stays below 7 MB, so that it can be mailed. Of several runs
+    it says which differences are more than noise.
+    """
+    from earsight.reports.html import write_page
+    from earsight.reports.report import make_report
+
+    target = file or runs[0] / "report.html"
+    with bar("report") as shown:
+        made = make_report(runs, data=data, mistakes=mistakes, progress=shown)
+    write_page(made.text, target)
+    for note in made.notes:
+        say(note)
+    out.print(f"{target}  {len(made.text.encode()) / 1e6:.2f} MB", markup=False)
+
+
+@verb
+def ensemble(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; every seed in them is a member.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where the ensemble goes; default RUN/ensemble of the first run.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option(help="Only this fold's members; default all folds.")] = None,
+    method: Annotated[
+        Literal["average", "greedy", "soup", "greedy-soup"], typer.Option(help="Which of them the model files hold.")
+    ] = "average",
+    data: Annotated[Path | None, typer.Option(help="The runs' data set: for soups, and to train members.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="First train what the runs lack of this many seeds; needs --data.")
+    ] = None,
+    layout: Layout = "auto",
+    subset: Subset = None,
+    splits: Splits = 5,
+    skip_bad: SkipBad = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    jobs: Jobs = 1,
+    on: On = "local",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    json_output: Json = False,
+) -> None:
+    """Average the members of runs, tell whether that is worth it, and write one model file.
+
+    Members are the seeds of the runs. The table has the single network (mean and deviation over the members), the
+    average of their probabilities, a greedy choice of members made on the other folds, and with --data the average of
+    their weights; each with its interval, its gain and its time for a clip.
+    """
+    from earsight.ensembles.build import make_ensemble
+    from earsight.ensembles.model import check_place
+    from earsight.reports.comparisons import print_ensemble
+    from earsight.training.device import describe_machine
+
+    target = folder or runs[0] / "ensemble"
+    check_place(target)
+    dataset = open_data(data, layout=layout, subset=subset, splits=splits) if data else None
+    if seeds is None and (on != "local" or jobs > 1):
+        raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
+    if seeds is not None:
+        if dataset is None:
+            raise EarsightError(f"--seeds {seeds}: members are trained on the runs' data set; name it with --data")
+        with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
+            trains = computer("cpu" if where else device, threads, jobs)
+            for run in runs:
+                more_members(
+                    *(run, dataset, trains),
+                    fold=fold,
+                    seeds=seeds,
+                    cache=cache,
+                    skip_bad=skip_bad,
+                    jobs=jobs,
+                    cluster=where,
+                )
+    computes = computer(device, threads)
+    with bar("soups") as shown:
+        result = make_ensemble(
+            runs,
+            out=target,
+            fold=fold,
+            method=method,
+            dataset=dataset,
+            prepare=lambda found, recipe: prepare_pictures(found, recipe, cache=cache, skip_bad=skip_bad),
+            device=computes,
+            machine=describe_machine(computes),
+            progress=shown,
+        )
+    calibrate_members(target)
+    if json_output:
+        print_json(result)
+    else:
+        print_ensemble(result, console=out)
+
+
+@verb
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two run folders; with --protocols one.")],
+    protocols: Annotated[
+        bool, typer.Option("--protocols", help="What last, inner and test claim of one run with training.watch=true.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Tell whether two runs differ by more than noise, paired over clips, folds and seeds."""
+    from earsight.evaluation.comparison import compare_runs
+    from earsight.evaluation.protocols import compare_protocols
+    from earsight.evaluation.summary import read_run
+    from earsight.reports.comparisons import print_comparison, print_protocols
+
+    if len(runs) != (1 if protocols else 2):
+        wanted = "--protocols takes one run folder" if protocols else "compare takes two run folders"
+        raise EarsightError(f"{wanted}, found {len(runs)}; see `earsight compare --help`")
+    if protocols:
+        result = compare_protocols(runs[0])
+        shown = print_protocols
+    else:
+        result = compare_runs(read_run(runs[0]), read_run(runs[1]), names=(str(runs[0]), str(runs[1])))
+        shown = print_comparison
+    if json_output:
+        print_json(result)
+    else:
+        shown(result, console=out)

@@ -1,0 +1,217 @@
+"""The verb that searches for a better recipe: tune."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from earsight.commands.options import (
+    Cache,
+    Cpus,
+    Data,
+    Device,
+    Gpus,
+    Json,
+    Layout,
+    On,
+    Set,
+    SkipBad,
+    Splits,
+    Subset,
+    Threads,
+)
+from earsight.commands.steps import cluster, computer, open_data, prepare_pictures
+from earsight.console import bar, out, print_json, say, verb
+
+if TYPE_CHECKING:
+    import torch
+
+    from earsight.data.datasets import Dataset
+    from earsight.training.trial import Trial
+    from earsight.tuning.search import Candidate
+    from earsight.tuning.space import Point
+
+
+@verb
+def tune(
+    recipe: Annotated[str, typer.Argument(help="What to start from: a name in the package, or a .yaml file.")],
+    data: Data,
+    folder: Annotated[Path, typer.Option("--out", help="Folder of the search; one that was stopped goes on in it.")] = (
+        Path("search")
+    ),
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", help="A field and its values, as in training.learning_rate=1e-3,1e-4; repeatable."),
+    ] = None,
+    random: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--random",
+            help="A field to draw, as in 'training.learning_rate=loguniform(1e-5,1e-2)'; also uniform(low,high), "
+            "integer(low,high), choice(value,value); repeatable.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Draws of the --random fields.")] = 10,
+    draw_seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
+    asha: Annotated[
+        bool,
+        typer.Option("--asha", help="Stop what is behind after 1/9 and 1/3 of the epochs: two thirds each time."),
+    ] = False,
+    metric: Annotated[
+        Literal["accuracy", "log_loss"], typer.Option(help="What decides, on the inner clips.")
+    ] = "accuracy",
+    folds: Annotated[
+        str | None,
+        typer.Option(help="Held-out folds whose training folds are split for it, as in 1,2; default the first alone."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
+    assignments: Set = None,
+    layout: Layout = "auto",
+    subset: Subset = None,
+    splits: Splits = 5,
+    skip_bad: SkipBad = False,
+    cache: Cache = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    on: On = "ray",
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    json_output: Json = False,
+) -> None:
+    """Search for a better recipe by inner validation, with Ray Tune; the held-out folds are never looked at.
+
+    Each point is trained on a part of the training folds and judged on the rest (training.inner_fraction). The best is
+    written as best.yaml. --on local does without Ray and runs one point after the other.
+    """
+    from earsight.execution.schedule import chosen_folds
+    from earsight.recipe import load_recipe
+    from earsight.training.device import describe_machine
+    from earsight.training.trial import Trial
+    from earsight.tuning.search import check_search, search
+    from earsight.tuning.space import make_points
+
+    base = load_recipe(recipe, overrides=assignments or ())
+    points = make_points(base, grid=grid or (), random=random or (), samples=samples, seed=draw_seed)
+    check_search(asha=asha, on=on)
+    dataset = open_data(data, layout=layout, subset=subset, splits=splits)
+    numbers = chosen_folds(folds, dataset.fold_numbers) if folds else [dataset.fold_numbers[0]]
+    trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
+    say(f"{len(points)} points x {len(trials)} trials of {base.training.epochs} epochs")
+    with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as where:
+        computes = computer("cpu" if where else device, threads)
+        candidates = _candidates(points, dataset, trials, folder, cache=cache, skip_bad=skip_bad, device=computes)
+        with bar("search") as shown:
+            search(
+                candidates,
+                out=folder,
+                device=computes,
+                cluster=where,
+                asha=asha,
+                metric=metric,
+                progress=shown,
+                say=say,
+            )
+        machine = describe_machine(computes) | (where.machine if where else {})
+    _publish(candidates, dataset, trials, folder, metric=metric, data=data, machine=machine, as_json=json_output)
+
+
+def _candidates(
+    points: list[Point],
+    dataset: Dataset,
+    trials: list[Trial],
+    folder: Path,
+    *,
+    cache: Path | None,
+    skip_bad: bool,
+    device: torch.device,
+) -> list[Candidate]:
+    """Each point with its pictures, which most of them share; whatever would stop one is found before any starts."""
+    from earsight.execution.schedule import check_start
+    from earsight.features.augment import pitch_steps
+    from earsight.training.preparation import Prepared, resolved
+    from earsight.tuning.search import candidate
+
+    recipes = [resolved(dataset, point.recipe) for point in points]
+    for recipe in recipes:
+        check_start(dataset, recipe, trials, run=folder / "points" / recipe.digest)
+    ready: dict[Any, Prepared] = {}
+    out = []
+    for point, recipe in zip(points, recipes, strict=True):
+        key = (recipe.features, pitch_steps(recipe.augment), recipe.augment.backend, recipe.training.source)
+        if key not in ready:
+            ready[key] = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
+        out.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))
+    return out
+
+
+def _publish(
+    candidates: list[Candidate],
+    dataset: Dataset,
+    trials: list[Trial],
+    folder: Path,
+    *,
+    metric: str,
+    data: Path,
+    machine: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Write the table, the figure, the numbers and the best recipe, and print them."""
+    from earsight.reports.analysis_figures import write_text
+    from earsight.reports.searches import search_figure, search_notes, search_rows
+    from earsight.reports.tables import csv_text, markdown
+    from earsight.tuning.result import search_result
+
+    found = search_result(
+        [(one.point.values, [unit.folder for unit in one.units]) for one in candidates], metric=metric
+    )
+    command = shlex.join(["earsight", *sys.argv[1:]])
+    result = {
+        "command": command,
+        "dataset": {"name": dataset.name, "clips": len(dataset.clips), "digest": dataset.digest},
+        "backbone": candidates[0].prepared.recipe.backbone.name,
+        "folds": sorted({trial.fold for trial in trials}),
+        "seeds": sorted({trial.seed for trial in trials}),
+        **found,
+        "recipe": str(folder / "best.yaml"),
+        "machine": machine,
+    }
+    rows, notes = search_rows(result), search_notes(result)
+    table = markdown(rows)
+    write_text(folder / "search.json", json.dumps(result, indent=2) + "\n")
+    write_text(folder / "search.csv", csv_text(rows))
+    write_text(folder / "search.md", table + "\n" + "".join(f"{note}\n" for note in notes))
+    for suffix in (".png", ".svg"):
+        search_figure(result, path=folder / f"search{suffix}")
+    best = next(one for one in candidates if one.point.values == result["best"])
+    write_text(folder / "best.yaml", _best_recipe(best.point, result, data=data, folder=folder))
+    if as_json:
+        print_json(result)
+    else:
+        out.print(table, markup=False, end="")
+        for note in notes:
+            out.print(note, markup=False)
+    say(f"best recipe: {folder / 'best.yaml'}; figure: {folder / 'search.png'}; numbers: .json, .csv, .md beside it")
+
+
+def _best_recipe(point: Point, result: dict[str, Any], *, data: Path, folder: Path) -> str:
+    """The best recipe as YAML, opened by its command, its inner figure and where that was measured."""
+    first, machine = result["points"][0], result["machine"]
+    low, high = (f"{100 * limit:.1f}" for limit in first["accuracy"]["ci95"])
+    run = ["earsight", "crossval", str(data), "--recipe", str(folder / "best.yaml"), "--out", str(folder / "best")]
+    lines = [
+        shlex.join(run),
+        f"The best of {len(result['points'])} points: {point.name}.",
+        f"Inner accuracy {100 * first['accuracy']['mean']:.1f} % (95 % interval {low} to {high}), log loss "
+        f"{first['log_loss']:.3f}, on {result['clips']} clips of {result['dataset']['name']}",
+        "that were set aside from the training folds; the held-out fold was not looked at. It was chosen for that",
+        "figure, which flatters it therefore: the command above measures it.",
+        f"Measured on {machine['device']}, {machine.get('cluster', 'this machine')}; torch {machine['torch']}; by",
+        result["command"],
+    ]
+    return "".join(f"# {line}\n" for line in lines) + point.recipe.to_yaml()

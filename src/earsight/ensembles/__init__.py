@@ -1,0 +1,1 @@
+"""Ensembles of trained members: selection, model files and their evaluation."""

@@ -1,0 +1,209 @@
+"""Ensembles of trained members: their networks joined, and the run folder that holds them.
+
+Comes in: the members' model files, and what each fold's ensemble says of its held-out clips. Goes out: a folder that is
+laid out as a run is, ``fold-k/seed-0/{trial.json, model.safetensors, predictions.npz, DONE}``, so that whatever reads a
+run reads it too; and at its top the model to deploy, which joins all of the folds' members.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from earsight import __version__
+from earsight.ensembles.selection import Grid
+from earsight.errors import RunError
+from earsight.evaluation.summary import write_summary
+from earsight.models.card import ModelCard, ensemble_card
+from earsight.models.ensemble import Ensemble, Member
+from earsight.models.mahalanobis import references_of
+from earsight.models.modelfile import save
+from earsight.training.artifacts import replace_text
+
+REPORT = "ensemble.json"
+_SMALLEST = 1e-30  # probabilities below have no logarithm in float32
+
+Part = tuple[ModelCard, nn.Module]
+
+
+@dataclass(frozen=True)
+class FoldModel:
+    """What stands for one fold: its network, and what that says of the fold's held-out clips.
+
+    Attributes
+    ----------
+    card, network
+        As a model file has them.
+    probabilities : ndarray of float64, shape (clips, classes)
+    distance : ndarray of float64, shape (clips,), optional
+        How far the clips are from the training clips, mean of the members' distances by their shares.
+    """
+
+    card: ModelCard
+    network: nn.Module
+    probabilities: NDArray[np.float64]
+    distance: NDArray[np.float64] | None = None
+
+
+def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, trained_on: dict[str, Any]) -> Part:
+    """Networks as one; a single network stays what it is.
+
+    Parameters
+    ----------
+    parts : sequence of (ModelCard, nn.Module)
+        Ensembles among them are taken apart, each of their members at its share.
+    weights : sequence of float, optional
+        Shares of the mean probability; default equal ones. A part of weight 0 is left out.
+    trained_on : dict
+        For the card.
+
+    Raises
+    ------
+    ModelError
+        If the parts do not fit each other.
+    """
+    shares = list(weights) if weights is not None else [1 / len(parts)] * len(parts)
+    flat: list[tuple[ModelCard, nn.Module, float]] = []
+    for (card, network), share in zip(parts, shares, strict=True):
+        if share and isinstance(network, Ensemble):
+            inner = zip(card.members, network.networks, card.weights, strict=True)
+            flat += [(one, module, share * part) for one, module, part in inner]
+        elif share:
+            flat.append((card, network, share))
+    if len(flat) == 1:
+        return replace(flat[0][0], trained_on=trained_on, calibration={}), flat[0][1]
+    card = ensemble_card([card for card, _, _ in flat], weights=[share for _, _, share in flat], trained_on=trained_on)
+    network = Ensemble([Member(module, one.mean, one.std, one.temperature, share) for one, module, share in flat])
+    return card, network.eval()
+
+
+def trained_on(grid: Grid, cards: Sequence[ModelCard], *, folds: Sequence[int], method: str) -> dict[str, Any]:
+    """What the card of an ensemble of some folds' members says of its training.
+
+    ``folds`` are those that one member or another held out; only where there is one fold has none of them seen it.
+    """
+    first = cards[0].trained_on
+    seen = f"every clip outside fold {folds[0]}" if len(folds) == 1 else "every clip of the data set"
+    return {
+        **{name: first.get(name) for name in ("dataset", "digest", "clips_digest")},
+        **({"fold": folds[0]} if len(folds) == 1 else {}),
+        "folds": list(folds),
+        "seeds": sorted({member.seed for member in grid.members}),
+        "seed": first.get("seed"),
+        "method": method,
+        "seen": seen,
+        "earsight": __version__,
+    }
+
+
+def write_ensemble(
+    out: Path, *, grid: Grid, models: Mapping[int, FoldModel], published: Part, method: str, report: Mapping[str, Any]
+) -> None:
+    """Write the folder of an ensemble, whole or not at all.
+
+    Parameters
+    ----------
+    out : Path
+        An older ensemble there is replaced.
+    grid : Grid
+    models : mapping of fold to FoldModel
+    published : (ModelCard, nn.Module)
+        The model to deploy.
+    method : str
+    report : mapping
+        Goes into ``ensemble.json``; its ``machine`` also into ``summary.json``.
+
+    Raises
+    ------
+    RunError
+        If the folder holds something else, or cannot be written.
+    """
+    check_place(out)
+    partial = out.with_name(f".{out.name}.part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        digest = _digest(grid, method)
+        for fold, model in models.items():
+            _write_fold(partial / f"fold-{fold}" / "seed-0", grid, model, fold=fold, digest=digest)
+        if len(models) == 1:
+            fold = next(iter(models))
+            _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
+        else:
+            card, network = published
+            path = partial / "model.safetensors"
+            save(path, state=network.state_dict(), card=card, references=references_of(network))
+        write_summary(partial, machine=report["machine"])
+        replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
+        if out.exists():
+            shutil.rmtree(out)
+        partial.replace(out)
+    except OSError as error:
+        raise RunError(
+            f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
+        ) from error
+
+
+def check_place(out: Path) -> None:
+    """Refuse a folder that holds something other than an ensemble.
+
+    Raises
+    ------
+    RunError
+    """
+    if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: is there and is no ensemble of earsight; name another folder with --out")
+
+
+def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest: str) -> None:
+    folder.mkdir(parents=True)
+    trials = [grid.trials[fold, member] for member in grid.members]
+    first = trials[0].about
+    identity = {"recipe": digest, "dataset": first["dataset"]["digest"], "fold": fold, "seed": 0, "ensemble": True}
+    replace_text(folder / "trial.json", json.dumps(identity))
+    path = folder / "model.safetensors"
+    save(path, state=model.network.state_dict(), card=model.card, references=references_of(model.network))
+    about = {
+        **first,
+        "seed": 0,
+        "seconds": round(sum(trial.about["seconds"] for trial in trials), 1),
+        "epoch": max(trial.about["epoch"] for trial in trials),
+        "recipe_digest": digest,
+        "ensemble": len(model.card.members) or 1,
+        "temperature": model.card.temperature,
+    }
+    measured = {} if model.distance is None else {"distance": model.distance}
+    np.savez(
+        folder / "predictions.npz",
+        allow_pickle=False,
+        clip=trials[0].clips,
+        label=trials[0].labels,
+        logits=np.log(np.maximum(model.probabilities, _SMALLEST)).astype(np.float32),
+        classes=np.array(trials[0].classes),
+        about=np.array(json.dumps(about)),
+        **measured,
+    )
+    replace_text(folder / "DONE", "ensemble\n")
+
+
+def _digest(grid: Grid, method: str) -> str:
+    """Names the members and how they are combined, as a recipe's digest names its content."""
+    members = [(grid.trials[fold, m].about["recipe_digest"], m.seed) for fold in grid.folds for m in grid.members]
+    return hashlib.sha256(json.dumps([method, sorted(members)]).encode()).hexdigest()[:12]
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file, or a copy on a file system without links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

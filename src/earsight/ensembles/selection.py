@@ -1,0 +1,346 @@
+"""What averaging the members of an ensemble is worth, and which members to take.
+
+Comes in: a `Grid` of members' probabilities. Goes out: weights of members, and rows of accuracy as the paper's Table II
+has them: the single network's mean and deviation over the members, and the ensemble's accuracy, each with a 95 %
+interval, and the gain with the interval that says whether it is more than noise.
+
+Nothing is chosen on the fold that is reported: members are picked for a fold by what they said of the other folds.
+
+The members of an ensemble and what each said of the clips that it never saw.
+
+Comes in: the predictions of one or more runs on one data set. Goes out: a `Grid` of probabilities by fold and member. A
+member is one seed of one run; on each fold it is a network of its own, which that fold did not train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import DataError, RunError
+from earsight.evaluation.metrics import softmax
+from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference, variance_parts
+from earsight.evaluation.summary import Predictions
+
+
+class Member(NamedTuple):
+    """One seed of the ``run``-th run, counted from 0."""
+
+    run: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What each member says of each fold.
+
+    Attributes
+    ----------
+    folds : tuple of int
+    members : tuple of Member
+        At least two, each on every fold.
+    clips, labels : mapping of fold to ndarray, shape (clips,)
+        Manifest paths, and class numbers int64.
+    probabilities : mapping of fold to ndarray of float64, shape (members, clips, classes)
+    trials : mapping of (fold, member) to Predictions
+    left_out : tuple of Member
+        Members that lack a fold.
+    """
+
+    folds: tuple[int, ...]
+    members: tuple[Member, ...]
+    clips: Mapping[int, NDArray[np.str_]]
+    labels: Mapping[int, NDArray[np.int64]]
+    probabilities: Mapping[int, NDArray[np.float64]]
+    trials: Mapping[tuple[int, Member], Predictions]
+    left_out: tuple[Member, ...]
+
+    def mixed(self, fold: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """The weighted mean of the members' probabilities (clips, classes); equal weights for None."""
+        table = self.probabilities[fold]
+        return np.average(table, axis=0, weights=weights)
+
+    def mixed_distance(self, fold: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64] | None:
+        """The weighted mean of the members' distances (clips,); None where a member has none."""
+        table = [self.trials[fold, member].distance for member in self.members]
+        kept = [one for one in table if one is not None]
+        return np.average(np.stack(kept), axis=0, weights=weights) if len(kept) == len(table) else None
+
+    def right(self, fold: int) -> NDArray[np.bool_]:
+        """Whether each member is right on each clip, shape (members, clips)."""
+        return np.asarray(self.probabilities[fold].argmax(axis=2) == self.labels[fold])
+
+
+def gather(
+    runs: Sequence[Sequence[Predictions]],
+    *,
+    names: Sequence[str],
+    fold: int | None = None,
+    temperature: Callable[[int, Predictions], float] = lambda run, trial: 1.0,
+) -> Grid:
+    """Line up the members of some runs.
+
+    Parameters
+    ----------
+    runs : sequence of sequence of Predictions
+        Each run's trials, as `earsight.evaluation.summary.read_run` gives them.
+    names : sequence of str
+        The runs' folders, for messages.
+    fold : int, optional
+        Only this fold; default every fold that all runs have.
+    temperature : callable, optional
+        What (place of the run, trial) divides its logits by before the softmax.
+
+    Returns
+    -------
+    Grid
+
+    Raises
+    ------
+    RunError
+        If the runs are of different data sets, classes or protocols, share no fold or clips, or give fewer than two
+        members.
+    """
+    trials = {
+        (trial.about["fold"], Member(place, trial.about["seed"])): trial
+        for place, run in enumerate(runs)
+        for trial in run
+    }
+    _check_alike(trials, names)
+    shared = set.intersection(*({trial.about["fold"] for trial in run} for run in runs))
+    folds = tuple(sorted(shared if fold is None else shared & {fold}))
+    if not folds:
+        asked = f"fold {fold}: not in" if fold is not None else "no fold in common in"
+        raise RunError(f"{asked} {_folds_of(runs, names)}; train it with `earsight crossval`, or leave a run out")
+    every = sorted({member for _, member in trials})
+    members = tuple(member for member in every if all((one, member) in trials for one in folds))
+    if len(members) < 2:
+        raise RunError(
+            f"{' '.join(names)}: {len(members)} seed on every fold of {', '.join(map(str, folds))}; an ensemble needs "
+            "two or more: `earsight crossval DATA --seeds 5` adds seeds to the run"
+        )
+    first = {one: trials[one, members[0]] for one in folds}
+    for (one, member), trial in trials.items():
+        if one in folds and member in members and not np.array_equal(trial.clips, first[one].clips):
+            raise RunError(
+                f"{names[member.run]}: fold {one} of seed {member.seed} has other clips than that of "
+                f"{names[members[0].run]}; leave the run out"
+            )
+    return Grid(
+        folds=folds,
+        members=members,
+        clips={one: trial.clips for one, trial in first.items()},
+        labels={one: trial.labels for one, trial in first.items()},
+        probabilities={
+            one: np.stack(
+                [softmax(trials[one, m].logits / temperature(m.run, trials[one, m])) for m in members], axis=0
+            )
+            for one in folds
+        },
+        trials=trials,
+        left_out=tuple(member for member in every if member not in members),
+    )
+
+
+def _check_alike(trials: Mapping[tuple[int, Member], Predictions], names: Sequence[str]) -> None:
+    """Refuse members that were not trained and tested alike; their recipes may differ."""
+    (_, first), one = next(iter(trials.items()))
+    for (_, member), trial in trials.items():
+        found = {
+            "data set or split of it": trial.about["dataset"]["digest"] == one.about["dataset"]["digest"],
+            "classes": trial.classes == one.classes,
+            "protocol": trial.about["protocol"] == one.about["protocol"],
+        }
+        for what, same in found.items():
+            if not same:
+                raise RunError(
+                    f"{names[member.run]}: seed {member.seed} is of another {what} than {names[first.run]}; members "
+                    "share the folds of one `earsight crossval` (--seeds 5) or of several on one data set"
+                )
+
+
+def _folds_of(runs: Sequence[Sequence[Predictions]], names: Sequence[str]) -> str:
+    found = [
+        f"{name} ({', '.join(map(str, sorted({trial.about['fold'] for trial in run})))})"
+        for name, run in zip(names, runs, strict=True)
+    ]
+    return ", ".join(found)
+
+
+ROUNDS = 50
+"""How many members, repeats counted, a greedy selection holds at most."""
+_SMALLEST = 1e-12  # a probability below this counts as this, so that one sure mistake does not outweigh all else
+
+
+def greedy_weights(
+    own: NDArray[np.float64], *, shares: NDArray[np.float64], rounds: int = ROUNDS
+) -> NDArray[np.float64]:
+    """Choose members with replacement, each time the one that lowers the mean's log loss most.
+
+    The log loss and not the accuracy is lowered, for on a few hundred clips many sets of members are equally accurate.
+    Of all the sets on the way the best is taken, the smallest of equals.
+
+    Parameters
+    ----------
+    own : ndarray of float64, shape (members, clips)
+        The probability that each member gave to the right class.
+    shares : ndarray of float64, shape (clips,)
+        Each clip's weight in the mean log loss.
+    rounds : int
+        Members taken at most, repeats counted.
+
+    Returns
+    -------
+    ndarray of float64, shape (members,)
+        Shares of the members, adding up to 1.
+
+    Raises
+    ------
+    DataError
+        If there is no member or clip, or a value is no probability.
+
+    References
+    ----------
+    R. Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
+    """
+    if own.ndim != 2 or not own.size or shares.shape != own.shape[1:]:
+        raise DataError(
+            f"found probabilities {own.shape} and shares {shares.shape}, expected (members, clips), (clips,)"
+        )
+    if not (own.min() >= 0 and own.max() <= 1 + 1e-9):
+        raise DataError(f"found probabilities from {own.min():g} to {own.max():g}, expected 0 to 1")
+    counts, best_counts = np.zeros(len(own)), np.zeros(len(own))
+    total, best = np.zeros(own.shape[1]), np.inf
+    for size in range(1, rounds + 1):
+        losses = -np.log(np.maximum((total + own) / size, _SMALLEST)) @ shares
+        taken = int(losses.argmin())
+        counts[taken] += 1
+        total += own[taken]
+        if losses[taken] < best - 1e-12:
+            best, best_counts = float(losses[taken]), counts.copy()
+    out: NDArray[np.float64] = best_counts / best_counts.sum()
+    return out
+
+
+def chosen_weights(grid: Grid, *, on: Sequence[int]) -> NDArray[np.float64]:
+    """Greedy weights (members,) by what the members said of some folds, each fold weighing the same."""
+    own = [
+        np.take_along_axis(grid.probabilities[fold], grid.labels[fold][None, :, None], axis=2)[:, :, 0] for fold in on
+    ]
+    shares = [np.full(part.shape[1], 1 / (len(on) * part.shape[1])) for part in own]
+    return greedy_weights(np.concatenate(own, axis=1), shares=np.concatenate(shares))
+
+
+def cross_fitted(grid: Grid) -> dict[int, NDArray[np.float64]]:
+    """For each fold, greedy weights chosen on the others alone.
+
+    Raises
+    ------
+    DataError
+        If there is only one fold.
+    """
+    if len(grid.folds) < 2:
+        raise DataError("a greedy choice for one fold needs other folds to choose on: run two folds or more")
+    return {fold: chosen_weights(grid, on=[other for other in grid.folds if other != fold]) for fold in grid.folds}
+
+
+def greedy_soup(members: Sequence[Member], *, accuracy: Callable[[tuple[Member, ...]], float]) -> tuple[Member, ...]:
+    """Which members' weights to average: from the best one on, each that does not lower the soup's accuracy.
+
+    Parameters
+    ----------
+    members : sequence of Member
+    accuracy : callable
+        Of the soup of some members, on clips that are not the ones reported.
+
+    Returns
+    -------
+    tuple of Member
+        In the members' order.
+
+    References
+    ----------
+    M. Wortsman et al., "Model soups", ICML 2022, recipe 1.
+    """
+    ranked = sorted(members, key=lambda member: (-accuracy((member,)), member))
+    soup: tuple[Member, ...] = (ranked[0],)
+    best = accuracy(soup)
+    for member in ranked[1:]:
+        tried = tuple(sorted((*soup, member)))
+        found = accuracy(tried)
+        if found >= best:
+            soup, best = tried, found
+    return soup
+
+
+def single_row(grid: Grid) -> dict[str, Any]:
+    """The members by themselves: mean over members and folds, deviation over members of the mean over folds."""
+    table = np.array([grid.right(fold).mean(axis=1) for fold in grid.folds])  # (folds, members)
+    shares, folds = _by_clip(grid, {fold: grid.right(fold).mean(axis=0) for fold in grid.folds})
+    interval = bootstrap_accuracy(shares, folds=folds)
+    row: dict[str, Any] = {
+        "method": "single",
+        "networks": 1,
+        "accuracy": {
+            "mean": float(table.mean()),
+            "std": float(table.mean(axis=0).std(ddof=1)),
+            "ci95": [interval.low, interval.high],
+        },
+        "members": [
+            {"run": member.run, "seed": member.seed, "accuracy": float(value)}
+            for member, value in zip(grid.members, table.mean(axis=0), strict=True)
+        ],
+    }
+    if len(grid.folds) > 1:
+        parts = variance_parts(table)
+        row["accuracy"]["fold_std"] = parts.fold_variance**0.5
+        row["accuracy"]["seed_std"] = parts.seed_variance**0.5
+    return row
+
+
+def method_row(
+    grid: Grid, name: str, right: Mapping[int, NDArray[np.float64] | NDArray[np.bool_]], *, networks: float
+) -> dict[str, Any]:
+    """One way to combine the members: its accuracy, and its gain over a single one on the same clips.
+
+    Parameters
+    ----------
+    grid : Grid
+    name : str
+    right : mapping of fold to ndarray, shape (clips,)
+        Whether the combination is right on each clip, or the share of several that are.
+    networks : float
+        How many networks a clip goes through, mean over the folds.
+
+    Returns
+    -------
+    dict
+        ``method``, ``networks``, ``accuracy`` (mean, ci95) and ``gain`` (difference, ci95, p_value, beyond_noise).
+        The gain is paired over clips, against the share of the members that is right on each; its interval is about
+        the choice of clips, with these members.
+    """
+    own, folds = _by_clip(grid, right)
+    single, _ = _by_clip(grid, {fold: grid.right(fold).mean(axis=0) for fold in grid.folds})
+    interval = bootstrap_accuracy(own, folds=folds)
+    gain = paired_difference(own, single, folds=folds)
+    return {
+        "method": name,
+        "networks": networks,
+        "accuracy": {"mean": interval.mean, "ci95": [interval.low, interval.high]},
+        "gain": {
+            "difference": gain.difference,
+            "ci95": [gain.low, gain.high],
+            "p_value": gain.p_value,
+            "beyond_noise": gain.beyond_noise,
+        },
+    }
+
+
+def _by_clip(grid: Grid, values: Mapping[int, np.ndarray]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Values of all folds' clips in one row, and each one's fold."""
+    folds = np.concatenate([np.full(len(values[fold]), fold) for fold in grid.folds])
+    return np.concatenate([np.asarray(values[fold], dtype=np.float64) for fold in grid.folds]), folds

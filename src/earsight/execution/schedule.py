@@ -1,0 +1,230 @@
+"""Trials, one after the other in this process, several at once in processes of their own, or on a Ray cluster.
+
+Comes in: prepared data, trials and a run folder. Goes out: the trials' folders, each DONE. A trial that is DONE is not
+run again; the one that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from earsight.data.datasets import Dataset
+from earsight.errors import DataError, RunError
+from earsight.evaluation.summary import read_predictions
+from earsight.execution.processes import run_at_once
+from earsight.execution.ray_cluster import Cluster
+from earsight.execution.ray_driver import Unit
+from earsight.execution.ray_trials import run_units
+from earsight.models.fast.swap import make_kernels_ready
+from earsight.models.stages import starting_model
+from earsight.recipe import Recipe
+from earsight.training.device import training_dtype
+from earsight.training.preparation import Prepared
+from earsight.training.trial import Trial, check_rows, check_run, is_done, run_trial
+
+
+def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
+    """Fold numbers out of ``1,2``; all of them for None.
+
+    Raises
+    ------
+    DataError
+        If one is no number or no fold of the data set.
+    """
+    if text is None:
+        return list(numbers)
+    chosen = []
+    for part in text.split(","):
+        if not part.strip().isdecimal() or int(part) not in numbers:
+            known = ", ".join(str(number) for number in numbers)
+            raise DataError(f"--folds {text}: '{part.strip()}' is no fold of this data set; its folds are {known}")
+        chosen.append(int(part))
+    return list(dict.fromkeys(chosen))
+
+
+def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> None:
+    """Find what would stop the trials before hours go into pictures.
+
+    Raises
+    ------
+    RunError
+        If the run folder cannot be written, or holds trials of another recipe or data set.
+    DataError
+        If a fold has no clip, or a class no clip outside it.
+    ModelError, RecipeError
+        If the backbone or its weights cannot be had, or the recipe names stages that it does not have.
+    """
+    check_run(dataset, recipe, run)
+    for fold in sorted({trial.fold for trial in trials}):
+        held_out = dataset.folds == fold
+        check_rows(dataset, fold, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+    if not all(is_done(trial.folder(run)) for trial in trials):
+        starting_model(recipe, classes=len(dataset.classes))
+    there = next(place for place in (run, *run.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is not a folder" if not there.is_dir() else "may not be written to"
+        raise RunError(f"{run}: cannot be written, because {there} {what}; name another folder with --out")
+
+
+def run_trials(
+    prepared: Prepared,
+    trials: Sequence[Trial],
+    *,
+    run: Path,
+    device: torch.device,
+    progress: Callable[[int, int, str], None],
+    say: Callable[[str], None],
+    jobs: int = 1,
+    cluster: Cluster | None = None,
+) -> None:
+    """Run what is not DONE.
+
+    Parameters
+    ----------
+    prepared : Prepared
+    trials : sequence of Trial
+    run : Path
+        The run folder.
+    device : torch.device
+    progress : callable
+        Called with (steps done, steps in all, a note) over all trials; a trial that was DONE counts as done.
+    say : callable
+        Called with one line for each trial that ends.
+    jobs : int
+        Processes that work at the same time, each with as many threads as this one; see `earsight.execution.processes`.
+    cluster : Cluster, optional
+        Run them there, each on a device of the cluster's; see `earsight.execution.ray_trials`.
+
+    Raises
+    ------
+    RunError
+        If the run folder cannot be written, or holds trials of another recipe or data set; see also `check_start`.
+    """
+    if cluster:
+        run_groups(cluster, [Group(prepared, trials, run)], progress=progress, say=say)
+        return
+    _begin(Group(prepared, trials, run))
+    done = [trial for trial in trials if is_done(trial.folder(run))]
+    if device.type == "cpu" and len(done) < len(trials) and not cluster:
+        make_kernels_ready(training_dtype(prepared.recipe.training.precision, device), say=say)
+    steps = dict.fromkeys(trials, 0)
+
+    def show(trial: Trial, step: int, total: int, loss: float) -> None:
+        steps.update({trial: step, **dict.fromkeys(done, total)})
+        progress(sum(steps.values()), len(steps) * total, f"fold {trial.fold} seed {trial.seed}, loss {loss:.3f}")
+
+    def end(trial: Trial) -> None:
+        say(_line(prepared, trial, run, before=trial in done))
+        done.append(trial)
+
+    if jobs > 1:
+        for trial in list(done):
+            say(_line(prepared, trial, run, before=True))
+        rest = [trial for trial in steps if trial not in done]
+        run_at_once(prepared, rest, run=run, device=device, jobs=jobs, on_step=show, on_end=end)
+        return
+    for trial in trials:
+        run_trial(prepared, trial, run=run, device=device, on_step=partial(show, trial))
+        end(trial)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials of one recipe in one run folder; ``name`` tells them from those of other recipes."""
+
+    prepared: Prepared
+    trials: Sequence[Trial]
+    run: Path
+    name: str = ""
+
+
+def run_groups(
+    cluster: Cluster,
+    groups: Sequence[Group],
+    *,
+    progress: Callable[[int, int, str], None],
+    say: Callable[[str], None],
+) -> None:
+    """Run what is not DONE of several recipes on a cluster, all of their trials side by side.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    groups : sequence of Group
+    progress, say : callable
+        As for `run_trials`.
+
+    Raises
+    ------
+    RunError
+        As for `run_trials`; see also `earsight.execution.ray_trials`.
+    """
+    units: dict[Path, tuple[Unit, str]] = {}
+    done = 0
+    for group in groups:
+        _begin(group)
+        prefix = f"{group.name}, " if group.name else ""
+        for trial in group.trials:
+            if is_done(trial.folder(group.run)):
+                done += 1
+                say(prefix + _line(group.prepared, trial, group.run, before=True))
+            else:
+                unit = Unit(group.prepared, trial, group.run)
+                units[unit.folder] = unit, prefix
+    steps: dict[Path, int] = {}
+    totals: dict[Path, int] = {}
+
+    def show(unit: Unit, step: int, total: int, loss: float) -> None:
+        steps[unit.folder], totals[unit.folder] = step, total
+        # Of trials that have not begun nobody knows how many steps they take: as many as the others, for now.
+        typical = sum(totals.values()) / len(totals)
+        every = round(sum(totals.get(folder, typical) for folder in units) + done * typical)
+        ahead = sum(steps.values()) + round(done * typical)
+        progress(ahead, every, f"{units[unit.folder][1]}{unit.name}, loss {loss:.3f}")
+
+    def end(unit: Unit) -> None:
+        say(units[unit.folder][1] + _line(unit.prepared, unit.trial, unit.run, before=False))
+
+    if units:
+        run_units(cluster, [unit for unit, _ in units.values()], on_step=show, on_end=end, say=say)
+
+
+def _begin(group: Group) -> None:
+    """Check a group and write its recipe into its run folder."""
+    check_start(group.prepared.dataset, group.prepared.recipe, group.trials, run=group.run)
+    try:
+        group.run.mkdir(parents=True, exist_ok=True)
+        (group.run / "recipe.yaml").write_text(group.prepared.recipe.to_yaml(), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{group.run}: cannot be written ({error.strerror}); name another folder with --out") from error
+
+
+def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
+    """What came of a trial."""
+    found = read_predictions(trial.folder(run) / "predictions.npz")
+    note = "done before" if before else f"{found.about['seconds']:.0f} s"
+    optimistic = ", optimistic: they chose the epoch" if prepared.recipe.training.protocol == "test" else ""
+    share = f"{100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips"
+    return f"fold {trial.fold} seed {trial.seed}: {share} ({note}){optimistic}"
+
+
+def publish_model(run: Path, trial: Trial) -> Path:
+    """Put a trial's model file at the top of its run folder, without a second copy where links are possible."""
+    source, target = trial.folder(run) / "model.safetensors", run / "model.safetensors"
+    temporary = target.with_name(".model.safetensors.part")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # POSIX renames nothing where both are links to the same file already
+    return target

@@ -1,0 +1,77 @@
+"""The files of a report: each section's numbers, and all of them as Markdown and as one HTML page.
+
+Comes in: sections, and the folder that a user named. Goes out, in it: ``sections/NAME.json``, and ``report.md``,
+``report.html`` and ``report.json`` of every section that was ever made there, in the paper's order; each written whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from earsight import __version__
+from earsight.errors import RunError
+from earsight.experiments.scale import SECTIONS, Scale
+from earsight.reports.analysis_figures import write_text
+from earsight.reports.reproduction import report_html, report_markdown
+
+
+def write_report(
+    sections: Sequence[Mapping[str, Any]], *, out: Path, scale: Scale, machine: Mapping[str, Any]
+) -> dict[str, Path]:
+    """Write the sections and the report of all that stand in the folder.
+
+    Parameters
+    ----------
+    sections : sequence of mapping
+        Made now.
+    out : Path
+    scale : Scale
+    machine : mapping
+        What `earsight.training.device.describe_machine` says.
+
+    Returns
+    -------
+    dict
+        Where the report's files are, by kind.
+
+    Raises
+    ------
+    RunError
+        If the folder cannot be written, or a section's file in it is broken.
+    """
+    try:
+        (out / "sections").mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            write_text(out / "sections" / f"{section['section']}.json", json.dumps(section, indent=1) + "\n")
+        every = [_read(path) for name in SECTIONS if (path := out / "sections" / f"{name}.json").is_file()]
+        about = [
+            f"{scale.title} (--scale {scale.name}), earsight {__version__}; {machine['device']}, "
+            f"{machine['threads']} threads, torch {machine['torch']}.",
+            "Ours beside the figures of Palanisamy, Singhania and Yao, “Rethinking CNN Models for Audio "
+            "Classification”, 2020 (arXiv 2007.11154). Accuracies in per cent; a difference counts only if its 95 % "
+            "interval leaves 0 out and its p-value is below 0.05.",
+            *scale.notes,
+        ]
+        files = {kind: out / f"report.{kind}" for kind in ("md", "html", "json")}
+        write_text(files["md"], report_markdown(every, about=about))
+        write_text(files["html"], report_html(every, about=about, folder=out))
+        write_text(
+            files["json"], json.dumps({"scale": scale.name, "machine": machine, "sections": every}, indent=1) + "\n"
+        )
+    except OSError as error:
+        raise RunError(
+            f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
+        ) from error
+    return files
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    except ValueError as error:
+        raise RunError(f"{path}: is no section of a report ({error}); remove it and run again") from error

@@ -1,0 +1,328 @@
+"""Power in bands by a compiled kernel, of sixteen frames at once.
+
+Comes in: a `BandPower`. Goes out: what it computes, from the same window, grid and bank, up to rounding; the FFT runs
+in float64 too. Each lane of the processor's vectors transforms two frames, as real and imaginary part, and everything
+between the wave and the bands stays in its second cache, which is four times as fast as an FFT library between passes
+over memory (docs/performance.md).
+
+The kernel (`earsight.kernels.stft_power`) is made for a length of FFT when it is first asked for, which takes
+seconds, and is kept for later processes; it computes without the interpreter's lock.
+
+Power of the short-time spectrum in bands: one window length, any filterbank.
+
+Comes in: waves (batch, samples) and a bank (rows, bins) of weights on the power of an FFT of ``fft_points``. Goes out:
+the bank applied to every frame, (batch, rows, columns). Differentiable, on any device.
+
+Where the time goes and does not go (docs/performance.md has the figures):
+
+- A window of n samples has an autocorrelation of 2n - 1 lags, so its power on the grid of a longer, zero-padded FFT is
+  an interpolation of its power on a grid of somewhat more than 2n points. The interpolation is folded into the bank,
+  once, and the long FFT is never computed (`on_shorter_grid`).
+- A band sees few bins, so the bank is applied in blocks of neighbouring rows over the bins that they see.
+- Frames are transformed a few at a time, so that they stay in the processor's cache between the steps.
+- For many clips a compiled kernel does all of it without passes over memory (`earsight.features.stft`).
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.kernels.runtime import job_of, power_kernel
+from earsight.kernels.widths import FRAMES, LANES
+
+ATTENUATION_DB = 260.0
+"""Of what the interpolation of the power lets through from the neighbouring periods: below float32's rounding."""
+OVERSAMPLING = 2.9
+"""Points of the shorter grid for each sample of the window: nearer to 2, the kernel of the interpolation grows long."""
+WORTH_IT = 0.75
+"""A shorter grid is taken where it has at most this share of the points."""
+BLOCK_ROWS = 16
+VALUES_AT_A_TIME = {"cpu": 1 << 18}
+"""Values that are transformed at once, by kind of device: 2 MiB on a processor; all where it is not named."""
+
+
+def grid_points(window_samples: int, *, fft_points: int) -> int:
+    """Points of the FFT that stands for one of ``fft_points``: a product of small primes, or ``fft_points`` itself."""
+    wanted = int(np.ceil(OVERSAMPLING * window_samples))
+    while not _is_smooth(wanted):
+        wanted += 1
+    return wanted if wanted <= WORTH_IT * fft_points else fft_points
+
+
+def _is_smooth(number: int) -> bool:
+    """Whether a number is even and has no prime factor above 5: lengths at which FFTs are fast."""
+    if number % 2:
+        return False
+    for prime in (2, 3, 5):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+def on_shorter_grid(
+    bank: NDArray[np.float64], *, window_samples: int, fft_points: int, points: int
+) -> NDArray[np.float64]:
+    """A bank on the power of an FFT of ``fft_points`` as a bank on the power of one of fewer ``points``.
+
+    The power P of a frame of n samples has no lag beyond n - 1. Sampled at ``points`` > 2n places of the circle it is
+    therefore known everywhere, P(u) = sum over j of P(j) K(u - j), with any K whose transform is 1 up to lag n - 1 and
+    0 from ``points`` - (n - 1) on. K here is sinc times a Kaiser window (Kaiser and Schafer 1980), which is
+    ``ATTENUATION_DB`` deep and some 50 places long.
+
+    Parameters
+    ----------
+    bank : ndarray of float64, shape (rows, fft_points // 2 + 1)
+    window_samples : int
+    fft_points : int
+    points : int
+        Even, above twice ``window_samples``.
+
+    Returns
+    -------
+    ndarray of float64, shape (rows, points // 2 + 1)
+    """
+    gap = 2 * np.pi * (1 - 2 * (window_samples - 1) / points)  # between the last lag and its mirror image, in radians
+    half = (ATTENUATION_DB - 8) / (2.285 * gap) / 2
+    beta = 0.1102 * (ATTENUATION_DB - 8.7)
+    place = (np.arange(bank.shape[1]) * points / fft_points)[:, None]
+    near = np.round(place) + np.arange(-np.ceil(half), np.ceil(half) + 1)
+    away = np.minimum(np.abs(place - near) / half, 1.0)
+    kernel = np.sinc(place - near) * np.i0(beta * np.sqrt(1 - away**2)) * (away < 1) / np.i0(beta)
+    # The power of a real frame is even and periodic: what lies beyond either end is the mirror image.
+    near = np.minimum(near % points, -near % points)
+    interpolation = np.zeros((bank.shape[1], points // 2 + 1))
+    for row, places, weights in zip(interpolation, near.astype(np.int64), kernel, strict=True):
+        np.add.at(row, places, weights)  # near the ends a place comes twice
+    return np.asarray(bank @ interpolation)
+
+
+class Banded(nn.Module):
+    """A matrix whose rows are zero but for a few neighbouring columns, applied in blocks of rows.
+
+    Parameters
+    ----------
+    matrix : ndarray of float, shape (rows, columns)
+        Rows that begin at neighbouring columns may stand anywhere; they are sorted into blocks here.
+    block_rows : int
+        Rows of a block, which takes the columns that any of them sees.
+    """
+
+    def __init__(self, matrix: NDArray[np.floating], *, block_rows: int) -> None:
+        super().__init__()
+        seen = matrix != 0
+        order = np.argsort(np.where(seen.any(axis=1), seen.argmax(axis=1), 0), kind="stable")
+        self.sorted = bool((order == np.arange(len(order))).all())
+        self.register_buffer("places", torch.from_numpy(np.argsort(order, kind="stable")), persistent=False)
+        self.ranges: list[tuple[int, int]] = []
+        for number, start in enumerate(range(0, len(order), block_rows)):
+            rows = order[start : start + block_rows]
+            columns = np.flatnonzero(seen[rows].any(axis=0))
+            first, last = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
+            self.ranges.append((first, last))
+            block = torch.from_numpy(np.ascontiguousarray(matrix[rows, first:last].T, dtype=np.float32))
+            self.register_buffer(f"block{number}", block, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The product (..., rows) with vectors (..., columns)."""
+        parts = [
+            torch.matmul(x[..., first:last], getattr(self, f"block{number}"))
+            for number, (first, last) in enumerate(self.ranges)
+        ]
+        out = torch.cat(parts, dim=-1)
+        places: Tensor = self.places  # type: ignore[assignment]
+        return out if self.sorted else out[..., places]
+
+    def matrix(self, columns: int) -> Tensor:
+        """The whole matrix, transposed: (columns, rows)."""
+        blocks = [
+            F.pad(getattr(self, f"block{number}"), (0, 0, first, columns - last))
+            for number, (first, last) in enumerate(self.ranges)
+        ]
+        whole = torch.cat(blocks, dim=1)
+        places: Tensor = self.places  # type: ignore[assignment]
+        return whole if self.sorted else whole.index_select(1, places)
+
+
+class BandPower(nn.Module):
+    """A filterbank on the power of one window's short-time spectrum.
+
+    Parameters
+    ----------
+    bank : ndarray of float, shape (rows, fft_points // 2 + 1)
+    window_samples, hop_samples, fft_points : int
+        A periodic Hann window, zero-padded to the FFT.
+    dtype : torch.dtype
+        In which the FFT runs.
+    """
+
+    def __init__(
+        self,
+        bank: NDArray[np.float32],
+        *,
+        window_samples: int,
+        hop_samples: int,
+        fft_points: int,
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        super().__init__()
+        self.window_samples, self.hop_samples, self.fft_points = window_samples, hop_samples, fft_points
+        self.points = grid_points(window_samples, fft_points=fft_points)
+        weights = bank.astype(np.float64)
+        if self.points != fft_points:
+            weights = on_shorter_grid(weights, window_samples=window_samples, fft_points=fft_points, points=self.points)
+        # The rows of all pitches that stand at one place fill a block together.
+        self.bank = Banded(weights, block_rows=BLOCK_ROWS * max(1, round(len(weights) / 128)))
+        window = torch.hann_window(window_samples, periodic=True, dtype=dtype)
+        self.register_buffer("window", F.pad(window, (0, self.points - window_samples)), persistent=False)
+
+    def forward(self, padded: Tensor) -> Tensor:
+        """Power in bands of every frame.
+
+        Parameters
+        ----------
+        padded : Tensor, shape (batch, fft_points // 2 + samples + fft_points // 2)
+            Waves, reflected at both ends: frame t is centred on sample t * hop of the wave itself.
+
+        Returns
+        -------
+        Tensor, shape (batch, 1 + samples // hop, rows)
+            In the waves' dtype.
+        """
+        window: Tensor = self.window  # type: ignore[assignment]
+        columns = 1 + (padded.shape[1] - self.fft_points // 2 * 2) // self.hop_samples
+        # A window shorter than the FFT sits in its middle. The power does not see where in the FFT's buffer the samples
+        # stand, so the frames begin at the window, and the zeros behind it are the window's own.
+        first = (self.fft_points - self.window_samples) // 2
+        last = first + (columns - 1) * self.hop_samples + self.points
+        waves = F.pad(padded.to(window.dtype), (0, max(0, last - padded.shape[1])))
+        frames = waves[:, first:last].unfold(1, self.points, self.hop_samples)
+        most = VALUES_AT_A_TIME.get(waves.device.type, frames.numel())
+        step = max(1, most // (len(waves) * self.points))
+        found = []
+        for start in range(0, columns, step):
+            spectrum = torch.fft.rfft((frames[:, start : start + step] * window).flatten(0, 1))
+            squares = torch.view_as_real(spectrum).to(padded.dtype).square()
+            found.append(self.bank(squares[..., 0] + squares[..., 1]).unflatten(0, (len(waves), -1)))
+        return torch.cat(found, dim=1)
+
+
+LARGEST_RADIX = 16
+"""Short transforms of more points do not fit in registers by far."""
+SHORTEST = LANES
+"""Samples of a window: so many are read at once."""
+
+
+def radices(points: int) -> tuple[int, int, int, int] | None:
+    """Four factors of an FFT's points, none above `LARGEST_RADIX` and as even as can be; None where there are none."""
+    numbers = range(1, LARGEST_RADIX + 1)
+    found = [
+        (a, b, c, points // (a * b * c))
+        for a, b, c in product(numbers, repeat=3)
+        if points % (a * b * c) == 0 and points // (a * b * c) in numbers
+    ]
+    return min(found, key=lambda four: (sum(four), four)) if found else None
+
+
+def _circle(turns: NDArray[np.int64], of: int) -> Tensor:
+    """exp(-2 pi i turns / of), real and imaginary parts beside each other: (..., 2) float64."""
+    angle = -2 * np.pi * (turns % of) / of
+    return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
+
+
+def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
+    """A bank (rows, bins) without the zeros around each row's weights, as the kernel reads it."""
+    ranges: list[tuple[int, int, int]] = []
+    weights: list[NDArray[np.float32]] = []
+    for row in bank:
+        seen = np.flatnonzero(row)
+        first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+        ranges.append((first, last - first, sum(len(before) for before in weights)))
+        weights.append(row[first:last])
+    return {
+        "ranges": torch.tensor(ranges, dtype=torch.int64, device="cpu"),
+        "weights": torch.from_numpy(np.concatenate(weights)),
+    }
+
+
+def in_lanes(power: BandPower) -> nn.Module:
+    """A module that computes ``power`` by a kernel; ``power`` itself where sizes, device or machine allow none."""
+    four, window = radices(power.points), power.get_buffer("window")
+    if four is None or power.window_samples < SHORTEST or window.dtype != torch.float64 or window.device.type != "cpu":
+        return power
+    heard = -(-power.window_samples // (power.points // four[0]))
+    kernel = power_kernel(four, heard)
+    return power if kernel is None else PowerInLanes(power, four, heard, kernel)
+
+
+class PowerInLanes(nn.Module):
+    """What a `BandPower` computes, sixteen frames at a time.
+
+    Waves that are not float32 on the CPU or shorter than an FFT, and those that require a gradient, go to the
+    `BandPower` itself.
+
+    Parameters
+    ----------
+    power : BandPower
+        Its window and bank are used.
+    four : tuple of int
+        Factors of its FFT's points.
+    heard : int
+        Of the first factor's samples, how many can be within the window.
+    kernel : object
+        What `earsight.kernels.runtime.power_kernel` gives for both.
+    """
+
+    def __init__(self, power: BandPower, four: tuple[int, int, int, int], heard: int, kernel: Any) -> None:
+        super().__init__()
+        self.power, self._kernel = power, kernel
+        a1, a2, b1, b2 = four
+        self.long, self.short = a1 * a2, b1 * b2
+        n, bins = np.arange(self.short)[:, None, None], np.arange(a1)[:, None] + a1 * np.arange(a2)
+        # Half of it, for the kernel gives four times the power.
+        window = power.get_buffer("window")[: power.window_samples] / 2
+        # The kernel reads addresses: none of these is a buffer, which a module would move or convert.
+        self._tables = {
+            "window": F.pad(window, (0, heard * (power.points // a1) - len(window))),
+            "inner": _circle(np.arange(a2)[:, None] * np.arange(a1), self.long),
+            "between": _circle(n * bins, power.points),
+            "outer": _circle(np.arange(b2)[:, None] * np.arange(b1), self.short),
+            **_sparse(power.bank.matrix(power.points // 2 + 1).T.float().numpy()),
+        }
+
+    def forward(self, padded: Tensor) -> Tensor:
+        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandPower` does."""
+        power, rows, samples = self.power, len(self._tables["ranges"]), self.power.window_samples
+        length = padded.shape[1] - power.fft_points // 2 * 2
+        tracked = padded.requires_grad and torch.is_grad_enabled()
+        if padded.device.type != "cpu" or padded.dtype != torch.float32 or length < 0 or tracked:
+            found: Tensor = power(padded)
+            return found
+        columns = 1 + length // power.hop_samples
+        first = (power.fft_points - samples) // 2
+        # The last frame of an odd FFT may end one sample behind the wave.
+        lacking = first + (columns - 1) * power.hop_samples + samples - padded.shape[1]
+        padded = F.pad(padded, (0, lacking)) if lacking > 0 else padded.contiguous()
+        single: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
+        double = single | {"dtype": torch.float64}
+        out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES, **single)
+        arrays = self._tables | {
+            "frames": torch.zeros(len(self._tables["window"]), FRAMES, **single),
+            "begins": torch.empty(FRAMES, dtype=torch.int64, device="cpu"),
+            "line": torch.empty(max(self.long, self.short), FRAMES, **double),
+            "work": torch.empty(self.short, self.long + 1, FRAMES, **double),
+            "pair": torch.empty(2, self.short, FRAMES, **double),
+            "power": torch.empty(power.points // 2 + 1, FRAMES, **single),
+        }
+        sizes = {"first": first, "hop": power.hop_samples, "columns": columns, "samples": samples, "rows": rows}
+        job = job_of({name: array.data_ptr() for name, array in arrays.items()} | sizes)
+        for wave, target in zip(padded, out, strict=True):
+            job["wave"], job["out"] = wave.data_ptr(), target.data_ptr()
+            self._kernel(job)
+        return out[..., :columns].mT

@@ -1,0 +1,317 @@
+"""Short discrete Fourier transforms as straight-line code, of eight complex numbers at once, for numba's kernels.
+
+Comes in: addresses of arrays of float64 in which each point of a transform is a vector of eight real and a vector of
+eight imaginary parts: eight independent transforms run side by side, one in each place of the vectors, so that nothing
+is ever shuffled and a transform of any length is as good as one of a power of two. Goes out: the transforms, written
+where the caller says.
+
+A transform of a composite length is split into its factors (Cooley and Tukey 1965), one of an odd prime into sums of
+cosines and sines over pairs of its points, which halves the multiplications. Points that are known to be zero cost
+nothing.
+
+Imports numba, so only what compiles kernels may import this.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from earsight.kernels.widths import FRAMES, LANES
+
+POINT = FRAMES
+"""Values that a point takes: real parts, then imaginary parts."""
+
+_WORD, _LONG = ir.IntType(32), ir.IntType(64)
+_SINGLES, _DOUBLES = (ir.VectorType(kind, LANES) for kind in (ir.FloatType(), ir.DoubleType()))
+_BOTH_SINGLES = ir.VectorType(ir.FloatType(), POINT)
+
+Complex = tuple[Any, Any] | None
+"""Real and imaginary parts as values of the code that is made; None is a zero."""
+
+
+class _Arithmetic:
+    """Operations on vectors of complex numbers, each of which writes code."""
+
+    def __init__(self, builder: Any) -> None:
+        self.builder = builder
+
+    def constant(self, value: float) -> Any:
+        return ir.Constant(_DOUBLES, [value] * LANES)
+
+    def splat(self, value: Any) -> Any:
+        empty = ir.Constant(_DOUBLES, ir.Undefined)
+        first = self.builder.insert_element(empty, value, ir.Constant(_WORD, 0))
+        return self.builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(_WORD, LANES), [0] * LANES))
+
+    def fused(self, a: Any, b: Any, c: Any) -> Any:
+        """``a * b + c``, in one rounding where the processor has an instruction for it."""
+        name = f"llvm.fmuladd.v{LANES}f64"
+        module = self.builder.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(_DOUBLES, [_DOUBLES] * 3), name)
+        return self.builder.call(function, [a, b, c])
+
+    def places(self, pointer: Any, point: Any) -> tuple[Any, Any]:
+        """Where the real and the imaginary parts of a point of an array lie."""
+        real = self.builder.mul(point, ir.Constant(_LONG, POINT))
+        imaginary = self.builder.add(real, ir.Constant(_LONG, LANES))
+        real, imaginary = (
+            self.builder.bitcast(self.builder.gep(pointer, [index]), _DOUBLES.as_pointer())
+            for index in (real, imaginary)
+        )
+        return real, imaginary
+
+    def point(self, pointer: Any, point: Any) -> tuple[Any, Any]:
+        """A point of an array."""
+        real, imaginary = (self.builder.load(place, align=64) for place in self.places(pointer, point))
+        return real, imaginary
+
+    def add(self, a: Complex, b: Complex) -> Complex:
+        """Their sum."""
+        if a is None or b is None:
+            return a or b
+        return self.builder.fadd(a[0], b[0]), self.builder.fadd(a[1], b[1])
+
+    def subtract(self, a: Complex, b: Complex) -> Complex:
+        if b is None:
+            return a
+        if a is None:
+            return self.builder.fneg(b[0]), self.builder.fneg(b[1])
+        return self.builder.fsub(a[0], b[0]), self.builder.fsub(a[1], b[1])
+
+    def add_scaled(self, total: Complex, value: Complex, factor: float) -> Complex:
+        if value is None:
+            return total
+        scale = self.constant(factor)
+        if total is None:
+            return self.builder.fmul(value[0], scale), self.builder.fmul(value[1], scale)
+        return self.fused(value[0], scale, total[0]), self.fused(value[1], scale, total[1])
+
+    def times(self, value: tuple[Any, Any], cosine: Any, sine: Any) -> tuple[Any, Any]:
+        """A complex number times another, given by vectors of its parts."""
+        real, imaginary = value
+        crossed = self.builder.fmul(imaginary, sine), self.builder.fmul(real, sine)
+        return self.fused(real, cosine, self.builder.fneg(crossed[0])), self.fused(imaginary, cosine, crossed[1])
+
+    def turned(self, value: Complex, turn: int, of: int) -> Complex:
+        """A complex number times exp(-2 pi i turn / of)."""
+        turn %= of
+        if value is None or turn == 0:
+            return value
+        real, imaginary = value
+        if 4 * turn == of:
+            return imaginary, self.builder.fneg(real)
+        if 2 * turn == of:
+            return self.builder.fneg(real), self.builder.fneg(imaginary)
+        if 4 * turn == 3 * of:
+            return self.builder.fneg(imaginary), real
+        angle = -2 * math.pi * turn / of
+        return self.times(value, self.constant(math.cos(angle)), self.constant(math.sin(angle)))
+
+    def transform(self, points: list[Complex]) -> list[Complex]:
+        """The discrete Fourier transform of some points."""
+        count = len(points)
+        factor = next((number for number in range(2, count) if count % number == 0), count)
+        if factor == count:
+            return points if count == 1 else self._prime(points)
+        rest = count // factor
+        inner = [self.transform(points[first::rest]) for first in range(rest)]
+        out: list[Complex] = [None] * count
+        for place in range(factor):
+            column = [self.turned(row[place], first * place, count) for first, row in enumerate(inner)]
+            out[place::factor] = self.transform(column)
+        return out
+
+    def _prime(self, points: list[Complex]) -> list[Complex]:
+        first, count = points[0], len(points)
+        if count == 2:
+            return [self.add(*points), self.subtract(*points)]
+        pairs = [(points[place], points[count - place]) for place in range(1, count // 2 + 1)]
+        sums = [self.add(*pair) for pair in pairs]
+        differences = [self.subtract(*pair) for pair in pairs]
+        out: list[Complex] = [None] * count
+        out[0] = first
+        for value in sums:
+            out[0] = self.add(out[0], value)
+        for place in range(1, count // 2 + 1):
+            even, odd = first, None
+            for pair, (total, difference) in enumerate(zip(sums, differences, strict=True), 1):
+                angle = 2 * math.pi * pair * place / count
+                even = self.add_scaled(even, total, math.cos(angle))
+                odd = self.add_scaled(odd, difference, math.sin(angle))
+            turned = self.turned(odd, 1, 4)
+            out[place], out[count - place] = self.add(even, turned), self.subtract(even, turned)
+        return out
+
+
+def _strided(builder: Any, begin: Any, step: Any, number: int) -> Any:
+    return builder.add(begin, builder.mul(step, ir.Constant(_LONG, number)))
+
+
+def _store_sixteen(builder: Any, values: Any, target: Any, place: Any) -> None:
+    """Sixteen float32 to vector ``place`` of an array."""
+    pointer = builder.gep(target, [builder.mul(place, ir.Constant(_LONG, POINT))])
+    builder.store(values, builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
+
+
+def _turn_and_store(
+    write: _Arithmetic, found: list[Complex], twiddles: Any, row: Any, target: Any, to: Any, step: Any
+) -> None:
+    """Points times their twiddles, where there are some, to ``target``, one every ``step`` points from ``to`` on."""
+    builder = write.builder
+    for number, value in enumerate(found):
+        if value is None:
+            raise ValueError("a transform of zeros alone is not needed by anyone")
+        if twiddles is not None:
+            index = builder.mul(builder.add(row, ir.Constant(_LONG, number)), ir.Constant(_LONG, 2))
+            cosine = builder.load(builder.gep(twiddles, [index]))
+            sine = builder.load(builder.gep(twiddles, [builder.add(index, ir.Constant(_LONG, 1))]))
+            value = write.times(value, write.splat(cosine), write.splat(sine))
+        for part, place in zip(value, write.places(target, _strided(builder, to, step, number)), strict=True):
+            builder.store(part, place, align=64)
+
+
+@intrinsic(prefer_literal=True)
+def transform_frames(
+    typing_context: Any,
+    radix: Any,
+    heard: Any,
+    frames: Any,
+    window: Any,
+    begin: Any,
+    step: Any,
+    target: Any,
+    to: Any,
+    to_step: Any,
+    twiddles: Any,
+    row: Any,
+) -> Any:
+    """A short transform of samples of sixteen frames: eight are the real parts, eight the imaginary ones.
+
+    Of its ``radix`` points, samples ``begin + i * step``, the first ``heard`` are read from ``frames`` (sixteen float32
+    a sample) and weighted with ``window``; the others are zero. Point k is multiplied by ``twiddles[row + k]`` and
+    written to place ``to + k * to_step`` of ``target``.
+    """
+    count, known = radix.literal_value, heard.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, _, frames, window, begin, step, target, to, to_step, twiddles, row = arguments
+        write = _Arithmetic(builder)
+        points: list[Complex] = [None] * count
+        for place in range(known):
+            sample = _strided(builder, begin, step, place)
+            pointer = builder.gep(frames, [builder.mul(sample, ir.Constant(_LONG, POINT))])
+            both = builder.load(builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
+            weight = write.splat(builder.load(builder.gep(window, [sample])))
+            halves = []
+            for first in (0, LANES):
+                order = ir.Constant(ir.VectorType(_WORD, LANES), list(range(first, first + LANES)))
+                half = builder.shuffle_vector(both, ir.Constant(_BOTH_SINGLES, ir.Undefined), order)
+                halves.append(builder.fmul(builder.fpext(half, _DOUBLES), weight))
+            points[place] = (halves[0], halves[1])
+        _turn_and_store(write, write.transform(points), twiddles, row, target, to, to_step)
+        return context.get_dummy_value()
+
+    return types.void(radix, heard, frames, window, begin, step, target, to, to_step, twiddles, row), generate
+
+
+@intrinsic(prefer_literal=True)
+def transform_points(
+    typing_context: Any,
+    radix: Any,
+    source: Any,
+    begin: Any,
+    step: Any,
+    target: Any,
+    to: Any,
+    to_step: Any,
+    twiddles: Any,
+    row: Any,
+) -> Any:
+    """A short transform of points ``begin + i * step`` of ``source``, written as by `transform_frames`.
+
+    ``twiddles`` may be None: nothing is multiplied then.
+    """
+    count = radix.literal_value
+    plain = isinstance(twiddles, types.NoneType)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, source, begin, step, target, to, to_step, twiddles, row = arguments
+        write = _Arithmetic(builder)
+        found = write.transform(
+            [write.point(source, _strided(builder, begin, step, number)) for number in range(count)]
+        )
+        _turn_and_store(write, found, None if plain else twiddles, row, target, to, to_step)
+        return context.get_dummy_value()
+
+    return types.void(radix, source, begin, step, target, to, to_step, twiddles, row), generate
+
+
+@intrinsic
+def store_powers(typing_context: Any, points: Any, here: Any, there: Any, target: Any, place: Any) -> Any:
+    """Squared magnitudes of one bin of sixteen real frames, from the transform of eight and eight of them.
+
+    Bin k of the real frames lies in points k and -k of the transform, which are ``here`` and ``there`` in ``points``.
+    Written to vector ``place`` of ``target`` (sixteen float32), four times too large.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        points, here, there, target, place = arguments
+        write = _Arithmetic(builder)
+        (real, imaginary), (real_there, imaginary_there) = (write.point(points, which) for which in (here, there))
+        powers = []
+        for a, b in (
+            (builder.fadd(real, real_there), builder.fsub(imaginary, imaginary_there)),
+            (builder.fadd(imaginary, imaginary_there), builder.fsub(real, real_there)),
+        ):
+            powers.append(write.fused(a, a, builder.fmul(b, b)))
+        both = builder.shuffle_vector(*powers, ir.Constant(ir.VectorType(_WORD, POINT), list(range(POINT))))
+        _store_sixteen(builder, builder.fptrunc(both, _BOTH_SINGLES), target, place)
+        return context.get_dummy_value()
+
+    return types.void(points, here, there, target, place), generate
+
+
+def _side_by_side(builder: Any, vectors: list[Any], others: list[Any], frames: int) -> list[Any]:
+    """Vectors of samples of twice as many frames, from those of ``frames`` and of as many others, sample by sample."""
+    out = []
+    for vector, other in zip(vectors, others, strict=True):
+        width = vector.type.count
+        order = [
+            place * frames + frame + (frame >= frames) * (width - frames)
+            for place in range(width // frames)
+            for frame in range(2 * frames)
+        ]
+        for first in range(0, len(order), POINT):
+            taken = ir.Constant(ir.VectorType(_WORD, POINT), order[first : first + POINT])
+            out.append(builder.shuffle_vector(vector, other, taken))
+    return out
+
+
+@intrinsic
+def gather(typing_context: Any, wave: Any, begins: Any, sample: Any, target: Any) -> Any:
+    """Eight neighbouring samples of sixteen frames of a wave (float32), sample by sample.
+
+    ``begins`` says where in the wave each frame begins (int64); sample ``sample + i`` of all goes to vector
+    ``sample + i`` of ``target`` (sixteen float32).
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wave, begins, sample, target = arguments
+        groups, frames = [], 1
+        for frame in range(POINT):
+            begin = builder.load(builder.gep(begins, [ir.Constant(_LONG, frame)]))
+            pointer = builder.gep(wave, [builder.add(begin, sample)])
+            groups.append([builder.load(builder.bitcast(pointer, _SINGLES.as_pointer()), align=4)])
+        while len(groups) > 1:
+            groups = [_side_by_side(builder, *pair, frames) for pair in zip(groups[::2], groups[1::2], strict=True)]
+            frames *= 2
+        for place, vector in enumerate(groups[0]):
+            _store_sixteen(builder, vector, target, builder.add(sample, ir.Constant(_LONG, place)))
+        return context.get_dummy_value()
+
+    return types.void(wave, begins, sample, target), generate

@@ -1,0 +1,1 @@
+"""A model file as one ONNX file, front end included."""

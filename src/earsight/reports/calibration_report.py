@@ -1,0 +1,152 @@
+"""What calibration did to a run: a reliability diagram before and after, and a table for people.
+
+Comes in: probabilities (clips, classes) before and after, labels, and what `earsight calibrate` returned. Goes out: one
+figure, PNG or SVG by its suffix, that reads in grey; and text with shares in per cent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from earsight.calibration.temperature import expected_calibration_error, reliability
+from earsight.reports.drawings import blank, write_figure
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SCORES = {
+    "distance": "distance from the training clips",
+    "energy": "energy of the logits",
+    "doubt": "1 less the highest probability",
+}
+
+
+def calibration_figure(
+    probabilities: Mapping[str, np.ndarray], labels: np.ndarray, *, path: Path, bins: int = 10
+) -> None:
+    """Draw accuracy by confidence, a panel for each of some calibrations, with the number of clips below.
+
+    Parameters
+    ----------
+    probabilities : mapping of str to np.ndarray of float, shape (clips, classes)
+        Title of a panel -> rows that sum to 1.
+    labels : np.ndarray of int, shape (clips,)
+        True class numbers.
+    path : Path
+        A ``.png`` or ``.svg`` file; its folder is made.
+    bins : int
+        Of equal width.
+
+    Raises
+    ------
+    EarsightError
+        If the arrays do not fit each other, or the suffix is another.
+    """
+    figure = blank(4.6 * len(probabilities), 5.6)
+    axes = figure.subplots(2, len(probabilities), sharex=True, sharey="row", height_ratios=[3, 1], squeeze=False)
+    for (title, shares), upper, lower in zip(probabilities.items(), axes[0], axes[1], strict=True):
+        curve = reliability(shares, labels, bins=bins)
+        left, width = curve.edges[:-1], np.diff(curve.edges)
+        bars = np.nan_to_num(curve.accuracy)
+        upper.bar(left, bars, width, align="edge", color="0.78", edgecolor="0.3", label="accuracy")
+        upper.plot([0, 1], [0, 1], "k--", linewidth=1, label="accuracy = confidence")
+        upper.plot(curve.confidence, curve.accuracy, "ko", markersize=4, label="at the bin's mean confidence")
+        upper.set(xlim=(0, 1), ylim=(0, 1.02))
+        error = expected_calibration_error(shares, labels)
+        upper.set_title(f"{title}: calibration error {100 * error:.1f} %", fontsize=11)
+        lower.bar(left, curve.clips, width, align="edge", color="0.45", edgecolor="0.2")
+        lower.set_xlabel("probability of the predicted class")
+    axes[0, 0].set_ylabel("accuracy")
+    axes[1, 0].set_ylabel("clips")
+    axes[0, 0].legend(loc="upper left")
+    write_figure(figure, path)
+
+
+def calibration_lines(result: Mapping[str, Any]) -> list[str]:
+    """What `earsight.calibration.calibrate.calibrate_run` returned, as sentences."""
+    found = result["figures"]
+    how = "measured on the clips that calibrated" if result["optimistic"] else "each fold measured by the others"
+    lines = [f"{found['clips']} held-out clips, {how}:"]
+    for name, title in (("ece", "calibration error"), ("log_loss", "log loss")):
+        scale, unit = (100, " %") if name == "ece" else (1, "")
+        before, after = (scale * found[name][key] for key in ("before", "after"))
+        lines.append(f"  {title}: {before:.{1 if unit else 3}f}{unit} before, {after:.{1 if unit else 3}f}{unit} after")
+    if sets := found["coverage"]:
+        lines.append(
+            f"  sets of classes: stated coverage {_percent(sets['stated'])} %, reached {_percent(sets['reached'])} % "
+            f"({_interval(sets)}); {sets['mean_size']:.2f} classes a set, {_percent(sets['single'])} % of one"
+        )
+    if alarms := found["false_alarms"]:
+        lines.append(
+            f"  unknown by {_SCORES[result['score']]}: stated false alarms {_percent(alarms['stated'])} %, reached "
+            f"{_percent(alarms['reached'])} % ({_interval(alarms)})"
+        )
+    for model in result["models"]:
+        lines.append(f"{model['path']}: {_model_words(model)}")
+    return [*lines, *result["notes"]]
+
+
+def calibration_line(result: Mapping[str, Any]) -> str:
+    """The same in a line."""
+    found = result["figures"]
+    words = [f"calibration error {100 * found['ece']['before']:.1f} % before, {100 * found['ece']['after']:.1f} after"]
+    if alarms := found["false_alarms"]:
+        words.append(f"{_percent(alarms['reached'])} % of the known clips called unknown")
+    if sets := found["coverage"]:
+        words.append(f"{_percent(sets['reached'])} % of the sets hold the class")
+    return f"calibrated: {'; '.join(words)}"
+
+
+def confidence_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """What a calibrated model's confidence is worth on the clips, as sentences; none for one without calibration."""
+    if not found:
+        return []
+    lines = [f"calibration error {_percent(found['ece'])} %, log loss {found['log_loss']:.3f}."]
+    if unknown := found["unknown"]:
+        low, high = map(_percent, unknown["ci95"])
+        lines.append(
+            f"called unknown: {_percent(unknown['share'])} % of the clips, 95 % interval {low} to {high} %; "
+            f"stated {_percent(unknown['stated'])} %."
+        )
+    if sets := found["coverage"]:
+        low, high = map(_percent, sets["ci95"])
+        lines.append(
+            f"sets of plausible classes: {_percent(sets['reached'])} % hold the true one, 95 % interval {low} to "
+            f"{high} %; stated {_percent(sets['stated'])} %; "
+            f"{sets['mean_size']:.2f} classes a set."
+        )
+    if found["calibrated_on_these"]:
+        lines.append("Some of these clips calibrated the model: its figures of confidence are optimistic.")
+    return lines
+
+
+def print_calibration(result: Mapping[str, Any], *, console: Console) -> None:
+    """Print `calibration_lines`."""
+    for line in calibration_lines(result):
+        console.print(line, markup=False, highlight=False)
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    words = [f"temperature {model['temperature']:.2f}"]
+    if unknown := model.get("unknown"):
+        low, high = unknown["ci95"]
+        words.append(
+            f"unknown above {unknown['threshold']:.3g} (false alarms {_percent(unknown['rate'])} %: with these clips "
+            f"{_percent(low)} to {_percent(high)} %)"
+        )
+    own = ", its own held-out clips among them" if model["own_held_out"] else ""
+    folds = ", ".join(str(fold) for fold in model["folds"])
+    return "; ".join(words) + f"; from {model['clips']} clips of fold {folds}{own}"
+
+
+def _interval(part: Mapping[str, Any]) -> str:
+    low, high = part["ci95"]
+    return f"95 % interval {_percent(low)} to {_percent(high)} %"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,226 @@
+"""What a trial leaves in its folder.
+
+Comes in: what was fitted and what it predicted. Goes out: ``history.jsonl``, ``model.safetensors``, ``predictions.npz``
+and ``DONE``, each written beside its name and renamed, DONE last of all.
+
+What a fitted network's training clips look like to it, and how far from them the held-out clips are.
+
+Comes in: a fitted model and its rows. Goes out: the `Reference` for the model file, and distances (test rows,) for
+``predictions.npz``, from which `earsight calibrate` takes the threshold of *unknown*.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from earsight import __version__
+from earsight.evaluation.metrics import accuracy
+from earsight.models.card import ModelCard
+from earsight.models.mahalanobis import Reference, has_features, measure_reference, seen_by
+from earsight.models.modelfile import save
+from earsight.training.loop import Data, Fitted
+from earsight.training.preparation import Prepared
+
+BATCH = 32
+
+
+def known_sounds(
+    model: nn.Module,
+    data: Data,
+    *,
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    logits: NDArray[np.float32],
+) -> tuple[Reference | None, NDArray[np.float64] | None]:
+    """The reference of the training rows, unchanged by augmentation, and the distance of the test rows from it.
+
+    Parameters
+    ----------
+    model : nn.Module
+    data : Data
+    train, test : ndarray of int64
+        Rows.
+    logits : ndarray of float32, shape (test rows, classes)
+        What the model says of the test rows.
+
+    Returns
+    -------
+    reference : Reference or None
+    distance : ndarray of float64, shape (test rows,), or None
+        Both None where the network cannot be asked for what its last layer takes.
+    """
+    head = model.get_classifier() if has_features(model) else None  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        return None, None
+    again, features = _seen(model, data, test)
+    # A head that does more than its classifier (a scale, a second classifier) has no features in this sense.
+    if not np.allclose(again, logits, atol=1e-4, rtol=1e-4):
+        return None, None
+    reference = measure_reference(_seen(model, data, train)[1].numpy(), data.labels[train], classes=data.classes)
+    return reference, None if reference is None else reference.distance(features)
+
+
+def _seen(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:
+    """Logits and features of unchanged pictures, on the CPU."""
+    model.eval()
+    logits, features = [], []
+    with torch.inference_mode():
+        for start in range(0, len(rows), BATCH):
+            said, seen = seen_by(model, data.pictures(rows[start : start + BATCH]))
+            logits.append(said.float().cpu())
+            features.append(seen.float().cpu())
+    return torch.cat(logits).numpy(), torch.cat(features)
+
+
+def write_outcome(
+    folder: Path,
+    prepared: Prepared,
+    fitted: Fitted,
+    data: Data,
+    *,
+    fold: int,
+    seed: int,
+    test_rows: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    train_clips: int,
+    reference: Reference | None = None,
+    distance: NDArray[np.float64] | None = None,
+) -> None:
+    """Write the model file and the predictions of a finished trial.
+
+    Parameters
+    ----------
+    folder : Path
+        The trial's folder.
+    prepared, fitted, data
+        What was trained on, what came of it, and how pictures were normalised.
+    fold, seed : int
+    test_rows : ndarray of int64, shape (clips,)
+    logits : ndarray of float32, shape (clips, classes)
+    train_clips : int
+        How many clips changed the weights.
+    reference : Reference, optional
+        What they look like to the network.
+    distance : ndarray of float64, shape (clips,), optional
+        How far the test rows are from them.
+    """
+    dataset, recipe = prepared.dataset, prepared.recipe
+    labels = dataset.labels[test_rows]
+    trained_on = {
+        "dataset": dataset.name,
+        "digest": dataset.digest,
+        "clips_digest": dataset.clips_digest,
+        "fold": fold,
+        "seed": seed,
+        "clips": train_clips,
+        "held_out_accuracy": accuracy(labels, logits.argmax(axis=1)),
+        "earsight": __version__,
+    }
+    card = ModelCard(
+        classes=dataset.classes,
+        recipe=recipe,
+        mean=tuple(data.mean.tolist()),
+        std=tuple(data.std.tolist()),
+        trained_on=trained_on,
+    )
+    save(folder / "model.safetensors", state=fitted.state, card=card, references=(reference,))
+    about = _about(prepared, fitted, fold=fold, seed=seed)
+    path = folder / "predictions.npz"
+    _write_predictions(path, prepared, rows=test_rows, logits=logits, about=about, distance=distance)
+
+
+def write_inner(
+    folder: Path,
+    prepared: Prepared,
+    fitted: Fitted,
+    *,
+    fold: int,
+    seed: int,
+    inner_rows: NDArray[np.int64],
+    logits: NDArray[np.float32],
+) -> None:
+    """Write ``inner.npz``: as ``predictions.npz``, but of rows that were set aside from the training folds.
+
+    Parameters
+    ----------
+    folder : Path
+        The trial's folder.
+    prepared, fitted
+        What was trained on, and what came of it.
+    fold, seed : int
+    inner_rows : ndarray of int64, shape (clips,)
+    logits : ndarray of float32, shape (clips, classes)
+    """
+    about = _about(prepared, fitted, fold=fold, seed=seed) | {"inner": True, "epochs": len(fitted.history)}
+    _write_predictions(folder / "inner.npz", prepared, rows=inner_rows, logits=logits, about=about)
+
+
+def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[str, Any]:
+    dataset, recipe = prepared.dataset, prepared.recipe
+    return {
+        "fold": fold,
+        "seed": seed,
+        "seconds": round(sum(record["seconds"] for record in fitted.history), 1),
+        "epoch": fitted.epoch,
+        "protocol": recipe.training.protocol,
+        "recipe_digest": recipe.digest,
+        "dataset": {
+            "name": dataset.name,
+            "clips": len(dataset.clips),
+            "classes": len(dataset.classes),
+            "digest": dataset.digest,
+            "skipped": list(prepared.skipped),
+        },
+    }
+
+
+def tidy(folder: Path) -> None:
+    """Remove from a DONE trial the checkpoint, and what kills left half written under hidden names."""
+    for path in (folder / "checkpoint.safetensors", *folder.glob(".*")):
+        path.unlink(missing_ok=True)
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """One JSON object a line, one line an epoch."""
+    replace_text(path, "".join(json.dumps(record) + "\n" for record in history))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _write_predictions(
+    path: Path,
+    prepared: Prepared,
+    *,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float32],
+    about: Mapping[str, Any],
+    distance: NDArray[np.float64] | None = None,
+) -> None:
+    dataset = prepared.dataset
+    measured = {} if distance is None else {"distance": distance}
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            clip=np.array([dataset.clips[row].path for row in rows]),
+            label=dataset.labels[rows],
+            logits=logits,
+            classes=np.array(dataset.classes),
+            about=np.array(json.dumps(about)),
+            **measured,
+        )
+    temporary.replace(path)

@@ -1,0 +1,141 @@
+"""Calibrations fitted to some folds and measured on others: what is chosen where, and what is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_runs import trial
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from earsight.calibration.fit import Wanted, by_seed, figures, fit_calibration, novelty_of, others_of, score_of, tell
+from earsight.errors import DataError
+
+
+def _trials(folds=(1, 2, 3, 4), seeds=(0,), *, clips=100, sure=3.0, distance=True, seed=0):
+    """Trials whose logits are ``sure`` times those that the labels were drawn from."""
+    generator = np.random.default_rng(seed)
+    out = []
+    for fold in folds:
+        for one in seeds:
+            logits = generator.normal(size=(clips, 3)) * 1.5
+            labels = (softmax(logits, axis=1).cumsum(axis=1) < generator.random((clips, 1))).sum(axis=1).clip(max=2)
+            made = trial(fold, one, labels, sure * logits)
+            out.append(replace(made, distance=generator.gamma(9.0, size=clips) / 9) if distance else made)
+    return out
+
+
+def test_the_temperature_is_the_one_of_highest_likelihood_and_undoes_what_was_too_sure():
+    trials = _trials(clips=400)
+    found = fit_calibration(trials, Wanted()).temperature
+    logits = np.concatenate([one.logits for one in trials]).astype(np.float64)
+    labels = np.concatenate([one.labels for one in trials])
+
+    def loss(temperature):
+        return -log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
+
+    assert found == pytest.approx(minimize_scalar(loss, bounds=(0.1, 20), method="bounded").x, rel=1e-3)
+    assert found == pytest.approx(3.0, rel=0.15)
+
+
+@pytest.mark.parametrize("method", ["lac", "aps"])
+@pytest.mark.parametrize("score", ["distance", "energy", "doubt"])
+def test_what_is_reached_on_other_folds_is_what_was_stated(score, method):
+    trials = _trials(folds=range(1, 9), clips=250)
+    wanted = Wanted(score=score, false_alarms=0.1, coverage=0.9, method=method)
+    told = [tell(one, fit_calibration(others_of(one, trials), wanted)) for one in trials]
+    found = figures(told, trials, wanted=wanted)
+    assert found["clips"] == 2000
+    assert found["false_alarms"]["reached"] == pytest.approx(0.1, abs=0.025)
+    low, high = found["false_alarms"]["ci95"]
+    assert low < found["false_alarms"]["reached"] < high
+    assert found["coverage"]["reached"] >= 0.875
+    assert 1 <= found["coverage"]["mean_size"] <= 3
+    if method == "lac":
+        assert found["coverage"]["reached"] == pytest.approx(0.9, abs=0.025)
+    assert found["ece"]["after"] < 0.04 < 0.15 < found["ece"]["before"]
+    assert found["log_loss"]["after"] < found["log_loss"]["before"]
+
+
+def test_a_fold_is_calibrated_by_the_other_folds_of_its_seed_alone():
+    trials = _trials(folds=(1, 2, 3), seeds=(0, 1))
+    assert [(one.about["fold"], one.about["seed"]) for one in others_of(trials[2], trials)] == [(1, 0), (3, 0)]
+    wanted = Wanted()
+    before = fit_calibration(others_of(trials[0], trials), wanted)
+    # Whatever the fold itself, or another seed, says changes nothing.
+    changed = [
+        replace(one, logits=-one.logits, distance=9 * one.distance)
+        if one.about["fold"] == 1 or one.about["seed"] == 1
+        else one
+        for one in trials
+    ]
+    assert fit_calibration(others_of(changed[0], changed), wanted) == before
+    other = replace(trials[2], logits=-trials[2].logits)
+    moved = [other if one is trials[2] else one for one in trials]
+    assert fit_calibration(others_of(trials[0], moved), wanted) != before
+    assert before.folds == (2, 3)
+    assert before.clips == 200
+    assert list(by_seed(trials)) == [0, 1]
+
+
+def test_the_only_fold_calibrates_itself_and_says_so():
+    trials = _trials(folds=(4,))
+    assert others_of(trials[0], trials) == trials
+    found = fit_calibration(trials, Wanted())
+    assert found.for_card(own=True)["own_held_out"] is True
+    assert found.folds == (4,)
+
+
+def test_auto_takes_the_best_score_that_there_is():
+    assert score_of(_trials(), "auto") == "distance"
+    assert score_of(_trials(distance=False), "auto") == "energy"
+    ensemble = [replace(one, about={**one.about, "ensemble": 5}) for one in _trials(distance=False)]
+    assert score_of(ensemble, "auto") == "doubt"
+    with pytest.raises(DataError, match=r"--score distance.*train again\), or take energy, doubt"):
+        score_of([*_trials(), *_trials(distance=False)], "distance")
+    with pytest.raises(DataError, match=r"an ensemble has none\), or take doubt"):
+        score_of(ensemble, "energy")
+
+
+def test_scores_are_of_the_right_arrays():
+    (one, *_) = _trials()
+    assert np.array_equal(novelty_of(one, "distance", temperature=2.0), one.distance)
+    shares = softmax(one.logits.astype(np.float64) / 2, axis=1)
+    np.testing.assert_allclose(novelty_of(one, "doubt", temperature=2.0), 1 - shares.max(axis=1), atol=1e-6)
+
+
+def test_too_few_clips_leave_out_what_they_cannot_say():
+    few = _trials(folds=(1,), clips=18)
+    found = fit_calibration(few, Wanted())
+    assert (found.unknown, found.sets) == (None, None)
+    assert set(found.for_card(own=True)) == {"clips", "folds", "own_held_out"}
+    told = tell(few[0], found)
+    assert (told.unknown, told.plausible) == (None, None)
+    measured = figures([told], few, wanted=Wanted())
+    assert (measured["coverage"], measured["false_alarms"]) == (None, None)
+    enough = fit_calibration(_trials(folds=(1,), clips=19), Wanted())
+    assert enough.unknown["rate"] == 0.05
+    assert enough.unknown["ci95"][1] > 0.15, "nineteen clips leave much open"
+    assert enough.sets["coverage"] == 0.95
+
+
+def test_seeds_are_not_more_clips():
+    trials = _trials(folds=(1, 2), seeds=(0, 1, 2))
+    told = [tell(one, fit_calibration(others_of(one, trials), Wanted())) for one in trials]
+    assert figures(told, trials, wanted=Wanted())["clips"] == 200
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"score": "luck"}, "--score luck: expected one of auto, distance"),
+        ({"method": "raps"}, "--sets raps: expected one of lac, aps"),
+        ({"false_alarms": 0.0}, "--false-alarms 0: expected a share"),
+        ({"coverage": 95.0}, "--coverage 95: expected a share"),
+    ],
+)
+def test_what_cannot_be_wanted(asked, message):
+    with pytest.raises(DataError, match=message):
+        Wanted(**asked)

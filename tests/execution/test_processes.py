@@ -1,0 +1,142 @@
+"""Trials at once in processes: the bits of one after the other, and no process or half file left by any end."""
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+import trial_jobs
+from filelock import FileLock
+
+from earsight.errors import RunError
+from earsight.evaluation.summary import read_predictions
+from earsight.execution.processes import run_at_once
+from earsight.execution.schedule import run_trials
+from earsight.training.trial import Trial, is_done
+
+TRIALS = [Trial(1, 0), Trial(2, 0), Trial(1, 1)]
+
+
+@pytest.fixture(scope="module")
+def short(prepare_as):
+    return prepare_as("training.epochs=2", "training.ema=0.9")
+
+
+@pytest.fixture(scope="module")
+def serial(short, tmp_path_factory):
+    """The trials one after the other, in this process."""
+    run = tmp_path_factory.mktemp("serial")
+    torch.set_num_threads(1)
+    run_trials(short, TRIALS, run=run, device=torch.device("cpu"), progress=lambda *_: None, say=lambda _: None)
+    return run
+
+
+def bits(run, trial):
+    folder = trial.folder(run)
+    return read_predictions(folder / "predictions.npz").logits.tobytes(), (folder / "model.safetensors").read_bytes()
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until_gone(pids):
+    """Return when all of these processes have ended; the time limit of every test stops the wait for one that stays."""
+    while any(map(alive, pids)):
+        time.sleep(0.02)
+
+
+def test_at_once_they_end_with_the_bits_of_one_after_the_other(short, serial, cpu, tmp_path):
+    told, said = [], []
+
+    def go(trials):
+        run_trials(
+            short,
+            trials,
+            run=tmp_path,
+            device=cpu,
+            progress=lambda done, total, note: told.append((done, total, note)),
+            say=said.append,
+            jobs=2,
+        )
+
+    go(TRIALS[:1])
+    go(TRIALS)
+    for trial in TRIALS:
+        assert bits(tmp_path, trial) == bits(serial, trial)
+    assert not multiprocessing.active_children()
+    # One bar for all: it starts after the four steps that were done before, and only rises.
+    later = [done for done, total, _ in told if total == 12]
+    assert later == list(range(5, 13))
+    names = {note.split(",")[0] for _, total, note in told if total == 12}
+    assert names == {"fold 2 seed 0", "fold 1 seed 1"}
+    assert sum("done before" in line for line in said) == 1
+    assert len(said) == 4
+    go(TRIALS)
+    assert len(said) == 7
+
+
+def test_what_a_trial_raises_is_raised_here_and_ends_the_others(short, serial, cpu, tmp_path):
+    folder = Trial(2, 0).folder(tmp_path)
+    folder.mkdir(parents=True)
+    with FileLock(folder.with_name(".seed-0.lock")), pytest.raises(RunError, match="another process is training this"):
+        run_trials(short, TRIALS, run=tmp_path, device=cpu, progress=lambda *_: None, say=lambda _: None, jobs=3)
+    assert not multiprocessing.active_children()
+    run_trials(short, TRIALS, run=tmp_path, device=cpu, progress=lambda *_: None, say=lambda _: None, jobs=2)
+    for trial in TRIALS:
+        assert bits(tmp_path, trial) == bits(serial, trial)
+
+
+def test_an_error_of_any_kind_comes_back(short, cpu, tmp_path):
+    broken = replace(short, store=trial_jobs.BROKEN)
+    with pytest.raises(RuntimeError, match=r"ZeroDivisionError: nothing to read(.|\n)*trial_jobs\.py"):
+        run_trials(broken, TRIALS[:2], run=tmp_path, device=cpu, progress=lambda *_: None, say=lambda _: None, jobs=2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL elsewhere")
+def test_a_process_that_dies_is_named_and_its_trial_goes_on(short, serial, cpu, tmp_path):
+    def kill(*_):
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    ended = []
+    with pytest.raises(RunError, match=r"^fold \d seed \d: its process died \(exit code -9\).* a lower --jobs$"):
+        run_at_once(short, TRIALS, run=tmp_path, device=cpu, jobs=2, on_step=kill, on_end=ended.append)
+    assert not ended
+    assert not multiprocessing.active_children()
+    run_at_once(short, TRIALS, run=tmp_path, device=cpu, jobs=2, on_step=lambda *_: None, on_end=ended.append)
+    assert sorted(ended, key=TRIALS.index) == TRIALS
+    for trial in TRIALS:
+        assert bits(tmp_path, trial) == bits(serial, trial)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_ctrl_c_and_a_kill_leave_no_process(prepare_as, tmp_path, how, capfd):
+    """Ctrl-C goes to the whole group of processes; SIGKILL to the parent alone."""
+    prepared = prepare_as("training.epochs=4000")
+    log = tmp_path / "pids"
+    process = trial_jobs.CONTEXT.Process(target=trial_jobs.run_group, args=(prepared, TRIALS, tmp_path / "run", log))
+    process.start()
+    while not log.exists():
+        assert process.is_alive()
+        time.sleep(0.02)
+    pids = [int(pid) for pid in log.read_text().split()]
+    assert len(pids) == 2
+    assert all(map(alive, pids))
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)
+    else:
+        os.kill(process.pid, how)
+    process.join()
+    assert process.exitcode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    wait_until_gone(pids)
+    assert not any(is_done(trial.folder(tmp_path / "run")) for trial in TRIALS)
+    assert "Traceback" not in capfd.readouterr().err

@@ -1,0 +1,107 @@
+"""Where a training's data lie, and that it does not matter."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from earsight.data.layouts import open_dataset
+from earsight.errors import DataError
+from earsight.evaluation.summary import read_predictions
+from earsight.features.augment_waveform import WaveformSource
+from earsight.features.device_cache import ResidentPictures, ResidentWaves
+from earsight.features.store import Store, store_bytes
+from earsight.features.waves import Waves, waves_bytes
+from earsight.training import preparation
+from earsight.training.preparation import SHARE, prepare, resolved, source_of, wanted_source
+from earsight.training.trial import Trial, check_run, run_trial
+
+GPU = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def predictions(run):
+    return read_predictions(Trial(1, 0).folder(run) / "predictions.npz").logits
+
+
+def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
+    recipe = resolved(synthetic, tiny())
+    pictures, waves = store_bytes(synthetic, recipe.features, (-1, 0, 1)), waves_bytes(synthetic, recipe.features)
+    assert waves < pictures
+
+    def with_memory(size, *overrides, device=GPU):
+        monkeypatch.setattr(preparation, "memory_bytes", lambda _: size / SHARE)
+        return wanted_source(synthetic, tiny(*overrides), device)
+
+    assert with_memory(pictures + 1) == "pictures"
+    assert with_memory(pictures - 1) == "waves"
+    assert with_memory(waves + 1) == "waves"
+    assert with_memory(waves - 1) == "store"
+    assert with_memory(0, "training.source=waves") == "waves"
+    assert with_memory(1e12, "training.source=store") == "store"
+    assert with_memory(1e12, "augment.backend=waveform", "training.source=waves") == "store"
+    monkeypatch.undo()
+    assert wanted_source(synthetic, recipe, cpu) == "store"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kept", "kind"),
+    [
+        ([], Store, Store),
+        (["training.source=store"], Store, Store),
+        (["training.source=pictures"], Store, ResidentPictures),
+        (["training.source=waves"], Waves, ResidentWaves),
+        (["training.source=waves", "augment.backend=waveform"], Store, WaveformSource),
+    ],
+)
+def test_a_recipe_names_the_source(synthetic, tiny, cpu, cache, overrides, kept, kind):
+    prepared = prepare(synthetic, tiny(*overrides), cache=cache, device=cpu)
+    assert type(prepared.store) is kept
+    source = source_of(prepared, cpu)
+    assert type(source) is kind
+    if kind in (ResidentPictures, ResidentWaves):
+        assert source_of(prepared, cpu) is source  # for the next trial of the process
+    # Without a device to train on, other verbs get the pictures.
+    assert type(prepare(synthetic, tiny(*overrides), cache=cache).store) is Store
+
+
+def test_trials_give_the_same_from_every_source(synthetic, tiny, cpu, cache, tmp_path):
+    found, identities = {}, set()
+    for name in ("store", "pictures", "waves"):
+        recipe = tiny(f"training.source={name}", "training.precision=float32", "training.epochs=2")
+        prepared = prepare(synthetic, recipe, cache=cache, device=cpu)
+        identities.add(prepared.identity)
+        run_trial(prepared, Trial(1, 0), run=tmp_path / name, device=cpu)
+        found[name] = predictions(tmp_path / name)
+    for name in ("pictures", "waves"):
+        np.testing.assert_allclose(found[name], found["store"], atol=0.05)
+    assert len(identities) == 1  # of the same sounds: a run may go on from another source
+    assert np.abs(found["store"]).max() > 0.2
+
+
+def test_auto_and_its_own_choice_are_one_recipe(tiny):
+    digests = {tiny(*overrides).digest for overrides in ([], ["training.source=auto"], ["training.compile=auto"])}
+    assert digests == {tiny().digest}
+    assert tiny("training.source=waves").digest != tiny().digest
+
+
+def test_unreadable_clips_are_left_out_of_waves_too(synthetic_folder, tiny, cpu, tmp_path):
+    dataset = open_dataset(shutil.copytree(synthetic_folder, tmp_path / "bad"))
+    row = int(np.flatnonzero(dataset.folds == 2)[0])
+    dataset.file(row).write_bytes(b"no sound at all")
+    recipe = tiny("training.source=waves", "training.epochs=1")
+    with pytest.raises(DataError, match="1 of 100 clips cannot be read"):
+        prepare(dataset, recipe, cache=tmp_path / "cache", device=cpu)
+    prepared = prepare(dataset, recipe, cache=tmp_path / "cache", device=cpu, skip_bad=True)
+    source = source_of(prepared, cpu)
+    asked = set()
+    pick = source.pick
+    source.pick = lambda rows, steps: (asked.update(rows.tolist()), pick(rows, steps))[1]
+    run_trial(prepared, Trial(1, 0), run=tmp_path / "run", device=cpu)
+    assert asked == set(range(100)) - {row}
+    check_run(prepared.dataset, prepared.recipe, tmp_path / "run", pictures=prepared.identity)
