@@ -1,7 +1,7 @@
 """``python -m benchmarks [DATA] [--only PART ...] [--rounds N] [--json]``: ratios of the reference's time to ours.
 
 Both sides run in one process family, in turn, several rounds; what is printed are the medians and the spread of the
-ratios. Parts: pictures, augmentation, train:BACKBONE, fold, predict, start, memory.
+ratios. Parts: spectrograms, augmentation, train:BACKBONE, fold, predict, start, memory.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 
 PARTS = (
-    "pictures",
-    "pictures:wav",
+    "spectrograms",
+    "spectrograms:wav",
     "augmentation",
     "train:tf_efficientnet_lite0",
     "train:resnet50",
@@ -41,7 +41,7 @@ PARTS = (
 def pairs(part: str, dataset: Dataset, rounds: int) -> Iterator[measures.Pair]:
     name, _, backbone = part.partition(":")
     if name == "pictures":
-        return measures.pictures(measures.Setting(dataset, rounds, 200), wav=backbone == "wav")
+        return measures.spectrograms(measures.Setting(dataset, rounds, 200), wav=backbone == "wav")
     if name == "augmentation":
         return measures.augmentation(measures.Setting(dataset, rounds, 8))
     if name == "train":

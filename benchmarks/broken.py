@@ -88,7 +88,7 @@ def _no_sound(noise: NDArray[np.float32]) -> dict[str, File]:
         "text named .wav": b"this is no sound\n" * 40,
         "a web page": b"<!DOCTYPE html><html><body>not found</body></html>",
         "JSON": b'{"error": "not found"}',
-        "a PNG picture": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8,
+        "a PNG spectrogram": b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 8,
         "an MP4": b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42isom" + bytes(4000),
         "a zip bomb (200 MB)": box.getvalue(),
         "a gzip bomb (200 MB)": gzip.compress(bytes(200_000_000), 9),

@@ -4,7 +4,7 @@
 
 The second node has a file system of its own where the system allows that (a mount namespace, which needs root): an
 empty run folder and an empty cache in place of the driver's. Elsewhere it is told to use nothing of what it sees
-(EARSIGHT_UNSHARED=1). It gets its pictures and the state of its trials from the driver. Once both nodes have a
+(EARSIGHT_UNSHARED=1). It gets its spectrograms and the state of its trials from the driver. Once both nodes have a
 checkpoint in the run folder, its raylet and its workers get SIGKILL. Exit code 0 where all bits are equal.
 """
 

@@ -3,7 +3,7 @@
 On sounds in ESC-50's shape (2000 clips of five seconds at 44.1 kHz, 50 classes, 5 folds; noise, since speed does not
 depend on what is heard) it measures, for one backbone at batch 32:
 
-- images/s of a plain loop (float32 as torch has it by default, default memory format, no graph) whose pictures the host
+- images/s of a plain loop (float32 as torch has it by default, default memory format, no graph) whose spectrograms the host
   makes, by librosa in as many threads as there are cores, or reads from a cache; and of ours from each source;
 - the share of a step that goes into its input: a step from each source against the same step on a batch that stands
   still;
@@ -115,8 +115,8 @@ class StillFeed:
             yield first
 
     def assemble(self, *batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        pictures, targets = batch
-        return pictures, targets
+        spectrograms, targets = batch
+        return spectrograms, targets
 
 
 def images_per_second(prepared: Prepared, data: Data, feed: Feed, *, steps: int) -> float:
@@ -147,7 +147,7 @@ def images_per_second(prepared: Prepared, data: Data, feed: Feed, *, steps: int)
 
 
 def plain_images_per_second(
-    prepared: Prepared, data: Data, pictures: Callable[[Any], torch.Tensor], *, steps: int
+    prepared: Prepared, data: Data, spectrograms: Callable[[Any], torch.Tensor], *, steps: int
 ) -> float:
     """Of the plain loop, whose host makes each batch and whose device then takes a step."""
     size, device = prepared.recipe.training.batch_size, data.device
@@ -158,7 +158,7 @@ def plain_images_per_second(
     def epoch() -> None:
         for rows in generator.integers(0, len(data.labels), (steps, size)):
             labels = torch.from_numpy(data.labels[rows]).to(device)
-            reference.train_step(model, optimizer, pictures(rows).to(device), labels)
+            reference.train_step(model, optimizer, spectrograms(rows).to(device), labels)
 
     torch.use_deterministic_algorithms(False)
     try:
@@ -199,7 +199,7 @@ def steps_table(dataset: Dataset, size: Size, *, cache: Path, device: torch.devi
     waves = [audio.read(dataset.root / f"{number}.wav", sample_rate_hz=44100) for number in range(size.files)]
 
     def by_librosa(rows: Any) -> torch.Tensor:
-        return torch.stack(list(in_order(lambda row: reference.picture(waves[row % size.files]), rows)))
+        return torch.stack(list(in_order(lambda row: reference.spectrogram(waves[row % size.files]), rows)))
 
     found["plain, librosa"] = plain_images_per_second(ready, data, by_librosa, steps=size.plain_steps)
     return found

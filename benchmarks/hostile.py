@@ -39,7 +39,7 @@ def uploads(site: Site, *, fuzz: int) -> Iterator[Row]:
         expected = WELL if file.code == "any" else ((STATUS[file.code], file.code),)
         for way, send in (("body", site.post), ("form", site.post_form)):
             yield site.row(f"{name} ({way})", expected, lambda send=send, content=file.content: send(content))
-    for path in ("/predict?hop=0.5", "/predict?explain=true&picture=true"):
+    for path in ("/predict?hop=0.5", "/predict?explain=true&spectrogram=true"):
         for name in ("silence", "1 sample", "64 channels", "1 Hz, 5 s"):
             content = broken.files()[name].content
             yield site.row(f"{name}, {path}", ((200, ""),), lambda content=content, path=path: site.post(content, path))

@@ -72,11 +72,11 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def pictures(setting: Setting, *, wav: bool = False) -> Iterator[Pair]:
-    """Files to pictures; with ``wav`` of the same clips as 16-bit WAV, as ESC-50 comes, where decoding costs little."""
+def spectrograms(setting: Setting, *, wav: bool = False) -> Iterator[Pair]:
+    """Files to spectrograms; with ``wav`` of the same clips as 16-bit WAV, as ESC-50 comes, where decoding costs little."""
     with tempfile.TemporaryDirectory() as folder:
         files = [_as_wav(path, Path(folder)) for path in setting.files] if wav else setting.files
-        yield from _pictures(setting, files)
+        yield from _spectrograms(setting, files)
 
 
 def _as_wav(path: Path, folder: Path) -> Path:
@@ -85,7 +85,7 @@ def _as_wav(path: Path, folder: Path) -> Path:
     return folder / f"{path.stem}.wav"
 
 
-def _pictures(setting: Setting, files: list[Path]) -> Iterator[Pair]:
+def _spectrograms(setting: Setting, files: list[Path]) -> Iterator[Pair]:
     features = setting.recipe.features
     front_end = Spectrogram(features).use_kernels()
 
@@ -95,12 +95,13 @@ def _pictures(setting: Setting, files: list[Path]) -> Iterator[Pair]:
             return front_end.views(torch.from_numpy(wave)[None])[0, 0]
 
     difference = max(
-        float((ours(path) - reference.picture(reference.load(path))).abs().max()) for path in files[:: len(files) // 8]
+        float((ours(path) - reference.spectrogram(reference.load(path))).abs().max())
+        for path in files[:: len(files) // 8]
     )
     for _ in range(setting.rounds):
-        theirs = seconds(lambda: [reference.picture(reference.load(path)) for path in files])
+        theirs = seconds(lambda: [reference.spectrogram(reference.load(path)) for path in files])
         mine = seconds(lambda: list(in_order(ours, files)))
-        yield Pair(theirs, mine, len(files), f"largest difference of a picture {difference:.1e}")
+        yield Pair(theirs, mine, len(files), f"largest difference of a spectrogram {difference:.1e}")
 
 
 def augmentation(setting: Setting) -> Iterator[Pair]:
@@ -119,12 +120,12 @@ def augmentation(setting: Setting) -> Iterator[Pair]:
 
     ours()
     for _ in range(setting.rounds):
-        theirs = seconds(lambda: [reference.picture(reference.changed(wave, generator)) for wave in waves])
+        theirs = seconds(lambda: [reference.spectrogram(reference.changed(wave, generator)) for wave in waves])
         yield Pair(theirs / len(waves), seconds(ours) / 320, 1)
 
 
 def training(setting: Setting, *, backbone: str) -> Iterator[Pair]:
-    """Training steps of batch 32 on pictures (3, 128, 250)."""
+    """Training steps of batch 32 on spectrograms (3, 128, 250)."""
     keep_freed_memory()
     inputs, labels = torch.randn(32, 3, 128, 250), torch.randint(0, 10, (32,))
     plain = reference.network(backbone, classes=10)

@@ -1,6 +1,6 @@
 """``python -m benchmarks.parity RUN DATA``: model files, given the audio alone, against their trials' predictions.
 
-The predictions came from the store of pictures, the model file hears the files: training and serving are one path where
+The predictions came from the store of spectrograms, the model file hears the files: training and serving are one path where
 the labels are equal and the probabilities within 1e-3.
 """
 

@@ -26,7 +26,7 @@ def load(path: Path) -> NDArray[np.float32]:
     return librosa.util.fix_length(wave, size=SAMPLES)
 
 
-def picture(wave: NDArray[np.float32]) -> Tensor:
+def spectrogram(wave: NDArray[np.float32]) -> Tensor:
     """Three log-mels resized in time to (3, 128, 250)."""
     channels = []
     for window_ms, hop_ms in WINDOWS_AND_HOPS_MS:
@@ -58,10 +58,10 @@ def network(name: str, *, classes: int) -> nn.Module:
     return timm.create_model(name, num_classes=classes)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, pictures: Tensor, labels: Tensor) -> float:
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, spectrograms: Tensor, labels: Tensor) -> float:
     """One plain step in float32."""
     optimizer.zero_grad()
-    loss = nn.functional.cross_entropy(model(pictures), labels)
+    loss = nn.functional.cross_entropy(model(spectrograms), labels)
     loss.backward()
     optimizer.step()
     return float(loss.detach())
@@ -76,7 +76,7 @@ def train_fold(
     learning_rate: float,
     seed: int,
 ) -> float:
-    """A fold in the released code's order: pictures of the originals once, those of changed copies whenever drawn.
+    """A fold in the released code's order: spectrograms of the originals once, those of changed copies whenever drawn.
 
     Every epoch takes as many examples as there are clips, half of them originals and half changed, so that the number
     of training examples is that of the other side. (The released code takes twice as many, and evaluates the held-out
@@ -84,7 +84,7 @@ def train_fold(
     """
     generator = np.random.default_rng(seed)
     waves = [load(path) for path, _ in train]
-    originals = [picture(wave) for wave in waves]
+    originals = [spectrogram(wave) for wave in waves]
     labels = torch.tensor([label for _, label in train])
     count, batch = len(train), 32
     steps = epochs * (count // batch)
@@ -97,11 +97,11 @@ def train_fold(
         )
         for drawn in np.split(generator.permutation(order), count // batch):
             rows = drawn % count
-            pictures = [
-                originals[row] if place < count else picture(changed(waves[row], generator))
+            spectrograms = [
+                originals[row] if place < count else spectrogram(changed(waves[row], generator))
                 for place, row in zip(drawn, rows, strict=True)
             ]
-            train_step(model, optimizer, torch.stack(pictures), labels[torch.from_numpy(rows)])
+            train_step(model, optimizer, torch.stack(spectrograms), labels[torch.from_numpy(rows)])
             schedule.step()
     return float((predict(model, [path for path, _ in test]) == np.array([label for _, label in test])).mean())
 
@@ -110,4 +110,4 @@ def predict(model: nn.Module, paths: list[Path]) -> NDArray[np.int64]:
     """Classes of files, one clip at a time."""
     model.eval()
     with torch.no_grad():
-        return np.array([int(model(picture(load(path))[None]).argmax()) for path in paths])
+        return np.array([int(model(spectrogram(load(path))[None]).argmax()) for path in paths])

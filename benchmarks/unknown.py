@@ -56,8 +56,8 @@ def heard(classifier: Classifier, waves: NDArray[np.float32]) -> tuple[NDArray[n
     logits, far = [], []
     with torch.inference_mode():
         for start in range(0, len(waves), BATCH):
-            pictures = classifier.pictures(torch.from_numpy(waves[start : start + BATCH]))
-            said, features = seen_by(classifier.model, pictures)
+            spectrograms = classifier.spectrograms(torch.from_numpy(waves[start : start + BATCH]))
+            said, features = seen_by(classifier.model, spectrograms)
             logits.append(said.numpy())
             far.append(reference.distance(features))
     return np.concatenate(logits), np.concatenate(far)

@@ -1,4 +1,4 @@
-"""What all tests share: a small synthetic data set, a cache of pictures, and the real clips where they are."""
+"""What all tests share: a small synthetic data set, a cache of spectrograms, and the real clips where they are."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the tests' pictures out of the user's cache."""
+    """Keep the tests' spectrograms out of the user's cache."""
     os.environ["EARSIGHT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -48,7 +48,9 @@ def refused(*args: object) -> str:
     assert found, result.stderr
     # What was recognised, notes and progress may come before it; nothing after.
     for line in before.splitlines():
-        assert line.startswith(("  note: ", "  held out: ", "  left out: ", "pictures: ")) or " clips, " in line, line
+        assert line.startswith(("  note: ", "  held out: ", "  left out: ", "spectrograms: ")) or " clips, " in line, (
+            line
+        )
     assert 1 <= len(message.strip().splitlines()) <= 2, message
     return message
 
@@ -241,7 +243,7 @@ def _socket(path: Path) -> None:
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("x.wav", lambda path: path.touch(), "an empty file"),
     "text": ("x.wav", lambda path: path.write_text("hello"), "a text file, not sound"),
-    "PNG": ("x.wav", lambda path: path.write_bytes(PNG), "a PNG picture, not sound"),
+    "PNG": ("x.wav", lambda path: path.write_bytes(PNG), "a PNG spectrogram, not sound"),
     "MP4": ("x.mp3", lambda path: path.write_bytes(MP4), "an MP4 (AAC) file: convert it"),
     "truncated": ("x.wav", _truncated, "truncated"),
     "NaN": ("x.wav", _not_finite, "NaN or infinite samples"),

@@ -94,7 +94,7 @@ def test_prepare_twice_decodes_once(synthetic_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(audio, "read", refuse)
     again = invoke("prepare", synthetic_folder, *TINY, "--cache", tmp_path, "--json")
     assert json.loads(again.stdout) == first
-    assert "pictures:" not in again.stderr
+    assert "spectrograms:" not in again.stderr
     assert {path: path.stat().st_mtime_ns for path in Path(first["folder"]).iterdir()} == before
     assert "100 clips" in invoke("prepare", synthetic_folder, *TINY, "--cache", tmp_path).stdout
 

@@ -93,7 +93,7 @@ def test_analyze_boundaries_ends_in_figure_table_and_numbers(run, synthetic_fold
     arguments = ("analyze", "boundaries", run, "--clips", 2, "--max-steps", 16, *THREAD)
     done = invoke(*arguments)
     assert "| attribution |" in done.stdout
-    assert "At a given loudness, attributions are larger where the picture changes" in done.stdout
+    assert "At a given loudness, attributions are larger where the spectrogram changes" in done.stdout
     assert sorted(path.name for path in (run / "analysis").iterdir()) == [
         *("boundaries.csv", "boundaries.json", "boundaries.jsonl", "boundaries.png")
     ]

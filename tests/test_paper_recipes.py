@@ -163,7 +163,7 @@ def test_parts_are_not_offered_but_can_be_extended(tmp_path):
 def test_where_text_and_code_differ_each_recipe_says_which_it_follows():
     for data, network, start in CELLS:
         said = " ".join(line for lines in recipe_notes(f"paper/{data}-{network}-{start}").values() for line in lines)
-        for words in ("Protocol. The code", "Pictures follow the code", "follow the text"):
+        for words in ("Protocol. The code", "Spectrograms follow the code", "follow the text"):
             assert words in said
         own = {"esc50": "keeps its own time scale, as the text", "urbansound8k": "22.05 kHz follows the code"}
         assert own.get(data, "The text holds out 20 %") in said

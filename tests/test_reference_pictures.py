@@ -1,4 +1,4 @@
-"""What `python -m benchmarks` measures against makes the pictures that earsight makes."""
+"""What `python -m benchmarks` measures against makes the spectrograms that earsight makes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def front_end():
 def largest_difference(path, reference, front_end) -> float:
     features = front_end.features
     wave = audio.fit(audio.read(path, sample_rate_hz=features.rate, seconds=5.0), features.samples)
-    theirs = reference.picture(reference.load(path))
+    theirs = reference.spectrogram(reference.load(path))
     with torch.inference_mode():
         ours = front_end(torch.from_numpy(wave)[None])[0]
     assert ours.shape == theirs.shape == (3, 128, 250)
@@ -42,7 +42,7 @@ def largest_difference(path, reference, front_end) -> float:
 
 
 @pytest.mark.real_audio
-def test_the_reference_makes_our_pictures_of_real_clips(reference, front_end, esc10):
+def test_the_reference_makes_our_spectrograms_of_real_clips(reference, front_end, esc10):
     files = sorted((esc10 / "audio").iterdir())[::40]
     assert len(files) == 10
     found = {path.name: largest_difference(path, reference, front_end) for path in files}

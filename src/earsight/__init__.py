@@ -1,4 +1,4 @@
-"""earsight fine-tunes ImageNet-pretrained CNNs on pictures of sound.
+"""earsight fine-tunes ImageNet-pretrained CNNs on spectrograms of sound.
 
 From Python, the two things most people want::
 

@@ -26,7 +26,7 @@ from earsight.console import Verbs, out
 
 app = typer.Typer(
     cls=Verbs,
-    help="Fine-tune ImageNet-pretrained CNNs on pictures of sound.",
+    help="Fine-tune ImageNet-pretrained CNNs on spectrograms of sound.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -54,7 +54,7 @@ app.add_typer(analyze, name="analyze")
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Fine-tune ImageNet-pretrained CNNs on pictures of sound."""
+    """Fine-tune ImageNet-pretrained CNNs on spectrograms of sound."""
     if version:
         from earsight import __version__
 

@@ -1,6 +1,6 @@
-"""The first run: the main job on synthetic sounds, from nothing to a prediction and a picture.
+"""The first run: the main job on synthetic sounds, from nothing to a prediction and a spectrogram.
 
-Comes in: a folder to work in. Goes out, in it: the synthetic data set, a run with its model file, and a picture of one
+Comes in: a folder to work in. Goes out, in it: the synthetic data set, a run with its model file, and a spectrogram of one
 sound. No network is used; the ImageNet weights come out of an installed package.
 """
 
@@ -38,13 +38,13 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
 
     started = time.monotonic()
     sounds = folder / "synthetic"
-    if not sounds.is_dir():  # written once: other times of change would call for other pictures and another run
+    if not sounds.is_dir():  # written once: other times of change would call for other spectrograms and another run
         write_synthetic(folder / "synthetic.part").replace(sounds)
     dataset = open_dataset(sounds)
     say(f"1. {dataset.describe()}, in {sounds}")
     recipe = load_recipe(overrides=[*_RECIPE, f"training.epochs={epochs}"])
-    with bar("2. pictures") as shown:
-        ready = prepare(dataset, recipe, cache=folder / "pictures", progress=shown)
+    with bar("2. spectrograms") as shown:
+        ready = prepare(dataset, recipe, cache=folder / "spectrograms", progress=shown)
     trial = Trial(fold=1, seed=0)
     run = folder / f"run-{ready.recipe.digest}-{ready.identity}"
     cpu = torch.device("cpu")
@@ -56,7 +56,7 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     drawing = folder / "spectrogram.png"
     _show_one(model, dataset.file(row), label=dataset.clips[row].label, drawing=drawing)
     out.print(
-        f"picture: {drawing}\nmodel:   {model}\n"
+        f"spectrogram: {drawing}\nmodel:   {model}\n"
         f"all in {time.monotonic() - started:.0f} s. Now your own sounds, one folder a class:",
         markup=False,
     )
@@ -74,7 +74,7 @@ def _tell_accuracy(result: dict[str, Any], *, chance: float) -> None:
 
 
 def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> None:
-    """Predict one held-out file and draw its picture as the network sees it."""
+    """Predict one held-out file and draw its spectrogram as the network sees it."""
     import torch
 
     from earsight.data import audio

@@ -41,7 +41,7 @@ _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class Features(_Section):
-    """How a wave becomes a picture; ``auto`` is filled in from the data set by `Recipe.resolve`."""
+    """How a wave becomes a spectrogram; ``auto`` is filled in from the data set by `Recipe.resolve`."""
 
     representation: Literal["log_mel", "log_spectrogram", "mfcc", "gammatone"] = "log_mel"
     sample_rate_hz: int | Literal["auto"] = "auto"
@@ -78,7 +78,7 @@ class Features(_Section):
 
     @property
     def columns(self) -> int:
-        """Picture columns of resolved features."""
+        """Spectrogram columns of resolved features."""
         return int(self._resolved("frames"))
 
     def _resolved(self, name: str) -> Any:
@@ -149,7 +149,7 @@ class Training(_Section):
         description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or none",
     )
     source: Literal["auto", "store", "pictures", "waves"] = Field(
-        "auto", description="where a step's data lie: on disk (store), or on the device as pictures or as waves"
+        "auto", description="where a step's data lie: on disk (store), or on the device as spectrograms or as waves"
     )
     protocol: Literal["last", "inner", "test"] = "last"
     inner_fraction: float = Field(0.2, gt=0, lt=1, description="of the training rows; for protocol inner")
@@ -177,7 +177,7 @@ class Recipe(_Section):
         clip_seconds : float
             Length of its clips, in seconds.
         frames : int
-            Columns of its pictures.
+            Columns of its spectrograms.
 
         Returns
         -------

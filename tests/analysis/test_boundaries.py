@@ -12,23 +12,23 @@ SHAPE = (3, 32, 100)
 
 
 def draw(seed=0):
-    """A picture of smooth hills in noise, all of it above silence."""
+    """A spectrogram of smooth hills in noise, all of it above silence."""
     random = np.random.default_rng(seed)
     bands, columns = np.mgrid[:32, :100]
-    picture = np.zeros(SHAPE)
+    spectrogram = np.zeros(SHAPE)
     for _ in range(6):
         band, column, width = random.integers(32), random.integers(100), random.uniform(3, 8)
-        picture += 8 * np.exp(-((bands - band) ** 2 + (columns - column) ** 2) / (2 * width**2))
-    return picture - 6 + 0.3 * random.standard_normal(SHAPE)
+        spectrogram += 8 * np.exp(-((bands - band) ** 2 + (columns - column) ** 2) / (2 * width**2))
+    return spectrogram - 6 + 0.3 * random.standard_normal(SHAPE)
 
 
-def change(picture):
-    return np.stack([np.hypot(*np.gradient(channel)) for channel in picture])
+def change(spectrogram):
+    return np.stack([np.hypot(*np.gradient(channel)) for channel in spectrogram])
 
 
 def test_attributions_on_what_changes():
-    picture = draw()
-    found = measure_clip(-change(picture), picture)["attribution"]
+    spectrogram = draw()
+    found = measure_clip(-change(spectrogram), spectrogram)["attribution"]
     assert set(found.observed) == set(found.shifted) == set(NAMES)
     for kind in ("spearman", "pearson"):
         assert found.observed[f"{kind}_gradient"] == pytest.approx(1)
@@ -38,20 +38,20 @@ def test_attributions_on_what_changes():
 
 
 def test_attributions_on_what_is_loud():
-    picture = draw()
-    found = measure_clip((picture - FLOOR) ** 2, picture)
+    spectrogram = draw()
+    found = measure_clip((spectrogram - FLOOR) ** 2, spectrogram)
     assert found["attribution"].observed["spearman_energy"] == pytest.approx(1)
     assert abs(found["attribution"].observed["spearman_gradient_given_energy"]) < 1e-5
     # Divided by the height above silence, it is that height.
     assert found["sensitivity"].observed["pearson_energy"] == pytest.approx(1)
-    uneven = measure_clip((picture - FLOOR) * change(picture), picture)
+    uneven = measure_clip((spectrogram - FLOOR) * change(spectrogram), spectrogram)
     assert uneven["sensitivity"].observed["pearson_gradient"] == pytest.approx(1)
     assert uneven["attribution"].observed["pearson_gradient"] < 0.99
 
 
 def test_attributions_that_know_nothing():
-    picture = draw()
-    found = measure_clip(np.random.default_rng(9).standard_normal(SHAPE), picture)["attribution"]
+    spectrogram = draw()
+    found = measure_clip(np.random.default_rng(9).standard_normal(SHAPE), spectrogram)["attribution"]
     for name in NAMES:
         wanted = 1.0 if name.startswith("density") else 0.0
         assert found.observed[name] == pytest.approx(wanted, abs=0.06)
@@ -59,11 +59,11 @@ def test_attributions_that_know_nothing():
 
 
 def test_correlations_are_scipys_and_partial_ones_are_those_of_residuals():
-    picture = draw(1)
-    values = np.random.default_rng(2).standard_normal(SHAPE) * (1 + change(picture)) * (picture - FLOOR)
-    found = measure_clip(values, picture)["attribution"].observed
+    spectrogram = draw(1)
+    values = np.random.default_rng(2).standard_normal(SHAPE) * (1 + change(spectrogram)) * (spectrogram - FLOOR)
+    found = measure_clip(values, spectrogram)["attribution"].observed
     by_channel = {name: [] for name in NAMES}
-    for channel, power in zip(values, picture, strict=True):
+    for channel, power in zip(values, spectrogram, strict=True):
         size, edges, loud = np.abs(channel).ravel(), np.hypot(*np.gradient(power)).ravel(), power.ravel()
         for kind, form in (("spearman", stats.rankdata), ("pearson", np.asarray)):
             a, g, e = (form(cells) for cells in (size, edges, loud))
@@ -80,13 +80,13 @@ def test_correlations_are_scipys_and_partial_ones_are_those_of_residuals():
 
 
 def test_chance_is_the_mean_over_all_far_shifts():
-    picture, values = draw(3), np.abs(np.random.default_rng(4).standard_normal(SHAPE))
-    found = measure_clip(values, picture)["attribution"].shifted
+    spectrogram, values = draw(3), np.abs(np.random.default_rng(4).standard_normal(SHAPE))
+    found = measure_clip(values, spectrogram)["attribution"].shifted
     wanted = [
         np.mean(
             [
                 stats.pearsonr(np.roll(size, by, axis=1).ravel(), np.hypot(*np.gradient(power)).ravel())[0]
-                for size, power in zip(values, picture, strict=True)
+                for size, power in zip(values, spectrogram, strict=True)
             ]
         )
         for by in range(10, 91)
@@ -102,31 +102,31 @@ def test_moving_on_a_ring_is_a_roll():
 
 
 def test_densities_of_a_loud_block():
-    picture = np.full(SHAPE, -8.0) + 0.01 * np.random.default_rng(0).standard_normal(SHAPE)
+    spectrogram = np.full(SHAPE, -8.0) + 0.01 * np.random.default_rng(0).standard_normal(SHAPE)
     block = np.zeros(SHAPE, dtype=bool)
     block[:, 6:26, 30:70] = True  # a quarter of the cells
-    picture[block] += 10
+    spectrogram[block] += 10
     edge = np.zeros(SHAPE)
     edge[:, 6:26, 30:70] = 1
     edge[:, 7:25, 31:69] = 0
-    found = measure_clip(edge + 1e-9 * picture, picture)["attribution"]
+    found = measure_clip(edge + 1e-9 * spectrogram, spectrogram)["attribution"]
     inner, outer = 18 * 38, 22 * 42
     ring = (outer - inner) / (32 * 100)
     assert found.observed["density_boundary"] == pytest.approx(1 / ring, rel=1e-6)
     assert found.observed["density_inside"] == pytest.approx(0, abs=1e-6)
     assert found.observed["density_outside"] == pytest.approx(0, abs=1e-6)
     assert found.shifted["density_boundary"] < 0.5 / ring
-    filled = measure_clip(block * 1.0 + 1e-9 * picture, picture)["attribution"]
+    filled = measure_clip(block * 1.0 + 1e-9 * spectrogram, spectrogram)["attribution"]
     assert filled.observed["density_inside"] == pytest.approx(4, rel=1e-6)
 
 
 def test_columns_of_silence_do_not_count():
-    picture, values = draw(5), np.random.default_rng(6).standard_normal(SHAPE)
+    spectrogram, values = draw(5), np.random.default_rng(6).standard_normal(SHAPE)
     wide = np.full((3, 32, 160), FLOOR)
-    wide[:, :, :100] = picture
+    wide[:, :, :100] = spectrogram
     more = np.zeros((3, 32, 160))
     more[:, :, :100] = values
-    alone, with_silence = measure_clip(values, picture), measure_clip(more, wide)
+    alone, with_silence = measure_clip(values, spectrogram), measure_clip(more, wide)
     for kind in ("attribution", "sensitivity"):
         for name in NAMES:
             # The last column with sound has a steep edge to the silence after it, which moves plain correlations.
@@ -136,9 +136,9 @@ def test_columns_of_silence_do_not_count():
 
 @pytest.mark.parametrize("columns", [0, 19])
 def test_too_little_sound_is_left_out(columns):
-    picture = np.full(SHAPE, FLOOR)
-    picture[:, :, :columns] = draw()[:, :, :columns]
-    assert measure_clip(np.ones(SHAPE), picture) is None
+    spectrogram = np.full(SHAPE, FLOOR)
+    spectrogram[:, :, :columns] = draw()[:, :, :columns]
+    assert measure_clip(np.ones(SHAPE), spectrogram) is None
     assert measure_clip(np.zeros(SHAPE), draw()) is None
 
 

@@ -29,10 +29,10 @@ def test_tiles_are_bands_by_moments_in_every_channel(front_end, tile_of):
 
 
 def curves_of(weights, tile_of, maps, **settings):
-    """Curves where the probability is the weighted share of the picture's cells that are not silent."""
+    """Curves where the probability is the weighted share of the spectrogram's cells that are not silent."""
     shares = torch.from_numpy(weights / weights.sum()).float()
     return measure_curves(
-        lambda pictures: (pictures * shares).sum(dim=(1, 2, 3)),
+        lambda spectrograms: (spectrograms * shares).sum(dim=(1, 2, 3)),
         torch.ones(SHAPE),
         silence=torch.zeros(SHAPE),
         tile_of=tile_of,
@@ -103,9 +103,9 @@ def test_one_window_is_one_channel():
     one = np.arange(64 * 40).reshape(1, 64, 40) // 256
     sizes = []
 
-    def probability(pictures):
-        sizes.append(pictures.shape)
-        return pictures.mean(dim=(1, 2, 3))
+    def probability(spectrograms):
+        sizes.append(spectrograms.shape)
+        return spectrograms.mean(dim=(1, 2, 3))
 
     found = measure_curves(
         probability,
@@ -123,30 +123,30 @@ def test_one_window_is_one_channel():
 class LooksAtOnePlace(nn.Module):
     """Two classes, told apart by a curved function of one region and nothing else."""
 
-    def forward(self, pictures):
-        evidence = pictures[:, :2, :, :20].mean(dim=(1, 2, 3))
+    def forward(self, spectrograms):
+        evidence = spectrograms[:, :2, :, :20].mean(dim=(1, 2, 3))
         score = 6 * torch.tanh(4 * (evidence - 0.5))
         return torch.stack([-score, score], dim=1)
 
 
 def test_planted_evidence_is_found_and_believed(tile_of):
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(SHAPE, generator=generator) + 0.5
+    spectrogram = torch.rand(SHAPE, generator=generator) + 0.5
     silence = torch.zeros(SHAPE)
-    picture[:, :, 40:, 25:] += 2  # the loudest place says nothing
+    spectrogram[:, :, 40:, 25:] += 2  # the loudest place says nothing
     network = LooksAtOnePlace()
-    found = integrated_gradients(network, picture, silence=silence, target=1)
+    found = integrated_gradients(network, spectrogram, silence=silence, target=1)
     inside = np.zeros((3, 64, 40), dtype=bool)
     inside[:2, :, :20] = True
     assert found.complete
     assert np.abs(found.values[~inside]).max() == 0
     assert (found.values[inside] > 0).all()
     curves = measure_curves(
-        lambda pictures: torch.softmax(network(pictures), dim=1)[:, 1],
-        picture,
+        lambda spectrograms: torch.softmax(network(spectrograms), dim=1)[:, 1],
+        spectrogram,
         silence=silence,
         tile_of=tile_of,
-        maps={"attribution": found.values, "loudest": picture[0].numpy()},
+        maps={"attribution": found.values, "loudest": spectrogram[0].numpy()},
     )
     deletion, insertion = curves.areas("deletion"), curves.areas("insertion")
     assert deletion.ranked["attribution"] < min(deletion.low - 0.05, deletion.random.mean() - 0.2)

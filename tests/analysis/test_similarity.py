@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from earsight.analysis.similarity import RunSimilarity, compare, pictures, run_similarity, similarity_result
+from earsight.analysis.similarity import RunSimilarity, compare, run_similarity, similarity_result, spectrograms
 from earsight.analysis.subspaces import Likeness
 from earsight.errors import DataError, RunError
 from earsight.models.backbones import build
@@ -83,13 +83,13 @@ def test_rows_are_positions_or_clips(home, found):
     assert sides == [16 * 16, 16 * 16, 8 * 8, 4 * 4, 2 * 2]
 
 
-def test_the_pictures_are_those_that_the_run_held_out(home, synthetic):
+def test_the_spectrograms_are_those_that_the_run_held_out(home, synthetic):
     item = held_out(home / "run")[1]
     card, _ = load(item.model)
     store = prepare(synthetic, card.recipe).store
     rows = np.flatnonzero(synthetic.folds == 2)
     mean, std = (torch.tensor(values)[:, None, None] for values in (card.mean, card.std))
-    batches = list(pictures(card, item.files, device=CPU))
+    batches = list(spectrograms(card, item.files, device=CPU))
     assert [len(batch) for batch in batches] == [16, 4]
     torch.testing.assert_close(torch.cat(batches), (store.read(rows) - mean) / std, rtol=0, atol=2e-3)
 

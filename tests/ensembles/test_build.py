@@ -154,16 +154,16 @@ def _soup_by_hand(run, prepared, fold):
     }
     model.load_state_dict(mean)
 
-    def pictures(rows):
+    def spectrograms(rows):
         raw = prepared.store.read(rows, draws=None)
         return (raw - torch.tensor(card.mean)[:, None, None]) / torch.tensor(card.std)[:, None, None]
 
     rows = np.flatnonzero(prepared.dataset.folds != fold)
-    batches = [pictures(batch) for batch in np.array_split(rows, max(1, round(len(rows) / 32)))]
+    batches = [spectrograms(batch) for batch in np.array_split(rows, max(1, round(len(rows) / 32)))]
     torch.optim.swa_utils.update_bn(batches, model)
     model.eval()
     with torch.no_grad():
-        return model(pictures(np.flatnonzero(prepared.dataset.folds == fold))).numpy()
+        return model(spectrograms(np.flatnonzero(prepared.dataset.folds == fold))).numpy()
 
 
 def test_a_soup_is_what_numpy_and_torchs_update_bn_make_of_it(made, run, prepared, synthetic, tmp_path):
@@ -238,7 +238,7 @@ def test_members_of_another_architecture_join_the_ensemble_but_no_soup(run, synt
         out=tmp_path / "e",
         device=CPU,
         dataset=synthetic,
-        prepare=lambda dataset, recipe: pytest.fail("no pictures are needed"),
+        prepare=lambda dataset, recipe: pytest.fail("no spectrograms are needed"),
     )
     assert list(_rows(result)) == ["single", "average"]
     assert "members are of different recipes" in " ".join(result["notes"])
@@ -297,7 +297,7 @@ def test_what_cannot_be_combined(run, made, prepared, tmp_path):
         "is not the data set, or not the split of it",
         [run],
         dataset=other,
-        prepare=lambda *_: pytest.fail("pictures of it"),
+        prepare=lambda *_: pytest.fail("spectrograms of it"),
     )
 
 

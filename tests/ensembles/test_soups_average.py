@@ -55,7 +55,7 @@ def test_states_of_other_networks(states, words):
         average_states(states)
 
 
-def test_statistics_are_those_of_the_pictures_under_the_new_weights():
+def test_statistics_are_those_of_the_spectrograms_under_the_new_weights():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=0.3), nn.Dropout(0.5))
     batches = [torch.randn(size, 3, 8, 8) * 3 + 1 for size in (6, 6, 6)]
@@ -91,7 +91,7 @@ def test_statistics_that_all_members_share_are_right_as_they_are():
     assert measured_norms(model, states[:1]) == []
 
 
-def test_a_soup_of_one_measured_on_its_own_pictures_is_much_the_same():
+def test_a_soup_of_one_measured_on_its_own_spectrograms_is_much_the_same():
     """Under the same weights, statistics measured anew are those that a long training's running mean approaches."""
     torch.manual_seed(1)
     model = _network(3)
@@ -111,4 +111,4 @@ def test_a_soup_of_one_measured_on_its_own_pictures_is_much_the_same():
         measure_norms(model, [3 * batch for batch in batches], names=names)
         other = model(batches[0])
     assert float((found - expected).abs().max()) < 0.25 * float(expected.std())
-    assert float((other - expected).abs().max()) > float(expected.std()), "other pictures have other statistics"
+    assert float((other - expected).abs().max()) > float(expected.std()), "other spectrograms have other statistics"

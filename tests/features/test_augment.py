@@ -35,7 +35,7 @@ def neutral(batch, **changes):
     return Draws(**{**fields, **changes})
 
 
-def pictures(batch=4, bands=16, frames=40, seed=0):
+def spectrograms(batch=4, bands=16, frames=40, seed=0):
     return torch.randn(batch, 3, bands, frames, generator=torch.Generator().manual_seed(seed))
 
 
@@ -135,7 +135,7 @@ def test_draws_lie_in_their_ranges():
 
 def test_probability_zero_changes_nothing():
     found = draw(Augment(probability=0.0, mixup=1.0), batch=8, generator=np.random.default_rng(0))
-    batch = pictures(8)
+    batch = spectrograms(8)
     assert (found.semitones == 0).all()
     assert (found.share == 1).all()
     torch.testing.assert_close(apply(batch, found, silence=SILENCE), batch, atol=1e-6, rtol=0)
@@ -151,7 +151,7 @@ def test_probability_is_the_share_that_is_changed():
 
 def test_switches_turn_each_change_off():
     section = Augment(shift=False, mixup=0.0, time_masks=0, band_masks=0, pitch_semitones=0, stretch=(1.0, 1.0))
-    batch = pictures(8)
+    batch = spectrograms(8)
     found = draw(section, batch=8, generator=np.random.default_rng(0))
     torch.testing.assert_close(apply(batch, found, silence=SILENCE), batch, atol=1e-6, rtol=0)
     assert pitch_steps(section) == (0,)
@@ -159,7 +159,7 @@ def test_switches_turn_each_change_off():
 
 
 def test_neutral_draws_are_the_identity_and_leave_the_input_alone():
-    batch = pictures()
+    batch = spectrograms()
     before = batch.clone()
     torch.testing.assert_close(apply(batch, neutral(4), silence=SILENCE), before, atol=1e-6, rtol=0)
     assert torch.equal(batch, before)
@@ -192,7 +192,7 @@ def test_room_that_a_faster_sound_leaves_is_silent_in_each_channel():
 
 
 def test_without_stretch_only_masks_and_mixup_are_left():
-    batch = pictures()
+    batch = spectrograms()
     draws = neutral(4, speed=np.full(4, 1.5), roll=np.full(4, 0.5))
     assert torch.equal(apply(batch, draws, silence=SILENCE, stretch=False), batch)
     assert not torch.equal(apply(batch, draws, silence=SILENCE), batch)
@@ -200,7 +200,7 @@ def test_without_stretch_only_masks_and_mixup_are_left():
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10**6), alpha=st.floats(0.05, 4))
-def test_pictures_and_targets_are_mixed_in_the_same_shares(seed, alpha):
+def test_spectrograms_and_targets_are_mixed_in_the_same_shares(seed, alpha):
     generator = np.random.default_rng(seed)
     found = draw(Augment(mixup=alpha), batch=6, generator=generator)
     mixing = neutral(6, partner=found.partner, share=found.share)
@@ -217,7 +217,7 @@ def test_pictures_and_targets_are_mixed_in_the_same_shares(seed, alpha):
 
 def test_a_draw_replays():
     found = draw(Augment(), batch=4, generator=np.random.default_rng(3))
-    batch = pictures()
+    batch = spectrograms()
     first = apply(batch, found, silence=SILENCE)
     assert torch.equal(first, apply(batch, found, silence=SILENCE))
     assert not torch.allclose(first, batch)

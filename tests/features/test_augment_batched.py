@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 SILENCE = torch.tensor([-3.0, -2.0, -1.0])[:, None] + torch.linspace(0, 1, 16)
 
 
-def pictures(batch, frames=40, bands=16):
+def spectrograms(batch, frames=40, bands=16):
     return torch.from_numpy(np.random.default_rng(batch).normal(size=(batch, 3, bands, frames)).astype(np.float32))
 
 
@@ -45,14 +45,14 @@ def test_it_is_what_the_matrices_do(seed, batch, frames, stretch, masks, mixup, 
         shift=shift,
     )
     draws = draw(augment, batch=batch, generator=np.random.default_rng(seed))
-    given = pictures(batch, frames)
+    given = spectrograms(batch, frames)
     expected = apply(given.clone(), draws, silence=SILENCE)
     torch.testing.assert_close(apply_packed(given, packed(draws), silence=SILENCE), expected, atol=1e-5, rtol=0)
 
 
 def test_examples_without_a_change_keep_every_bit():
     draws = draw(Augment(probability=0.0), batch=5, generator=np.random.default_rng(0))
-    given = pictures(5)
+    given = spectrograms(5)
     assert torch.equal(apply_packed(given, packed(draws), silence=SILENCE), given)
 
 
@@ -64,7 +64,7 @@ def test_batches_are_packed_one_after_the_other():
     for start, (rows, draws) in zip((0, 3), parts, strict=True):
         part = whole[start : start + len(rows)]
         assert (np.array([-2, -1, 0, 1, 2])[part.whole[:, 1]] == draws.semitones).all()
-        given = pictures(len(rows))
+        given = spectrograms(len(rows))
         torch.testing.assert_close(
             apply_packed(given, part, silence=SILENCE), apply(given, draws, silence=SILENCE), atol=1e-5, rtol=0
         )
@@ -80,10 +80,10 @@ def test_what_was_recorded_with_some_draws_replays_with_others():
         return apply_packed(given, Packed(whole, real, time_masks=1), silence=SILENCE)
 
     first = packed(calm)
-    recorded = make_fx(work, tracing_mode="fake", _allow_non_fake_inputs=True)(pictures(6), first.whole, first.real)
+    recorded = make_fx(work, tracing_mode="fake", _allow_non_fake_inputs=True)(spectrograms(6), first.whole, first.real)
     second = packed(wild)
-    found = recorded(pictures(6), second.whole, second.real)
-    torch.testing.assert_close(found, apply(pictures(6), wild, silence=SILENCE), atol=1e-5, rtol=0)
+    found = recorded(spectrograms(6), second.whole, second.real)
+    torch.testing.assert_close(found, apply(spectrograms(6), wild, silence=SILENCE), atol=1e-5, rtol=0)
 
 
 def test_a_look_at_a_value_would_be_seen():
@@ -91,4 +91,4 @@ def test_a_look_at_a_value_would_be_seen():
         return given if float(given.sum()) > 0 else -given
 
     with pytest.raises(GuardOnDataDependentSymNode):
-        make_fx(work, tracing_mode="fake")(pictures(2))
+        make_fx(work, tracing_mode="fake")(spectrograms(2))

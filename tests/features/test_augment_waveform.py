@@ -1,4 +1,4 @@
-"""The fast augmentation on pictures against librosa's and Signalsmith's on waves."""
+"""The fast augmentation on spectrograms against librosa's and Signalsmith's on waves."""
 
 import sys
 
@@ -58,7 +58,7 @@ def test_a_warped_filterbank_is_a_pitch_shift(waves, semitones):
 
 @pytest.mark.real_audio
 @pytest.mark.parametrize("speed", [0.9, 1.2])
-def test_reading_a_picture_faster_is_a_time_stretch(waves, speed):
+def test_reading_a_spectrogram_faster_is_a_time_stretch(waves, speed):
     front_end = Spectrogram(FIFTY_MS)
     found = []
     for wave in waves:
@@ -68,7 +68,7 @@ def test_reading_a_picture_faster_is_a_time_stretch(waves, speed):
         by_librosa = log_mels(front_end, librosa.effects.time_stretch(wave, rate=speed))[0]
         by_signalsmith = log_mels(front_end, change_wave(wave, sample_rate_hz=RATE, speed=speed))[0]
         shared = min(int((frames - 1) / speed) + 1, frames, by_librosa.shape[1], by_signalsmith.shape[1])
-        ways = [picture[:, :shared] for picture in (plain @ matrix, by_librosa, by_signalsmith)]
+        ways = [spectrogram[:, :shared] for spectrogram in (plain @ matrix, by_librosa, by_signalsmith)]
         found.append(tuple(correlation(ways[a], ways[b]) for a, b in ((0, 1), (0, 2), (1, 2))))
     _check(found)
 
@@ -83,7 +83,7 @@ def _check(found, *, librosa_bound=0.98):
 
 
 @pytest.mark.real_audio
-def test_both_backends_show_the_same_pictures_for_the_same_draws(real_clips, tmp_path):
+def test_both_backends_show_the_same_spectrograms_for_the_same_draws(real_clips, tmp_path):
     files = real_clips[:6]
     clips = tuple(Clip(str(path), path.stem, 1, path.stem) for path in files)
     dataset = Dataset(

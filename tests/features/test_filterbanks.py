@@ -127,13 +127,13 @@ def largest_difference(name, features, waves):
 
 
 @each
-def test_pictures_are_the_oracles(name):
+def test_spectrograms_are_the_oracles(name):
     assert largest_difference(name, showing(name), make_golden.waves().astype(np.float32) / 32768) < 1e-3
 
 
 @pytest.mark.real_audio
 @each
-def test_pictures_are_the_oracles_on_real_clips(name, real_clips):
+def test_spectrograms_are_the_oracles_on_real_clips(name, real_clips):
     waves = [audio.fit(audio.read(path, sample_rate_hz=44100), REAL.samples) for path in real_clips[::4]]
     assert largest_difference(name, showing(name, REAL), waves) < 1e-3
 
@@ -230,10 +230,10 @@ def test_the_cosine_basis_turns_and_does_not_stretch(bands):
 
 
 @each
-def test_silence_is_the_picture_of_a_silent_wave(name):
-    pictures = Spectrogram(showing(name)).views(torch.zeros(1, SMALL.samples))[0, 0]
+def test_silence_is_the_spectrogram_of_a_silent_wave(name):
+    spectrograms = Spectrogram(showing(name)).views(torch.zeros(1, SMALL.samples))[0, 0]
     rows = silence(showing(name))
-    torch.testing.assert_close(pictures, rows[None, :, None].expand(3, 32, 32), atol=2e-5, rtol=0)
+    torch.testing.assert_close(spectrograms, rows[None, :, None].expand(3, 32, 32), atol=2e-5, rtol=0)
     assert rows[0] == pytest.approx(FLOOR * (32**0.5 if name == "mfcc" else 1))
     assert rows[1] == pytest.approx(0 if name == "mfcc" else FLOOR, abs=1e-5)
 
@@ -270,7 +270,7 @@ def reach(features):
 
 @each
 @pytest.mark.parametrize("features", [SMALL, REAL], ids=["small", "real"])
-def test_codes_keep_the_picture_within_a_thousandth(name, features):
+def test_codes_keep_the_spectrogram_within_a_thousandth(name, features):
     features = showing(name, features)
     front_end, kept = Spectrogram(features), REPRESENTATIONS[name]
     logs = front_end.band_views(reach(features))

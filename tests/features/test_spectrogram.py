@@ -57,9 +57,9 @@ def test_the_script_still_makes_the_golden_values():
 
 @pytest.mark.parametrize(("columns_in", "columns_out"), [(501, 250), (201, 250), (101, 250), (51, 32), (40, 40)])
 def test_resize_is_torchs(columns_in, columns_out):
-    pictures = torch.randn(2, 3, 8, columns_in, generator=torch.Generator().manual_seed(0))
-    theirs = F.interpolate(pictures, size=(8, columns_out), mode="bilinear", antialias=True)
-    torch.testing.assert_close(pictures @ resize_matrix(columns_in, columns_out), theirs, atol=1e-5, rtol=0)
+    spectrograms = torch.randn(2, 3, 8, columns_in, generator=torch.Generator().manual_seed(0))
+    theirs = F.interpolate(spectrograms, size=(8, columns_out), mode="bilinear", antialias=True)
+    torch.testing.assert_close(spectrograms @ resize_matrix(columns_in, columns_out), theirs, atol=1e-5, rtol=0)
 
 
 def test_views_are_the_resized_log_mels_at_each_pitch():
@@ -89,11 +89,11 @@ def test_each_wave_may_have_a_pitch_of_its_own():
 def test_one_window_is_copied_to_three_channels():
     features = SMALL.model_copy(update={"windows_ms": (25.0,), "hops_ms": (10.0,)})
     waves = sounds()
-    pictures = Spectrogram(features)(waves)
-    assert pictures.shape == (3, 3, 32, 32)
-    assert torch.equal(pictures[:, 0], pictures[:, 1])
-    assert torch.equal(pictures[:, 0], pictures[:, 2])
-    torch.testing.assert_close(pictures[:, 0], Spectrogram(SMALL)(waves)[:, 0])
+    spectrograms = Spectrogram(features)(waves)
+    assert spectrograms.shape == (3, 3, 32, 32)
+    assert torch.equal(spectrograms[:, 0], spectrograms[:, 1])
+    assert torch.equal(spectrograms[:, 0], spectrograms[:, 2])
+    torch.testing.assert_close(spectrograms[:, 0], Spectrogram(SMALL)(waves)[:, 0])
 
 
 def test_a_clip_does_not_depend_on_its_batch():
@@ -104,8 +104,8 @@ def test_a_clip_does_not_depend_on_its_batch():
 
 
 def test_silence_is_the_floor():
-    pictures = Spectrogram(SMALL)(torch.zeros(1, SMALL.samples))
-    torch.testing.assert_close(pictures, torch.full_like(pictures, FLOOR), atol=1e-5, rtol=0)
+    spectrograms = Spectrogram(SMALL)(torch.zeros(1, SMALL.samples))
+    torch.testing.assert_close(spectrograms, torch.full_like(spectrograms, FLOOR), atol=1e-5, rtol=0)
 
 
 def test_quiet_bands_beside_a_loud_tone_are_not_the_ffts_noise():

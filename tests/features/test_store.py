@@ -86,9 +86,9 @@ def test_rows_of_every_representation(some, tmp_path, representation):
         found = store.read(rows, draws=at_step(step, 2))
         torch.testing.assert_close(found, expected[:, index], atol=1e-3, rtol=0)
     mean, std = store.statistics(rows)
-    pictures = expected[:, STEPS.index(0)].double().transpose(0, 1).reshape(3, -1)
-    np.testing.assert_allclose(mean, pictures.mean(dim=1), atol=1e-3)
-    np.testing.assert_allclose(std, pictures.std(dim=1, correction=0), atol=1e-3)
+    spectrograms = expected[:, STEPS.index(0)].double().transpose(0, 1).reshape(3, -1)
+    np.testing.assert_allclose(mean, spectrograms.mean(dim=1), atol=1e-3)
+    np.testing.assert_allclose(std, spectrograms.std(dim=1, correction=0), atol=1e-3)
     torch.testing.assert_close(store.silence, front_end.views(torch.zeros(1, 4000))[0, 1, 0, :, 0], atol=2e-5, rtol=0)
 
 
@@ -109,13 +109,13 @@ def test_codes_reach_and_hold_at_the_end():
     assert decoded[4] == -16
 
 
-def test_statistics_are_those_of_the_pictures(some, tmp_path):
+def test_statistics_are_those_of_the_spectrograms(some, tmp_path):
     store = open_store(some, SMALL, semitones=STEPS, cache=tmp_path / "cache", workers=1)
     rows = np.array([1, 4, 20])
     mean, std = store.statistics(rows)
-    pictures = store.read(rows).double().transpose(0, 1).reshape(3, -1)
-    np.testing.assert_allclose(mean, pictures.mean(dim=1), atol=1e-3)
-    np.testing.assert_allclose(std, pictures.std(dim=1, correction=0), atol=1e-3)
+    spectrograms = store.read(rows).double().transpose(0, 1).reshape(3, -1)
+    np.testing.assert_allclose(mean, spectrograms.mean(dim=1), atol=1e-3)
+    np.testing.assert_allclose(std, spectrograms.std(dim=1, correction=0), atol=1e-3)
 
 
 def test_workers_do_not_change_a_byte(some, tmp_path):
@@ -286,7 +286,7 @@ def test_a_full_disk_is_said_before_any_work(some, tmp_path, monkeypatch):
     needed = store_bytes(some, SMALL, STEPS)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, needed - 1))
     with pytest.raises(
-        DataError, match=r"the pictures need \d+\.\d [kM]B and [1-9]\d*\.\d [kM]B are free; make room"
+        DataError, match=r"the spectrograms need \d+\.\d [kM]B and [1-9]\d*\.\d [kM]B are free; make room"
     ) as caught:
         open_store(some, SMALL, semitones=STEPS, cache=tmp_path / "cache")
     assert "--set augment.pitch_semitones=0" in str(caught.value)
@@ -317,7 +317,7 @@ def test_another_format_version_is_another_store(some, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="the size of a process is asked of POSIX")
 def test_memory_does_not_grow_with_the_clips(tmp_path):
-    # 480 clips are 118 MB of pictures: held in memory, or as pages of a map, they would more than show.
+    # 480 clips are 118 MB of spectrograms: held in memory, or as pages of a map, they would more than show.
     features = SMALL.model_copy(update={"bands": 64, "frames": 128})
     few = make(tmp_path / "data", 8)
     sizes = []

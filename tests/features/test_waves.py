@@ -1,4 +1,4 @@
-"""Waves on disk: to the last bit what is decoded, kept as the store keeps pictures, int16 only where that is exact."""
+"""Waves on disk: to the last bit what is decoded, kept as the store keeps spectrograms, int16 only where that is exact."""
 
 import shutil
 from collections import namedtuple
@@ -143,7 +143,7 @@ def test_rounding_to_sixteen_bits_would_not_do(tmp_path):
     assert (front_end.views(rounded) - expected).abs().max() > 0.1
 
 
-def test_pictures_are_the_stores(mixed, tmp_path):
+def test_spectrograms_are_the_stores(mixed, tmp_path):
     waves = open_waves(mixed, SMALL, semitones=STEPS, cache=tmp_path / "cache", workers=1)
     store = open_store(mixed, SMALL, semitones=STEPS, cache=tmp_path / "cache", workers=1)
     rows, draws = np.array([3, 0, 6, 9]), at_steps([2, -1, 0, 2])
@@ -154,7 +154,7 @@ def test_pictures_are_the_stores(mixed, tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_a_second_open_decodes_nothing_whatever_the_pictures_look_like(exact, tmp_path, monkeypatch):
+def test_a_second_open_decodes_nothing_whatever_the_spectrograms_look_like(exact, tmp_path, monkeypatch):
     told = []
     first = open_waves(exact, SMALL, cache=tmp_path / "cache", progress=lambda *counts: told.append(counts))
     assert told == [(done, 12) for done in range(13)]

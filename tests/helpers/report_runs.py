@@ -14,7 +14,7 @@ MACHINE = {"device": "a small machine", "cores": 2}
 
 
 def small_recipe(*changes: str) -> Recipe:
-    """Pictures of half a second at 8 kHz."""
+    """Spectrograms of half a second at 8 kHz."""
     recipe = load_recipe("default", overrides=["features.bands=16", "backbone.name=test_resnet", *changes])
     return recipe.resolve(sample_rate_hz=8000, clip_seconds=0.5, frames=20)
 

@@ -1,4 +1,4 @@
-"""Training and serving are one path: the model file alone says of the audio files what the store's pictures did."""
+"""Training and serving are one path: the model file alone says of the audio files what the store's spectrograms did."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_kernels_change_no_more_than_rounding(trained, synthetic):
     assert [type(power) for power in fast.front_end.kernels] == [PowerInLanes] * 3
     waves = np.stack([fast.heard(synthetic.file(row))[0] for row in range(5)])
     np.testing.assert_allclose(fast.logits(waves), plain.logits(waves), atol=1e-3)
-    pictures = fast.pictures(torch.from_numpy(waves))
-    np.testing.assert_allclose(pictures, plain.pictures(torch.from_numpy(waves)), atol=1e-4)
-    assert not torch.equal(pictures, plain.pictures(torch.from_numpy(waves)))  # the kernels were at work
+    spectrograms = fast.spectrograms(torch.from_numpy(waves))
+    np.testing.assert_allclose(spectrograms, plain.spectrograms(torch.from_numpy(waves)), atol=1e-4)
+    assert not torch.equal(spectrograms, plain.spectrograms(torch.from_numpy(waves)))  # the kernels were at work
 
 
 @pytest.mark.real_audio
@@ -201,9 +201,9 @@ def test_a_batch_may_have_any_float_type_and_order(classifier):
     np.testing.assert_array_equal(classifier.probabilities(np.asfortranarray(waves.astype(np.float32))), expected)
 
 
-def test_pictures_carry_gradients_to_the_wave(classifier):
+def test_spectrograms_carry_gradients_to_the_wave(classifier):
     waves = torch.randn(2, classifier.samples, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    classifier.model(classifier.pictures(waves))[:, 0].sum().backward()
+    classifier.model(classifier.spectrograms(waves))[:, 0].sum().backward()
     assert waves.grad is not None
     assert waves.grad.abs().sum() > 0
 

@@ -55,7 +55,7 @@ def test_it_is_about_the_most_probable_class_and_complete(classifier, found):
     logits = classifier.logits(np.stack([chirp(), np.zeros(6400, dtype=np.float32)]))[:, target]
     assert found.attribution.difference == pytest.approx(float(logits[0] - logits[1]), rel=1e-3)
     assert abs(found.attribution.total - (logits[0] - logits[1])) <= 0.011 * abs(logits[0] - logits[1])
-    assert found.attribution.values.shape == found.picture.shape == (3, 64, 64)
+    assert found.attribution.values.shape == found.spectrogram.shape == (3, 64, 64)
     assert found.merged.shape == found.mask.shape == found.grad_cam.shape == (64, 64)
     assert found.merged.sum() == pytest.approx(found.attribution.total)
     assert found.edges.shape == (3, 65)
@@ -87,7 +87,7 @@ def test_the_numbers_go_into_json_and_the_arrays_are_named(found):
     assert set(content["faithfulness"]["deletion"]["area"]) == {"attribution", "positive part", "Grad-CAM", "loudest"}
     assert content["faithfulness"]["verdict"] == found.verdict
     assert set(found.arrays()) == {
-        *("picture", "attribution", "merged", "grad_cam", "mask", "column_edges_seconds", "band_hz")
+        *("spectrogram", "attribution", "merged", "grad_cam", "mask", "column_edges_seconds", "band_hz")
     }
 
 
@@ -133,7 +133,7 @@ def test_every_representation_is_explained_in_bands_of_frequency(representation)
     found = other.explain(chirp(), rate=RATE, curves=False)
     with torch.no_grad():
         bands = other.front_end.band_views(torch.from_numpy(chirp()[None]))[0, 0].numpy()
-    np.testing.assert_allclose(found.picture, bands, atol=1e-5)
+    np.testing.assert_allclose(found.spectrogram, bands, atol=1e-5)
     assert found.attribution.complete
     np.testing.assert_allclose(found.used + found.unused, chirp(), atol=1e-7)
 
@@ -198,4 +198,4 @@ def test_explaining_leaves_the_classifier_as_it_was(trained, synthetic):
     assert not used.model.training
     assert all(parameter.grad is None for parameter in used.model.parameters())
     assert not [module for module in used.model.modules() if module._forward_hooks]
-    assert found.picture.min() >= FLOOR - 1e-4
+    assert found.spectrogram.min() >= FLOOR - 1e-4

@@ -103,7 +103,7 @@ def test_a_module_without_stages_is_refused():
 
 
 @pytest.mark.parametrize("classes", [1, 4, 1000])
-def test_head_and_picture_sizes(classes):
+def test_head_and_spectrogram_sizes(classes):
     model = build("test_resnet", classes=classes, weights="none").eval()
     with torch.no_grad():
         for size in ((128, 250), (128, 64), (96, 333)):
@@ -210,7 +210,7 @@ def test_empty_models_hold_no_memory():
         ("local-dir:somewhere", "no such model"),
         ("some/path", "no such model"),
         ("resnet50.nothing", "those it has: .*resnet50.a1_in1k"),
-        ("vit_tiny_patch16_224", "takes pictures of 224 x 224 alone"),
+        ("vit_tiny_patch16_224", "takes spectrograms of 224 x 224 alone"),
     ],
 )
 def test_names_that_cannot_be_built(make, name, message):

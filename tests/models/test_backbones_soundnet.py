@@ -44,13 +44,13 @@ def test_the_layers_are_those_described():
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_feature_maps_of_the_papers_picture():
+def test_feature_maps_of_the_papers_spectrogram():
     model = build("soundnet8", classes=7, weights="none").eval()
     with torch.no_grad():
         maps = model.forward_features(torch.zeros(1, 3, 128, 250))
         assert maps.shape == (1, 1024, 4, 8)
         assert model.forward_head(maps, pre_logits=True).shape == (1, model.num_features)
-        assert model(torch.zeros(1, 3, 8, 16)).shape == (1, 7)  # the smallest picture that a recipe allows
+        assert model(torch.zeros(1, 3, 8, 16)).shape == (1, 7)  # the smallest spectrogram that a recipe allows
 
 
 def test_each_layer_is_a_stage():

@@ -69,10 +69,10 @@ def saved(written: Path, tmp_path: Path) -> Path:
 
 def test_its_probabilities_are_the_weighted_mean_of_its_members(saved):
     card, model = load(saved)
-    pictures = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 3 - 4
+    spectrograms = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 3 - 4
     expected = np.zeros((5, 3))
     for place, name in enumerate(NAMES):
-        one, normalised = _card(place), pictures.numpy().copy()
+        one, normalised = _card(place), spectrograms.numpy().copy()
         for channel in range(3):
             normalised[:, channel] = (normalised[:, channel] - np.float32(one.mean[channel])) / np.float32(
                 one.std[channel]
@@ -81,7 +81,7 @@ def test_its_probabilities_are_the_weighted_mean_of_its_members(saved):
             logits = _network(place, name)(torch.from_numpy(normalised)).numpy().astype(np.float64)
         expected += WEIGHTS[place] * softmax(logits / one.temperature, axis=1)
     with torch.no_grad():
-        found = model(pictures)
+        found = model(spectrograms)
     np.testing.assert_allclose(softmax(found.numpy().astype(np.float64), axis=1), expected, atol=1e-6)
     np.testing.assert_allclose(np.exp(found.numpy().astype(np.float64)), expected, atol=1e-6)
     assert (card.mean, card.std, card.temperature) == ((0.0,) * 3, (1.0,) * 3, 1.0)
@@ -93,11 +93,11 @@ def test_one_window_serves_three_channels(tmp_path):
     cards = [_card(place, *windows, mean=(-4.0 - place,), std=(2.0,)) for place in (0, 1)]
     card = ensemble_card(cards, trained_on={})
     save(tmp_path / "m", state=ensemble_state([_network(0).state_dict(), _network(1).state_dict()]), card=card)
-    pictures = torch.randn(2, 1, 32, 32).expand(-1, 3, -1, -1)
+    spectrograms = torch.randn(2, 1, 32, 32).expand(-1, 3, -1, -1)
     with torch.no_grad():
-        singles = [_network(place)((pictures + 4.0 + place) / 2.0) / (1 + 0.5 * place) for place in (0, 1)]
+        singles = [_network(place)((spectrograms + 4.0 + place) / 2.0) / (1 + 0.5 * place) for place in (0, 1)]
         expected = torch.stack([one.softmax(1) for one in singles]).mean(0)
-        torch.testing.assert_close(load(tmp_path / "m")[1](pictures).exp(), expected)
+        torch.testing.assert_close(load(tmp_path / "m")[1](spectrograms).exp(), expected)
 
 
 def test_sure_members_neither_overflow_nor_vanish(tmp_path):
@@ -135,11 +135,11 @@ def test_a_single_network_says_nothing_of_members(tmp_path):
 
 def test_it_moves_between_devices_and_layouts_with_its_normalisation(saved):
     model = load(saved)[1]
-    pictures = torch.randn(2, 3, 32, 32)
+    spectrograms = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        expected = model(pictures)
+        expected = model(spectrograms)
         moved = model.to(memory_format=torch.channels_last).double()
-        torch.testing.assert_close(moved(pictures.double()).float(), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(moved(spectrograms.double()).float(), expected, atol=1e-4, rtol=1e-4)
     assert {buffer.dtype for name, buffer in moved.named_buffers() if name in ("mean", "std")} == {torch.float64}
 
 

@@ -94,10 +94,10 @@ def test_clips_that_are_all_alike_have_no_spread():
 
 def test_features_are_what_the_classifier_takes():
     network = build("test_resnet", classes=3, weights="none").eval()
-    pictures = torch.randn(4, 3, 32, 32)
+    spectrograms = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        logits, features = seen_by(network, pictures)
-        assert torch.equal(logits, network(pictures))
+        logits, features = seen_by(network, spectrograms)
+        assert torch.equal(logits, network(spectrograms))
     assert features.shape == (4, CHANNELS)
     assert has_features(network)
     assert not has_features(torch.nn.Linear(2, 2))

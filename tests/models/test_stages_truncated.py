@@ -20,7 +20,7 @@ FAMILIES = [
 ]
 
 
-def picture(size: int = 64) -> torch.Tensor:
+def spectrogram(size: int = 64) -> torch.Tensor:
     return torch.randn(2, 3, size, size + 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -74,7 +74,7 @@ def test_the_forward_pass_is_that_of_the_first_stages(name, upto, place):
     whole = shaken(name)
     last = list(stages(whole))[:-1][place]
     cut = Truncated(copy.deepcopy(whole), last, classes=4).eval()
-    x = picture(32)
+    x = spectrogram(32)
     with torch.no_grad():
         expected = upto(whole, last, x)
         assert torch.equal(cut.forward_features(x), expected)
@@ -112,8 +112,8 @@ def test_resnet_stages_end_where_timm_says_that_its_features_are():
     for stage, name in ends.items():
         model.get_submodule(name).register_forward_hook(lambda _, given, made, stage=stage: found.update({stage: made}))
     with torch.no_grad():
-        model(picture())
-        for number, expected in enumerate(features(picture()), start=1):
+        model(spectrogram())
+        for number, expected in enumerate(features(spectrogram()), start=1):
             assert torch.equal(found[f"block{number}"], expected)
 
 
@@ -163,21 +163,21 @@ def test_a_stage_that_is_not_there(last):
 def test_dropout_acts_in_training_alone():
     cut = Truncated(build("test_resnet", classes=3, weights="none"), "block2", classes=3, dropout=0.5)
     cut.eval()
-    assert torch.equal(cut(picture()), cut(picture()))
+    assert torch.equal(cut(spectrogram()), cut(spectrogram()))
     cut.training = True
-    assert not torch.equal(cut(picture()), cut(picture()))
+    assert not torch.equal(cut(spectrogram()), cut(spectrogram()))
 
 
 def test_the_fast_depthwise_convolutions_reach_a_cut_network():
     cut = Truncated(shaken("tf_efficientnet_lite0"), "block3", classes=3).eval()
     with torch.no_grad():
-        before = cut(picture())
+        before = cut(spectrogram())
         assert use_fast_depthwise(cut) > 3
-        torch.testing.assert_close(cut(picture()), before, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(cut(spectrogram()), before, rtol=1e-4, atol=1e-5)
 
 
 def test_a_cut_network_is_exported_as_any_other():
     cut = Truncated(shaken("test_resnet"), "block2", classes=3).eval()
-    program = torch.export.export(cut, (picture(),)).module()
+    program = torch.export.export(cut, (spectrogram(),)).module()
     with torch.no_grad():
-        torch.testing.assert_close(program(picture()), cut(picture()), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program(spectrogram()), cut(spectrogram()), rtol=1e-4, atol=1e-5)

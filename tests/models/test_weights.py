@@ -72,10 +72,10 @@ def test_packaged_weights_recognise_photographs(name):
     random = build(name, classes=1000, weights="none").eval()
 
     def probabilities(net: nn.Module, photograph: str) -> Tensor:
-        picture = torch.tensor(load_sample_image(photograph)).permute(2, 0, 1)[None, :, :, 106:533].float()
-        picture = nn.functional.interpolate(picture, size=(224, 224), antialias=True, mode="bicubic")
+        spectrogram = torch.tensor(load_sample_image(photograph)).permute(2, 0, 1)[None, :, :, 106:533].float()
+        spectrogram = nn.functional.interpolate(spectrogram, size=(224, 224), antialias=True, mode="bicubic")
         with torch.no_grad():
-            return net((picture - 127) / 128).softmax(1)[0]
+            return net((spectrogram - 127) / 128).softmax(1)[0]
 
     def entropy(p: Tensor) -> float:
         return -(p * p.clamp_min(1e-12).log()).sum().item()

@@ -1,4 +1,4 @@
-"""The front end without an FFT: the same pictures, from the same numbers."""
+"""The front end without an FFT: the same spectrograms, from the same numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ONE = ("windows_ms=[25]", "hops_ms=[10]")
         (("windows_ms=[50]", "hops_ms=[10]", "fft_ms=50.9"), 10000),  # 509: prime
     ],
 )
-def test_the_same_pictures(assignments, rate):
+def test_the_same_spectrograms(assignments, rate):
     front_end = Spectrogram(_features(*assignments, rate=rate))
     waves = _waves(rate)
     with torch.inference_mode():

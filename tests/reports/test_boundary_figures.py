@@ -59,7 +59,13 @@ def test_the_figure_says_what_everything_is(found, tmp_path):
     root = ElementTree.parse(tmp_path / "x.svg").getroot()
     said = " ".join("".join(node.itertext()) for node in root.iter() if node.tag.endswith("}text"))
     for expected in (
-        *("how fast the picture changes", "how loud it is", "change, at a given loudness", "on the boundary", "inside"),
+        *(
+            "how fast the spectrogram changes",
+            "how loud it is",
+            "change, at a given loudness",
+            "on the boundary",
+            "inside",
+        ),
         *("Spearman correlation", "95 % intervals", "as they are", "moved in time (chance)", "sensitivity"),
     ):
         assert expected in said, expected

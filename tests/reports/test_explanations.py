@@ -38,7 +38,7 @@ def _words(path: Path) -> str:
 
 @pytest.fixture
 def explanation(tmp_path) -> Explanation:
-    """Two seconds at 8 kHz, the sound ending at 1.5 s, one bright cell in each picture."""
+    """Two seconds at 8 kHz, the sound ending at 1.5 s, one bright cell in each spectrogram."""
     random = np.random.default_rng(0)
     wave = random.uniform(-1.5, 1.5, 12000).astype(np.float32)
     used = (0.7 * wave).astype(np.float32)
@@ -59,7 +59,7 @@ def explanation(tmp_path) -> Explanation:
         windows_ms=(25.0, 50.0, 100.0),
         edges=np.stack([np.linspace(-hop, 2 + hop, 51) for hop in (0.005, 0.0125, 0.025)]),
         band_hz=np.geomspace(50, 3900, 32),
-        picture=random.normal(size=(3, 32, 50)).astype(np.float32),
+        spectrogram=random.normal(size=(3, 32, 50)).astype(np.float32),
         attribution=Attribution(values, 3.5, 1.1, 64),
         merged=values.sum(axis=0).astype(np.float64),
         grad_cam=random.random((32, 50)).astype(np.float32),
@@ -78,7 +78,7 @@ def explanation(tmp_path) -> Explanation:
     )
 
 
-def test_every_picture_of_the_figure_is_in_kilohertz(explanation, tmp_path):
+def test_every_spectrogram_of_the_figure_is_in_kilohertz(explanation, tmp_path):
     explanation_figure(explanation, path=tmp_path / "x.svg")
     root = ElementTree.parse(tmp_path / "x.svg").getroot()
     said = ["".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("}text")]
@@ -128,7 +128,7 @@ def test_one_window_or_three_and_a_sound_as_long_as_the_clip(explanation, tmp_pa
         wave=np.ones(16000, dtype=np.float32),
         windows_ms=explanation.windows_ms[:windows],
         edges=explanation.edges[:windows],
-        picture=explanation.picture[:windows],
+        spectrogram=explanation.spectrogram[:windows],
         attribution=dataclasses.replace(explanation.attribution, values=explanation.attribution.values[:windows]),
     )
     explanation_figure(whole, path=tmp_path / "x.svg")

@@ -21,8 +21,8 @@ def _words(path: Path) -> list[str]:
 
 
 def _draw(path: Path) -> None:
-    picture = np.random.default_rng(0).normal(size=(3, 16, 20))
-    spectrogram_figure(picture, path=path, seconds=1, sample_rate_hz=16000, windows_ms=(25, 50, 100), title="t")
+    spectrogram = np.random.default_rng(0).normal(size=(3, 16, 20))
+    spectrogram_figure(spectrogram, path=path, seconds=1, sample_rate_hz=16000, windows_ms=(25, 50, 100), title="t")
 
 
 @pytest.mark.parametrize(("rate", "bands"), [(44100, 128), (22050, 128), (16000, 64), (8000, 40)])
@@ -46,10 +46,10 @@ def test_tick_of_one_kilohertz_by_hand():
 
 
 def test_a_loud_band_is_drawn_at_its_place(tmp_path):
-    picture = np.full((3, 64, 100), -10.0)
-    picture[:, 48, :] = 5.0
-    path = tmp_path / "new folder" / "picture.png"
-    spectrogram_figure(picture, path=path, seconds=5, sample_rate_hz=44100, windows_ms=(25, 50, 100), title="t")
+    spectrogram = np.full((3, 64, 100), -10.0)
+    spectrogram[:, 48, :] = 5.0
+    path = tmp_path / "new folder" / "spectrogram.png"
+    spectrogram_figure(spectrogram, path=path, seconds=5, sample_rate_hz=44100, windows_ms=(25, 50, 100), title="t")
     image = _pixels(path)
     column = image[:, int(0.35 * image.shape[1])]  # clear of the title, the label and the ticks
     inked = np.flatnonzero(column.min(axis=1) < 0.9)
@@ -61,12 +61,12 @@ def test_a_loud_band_is_drawn_at_its_place(tmp_path):
 
 
 def test_spectrogram_says_what_its_axes_are(tmp_path):
-    path = tmp_path / "picture.svg"
+    path = tmp_path / "spectrogram.svg"
     wave = np.sin(np.arange(44100))
-    picture = np.random.default_rng(0).normal(size=(3, 128, 250))
+    spectrogram = np.random.default_rng(0).normal(size=(3, 128, 250))
     title = r"tick_$tock \foo$ 猫.wav"
     spectrogram_figure(
-        picture, path=path, seconds=1, sample_rate_hz=44100, windows_ms=(25, 50, 100), title=title, wave=wave
+        spectrogram, path=path, seconds=1, sample_rate_hz=44100, windows_ms=(25, 50, 100), title=title, wave=wave
     )
     words = _words(path)
     joined = " ".join(words)
@@ -76,9 +76,9 @@ def test_spectrogram_says_what_its_axes_are(tmp_path):
 
 
 def test_copied_channels_are_drawn_once(tmp_path):
-    picture = np.zeros((3, 32, 50))
-    path = tmp_path / "picture.svg"
-    spectrogram_figure(picture, path=path, seconds=1, sample_rate_hz=16000, windows_ms=(25,), title="silence")
+    spectrogram = np.zeros((3, 32, 50))
+    path = tmp_path / "spectrogram.svg"
+    spectrogram_figure(spectrogram, path=path, seconds=1, sample_rate_hz=16000, windows_ms=(25,), title="silence")
     assert sum("ms window" in word for word in _words(path)) == 1
     assert sum(word == "1" for word in _words(path)) >= 1
 
@@ -88,7 +88,7 @@ def test_ticks_of_bands_lie_where_their_middles_are():
     assert dict(zip(labels, positions, strict=True)) == pytest.approx({"1": 10, "2": 20, "4": 40, "8": 80}, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["picture.png", "picture.svg"])
+@pytest.mark.parametrize("name", ["spectrogram.png", "spectrogram.svg"])
 def test_same_data_same_bytes_and_nothing_is_left_beside_the_file(tmp_path, name):
     _draw(tmp_path / name)
     first = (tmp_path / name).read_bytes()
@@ -99,7 +99,7 @@ def test_same_data_same_bytes_and_nothing_is_left_beside_the_file(tmp_path, name
 
 def test_a_suffix_or_a_shape_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(EarsightError, match=r"suffix '\.pdf', expected \.png or \.svg"):
-        _draw(tmp_path / "picture.pdf")
+        _draw(tmp_path / "spectrogram.pdf")
     for shape, windows in (((64, 100), (25,)), ((3, 64, 100), (25, 50))):
         with pytest.raises(EarsightError, match="one window per channel"):
             spectrogram_figure(

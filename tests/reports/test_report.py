@@ -143,12 +143,12 @@ def test_it_stands_alone_and_is_laid_out_for_all(tmp_path):
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-def test_mistakes_have_the_sound_and_the_picture_of_their_clip(tmp_path):
+def test_mistakes_have_the_sound_and_the_spectrogram_of_their_clip(tmp_path):
     run = make_run(tmp_path / "run", root=tmp_path / "data", skill=-3.0)
     page, made = page_of(run, mistakes=5)
     assert made.notes == []
-    sounds, pictures = page.values("audio", "src"), page.values("img", "src")
-    assert len(sounds) == len(pictures) == 5
+    sounds, spectrograms = page.values("audio", "src"), page.values("img", "src")
+    assert len(sounds) == len(spectrograms) == 5
     wave, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds[0].partition(",")[2])))
     assert len(wave) / rate == pytest.approx(0.5, abs=0.06)
     trials = read_run(run)
@@ -160,8 +160,8 @@ def test_mistakes_have_the_sound_and_the_picture_of_their_clip(tmp_path):
     number = int(clips[worst[0]].split("/")[1][:3])
     tone = np.abs(np.fft.rfft(wave)).argmax() * rate / len(wave)
     assert tone == pytest.approx(0.05 * (1 + number % 5) * 8000 / (2 * np.pi), rel=0.1)
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2]))).convert("L"))
-    assert picture.std() > 20
+    spectrogram = np.asarray(Image.open(io.BytesIO(base64.b64decode(spectrograms[0].partition(",")[2]))).convert("L"))
+    assert spectrogram.std() > 20
 
 
 def test_players_are_left_out_to_keep_the_page_small(tmp_path):

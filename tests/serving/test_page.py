@@ -99,10 +99,10 @@ def test_a_file_is_answered_seen_and_explained(visit, classifier, sound):
     expect(page.locator("#sound-title")).to_have_text("my tone.wav")
     expect(page.locator("#timeline-section")).to_be_hidden()
     assert painted(page, "wave") > 1
-    assert painted(page, "picture") > 50
-    before = painted(page, "picture")
+    assert painted(page, "spectrogram") > 50
+    before = painted(page, "spectrogram")
     page.locator("#channels label").nth(2).click()
-    assert painted(page, "picture") != before
+    assert painted(page, "spectrogram") != before
     page.locator("#why-class").select_option(CLASSES[1])
     page.locator("#explain").click()
     status(page, "Explained")
@@ -112,10 +112,10 @@ def test_a_file_is_answered_seen_and_explained(visit, classifier, sound):
             "(a) => a.readyState ? a.duration : new Promise((done) => { a.onloadedmetadata = () => done(a.duration); })"
         )
         assert lasts == pytest.approx(1.0, abs=0.01)
-    over = painted(page, "picture")
-    assert "laid over" in page.locator("#picture").get_attribute("aria-label")
+    over = painted(page, "spectrogram")
+    assert "laid over" in page.locator("#spectrogram").get_attribute("aria-label")
     page.locator("#overlay").uncheck()
-    assert painted(page, "picture") != over
+    assert painted(page, "spectrogram") != over
 
 
 @needs_chromium
@@ -136,9 +136,9 @@ def test_what_is_no_sound_is_said_and_the_next_file_is_answered(visit, sound, tm
 
 @needs_chromium
 def test_a_dropped_long_file_has_a_timeline_to_jump_in(visit, sound, classifier):
-    def sure(pictures):
+    def sure(spectrograms):
         """Half of the sound is one class, half of it another."""
-        high = [picture[0, 0].mean(dim=1).argmax() > 20 for picture in pictures]
+        high = [spectrogram[0, 0].mean(dim=1).argmax() > 20 for spectrogram in spectrograms]
         return [Prediction("", CLASSES[::-1] if one else CLASSES, (0.9, 0.06, 0.04)) for one in high]
 
     with serving(classifier) as (client, server):
@@ -284,7 +284,7 @@ def test_light_and_dark_can_be_read_and_nothing_is_wider_than_a_phone(visit, sou
 def test_unknown_is_said_where_it_is_due(visit, classifier, sound, monkeypatch):
     strange = Prediction("", CLASSES, (0.5, 0.3, 0.2), unknown=True, novelty=3.0, plausible=CLASSES[:2])
     with serving(classifier) as (client, server):
-        server.service._batcher._compute = lambda pictures: [strange] * len(pictures)
+        server.service._batcher._compute = lambda spectrograms: [strange] * len(spectrograms)
         page = visit(address=client.base_url)
         page.set_input_files("#file", sound("a.wav"))
         status(page, "Done: unknown")

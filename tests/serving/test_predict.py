@@ -30,7 +30,7 @@ def test_a_body_and_a_form_get_what_the_classifier_says(client, classifier, soun
         assert [one["label"] for one in found["classes"]] == list(expected.classes)
         assert [one["probability"] for one in found["classes"]] == pytest.approx(expected.probabilities, abs=1e-5)
         assert found["sound"]["seconds"] == pytest.approx(1.7, abs=0.2)
-        assert found["timeline"] is found["picture"] is found["explanation"] is None
+        assert found["timeline"] is found["spectrogram"] is found["explanation"] is None
         assert found["unknown"] is False
     assert raw.json()["sound"]["name"] == ""
     assert form.json()["sound"]["name"] == "ton <b>.wav"
@@ -92,10 +92,10 @@ def test_at_begins_where_it_says(client, classifier, sound):
     assert error_of(beyond)["code"] == "past_the_end"
 
 
-def test_the_picture_is_what_the_network_sees(client, classifier, sound):
+def test_the_spectrogram_is_what_the_network_sees(client, classifier, sound):
     path = sound("a.wav", seconds=1.0)
-    found = client.post("/predict", params={"picture": True}, content=path.read_bytes()).json()
-    drawn = found["picture"]
+    found = client.post("/predict", params={"spectrogram": True}, content=path.read_bytes()).json()
+    drawn = found["spectrogram"]
     levels = np.frombuffer(base64.b64decode(drawn["levels"]), np.uint8).reshape(3, drawn["rows"], drawn["columns"])
     wave = torch.from_numpy(classifier.heard(path)[0])[None]
     bands = classifier.front_end.band_views(wave)[0, 0].numpy()
@@ -161,7 +161,7 @@ def test_requests_that_come_together_are_computed_together(classifier, sound):
     with serving(classifier, wait_seconds=5.0, batch=4) as (client, server):
         batcher = server.service._batcher
         compute, batcher._coming = batcher._compute, lambda: 4
-        batcher._compute = lambda pictures: sizes.append(len(pictures)) or compute(pictures)
+        batcher._compute = lambda spectrograms: sizes.append(len(spectrograms)) or compute(spectrograms)
         answers = []
         threads = [
             threading.Thread(target=lambda: answers.append(client.post("/predict", content=body).json()))
@@ -205,7 +205,7 @@ def test_the_description_names_every_field_and_every_refusal(client):
     assert all(parameter["description"] for parameter in predict["parameters"])
     schemas = tree["components"]["schemas"]
     assert "ErrorBody" in predict["responses"]["413"]["content"]["application/json"]["schema"]["$ref"]
-    for name in ("Answer", "Window", "ErrorContent", "Picture", "ExplanationBody"):
+    for name in ("Answer", "Window", "ErrorContent", "SpectrogramImage", "ExplanationBody"):
         described = [field for field in schemas[name]["properties"].values() if field.get("description")]
         assert len(described) >= 1, name
 

@@ -52,7 +52,7 @@ def hours_of_silence():
 BAD = {
     "text": (lambda: b"this is no sound at all\n" * 20, "unreadable", "text"),
     "html": (lambda: b"<!DOCTYPE html><html></html>", "unreadable", "HTML"),
-    "a picture": (lambda: PNG, "unreadable", "PNG"),
+    "a spectrogram": (lambda: PNG, "unreadable", "PNG"),
     "an MP4 named .mp3": (lambda: MP4, "unreadable", "MP4"),
     "a zip": (lambda: b"PK\x03\x04" + zlib.compress(bytes(10_000)), "unreadable", "ZIP"),
     "a pickle": (lambda: b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\xff\xfe.", "unreadable", "pickle"),
@@ -108,7 +108,7 @@ def test_what_is_no_sound_is_named(client, name, way):
     ids=["1 Hz, 5 s", "1000 channels", "8 samples", "192 kHz", "1 MHz", "rubbish behind", "a strange chunk"],
 )
 def test_odd_sounds_get_an_answer(client, content):
-    for params in ({}, {"hop": 0.5}, {"picture": True}):
+    for params in ({}, {"hop": 0.5}, {"spectrogram": True}):
         response = client.post("/predict", params=params, content=content)
         assert response.status_code == 200, response.text
         assert sum(one["probability"] for one in response.json()["classes"]) == pytest.approx(1, abs=1e-4)

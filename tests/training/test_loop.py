@@ -18,7 +18,7 @@ from earsight.training.loop import Data, fit, no_augmentation, predict
 
 
 class Shapes:
-    """Log-mel pictures of four classes: a bar at one of four heights in noise; remembers what it was asked."""
+    """Log-mel spectrograms of four classes: a bar at one of four heights in noise; remembers what it was asked."""
 
     stretches = False
     silence = torch.full((32,), FLOOR)
@@ -26,15 +26,15 @@ class Shapes:
     def __init__(self, rows=64, windows=3):
         generator = np.random.default_rng(0)
         self.labels = np.arange(rows) % 4
-        pictures = generator.normal(-6, 1.0, (rows, windows, 32, 32))
+        spectrograms = generator.normal(-6, 1.0, (rows, windows, 32, 32))
         for row, label in enumerate(self.labels):
-            pictures[row, :, 8 * label : 8 * label + 4] += 6
-        self.pictures = torch.from_numpy(pictures.astype(np.float32))
+            spectrograms[row, :, 8 * label : 8 * label + 4] += 6
+        self.spectrograms = torch.from_numpy(spectrograms.astype(np.float32))
         self.asked = []
 
     def read(self, rows, *, draws=None):
         self.asked.append((rows.tolist(), draws))
-        return self.pictures[torch.from_numpy(rows)].clone()
+        return self.spectrograms[torch.from_numpy(rows)].clone()
 
 
 def data_of(source, windows=3):
@@ -238,7 +238,7 @@ def test_stopped_after_any_epoch_it_ends_with_the_same_bits(tiny, tmp_path, monk
 def test_a_loss_that_is_not_finite_stops_with_the_remedy(tiny, tmp_path):
     recipe = tiny("training.optimizer=sgd", "training.learning_rate=10", "training.schedule=constant")
     source = Shapes()
-    source.pictures *= 1e18
+    source.spectrograms *= 1e18
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     said = (
         r"^epoch 2: the loss is no longer finite, .* at learning rate 10; lower it with --set training.learning_rate=1$"
@@ -252,19 +252,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_remedy(tiny, tmp_path):
 
 def test_logits_that_are_not_finite_are_not_scored(tiny):
     source = Shapes()
-    source.pictures[50] = float("inf")
+    source.spectrograms[50] = float("inf")
     with pytest.raises(RunError, match=r"^epoch 1: .*lower it with --set training\.learning_rate=0\.0001$"):
         fit(tiny_model(), data_of(source), np.arange(32), recipe=tiny(), seed=0, score_rows=np.arange(40, 64))
 
 
-def test_pictures_are_normalised_changed_and_copied_to_three_channels(tiny):
+def test_spectrograms_are_normalised_changed_and_copied_to_three_channels(tiny):
     source = Shapes(windows=1)
     data = data_of(source, windows=1)
-    plain = data.pictures(np.arange(5))
+    plain = data.spectrograms(np.arange(5))
     assert plain.shape == (5, 3, 32, 32)
     assert plain.is_contiguous(memory_format=torch.channels_last)
     for channel in range(3):
-        torch.testing.assert_close(plain[:, channel], (source.pictures[:5, 0] + 5) / 3)
+        torch.testing.assert_close(plain[:, channel], (source.spectrograms[:5, 0] + 5) / 3)
     draws = draw(
         tiny("augment.mixup=0", "augment.time_masks=0", "augment.band_masks=0", "augment.shift=false").augment,
         batch=5,
@@ -272,13 +272,13 @@ def test_pictures_are_normalised_changed_and_copied_to_three_channels(tiny):
     )
     draws = replace(draws, speed=np.full(5, 2.0), place=np.zeros(5))
     source.silence = torch.where(torch.arange(32) == 7, 2.0, FLOOR)  # row by row, as MFCCs have it
-    changed = data.pictures(np.arange(5), draws=draws)
+    changed = data.spectrograms(np.arange(5), draws=draws)
     silence = torch.full((5, 3, 32, 15), (FLOOR + 5) / 3)
     silence[:, :, 7] = (2 + 5) / 3
     torch.testing.assert_close(changed[..., 17:], silence, atol=1e-5, rtol=0)
     torch.testing.assert_close(changed[..., :16], plain[..., ::2], atol=1e-5, rtol=0)
     source.stretches = True
-    torch.testing.assert_close(data.pictures(np.arange(5), draws=draws), plain)
+    torch.testing.assert_close(data.spectrograms(np.arange(5), draws=draws), plain)
 
 
 def test_predictions_do_not_depend_on_the_batch_and_leave_the_model_alone():
@@ -301,7 +301,7 @@ def test_class_weights_reach_the_loss(tiny):
         recipe = recipe.model_copy(update={"augment": no_augmentation()})
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
-        before = model(data_of(source).pictures(rows)).detach()
+        before = model(data_of(source).spectrograms(rows)).detach()
         targets = torch.from_numpy(source.labels[rows])
         each = nn.functional.cross_entropy(before, targets, reduction="none")
         counts = torch.bincount(targets)

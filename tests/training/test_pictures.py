@@ -1,4 +1,4 @@
-"""Pictures other than the default, from training to a loaded model file: one window, and each representation."""
+"""Spectrograms other than the default, from training to a loaded model file: one window, and each representation."""
 
 import numpy as np
 import pytest

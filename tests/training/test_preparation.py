@@ -10,7 +10,7 @@ from earsight.data.layouts import open_dataset
 from earsight.errors import DataError
 from earsight.evaluation.summary import read_predictions
 from earsight.features.augment_waveform import WaveformSource
-from earsight.features.device_cache import ResidentPictures, ResidentWaves
+from earsight.features.device_cache import ResidentSpectrograms, ResidentWaves
 from earsight.features.store import Store, store_bytes
 from earsight.features.waves import Waves, waves_bytes
 from earsight.training import preparation
@@ -31,15 +31,15 @@ def predictions(run):
 
 def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
     recipe = resolved(synthetic, tiny())
-    pictures, waves = store_bytes(synthetic, recipe.features, (-1, 0, 1)), waves_bytes(synthetic, recipe.features)
-    assert waves < pictures
+    spectrograms, waves = store_bytes(synthetic, recipe.features, (-1, 0, 1)), waves_bytes(synthetic, recipe.features)
+    assert waves < spectrograms
 
     def with_memory(size, *overrides, device=GPU):
         monkeypatch.setattr(preparation, "memory_bytes", lambda _: size / SHARE)
         return wanted_source(synthetic, tiny(*overrides), device)
 
-    assert with_memory(pictures + 1) == "pictures"
-    assert with_memory(pictures - 1) == "waves"
+    assert with_memory(spectrograms + 1) == "pictures"
+    assert with_memory(spectrograms - 1) == "waves"
     assert with_memory(waves + 1) == "waves"
     assert with_memory(waves - 1) == "store"
     assert with_memory(0, "training.source=waves") == "waves"
@@ -54,7 +54,7 @@ def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
     [
         ([], Store, Store),
         (["training.source=store"], Store, Store),
-        (["training.source=pictures"], Store, ResidentPictures),
+        (["training.source=pictures"], Store, ResidentSpectrograms),
         (["training.source=waves"], Waves, ResidentWaves),
         (["training.source=waves", "augment.backend=waveform"], Store, WaveformSource),
     ],
@@ -64,9 +64,9 @@ def test_a_recipe_names_the_source(synthetic, tiny, cpu, cache, overrides, kept,
     assert type(prepared.store) is kept
     source = source_of(prepared, cpu)
     assert type(source) is kind
-    if kind in (ResidentPictures, ResidentWaves):
+    if kind in (ResidentSpectrograms, ResidentWaves):
         assert source_of(prepared, cpu) is source  # for the next trial of the process
-    # Without a device to train on, other verbs get the pictures.
+    # Without a device to train on, other verbs get the spectrograms.
     assert type(prepare(synthetic, tiny(*overrides), cache=cache).store) is Store
 
 
@@ -78,7 +78,7 @@ def test_trials_give_the_same_from_every_source(synthetic, tiny, cpu, cache, tmp
         identities.add(prepared.identity)
         run_trial(prepared, Trial(1, 0), run=tmp_path / name, device=cpu)
         found[name] = predictions(tmp_path / name)
-    for name in ("pictures", "waves"):
+    for name in ("spectrograms", "waves"):
         np.testing.assert_allclose(found[name], found["store"], atol=0.05)
     assert len(identities) == 1  # of the same sounds: a run may go on from another source
     assert np.abs(found["store"]).max() > 0.2
@@ -104,4 +104,4 @@ def test_unreadable_clips_are_left_out_of_waves_too(synthetic_folder, tiny, cpu,
     source.pick = lambda rows, steps: (asked.update(rows.tolist()), pick(rows, steps))[1]
     run_trial(prepared, Trial(1, 0), run=tmp_path / "run", device=cpu)
     assert asked == set(range(100)) - {row}
-    check_run(prepared.dataset, prepared.recipe, tmp_path / "run", pictures=prepared.identity)
+    check_run(prepared.dataset, prepared.recipe, tmp_path / "run", spectrograms=prepared.identity)

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from earsight.errors import RecipeError, RunError
 from earsight.features.augment import draw
-from earsight.features.device_cache import ResidentPictures
+from earsight.features.device_cache import ResidentSpectrograms
 from earsight.models.backbones import build
 from earsight.training import loop
 from earsight.training import trial as trial_module
@@ -71,7 +71,7 @@ def data(prepared):
 
 @pytest.fixture(scope="module")
 def resident(data, prepared):
-    return replace(data, source=ResidentPictures(prepared.store, CPU))
+    return replace(data, source=ResidentSpectrograms(prepared.store, CPU))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_feeds_fit_where_the_data_are(data, resident):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_both_feeds_give_the_same_pictures_and_targets(data, resident, tiny, smoothing):
+def test_both_feeds_give_the_same_spectrograms_and_targets(data, resident, tiny, smoothing):
     augment = tiny("augment.probability=0.8", "augment.time_masks=2", "augment.band_masks=1").augment
 
     def batches():
@@ -119,7 +119,7 @@ def test_both_feeds_give_the_same_pictures_and_targets(data, resident, tiny, smo
     for given in (data, resident):
         feed = feed_of(given, smoothing=smoothing)
         found.append([feed.assemble(*batch) for batch in feed.epoch(batches())])
-    assert [len(pictures) for pictures, _ in found[1]] == [13, 14, 13]
+    assert [len(spectrograms) for spectrograms, _ in found[1]] == [13, 14, 13]
     for (host, host_targets), (device, device_targets) in zip(*found, strict=True):
         # Normalised by a deviation above 1: a thousandth here is more than one in the log-mels.
         assert data.std.min() > 1

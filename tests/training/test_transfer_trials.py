@@ -123,7 +123,7 @@ def test_freezing_all_but_the_head_trains_the_head(prepare_as, cpu, tmp_path):
     assert moved(starting_model(prepared.recipe, classes=10, seed=3), after) == {"fc.weight", "fc.bias"}
 
 
-def test_a_stage_that_is_not_there_is_found_before_the_pictures(synthetic, prepare_as, tmp_path):
+def test_a_stage_that_is_not_there_is_found_before_the_spectrograms(synthetic, prepare_as, tmp_path):
     recipe = prepare_as().recipe.override(["transfer.cut=block9"])
     with pytest.raises(RecipeError, match=r"transfer.cut is 'block9', .*; choose none, stem, block1"):
         check_start(synthetic, recipe, [TRIAL], run=tmp_path / "run")

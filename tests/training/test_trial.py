@@ -304,7 +304,7 @@ def test_normalisation_knows_nothing_of_the_held_out_fold(prepared, synthetic_fo
     np.testing.assert_allclose(trained.mean, changed.store.statistics(rows)[0])
 
 
-def test_without_normalisation_pictures_pass_as_they_are(prepare_as, cpu, tmp_path):
+def test_without_normalisation_spectrograms_pass_as_they_are(prepare_as, cpu, tmp_path):
     run_trial(prepare_as("normalize=none", "training.epochs=1"), Trial(1, 0), run=tmp_path, device=cpu)
     card = load_card(Trial(1, 0).folder(tmp_path) / "model.safetensors")
     assert (card.mean, card.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

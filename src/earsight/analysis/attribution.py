@@ -1,12 +1,12 @@
-"""Which cells of a picture speak for a class: Integrated Gradients, and Grad-CAM beside it.
+"""Which cells of a spectrogram speak for a class: Integrated Gradients, and Grad-CAM beside it.
 
 Comes in: a network from log powers (batch, windows, bands, frames) to scores (batch, classes), the log powers of one
 sound, and those of silence. Goes out: attributions (windows, bands, frames) in units of the score, which add up to what
 the sound changed in it; and a Grad-CAM map (bands, frames), 0 and above.
 
-The baseline is the picture of silence, which the front end makes of a wave of zeros. It is the one picture that holds
+The baseline is the spectrogram of silence, which the front end makes of a wave of zeros. It is the one spectrogram that holds
 no sound at all, so that an attribution tells what the sound adds, a silent cell gets none, and the sum is the score of
-the sound less the score of nothing. Zeros after normalisation would be the picture of noise of average loudness.
+the sound less the score of nothing. Zeros after normalisation would be the spectrogram of noise of average loudness.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Attribution:
     values : ndarray of float32, shape (windows, bands, frames)
         In units of the score.
     score, silence_score : float
-        Of the picture and of silence: logits, or log probabilities where the network is an ensemble.
+        Of the spectrogram and of silence: logits, or log probabilities where the network is an ensemble.
     steps : int
         Intervals into which the path was cut.
     tolerance : float
@@ -76,7 +76,7 @@ class Attribution:
 
 def integrated_gradients(
     network: nn.Module,
-    picture: Tensor,
+    spectrogram: Tensor,
     *,
     silence: Tensor,
     target: int,
@@ -84,7 +84,7 @@ def integrated_gradients(
     most_steps: int = MOST_STEPS,
     batch_size: int = BATCH_SIZE,
 ) -> Attribution:
-    """Integrated Gradients from silence to the picture, with as many steps as completeness takes.
+    """Integrated Gradients from silence to the spectrogram, with as many steps as completeness takes.
 
     The integral is taken by the trapezoidal rule. Its steps are doubled until the attributions add up to the difference
     of the scores within ``tolerance``; a doubling only adds the middles of the steps before it.
@@ -93,7 +93,7 @@ def integrated_gradients(
     ----------
     network : nn.Module
         In eval mode.
-    picture, silence : Tensor, shape (1, windows, bands, frames), float32
+    spectrogram, silence : Tensor, shape (1, windows, bands, frames), float32
         On the network's device.
     target : int
         The class.
@@ -102,7 +102,7 @@ def integrated_gradients(
     most_steps : int
         Where to stop; the result then is not `Attribution.complete`.
     batch_size : int
-        Pictures in memory at a time.
+        Spectrograms in memory at a time.
 
     Returns
     -------
@@ -118,13 +118,13 @@ def integrated_gradients(
 
     def rule(name: str, points: int) -> Tensor:
         found: Tensor = method.attribute(
-            picture, silence, target=target, method=name, n_steps=points, internal_batch_size=batch_size
+            spectrogram, silence, target=target, method=name, n_steps=points, internal_batch_size=batch_size
         )
         return found.detach().double()
 
     with _exact():
         with torch.no_grad():
-            score, silent = network(torch.cat([picture, silence]))[:, target].tolist()
+            score, silent = network(torch.cat([spectrogram, silence]))[:, target].tolist()
         steps = min(FIRST_STEPS, most_steps)
         # Not captum's "riemann_trapezoid": the weights of its n points add up to (n - 1) / n (captum 0.9).
         values = (rule("riemann_left", steps) + rule("riemann_right", steps)) / 2
@@ -143,14 +143,16 @@ def _exact() -> Iterator[None]:
         yield
 
 
-def grad_cam(network: nn.Module, picture: Tensor, *, target: int, layers: Sequence[nn.Module]) -> NDArray[np.float32]:
-    """Grad-CAM at some layers, each enlarged to the picture's size; the mean over the layers.
+def grad_cam(
+    network: nn.Module, spectrogram: Tensor, *, target: int, layers: Sequence[nn.Module]
+) -> NDArray[np.float32]:
+    """Grad-CAM at some layers, each enlarged to the spectrogram's size; the mean over the layers.
 
     Parameters
     ----------
     network : nn.Module
         In eval mode.
-    picture : Tensor, shape (1, windows, bands, frames), float32
+    spectrogram : Tensor, shape (1, windows, bands, frames), float32
     target : int
         The class.
     layers : sequence of nn.Module
@@ -167,11 +169,11 @@ def grad_cam(network: nn.Module, picture: Tensor, *, target: int, layers: Sequen
     """
     from captum.attr import LayerGradCam
 
-    size = picture.shape[2:]
+    size = spectrogram.shape[2:]
     maps = []
     with _exact():
         for layer in layers:
-            coarse: Tensor = LayerGradCam(network, layer).attribute(picture, target=target, relu_attributions=True)
+            coarse: Tensor = LayerGradCam(network, layer).attribute(spectrogram, target=target, relu_attributions=True)
             maps.append(F.interpolate(coarse.detach(), size=size, mode="bilinear", align_corners=False)[0, 0])
     return np.asarray(torch.stack(maps).mean(dim=0).float().cpu().numpy())
 
@@ -184,7 +186,7 @@ def last_spatial_layer(backbone: nn.Module, run: Callable[[], object]) -> nn.Mod
     backbone : nn.Module
         Where its stages are unknown, all of its modules are looked at.
     run : callable
-        Lets it see a picture.
+        Lets it see a spectrogram.
 
     Raises
     ------

@@ -2,11 +2,11 @@
 
 Comes in: attributions and log powers (windows, bands, frames) of one clip. Goes out: `NAMES`, a number each, as they
 are and as they would be by chance. Palanisamy et al. 2020 (arXiv 2007.11154, Fig. 3) say so of Integrated Gradients
-from looking at some pictures.
+from looking at some spectrograms.
 
 What is measured, in each channel on its own, and then averaged over the channels:
 
-- the rank correlation (and the plain one) of the attributions' size with the picture's gradient magnitude (what a
+- the rank correlation (and the plain one) of the attributions' size with the spectrogram's gradient magnitude (what a
   boundary is), with its log power (what is loud), and with each of the two given the other (partial correlation);
 - the density of the attributions' size on the boundaries of the loudest quarter of the cells (within one cell of the
   edge), inside, and outside, in units of the mean over all cells.
@@ -60,12 +60,12 @@ class Mean(NamedTuple):
     high: float
 
 
-def measure_clip(attribution: NDArray[np.floating], picture: NDArray[np.floating]) -> dict[str, Measured] | None:
+def measure_clip(attribution: NDArray[np.floating], spectrogram: NDArray[np.floating]) -> dict[str, Measured] | None:
     """What one clip says.
 
     Parameters
     ----------
-    attribution, picture : ndarray of float, shape (windows, bands, frames)
+    attribution, spectrogram : ndarray of float, shape (windows, bands, frames)
         Attributions from silence, and log powers.
 
     Returns
@@ -74,7 +74,7 @@ def measure_clip(attribution: NDArray[np.floating], picture: NDArray[np.floating
         For ``attribution`` and ``sensitivity``; None where less than 20 columns hold sound, or nothing varies.
     """
     found: dict[str, list[Measured]] = {"attribution": [], "sensitivity": []}
-    for values, power in zip(attribution.astype(np.float64), picture.astype(np.float64), strict=True):
+    for values, power in zip(attribution.astype(np.float64), spectrogram.astype(np.float64), strict=True):
         height = power - FLOOR
         sounding = (height > _SILENT).any(axis=0)
         if sounding.sum() < LEAST_COLUMNS:

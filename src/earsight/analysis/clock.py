@@ -1,6 +1,6 @@
-"""Where the cells of a picture lie in time and frequency, and one clock for channels whose columns lie differently.
+"""Where the cells of a spectrogram lie in time and frequency, and one clock for channels whose columns lie differently.
 
-Comes in: the front end that made a picture, and arrays (windows, bands, frames). Goes out: times in seconds,
+Comes in: the front end that made a spectrogram, and arrays (windows, bands, frames). Goes out: times in seconds,
 frequencies in Hz, and arrays (bands, frames) whose columns all have the same width from 0 s to the end of the clip.
 
 Frame m of a window is centred at m hops. The resize to ``frames`` columns takes column j from around frame

@@ -1,6 +1,6 @@
-"""Whether a picture of attributions is to be believed: deletion and insertion curves against other orders of cells.
+"""Whether a spectrogram of attributions is to be believed: deletion and insertion curves against other orders of cells.
 
-Comes in: a function from pictures to probabilities of one class, a picture, the picture of silence, and maps that rank
+Comes in: a function from spectrograms to probabilities of one class, a spectrogram, the spectrogram of silence, and maps that rank
 its cells. Goes out: the probability as cells are silenced from the highest on (deletion), and as they are put into
 silence in that order (insertion); and the areas under both, for each map and for random orders. A deletion curve that
 falls fast and an insertion curve that rises fast show that the network does use what the map names.
@@ -124,7 +124,7 @@ def tiles(front_end: Spectrogram) -> _Ints:
 
 def measure_curves(
     probability: Callable[[Tensor], Tensor],
-    picture: Tensor,
+    spectrogram: Tensor,
     *,
     silence: Tensor,
     tile_of: _Ints,
@@ -139,8 +139,8 @@ def measure_curves(
     Parameters
     ----------
     probability : callable
-        Pictures (batch, 3, bands, frames) to the probability of the class (batch,).
-    picture, silence : Tensor, shape (1, 3, bands, frames)
+        Spectrograms (batch, 3, bands, frames) to the probability of the class (batch,).
+    spectrogram, silence : Tensor, shape (1, 3, bands, frames)
         As the network sees them.
     tile_of : ndarray of int64, shape (windows, bands, frames)
         From `tiles`.
@@ -159,7 +159,7 @@ def measure_curves(
     generator = np.random.default_rng(seed)
     ranked = {name: _order(values, tile_of, count) for name, values in maps.items()}
     orders = [*ranked.values(), *(generator.permutation(count) for _ in range(random_orders))]
-    cells = torch.from_numpy(tile_of).to(picture.device)
+    cells = torch.from_numpy(tile_of).to(spectrogram.device)
     changed = [round(count * step / points) for step in range(points + 1)]
     curves = []
     for done, order in enumerate(orders):
@@ -167,8 +167,10 @@ def measure_curves(
             progress(done, len(orders))
         place = np.empty(count, dtype=np.int64)
         place[order] = np.arange(count)
-        rank = torch.from_numpy(place).to(picture.device)[cells].expand(picture.shape[1:])
-        curves.append([_curve(probability, ends, rank, changed) for ends in ((picture, silence), (silence, picture))])
+        rank = torch.from_numpy(place).to(spectrogram.device)[cells].expand(spectrogram.shape[1:])
+        curves.append(
+            [_curve(probability, ends, rank, changed) for ends in ((spectrogram, silence), (silence, spectrogram))]
+        )
     if progress:
         progress(len(orders), len(orders))
     named, random = curves[: len(ranked)], curves[len(ranked) :]
@@ -210,7 +212,7 @@ def _order(values: NDArray[np.floating], tile_of: _Ints, count: int) -> _Ints:
 def _curve(
     probability: Callable[[Tensor], Tensor], ends: tuple[Tensor, Tensor], rank: Tensor, changed: list[int]
 ) -> _Reals:
-    """Probabilities of the first picture with its ``changed`` highest tiles taken from the second."""
+    """Probabilities of the first spectrogram with its ``changed`` highest tiles taken from the second."""
     out = []
     for first in range(0, len(changed), BATCH_SIZE):
         part = torch.tensor(changed[first : first + BATCH_SIZE], device=rank.device)

@@ -1,6 +1,6 @@
 """The sound with only what the network used, and the sound without it.
 
-Comes in: a wave (samples,) float32 and the attributions of its picture (windows, bands, frames). Goes out: two waves
+Comes in: a wave (samples,) float32 and the attributions of its spectrogram (windows, bands, frames). Goes out: two waves
 that add up to the first one, sample by sample.
 
 The method: the attributions are smoothed over neighbouring cells, what is negative is dropped, and the windows are
@@ -76,7 +76,7 @@ def half_level(values: _Reals) -> float:
 def split_sound(
     wave: NDArray[np.float32], mask: NDArray[np.floating], front_end: Spectrogram
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A wave cut in two by a mask on its picture.
+    """A wave cut in two by a mask on its spectrogram.
 
     Parameters
     ----------

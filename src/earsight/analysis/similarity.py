@@ -5,7 +5,7 @@ are between the weights that the trial started from and those it ended with (the
 
 The outputs are feature maps (clips, channels, height, width). Channels are the dimensions. A row is one position of one
 clip, as Raghu et al. count rows of convolutional layers; ``pooled`` averages each clip over its positions, and a row is
-then a clip. Both networks see the same pictures in eval mode, so that batch norms use their own statistics. The
+then a clip. Both networks see the same spectrograms in eval mode, so that batch norms use their own statistics. The
 starting weights are made again from the recipe and the trial's seed. The head is left out: it starts at random.
 """
 
@@ -115,7 +115,7 @@ def run_similarity(
                 progress(done, total, f"fold {item.fold} seed {item.seed}")
             return batch
 
-        batches = map(shown, pictures(card, item.files, device=device))
+        batches = map(shown, spectrograms(card, item.files, device=device))
         here = compare(before.to(device), after.to(device), batches, pooled=pooled)
         found.append((item.fold, item.seed, here))
     if card is None:
@@ -136,7 +136,7 @@ def compare(
     before, after : nn.Module
         Of one architecture, on one device.
     batches : iterable of Tensor, shape (clips, 3, bands, frames)
-        Pictures.
+        Spectrograms.
     pooled : bool
         Whether rows are clips rather than positions.
 
@@ -166,7 +166,7 @@ def compare(
     return out
 
 
-def pictures(card: ModelCard, files: Sequence[Path], *, device: torch.device) -> Iterator[Tensor]:
+def spectrograms(card: ModelCard, files: Sequence[Path], *, device: torch.device) -> Iterator[Tensor]:
     """Network inputs (clips, 3, bands, frames) of sound files as a model takes them, a batch at a time.
 
     Raises

@@ -1,6 +1,6 @@
 """What a calibrated model says beside its probabilities: whether a sound is unknown, and which classes are plausible.
 
-Comes in: a model card, its network, and pictures. Goes out: `Answers`. The card's ``calibration`` holds, where
+Comes in: a model card, its network, and spectrograms. Goes out: `Answers`. The card's ``calibration`` holds, where
 `earsight calibrate` wrote them::
 
     {"unknown": {"score", "threshold", "rate", "ci95"}, "sets": {"method", "threshold", "coverage", "ci95"}, ...}
@@ -43,8 +43,8 @@ class Answers(NamedTuple):
     plausible: NDArray[np.bool_] | None
 
 
-def answer(card: ModelCard, model: nn.Module, pictures: Tensor) -> Answers:
-    """The answers of a model to pictures (batch, 3, bands, frames), as its card calibrates them.
+def answer(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Answers:
+    """The answers of a model to spectrograms (batch, 3, bands, frames), as its card calibrates them.
 
     The card is one that `check_calibration` let pass.
     """
@@ -52,9 +52,9 @@ def answer(card: ModelCard, model: nn.Module, pictures: Tensor) -> Answers:
     with torch.inference_mode():
         far = None
         if unknown and unknown["score"] == "distance":
-            said, far = _said_and_distance(card, model, pictures)
+            said, far = _said_and_distance(card, model, spectrograms)
         else:
-            said = model(pictures)
+            said = model(spectrograms)
         logits = said.float().cpu().numpy().astype(np.float64)
     shares = softmax(logits / card.temperature)
     strange, novelty, inside = np.zeros(len(logits), dtype=bool), None, None
@@ -95,14 +95,14 @@ def _check(part: Any, name: str, choices: dict[str, tuple[str, ...]]) -> None:
         raise ModelError(f"calibration.{name}: found {part}; calibrate the model again")
 
 
-def _said_and_distance(card: ModelCard, model: nn.Module, pictures: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
+def _said_and_distance(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
     """Logits, and how far each sound is from the training clips: of an ensemble, its members' mean by their shares."""
     if not isinstance(model, Ensemble):
-        said, features = seen_by(model, pictures)
+        said, features = seen_by(model, spectrograms)
         return said, _references(model)[0].distance(features)
-    logits, far = [], np.zeros(len(pictures))
+    logits, far = [], np.zeros(len(spectrograms))
     for place, (network, reference) in enumerate(zip(model.networks, _references(model), strict=True)):
-        said, features = seen_by(network, model.normalised(pictures, place))
+        said, features = seen_by(network, model.normalised(spectrograms, place))
         logits.append(said)
         far += card.weights[place] * reference.distance(features)
     return model.combined(logits), far

@@ -27,7 +27,7 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_pictures
+from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_spectrograms
 from earsight.console import bar, out, print_json, say, verb
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
             check_start(dataset, item.recipe, trials, run=folder / item.folder)
         with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as where:
             computes = computer("cpu" if where else device, threads)
-            ready = prepare_pictures(dataset, found[0].recipe, cache=cache, skip_bad=skip_bad)
+            ready = prepare_spectrograms(dataset, found[0].recipe, cache=cache, skip_bad=skip_bad)
             run_sweep(ready, found, trials, folder=folder, device=computes, cluster=where)
         result = sweep_result(kind, found, trials, out=folder)
         about = SWEEPS[kind]
@@ -147,7 +147,7 @@ def run_sweep(
     from earsight.training.trial import check_run
 
     for item in found:
-        check_run(ready.dataset, item.recipe, folder / item.folder, pictures=ready.identity)
+        check_run(ready.dataset, item.recipe, folder / item.folder, spectrograms=ready.identity)
     todo = pending(found, trials, out=folder)
     if cluster:
         say(f"{len(found)} recipes x {len(trials)} trials, {len(found) * len(trials) - len(todo)} done")

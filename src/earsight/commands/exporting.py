@@ -57,7 +57,7 @@ def export_lines(result: dict[str, Any]) -> list[str]:
         f"{result['file']}: {result['bytes'] / 1e6:.1f} MB, opset {result['opset']}, {result['classes']} classes, "
         f"waves at {result['sample_rate_hz']} Hz of {result['clip_seconds']:g} s (others are cut or padded).",
         f"float32 in ONNX Runtime against torch, {parity['waves']} waves: probabilities within "
-        f"{parity['probabilities']:.1e} (allowed {parity['allowed']:g}), pictures within {parity['pictures']:.1e}"
+        f"{parity['probabilities']:.1e} (allowed {parity['allowed']:g}), spectrograms within {parity['spectrograms']:.1e}"
         + ("." if parity["novelty"] is None else f", novelty within {parity['novelty']:.1e}."),
     ]
     if "int8" in result:

@@ -25,7 +25,7 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import calibrate_members, cluster, computer, more_members, open_data, prepare_pictures
+from earsight.commands.steps import calibrate_members, cluster, computer, more_members, open_data, prepare_spectrograms
 from earsight.console import bar, out, print_json, say, verb
 from earsight.errors import EarsightError
 
@@ -92,7 +92,7 @@ def _draw(folder: Path, wanted: Wanted, path: Path) -> Path:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.")],
     data: Annotated[
-        Path | None, typer.Option(help="The data set, if it has been moved: players and pictures need its sounds.")
+        Path | None, typer.Option(help="The data set, if it has been moved: players and spectrograms need its sounds.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--out", help="The page; default report.html in the first run's folder.")
@@ -182,7 +182,7 @@ def ensemble(
             fold=fold,
             method=method,
             dataset=dataset,
-            prepare=lambda found, recipe: prepare_pictures(found, recipe, cache=cache, skip_bad=skip_bad),
+            prepare=lambda found, recipe: prepare_spectrograms(found, recipe, cache=cache, skip_bad=skip_bad),
             device=computes,
             machine=describe_machine(computes),
             progress=shown,

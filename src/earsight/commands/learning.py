@@ -38,7 +38,7 @@ from earsight.commands.steps import (
     computer,
     load_recipe_for,
     open_data,
-    prepare_pictures,
+    prepare_spectrograms,
     report,
     run,
 )
@@ -47,7 +47,7 @@ from earsight.console import bar, out, print_json, say, verb
 
 @verb
 def quickstart(
-    folder: Annotated[Path, typer.Option("--out", help="Where the sounds, the run and the picture go.")] = Path(
+    folder: Annotated[Path, typer.Option("--out", help="Where the sounds, the run and the spectrogram go.")] = Path(
         "earsight-quickstart"
     ),
     epochs: Annotated[int, typer.Option(min=1)] = 4,
@@ -132,9 +132,9 @@ def prepare(
     cache: Cache = None,
     json_output: Json = False,
 ) -> None:
-    """Compute a data set's pictures ahead of training; a second time does nothing."""
+    """Compute a data set's spectrograms ahead of training; a second time does nothing."""
     dataset = open_data(data, layout=layout, subset=subset, splits=splits)
-    ready = prepare_pictures(dataset, load_recipe_for(dataset, recipe, assignments), cache=cache, skip_bad=skip_bad)
+    ready = prepare_spectrograms(dataset, load_recipe_for(dataset, recipe, assignments), cache=cache, skip_bad=skip_bad)
     size = ready.store.bytes_on_disk
     if json_output:
         print_json(

@@ -17,7 +17,9 @@ Layout = Annotated[str, typer.Option(help="auto, esc50, urbansound8k, gtzan, fol
 Subset = Annotated[str | None, typer.Option(help="esc10: only those rows of ESC-50.")]
 Splits = Annotated[int, typer.Option(help="Folds to draw where the data set brings none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder for pictures; default $EARSIGHT_CACHE or the user's cache.")]
+Cache = Annotated[
+    Path | None, typer.Option(help="Folder for spectrograms; default $EARSIGHT_CACHE or the user's cache.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
 Jobs = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from earsight.commands.options import Cache, Cpus, Device, Gpus, Jobs, Json, On, Set, SkipBad, Threads
-from earsight.commands.steps import cluster, computer, prepare_pictures, train_all
+from earsight.commands.steps import cluster, computer, prepare_spectrograms, train_all
 from earsight.console import bar, out, print_json, say, verb
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _train(
     if where:
         groups = [
             Group(
-                prepare_pictures(job.dataset, job.recipe, cache=cache, skip_bad=skip_bad, device=device),
+                prepare_spectrograms(job.dataset, job.recipe, cache=cache, skip_bad=skip_bad, device=device),
                 job.trials,
                 job.run,
                 job.cell.name,

@@ -41,13 +41,13 @@ def load_recipe_for(dataset: Dataset, name: str, assignments: list[str] | None) 
     return resolved(dataset, load_recipe(name, overrides=assignments or ()))
 
 
-def prepare_pictures(
+def prepare_spectrograms(
     dataset: Dataset, recipe: Recipe, *, cache: Path | None, skip_bad: bool, device: torch.device | None = None
 ) -> Prepared:
     """Compute what is missing of what training on the device reads, with a progress bar."""
     from earsight.training.preparation import prepare
 
-    with bar("pictures") as shown:
+    with bar("spectrograms") as shown:
         ready = prepare(dataset, recipe, cache=cache, skip_bad=skip_bad, progress=shown, device=device)
     if ready.skipped:
         say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
@@ -132,7 +132,7 @@ def train_all(
     from earsight.execution.schedule import check_start, run_trials
 
     check_start(dataset, recipe, trials, run=folder)
-    ready = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
+    ready = prepare_spectrograms(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
     with bar(name) as shown:
         run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs, cluster=cluster)
 

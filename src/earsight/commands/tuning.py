@@ -26,7 +26,7 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import cluster, computer, open_data, prepare_pictures
+from earsight.commands.steps import cluster, computer, open_data, prepare_spectrograms
 from earsight.console import bar, out, print_json, say, verb
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _candidates(
     skip_bad: bool,
     device: torch.device,
 ) -> list[Candidate]:
-    """Each point with its pictures, which most of them share; whatever would stop one is found before any starts."""
+    """Each point with its spectrograms, which most of them share; whatever would stop one is found before any starts."""
     from earsight.execution.schedule import check_start
     from earsight.features.augment import pitch_steps
     from earsight.training.preparation import Prepared, resolved
@@ -145,7 +145,7 @@ def _candidates(
     for point, recipe in zip(points, recipes, strict=True):
         key = (recipe.features, pitch_steps(recipe.augment), recipe.augment.backend, recipe.training.source)
         if key not in ready:
-            ready[key] = prepare_pictures(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
+            ready[key] = prepare_spectrograms(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
         out.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))
     return out
 

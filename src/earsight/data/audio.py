@@ -40,7 +40,7 @@ _SLACK_FRAMES = 2304
 _SLACK_SHARE = 0.01
 _SLACK_BYTES = 64
 _BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
-LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a picture leaves float32
+LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a spectrogram leaves float32
 _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
 
 

@@ -25,10 +25,10 @@ _OTHER_SOUND = (
     (b"\xff\xf9", "a raw AAC stream"),
 )
 _NOT_SOUND = (
-    (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"GIF87a", "a GIF picture"),
-    (b"GIF89a", "a GIF picture"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF87a", "a GIF image"),
+    (b"GIF89a", "a GIF image"),
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"PK\x05\x06", "an empty ZIP archive"),
@@ -57,19 +57,19 @@ def name_content(head: bytes) -> str | None:
     Returns
     -------
     str or None
-        Such as ``"a PNG picture, not sound: ..."``, with the remedy; None when the bytes are not recognised.
+        Such as ``"a PNG image, not sound: ..."``, with the remedy; None when the bytes are not recognised.
     """
     if not head.strip(b"\0"):
         return "nothing but zero bytes; copy or download it again"
     if head[4:8] == b"ftyp":
         if head[8:12] in _PICTURE_BRANDS:
-            return "a HEIF or AVIF picture, not sound: remove it or name the right file"
+            return "a HEIF or AVIF image, not sound: remove it or name the right file"
         return f"an MP4 (AAC) file: {_CONVERT}"
     for magic, name in _OTHER_SOUND:
         if head.startswith(magic):
             return f"{name}: {_CONVERT}"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
-        found = "an AVI video" if head[8:12] == b"AVI " else "a WebP picture"
+        found = "an AVI video" if head[8:12] == b"AVI " else "a WebP image"
         return f"{found}, not sound: remove it or name the right file"
     found_name = next((name for magic, name in _NOT_SOUND if head.startswith(magic)), None) or _name_text(head)
     if found_name is None and len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:

@@ -35,7 +35,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Hints:
-    """What `earsight.recipe.Recipe.resolve` fills in: rate in Hz, clip length in seconds, picture columns."""
+    """What `earsight.recipe.Recipe.resolve` fills in: rate in Hz, clip length in seconds, spectrogram columns."""
 
     sample_rate_hz: int
     clip_seconds: float

@@ -45,7 +45,7 @@ EXPLAINED = (
     "the members, paired over clips, with a sign-flip test; average: of the members' probabilities, each at its "
     "calibrated temperature, where a run's summary averages them as they are; greedy: members with replacement by log "
     "loss (Caruana et al. 2004), chosen for each fold on the other folds; soup: mean of the weights, batch-norm "
-    "statistics re-estimated on the training pictures, as those of single-remeasured are, against which a soup is to "
+    "statistics re-estimated on the training spectrograms, as those of single-remeasured are, against which a soup is to "
     "be held; greedy-soup: Wortsman et al. 2022, recipe 1, chosen on the other folds; milliseconds: wave to "
     "probabilities, one clip at a time, median"
 )
@@ -130,7 +130,7 @@ def make_ensemble(
     dataset : Dataset, optional
         What the members were trained on; without it there are no soups.
     prepare : callable, optional
-        Makes the pictures of (data set, recipe); must be given with ``dataset``.
+        Makes the spectrograms of (data set, recipe); must be given with ``dataset``.
     machine : mapping, optional
         Goes into the report.
     progress : callable, optional
@@ -218,7 +218,7 @@ def _combinations(
         found.ways["greedy"], found.chosen["greedy"] = _greedy(pantry)
     else:
         found.notes.append("One fold: members can be chosen only on other folds, so there is no greedy row.")
-    refusal = no_soup(pantry.cards) if dataset else "soups need the pictures: add --data and the runs' data set"
+    refusal = no_soup(pantry.cards) if dataset else "soups need the spectrograms: add --data and the runs' data set"
     if dataset is None or prepare is None or refusal:
         found.notes.append(f"No soup: {refusal}.")
         return found

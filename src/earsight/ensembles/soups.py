@@ -1,12 +1,12 @@
-"""Soups of a run's members, made on the training pictures and tested on the held-out ones.
+"""Soups of a run's members, made on the training spectrograms and tested on the held-out ones.
 
-Comes in: the members' model files and the data set's pictures. Goes out: logits of soups on a fold, and their networks.
+Comes in: the members' model files and the data set's spectrograms. Goes out: logits of soups on a fold, and their networks.
 
 A soup: the weights of several fine-tuned networks averaged into one, which costs no more than one of them.
 
 Comes in: state dicts of networks of one architecture and one recipe, fine-tuned from the same weights. Goes out: their
 mean, and batch-norm statistics re-estimated for it. An average of statistics would not do: the mean weights give other
-activations than any member's, so their mean and variance are measured anew on the training pictures.
+activations than any member's, so their mean and variance are measured anew on the training spectrograms.
 
 M. Wortsman et al., "Model soups", ICML 2022; for the statistics, P. Izmailov et al., "Averaging weights leads to wider
 optima and better generalization", UAI 2018, section 3.
@@ -80,7 +80,7 @@ def measure_norms(model: nn.Module, batches: Iterable[Tensor], *, names: Sequenc
     model : nn.Module
         Left in eval mode.
     batches : iterable of Tensor, shape (batch, 3, bands, frames)
-        Training pictures, unchanged, in batches of about one size.
+        Training spectrograms, unchanged, in batches of about one size.
     names : sequence of str
         As `measured_norms` gives them; all else stays in eval mode, without dropout.
     """
@@ -107,7 +107,7 @@ def _alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor], key: str) 
     return first[key].shape == second[key].shape and first[key].dtype == second[key].dtype
 
 
-BATCH = 32  # pictures in a batch, for statistics and predictions
+BATCH = 32  # spectrograms in a batch, for statistics and predictions
 
 Ingredients = tuple[Member, ...]
 
@@ -196,7 +196,7 @@ class Soups:
         rows = np.flatnonzero((self.prepared.dataset.folds != fold) & self.prepared.usable)
         data = self._data(card)
         batches = np.array_split(rows, max(1, round(len(rows) / BATCH)))
-        measure_norms(model, (data.pictures(batch) for batch in batches), names=names)
+        measure_norms(model, (data.spectrograms(batch) for batch in batches), names=names)
 
     def _state(self, fold: int, member: Member) -> dict[str, Tensor]:
         return dict(load(self.files[fold, member])[1].state_dict())

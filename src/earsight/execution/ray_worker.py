@@ -2,7 +2,7 @@
 
 Comes in: an `Order` with prepared data, and the driver's mailbox. Goes out: the trial's folder where the node sees the
 run folder (it writes there itself, as a local trial does), and otherwise the trial's files, into the mailbox. Whether
-it sees the folder is found by a file with a secret in it, never guessed from a path that exists on both sides. Pictures
+it sees the folder is found by a file with a secret in it, never guessed from a path that exists on both sides. Spectrograms
 and waves are looked for by their key, which names their content; those that are missing are fetched into the node's own
 cache.
 """
@@ -90,7 +90,7 @@ def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch
     Parameters
     ----------
     prepared : Prepared
-        As on the driver; its pictures may lie elsewhere here.
+        As on the driver; its spectrograms may lie elsewhere here.
     order : Order
     mailbox : actor handle
         Of a `earsight.execution.ray_mailbox.Mailbox`.
@@ -112,7 +112,7 @@ def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch
         )
     torch.set_num_threads(order.threads)
     seen = sees(*order.token)
-    prepared = _with_pictures(prepared, mailbox)
+    prepared = _with_spectrograms(prepared, mailbox)
     weights = _weights(order.weights, mailbox)
     _introduce(order, mailbox, seen=seen)
 
@@ -214,8 +214,8 @@ def _introduce(order: Order, mailbox: Any, *, seen: bool) -> None:
     mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {order.device}, {files}")
 
 
-def _with_pictures(prepared: Prepared, mailbox: Any) -> Prepared:
-    """The same data with pictures or waves that this node can read."""
+def _with_spectrograms(prepared: Prepared, mailbox: Any) -> Prepared:
+    """The same data with spectrograms or waves that this node can read."""
     store = prepared.store
     if (
         prepared.recipe.augment.backend == "waveform"

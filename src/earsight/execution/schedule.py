@@ -51,7 +51,7 @@ def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
 
 
 def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> None:
-    """Find what would stop the trials before hours go into pictures.
+    """Find what would stop the trials before hours go into spectrograms.
 
     Raises
     ------

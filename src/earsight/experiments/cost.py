@@ -1,7 +1,7 @@
 """What jobs cost before they start: trials, and about how long those that are not DONE take on this machine.
 
 Comes in: jobs. Goes out: rows with seconds. Where a cell has trials that are DONE their own times tell; otherwise a few
-training steps of each backbone on each kind of picture are timed, on the data set's pictures where they are there
+training steps of each backbone on each kind of spectrogram are timed, on the data set's spectrograms where they are there
 already and else on those of a few of its clips, made for the purpose and thrown away.
 """
 
@@ -36,7 +36,7 @@ _SCORING = 1 / 3
 
 @dataclass(frozen=True)
 class _Rate:
-    """Seconds of one training step, and of making one clip's pictures (0 where they are there)."""
+    """Seconds of one training step, and of making one clip's spectrograms (0 where they are there)."""
 
     step: float
     clip: float
@@ -52,7 +52,7 @@ def job_costs(
     jobs : sequence of Job
     device : torch.device
     cache : Path, optional
-        Of the pictures.
+        Of the spectrograms.
     progress : callable
         Called with (jobs looked at, jobs in all, a note).
 

@@ -1,8 +1,8 @@
 """The section of Figures 2 and 3: what the network kept, what it needs, and what it looks at.
 
 Comes in: a `View` and finished runs. Goes out: a section as `earsight.experiments.paper_tables` has them, with
-``pictures`` (title, path below the output folder, caption, rows of the table). What was computed from the same models
-before is taken from ``OUT/figures``. A picture whose data set was not given, or whose trials are not DONE, is left out,
+``figures`` (title, path below the output folder, caption, rows of the table). What was computed from the same models
+before is taken from ``OUT/figures``. A figure whose data set was not given, or whose trials are not DONE, is left out,
 with its command.
 """
 
@@ -51,7 +51,7 @@ _NAMES = {"fusion": "Figure 2b", "freeze": "Figure 2c", "cutoff": "Model cutoff"
 
 @dataclass(frozen=True)
 class _Desk:
-    """What all pictures are made from."""
+    """What all figures are made from."""
 
     view: View
     part: Figures
@@ -78,9 +78,9 @@ class _Desk:
 
 @dataclass(frozen=True)
 class _Made:
-    """One or several pictures of one analysis and the numbers behind; of what is not whole, the cells it needs."""
+    """One or several figures of one analysis and the numbers behind; of what is not whole, the cells it needs."""
 
-    pictures: tuple[dict[str, Any], ...] = ()
+    figures: tuple[dict[str, Any], ...] = ()
     numbers: Any = None
     needs: tuple[Cell, ...] = ()
 
@@ -98,18 +98,18 @@ def make_figures(view: View, *, device: torch.device, bars: Bars) -> dict[str, A
     Returns
     -------
     dict
-        As `earsight.experiments.paper_tables.make_section` gives it, with ``pictures`` and ``analyses`` (the numbers).
+        As `earsight.experiments.paper_tables.make_section` gives it, with ``figures`` and ``analyses`` (the numbers).
     """
     part = view.scale.figures
     cells = {cell.name: cell for cell in section_cells(view.scale, "figures", view.asked)} if part else {}
     section: dict[str, Any] = {"section": "figures", "title": TITLES["figures"], "scale": view.scale.name}
-    section |= {"rows": [], "claims": [], "empty": [], "pictures": [], "analyses": {}}
+    section |= {"rows": [], "claims": [], "empty": [], "figures": [], "analyses": {}}
     if part is not None:
         pretrained, random = list(cells.values())[:2]
         desk = _Desk(view, part, cells, pretrained, random, device, bars)
         for name, make in _MAKERS.items():
             made = make(desk)
-            section["pictures"] += made.pictures
+            section["figures"] += made.figures
             section["analyses"][name] = made.numbers
             if made.needs:
                 section["empty"].append(_empty(desk, _TITLES[name], made.needs))
@@ -151,7 +151,7 @@ def _similarity(desk: _Desk) -> _Made:
         + " ".join(similarity_notes(result))
     )
     title, claims = "Figure 2a: what fine-tuning changed", similarity_claims(result)
-    return _Made((_picture(desk, title, path, caption, claims=claims, rows=_similarity_rows(result)),), result)
+    return _Made((_figure_file(desk, title, path, caption, claims=claims, rows=_similarity_rows(result)),), result)
 
 
 def _similarity_rows(result: dict[str, Any]) -> list[dict[str, object]]:
@@ -175,8 +175,8 @@ def _sweep(kind: str) -> Callable[[_Desk], _Made]:
         transfer_figure(result, path=path, title=about.title, axis_label=about.axis)
         title = f"{_NAMES[kind]}: {about.title.lower()}" if _NAMES[kind].startswith("Figure") else about.title
         caption, claims = " ".join(transfer_notes(result)), sweep_claims(result)
-        picture = _picture(desk, title, path, caption, claims=claims, rows=transfer_rows(result))
-        return _Made((picture,), result, lacking)
+        figure = _figure_file(desk, title, path, caption, claims=claims, rows=transfer_rows(result))
+        return _Made((figure,), result, lacking)
 
     return make
 
@@ -193,7 +193,7 @@ def _explained(desk: _Desk) -> _Made:
     )
     places = first.sample(desk.part.explained).tolist()
     origin = made_from(first.model, label=None, curves=True, seed=0)
-    pictures, numbers = [], []
+    figures, numbers = [], []
     with desk.bars("explaining") as shown:
         for number, place in enumerate(places):
             sound, name = first.files[place], Path(first.clips[place]).stem
@@ -211,10 +211,10 @@ def _explained(desk: _Desk) -> _Made:
                 f"Figure 3: {name}, {label.replace('_', ' ')}",
                 _explained_caption(found, label, first.fold),
             )
-            pictures.append(_picture(desk, title, Path(found["files"]["figure"]), caption))
+            figures.append(_figure_file(desk, title, Path(found["files"]["figure"]), caption))
             numbers.append({key: value for key, value in found.items() if key not in ("files", "made_from")})
         shown(len(places), len(places), "")
-    return _Made(tuple(pictures), numbers)
+    return _Made(tuple(figures), numbers)
 
 
 def _explained_caption(found: dict[str, Any], label: str, fold: int) -> str:
@@ -248,12 +248,12 @@ def _boundaries(desk: _Desk) -> _Made:
     boundaries_figure(found, path=path)
     counts = found["clips"]
     caption = (
-        f"Where attributions lie, over {counts['measured']} held-out clips: correlations with the picture's gradient "
+        f"Where attributions lie, over {counts['measured']} held-out clips: correlations with the figure's gradient "
         "and loudness, and density by place, against the same attributions moved in time; 95 % intervals over clips."
     )
     numbers = {key: value for key, value in found.items() if key != "rows"}
     title, rows = "Attributions and boundaries", boundary_rows(found)
-    return _Made((_picture(desk, title, path, caption, claims=found["verdict"], rows=rows),), numbers)
+    return _Made((_figure_file(desk, title, path, caption, claims=found["verdict"], rows=rows),), numbers)
 
 
 _MAKERS: dict[str, Callable[[_Desk], _Made]] = {
@@ -287,7 +287,7 @@ def _empty(desk: _Desk, title: str, needs: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _picture(
+def _figure_file(
     desk: _Desk,
     title: str,
     path: Path,

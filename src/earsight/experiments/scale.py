@@ -84,7 +84,7 @@ class Table3(_Part):
 
 
 class Representations(_Part):
-    """One network on several kinds of pictures; ``best`` is the recipe of the one that the paper found best."""
+    """One network on several kinds of spectrograms; ``best`` is the recipe of the one that the paper found best."""
 
     seeds: int = Field(1, ge=1)
     data: str

@@ -1,1 +1,1 @@
-"""Pictures of sound: the front end, random changes, and the store."""
+"""Spectrograms of sound: the front end, random changes, and the store."""

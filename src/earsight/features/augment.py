@@ -1,19 +1,19 @@
 """Random changes of training examples, drawn first and applied after, so that a draw can be replayed.
 
-Comes in: pictures (batch, channels, bands, frames) float, and a `Draws` for the batch. Goes out: pictures of the same
-shape. All of it happens on pictures of any representation, on any device:
+Comes in: spectrograms (batch, channels, bands, frames) float, and a `Draws` for the batch. Goes out: spectrograms of the same
+shape. All of it happens on spectrograms of any representation, on any device:
 
 - pitch: the draw picks one of the pitch steps that the front end computed with warped filterbanks
   (`earsight.features.filterbanks`), whose power no phase vocoder needs to touch;
-- stretch by r: the picture is read at r times the speed, with linear interpolation between columns. The result keeps
+- stretch by r: the spectrogram is read at r times the speed, with linear interpolation between columns. The result keeps
   its own time scale: a faster sound leaves room, which is filled with silence, a slower one is cropped;
-- shift: the picture is rolled in time; the end comes back at the beginning;
+- shift: the spectrogram is rolled in time; the end comes back at the beginning;
 - masks: whole stretches of time or of bands are set to the mean (SpecAugment, Park et al. 2019, arXiv 1904.08779);
 - mixup: convex combinations of two examples and of their labels (Zhang et al. 2018, arXiv 1710.09412).
 
 Random choices as tensors: an epoch's draws go to the device at once, and are applied there.
 
-Comes in: the batches of an epoch, rows and `earsight.features.augment.Draws`, and pictures (batch, windows, bands,
+Comes in: the batches of an epoch, rows and `earsight.features.augment.Draws`, and spectrograms (batch, windows, bands,
 frames) on a device. Goes out: what `earsight.features.augment.apply` gives on the host, to rounding. Nothing here looks
 at a value from Python or makes the host wait, so that a GPU can record it once and replay it with other draws.
 """
@@ -47,7 +47,7 @@ class Draws:
     roll : ndarray of float64, shape (batch,)
         In [0, 1): share of the clip by which it is rolled.
     time_masks, band_masks : ndarray of float64, shape (batch, masks, 2)
-        Start and end of each mask as shares of the picture.
+        Start and end of each mask as shares of the spectrogram.
     partner : ndarray of int64, shape (batch,)
         The example each one is mixed with.
     share : ndarray of float64, shape (batch,)
@@ -118,13 +118,13 @@ def _masks(
 def stretch_matrix(
     speed: NDArray[np.float64], *, place: NDArray[np.float64], roll: NDArray[np.float64], frames: int
 ) -> Tensor:
-    """Matrices (batch, frames, frames) that roll a picture and read it at another speed.
+    """Matrices (batch, frames, frames) that roll a spectrogram and read it at another speed.
 
     Column t of the result is the (rolled) input at ``start + speed * t``, between two columns linearly. Columns that
     lie outside the sound have no weight at all; the caller fills them with silence.
     """
     length = (frames - 1) / speed + 1  # columns that the stretched sound takes
-    # Slower sounds are longer than the picture: the crop begins anywhere. Faster ones stand anywhere in it.
+    # Slower sounds are longer than the spectrogram: the crop begins anywhere. Faster ones stand anywhere in it.
     first = place * (frames - length)
     position = (np.arange(frames)[None, :] - first[:, None]) * speed[:, None]
     inside = (position >= -1e-9) & (position <= frames - 1 + 1e-9)
@@ -142,13 +142,13 @@ def stretch_matrix(
     return torch.from_numpy(weights)
 
 
-def apply(pictures: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
-    """Roll, stretch, mask and mix a batch of normalised pictures; the pitch was chosen when they were read.
+def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
+    """Roll, stretch, mask and mix a batch of normalised spectrograms; the pitch was chosen when they were read.
 
     Parameters
     ----------
-    pictures : Tensor, shape (batch, channels, bands, frames)
-        Normalised pictures: 0 is the training rows' mean.
+    spectrograms : Tensor, shape (batch, channels, bands, frames)
+        Normalised spectrograms: 0 is the training rows' mean.
     draws : Draws
         The batch's random choices.
     silence : Tensor, shape (channels, bands)
@@ -160,8 +160,8 @@ def apply(pictures: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = Tr
     -------
     Tensor, shape (batch, channels, bands, frames)
     """
-    batch, channels, bands, frames = pictures.shape
-    out = pictures
+    batch, channels, bands, frames = spectrograms.shape
+    out = spectrograms
     if stretch:
         matrix = stretch_matrix(draws.speed, place=draws.place, roll=draws.roll, frames=frames).to(out.device)
         empty = 1.0 - matrix.sum(dim=1)  # (batch, frames)
@@ -183,7 +183,7 @@ def _keep(masks: NDArray[np.float64], size: int) -> Tensor:
 
 
 def mix_targets(targets: Tensor, draws: Draws) -> Tensor:
-    """Label distributions (batch, classes) mixed in the shares in which the pictures are."""
+    """Label distributions (batch, classes) mixed in the shares in which the spectrograms are."""
     share = torch.from_numpy(draws.share).to(targets)[:, None]
     return torch.lerp(targets[torch.from_numpy(draws.partner).to(targets.device)], targets, share)
 
@@ -261,12 +261,12 @@ def pack(
     return Packed(torch.from_numpy(whole).to(device), torch.from_numpy(real).to(device), time_masks)
 
 
-def apply_packed(pictures: Tensor, packed: Packed, *, silence: Tensor) -> Tensor:
-    """Roll, stretch, mask and mix a batch of normalised pictures, as `earsight.features.augment.apply` does.
+def apply_packed(spectrograms: Tensor, packed: Packed, *, silence: Tensor) -> Tensor:
+    """Roll, stretch, mask and mix a batch of normalised spectrograms, as `earsight.features.augment.apply` does.
 
     Parameters
     ----------
-    pictures : Tensor, shape (batch, channels, bands, frames)
+    spectrograms : Tensor, shape (batch, channels, bands, frames)
     packed : Packed
         Of the same examples, on the same device.
     silence : Tensor, shape (channels, bands)
@@ -275,22 +275,22 @@ def apply_packed(pictures: Tensor, packed: Packed, *, silence: Tensor) -> Tensor
     -------
     Tensor, shape (batch, channels, bands, frames)
     """
-    batch, _, bands, frames = pictures.shape
+    batch, _, bands, frames = spectrograms.shape
     speed, place, roll = packed.real[:, : _SINGLE - 1, None].unbind(1)
     masks = packed.real[:, _SINGLE:].reshape(batch, -1, 2)
     length = (frames - 1) / speed + 1
     first = place * (frames - length)
-    position = (torch.arange(frames, device=pictures.device) - first) * speed
+    position = (torch.arange(frames, device=spectrograms.device) - first) * speed
     inside = (position >= -1e-9) & (position <= frames - 1 + 1e-9)
     position = position.clamp(0.0, frames - 1.0)
     lower = position.floor()
-    fraction = (position - lower).to(pictures.dtype)
+    fraction = (position - lower).to(spectrograms.dtype)
     offset = (roll * frames).floor()
     left = ((lower - offset) % frames).long()
     right = (((lower + 1).clamp(max=frames - 1.0) - offset) % frames).long()
 
     def columns(index: Tensor) -> Tensor:
-        return pictures.gather(3, index[:, None, None, :].expand_as(pictures))
+        return spectrograms.gather(3, index[:, None, None, :].expand_as(spectrograms))
 
     out = torch.lerp(columns(left), columns(right), fraction[:, None, None, :])
     out = torch.where(inside[:, None, None, :], out, silence[:, :, None])

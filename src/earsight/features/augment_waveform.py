@@ -1,8 +1,8 @@
-"""The reference augmentation: pitch and speed changed on the wave itself, the picture computed from the result.
+"""The reference augmentation: pitch and speed changed on the wave itself, the spectrogram computed from the result.
 
-Comes in: a data set, features, and the same draws as the fast way takes. Goes out: pictures
+Comes in: a data set, features, and the same draws as the fast way takes. Goes out: spectrograms
 (batch, windows, bands, frames). Slow: every example is decoded, changed by Signalsmith Stretch (the package
-python-stretch, extra ``waveform``) and turned into a picture anew. `earsight.features.augment` is held to it by a test.
+python-stretch, extra ``waveform``) and turned into a spectrogram anew. `earsight.features.augment` is held to it by a test.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def change_wave(
 
 
 class WaveformSource:
-    """Pictures of a data set's rows, decoded and changed at every read."""
+    """Spectrograms of a data set's rows, decoded and changed at every read."""
 
     stretches = True
     """Rows come rolled, stretched and shifted in pitch already."""
@@ -73,11 +73,11 @@ class WaveformSource:
         self.silence = silence(features)
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Pictures (batch, windows, bands, frames) float32 of some rows."""
+        """Spectrograms (batch, windows, bands, frames) float32 of some rows."""
         waves = np.stack([self._wave(int(row), index, draws) for index, row in enumerate(rows)])
         with torch.inference_mode():
-            pictures = self.front_end.views(torch.from_numpy(waves))[:, 0]
-        return pictures.clone()
+            spectrograms = self.front_end.views(torch.from_numpy(waves))[:, 0]
+        return spectrograms.clone()
 
     def _wave(self, row: int, index: int, draws: Draws | None) -> NDArray[np.float32]:
         rate, samples = self.features.rate, self.features.samples

@@ -1,8 +1,8 @@
 """A data set's sounds on the device, so that a training step needs nothing of the host.
 
-Comes in: a `Store`, or `Waves`. Goes out: sources of pictures (batch, windows, bands, frames) float32 whose rows are
-asked for by tensors on the device, each at its own pitch step. Pictures take 2 bytes a value and pitch step and cost a
-training step a copy; waves take less room, and each step computes their pictures anew.
+Comes in: a `Store`, or `Waves`. Goes out: sources of spectrograms (batch, windows, bands, frames) float32 whose rows are
+asked for by tensors on the device, each at its own pitch step. Spectrograms take 2 bytes a value and pitch step and cost a
+training step a copy; waves take less room, and each step computes their spectrograms anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CHUNK_ROWS = 16
 
 
 class Resident(abc.ABC):
-    """Pictures from data on a device."""
+    """Spectrograms from data on a device."""
 
     stretches = False
     """Rows come at their pitch alone."""
@@ -32,11 +32,11 @@ class Resident(abc.ABC):
     """The pitch steps there are, rising."""
     device: torch.device
     silence: Tensor
-    """What each row of the pictures reads in digital silence, shape (bands,)."""
+    """What each row of the spectrograms reads in digital silence, shape (bands,)."""
 
     @abc.abstractmethod
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
-        """Pictures of some rows, each at the pitch step of that index; the host does not wait for it.
+        """Spectrograms of some rows, each at the pitch step of that index; the host does not wait for it.
 
         Parameters
         ----------
@@ -49,13 +49,13 @@ class Resident(abc.ABC):
         """
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Pictures of some rows, each at the pitch that the draws say; see `earsight.features.store.Store.read`."""
+        """Spectrograms of some rows, each at the pitch that the draws say; see `earsight.features.store.Store.read`."""
         wanted = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
         steps = torch.from_numpy(np.searchsorted(self.semitones, wanted))
         return self.pick(torch.from_numpy(rows).to(self.device), steps.to(self.device))
 
 
-class ResidentPictures(Resident):
+class ResidentSpectrograms(Resident):
     """A store's codes on a device: 2 bytes a value, every pitch step of every row.
 
     Parameters
@@ -76,7 +76,7 @@ class ResidentPictures(Resident):
             self._codes[start : start + len(index)] = torch.from_numpy(store.read_codes(index // steps, index % steps))
 
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
-        """Pictures (batch, windows, bands, frames) of some rows at some steps."""
+        """Spectrograms (batch, windows, bands, frames) of some rows at some steps."""
         logs = decode(self._codes[rows * len(self.semitones) + steps], representation=self._representation)
         return logs if self._basis is None else torch.matmul(self._basis, logs)
 
@@ -109,16 +109,16 @@ class ResidentWaves(Resident):
         self._moments = self._measured()
 
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
-        """Pictures (batch, windows, bands, frames) of some rows at some steps, computed from their waves."""
+        """Spectrograms (batch, windows, bands, frames) of some rows at some steps, computed from their waves."""
         with torch.no_grad():
             waves = self.waves[rows].float() * self._scales[rows]
             return self._front_end.views(waves, steps=steps)[:, 0]
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows."""
+        """Mean and standard deviation, each (windows,), over the unshifted spectrograms of some rows."""
         return statistics(self._moments[rows])
 
     def _measured(self) -> NDArray[np.float64]:
-        """Moments of every row's unshifted picture, (rows, windows, 2)."""
+        """Moments of every row's unshifted spectrogram, (rows, windows, 2)."""
         parts = np.split(np.arange(len(self.waves)), range(_CHUNK_ROWS, len(self.waves), _CHUNK_ROWS))
         return np.concatenate([moments(self.read(part)) for part in parts])

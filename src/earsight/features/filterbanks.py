@@ -1,8 +1,8 @@
-"""Representations: what the rows of a picture are, as filterbanks on the power of the STFT.
+"""Representations: what the rows of a spectrogram are, as filterbanks on the power of the STFT.
 
 Comes in: a rate in Hz, the points of the FFT, a number of bands, and a pitch step. Goes out: a bank (bands, bins)
-float32, bins = points // 2 + 1, of weights of at least 0, lowest band first. A picture is log(bank @ power + 1e-6),
-resized in time; where the representation has a basis (bands, bands), the picture is the basis times that.
+float32, bins = points // 2 + 1, of weights of at least 0, lowest band first. A spectrogram is log(bank @ power + 1e-6),
+resized in time; where the representation has a basis (bands, bands), the spectrogram is the basis times that.
 
 Only the power of the STFT is used, so raising a sound by s semitones is reading its power at the frequency f as if it
 stood at f * 2^(s / 12): a bank's filters are evaluated at multiplied frequencies, and no phase is touched. That holds
@@ -14,7 +14,7 @@ All banks reach from 0 Hz to half the rate:
 - ``log_spectrogram``: linear frequency. A row is the mean power under a triangle: torch's bilinear resize with
   antialiasing from the FFT's bins to the bands, as the columns are resized in time;
 - ``mfcc``: the log-mels of a column under an orthonormal DCT of type II: as many coefficients as bands, so that every
-  representation has pictures of one size and none of the log-mel is thrown away; the lowest order first;
+  representation has spectrograms of one size and none of the log-mel is thrown away; the lowest order first;
 - ``gammatone``: the power responses of gammatone filters of order 4 with peaks of 1 (Slaney 1993, Apple technical
   report 35), their centres evenly spaced in ERBs (Glasberg and Moore 1990, doi 10.1016/0378-5955(90)90170-T).
 """
@@ -148,7 +148,7 @@ def _warped_hz(sample_rate_hz: int, fft_points: int, semitones: float) -> NDArra
 
 @dataclass(frozen=True)
 class Representation:
-    """How the power of an STFT becomes the rows of a picture.
+    """How the power of an STFT becomes the rows of a spectrogram.
 
     Attributes
     ----------

@@ -62,7 +62,7 @@ class Layout:
     Attributes
     ----------
     what : str
-        Such as ``pictures``, for messages.
+        Such as ``spectrograms``, for messages.
     file : str
         Name of the large file.
     row_bytes : int

@@ -1,6 +1,6 @@
-"""Waves to pictures: the one front end that training, prediction and export share.
+"""Waves to spectrograms: the one front end that training, prediction and export share.
 
-Comes in: waves (batch, samples) float32 at ``features.sample_rate_hz``, on any device. Goes out: pictures
+Comes in: waves (batch, samples) float32 at ``features.sample_rate_hz``, on any device. Goes out: spectrograms
 (batch, 3, bands, frames) float32 of the natural logarithm of the power in bands, or of what a representation makes of
 it (`earsight.features.filterbanks`). Every step is differentiable down to the wave.
 
@@ -23,7 +23,7 @@ from earsight.features.stft import Banded, BandPower, in_lanes
 from earsight.recipe import Features
 
 RESIZE_ROWS = 50
-"""Columns of the picture that are resized at once, from the frames around them."""
+"""Columns of the spectrogram that are resized at once, from the frames around them."""
 
 
 def resize_matrix(columns_in: int, columns_out: int) -> Tensor:
@@ -33,13 +33,13 @@ def resize_matrix(columns_in: int, columns_out: int) -> Tensor:
 
 
 def basis(features: Features) -> Tensor | None:
-    """The matrix (bands, bands) float32 from log powers to the picture's rows; None where they are the rows already."""
+    """The matrix (bands, bands) float32 from log powers to the spectrogram's rows; None where they are the rows already."""
     make = REPRESENTATIONS[features.representation].basis
     return None if make is None else torch.from_numpy(make(features.bands))
 
 
 def silence(features: Features) -> Tensor:
-    """What each row of a picture reads in digital silence, shape (bands,) float32."""
+    """What each row of a spectrogram reads in digital silence, shape (bands,) float32."""
     floor = torch.full((features.bands,), FLOOR)
     rows = basis(features)
     return floor if rows is None else rows @ floor
@@ -129,7 +129,7 @@ class Spectrogram(nn.Module):
         Returns
         -------
         Tensor, shape (batch, steps, bands, 1 + samples // hop), float32
-            For log-mels these are the picture's rows; one picture per pitch step, or of ``steps`` one alone.
+            For log-mels these are the spectrogram's rows; one spectrogram per pitch step, or of ``steps`` one alone.
         """
         return self._logs(self._padded(waves), window, steps)
 
@@ -164,15 +164,15 @@ class Spectrogram(nn.Module):
         return torch.stack(channels, dim=2)
 
     def finish(self, views: Tensor) -> Tensor:
-        """Pictures (..., bands, frames) of log powers of that shape: the representation's basis, where it has one."""
+        """Spectrograms (..., bands, frames) of log powers of that shape: the representation's basis, where it has one."""
         rows: Tensor | None = self.basis  # type: ignore[assignment]
         return views if rows is None else torch.matmul(rows, views)
 
     def views(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
-        """Pictures at every pitch step, one channel a window; takes and gives what `band_views` does."""
+        """Spectrograms at every pitch step, one channel a window; takes and gives what `band_views` does."""
         return self.finish(self.band_views(waves, steps=steps))
 
     def forward(self, waves: Tensor) -> Tensor:
-        """Pictures (batch, 3, bands, frames) at the first pitch step; a single window is copied to three channels."""
-        pictures = self.views(waves)[:, 0]
-        return pictures.expand(-1, 3, -1, -1)
+        """Spectrograms (batch, 3, bands, frames) at the first pitch step; a single window is copied to three channels."""
+        spectrograms = self.views(waves)[:, 0]
+        return spectrograms.expand(-1, 3, -1, -1)

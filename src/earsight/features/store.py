@@ -1,6 +1,6 @@
-"""A data set's pictures on disk, built once: row i is clip i, for ever.
+"""A data set's spectrograms on disk, built once: row i is clip i, for ever.
 
-Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows read as pictures
+Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows read as spectrograms
 (batch, windows, bands, frames) float32 at any of its pitch steps. Folds are index sets over the rows.
 
 On disk a store is a folder named by its key, the hash of the manifest (with sizes and times of the files), the
@@ -55,7 +55,7 @@ _CODES, _MOMENTS = "pictures.i16", "moments.f64"
 
 @dataclass(frozen=True)
 class Store:
-    """Open pictures of a data set.
+    """Open spectrograms of a data set.
 
     Attributes
     ----------
@@ -66,13 +66,13 @@ class Store:
     semitones : tuple of int
         The pitch step of each index along the second axis.
     moments : ndarray of float64, shape (rows, windows, 2)
-        Mean, and mean of squares, of each row's unshifted picture.
+        Mean, and mean of squares, of each row's unshifted spectrogram.
     sounds : ndarray of uint8, shape (rows, 16)
         Digest of each clip as it was decoded; zeros where it could not be read.
     errors : dict
         Row to reason, for the clips that could not be read.
     features : Features
-        Resolved settings of the front end that made the pictures.
+        Resolved settings of the front end that made the spectrograms.
     """
 
     folder: Path
@@ -88,7 +88,7 @@ class Store:
 
     @cached_property
     def silence(self) -> Tensor:
-        """What each row of the pictures reads in digital silence, shape (bands,)."""
+        """What each row of the spectrograms reads in digital silence, shape (bands,)."""
         return silence(self.features)
 
     @cached_property
@@ -97,11 +97,11 @@ class Store:
 
     @property
     def bytes_on_disk(self) -> int:
-        """What the pictures take."""
+        """What the spectrograms take."""
         return 2 * int(np.prod(self.shape, dtype=np.int64))
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Pictures of some rows, each at its own pitch step.
+        """Spectrograms of some rows, each at its own pitch step.
 
         Parameters
         ----------
@@ -129,13 +129,13 @@ class Store:
         return codes
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows."""
+        """Mean and standard deviation, each (windows,), over the unshifted spectrograms of some rows."""
         return statistics(self.moments[rows])
 
 
-def moments(pictures: Tensor) -> NDArray[np.float64]:
-    """Mean, and mean of squares, of each channel of each picture: (batch, windows, 2)."""
-    exact = pictures.double()
+def moments(spectrograms: Tensor) -> NDArray[np.float64]:
+    """Mean, and mean of squares, of each channel of each spectrogram: (batch, windows, 2)."""
+    exact = spectrograms.double()
     both = torch.stack([exact.mean(dim=(2, 3)), exact.square().mean(dim=(2, 3))], dim=2)
     found: NDArray[np.float64] = both.cpu().numpy()
     return found
@@ -244,7 +244,7 @@ def open_store(
 
 def _layout(shape: Sequence[int]) -> Layout:
     return Layout(
-        what="pictures",
+        what="spectrograms",
         file=_CODES,
         row_bytes=2 * int(np.prod(shape[1:], dtype=np.int64)),
         tables={_MOMENTS: ("float64", (shape[2], 2)), SOUNDS: DIGESTS},

@@ -1,8 +1,8 @@
 """A data set's waves on disk, decoded once: row i is clip i, for ever.
 
 Comes in: a `Dataset` and resolved `Features`. Goes out: `Waves`, whose rows read as float32 (batch, samples) at the
-features' rate, to the last bit what `earsight.data.audio` decodes, and as pictures. They are kept as
-`earsight.features.store` keeps pictures: keyed, resumable, in memory that does not grow with the clips.
+features' rate, to the last bit what `earsight.data.audio` decodes, and as spectrograms. They are kept as
+`earsight.features.store` keeps spectrograms: keyed, resumable, in memory that does not grow with the clips.
 
 A clip is kept as int16 with a power of two as its scale wherever that gives each sample back exactly: 8- and 16-bit
 sources at the features' rate, quiet clips of finer ones too. All others (resampled, mixed from channels, decoded from
@@ -108,7 +108,7 @@ class Waves:
 
     @cached_property
     def silence(self) -> Tensor:
-        """What each row of the pictures reads in digital silence, shape (bands,)."""
+        """What each row of the spectrograms reads in digital silence, shape (bands,)."""
         return silence(self.features)
 
     @cached_property
@@ -116,15 +116,15 @@ class Waves:
         return Spectrogram(self.features, semitones=tuple(float(step) for step in self.semitones))
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Pictures of some rows, each at its own pitch; see `earsight.features.store.Store.read`."""
+        """Spectrograms of some rows, each at its own pitch; see `earsight.features.store.Store.read`."""
         wanted = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
         steps = torch.from_numpy(np.searchsorted(self.semitones, wanted))
         with torch.inference_mode():
-            pictures = self._front_end.views(self.read_waves(rows), steps=steps)[:, 0]
-        return pictures.clone()
+            spectrograms = self._front_end.views(self.read_waves(rows), steps=steps)[:, 0]
+        return spectrograms.clone()
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and standard deviation, each (windows,), over the unshifted pictures of some rows; computed anew."""
+        """Mean and standard deviation, each (windows,), over the unshifted spectrograms of some rows; computed anew."""
         return statistics(np.stack([moments(self.read(rows[start : start + 1]))[0] for start in range(len(rows))]))
 
 

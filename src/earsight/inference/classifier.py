@@ -1,6 +1,6 @@
 """A model file applied to sound: file or array in, labels with probabilities out.
 
-Comes in: the path of a model file, then audio files or waves. Goes out: `Prediction`s. The pictures come from the front
+Comes in: the path of a model file, then audio files or waves. Goes out: `Prediction`s. The spectrograms come from the front
 end that training used, as the model file describes it.
 
 Arrays that a caller hands in become waves that the model takes.
@@ -178,7 +178,7 @@ class Classifier:
         """Length of the waves that `logits` takes, in samples."""
         return self.card.recipe.features.samples
 
-    def pictures(self, waves: Tensor) -> Tensor:
+    def spectrograms(self, waves: Tensor) -> Tensor:
         """Network input (batch, 3, bands, frames) of waves (batch, samples); differentiable."""
         return self.network_input(self.front_end.band_views(waves)[:, 0])
 
@@ -189,7 +189,7 @@ class Classifier:
 
     def _seen(self, waves: NDArray[np.floating]) -> Tensor:
         """Network input of a batch that is looked at before."""
-        return self.pictures(torch.from_numpy(batch(waves, samples=self.samples)).to(self.device))
+        return self.spectrograms(torch.from_numpy(batch(waves, samples=self.samples)).to(self.device))
 
     def logits(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
         """Logits (batch, classes) float32 of waves (batch, samples) at `sample_rate_hz`.
@@ -207,16 +207,16 @@ class Classifier:
         with torch.inference_mode():
             return self._calibrated(self._seen(waves))
 
-    def _scores(self, pictures: Tensor) -> NDArray[np.float32]:
+    def _scores(self, spectrograms: Tensor) -> NDArray[np.float32]:
         with torch.inference_mode():
-            return np.asarray(self._network(pictures)(pictures).float().cpu().numpy())
+            return np.asarray(self._network(spectrograms)(spectrograms).float().cpu().numpy())
 
-    def _network(self, pictures: Tensor) -> nn.Module:
+    def _network(self, spectrograms: Tensor) -> nn.Module:
         """The network for predictions alone; `model` is left as it is for whoever wants its stages or gradients."""
         with self._folding:
             if self._fast is None:
-                noise = torch.randn((1, *pictures.shape[1:]), generator=torch.Generator().manual_seed(0))
-                self._fast = folded(self.model, picture=noise.to(pictures))
+                noise = torch.randn((1, *spectrograms.shape[1:]), generator=torch.Generator().manual_seed(0))
+                self._fast = folded(self.model, spectrogram=noise.to(spectrograms))
             return self._fast
 
     def answers(self, waves: NDArray[np.floating]) -> Answers:
@@ -224,12 +224,12 @@ class Classifier:
         with torch.inference_mode():
             return self._answers(self._seen(waves))
 
-    def _calibrated(self, pictures: Tensor) -> NDArray[np.float32]:
-        logits = torch.from_numpy(self._scores(pictures)) / self.card.temperature
+    def _calibrated(self, spectrograms: Tensor) -> NDArray[np.float32]:
+        logits = torch.from_numpy(self._scores(spectrograms)) / self.card.temperature
         return np.asarray(torch.softmax(logits, dim=1).numpy())
 
-    def _answers(self, pictures: Tensor) -> Answers:
-        return answer(self.card, self._network(pictures), pictures)
+    def _answers(self, spectrograms: Tensor) -> Answers:
+        return answer(self.card, self._network(spectrograms), spectrograms)
 
     def predict(self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None) -> Prediction:
         """Classify one sound.
@@ -379,12 +379,12 @@ class Classifier:
     def predict_waves(self, waves: NDArray[np.floating], *, name: str = "") -> list[Prediction]:
         """What `predict` says of each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
         with torch.inference_mode():
-            return self.predict_pictures(self._seen(waves), name=name)
+            return self.predict_spectrograms(self._seen(waves), name=name)
 
-    def predict_pictures(self, pictures: Tensor, *, name: str = "") -> list[Prediction]:
-        """The same of a batch of `pictures`, which several threads can make while another one is in here."""
-        found = self._answers(pictures)
-        return [self._ranked(name, found, row) for row in range(len(pictures))]
+    def predict_spectrograms(self, spectrograms: Tensor, *, name: str = "") -> list[Prediction]:
+        """The same of a batch of `spectrograms`, which several threads can make while another one is in here."""
+        found = self._answers(spectrograms)
+        return [self._ranked(name, found, row) for row in range(len(spectrograms))]
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
         """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""

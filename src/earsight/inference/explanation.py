@@ -1,6 +1,6 @@
 """Why a model says what it says of one sound: attributions, what they sound like, and whether to believe them.
 
-Comes in: a classifier and a sound. Goes out: an `Explanation`, arrays and numbers about one class. Pictures and
+Comes in: a classifier and a sound. Goes out: an `Explanation`, arrays and numbers about one class. Spectrograms and
 attributions have one channel a window, (windows, bands, frames); what is merged is (bands, frames), its columns evenly
 spaced from 0 s to the end of the clip.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
 """Names of the maps whose orders `Explanation.curves` compares; the positive part is what the mask is made of."""
 
-_SILENT = 1e-3  # how far a picture is above that of silence at most, for a sound to count as silent
+_SILENT = 1e-3  # how far a spectrogram is above that of silence at most, for a sound to count as silent
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Explanation:
     wave : ndarray of float32, shape (samples,)
         What the network heard, without the zeros that filled it up.
     clip_seconds : float
-        Length of the picture's time axis.
+        Length of the spectrogram's time axis.
     windows_ms : tuple of float
         The window of each channel.
     edges : ndarray of float64, shape (windows, frames + 1)
         Where each channel's columns begin and end, in seconds.
     band_hz : ndarray of float64, shape (bands,)
         Middle of each band.
-    picture : ndarray of float32, shape (windows, bands, frames)
+    spectrogram : ndarray of float32, shape (windows, bands, frames)
         Log power in the bands.
     attribution : Attribution
         Integrated Gradients, ``values`` of shape (windows, bands, frames).
@@ -88,7 +88,7 @@ class Explanation:
     windows_ms: tuple[float, ...]
     edges: NDArray[np.float64]
     band_hz: NDArray[np.float64]
-    picture: NDArray[np.float32]
+    spectrogram: NDArray[np.float32]
     attribution: Attribution
     merged: NDArray[np.float64]
     grad_cam: NDArray[np.float32]
@@ -101,7 +101,7 @@ class Explanation:
 
     @property
     def verdict(self) -> str:
-        """Whether to believe the picture, and its positive part; empty where the curves were not asked for."""
+        """Whether to believe the spectrogram, and its positive part; empty where the curves were not asked for."""
         if self.curves is None:
             return ""
         return " ".join(in_words(self.curves, name, rival=LOUDEST) for name in (ATTRIBUTION, POSITIVE))
@@ -138,7 +138,7 @@ class Explanation:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays, by name, as they go into an ``.npz``."""
         return {
-            "picture": self.picture,
+            "spectrogram": self.spectrogram,
             "attribution": self.attribution.values,
             "merged": self.merged,
             "grad_cam": self.grad_cam,
@@ -152,7 +152,7 @@ class FromBands(nn.Module):
     """A classifier's network with all that comes between log powers in bands and its scores.
 
     With it, attributions are to the power of the sound in bands of frequency, whatever the representation makes of
-    that; a single window is one channel; and a normalised picture need not be undone.
+    that; a single window is one channel; and a normalised spectrogram need not be undone.
 
     Parameters
     ----------
@@ -189,20 +189,20 @@ def explain(
     with torch.no_grad():
         clip = _clip(wave, classifier)
         views = front_end.band_views(torch.cat([clip, torch.zeros_like(clip)]))[:, 0]
-        picture, silence = views[:1], views[1:]
-    if float((picture - silence).abs().max()) < _SILENT:
+        spectrogram, silence = views[:1], views[1:]
+    if float((spectrogram - silence).abs().max()) < _SILENT:
         raise AudioError(name or "array", "silent, so there is nothing in it to be explained; name a sound")
     probabilities = classifier.probabilities(_clip(wave, classifier).cpu().numpy())[0]
     top = int(probabilities.argmax())
     target = top if wanted is None else wanted
-    found = integrated_gradients(network, picture, silence=silence, target=target, most_steps=most_steps)
+    found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
     if not found.complete:
         raise ModelError(
             f"{name or 'array'}: the attributions for {classifier.classes[target]} add up to {found.total:.4g}, not "
             f"{found.difference:.4g}, after {found.steps} steps ({100 * found.error:.1f} % off; "
             f"{100 * found.tolerance:g} % is asked for); allow more with --max-steps"
         )
-    cam = grad_cam(network, picture, target=target, layers=_layers(classifier.model, lambda: network(picture)))
+    cam = grad_cam(network, spectrogram, target=target, layers=_layers(classifier.model, lambda: network(spectrogram)))
     whole = merged(found.values, front_end)
     mask = soft_mask(found.values, front_end)
     used, unused = split_sound(wave, mask, front_end)
@@ -210,11 +210,11 @@ def explain(
         ATTRIBUTION: found.values,
         POSITIVE: positive_part(found.values, seconds=classifier.samples / classifier.sample_rate_hz),
         GRAD_CAM: np.broadcast_to(cam, found.values.shape),
-        LOUDEST: picture[0].cpu().numpy(),
+        LOUDEST: spectrogram[0].cpu().numpy(),
     }
 
-    def probability(pictures: Tensor) -> Tensor:
-        return torch.softmax(network(pictures) / classifier.card.temperature, dim=1)[:, target]
+    def probability(spectrograms: Tensor) -> Tensor:
+        return torch.softmax(network(spectrograms) / classifier.card.temperature, dim=1)[:, target]
 
     return Explanation(
         path=name,
@@ -227,7 +227,7 @@ def explain(
         windows_ms=tuple(classifier.card.recipe.features.windows_ms),
         edges=np.stack([column_edges(front_end, window=window) for window in range(len(found.values))]),
         band_hz=band_hz(front_end),
-        picture=picture[0].cpu().numpy(),
+        spectrogram=spectrogram[0].cpu().numpy(),
         attribution=found,
         merged=whole,
         grad_cam=cam,
@@ -238,7 +238,7 @@ def explain(
         unused_probability=_probability(classifier, unused, target),
         curves=measure_curves(
             probability,
-            picture,
+            spectrogram,
             silence=silence,
             tile_of=tiles(front_end),
             maps=maps,

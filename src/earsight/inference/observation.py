@@ -100,10 +100,10 @@ def _measure(classifier: Classifier, trial: HeldOut, place: int, *, most_steps: 
     network = FromBands(classifier)
     with torch.no_grad():
         views = classifier.front_end.band_views(torch.from_numpy(waves).to(classifier.device))[:, 0]
-        picture, silence = views[:1], views[1:]
-        target = int(network(picture).argmax())
-    found = integrated_gradients(network, picture, silence=silence, target=target, most_steps=most_steps)
-    measured = measure_clip(found.values, picture[0].cpu().numpy())
+        spectrogram, silence = views[:1], views[1:]
+        target = int(network(spectrogram).argmax())
+    found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
+    measured = measure_clip(found.values, spectrogram[0].cpu().numpy())
     row |= {"explained": classifier.classes[target], "steps": found.steps, "error": found.error}
     row["complete"] = found.complete
     if measured is None:
@@ -192,7 +192,7 @@ def verdict(means: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     found = f"{partial['observed']['mean']:.3f}, {partial['shifted']['mean']:.3f} when moved in time"
     held = "holds" if low > 0 else "is contradicted" if high < 0 else "is not shown"
     lines = [
-        f"At a given loudness, attributions are larger where the picture changes: {held} (partial rank correlation "
+        f"At a given loudness, attributions are larger where the spectrogram changes: {held} (partial rank correlation "
         f"{found}; difference {_interval(partial['difference'])})."
     ]
     places = {place: means["attribution"][f"density_{place}"] for place in ("boundary", "inside", "outside")}

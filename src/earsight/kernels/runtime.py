@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 
 WORTH_IT = 40
-"""Clips from which on the kernels are asked for: below, numba takes longer to load than all pictures to compute."""
+"""Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
 
 _SETTINGS = threading.RLock()
 

@@ -1,16 +1,16 @@
 """Backbones: any timm CNN by its name, or one of our own, with a new head, split into named stages.
 
-Comes in: a backbone's name and a number of classes. Goes out: a module from pictures (batch, channels, bands, frames),
+Comes in: a backbone's name and a number of classes. Goes out: a module from spectrograms (batch, channels, bands, frames),
 float32, to logits (batch, classes); and the ordered stages of such a module as prefixes of its state keys.
 
 An 8-layer CNN in the manner of SoundNet, for comparing representations without pretrained weights.
 
-Comes in: pictures (batch, channels, bands, frames) float32, of 8 bands and 16 frames or more. Goes out: logits
+Comes in: spectrograms (batch, channels, bands, frames) float32, of 8 bands and 16 frames or more. Goes out: logits
 (batch, classes).
 
 SoundNet (Aytar, Vondrick and Torralba 2016, arXiv 1610.09001) runs eight convolutions over the wave: 16, 32, 64, 128,
 256, 512 and 1024 filters, each with batch normalisation and a ReLU, max pooling after the first, second and fifth, and
-an eighth layer of outputs. Palanisamy et al. 2020 compared representations with an 8-layer CNN like it over pictures.
+an eighth layer of outputs. Palanisamy et al. 2020 compared representations with an 8-layer CNN like it over spectrograms.
 This one takes SoundNet's widths and places of pooling into two dimensions:
 
 ====== ======= ====== ====== ======== ================
@@ -57,7 +57,7 @@ class SoundNet8(nn.Module):
     dropout : float
         Rate before the head.
     channels : int
-        Of the pictures.
+        Of the spectrograms.
     """
 
     def __init__(self, *, classes: int, dropout: float = 0.0, channels: int = 3) -> None:
@@ -91,7 +91,7 @@ class SoundNet8(nn.Module):
         return x if pre_logits else self.fc(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of pictures (batch, channels, bands, frames)."""
+        """Logits (batch, classes) of spectrograms (batch, channels, bands, frames)."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
@@ -131,7 +131,7 @@ def build(
     seed : int
         Decides every random weight: the head's, and with ``none`` all. The global generators are left as they were.
     channels : int
-        Channels of the pictures; a pretrained first convolution is summed or repeated to fit.
+        Channels of the spectrograms; a pretrained first convolution is summed or repeated to fit.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def build(
     Raises
     ------
     ModelError
-        If timm has no such model (the nearest name is suggested), it takes pictures of one size alone, or the weights
+        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size alone, or the weights
         cannot be had.
     """
     _check(name, classes=classes)
@@ -273,5 +273,5 @@ def _check(name: str, *, classes: int) -> None:
     if config is not None and config.fixed_input_size:
         size = " x ".join(str(side) for side in config.input_size[1:])
         raise ModelError(
-            f"backbone {name}: takes pictures of {size} alone; choose a CNN, such as tf_efficientnet_lite0 or resnet50"
+            f"backbone {name}: takes spectrograms of {size} alone; choose a CNN, such as tf_efficientnet_lite0 or resnet50"
         )

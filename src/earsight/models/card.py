@@ -27,7 +27,7 @@ class ModelCard:
     recipe : Recipe
         Resolved: no feature field is ``auto``.
     mean, std : tuple of float
-        For each picture channel, in the units of its picture: the network sees ``(picture - mean) / std``.
+        For each spectrogram channel, in the units of its spectrogram: the network sees ``(spectrogram - mean) / std``.
     temperature : float
         Logits are divided by it before the softmax.
     trained_on : dict

@@ -1,6 +1,6 @@
 """Several networks as one: probabilities averaged over the members.
 
-Comes in: pictures (batch, 3, bands, frames) of log-mels as the front end gives them, without normalisation, for each
+Comes in: spectrograms (batch, 3, bands, frames) of log-mels as the front end gives them, without normalisation, for each
 member brings its own. Goes out: the logarithm of the members' weighted mean probability (batch, classes), so that a
 softmax of it is that mean and an ensemble serves wherever one network does.
 """
@@ -21,7 +21,7 @@ class Member(NamedTuple):
     Attributes
     ----------
     network : nn.Module
-        Normalised pictures (batch, 3, bands, frames) to logits (batch, classes).
+        Normalised spectrograms (batch, 3, bands, frames) to logits (batch, classes).
     mean, std : sequence of float
         For each window, in units of log-mel.
     temperature : float
@@ -54,13 +54,15 @@ class Ensemble(nn.Module):
             rows = torch.tensor([list(getattr(member, name)) for member in members], dtype=torch.float32)
             self.register_buffer(name, rows[:, :, None, None], persistent=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Log of the mean probabilities (batch, classes) of pictures (batch, 3, bands, frames)."""
-        return self.combined([network(self.normalised(pictures, place)) for place, network in enumerate(self.networks)])
+    def forward(self, spectrograms: Tensor) -> Tensor:
+        """Log of the mean probabilities (batch, classes) of spectrograms (batch, 3, bands, frames)."""
+        return self.combined(
+            [network(self.normalised(spectrograms, place)) for place, network in enumerate(self.networks)]
+        )
 
-    def normalised(self, pictures: Tensor, place: int) -> Tensor:
-        """Pictures as one member sees them."""
-        return (pictures - self.get_buffer("mean")[place]) / self.get_buffer("std")[place]
+    def normalised(self, spectrograms: Tensor, place: int) -> Tensor:
+        """Spectrograms as one member sees them."""
+        return (spectrograms - self.get_buffer("mean")[place]) / self.get_buffer("std")[place]
 
     def combined(self, logits: Sequence[Tensor]) -> Tensor:
         """Log of the mean probabilities (batch, classes) of each member's logits (batch, classes)."""

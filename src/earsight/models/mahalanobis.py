@@ -141,10 +141,10 @@ def has_features(network: nn.Module) -> bool:
     return all(hasattr(network, name) for name in ("forward_features", "forward_head", "get_classifier"))
 
 
-def seen_by(network: nn.Module, pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (batch, classes) of normalised pictures, and the features (batch, channels) that they were made of."""
+def seen_by(network: nn.Module, spectrograms: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (batch, classes) of normalised spectrograms, and the features (batch, channels) that they were made of."""
     parts: Any = network
-    features = parts.forward_head(parts.forward_features(pictures), pre_logits=True)
+    features = parts.forward_head(parts.forward_features(spectrograms), pre_logits=True)
     return parts.get_classifier()(features), features
 
 

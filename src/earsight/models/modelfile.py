@@ -78,8 +78,8 @@ def probe_logits(card: ModelCard, model: nn.Module) -> NDArray[np.float32]:
     front_end = Spectrogram(card.recipe.features)
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (card.mean, card.std))
     with torch.inference_mode():
-        pictures = front_end.views(torch.from_numpy(probe_wave(card.recipe.features))[None])[:, 0]
-        scores = model.eval()(((pictures - mean) / std).expand(-1, 3, -1, -1))
+        spectrograms = front_end.views(torch.from_numpy(probe_wave(card.recipe.features))[None])[:, 0]
+        scores = model.eval()(((spectrograms - mean) / std).expand(-1, 3, -1, -1))
     return np.asarray(scores[0].float().numpy())
 
 
@@ -267,7 +267,7 @@ def _empty(card: ModelCard) -> nn.Module:
                 for one, weight in zip(card.members, card.weights, strict=True)
             ]
         )
-    # Always three channels: a picture of one window is copied to three.
+    # Always three channels: a spectrogram of one window is copied to three.
     return empty_model(card.recipe, classes=len(card.classes))
 
 

@@ -4,15 +4,15 @@ Comes in: a recipe's ``backbone`` and ``transfer`` sections. Goes out: the netwo
 named as `earsight.models.backbones.stages` names them, from input to output; a recipe names the last one meant.
 
 - ``fuse: k``: the stages up to k get ``backbone.weights``, those above keep the random start of the seed.
-- ``cut: k``: the stages above k are gone; the feature maps of k are averaged over the picture, and a new linear head
+- ``cut: k``: the stages above k are gone; the feature maps of k are averaged over the spectrogram, and a new linear head
   takes them.
 - ``freeze: k``: the stages up to k take no gradient. With ``freeze_statistics`` they also stay in eval mode, so that
-  their batch norms use and keep the statistics that they came with; without it the statistics follow the new pictures.
+  their batch norms use and keep the statistics that they came with; without it the statistics follow the new spectrograms.
 
 Where the stages of a backbone end, and the network that ends at one of them.
 
 Comes in: a backbone whose `earsight.models.backbones.stages` are known. Goes out: the modules that it runs one after
-the other, found by running it once on an empty picture; which of them ends each stage; and `Truncated`, the network of
+the other, found by running it once on an empty spectrogram; which of them ends each stage; and `Truncated`, the network of
 the first stages alone under a new head, with the very modules and state keys of the whole one.
 
 Modules without weights between two stages (activations, pooling) belong to the stage before them; what makes a feature
@@ -63,7 +63,7 @@ def forward_steps(model: nn.Module) -> list[Step]:
     """The modules of a backbone in the order in which its forward pass runs them.
 
     A module that holds weights of several stages is opened; one that holds those of one stage, or none, is a step.
-    The model is run once, in eval mode, on a black picture; on the ``meta`` device that costs nothing.
+    The model is run once, in eval mode, on a black spectrogram; on the ``meta`` device that costs nothing.
 
     Raises
     ------
@@ -81,18 +81,18 @@ def forward_steps(model: nn.Module) -> list[Step]:
     modes = [(module, module.training) for module in model.modules()]
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     size = (3, *(config.get("input_size") or _PICTURE)[1:])
-    picture = torch.zeros(1, *size, device=next(model.parameters()).device)
+    spectrogram = torch.zeros(1, *size, device=next(model.parameters()).device)
     try:
         model.eval()
         with torch.no_grad():
-            model(picture)
+            model(spectrogram)
     finally:
         for handle in handles:
             handle.remove()
         for module, mode in modes:
             module.training = mode
     steps: list[Step] = []
-    before: Any = picture
+    before: Any = spectrogram
     stage = next(iter(stages(model)))
     for name, given, made in calls:
         chained = len(given) == 1 and given[0] is before
@@ -111,7 +111,7 @@ def stage_ends(model: nn.Module) -> dict[str, str]:
 
 
 class Truncated(nn.Module):
-    """The first stages of a backbone, averaged over the picture, under a new linear head.
+    """The first stages of a backbone, averaged over the spectrogram, under a new linear head.
 
     The stages' modules are the backbone's own, under its own names, so that their state keys stay; what lay above is
     gone. `earsight.models.backbones.stages` names the stages as before.
@@ -165,7 +165,7 @@ class Truncated(nn.Module):
         return pooled if pre_logits else self.head(pooled)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (batch, classes) of pictures (batch, 3, bands, frames)."""
+        """Logits (batch, classes) of spectrograms (batch, 3, bands, frames)."""
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
@@ -295,7 +295,7 @@ def fuse(model: nn.Module, pretrained: nn.Module, *, upto: str) -> None:
 def freeze(model: nn.Module, *, upto: str, statistics: bool = True) -> None:
     """Take the stages up to one out of training.
 
-    They are the first that a picture passes, so that with no gradient to carry their forward pass keeps nothing.
+    They are the first that a spectrogram passes, so that with no gradient to carry their forward pass keeps nothing.
 
     Parameters
     ----------

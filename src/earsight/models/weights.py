@@ -5,7 +5,7 @@ but the classifier's, which stays new. Nothing here runs code from a
 file (`earsight.models.weights`).
 
 ImageNet weights come, in this order, from an installed package (the three EfficientNet-Lites), from the hub's local
-cache, and from the hub. Pictures are never re-normalised to suit a checkpoint. The paper's pretrained Inception did so
+cache, and from the hub. Spectrograms are never re-normalised to suit a checkpoint. The paper's pretrained Inception did so
 (torchvision's ``transform_input``) and its random Inception did not, which confounds that row of its Table I; timm's
 ``inception_v3`` has no such step, so here both see the same input.
 
@@ -296,7 +296,7 @@ def _passed_over(key: str) -> bool:
 
 
 def _adapt_channels(model: nn.Module, reading: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Sum or repeat the first convolution's three input channels where the pictures have another number."""
+    """Sum or repeat the first convolution's three input channels where the spectrograms have another number."""
     from timm.models import adapt_input_conv
 
     first: Any = getattr(model, "pretrained_cfg", {}).get("first_conv") or ()

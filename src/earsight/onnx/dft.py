@@ -32,7 +32,7 @@ FRAMES_AT_A_TIME = 64
 
 
 def in_products(front_end: Spectrogram) -> Spectrogram:
-    """A copy of a front end, on the CPU, that computes no FFT; its pictures are the original's up to rounding."""
+    """A copy of a front end, on the CPU, that computes no FFT; its spectrograms are the original's up to rounding."""
     out = copy.deepcopy(front_end).cpu()
     out.powers = nn.ModuleList(PowerInProducts(power) for power in out.powers if isinstance(power, BandPower))
     out.kernels = None

@@ -134,7 +134,7 @@ class _Clips:
         return [wave for wave, _ in self._heard(_spread(rows, count))]
 
     def seen(self) -> Iterator[NDArray[np.float32]]:
-        """Pictures (1, 3, bands, frames) that calibrate int8."""
+        """Spectrograms (1, 3, bands, frames) that calibrate int8."""
         if self.dataset is None:
             seconds = self.classifier.samples / self.classifier.sample_rate_hz
             waves: Iterator[Wave] = synthetic_waves(seconds=seconds, sample_rate_hz=self.classifier.sample_rate_hz)
@@ -232,10 +232,13 @@ def _check_target(target: Path, *, model: Path) -> None:
 
 
 def _check_parity(parity: Parity, target: Path) -> None:
-    if not max(parity.probabilities, parity.novelty or 0.0) <= ALLOWED or not parity.pictures <= ALLOWED_IN_PICTURES:
+    if (
+        not max(parity.probabilities, parity.novelty or 0.0) <= ALLOWED
+        or not parity.spectrograms <= ALLOWED_IN_PICTURES
+    ):
         raise ModelError(
             f"{target}: not written, for ONNX Runtime does not answer as torch does: a probability differs by "
-            f"{parity.probabilities:.1e} (of {parity.worst}), a picture by {parity.pictures:.1e}, the novelty by "
+            f"{parity.probabilities:.1e} (of {parity.worst}), a spectrogram by {parity.spectrograms:.1e}, the novelty by "
             f"{parity.novelty or 0:.1e}; allowed are {ALLOWED:g}, {ALLOWED_IN_PICTURES:g} and {ALLOWED:g}. "
             "Use the model file itself, or another version of onnxruntime"
         )

@@ -27,13 +27,13 @@ ALLOWED_IN_PICTURES = 1e-3
 
 
 class Parity(NamedTuple):
-    """The largest difference of a probability, of a picture (in its own units) and of the novelty (None without one).
+    """The largest difference of a probability, of a spectrogram (in its own units) and of the novelty (None without one).
 
     ``waves``: how many were compared; ``worst``: which of them had the largest difference of a probability.
     """
 
     probabilities: float
-    pictures: float
+    spectrograms: float
     novelty: float | None
     waves: int
     worst: str
@@ -129,7 +129,7 @@ def compare(
     waves : iterable of (str, ndarray)
         As `probes` gives them.
     """
-    shares, pictures, count, worst, strange = 0.0, 0.0, 0, "", None
+    shares, spectrograms, count, worst, strange = 0.0, 0.0, 0, "", None
     for name, batch in waves:
         fitted = np.stack([audio.fit(wave, classifier.samples) for wave in batch])
         truth, found = classifier.answers(fitted), whole(batch)
@@ -138,11 +138,11 @@ def compare(
         gap = _largest(found["probabilities"], truth.probabilities)
         if gap >= shares or not worst:
             shares, worst = gap, name
-        pictures = max(pictures, _largest(front_end(batch)["pictures"], seen))
+        spectrograms = max(spectrograms, _largest(front_end(batch)["spectrograms"], seen))
         if truth.novelty is not None:
             strange = max(strange or 0.0, _largest(found["novelty"], truth.novelty))
         count += len(batch)
-    return Parity(shares, pictures, strange, count, worst)
+    return Parity(shares, spectrograms, strange, count, worst)
 
 
 def _largest(found: NDArray[Any], truth: NDArray[Any]) -> float:

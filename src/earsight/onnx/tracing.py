@@ -16,9 +16,9 @@ A model traced into ONNX: three graphs that follow one another.
 Comes in: a model card and its network. Goes out: `Graphs`, each an ``onnx.ModelProto`` of opset 18 whose batch is free:
 
 - ``front_end``: waves (batch, samples) float32 of any length from 1 on, cut or padded with zeros to the clip as
-  `earsight.data.audio.fit` does, to raw pictures (batch, 3, bands, frames). It is the model's own `Spectrogram` with
+  `earsight.data.audio.fit` does, to raw spectrograms (batch, 3, bands, frames). It is the model's own `Spectrogram` with
   its FFTs as matrix products (`earsight.onnx.dft`);
-- ``network``: raw pictures to logits (batch, classes), and to the features that a distance is measured on;
+- ``network``: raw spectrograms to logits (batch, classes), and to the features that a distance is measured on;
 - ``answers``: those to probabilities (batch, classes) at the calibrated temperature, and where the model was calibrated
   to say unknown to the novelty (batch,) float64.
 
@@ -58,7 +58,7 @@ _BATCH = {0: "batch"}
 
 
 class Graphs(NamedTuple):
-    """ONNX models that follow one another: waves to pictures, to logits and features, to probabilities and novelty."""
+    """ONNX models that follow one another: waves to spectrograms, to logits and features, to probabilities and novelty."""
 
     front_end: Any
     network: Any
@@ -94,7 +94,7 @@ def graphs_of(card: ModelCard, network: nn.Module) -> Graphs:
     check_installed()
     front_end = _FittedFrontEnd(Spectrogram(card.recipe.features))
     waves = torch.zeros(2, front_end.samples // 2)
-    traced = _graph(front_end, (waves,), ({0: "batch", 1: "samples"},), inputs=["waves"], outputs=["pictures"])
+    traced = _graph(front_end, (waves,), ({0: "batch", 1: "samples"},), inputs=["waves"], outputs=["spectrograms"])
     return Graphs(traced, *_graphs_behind(card, network))
 
 
@@ -102,13 +102,13 @@ def _graphs_behind(card: ModelCard, network: nn.Module) -> tuple[Any, Any]:
     """The graphs that follow the front end's."""
     features = card.recipe.features
     told, answers = _Network(card, network).eval(), _Answers(card, network)
-    pictures = torch.zeros(2, 3, features.bands, features.columns)
+    spectrograms = torch.zeros(2, 3, features.bands, features.columns)
     with torch.no_grad():
-        logits, *seen = told(pictures)
+        logits, *seen = told(spectrograms)
     names = ["logits", *(f"features{place}" for place in range(len(seen)))]
     outputs = ["probabilities", "novelty"] if answers.score else ["probabilities"]
     return (
-        _graph(told, (pictures,), (_BATCH,), inputs=["pictures"], outputs=names, folded=True),
+        _graph(told, (spectrograms,), (_BATCH,), inputs=["spectrograms"], outputs=names, folded=True),
         _graph(answers, (logits, seen), (_BATCH, [_BATCH] * len(seen)), inputs=names, outputs=outputs),
     )
 
@@ -122,7 +122,7 @@ def hushed() -> Iterator[None]:
 
 
 class _FittedFrontEnd(nn.Module):
-    """Waves of any length to raw pictures."""
+    """Waves of any length to raw spectrograms."""
 
     def __init__(self, front_end: Spectrogram) -> None:
         super().__init__()
@@ -130,12 +130,12 @@ class _FittedFrontEnd(nn.Module):
         self.front_end = in_products(front_end)
 
     def forward(self, waves: Tensor) -> Tensor:
-        pictures: Tensor = self.front_end(F.pad(waves, (0, self.samples))[:, : self.samples])
-        return pictures
+        spectrograms: Tensor = self.front_end(F.pad(waves, (0, self.samples))[:, : self.samples])
+        return spectrograms
 
 
 class _Network(nn.Module):
-    """Raw pictures to logits, and where the novelty is a distance to the features that it is measured on."""
+    """Raw spectrograms to logits, and where the novelty is a distance to the features that it is measured on."""
 
     def __init__(self, card: ModelCard, network: nn.Module) -> None:
         super().__init__()
@@ -144,17 +144,19 @@ class _Network(nn.Module):
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(card, name), dtype=torch.float32)[:, None, None])
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, spectrograms: Tensor) -> tuple[Tensor, ...]:
         network = self.network
         if not isinstance(network, Ensemble):
-            pictures = (pictures - self.get_buffer("mean")) / self.get_buffer("std")
+            spectrograms = (spectrograms - self.get_buffer("mean")) / self.get_buffer("std")
             if not self.measured:
-                return (network(pictures).float(),)
-            logits, seen = seen_by(network, pictures)
+                return (network(spectrograms).float(),)
+            logits, seen = seen_by(network, spectrograms)
             return logits.float(), seen.float()
         if not self.measured:
-            return (network(pictures),)
-        found = [seen_by(member, network.normalised(pictures, place)) for place, member in enumerate(network.networks)]
+            return (network(spectrograms),)
+        found = [
+            seen_by(member, network.normalised(spectrograms, place)) for place, member in enumerate(network.networks)
+        ]
         features = tuple(seen.float() for _, seen in found)
         return network.combined([logits for logits, _ in found]), *features
 
@@ -254,7 +256,7 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     ]
     for part in parts:
         part.ir_version = min(part.ir_version for part in parts)
-    whole = compose.merge_models(parts[0], parts[1], io_map=[("pictures", "pictures")])
+    whole = compose.merge_models(parts[0], parts[1], io_map=[("spectrograms", "spectrograms")])
     passed = [value.name for value in parts[2].graph.input]
     wanted = ["probabilities", "logits", *(value.name for value in parts[2].graph.output[1:])]
     # The merge takes away what it connects; the logits are an output too.
@@ -288,13 +290,13 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     return whole
 
 
-def quantised(graphs: Graphs, pictures: Iterable[NDArray[np.float32]]) -> Graphs:
+def quantised(graphs: Graphs, spectrograms: Iterable[NDArray[np.float32]]) -> Graphs:
     """The same graphs with a network that computes in int8: QDQ, its weights by channel.
 
     Parameters
     ----------
     graphs : Graphs
-    pictures : iterable of ndarray, shape (batch, 3, bands, frames), float32
+    spectrograms : iterable of ndarray, shape (batch, 3, bands, frames), float32
         What the network sees in use: its ranges are taken from them.
     """
     from onnxruntime import quantization
@@ -304,11 +306,11 @@ def quantised(graphs: Graphs, pictures: Iterable[NDArray[np.float32]]) -> Graphs
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = iter(pictures)
+            self.left = iter(spectrograms)
 
         def get_next(self) -> dict[str, NDArray[np.float32]] | None:
             batch = next(self.left, None)
-            return None if batch is None else {"pictures": batch}
+            return None if batch is None else {"spectrograms": batch}
 
     with tempfile.TemporaryDirectory() as folder, hushed():
         plain, ready, done = (str(Path(folder) / f"{name}.onnx") for name in ("plain", "ready", "done"))

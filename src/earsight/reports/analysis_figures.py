@@ -247,7 +247,7 @@ def _range(limits: Sequence[float]) -> str:
 
 
 TITLES = {
-    "gradient": "how fast the picture changes",
+    "gradient": "how fast the spectrogram changes",
     "energy": "how loud it is",
     "gradient_given_energy": "change, at a given loudness",
     "energy_given_gradient": "loudness, at a given change",

@@ -1,4 +1,4 @@
-"""Figures of an explanation: the picture beside what speaks for its class, and how far that is to be believed.
+"""Figures of an explanation: the spectrogram beside what speaks for its class, and how far that is to be believed.
 
 Comes in: an `Explanation`. Goes out: one file a figure, PNG or SVG by its suffix, written whole or not at all. They
 read in grey: what speaks for the class is darker than what does not, and lines differ in style.
@@ -45,7 +45,7 @@ _LINES = {
 
 
 def explanation_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw the picture and its attributions side by side: a row a window, and one for all together.
+    """Draw the spectrogram and its attributions side by side: a row a window, and one for all together.
 
     Parameters
     ----------
@@ -58,17 +58,17 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
     EarsightError
         If the suffix is another.
     """
-    rows = len(explanation.picture)
+    rows = len(explanation.spectrogram)
     figure = blank(11.5, 1.75 * (rows + 1) + 1.3)
     grid = figure.add_gridspec(rows + 1, 4, width_ratios=[1, 0.022, 1, 0.022])
     axes = np.array([[figure.add_subplot(grid[row, column]) for column in (0, 2)] for row in range(rows + 1)])
-    low, high = np.percentile(explanation.picture, [1, 100])
+    low, high = np.percentile(explanation.spectrogram, [1, 100])
     channels = [smoothed(channel, seconds=explanation.clip_seconds) for channel in explanation.attribution.values]
     whole = smoothed(explanation.merged, seconds=explanation.clip_seconds)
     reach, top = _reach(np.stack(channels)), _reach(whole)
     for row, (left, right) in enumerate(axes[:-1]):
         edges = explanation.edges[row]
-        power = _draw(left, explanation.picture[row], edges, cmap="magma", low=low, high=max(high, low + 1e-6))
+        power = _draw(left, explanation.spectrogram[row], edges, cmap="magma", low=low, high=max(high, low + 1e-6))
         cells = _draw(right, 1000 * channels[row], edges, cmap=_FOR_AND_AGAINST, low=-reach, high=reach)
         left.set_ylabel(f"{explanation.windows_ms[row]:g} ms window\nfrequency in kHz")
     clock = np.array([0.0, explanation.clip_seconds])
@@ -118,7 +118,7 @@ def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
         for name, (style, width, shade) in _LINES.items():
             label = f"{name} {areas.ranked[name]:.2f}"
             axis.plot(share, ranked[name], style, color=shade, linewidth=width, label=label)
-        axis.set(xlim=(0, 100), ylim=(0, 1.02), xlabel=f"share of the picture {verb} in %, highest first")
+        axis.set(xlim=(0, 100), ylim=(0, 1.02), xlabel=f"share of the spectrogram {verb} in %, highest first")
         axis.set_title(f"{kind}: {better} is good", fontsize=11)
         axis.grid(color="0.92")
         axis.legend(fontsize=9, title="order, and area below", title_fontsize=9)

@@ -1,6 +1,6 @@
-"""The figure of a picture: what the network sees of a sound.
+"""The figure of a spectrogram: what the network sees of a sound.
 
-Comes in: a picture and what its axes mean. Goes out: one file, PNG or SVG by its suffix, written whole or not at all.
+Comes in: a spectrogram and what its axes mean. Goes out: one file, PNG or SVG by its suffix, written whole or not at all.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def hz_ticks(hertz: NDArray[np.float64], *, room: float = 0.1) -> tuple[NDArray[
 
 
 def spectrogram_figure(
-    picture: np.ndarray,
+    spectrogram: np.ndarray,
     *,
     path: Path,
     seconds: float,
@@ -83,11 +83,11 @@ def spectrogram_figure(
     title: str,
     wave: np.ndarray | None = None,
 ) -> None:
-    """Draw the channels of a picture one above the other, with the wave on top if there is one.
+    """Draw the channels of a spectrogram one above the other, with the wave on top if there is one.
 
     Parameters
     ----------
-    picture : np.ndarray of float, shape (channels, bands, frames)
+    spectrogram : np.ndarray of float, shape (channels, bands, frames)
         Log power, band 0 the lowest.
     path : Path
         A ``.png`` or ``.svg`` file; its folder is made.
@@ -105,15 +105,15 @@ def spectrogram_figure(
     Raises
     ------
     EarsightError
-        If the picture is not of this shape, the windows do not fit its channels, or the suffix is another.
+        If the spectrogram is not of this shape, the windows do not fit its channels, or the suffix is another.
     """
-    picture = np.asarray(picture, dtype=np.float64)
-    if picture.ndim != 3 or picture.size == 0 or len(windows_ms) not in (1, picture.shape[0]):
+    spectrogram = np.asarray(spectrogram, dtype=np.float64)
+    if spectrogram.ndim != 3 or spectrogram.size == 0 or len(windows_ms) not in (1, spectrogram.shape[0]):
         raise EarsightError(
-            f"found a picture of shape {picture.shape} and {len(windows_ms)} windows, expected (channels, bands, "
+            f"found a spectrogram of shape {spectrogram.shape} and {len(windows_ms)} windows, expected (channels, bands, "
             "frames) and one window per channel"
         )
-    panels, bands, extra = len(windows_ms), picture.shape[1], int(wave is not None)
+    panels, bands, extra = len(windows_ms), spectrogram.shape[1], int(wave is not None)
     figure = blank(8.0, 2.1 * panels + 1.0 * extra + 0.9)
     grid = figure.add_gridspec(panels + extra, 1, height_ratios=[0.5] * extra + [1.0] * panels)
     first = figure.add_subplot(grid[0])
@@ -121,9 +121,9 @@ def spectrogram_figure(
     if wave is not None:
         _draw_wave(axes[0], np.asarray(wave, dtype=np.float64), seconds)
     # One scale for all channels; the quietest hundredth (digital silence) may not eat the contrast of the rest.
-    low, high = np.percentile(picture[:panels], [1, 100])
+    low, high = np.percentile(spectrogram[:panels], [1, 100])
     positions, labels = mel_ticks(sample_rate_hz, bands=bands)
-    for axis, channel, window in zip(axes[extra:], picture, windows_ms, strict=False):
+    for axis, channel, window in zip(axes[extra:], spectrogram, windows_ms, strict=False):
         image = axis.imshow(
             channel,
             origin="lower",

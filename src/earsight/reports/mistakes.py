@@ -1,11 +1,11 @@
-"""A run's worst mistakes, with the picture and the sound of each as far as a page has room.
+"""A run's worst mistakes, with the spectrogram and the sound of each as far as a page has room.
 
 Comes in: a `RunRead`, and where its sounds lie. Goes out: `Shown` clips, and a page's share of their media.
 
-A clip on a page: what the network saw of it as a small picture, and what it heard as a small sound.
+A clip on a page: what the network saw of it as a small spectrogram, and what it heard as a small sound.
 
 Comes in: the sound file of a clip and the recipe's features. Goes out: data URIs, PNG and MP3 (FLAC where libsndfile
-writes no MP3), the same bytes for the same file. Pictures are black on white, dark where it is loud.
+writes no MP3), the same bytes for the same file. Spectrograms are black on white, dark where it is loud.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ PLAYER_SECONDS = 60.0
 class ClipMedia:
     """Data URIs of one clip; empty where there is none."""
 
-    picture: str
+    spectrogram: str
     sound: str
 
     @property
     def size(self) -> int:
         """Characters on the page."""
-        return len(self.picture) + len(self.sound)
+        return len(self.spectrogram) + len(self.sound)
 
 
 def clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
-    """Picture and sound of one clip.
+    """Spectrogram and sound of one clip.
 
     Raises
     ------
@@ -60,13 +60,13 @@ def clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
     features = front_end.features
     seconds = features.samples / features.rate
     wave = audio.read(path, sample_rate_hz=features.rate, seconds=seconds)
-    picture = _png(audio.fit(wave, features.samples), front_end)
+    spectrogram = _png(audio.fit(wave, features.samples), front_end)
     heard = audio.read(path, sample_rate_hz=PLAYER_RATE_HZ, seconds=min(seconds, PLAYER_SECONDS))
-    return ClipMedia(picture, _player(heard))
+    return ClipMedia(spectrogram, _player(heard))
 
 
 def _png(wave: NDArray[np.float32], front_end: Spectrogram) -> str:
-    """The picture's channels side by side, one a window, with axes."""
+    """The spectrogram's channels side by side, one a window, with axes."""
     import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ def _png(wave: NDArray[np.float32], front_end: Spectrogram) -> str:
 
 
 def _sixteen_greys(png: bytes) -> bytes:
-    """The same picture in sixteen shades of grey, a quarter of the size."""
+    """The same spectrogram in sixteen shades of grey, a quarter of the size."""
     from PIL import Image
 
     small = Image.open(io.BytesIO(png)).convert("L").quantize(16, dither=Image.Dither.NONE)
@@ -213,7 +213,7 @@ def _front_end(run: RunRead) -> Spectrogram:
     from earsight.features.spectrogram import Spectrogram
 
     if run.recipe is None:
-        raise RecipeError(f"{run.folder}: no recipe.yaml and no model file that says how its pictures are made")
+        raise RecipeError(f"{run.folder}: no recipe.yaml and no model file that says how its spectrograms are made")
     return Spectrogram(run.recipe.features)
 
 
@@ -224,7 +224,7 @@ def bared(part: WorstOnes) -> WorstOnes:
 
 
 def within(parts: Sequence[WorstOnes], *, room: int) -> tuple[list[WorstOnes], int, int]:
-    """As many players and pictures as have room, the worst mistakes of every run first.
+    """As many players and spectrograms as have room, the worst mistakes of every run first.
 
     Parameters
     ----------
@@ -236,12 +236,12 @@ def within(parts: Sequence[WorstOnes], *, room: int) -> tuple[list[WorstOnes], i
     Returns
     -------
     parts : list of WorstOnes
-        Those that had no room have none; pictures alone stay where a player is too large.
-    players, pictures : int
+        Those that had no room have none; spectrograms alone stay where a player is too large.
+    players, spectrograms : int
         How many were left out.
     """
     kept = [list(part.shown) for part in parts]
-    players = pictures = 0
+    players = spectrograms = 0
     order = sorted((rank, run) for run, part in enumerate(parts) for rank in range(len(part.shown)))
     for rank, run in order:
         media = kept[run][rank].media
@@ -251,7 +251,7 @@ def within(parts: Sequence[WorstOnes], *, room: int) -> tuple[list[WorstOnes], i
         if fits.size > room:
             fits = ClipMedia("", "")
         players += bool(media.sound) and not fits.sound
-        pictures += bool(media.picture) and not fits.picture
+        spectrograms += bool(media.spectrogram) and not fits.spectrogram
         room -= fits.size
         kept[run][rank] = replace(kept[run][rank], media=fits)
-    return [replace(part, shown=tuple(shown)) for part, shown in zip(parts, kept, strict=True)], players, pictures
+    return [replace(part, shown=tuple(shown)) for part, shown in zip(parts, kept, strict=True)], players, spectrograms

@@ -1,7 +1,7 @@
 """The report of one or several runs: one HTML file that says what they reached, on what, and where they are wrong.
 
 Comes in: run folders. Goes out: the text of a page, bounded in size. Everything comes from saved arrays; only players
-and pictures need the sounds, and without them the page says so.
+and spectrograms need the sounds, and without them the page says so.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def make_report(
     mistakes : int
         At most so many of each run's worst mistakes.
     most_bytes : int
-        Players are left out, then pictures, to keep the page below.
+        Players are left out, then spectrograms, to keep the page below.
     progress : callable, optional
         Called with (steps done, steps in all, what is done).
 
@@ -90,10 +90,10 @@ def make_report(
         return render("report.html", title=title, context=context | {"left_out": left_out})
 
     bare = len(page([bared(part) for part in worst], " " * 200).encode())
-    parts, players, pictures = within(worst, room=most_bytes - bare)
+    parts, players, spectrograms = within(worst, room=most_bytes - bare)
     notes = []
     if players:
-        lost = counted(players, "player") + (f" and {counted(pictures, 'picture')}" if pictures else "")
+        lost = counted(players, "player") + (f" and {counted(spectrograms, 'spectrogram')}" if spectrograms else "")
         notes.append(f"{lost} left out to keep the page below {most_bytes / 1e6:.3g} MB.")
     text = page(parts, " ".join(notes))
     if bare > most_bytes:
@@ -152,10 +152,10 @@ def _worst(part: WorstOnes, classes: Sequence[str]) -> dict[str, Any]:
                 "said_share": per_cent(found.said_probability),
                 "label_share": per_cent(found.label_probability),
                 "wrong": f"{found.wrong} of {found.seeds} networks" if found.seeds > 1 else "",
-                "picture": one.media.picture if one.media else "",
+                "spectrogram": one.media.spectrogram if one.media else "",
                 "sound": one.media.sound if one.media else "",
                 "why": one.why,
-                "alt": f"Picture of {shown(Path(found.clip).name)}, as the network saw it",
+                "alt": f"Spectrogram of {shown(Path(found.clip).name)}, as the network saw it",
             }
         )
     return {"clips": clips, "wrong": part.wrong, "tested": part.tested, "why": part.why}

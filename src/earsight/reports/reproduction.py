@@ -29,7 +29,7 @@ def section_rows(section: Section) -> Rows:
 def protocol_rows(section: Section) -> Rows:
     """What the protocols claim of each cell whose epochs were watched, as text; not of those of figures."""
     rows: Rows = []
-    if section.get("pictures"):
+    if section.get("figures"):
         return rows
     for name, cell in section["cells"].items():
         by_name = {row["protocol"]: row for row in cell["protocols"] or ()}
@@ -51,12 +51,12 @@ def section_markdown(section: Section, *, level: int = 2) -> str:
     parts = [f"{'#' * level} {section['title']}\n", *(f"{claim}\n" for claim in section["claims"])]
     if rows := section_rows(section):
         parts.append(markdown(rows))
-    for picture in section.get("pictures", ()):
-        parts.append(f"### {picture['title']}\n")
-        parts += [f"{claim}\n" for claim in picture["claims"]]
-        parts.append(f"![{picture['title']}]({picture['path']})\n\n{picture['caption']}\n")
-        if picture.get("rows"):
-            parts.append(markdown(picture["rows"]))
+    for figure in section.get("figures", ()):
+        parts.append(f"### {figure['title']}\n")
+        parts += [f"{claim}\n" for claim in figure["claims"]]
+        parts.append(f"![{figure['title']}]({figure['path']})\n\n{figure['caption']}\n")
+        if figure.get("rows"):
+            parts.append(markdown(figure["rows"]))
     if rows := protocol_rows(section):
         parts += [f"{_PROTOCOLS}\n", markdown(rows)]
     if section["empty"]:
@@ -81,7 +81,7 @@ def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Pa
     about : sequence of str
         Lines under the title.
     folder : Path
-        What the pictures' paths are relative to.
+        What the figures' paths are relative to.
     """
     shown = [
         {
@@ -90,7 +90,7 @@ def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Pa
             "claims": section["claims"],
             "rows": _laid_out(section_rows(section)),
             "protocols": _laid_out(protocol_rows(section)),
-            "pictures": [_inline(picture, folder) for picture in section.get("pictures", ())],
+            "figures": [_inline(figure, folder) for figure in section.get("figures", ())],
             "empty": [{"number": n, "text": _empty(item), **item} for n, item in _numbered(section)],
             "notes": _notes(section),
         }
@@ -276,9 +276,9 @@ def _notes(section: Section) -> list[str]:
     return notes
 
 
-def _inline(picture: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    data = base64.b64encode((folder / picture["path"]).read_bytes()).decode()
-    return {**picture, "rows": _laid_out(picture.get("rows") or []), "source": f"data:image/png;base64,{data}"}
+def _inline(figure: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    data = base64.b64encode((folder / figure["path"]).read_bytes()).decode()
+    return {**figure, "rows": _laid_out(figure.get("rows") or []), "source": f"data:image/png;base64,{data}"}
 
 
 def _laid_out(rows: Rows) -> dict[str, Any] | None:

@@ -19,8 +19,8 @@ from earsight.serving.schemas import (
     ExplanationBody,
     Happening,
     Opinion,
-    Picture,
     Sound,
+    SpectrogramImage,
     Waveform,
     Window,
 )
@@ -34,7 +34,7 @@ class Question:
     hop: float | None = None
     at: float = 0.0
     explain: bool = False
-    picture: bool = False
+    spectrogram: bool = False
     label: str | None = None
 
 
@@ -45,7 +45,7 @@ def answered(
     name: str,
     question: Question,
     clip: float,
-    picture: Picture | None,
+    spectrogram: SpectrogramImage | None,
     waveform: Waveform | None,
     explanation: ExplanationBody | None,
     notes: list[str],
@@ -62,7 +62,7 @@ def answered(
     question : Question
     clip : float
         Length of a window in seconds.
-    picture, waveform, explanation, notes
+    spectrogram, waveform, explanation, notes
         What else was asked for.
     """
     whole = question.hop is not None
@@ -89,7 +89,7 @@ def answered(
         end_seconds=windows[-1].end_seconds,
         timeline=windows if whole else None,
         events=_events(found, heard, hop=question.hop, clip=clip) if question.hop is not None else None,
-        picture=picture,
+        spectrogram=spectrogram,
         waveform=waveform,
         explanation=explanation,
         notes=notes,

@@ -122,14 +122,14 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         ] = 0.0,
         explain: Annotated[bool, Query(description="Explain the first class of the first window.")] = False,
         label: Annotated[str | None, Query(description="Explain this class instead.")] = None,
-        picture: Annotated[bool, Query(description="Give the picture and the waveform too.")] = False,
+        spectrogram: Annotated[bool, Query(description="Give the spectrogram and the waveform too.")] = False,
     ) -> Answer:
         """What the model says of a sound, sent as the raw body or as the one file of a form."""
         if label is not None and label not in service.classifier.classes:
             raise Refusal(422, "unknown_label", f"label is {label[:80]!r}, no class of the model", "see GET /model")
         if hop is not None and at:
             raise Refusal(422, "bad_parameter", "at and hop were both given", "give at alone, or hop alone")
-        question = Question(top=top, hop=hop, at=at, explain=explain, label=label, picture=picture)
+        question = Question(top=top, hop=hop, at=at, explain=explain, label=label, spectrogram=spectrogram)
         began = time.perf_counter()
         code, status = "", 200
         try:

@@ -1,6 +1,6 @@
 """Sounds of several requests in one batch of the network.
 
-Comes in: pictures, one at a time. Goes out: for each, what the network says. A batch is what has come while the last
+Comes in: spectrograms, one at a time. Goes out: for each, what the network says. A batch is what has come while the last
 one was computed, and in ``wait_seconds`` more, if that does not fill it and more are on their way.
 """
 

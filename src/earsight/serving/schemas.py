@@ -54,7 +54,7 @@ class Sound(BaseModel):
     format: str = Field(description="Its container as told from its bytes, such as FLAC.")
 
 
-class Picture(BaseModel):
+class SpectrogramImage(BaseModel):
     """What the network sees: log power in bands, one channel a window length, each drawn as grey levels."""
 
     windows_ms: list[float] = Field(description="The window length of each channel.")
@@ -77,7 +77,7 @@ class Waveform(BaseModel):
 
 
 class ExplanationBody(BaseModel):
-    """What speaks for the first class: Integrated Gradients, as a picture and as two sounds."""
+    """What speaks for the first class: Integrated Gradients, as a spectrogram and as two sounds."""
 
     label: str = Field(description="The class that is explained.")
     probability: float = Field(description="Of that class.")
@@ -109,8 +109,10 @@ class Answer(Opinion):
     events: list[Happening] | None = Field(
         description="From when to when which class is heard, by a threshold of 0.5 and hysteresis; null without `hop`."
     )
-    picture: Picture | None = Field(description="Of the first window, where `picture` was asked for; else null.")
-    waveform: Waveform | None = Field(description="Where `picture` was asked for; else null.")
+    spectrogram: SpectrogramImage | None = Field(
+        description="Of the first window, where `spectrogram` was asked for; else null."
+    )
+    waveform: Waveform | None = Field(description="Where `spectrogram` was asked for; else null.")
     explanation: ExplanationBody | None = Field(
         description="Where `explain` was asked for and could be had; else null."
     )

@@ -30,7 +30,7 @@ from earsight.serving.meters import Meters
 from earsight.serving.refusals import Refusal, busy, of_audio
 from earsight.serving.schemas import Answer, ExplanationBody, Waveform
 from earsight.serving.uploads import Upload
-from earsight.serving.views import explanation_of, picture_of, waveform_of
+from earsight.serving.views import explanation_of, spectrogram_of, waveform_of
 
 
 class Service:
@@ -52,7 +52,7 @@ class Service:
             on_end=lambda why: self.meters.ended.labels(why).inc(),
         )
         self._batcher: Batcher[Tensor, Prediction] = Batcher(
-            lambda pictures: classifier.predict_pictures(torch.cat(pictures)),
+            lambda spectrograms: classifier.predict_spectrograms(torch.cat(spectrograms)),
             most=limits.batch,
             wait_seconds=limits.wait_seconds,
             coming=lambda: max(self.in_flight, self._asked),
@@ -60,7 +60,7 @@ class Service:
         )
         # One core each, as `earsight.parallel` has it; the network's thread has them all.
         self._painters = ThreadPoolExecutor(
-            torch.get_num_threads(), "picture", initializer=torch.set_num_threads, initargs=(1,)
+            torch.get_num_threads(), "spectrogram", initializer=torch.set_num_threads, initargs=(1,)
         )
         self._asked = self._explaining = 0
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
@@ -126,8 +126,10 @@ class Service:
             name=upload.name,
             question=question,
             clip=clip,
-            picture=await asyncio.to_thread(picture_of, self.classifier, first) if question.picture else None,
-            waveform=await asyncio.to_thread(self._outline, heard, question) if question.picture else None,
+            spectrogram=await asyncio.to_thread(spectrogram_of, self.classifier, first)
+            if question.spectrogram
+            else None,
+            waveform=await asyncio.to_thread(self._outline, heard, question) if question.spectrogram else None,
             explanation=explanation,
             notes=notes,
         )
@@ -162,14 +164,14 @@ class Service:
         """What the model says of a wave (samples,) of a clip's length."""
         self._asked += 1
         try:
-            picture = await asyncio.get_running_loop().run_in_executor(self._painters, self._pictured, wave)
-            return await self._batcher.answer(picture)
+            spectrogram = await asyncio.get_running_loop().run_in_executor(self._painters, self._pictured, wave)
+            return await self._batcher.answer(spectrogram)
         finally:
             self._asked -= 1
 
     def _pictured(self, wave: Wave) -> Tensor:
         with torch.inference_mode():
-            return self.classifier.pictures(torch.from_numpy(wave[None]).to(self.classifier.device))
+            return self.classifier.spectrograms(torch.from_numpy(wave[None]).to(self.classifier.device))
 
     def _outline(self, heard: Heard, question: Question) -> Waveform:
         whole = heard.part(0, heard.samples)

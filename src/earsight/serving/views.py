@@ -1,6 +1,6 @@
 """Arrays as a page can draw and play them: levels in a byte each, outlines, WAV files; all in base64.
 
-Comes in: waves, pictures and explanations. Goes out: the parts of an answer in `earsight.serving.schemas`.
+Comes in: waves, spectrograms and explanations. Goes out: the parts of an answer in `earsight.serving.schemas`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from earsight.data.audio import Wave
 from earsight.features.filterbanks import FLOOR
 from earsight.inference.classifier import Classifier
 from earsight.inference.explanation import Explanation
-from earsight.serving.schemas import ExplanationBody, Picture, Waveform
+from earsight.serving.schemas import ExplanationBody, SpectrogramImage, Waveform
 
 _OUTLINE = 600  # parts of a waveform
 
 
-def picture_of(classifier: Classifier, wave: Wave) -> Picture:
-    """The picture of a wave (samples,) of a clip's length or less."""
+def spectrogram_of(classifier: Classifier, wave: Wave) -> SpectrogramImage:
+    """The spectrogram of a wave (samples,) of a clip's length or less."""
     import torch
 
     front_end = classifier.front_end
@@ -35,7 +35,7 @@ def picture_of(classifier: Classifier, wave: Wave) -> Picture:
     low, high = float(max(FLOOR, bands.min())), float(bands.max())
     levels = np.clip((bands - low) * (255 / max(high - low, 1e-6)), 0, 255).round().astype(np.uint8)
     windows, rows, columns = levels.shape
-    return Picture(
+    return SpectrogramImage(
         windows_ms=list(classifier.card.recipe.features.windows_ms)[:windows],
         bands_hz=[round(float(middle), 1) for middle in band_hz(front_end)],
         seconds=classifier.samples / classifier.sample_rate_hz,

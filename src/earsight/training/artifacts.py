@@ -69,12 +69,12 @@ def known_sounds(
 
 
 def _seen(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:
-    """Logits and features of unchanged pictures, on the CPU."""
+    """Logits and features of unchanged spectrograms, on the CPU."""
     model.eval()
     logits, features = [], []
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
-            said, seen = seen_by(model, data.pictures(rows[start : start + BATCH]))
+            said, seen = seen_by(model, data.spectrograms(rows[start : start + BATCH]))
             logits.append(said.float().cpu())
             features.append(seen.float().cpu())
     return torch.cat(logits).numpy(), torch.cat(features)
@@ -101,7 +101,7 @@ def write_outcome(
     folder : Path
         The trial's folder.
     prepared, fitted, data
-        What was trained on, what came of it, and how pictures were normalised.
+        What was trained on, what came of it, and how spectrograms were normalised.
     fold, seed : int
     test_rows : ndarray of int64, shape (clips,)
     logits : ndarray of float32, shape (clips, classes)

@@ -1,7 +1,7 @@
 """What a training step is fed with: an epoch's batches as tensors on the device.
 
 Comes in: the rows and draws of an epoch's batches. Goes out: for each batch the tensors that `assemble` turns into
-network input and targets. Where the data are on the host it makes the pictures there, batch by batch; where they are on
+network input and targets. Where the data are on the host it makes the spectrograms there, batch by batch; where they are on
 the device the draws of the whole epoch go up at once, and everything else is the step's own work.
 """
 
@@ -43,26 +43,26 @@ def feed_of(data: Data, *, smoothing: float) -> Feed:
 
 
 class HostFeed:
-    """Pictures made by the host, one batch after the other."""
+    """Spectrograms made by the host, one batch after the other."""
 
     def __init__(self, data: Data, *, smoothing: float) -> None:
         self._data, self._smoothing = data, smoothing
 
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
-        """Pictures and targets of each batch."""
+        """Spectrograms and targets of each batch."""
         data = self._data
         for rows, draws in batches:
             targets = one_hot(data.labels[rows], classes=data.classes, smoothing=self._smoothing)
-            yield data.pictures(rows, draws=draws), mix_targets(targets, draws).to(data.device)
+            yield data.spectrograms(rows, draws=draws), mix_targets(targets, draws).to(data.device)
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """What `epoch` gave, as it is."""
-        pictures, targets = batch
-        return pictures, targets
+        spectrograms, targets = batch
+        return spectrograms, targets
 
 
 class ResidentFeed:
-    """Rows and draws of a source on the device, which a step makes its pictures of."""
+    """Rows and draws of a source on the device, which a step makes its spectrograms of."""
 
     def __init__(self, data: Data, source: Resident, *, smoothing: float) -> None:
         self._data, self._source, self._smoothing = data, source, smoothing
@@ -82,12 +82,12 @@ class ResidentFeed:
             yield part.whole, part.real
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures at the drawn pitch, changed by the draws; and their labels, mixed as they are."""
+        """Spectrograms at the drawn pitch, changed by the draws; and their labels, mixed as they are."""
         whole, real = batch
         packed = Packed(whole, real, time_masks=self._time_masks)
         rows, steps, partner = whole.unbind(1)
-        pictures = self._data.normalised(self._source.pick(rows, steps))
-        pictures = apply_packed(pictures, packed, silence=self._data.silence)
+        spectrograms = self._data.normalised(self._source.pick(rows, steps))
+        spectrograms = apply_packed(spectrograms, packed, silence=self._data.silence)
         hot = (self._labels[rows][:, None] == self._classes).float()
         targets = hot * (1.0 - self._smoothing) + self._smoothing / len(self._classes)
-        return self._data.as_input(pictures), torch.lerp(targets[partner], targets, packed.share[:, None])
+        return self._data.as_input(spectrograms), torch.lerp(targets[partner], targets, packed.share[:, None])

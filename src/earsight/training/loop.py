@@ -1,6 +1,6 @@
 """The only training loop.
 
-Comes in: a model and `Data`, the labelled pictures by row. Goes out: the fitted model and one record an epoch. The loop
+Comes in: a model and `Data`, the labelled spectrograms by row. Goes out: the fitted model and one record an epoch. The loop
 knows nothing of folds or folders: which rows train and which rows score an epoch is said by its caller.
 
 All randomness of an epoch comes from (seed, epoch) alone, so an interrupted run goes on from its last checkpoint to the
@@ -40,22 +40,22 @@ CHECKPOINT_COST = 0.25
 
 
 class Source(Protocol):
-    """Where pictures come from: the store, or the waveform backend."""
+    """Where spectrograms come from: the store, or the waveform backend."""
 
     stretches: bool
     """Whether `read` has stretched and rolled the sound by the draws already."""
 
     @property
     def silence(self) -> Tensor:
-        """What each row of its pictures reads in digital silence, shape (bands,)."""
+        """What each row of its spectrograms reads in digital silence, shape (bands,)."""
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None) -> Tensor:
-        """Pictures (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
+        """Spectrograms (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled, normalised pictures.
+    """Labelled, normalised spectrograms.
 
     Attributes
     ----------
@@ -66,7 +66,7 @@ class Data:
     mean, std : Tensor, shape (windows,)
         Normalisation of each channel.
     device : torch.device
-        Where pictures go before they are changed.
+        Where spectrograms go before they are changed.
     """
 
     source: Source
@@ -76,7 +76,7 @@ class Data:
     std: Tensor
     device: torch.device
 
-    def pictures(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
+    def spectrograms(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Network input (batch, 3, bands, frames), channels-last, changed by the draws where there are any."""
         out = self.normalised(self.source.read(rows, draws=draws).to(self.device, non_blocking=True))
         if draws is not None:
@@ -94,13 +94,13 @@ class Data:
         return (self.source.silence.to(self.device) - mean[:, 0]) / std[:, 0]
 
     def normalised(self, raw: Tensor) -> Tensor:
-        """Pictures (batch, windows, bands, frames) with the mean taken off and divided by the deviation, in place."""
+        """Spectrograms (batch, windows, bands, frames) with the mean taken off and divided by the deviation, in place."""
         mean, std = self._scale
         return raw.sub_(mean).div_(std)
 
-    def as_input(self, pictures: Tensor) -> Tensor:
-        """Network input (batch, 3, bands, frames), channels-last, of pictures (batch, windows, bands, frames)."""
-        return pictures.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+    def as_input(self, spectrograms: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames), channels-last, of spectrograms (batch, windows, bands, frames)."""
+        return spectrograms.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -312,12 +312,12 @@ def _diverged(epoch: int, found: str, training: Training) -> RunError:
 
 
 def predict(model: nn.Module, data: Data, rows: NDArray[np.int64], *, batch_size: int = 32) -> NDArray[np.float32]:
-    """Logits (rows, classes) float32 of unchanged pictures, in float32: the same numbers that serving computes."""
+    """Logits (rows, classes) float32 of unchanged spectrograms, in float32: the same numbers that serving computes."""
     model.eval()
     out = []
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
-            out.append(model(data.pictures(rows[start : start + batch_size])).float().cpu())
+            out.append(model(data.spectrograms(rows[start : start + batch_size])).float().cpu())
     return torch.cat(out).numpy() if out else np.zeros((0, data.classes), dtype=np.float32)
 
 

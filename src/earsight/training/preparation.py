@@ -1,12 +1,12 @@
-"""A data set made ready for trials: its recipe resolved, its pictures computed, its unreadable clips known.
+"""A data set made ready for trials: its recipe resolved, its spectrograms computed, its unreadable clips known.
 
 Comes in: a `Dataset` and a `Recipe`. Goes out: `Prepared`, what all trials on it share.
 
-Where the data of training steps lie: on disk, or on the device as pictures or as waves.
+Where the data of training steps lie: on disk, or on the device as spectrograms or as waves.
 
 Comes in: a recipe (``training.source``), a data set and a device. Goes out: the source that fits. ``auto`` takes the
-store on a CPU. On a GPU it takes what costs a step least and fits in `SHARE` of the GPU's memory: the store's pictures,
-which a step only copies; else the waves, which take less room and whose pictures each step computes anew; else the
+store on a CPU. On a GPU it takes what costs a step least and fits in `SHARE` of the GPU's memory: the store's spectrograms,
+which a step only copies; else the waves, which take less room and whose spectrograms each step computes anew; else the
 store. The share is of the memory that the GPU has, not of what is free: nothing else that runs there decides it.
 """
 
@@ -26,7 +26,7 @@ from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError
 from earsight.features.augment import pitch_steps
-from earsight.features.device_cache import Resident, ResidentPictures, ResidentWaves
+from earsight.features.device_cache import Resident, ResidentSpectrograms, ResidentWaves
 from earsight.features.rows import Progress
 from earsight.features.store import FORMAT_VERSION, Store, open_store, store_bytes, store_key
 from earsight.features.waves import Waves, open_waves, waves_bytes
@@ -41,7 +41,7 @@ SHARE = 0.1
 
 
 def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str:
-    """``store``, ``pictures`` or ``waves``, for a resolved recipe."""
+    """``store``, ``spectrograms`` or ``waves``, for a resolved recipe."""
     if recipe.augment.backend != "picture":
         return "store"
     if recipe.training.source != "auto":
@@ -53,7 +53,7 @@ def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str
 
 
 def source_of(prepared: Prepared, device: torch.device) -> Source:
-    """The source of a trial's pictures; what lies on a device is kept there for the process's next trial."""
+    """The source of a trial's spectrograms; what lies on a device is kept there for the process's next trial."""
     dataset, recipe, store = prepared.dataset, prepared.recipe, prepared.store
     if recipe.augment.backend == "waveform":
         from earsight.features.augment_waveform import WaveformSource
@@ -73,7 +73,7 @@ def _on_device(store: Store | Waves, device: torch.device) -> Resident:
     key = (store.folder, store.features, store.semitones, device)
     if key not in _LAST:
         _LAST.clear()
-        _LAST[key] = ResidentWaves(store, device) if isinstance(store, Waves) else ResidentPictures(store, device)
+        _LAST[key] = ResidentWaves(store, device) if isinstance(store, Waves) else ResidentSpectrograms(store, device)
     return _LAST[key]
 
 
@@ -82,7 +82,7 @@ HELD_OUT_SHARE = 0.2
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set with its pictures: what every trial on it shares.
+    """A data set with its spectrograms: what every trial on it shares.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Prepared:
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Which rows have a picture, shape (rows,)."""
+        """Which rows have a spectrogram, shape (rows,)."""
         mask = np.ones(len(self.dataset.clips), dtype=bool)
         mask[list(self.store.errors)] = False
         return mask
@@ -132,7 +132,7 @@ def prepare(
 ) -> Prepared:
     """Resolve a recipe for a data set and open (or build) what its training reads.
 
-    That is the store of pictures. Where a ``device`` to train on is named, it is the cache of waves instead if
+    That is the store of spectrograms. Where a ``device`` to train on is named, it is the cache of waves instead if
     `earsight.training.preparation.wanted_source` says so.
 
     Raises

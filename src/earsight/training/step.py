@@ -110,8 +110,8 @@ class Step:
         return self._loss
 
     def _run(self, *batch: Tensor) -> None:
-        pictures, targets = self._assemble(*batch)
-        loss = self._forward(pictures, targets)
+        spectrograms, targets = self._assemble(*batch)
+        loss = self._forward(spectrograms, targets)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -119,9 +119,9 @@ class Step:
             blend_running_mean(self._mean, self._model, weight=self._mean_weight)
         self._loss.copy_(loss.detach())
 
-    def _losses(self, pictures: Tensor, targets: Tensor) -> Tensor:
+    def _losses(self, spectrograms: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            logits = self._model(pictures)
+            logits = self._model(spectrograms)
         return nn.functional.cross_entropy(logits.float(), targets, weight=self._weights)
 
     def _replay(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> None:

@@ -167,7 +167,7 @@ def run_inner(
 def _once(prepared: Prepared, trial: Trial, run: Path, work: Callable[[Path], None]) -> Path:
     """The trial's folder, after the work in it if it is not DONE."""
     folder = trial.folder(run)
-    check_run(prepared.dataset, prepared.recipe, run, pictures=prepared.identity)
+    check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
     if is_done(folder):
         tidy(folder)
         return folder
@@ -281,7 +281,7 @@ def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
 
 
 def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> Data:
-    """The pictures as the network takes them, normalised by the training rows alone."""
+    """The spectrograms as the network takes them, normalised by the training rows alone."""
     dataset, recipe = prepared.dataset, prepared.recipe
     source = source_of(prepared, device)
     windows = len(recipe.features.windows_ms)
@@ -299,10 +299,10 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
     )
 
 
-def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, pictures: str | None = None) -> None:
+def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None) -> None:
     """Refuse a run folder that holds trials of another recipe or data set, DONE or stopped in the midst of training.
 
-    With ``pictures`` (`Prepared.identity`), trials on sounds that have changed since are refused too.
+    With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too.
 
     Raises
     ------
@@ -310,8 +310,8 @@ def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, pictures: str | No
         That names the first such trial.
     """
     identity = {"recipe": recipe.digest, "dataset": dataset.digest}
-    if pictures is not None:
-        identity["pictures"] = pictures
+    if spectrograms is not None:
+        identity["pictures"] = spectrograms
     names = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": "state of the sound files"}
     for path in sorted(run.glob("fold-*/seed-*/trial.json")):
         if not is_done(path.parent) and not (path.parent / "checkpoint.safetensors").is_file():

@@ -66,7 +66,7 @@ class Candidate:
 def candidate(point: Point, prepared: Prepared, *, out: Path, trials: Sequence[Trial]) -> Candidate:
     """A point in its place below the search's folder; what is there must be of the same recipe and data."""
     run = out / "points" / prepared.recipe.digest
-    check_run(prepared.dataset, prepared.recipe, run, pictures=prepared.identity)
+    check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
     return Candidate(point, prepared, run, tuple(trials))
 
 

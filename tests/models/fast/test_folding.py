@@ -26,7 +26,7 @@ def _norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
-def _picture(seed: int = 1, frames: int = 64, batch: int = 1) -> torch.Tensor:
+def _spectrogram(seed: int = 1, frames: int = 64, batch: int = 1) -> torch.Tensor:
     return torch.randn(batch, 3, 64, frames, generator=torch.Generator().manual_seed(seed))
 
 
@@ -38,13 +38,13 @@ def _picture(seed: int = 1, frames: int = 64, batch: int = 1) -> torch.Tensor:
 def test_the_copy_says_the_same(name, left):
     model = _lived_in(build(name, classes=5, weights="none"))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    fast = folded(model, picture=_picture())
+    fast = folded(model, spectrogram=_spectrogram())
     if _norms(model):
         assert fast is not model
         assert _norms(fast) == left
     with torch.inference_mode():
         for frames, batch in ((64, 1), (96, 3)):
-            x = _picture(2, frames, batch)
+            x = _spectrogram(2, frames, batch)
             torch.testing.assert_close(fast(x), model(x), atol=1e-4, rtol=1e-4)
     after = model.state_dict()
     assert all(torch.equal(after[key], value) for key, value in before.items()), "the model itself was changed"
@@ -56,10 +56,10 @@ def test_an_ensemble():
         for seed in range(2)
     ]
     model = Ensemble(members).eval()
-    fast = folded(model, picture=_picture())
+    fast = folded(model, spectrogram=_spectrogram())
     assert _norms(fast) == 0
     with torch.inference_mode():
-        torch.testing.assert_close(fast(_picture(2)), model(_picture(2)), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fast(_spectrogram(2)), model(_spectrogram(2)), atol=1e-4, rtol=1e-4)
 
 
 class _Twice(nn.Module):
@@ -85,7 +85,7 @@ class _Shared(_Twice):
 def test_what_cannot_be_folded_stays(kind):
     torch.manual_seed(0)
     model = _lived_in(kind())
-    fast = folded(model, picture=_picture())
+    fast = folded(model, spectrogram=_spectrogram())
     assert _norms(fast) == 1
     with torch.inference_mode():
-        torch.testing.assert_close(fast(_picture(2)), model(_picture(2)))
+        torch.testing.assert_close(fast(_spectrogram(2)), model(_spectrogram(2)))

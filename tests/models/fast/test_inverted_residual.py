@@ -179,7 +179,7 @@ def test_covariance_is_that_of_the_columns():
     ):
         for dtype in (torch.float32, torch.bfloat16):
             rows = (torch.randn(count, channels) @ torch.randn(channels, channels) + 9).to(dtype)
-            rows[: len(rows) // 10] = 100  # the first pictures' first rows may be like no others
+            rows[: len(rows) // 10] = 100  # the first spectrograms' first rows may be like no others
             mean, covariance = inverted_residual._covariance(rows)
             exact = torch.cov(rows.double().t(), correction=0)
             torch.testing.assert_close(mean.double(), rows.double().mean(0), rtol=1e-6, atol=1e-6)

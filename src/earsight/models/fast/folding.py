@@ -19,7 +19,7 @@ _TOLERANCE = 1e-4
 """Of the logits, relative to their size where that is above 1."""
 
 
-def folded(model: nn.Module, *, picture: Tensor) -> nn.Module:
+def folded(model: nn.Module, *, spectrogram: Tensor) -> nn.Module:
     """A copy of a module with its batch norms folded, or the module itself where that cannot be done.
 
     Which convolution a norm follows is seen by running the module once; that nothing else takes that convolution's
@@ -29,7 +29,7 @@ def folded(model: nn.Module, *, picture: Tensor) -> nn.Module:
     ----------
     model : nn.Module
         In eval mode.
-    picture : Tensor, shape (1, channels, bands, frames)
+    spectrogram : Tensor, shape (1, channels, bands, frames)
         Any that the module takes, best of noise; it may be short.
 
     Returns
@@ -39,16 +39,16 @@ def folded(model: nn.Module, *, picture: Tensor) -> nn.Module:
     """
     fast = copy.deepcopy(model).requires_grad_(False)
     with torch.inference_mode():
-        pairs = _pairs(fast, picture)
+        pairs = _pairs(fast, spectrogram)
     for convolution, norm in pairs:
         _fold(fast, convolution, norm)
     with torch.inference_mode():
-        wanted, found = model(picture), fast(picture)
+        wanted, found = model(spectrogram), fast(spectrogram)
     scale = max(1.0, float(wanted.abs().max()))
     return fast if float((wanted - found).abs().max()) <= _TOLERANCE * scale else model
 
 
-def _pairs(model: nn.Module, picture: Tensor) -> list[tuple[str, str]]:
+def _pairs(model: nn.Module, spectrogram: Tensor) -> list[tuple[str, str]]:
     """Names of convolutions and of the norms that take their outputs."""
     names = {module: name for name, module in model.named_modules()}
     outputs: dict[int, tuple[nn.Module, Tensor]] = {}
@@ -65,7 +65,7 @@ def _pairs(model: nn.Module, picture: Tensor) -> list[tuple[str, str]]:
     kinds = _CONVOLUTIONS + _NORMS
     hooks = [module.register_forward_hook(see) for module in names if type(module).__name__ in kinds]
     try:
-        model(picture)
+        model(spectrogram)
     finally:
         for hook in hooks:
             hook.remove()

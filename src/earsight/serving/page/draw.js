@@ -1,4 +1,4 @@
-// Canvases: the waveform, and the picture with what speaks for an answer laid over it.
+// Canvases: the waveform, and the spectrogram with what speaks for an answer laid over it.
 
 // Dark to bright through one run of hues, even in lightness.
 const STOPS = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
@@ -27,12 +27,12 @@ export function drawWave(canvas, outline) {
 }
 
 // `channel` is a number, or "all": the three as red, green and blue. `attribution` has levels from -127 to 127, or is null.
-export function drawPicture(canvas, picture, channel, attribution) {
-  const { rows, columns } = picture;
+export function drawSpectrogram(canvas, spectrogram, channel, attribution) {
+  const { rows, columns } = spectrogram;
   const image = new ImageData(columns, rows);
   const size = rows * columns;
-  const windows = picture.levels.length / size;
-  const level = (window, cell) => picture.levels[Math.min(window, windows - 1) * size + cell];
+  const windows = spectrogram.levels.length / size;
+  const level = (window, cell) => spectrogram.levels[Math.min(window, windows - 1) * size + cell];
   for (let row = 0; row < rows; row += 1) {
     for (let column = 0; column < columns; column += 1) {
       const cell = row * columns + column;

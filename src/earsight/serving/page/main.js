@@ -2,7 +2,7 @@
 
 import { bytes, model, predict, Refused } from "./api.js";
 import { record } from "./microphone.js";
-import { by, clock, percent, showAnswer, showChannels, showEvents, showPicture, showSound, showWave, words } from "./show.js";
+import { by, clock, percent, showAnswer, showChannels, showEvents, showSpectrogram, showSound, showWave, words } from "./show.js";
 
 const TOP = 8;
 const MOST_RECORDED_SECONDS = 60;
@@ -38,10 +38,10 @@ async function take(blob, name) {
       throw new Refused(`${name} has ${(blob.size / 1e6).toFixed(1)} MB; this service takes ${most}.`, "Choose a shorter sound, or a compressed one (FLAC, OGG, MP3).");
     }
     say(`Listening to ${name} …`);
-    const answer = await predict(blob, name, { top: TOP, picture: true }, signal);
+    const answer = await predict(blob, name, { top: TOP, spectrogram: true }, signal);
     urls.forEach((one) => URL.revokeObjectURL(one));
     urls = [];
-    const clip = state.about?.clip_seconds ?? answer.picture.seconds;
+    const clip = state.about?.clip_seconds ?? answer.spectrogram.seconds;
     Object.assign(state, { sound: { blob, name, seconds: answer.sound.seconds, long: answer.sound.seconds > 1.2 * clip }, whole: null });
     answer.sound.name ||= name;
     by("results").hidden = false;
@@ -71,7 +71,7 @@ async function takeWhole(clip, signal) {
   say(`Going through all ${clock(seconds)} …`);
   // Fine enough to see, coarse enough for the service.
   const hop = Math.max(clip / 2, seconds / 600, (1.01 * seconds) / (state.about?.most_windows ?? 4000));
-  state.whole = await predict(blob, name, { top: 3, hop: hop.toFixed(3), picture: true }, signal);
+  state.whole = await predict(blob, name, { top: 3, hop: hop.toFixed(3), spectrogram: true }, signal);
   state.outline = state.whole.waveform;
   showWave(state.outline);
   showEvents(state.whole, (start, play) => { look(start, play); });
@@ -83,8 +83,8 @@ function showPart(answer) {
   by("explained").hidden = true;
   by("overlay-choice").hidden = true;
   showAnswer(answer, state.sound.long);
-  showChannels(answer.picture, () => showPicture(state.answer.picture, state.answer, state.explanation));
-  showPicture(answer.picture, answer, null);
+  showChannels(answer.spectrogram, () => showSpectrogram(state.answer.spectrogram, state.answer, state.explanation));
+  showSpectrogram(answer.spectrogram, answer, null);
   if (state.outline) showWave(state.outline);
   by("why-class").replaceChildren(...answer.classes.map(({ label }) => new Option(words(label), label)));
 }
@@ -99,7 +99,7 @@ async function look(start, play) {
   try {
     by("problem").hidden = true;
     say(`Looking at ${clock(start)} …`);
-    showPart(await predict(state.sound.blob, state.sound.name, { top: TOP, picture: true, at: start }, signal));
+    showPart(await predict(state.sound.blob, state.sound.name, { top: TOP, spectrogram: true, at: start }, signal));
     say(`From ${clock(state.answer.start_seconds)}: ${state.answer.unknown ? "unknown" : words(state.answer.label)}, ${percent(state.answer.classes[0].probability)}.`);
   } catch (error) {
     problem(error);
@@ -139,7 +139,7 @@ function showExplanation(found) {
     by(part).src = url(new Blob([bytes(found[`${part}_wav`])], { type: "audio/wav" }));
     by(part).setAttribute("aria-label", part === "used" ? "Only what the model used" : "The rest of the sound");
   }
-  showPicture(state.answer.picture, state.answer, found);
+  showSpectrogram(state.answer.spectrogram, state.answer, found);
   say(`Explained: with only what was used, ${name} has ${percent(found.used_probability)}; with the rest, ${percent(found.unused_probability)}.`);
 }
 
@@ -185,7 +185,7 @@ function followPlayer() {
   const step = () => {
     if (!state.answer) return;
     place(by("wave-frame"), state.outline.start_seconds, state.outline.seconds);
-    place(by("picture-frame"), state.answer.start_seconds, state.answer.picture.seconds);
+    place(by("spectrogram-frame"), state.answer.start_seconds, state.answer.spectrogram.seconds);
     place(by("strip"), 0, state.sound.seconds);
     if (!player.paused) requestAnimationFrame(step);
   };
@@ -198,7 +198,7 @@ function followPlayer() {
     else player.currentTime = time;
   });
   seek(by("wave-frame"), () => [state.outline.start_seconds, state.outline.seconds]);
-  seek(by("picture-frame"), () => [state.answer.start_seconds, state.answer.picture.seconds]);
+  seek(by("spectrogram-frame"), () => [state.answer.start_seconds, state.answer.spectrogram.seconds]);
   seek(by("strip"), () => [0, state.sound.seconds]);
   player.addEventListener("error", () => {
     player.hidden = true;
@@ -235,7 +235,7 @@ by("file").addEventListener("change", (event) => {
 });
 by("record").addEventListener("click", toggleRecording);
 by("explain").addEventListener("click", explain);
-by("overlay").addEventListener("change", () => showPicture(state.answer.picture, state.answer, state.explanation));
+by("overlay").addEventListener("change", () => showSpectrogram(state.answer.spectrogram, state.answer, state.explanation));
 for (const change of [matchMedia("(prefers-color-scheme: dark)"), window]) {
   change.addEventListener(change === window ? "resize" : "change", () => state.outline && showWave(state.outline));
 }

@@ -1,7 +1,7 @@
 // Answers as elements of the page. Names come from files and models and go in as text, never as markup.
 
 import { bytes } from "./api.js";
-import { drawPicture, drawWave } from "./draw.js";
+import { drawSpectrogram, drawWave } from "./draw.js";
 
 export const by = (id) => document.getElementById(id);
 
@@ -67,11 +67,11 @@ export function showAnswer(answer, long) {
   );
 }
 
-export function showChannels(picture, onChange) {
+export function showChannels(spectrogram, onChange) {
   const group = by("channels");
-  const count = picture.windows_ms.length;
+  const count = spectrogram.windows_ms.length;
   const choices = count > 1 ? [["all", "All three as colours"]] : [];
-  picture.windows_ms.forEach((length, i) => choices.push([String(i), `${length} ms`]));
+  spectrogram.windows_ms.forEach((length, i) => choices.push([String(i), `${length} ms`]));
   const chosen = group.querySelector("input:checked")?.value ?? choices[0][0];
   group.replaceChildren(group.querySelector("legend"));
   for (const [value, text] of choices) {
@@ -84,20 +84,20 @@ export function showChannels(picture, onChange) {
   }
 }
 
-export function showPicture(picture, answer, explanation) {
+export function showSpectrogram(spectrogram, answer, explanation) {
   const over = explanation && by("overlay").checked ? new Int8Array(bytes(explanation.levels).buffer) : null;
   const channel = by("channels").querySelector("input:checked")?.value ?? "0";
-  const canvas = by("picture");
-  drawPicture(canvas, { ...picture, levels: bytes(picture.levels) }, channel, over);
-  const top = picture.bands_hz.at(-1);
+  const canvas = by("spectrogram");
+  drawSpectrogram(canvas, { ...spectrogram, levels: bytes(spectrogram.levels) }, channel, over);
+  const top = spectrogram.bands_hz.at(-1);
   const highest = top >= 1000 ? `${(top / 1000).toFixed(1)} kHz` : `${Math.round(top)} Hz`;
   canvas.setAttribute(
     "aria-label",
-    `Spectrogram, ${picture.seconds.toFixed(1)} seconds from left to right, up to ${highest}${over ? `, with what speaks for ${words(explanation.label)} laid over it` : ""}`,
+    `Spectrogram, ${spectrogram.seconds.toFixed(1)} seconds from left to right, up to ${highest}${over ? `, with what speaks for ${words(explanation.label)} laid over it` : ""}`,
   );
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => element("span", clock(answer.start_seconds + share * picture.seconds)));
-  by("picture-axis").replaceChildren(...ticks);
-  by("picture-about").textContent = `Power in ${picture.rows} bands of frequency, up to ${highest}; bright is loud.`;
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => element("span", clock(answer.start_seconds + share * spectrogram.seconds)));
+  by("spectrogram-axis").replaceChildren(...ticks);
+  by("spectrogram-about").textContent = `Power in ${spectrogram.rows} bands of frequency, up to ${highest}; bright is loud.`;
 }
 
 export function showEvents(answer, go) {
