@@ -27,9 +27,9 @@ from earsight.calibration.fit import (
 )
 from earsight.errors import DataError
 from earsight.evaluation.summary import Predictions, read_run
+from earsight.files import replace_text
 from earsight.models.mahalanobis import references_of
 from earsight.models.modelfile import load, load_card, save
-from earsight.training.artifacts import replace_text
 
 REPORT = "calibration.json"
 

@@ -24,11 +24,11 @@ from earsight import __version__
 from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.summary import write_summary
+from earsight.files import replace_text
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import references_of
 from earsight.models.modelfile import save
-from earsight.training.artifacts import replace_text
 
 REPORT = "ensemble.json"
 _SMALLEST = 1e-30  # probabilities below have no logarithm in float32

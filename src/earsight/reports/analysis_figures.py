@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earsight.analysis.boundaries import NAMES
+from earsight.files import replace_text
 from earsight.inference.observation import KINDS
 from earsight.reports.drawings import blank, write_figure
-from earsight.training.artifacts import replace_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,6 +23,7 @@ from torch import nn
 
 from earsight import __version__
 from earsight.evaluation.metrics import accuracy
+from earsight.files import replace_text, replacing
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import Reference, has_features, measure_reference, seen_by
 from earsight.models.modelfile import save
@@ -193,13 +194,6 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     replace_text(path, "".join(json.dumps(record) + "\n" for record in history))
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def _write_predictions(
     path: Path,
     prepared: Prepared,
@@ -211,8 +205,7 @@ def _write_predictions(
 ) -> None:
     dataset = prepared.dataset
     measured = {} if distance is None else {"distance": distance}
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.savez(
             file,
             allow_pickle=False,
@@ -223,4 +216,3 @@ def _write_predictions(
             about=np.array(json.dumps(about)),
             **measured,
         )
-    temporary.replace(path)

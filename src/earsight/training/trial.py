@@ -25,10 +25,11 @@ from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
 from earsight.features.device_cache import ResidentWaves
+from earsight.files import replace_text
 from earsight.models.fast.swap import use_fast_layers
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
-from earsight.training.artifacts import known_sounds, replace_text, tidy, write_history, write_inner, write_outcome
+from earsight.training.artifacts import known_sounds, tidy, write_history, write_inner, write_outcome
 from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Data, Fitted, fit, predict
 from earsight.training.preparation import Prepared, source_of

@@ -19,7 +19,7 @@ from earsight.errors import RunError
 from earsight.execution.ray_cluster import Cluster
 from earsight.execution.ray_driver import Post, Unit, beside_driver, open_post
 from earsight.execution.ray_trials import END_SECONDS, LOOK_SECONDS, told_in_a_line
-from earsight.training.artifacts import replace_text
+from earsight.files import replace_text
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, check_run, is_done, run_inner
 from earsight.tuning.raytune import Terms, conduct
