@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from earsight.cache import default_cache
+
 WORTH_IT = 40
 """Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
 
@@ -41,7 +43,7 @@ _SETTINGS = threading.RLock()
 @cache
 def power_kernel(radices: tuple[int, int, int, int], heard: int) -> Any:
     """A kernel of `earsight.kernels.stft_power`, or None where numba is not there."""
-    sources = ("compiled", "simd", "butterflies", "power_kernels")
+    sources = ("runtime", "widths", "simd", "fft", "stft_power")
     folder = code_folder(*(Path(__file__).with_name(f"{source}.py") for source in sources))
     # A folder each: numba tells kernels apart by a number that two processes could give at once.
     folder /= "-".join(map(str, (*radices, heard)))
@@ -75,8 +77,6 @@ def job_of(fields: Mapping[str, int]) -> NDArray[np.void]:
 
 def code_folder(*sources: Path) -> Path:
     """Where the machine code of kernels is kept: under the cache folder, by their source."""
-    from earsight.cache import default_cache
-
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     return default_cache() / "kernels" / digest.hexdigest()[:16]
 
@@ -105,10 +105,10 @@ def kept_in(folder: Path) -> Iterator[Any]:
 
 
 _KERNELS = {
-    "norm_kernels": ("moments", "apply", "slopes", "gradient"),
-    "dense_kernels": ("pull", "settle"),
-    "expansion_kernels": ("covary",),
-    "depthwise_kernels": ("convolve3", "convolve5", "spread3", "spread5", "gather3", "gather5"),
+    "batch_norm": ("moments", "apply", "slopes", "gradient"),
+    "dense_block": ("pull", "settle"),
+    "covariance": ("covary",),
+    "depthwise_conv": ("convolve3", "convolve5", "spread3", "spread5", "gather3", "gather5"),
 }
 """Which module has which kernels."""
 _HOMES = {name: module for module, names in _KERNELS.items() for name in names}
@@ -179,13 +179,13 @@ def why_none() -> str | None:
 def folder() -> Path:
     """Where the kernels' machine code is kept."""
     here = Path(__file__).parent
-    sources = [here / f"{source}.py" for source in ("columns", "windows", *_KERNELS)]
-    return code_folder(here.parent / "features" / "simd.py", *sources)
+    sources = [here / f"{source}.py" for source in ("simd", "sliding_window", *_KERNELS)]
+    return code_folder(*sources)
 
 
 @cache
 def _compiled(name: str, kind: str) -> Kernel:
-    module = importlib.import_module(f"earsight.models.{_HOMES[name]}")
+    module = importlib.import_module(f"earsight.kernels.{_HOMES[name]}")
     with kept_in(folder()) as settings:
         before = settings.OPT
         try:
