@@ -3,47 +3,27 @@
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.house import circles, figures, import_graph, imported
 
 import earsight
 
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
-    *(
-        "errors",
-        "cache",
-        "files",
-        "parallel",
-        "recipe",
-        "kernels",
-        "data",
-        "evaluation",
-        "features",
-        "models",
-        "training",
-    ),
-    *("calibration", "execution", "analysis", "inference", "tuning", "onnx", "ensembles", "reports"),
-    *("experiments", "serving", "console", "quickstart", "commands", "cli", "__main__"),
+    *("errors", "cache", "files", "parallel", "version", "recipe"),
+    *("kernels", "data", "evaluation", "features", "models", "training", "calibration", "execution"),
+    *("analysis", "inference", "tuning", "onnx", "ensembles", "reports", "experiments", "serving"),
+    *("console", "quickstart", "commands", "cli", "__main__"),
 )
 # `earsight.load` imports the classifier inside itself, and names its type for type checkers.
 EXCEPTION = Path("__init__.py")
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
-
-
-def _imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything imported anywhere in a module, functions and TYPE_CHECKING blocks included."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: a relative import hides its floor"
-            # `from earsight import data` and `from earsight.data import audio` both name modules.
-            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def _top_level(tree: ast.Module) -> Iterator[str]:
@@ -71,7 +51,7 @@ def _uphill(path: Path, tree: ast.AST) -> list[str]:
     """Imports that a module at this path may not have."""
     here = path.parts[0].removesuffix(".py")
     allowed = FLOORS[: FLOORS.index(here) + 1]
-    return [name for name in _imports(tree) if (floor := _floor(name)) is not None and floor not in allowed]
+    return [name for name in imported(tree) if (floor := _floor(name)) is not None and floor not in allowed]
 
 
 def _tree(path: Path) -> ast.Module:
@@ -90,8 +70,9 @@ def test_modules_import_only_from_above(path):
 
 
 def test_the_exception_is_only_the_lazy_load():
-    reached = [name for name in _imports(_tree(EXCEPTION)) if _floor(name)]
+    reached = [name for name in imported(_tree(EXCEPTION)) if _floor(name)]
     assert set(reached) == {
+        "earsight.version.__version__",
         "earsight.inference.classifier.Classifier",
         "earsight.inference.classifier.load_classifier",
     }
@@ -116,12 +97,67 @@ def test_an_import_from_below_is_seen(path, code):
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_modules_are_described_and_safe(path):
     tree = _tree(path)
+    relative = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    assert not relative, "a relative import hides its floor"
     assert ast.get_docstring(tree), "no docstring"
     assert not [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Assert)], "assert"
     bare = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.type is None]
     assert not bare, "bare except"
     heavy = {name.split(".")[0] for name in _top_level(tree)} & {"librosa", "pickle", "python_stretch"}
     assert not heavy
+
+
+def test_no_import_circles():
+    """Of files, by imports inside functions and for type checkers too."""
+    graph = import_graph(ROOT)
+    assert len(graph) > 100
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "code"),
+    [
+        # The four circles that there were, by the names that the modules have now.
+        ("kernels/runtime.py", "def f():\n    from earsight.features.store import open_store"),
+        ("inference/recordings.py", "def f():\n    from earsight.inference.classifier import Classifier"),
+        ("training/batches.py", "if TYPE_CHECKING:\n    from earsight.training.loop import fit"),
+        ("features/spectrogram.py", "from earsight.features import store"),
+    ],
+)
+def test_a_circle_is_seen(tmp_path, importer, code):
+    house = tmp_path / "earsight"
+    shutil.copytree(ROOT, house, ignore=shutil.ignore_patterns("__pycache__"))
+    with (house / importer).open("a", encoding="utf-8") as file:
+        file.write(f"\n{code}\n")
+    found = circles(import_graph(house))
+    assert len(found) == 1
+    assert "earsight." + importer.removesuffix(".py").replace("/", ".") in found[0]
+
+
+def test_circles_are_told_apart():
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"d"}, "d": {"e"}, "e": {"c", "a"}, "f": {"a"}}) == [
+        ["a", "b"],
+        ["c", "d", "e"],
+    ]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_figures_of_the_house():
+    """What `python -m benchmarks.house` prints, within the bounds that docs/design.md states."""
+    found = figures(ROOT)
+    assert found["names that stand twice"] == []
+    assert found["over 600 lines"] == []
+    assert found["core files"] <= 60
+    assert found["core lines"] <= 12_000
+    assert found["lines"] <= 28_000
+    assert found["picture"] <= 40
+    # The one place that gives a file another's place, and two folders that take their names when they are whole.
+    assert {place.split(":")[0] for place in found["write beside, then rename"]} == {
+        "files.py",
+        "data/download.py",
+        "ensembles/model.py",
+        "features/rows.py",
+    }
 
 
 def test_top_level_means_outside_functions():

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from earsight.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from earsight.inference.classifier import Classifier
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 

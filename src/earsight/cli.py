@@ -56,7 +56,7 @@ app.add_typer(analyze, name="analyze")
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Fine-tune ImageNet-pretrained CNNs on spectrograms of sound."""
     if version:
-        from earsight import __version__
+        from earsight.version import __version__
 
         out.print(__version__)
         raise typer.Exit

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from earsight import __version__
 from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.summary import write_summary
@@ -29,6 +28,7 @@ from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import references_of
 from earsight.models.modelfile import save
+from earsight.version import __version__
 
 REPORT = "ensemble.json"
 _SMALLEST = 1e-30  # probabilities below have no logarithm in float32

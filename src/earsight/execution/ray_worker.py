@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-from earsight import __version__
 from earsight.errors import DataError, EarsightError, RunError
 from earsight.execution.ray_files import alone, fetched, node_name, sha256
 from earsight.execution.ray_mailbox import Files
@@ -27,6 +26,7 @@ from earsight.features.rows import DESCRIPTION
 from earsight.features.store import store_key
 from earsight.training.preparation import Prepared
 from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, run_trial
+from earsight.version import __version__
 
 TELL_SECONDS = 0.5
 """Between two words of a trial on how far it is."""

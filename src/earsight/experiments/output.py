@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earsight import __version__
 from earsight.errors import RunError
 from earsight.experiments.scale import SECTIONS, Scale
 from earsight.reports.analysis_figures import write_text
 from earsight.reports.reproduction import report_html, report_markdown
+from earsight.version import __version__
 
 
 def write_report(

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import earsight
 from earsight.errors import EarsightError, counted
 from earsight.execution.ray_cluster import Cluster
 from earsight.inference.classifier import Classifier, load_classifier
+from earsight.version import __version__
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +53,7 @@ class Fleet:
         content = model.read_bytes()
         self._model = ray.put(content)
         self._order = {
-            "version": earsight.__version__,
+            "version": __version__,
             "key": f"{hashlib.sha256(content).hexdigest()} {kernels}",
             "threads": cluster.threads,
             "device": cluster.device,
@@ -115,8 +115,8 @@ def _work(model: bytes, order: dict[str, Any], hear: Callable[[Classifier, Job],
     """In a worker: one job."""
     import torch
 
-    if order["version"] != earsight.__version__:
-        raise EarsightError(f"a node has earsight {earsight.__version__}, here it is {order['version']}")
+    if order["version"] != __version__:
+        raise EarsightError(f"a node has earsight {__version__}, here it is {order['version']}")
     torch.set_num_threads(order["threads"])
     if order["key"] not in _LOADED:
         _LOADED.clear()

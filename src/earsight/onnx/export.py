@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight import __version__
 from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.data.synthetic import synthetic_waves
@@ -28,6 +27,7 @@ from earsight.inference.scoring import check_labels, trained_rows
 from earsight.models.modelfile import write_whole
 from earsight.onnx.session import ALLOWED, ALLOWED_IN_PICTURES, OnnxModel, Parity, Score, Wave, compare, probes, race
 from earsight.onnx.tracing import OPSET, Graphs, as_bytes, check_installed, graphs_of, joined, quantised
+from earsight.version import __version__
 
 CALIBRATION_CLIPS = 200
 PARITY_CLIPS = 12

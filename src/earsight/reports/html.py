@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from earsight import __version__
 from earsight.errors import RunError
+from earsight.version import __version__
 
 if TYPE_CHECKING:
     from jinja2 import Environment

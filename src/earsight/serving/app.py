@@ -21,7 +21,6 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import earsight
 from earsight.inference.classifier import Classifier
 from earsight.serving import meters
 from earsight.serving.answers import Question
@@ -31,6 +30,7 @@ from earsight.serving.refusals import Refusal, refused
 from earsight.serving.schemas import Answer, ErrorBody, Health, ModelBody
 from earsight.serving.service import Service
 from earsight.serving.uploads import drain, uploaded
+from earsight.version import __version__
 
 _log = logging.getLogger("earsight.serving")
 PAGE = Path(str(files("earsight.serving") / "page"))
@@ -83,7 +83,7 @@ def create_app(classifier: Classifier, limits: Limits | None = None) -> FastAPI:
     # No /docs: those pages load their scripts from outside hosts.
     app = FastAPI(
         title="earsight",
-        version=earsight.__version__,
+        version=__version__,
         description="Names the class of a sound, and says what it heard.",
         docs_url=None,
         redoc_url=None,
@@ -181,7 +181,7 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
             backbone=card.recipe.backbone.name,
             trained_on=str(card.trained_on.get("dataset", "")),
             tells_unknown=bool(card.calibration.get("unknown")),
-            earsight=earsight.__version__,
+            earsight=__version__,
             most_bytes=limits.body_bytes,
             most_seconds=limits.sound_seconds,
             most_windows=limits.windows,

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from earsight import __version__
 from earsight.evaluation.metrics import accuracy
 from earsight.files import replace_text, replacing
 from earsight.models.card import ModelCard
@@ -29,6 +28,7 @@ from earsight.models.mahalanobis import Reference, has_features, measure_referen
 from earsight.models.modelfile import save
 from earsight.training.loop import Data, Fitted
 from earsight.training.preparation import Prepared
+from earsight.version import __version__
 
 BATCH = 32
 
