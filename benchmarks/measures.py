@@ -92,7 +92,7 @@ def _spectrograms(setting: Setting, files: list[Path]) -> Iterator[Pair]:
     def ours(path: Path) -> torch.Tensor:
         wave = audio.fit(audio.read(path, sample_rate_hz=features.rate, seconds=5.0), features.samples)
         with torch.inference_mode():
-            return front_end.views(torch.from_numpy(wave)[None])[0, 0]
+            return front_end.spectrograms(torch.from_numpy(wave)[None])[0, 0]
 
     difference = max(
         float((ours(path) - reference.spectrogram(reference.load(path))).abs().max())

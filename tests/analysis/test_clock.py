@@ -30,7 +30,7 @@ def test_a_click_is_found_at_its_time_in_every_channel_and_on_the_common_clock(f
     at = 0.31
     wave = torch.zeros(1, 8000)
     wave[0, round(at * 16000)] = 1.0
-    power = torch.exp(front_end.band_views(wave)[0, 0]).numpy()
+    power = torch.exp(front_end.band_energies(wave)[0, 0]).numpy()
     for window in range(3):
         share = power[window].sum(axis=0)
         assert (share / share.sum()) @ column_seconds(front_end, window=window) == pytest.approx(at, abs=0.008)

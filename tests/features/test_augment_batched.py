@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from earsight.features.augment import Packed, apply, apply_packed, draw, pack
+from earsight.features.augment import BatchedDraws, apply, apply_batched, batch_draws, draw
 from earsight.recipe import Augment
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def spectrograms(batch, frames=40, bands=16):
 
 def packed(draws, rows=None, semitones=(-2, -1, 0, 1, 2)):
     rows = np.arange(len(draws.speed)) if rows is None else rows
-    return pack([(rows, draws)], semitones=semitones, device=CPU)
+    return batch_draws([(rows, draws)], semitones=semitones, device=CPU)
 
 
 @given(
@@ -47,26 +47,26 @@ def test_it_is_what_the_matrices_do(seed, batch, frames, stretch, masks, mixup, 
     draws = draw(augment, batch=batch, generator=np.random.default_rng(seed))
     given = spectrograms(batch, frames)
     expected = apply(given.clone(), draws, silence=SILENCE)
-    torch.testing.assert_close(apply_packed(given, packed(draws), silence=SILENCE), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(apply_batched(given, packed(draws), silence=SILENCE), expected, atol=1e-5, rtol=0)
 
 
 def test_examples_without_a_change_keep_every_bit():
     draws = draw(Augment(probability=0.0), batch=5, generator=np.random.default_rng(0))
     given = spectrograms(5)
-    assert torch.equal(apply_packed(given, packed(draws), silence=SILENCE), given)
+    assert torch.equal(apply_batched(given, packed(draws), silence=SILENCE), given)
 
 
 def test_batches_are_packed_one_after_the_other():
     generator, augment = np.random.default_rng(0), Augment(probability=1.0, time_masks=2, band_masks=1)
     parts = [(np.array(rows), draw(augment, batch=len(rows), generator=generator)) for rows in ([7, 3, 9], [1, 0])]
-    whole = pack(parts, semitones=(-2, -1, 0, 1, 2), device=CPU)
+    whole = batch_draws(parts, semitones=(-2, -1, 0, 1, 2), device=CPU)
     assert whole.whole[:, 0].tolist() == [7, 3, 9, 1, 0]
     for start, (rows, draws) in zip((0, 3), parts, strict=True):
         part = whole[start : start + len(rows)]
         assert (np.array([-2, -1, 0, 1, 2])[part.whole[:, 1]] == draws.semitones).all()
         given = spectrograms(len(rows))
         torch.testing.assert_close(
-            apply_packed(given, part, silence=SILENCE), apply(given, draws, silence=SILENCE), atol=1e-5, rtol=0
+            apply_batched(given, part, silence=SILENCE), apply(given, draws, silence=SILENCE), atol=1e-5, rtol=0
         )
         np.testing.assert_allclose(part.share, draws.share, rtol=1e-6)
 
@@ -77,7 +77,7 @@ def test_what_was_recorded_with_some_draws_replays_with_others():
     calm, wild = (draw(Augment(probability=probability), batch=6, generator=generator) for probability in (0.0, 1.0))
 
     def work(given, whole, real):
-        return apply_packed(given, Packed(whole, real, time_masks=1), silence=SILENCE)
+        return apply_batched(given, BatchedDraws(whole, real, time_masks=1), silence=SILENCE)
 
     first = packed(calm)
     recorded = make_fx(work, tracing_mode="fake", _allow_non_fake_inputs=True)(spectrograms(6), first.whole, first.real)

@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from earsight.data.datasets import Clip, Dataset, Hints
 from earsight.features import device_cache
 from earsight.features.augment import draw, pitch_steps
-from earsight.features.device_cache import ResidentSpectrograms, ResidentWaves
+from earsight.features.device_cache import SpectrogramCache, WaveCache
 from earsight.features.store import open_store
 from earsight.features.waves import open_waves
 from earsight.recipe import Augment, Features
@@ -35,7 +35,7 @@ def some(store, count=11):
 
 def test_spectrograms_on_the_device_are_the_stores(store, monkeypatch):
     monkeypatch.setattr(device_cache, "_CHUNK_ROWS", 10)  # 115 spectrograms: the last part is short
-    source = ResidentSpectrograms(store, CPU)
+    source = SpectrogramCache(store, CPU)
     rows, draws = some(store)
     assert len(set(draws.semitones)) > 2
     assert torch.equal(source.read(rows, draws=draws), store.read(rows, draws=draws))
@@ -48,7 +48,7 @@ def test_waves_on_the_device_show_the_stores_spectrograms(store, synthetic, monk
     monkeypatch.setattr(device_cache, "_CHUNK_ROWS", 10)
     few = replace(synthetic, clips=synthetic.clips[:23])
     waves = open_waves(few, SMALL, semitones=pitch_steps(AUGMENT), cache=store.folder.parent)
-    source = ResidentWaves(waves, CPU)
+    source = WaveCache(waves, CPU)
     rows, draws = some(store)
     torch.testing.assert_close(source.read(rows, draws=draws), store.read(rows, draws=draws), atol=1e-3, rtol=0)
     torch.testing.assert_close(source.read(rows), store.read(rows), atol=1e-3, rtol=0)
@@ -68,7 +68,7 @@ def test_waves_of_one_inexact_clip_are_float32_for_all(tmp_path):
         part = replace(dataset, clips=tuple(chosen))
         waves = open_waves(part, SMALL, cache=tmp_path / "cache")
         assert list(waves.errors) == [len(chosen) - 1]
-        source = ResidentWaves(waves, CPU)
+        source = WaveCache(waves, CPU)
         assert source.waves.dtype == kind
         rows = np.arange(len(chosen) - 1)
         expected = open_store(part, SMALL, cache=tmp_path / "cache").read(rows)
@@ -84,8 +84,8 @@ def test_every_representation_lies_on_the_device(synthetic, tmp_path, representa
     rows = np.array([4, 0, 5])
     draws = replace(draw(AUGMENT, batch=3, generator=np.random.default_rng(0)), semitones=np.array([1, -1, 0]))
     expected = store.read(rows, draws=draws)
-    torch.testing.assert_close(ResidentSpectrograms(store, CPU).read(rows, draws=draws), expected, atol=1e-5, rtol=0)
-    waves = ResidentWaves(open_waves(few, features, semitones=steps, cache=tmp_path), CPU)
+    torch.testing.assert_close(SpectrogramCache(store, CPU).read(rows, draws=draws), expected, atol=1e-5, rtol=0)
+    waves = WaveCache(open_waves(few, features, semitones=steps, cache=tmp_path), CPU)
     # An MFCC adds up the errors of all bands.
     allowed = {"mfcc": 5e-3, "gammatone": 1e-3}[representation]
     torch.testing.assert_close(waves.read(rows, draws=draws), expected, atol=allowed, rtol=0)
@@ -96,7 +96,7 @@ def test_what_was_recorded_with_some_waves_shows_others(store, synthetic):
     few = replace(synthetic, clips=synthetic.clips[:23])
     waves = open_waves(few, SMALL, semitones=pitch_steps(AUGMENT), cache=store.folder.parent)
     nothing, rows, steps = torch.zeros(4, dtype=torch.int64), torch.tensor([3, 9, 9, 22]), torch.tensor([0, 4, 2, 1])
-    for source in (ResidentWaves(waves, CPU), ResidentSpectrograms(store, CPU)):
+    for source in (WaveCache(waves, CPU), SpectrogramCache(store, CPU)):
         recorded = make_fx(picking(source), tracing_mode="fake", _allow_non_fake_inputs=True)(nothing, nothing.clone())
         assert torch.equal(recorded(rows, steps), source.pick(rows, steps))
         assert not torch.equal(recorded(nothing, steps), source.pick(rows, steps))

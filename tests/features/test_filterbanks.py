@@ -231,7 +231,7 @@ def test_the_cosine_basis_turns_and_does_not_stretch(bands):
 
 @each
 def test_silence_is_the_spectrogram_of_a_silent_wave(name):
-    spectrograms = Spectrogram(showing(name)).views(torch.zeros(1, SMALL.samples))[0, 0]
+    spectrograms = Spectrogram(showing(name)).spectrograms(torch.zeros(1, SMALL.samples))[0, 0]
     rows = silence(showing(name))
     torch.testing.assert_close(spectrograms, rows[None, :, None].expand(3, 32, 32), atol=2e-5, rtol=0)
     assert rows[0] == pytest.approx(FLOOR * (32**0.5 if name == "mfcc" else 1))
@@ -248,11 +248,13 @@ def test_pitch_steps_show_the_tone_that_the_shifted_sound_has(name, semitones):
 
     features = showing(name)
     plain = Spectrogram(features)
-    ours = Spectrogram(features, semitones=(semitones,)).views(tones(1.0)).flatten()
-    true = plain.views(tones(2 ** (semitones / 12))).flatten()
+    ours = Spectrogram(features, semitones=(semitones,)).spectrograms(tones(1.0)).flatten()
+    true = plain.spectrograms(tones(2 ** (semitones / 12))).flatten()
     alike = np.corrcoef(ours, true)[0, 1]
-    unshifted = np.corrcoef(plain.views(tones(1.0)).flatten(), true)[0, 1]
-    opposite = np.corrcoef(Spectrogram(features, semitones=(-semitones,)).views(tones(1.0)).flatten(), true)[0, 1]
+    unshifted = np.corrcoef(plain.spectrograms(tones(1.0)).flatten(), true)[0, 1]
+    opposite = np.corrcoef(Spectrogram(features, semitones=(-semitones,)).spectrograms(tones(1.0)).flatten(), true)[
+        0, 1
+    ]
     assert alike > 0.97
     assert alike > unshifted + 0.02
     assert unshifted > opposite
@@ -273,7 +275,7 @@ def reach(features):
 def test_codes_keep_the_spectrogram_within_a_thousandth(name, features):
     features = showing(name, features)
     front_end, kept = Spectrogram(features), REPRESENTATIONS[name]
-    logs = front_end.band_views(reach(features))
+    logs = front_end.band_energies(reach(features))
     codes = torch.from_numpy(encode(logs, representation=name))
     again = front_end.finish(codes.float() / kept.steps_per_unit + kept.zero_at)
     torch.testing.assert_close(again, front_end.finish(logs), atol=1e-3, rtol=0)

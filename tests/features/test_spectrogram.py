@@ -65,7 +65,7 @@ def test_resize_is_torchs(columns_in, columns_out):
 def test_views_are_the_resized_log_mels_at_each_pitch():
     front_end = Spectrogram(SMALL, semitones=(-2.0, 0.0, 1.0))
     waves = sounds(2)
-    views = front_end.views(waves)
+    views = front_end.spectrograms(waves)
     assert views.shape == (2, 3, 3, 32, 32)
     for step, semitones in enumerate((-2.0, 0.0, 1.0)):
         alone = Spectrogram(SMALL, semitones=(semitones,))
@@ -77,8 +77,8 @@ def test_views_are_the_resized_log_mels_at_each_pitch():
 def test_each_wave_may_have_a_pitch_of_its_own():
     front_end = Spectrogram(SMALL, semitones=(-2.0, 0.0, 1.0))
     waves, steps = sounds(4), torch.tensor([2, 0, 0, 1])
-    every = front_end.views(waves)
-    picked = front_end.views(waves, steps=steps)
+    every = front_end.spectrograms(waves)
+    picked = front_end.spectrograms(waves, steps=steps)
     assert picked.shape == (4, 1, 3, 32, 32)
     for wave, step in enumerate(steps):
         torch.testing.assert_close(picked[wave, 0], every[wave, step])
@@ -123,7 +123,7 @@ def test_gradients_reach_the_wave():
     )
     front_end = Spectrogram(tiny).double()
     wave = sounds(1, features=tiny).double().requires_grad_()
-    assert torch.autograd.gradcheck(front_end.views, (wave,), eps=1e-7, atol=1e-4)
+    assert torch.autograd.gradcheck(front_end.spectrograms, (wave,), eps=1e-7, atol=1e-4)
 
 
 def test_a_clip_shorter_than_half_an_fft_is_refused():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earsight.features import stft as power_module
-from earsight.features.stft import BandPower, PowerInLanes, grid_points, in_lanes, on_shorter_grid
+from earsight.features.stft import BandEnergies, SimdStft, grid_points, on_shorter_grid, simd_stft
 
 
 def power_by_long_fft(wave, bank, *, window, hop, points):
@@ -51,10 +51,10 @@ def test_bands_are_those_of_the_long_fft(rate, window_ms, compiled):
     points, window, hop = round(0.1 * rate), round(window_ms * rate / 1000), round(0.01 * rate)
     bank = triangles(24, points // 2 + 1)
     waves = sounds(rate, round(0.3 * rate))
-    module = BandPower(bank, window_samples=window, hop_samples=hop, fft_points=points)
+    module = BandEnergies(bank, window_samples=window, hop_samples=hop, fft_points=points)
     if compiled:
-        module = in_lanes(module)
-        assert isinstance(module, PowerInLanes)
+        module = simd_stft(module)
+        assert isinstance(module, SimdStft)
     ours = module(padded(waves, points)).mT.numpy()
     for wave, found in zip(waves, ours, strict=True):
         expected = power_by_long_fft(wave, bank, window=window, hop=hop, points=points)
@@ -63,7 +63,7 @@ def test_bands_are_those_of_the_long_fft(rate, window_ms, compiled):
 
 def test_short_windows_take_a_shorter_fft():
     assert (grid_points(1102, fft_points=4410), grid_points(2205, fft_points=4410)) == (3200, 4410)
-    assert BandPower(triangles(8, 2206), window_samples=1102, hop_samples=441, fft_points=4410).points == 3200
+    assert BandEnergies(triangles(8, 2206), window_samples=1102, hop_samples=441, fft_points=4410).points == 3200
 
 
 @given(st.integers(2, 5000), st.integers(2, 20000))
@@ -92,7 +92,7 @@ def test_any_bank_moves_to_the_shorter_grid(window, seed, odd):
 
 def test_pieces_and_batches_change_nothing(monkeypatch):
     bank = triangles(40, 401)[::-1].copy()  # rows that do not come in the order of their bins
-    module = BandPower(bank, window_samples=200, hop_samples=80, fft_points=800)
+    module = BandEnergies(bank, window_samples=200, hop_samples=80, fft_points=800)
     waves = padded(sounds(8000, 2400), 800)
     whole = module(waves)
     monkeypatch.setattr(power_module, "VALUES_AT_A_TIME", {"cpu": 1})
@@ -104,6 +104,6 @@ def test_pieces_and_batches_change_nothing(monkeypatch):
 def test_a_row_without_weights_is_zero():
     bank = triangles(8, 401)
     bank[3] = 0
-    found = BandPower(bank, window_samples=200, hop_samples=80, fft_points=800)(torch.ones(1, 2400))
+    found = BandEnergies(bank, window_samples=200, hop_samples=80, fft_points=800)(torch.ones(1, 2400))
     assert not found[0, :, 3].any()
     assert found[0, :, 2].all()

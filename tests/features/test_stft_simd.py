@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from earsight.features import stft
 from earsight.features.spectrogram import Spectrogram
-from earsight.features.stft import FRAMES, LARGEST_RADIX, SHORTEST, BandPower, PowerInLanes, in_lanes, radices
+from earsight.features.stft import FRAMES, LARGEST_RADIX, SHORTEST, BandEnergies, SimdStft, radices, simd_stft
 from earsight.kernels.runtime import power_kernel
 from earsight.onnx.dft import in_products
 from earsight.recipe import Features
@@ -25,7 +25,7 @@ def band_power(points, window, hop, *, bank=None):
     """A power whose FFT is that long, whatever the window: every bin is a row, unless there is a bank."""
     bins = points // 2 + 1
     every = np.eye(bins, dtype=np.float32) if bank is None else bank
-    return BandPower(every, window_samples=window, hop_samples=hop, fft_points=points)
+    return BandEnergies(every, window_samples=window, hop_samples=hop, fft_points=points)
 
 
 def expected(wave, points, window, hop, columns):
@@ -53,8 +53,8 @@ def expected(wave, points, window, hop, columns):
 @pytest.mark.parametrize("columns", [1, 16, 19])
 def test_powers_are_those_of_numpys_fft(points, window, columns):
     hop = max(1, points // 3)
-    module = in_lanes(band_power(points, window, hop))
-    assert isinstance(module, PowerInLanes)
+    module = simd_stft(band_power(points, window, hop))
+    assert isinstance(module, SimdStft)
     assert module.power.points == points
     generator = np.random.default_rng(points + window + columns)
     samples = (columns - 1) * hop + points // 2 * 2
@@ -80,8 +80,8 @@ def test_any_window_hop_and_bank(points, data):
     bank[1], bank[2, 9:] = 0, 0
     power = band_power(points, window, hop, bank=bank)
     waves = torch.from_numpy(generator.standard_normal((3, points // 2 * 2 + (columns - 1) * hop)).astype(np.float32))
-    fast = in_lanes(power)
-    assert isinstance(fast, PowerInLanes) == (radices(power.points) is not None)
+    fast = simd_stft(power)
+    assert isinstance(fast, SimdStft) == (radices(power.points) is not None)
     found, plain = fast(waves), power(waves)
     assert found.shape == plain.shape == (3, columns, 5)
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-5 * float(plain.max()))
@@ -91,7 +91,7 @@ def test_any_window_hop_and_bank(points, data):
 def test_nothing_beyond_the_wave_is_read(points):
     """The last window ends with the wave, or one sample later where the FFT is odd: what lies there must not matter."""
     hop, columns = 147, 18
-    module = in_lanes(band_power(points, points, hop))
+    module = simd_stft(band_power(points, points, hop))
     length = points // 2 * 2 + (columns - 1) * hop
     room = torch.full((length + 512,), torch.nan)
     room[256 : 256 + length] = torch.randn(length, generator=torch.Generator().manual_seed(0))
@@ -111,8 +111,8 @@ def test_a_front_end_that_was_moved_or_converted_computes_as_before():
 
 def test_a_power_that_was_converted_before_is_read_as_what_the_kernel_needs():
     waves = torch.randn(1, 400, generator=torch.Generator().manual_seed(0))
-    wanted = in_lanes(band_power(160, 150, 40))(waves)
-    assert torch.equal(in_lanes(band_power(160, 150, 40).double())(waves), wanted)
+    wanted = simd_stft(band_power(160, 150, 40))(waves)
+    assert torch.equal(simd_stft(band_power(160, 150, 40).double())(waves), wanted)
 
 
 def test_waves_shorter_than_an_fft_are_left_to_torch():
@@ -120,7 +120,7 @@ def test_waves_shorter_than_an_fft_are_left_to_torch():
     with pytest.raises(RuntimeError):
         power(torch.zeros(1, 100))
     with pytest.raises(RuntimeError):
-        in_lanes(power)(torch.zeros(1, 100))
+        simd_stft(power)(torch.zeros(1, 100))
 
 
 def test_products_replace_kernels_too():
@@ -132,18 +132,18 @@ def test_kernels_read_no_memory_that_was_given_back():
     """Freed memory is filled at once, so that whatever reads it shows."""
     program = (
         "import numpy as np, torch\n"
-        "from earsight.features.stft import in_lanes\n"
-        "from earsight.features.stft import BandPower\n"
-        "power = BandPower(np.eye(9, dtype=np.float32), window_samples=16, hop_samples=4, fft_points=16)\n"
+        "from earsight.features.stft import simd_stft\n"
+        "from earsight.features.stft import BandEnergies\n"
+        "power = BandEnergies(np.eye(9, dtype=np.float32), window_samples=16, hop_samples=4, fft_points=16)\n"
         "waves = torch.randn(2, 200, generator=torch.Generator().manual_seed(0))\n"
-        "torch.testing.assert_close(in_lanes(power)(waves), power(waves), rtol=1e-4, atol=1e-4)"
+        "torch.testing.assert_close(simd_stft(power)(waves), power(waves), rtol=1e-4, atol=1e-4)"
     )
     settings = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0", "MALLOC_PERTURB_": "165"}
     subprocess.run([sys.executable, "-c", program], env=os.environ | settings, check=True)
 
 
 def test_a_frame_is_the_same_wherever_it_stands():
-    module = in_lanes(band_power(800, 640, 100))
+    module = simd_stft(band_power(800, 640, 100))
     wave = torch.randn(1, 800 + 100 * 40, generator=torch.Generator().manual_seed(0))
     whole = module(wave)[0]
     assert len(whole) > 2 * FRAMES
@@ -169,7 +169,7 @@ def test_radices_are_factors(points):
 def test_the_default_front_ends_sizes_have_kernels():
     for rate in (8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000):
         front_end = Spectrogram(Features(sample_rate_hz=rate, clip_seconds=1.0, frames=50)).use_kernels()
-        assert all(isinstance(power, PowerInLanes) for power in front_end.kernels), rate
+        assert all(isinstance(power, SimdStft) for power in front_end.kernels), rate
 
 
 def test_sizes_without_a_kernel_are_left_to_torch():
@@ -177,14 +177,16 @@ def test_sizes_without_a_kernel_are_left_to_torch():
         band_power(1102, 1000, 100),  # 19 and 29
         band_power(20, 7, 3),  # too short a window
         band_power(160, 150, 40).to("meta"),  # on another device
-        BandPower(np.eye(81, dtype=np.float32), window_samples=150, hop_samples=9, fft_points=160, dtype=torch.float32),
+        BandEnergies(
+            np.eye(81, dtype=np.float32), window_samples=150, hop_samples=9, fft_points=160, dtype=torch.float32
+        ),
     ):
-        assert in_lanes(power) is power
+        assert simd_stft(power) is power
 
 
 def test_gradients_are_left_to_torch():
     power = band_power(160, 150, 40)
-    module = in_lanes(power)
+    module = simd_stft(power)
     waves = torch.randn(2, 400, generator=torch.Generator().manual_seed(0)).requires_grad_()
     found = module(waves)
     assert torch.equal(found, power(waves))
@@ -199,8 +201,8 @@ def test_without_numba_all_is_as_before(monkeypatch):
     monkeypatch.setattr(stft, "power_kernel", power_kernel.__wrapped__)
     front_end = Spectrogram(Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32))
     waves = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
-    plain = front_end.views(waves)
-    assert torch.equal(copy.copy(front_end).use_kernels().views(waves), plain)
+    plain = front_end.spectrograms(waves)
+    assert torch.equal(copy.copy(front_end).use_kernels().spectrograms(waves), plain)
 
 
 def test_a_later_process_reads_the_machine_code(tmp_path):

@@ -19,7 +19,7 @@ from earsight.errors import AudioError, DataError
 from earsight.features import store as store_module
 from earsight.features.augment import Draws
 from earsight.features.spectrogram import Spectrogram
-from earsight.features.stft import PowerInLanes
+from earsight.features.stft import SimdStft
 from earsight.features.store import encode, open_store, store_bytes, store_key
 from earsight.recipe import Features
 
@@ -67,7 +67,7 @@ def test_rows_are_what_the_front_end_computes(some, tmp_path):
     for step in STEPS:
         front_end = Spectrogram(SMALL, semitones=(float(step),))
         waves = [audio.fit(audio.read(some.file(row), sample_rate_hz=8000), 4000) for row in rows]
-        expected = torch.cat([front_end.views(torch.from_numpy(wave)[None])[:, 0] for wave in waves])
+        expected = torch.cat([front_end.spectrograms(torch.from_numpy(wave)[None])[:, 0] for wave in waves])
         found = store.read(rows, draws=at_step(step, 4))
         assert (found.shape, found.dtype) == ((4, 3, 32, 32), torch.float32)
         torch.testing.assert_close(found, expected, atol=1 / 2048 + 1e-4, rtol=0)
@@ -81,7 +81,7 @@ def test_rows_of_every_representation(some, tmp_path, representation):
     rows = np.array([3, 11])
     waves = [audio.fit(audio.read(some.file(row), sample_rate_hz=8000), 4000) for row in rows]
     front_end = Spectrogram(features, semitones=STEPS)
-    expected = front_end.views(torch.from_numpy(np.stack(waves)))
+    expected = front_end.spectrograms(torch.from_numpy(np.stack(waves)))
     for index, step in enumerate(STEPS):
         found = store.read(rows, draws=at_step(step, 2))
         torch.testing.assert_close(found, expected[:, index], atol=1e-3, rtol=0)
@@ -89,7 +89,9 @@ def test_rows_of_every_representation(some, tmp_path, representation):
     spectrograms = expected[:, STEPS.index(0)].double().transpose(0, 1).reshape(3, -1)
     np.testing.assert_allclose(mean, spectrograms.mean(dim=1), atol=1e-3)
     np.testing.assert_allclose(std, spectrograms.std(dim=1, correction=0), atol=1e-3)
-    torch.testing.assert_close(store.silence, front_end.views(torch.zeros(1, 4000))[0, 1, 0, :, 0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        store.silence, front_end.spectrograms(torch.zeros(1, 4000))[0, 1, 0, :, 0], atol=2e-5, rtol=0
+    )
 
 
 def test_each_row_of_a_batch_has_its_own_pitch(some, tmp_path):
@@ -133,7 +135,7 @@ def test_kernels_change_no_more_than_rounding(some, tmp_path, monkeypatch):
     for least in (48, 49):
         monkeypatch.setattr(store_module, "WORTH_IT", least)
         stores.append(open_store(some, SMALL, semitones=STEPS, cache=tmp_path / str(least), workers=2))
-    assert [type(power) for front_end in taken for power in front_end.kernels] == [PowerInLanes] * 3
+    assert [type(power) for front_end in taken for power in front_end.kernels] == [SimdStft] * 3
     rows, steps = np.arange(48), np.arange(48) % len(STEPS)
     fast, plain = (store.read_codes(rows, steps).astype(np.int64) for store in stores)
     assert np.abs(fast - plain).max() <= 1  # of 1024 a unit

@@ -16,7 +16,7 @@ import earsight
 from earsight.data.layouts import open_dataset
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.evaluation.summary import read_predictions
-from earsight.features.stft import PowerInLanes
+from earsight.features.stft import SimdStft
 from earsight.inference.classifier import Classifier, Prediction, load_classifier
 from earsight.recipe import load_recipe
 from earsight.training.preparation import prepare
@@ -56,7 +56,7 @@ def test_the_model_file_alone_says_what_the_store_did(trained, synthetic, tmp_pa
 def test_kernels_change_no_more_than_rounding(trained, synthetic):
     plain, fast = (load_classifier(trained / "model.safetensors") for _ in range(2))
     assert fast.use_kernels() is fast
-    assert [type(power) for power in fast.front_end.kernels] == [PowerInLanes] * 3
+    assert [type(power) for power in fast.front_end.kernels] == [SimdStft] * 3
     waves = np.stack([fast.heard(synthetic.file(row))[0] for row in range(5)])
     np.testing.assert_allclose(fast.logits(waves), plain.logits(waves), atol=1e-3)
     spectrograms = fast.spectrograms(torch.from_numpy(waves))

@@ -69,11 +69,11 @@ def test_frames_beyond_one_turn_and_clips_of_a_few_samples_more():
 def test_the_numbers_are_the_front_ends_own():
     front_end = Spectrogram(_features())
     copied = in_products(front_end)
-    assert [power.power.points for power in copied.powers] == [power.points for power in front_end.powers]
-    assert all(isinstance(power, PowerInProducts) for power in copied.powers)
-    assert not any(isinstance(power, PowerInProducts) for power in front_end.powers)
-    front_end.powers[0].window.zero_()
-    assert float(copied.powers[0].power.window.abs().max()) > 0.9
+    assert [power.power.points for power in copied.energies] == [power.points for power in front_end.energies]
+    assert all(isinstance(power, PowerInProducts) for power in copied.energies)
+    assert not any(isinstance(power, PowerInProducts) for power in front_end.energies)
+    front_end.energies[0].window.zero_()
+    assert float(copied.energies[0].power.window.abs().max()) > 0.9
 
 
 @pytest.mark.parametrize(("points", "window"), [(4410, 4410), (4410, 2205), (3200, 1103), (509, 500), (2, 2)])

@@ -73,8 +73,8 @@ def test_a_model_file_brings_its_answer(model_file, classifier):
 def test_a_machine_that_answers_otherwise_does_not_serve(model_file, classifier, tmp_path):
     # A front end that hears half a tone higher, as another version of some package might.
     other = load_classifier(model_file)
-    original = other.front_end.band_views
-    other.front_end.band_views = lambda waves, **more: original(torch.roll(waves, 100, dims=1) * 1.2, **more)
+    original = other.front_end.band_energies
+    other.front_end.band_energies = lambda waves, **more: original(torch.roll(waves, 100, dims=1) * 1.2, **more)
     with pytest.raises(ModelError, match="answers otherwise here than where it was saved"):
         check_parity(model_file, other)
 

@@ -10,7 +10,7 @@ from earsight.data.layouts import open_dataset
 from earsight.errors import DataError
 from earsight.evaluation.summary import read_predictions
 from earsight.features.augment_waveform import WaveformSource
-from earsight.features.device_cache import ResidentSpectrograms, ResidentWaves
+from earsight.features.device_cache import SpectrogramCache, WaveCache
 from earsight.features.store import Store, store_bytes
 from earsight.features.waves import Waves, waves_bytes
 from earsight.training import preparation
@@ -54,8 +54,8 @@ def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
     [
         ([], Store, Store),
         (["training.source=store"], Store, Store),
-        (["training.source=pictures"], Store, ResidentSpectrograms),
-        (["training.source=waves"], Waves, ResidentWaves),
+        (["training.source=pictures"], Store, SpectrogramCache),
+        (["training.source=waves"], Waves, WaveCache),
         (["training.source=waves", "augment.backend=waveform"], Store, WaveformSource),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_recipe_names_the_source(synthetic, tiny, cpu, cache, overrides, kept,
     assert type(prepared.store) is kept
     source = source_of(prepared, cpu)
     assert type(source) is kind
-    if kind in (ResidentSpectrograms, ResidentWaves):
+    if kind in (SpectrogramCache, WaveCache):
         assert source_of(prepared, cpu) is source  # for the next trial of the process
     # Without a device to train on, other verbs get the spectrograms.
     assert type(prepare(synthetic, tiny(*overrides), cache=cache).store) is Store

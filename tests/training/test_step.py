@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from earsight.errors import RecipeError, RunError
 from earsight.features.augment import draw
-from earsight.features.device_cache import ResidentSpectrograms
+from earsight.features.device_cache import SpectrogramCache
 from earsight.models.backbones import build
 from earsight.training import loop
 from earsight.training import trial as trial_module
@@ -71,7 +71,7 @@ def data(prepared):
 
 @pytest.fixture(scope="module")
 def resident(data, prepared):
-    return replace(data, source=ResidentSpectrograms(prepared.store, CPU))
+    return replace(data, source=SpectrogramCache(prepared.store, CPU))
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def spectrograms(card: ModelCard, files: Sequence[Path], *, device: torch.device
         heard = (audio.read(file, sample_rate_hz=rate, seconds=seconds) for file in files[start : start + BATCH_SIZE])
         waves = [audio.fit(wave, features.samples) for wave in heard]
         with torch.inference_mode():
-            raw = front_end.views(torch.from_numpy(np.stack(waves)).to(device))[:, 0]
+            raw = front_end.spectrograms(torch.from_numpy(np.stack(waves)).to(device))[:, 0]
             out = ((raw - mean) / std).expand(-1, 3, -1, -1)
             yield out.contiguous(memory_format=torch.channels_last)
 

@@ -22,7 +22,7 @@ import torch
 from earsight.errors import DataError, EarsightError, RunError
 from earsight.execution.ray_files import alone, fetched, node_name, sha256
 from earsight.execution.ray_mailbox import Files
-from earsight.features.rows import DESCRIPTION
+from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
 from earsight.training.preparation import Prepared
 from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, run_trial

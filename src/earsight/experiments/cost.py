@@ -24,7 +24,7 @@ from earsight.evaluation.summary import read_predictions
 from earsight.execution.timing import TIMED_STEPS, WARM_UP_STEPS, timed_steps
 from earsight.experiments.plan import Job
 from earsight.features.augment import pitch_steps
-from earsight.features.rows import DESCRIPTION
+from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
 from earsight.recipe import Recipe
 from earsight.training.preparation import prepare

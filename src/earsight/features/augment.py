@@ -198,7 +198,7 @@ _SINGLE = 4  # speed, place, roll and share stand before the masks
 
 
 @dataclass(frozen=True)
-class Packed:
+class BatchedDraws:
     """Rows and draws of some examples.
 
     Attributes
@@ -221,14 +221,14 @@ class Packed:
         """Weight of each example in its mixture, shape (examples,), float32."""
         return self.real[:, _SINGLE - 1].float()
 
-    def __getitem__(self, part: slice) -> Packed:
+    def __getitem__(self, part: slice) -> BatchedDraws:
         """Some of the examples; a view."""
-        return Packed(self.whole[part], self.real[part], self.time_masks)
+        return BatchedDraws(self.whole[part], self.real[part], self.time_masks)
 
 
-def pack(
+def batch_draws(
     batches: Sequence[tuple[NDArray[np.int64], Draws]], *, semitones: Sequence[int], device: torch.device
-) -> Packed:
+) -> BatchedDraws:
     """All batches' rows and draws, one after the other, on a device.
 
     Parameters
@@ -258,16 +258,16 @@ def pack(
         ]
     )
     time_masks = batches[0][1].time_masks.shape[1]
-    return Packed(torch.from_numpy(whole).to(device), torch.from_numpy(real).to(device), time_masks)
+    return BatchedDraws(torch.from_numpy(whole).to(device), torch.from_numpy(real).to(device), time_masks)
 
 
-def apply_packed(spectrograms: Tensor, packed: Packed, *, silence: Tensor) -> Tensor:
+def apply_batched(spectrograms: Tensor, packed: BatchedDraws, *, silence: Tensor) -> Tensor:
     """Roll, stretch, mask and mix a batch of normalised spectrograms, as `earsight.features.augment.apply` does.
 
     Parameters
     ----------
     spectrograms : Tensor, shape (batch, channels, bands, frames)
-    packed : Packed
+    packed : BatchedDraws
         Of the same examples, on the same device.
     silence : Tensor, shape (channels, bands)
 

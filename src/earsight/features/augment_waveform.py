@@ -76,7 +76,7 @@ class WaveformSource:
         """Spectrograms (batch, windows, bands, frames) float32 of some rows."""
         waves = np.stack([self._wave(int(row), index, draws) for index, row in enumerate(rows)])
         with torch.inference_mode():
-            spectrograms = self.front_end.views(torch.from_numpy(waves))[:, 0]
+            spectrograms = self.front_end.spectrograms(torch.from_numpy(waves))[:, 0]
         return spectrograms.clone()
 
     def _wave(self, row: int, index: int, draws: Draws | None) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ _CHUNK_ROWS = 16
 """Rows that go up at a time: what the host holds does not grow with the data set."""
 
 
-class Resident(abc.ABC):
+class DeviceCache(abc.ABC):
     """Spectrograms from data on a device."""
 
     stretches = False
@@ -55,7 +55,7 @@ class Resident(abc.ABC):
         return self.pick(torch.from_numpy(rows).to(self.device), steps.to(self.device))
 
 
-class ResidentSpectrograms(Resident):
+class SpectrogramCache(DeviceCache):
     """A store's codes on a device: 2 bytes a value, every pitch step of every row.
 
     Parameters
@@ -81,7 +81,7 @@ class ResidentSpectrograms(Resident):
         return logs if self._basis is None else torch.matmul(self._basis, logs)
 
 
-class ResidentWaves(Resident):
+class WaveCache(DeviceCache):
     """A data set's waves on a device: int16 where that loses nothing in any clip, else float32.
 
     Parameters
@@ -112,7 +112,7 @@ class ResidentWaves(Resident):
         """Spectrograms (batch, windows, bands, frames) of some rows at some steps, computed from their waves."""
         with torch.no_grad():
             waves = self.waves[rows].float() * self._scales[rows]
-            return self._front_end.views(waves, steps=steps)[:, 0]
+            return self._front_end.spectrograms(waves, steps=steps)[:, 0]
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation, each (windows,), over the unshifted spectrograms of some rows."""

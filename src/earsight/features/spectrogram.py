@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from earsight.errors import RecipeError
 from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS
-from earsight.features.stft import Banded, BandPower, in_lanes
+from earsight.features.stft import Banded, BandEnergies, simd_stft
 from earsight.recipe import Features
 
 RESIZE_ROWS = 50
@@ -53,7 +53,7 @@ class Spectrogram(nn.Module):
     features : Features
         Resolved feature settings (no ``auto`` left).
     semitones : tuple of float
-        The pitch steps that `views` computes; the default is the sound as it is.
+        The pitch steps that `spectrograms` computes; the default is the sound as it is.
     fft_dtype : torch.dtype
         In which the FFT runs. float32 leaves errors of up to 0.01 in the log-mels of silent bands beside loud ones.
 
@@ -93,8 +93,8 @@ class Spectrogram(nn.Module):
             for step in semitones
         ]
         self.register_buffer("basis", basis(features), persistent=False)
-        self.powers = nn.ModuleList(
-            BandPower(
+        self.energies = nn.ModuleList(
+            BandEnergies(
                 np.concatenate(banks),
                 window_samples=window,
                 hop_samples=hop,
@@ -110,7 +110,7 @@ class Spectrogram(nn.Module):
     def use_kernels(self) -> Spectrogram:
         """Compute by compiled kernels from now on, where there are some: faster, and the same up to rounding."""
         self.kernels = nn.ModuleList(
-            in_lanes(power) if isinstance(power, BandPower) else power for power in self.powers
+            simd_stft(power) if isinstance(power, BandEnergies) else power for power in self.energies
         )
         return self
 
@@ -138,15 +138,15 @@ class Spectrogram(nn.Module):
         return F.pad(waves[:, None], (half, half), mode="reflect")[:, 0]
 
     def _logs(self, padded: Tensor, window: int, steps: Tensor | None) -> Tensor:
-        power = (self.kernels or self.powers)[window](padded).mT
+        power = (self.kernels or self.energies)[window](padded).mT
         power = power.view(padded.shape[0], len(self.semitones), self.features.bands, -1)
         if steps is not None:
             # Picked by index on the device: a batch grouped by pitch would have another shape at each step of training.
             power = power[torch.arange(len(padded), device=padded.device), steps][:, None]
         return torch.log(power + LOG_OFFSET)
 
-    def band_views(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
-        """Log powers at every pitch step, one channel a window: what `views` gives before the representation's basis.
+    def band_energies(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
+        """Log powers at every pitch step, one channel a window: what `spectrograms` gives before the representation's basis.
 
         Parameters
         ----------
@@ -168,11 +168,11 @@ class Spectrogram(nn.Module):
         rows: Tensor | None = self.basis  # type: ignore[assignment]
         return views if rows is None else torch.matmul(rows, views)
 
-    def views(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
-        """Spectrograms at every pitch step, one channel a window; takes and gives what `band_views` does."""
-        return self.finish(self.band_views(waves, steps=steps))
+    def spectrograms(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
+        """Spectrograms at every pitch step, one channel a window; takes and gives what `band_energies` does."""
+        return self.finish(self.band_energies(waves, steps=steps))
 
     def forward(self, waves: Tensor) -> Tensor:
         """Spectrograms (batch, 3, bands, frames) at the first pitch step; a single window is copied to three channels."""
-        spectrograms = self.views(waves)[:, 0]
+        spectrograms = self.spectrograms(waves)[:, 0]
         return spectrograms.expand(-1, 3, -1, -1)

@@ -1,6 +1,6 @@
 """Power in bands by a compiled kernel, of sixteen frames at once.
 
-Comes in: a `BandPower`. Goes out: what it computes, from the same window, grid and bank, up to rounding; the FFT runs
+Comes in: a `BandEnergies`. Goes out: what it computes, from the same window, grid and bank, up to rounding; the FFT runs
 in float64 too. Each lane of the processor's vectors transforms two frames, as real and imaginary part, and everything
 between the wave and the bands stays in its second cache, which is four times as fast as an FFT library between passes
 over memory (docs/performance.md).
@@ -150,7 +150,7 @@ class Banded(nn.Module):
         return whole if self.sorted else whole.index_select(1, places)
 
 
-class BandPower(nn.Module):
+class BandEnergies(nn.Module):
     """A filterbank on the power of one window's short-time spectrum.
 
     Parameters
@@ -251,25 +251,25 @@ def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
     }
 
 
-def in_lanes(power: BandPower) -> nn.Module:
+def simd_stft(power: BandEnergies) -> nn.Module:
     """A module that computes ``power`` by a kernel; ``power`` itself where sizes, device or machine allow none."""
     four, window = radices(power.points), power.get_buffer("window")
     if four is None or power.window_samples < SHORTEST or window.dtype != torch.float64 or window.device.type != "cpu":
         return power
     heard = -(-power.window_samples // (power.points // four[0]))
     kernel = power_kernel(four, heard)
-    return power if kernel is None else PowerInLanes(power, four, heard, kernel)
+    return power if kernel is None else SimdStft(power, four, heard, kernel)
 
 
-class PowerInLanes(nn.Module):
-    """What a `BandPower` computes, sixteen frames at a time.
+class SimdStft(nn.Module):
+    """What a `BandEnergies` computes, sixteen frames at a time.
 
     Waves that are not float32 on the CPU or shorter than an FFT, and those that require a gradient, go to the
-    `BandPower` itself.
+    `BandEnergies` itself.
 
     Parameters
     ----------
-    power : BandPower
+    power : BandEnergies
         Its window and bank are used.
     four : tuple of int
         Factors of its FFT's points.
@@ -279,7 +279,7 @@ class PowerInLanes(nn.Module):
         What `earsight.kernels.runtime.power_kernel` gives for both.
     """
 
-    def __init__(self, power: BandPower, four: tuple[int, int, int, int], heard: int, kernel: Any) -> None:
+    def __init__(self, power: BandEnergies, four: tuple[int, int, int, int], heard: int, kernel: Any) -> None:
         super().__init__()
         self.power, self._kernel = power, kernel
         a1, a2, b1, b2 = four
@@ -297,7 +297,7 @@ class PowerInLanes(nn.Module):
         }
 
     def forward(self, padded: Tensor) -> Tensor:
-        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandPower` does."""
+        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandEnergies` does."""
         power, rows, samples = self.power, len(self._tables["ranges"]), self.power.window_samples
         length = padded.shape[1] - power.fft_points // 2 * 2
         tracked = padded.requires_grad and torch.is_grad_enabled()

@@ -33,15 +33,15 @@ from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
 from earsight.features.filterbanks import REPRESENTATIONS
-from earsight.features.rows import (
+from earsight.features.row_file import (
     DIGESTS,
     SOUNDS,
-    Kept,
-    Layout,
     Progress,
+    Row,
+    RowLayout,
     digest,
-    is_whole,
-    open_rows,
+    is_complete,
+    open_row_file,
     read_description,
     read_table,
 )
@@ -216,19 +216,19 @@ def open_store(
     front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
     centre = list(semitones).index(0)
 
-    def work(row: int) -> tuple[int, Kept | None, str]:
+    def work(row: int) -> tuple[int, Row | None, str]:
         try:
             wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
         except AudioError as error:
             return row, None, error.reason
         with torch.inference_mode():
-            logs = front_end.band_views(torch.from_numpy(audio.fit(wave, features.samples))[None])[0]
+            logs = front_end.band_energies(torch.from_numpy(audio.fit(wave, features.samples))[None])[0]
             codes = encode(logs, representation=features.representation)
             small = {_MOMENTS: moments(front_end.finish(logs[centre])[None])[0], SOUNDS: digest(wave)}
-            return row, Kept(codes, small), ""
+            return row, Row(codes, small), ""
 
     folder = (cache or default_cache()) / store_key(dataset, features, semitones)
-    if len(dataset.clips) >= WORTH_IT and not is_whole(folder):
+    if len(dataset.clips) >= WORTH_IT and not is_complete(folder):
         front_end.use_kernels()
     shape = _shape(dataset, features, semitones)
     about = {
@@ -238,12 +238,12 @@ def open_store(
         "features": features.model_dump(mode="json"),
         "dataset": {"name": dataset.name, "digest": dataset.digest, "root": str(dataset.root)},
     }
-    open_rows(folder, _layout(shape), count=shape[0], work=work, about=about, workers=workers, progress=progress)
+    open_row_file(folder, _layout(shape), count=shape[0], work=work, about=about, workers=workers, progress=progress)
     return _open(folder)
 
 
-def _layout(shape: Sequence[int]) -> Layout:
-    return Layout(
+def _layout(shape: Sequence[int]) -> RowLayout:
+    return RowLayout(
         what="spectrograms",
         file=_CODES,
         row_bytes=2 * int(np.prod(shape[1:], dtype=np.int64)),

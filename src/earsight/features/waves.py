@@ -31,7 +31,7 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError
 from earsight.features.augment import Draws
-from earsight.features.rows import DIGESTS, SOUNDS, Kept, Layout, Progress, digest, open_rows, read_table
+from earsight.features.row_file import DIGESTS, SOUNDS, Progress, Row, RowLayout, digest, open_row_file, read_table
 from earsight.features.spectrogram import Spectrogram, silence
 from earsight.features.store import manifest, moments, statistics
 from earsight.recipe import Features
@@ -120,7 +120,7 @@ class Waves:
         wanted = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
         steps = torch.from_numpy(np.searchsorted(self.semitones, wanted))
         with torch.inference_mode():
-            spectrograms = self._front_end.views(self.read_waves(rows), steps=steps)[:, 0]
+            spectrograms = self._front_end.spectrograms(self.read_waves(rows), steps=steps)[:, 0]
         return spectrograms.clone()
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -167,7 +167,7 @@ def open_waves(
         If the disk has too little room.
     """
 
-    def work(row: int) -> tuple[int, Kept | None, str]:
+    def work(row: int) -> tuple[int, Row | None, str]:
         try:
             wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
         except AudioError as error:
@@ -176,10 +176,10 @@ def open_waves(
         wave = audio.fit(wave, features.samples)
         scale = exact_scale(wave)
         values = (wave / np.float32(scale)).astype(np.int16) if scale else wave
-        return row, Kept(values, {_SCALES: np.array(scale, dtype=np.float32), SOUNDS: sound}), ""
+        return row, Row(values, {_SCALES: np.array(scale, dtype=np.float32), SOUNDS: sound}), ""
 
     count, samples = len(dataset.clips), features.samples
-    layout = Layout("waves", _FILE, row_bytes=4 * samples, tables={_SCALES: ("float32", ()), SOUNDS: DIGESTS})
+    layout = RowLayout("waves", _FILE, row_bytes=4 * samples, tables={_SCALES: ("float32", ()), SOUNDS: DIGESTS})
     folder = (cache or default_cache()) / waves_key(dataset, features)
     about = {
         "waves_version": WAVES_VERSION,
@@ -187,7 +187,7 @@ def open_waves(
         "samples": samples,
         "dataset": {"name": dataset.name, "digest": dataset.digest, "root": str(dataset.root)},
     }
-    content = open_rows(folder, layout, count=count, work=work, about=about, workers=workers, progress=progress)
+    content = open_row_file(folder, layout, count=count, work=work, about=about, workers=workers, progress=progress)
     return Waves(
         folder=folder,
         rows=count,

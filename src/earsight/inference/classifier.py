@@ -180,7 +180,7 @@ class Classifier:
 
     def spectrograms(self, waves: Tensor) -> Tensor:
         """Network input (batch, 3, bands, frames) of waves (batch, samples); differentiable."""
-        return self.network_input(self.front_end.band_views(waves)[:, 0])
+        return self.network_input(self.front_end.band_energies(waves)[:, 0])
 
     def network_input(self, bands: Tensor) -> Tensor:
         """Network input (batch, 3, bands, frames) of log powers (batch, windows, bands, frames); differentiable."""

@@ -188,7 +188,7 @@ def explain(
     front_end, network = classifier.front_end, FromBands(classifier)
     with torch.no_grad():
         clip = _clip(wave, classifier)
-        views = front_end.band_views(torch.cat([clip, torch.zeros_like(clip)]))[:, 0]
+        views = front_end.band_energies(torch.cat([clip, torch.zeros_like(clip)]))[:, 0]
         spectrogram, silence = views[:1], views[1:]
     if float((spectrogram - silence).abs().max()) < _SILENT:
         raise AudioError(name or "array", "silent, so there is nothing in it to be explained; name a sound")

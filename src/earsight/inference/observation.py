@@ -99,7 +99,7 @@ def _measure(classifier: Classifier, trial: HeldOut, place: int, *, most_steps: 
     waves[0, : len(wave)] = wave
     network = FromBands(classifier)
     with torch.no_grad():
-        views = classifier.front_end.band_views(torch.from_numpy(waves).to(classifier.device))[:, 0]
+        views = classifier.front_end.band_energies(torch.from_numpy(waves).to(classifier.device))[:, 0]
         spectrogram, silence = views[:1], views[1:]
         target = int(network(spectrogram).argmax())
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)

@@ -78,7 +78,7 @@ def probe_logits(card: ModelCard, model: nn.Module) -> NDArray[np.float32]:
     front_end = Spectrogram(card.recipe.features)
     mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (card.mean, card.std))
     with torch.inference_mode():
-        spectrograms = front_end.views(torch.from_numpy(probe_wave(card.recipe.features))[None])[:, 0]
+        spectrograms = front_end.spectrograms(torch.from_numpy(probe_wave(card.recipe.features))[None])[:, 0]
         scores = model.eval()(((spectrograms - mean) / std).expand(-1, 3, -1, -1))
     return np.asarray(scores[0].float().numpy())
 

@@ -1,7 +1,7 @@
 """The front end with its FFTs written as matrix products, for runtimes that have no fast FFT.
 
 Comes in: a `Spectrogram`. Goes out: the same one, whose windows' powers are computed by `PowerInProducts`: same frames,
-windows, grids and banks, taken from the `BandPower` that each stands for; float64 as there. Everything else of the
+windows, grids and banks, taken from the `BandEnergies` that each stands for; float64 as there. Everything else of the
 front end is the original's own code.
 
 A DFT of N = A * B points goes in two steps (Cooley and Tukey 1965): with the sample n = B a + b and the bin
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earsight.features.spectrogram import Spectrogram
-from earsight.features.stft import BandPower
+from earsight.features.stft import BandEnergies
 
 FRAMES_AT_A_TIME = 64
 """Of each wave: what stands between the steps then stays near the processor, whatever the batch."""
@@ -34,7 +34,7 @@ FRAMES_AT_A_TIME = 64
 def in_products(front_end: Spectrogram) -> Spectrogram:
     """A copy of a front end, on the CPU, that computes no FFT; its spectrograms are the original's up to rounding."""
     out = copy.deepcopy(front_end).cpu()
-    out.powers = nn.ModuleList(PowerInProducts(power) for power in out.powers if isinstance(power, BandPower))
+    out.energies = nn.ModuleList(PowerInProducts(power) for power in out.energies if isinstance(power, BandEnergies))
     out.kernels = None
     return out.eval()
 
@@ -51,15 +51,15 @@ def split_points(points: int, *, window_samples: int) -> tuple[int, int]:
 
 
 class PowerInProducts(nn.Module):
-    """What a `BandPower` computes, without an FFT.
+    """What a `BandEnergies` computes, without an FFT.
 
     Parameters
     ----------
-    power : BandPower
+    power : BandEnergies
         Its window and bank are used, its numbers of samples kept.
     """
 
-    def __init__(self, power: BandPower) -> None:
+    def __init__(self, power: BandEnergies) -> None:
         super().__init__()
         self.power = power
         points, window_samples = power.points, power.window_samples
@@ -89,7 +89,7 @@ class PowerInProducts(nn.Module):
         return torch.stack([(real * cosine - imaginary * sine), (real * sine + imaginary * cosine)]) * weights
 
     def forward(self, padded: Tensor) -> Tensor:
-        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandPower` does."""
+        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandEnergies` does."""
         power, samples, hop = self.power, self.rows * self.fast, self.power.hop_samples
         columns = 1 + (padded.shape[1] - power.fft_points // 2 * 2) // hop
         begin = (power.fft_points - power.window_samples) // 2

@@ -75,7 +75,7 @@ def _png(wave: NDArray[np.float32], front_end: Spectrogram) -> str:
 
     features = front_end.features
     with torch.inference_mode():
-        channels = front_end.views(torch.from_numpy(wave)[None])[0, 0].numpy().astype(np.float64)
+        channels = front_end.spectrograms(torch.from_numpy(wave)[None])[0, 0].numpy().astype(np.float64)
     low, high = np.percentile(channels, [2, 99.8])
     # Places by hand: a page has dozens of these, and laying each out takes longer than drawing it.
     width, height = 1.55 * len(channels) + 0.65, 1.75

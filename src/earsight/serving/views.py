@@ -31,7 +31,7 @@ def spectrogram_of(classifier: Classifier, wave: Wave) -> SpectrogramImage:
     front_end = classifier.front_end
     with torch.inference_mode():
         waves = torch.from_numpy(audio.fit(wave, classifier.samples)[None]).to(classifier.device)
-        bands = front_end.band_views(waves)[0, 0].cpu().numpy()
+        bands = front_end.band_energies(waves)[0, 0].cpu().numpy()
     low, high = float(max(FLOOR, bands.min())), float(bands.max())
     levels = np.clip((bands - low) * (255 / max(high - low, 1e-6)), 0, 255).round().astype(np.uint8)
     windows, rows, columns = levels.shape

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.features.augment import Draws, Packed, apply_packed, mix_targets, one_hot, pack
-from earsight.features.device_cache import Resident
+from earsight.features.augment import BatchedDraws, Draws, apply_batched, batch_draws, mix_targets, one_hot
+from earsight.features.device_cache import DeviceCache
 
 if TYPE_CHECKING:
     from earsight.training.loop import Data
@@ -37,7 +37,7 @@ class Feed(Protocol):
 
 def feed_of(data: Data, *, smoothing: float) -> Feed:
     """The feed that fits where the data are; labels are smoothed towards uniform by ``smoothing``."""
-    if isinstance(data.source, Resident):
+    if isinstance(data.source, DeviceCache):
         return ResidentFeed(data, data.source, smoothing=smoothing)
     return HostFeed(data, smoothing=smoothing)
 
@@ -64,7 +64,7 @@ class HostFeed:
 class ResidentFeed:
     """Rows and draws of a source on the device, which a step makes its spectrograms of."""
 
-    def __init__(self, data: Data, source: Resident, *, smoothing: float) -> None:
+    def __init__(self, data: Data, source: DeviceCache, *, smoothing: float) -> None:
         self._data, self._source, self._smoothing = data, source, smoothing
         self._labels = torch.tensor(data.labels, device=data.device)
         self._classes = torch.arange(data.classes, device=data.device)
@@ -73,7 +73,7 @@ class ResidentFeed:
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """Whole-numbered and real choices of each batch; all of them go up before the first."""
         drawn = list(batches)
-        packed = pack(drawn, semitones=self._source.semitones, device=self._data.device)
+        packed = batch_draws(drawn, semitones=self._source.semitones, device=self._data.device)
         self._time_masks = packed.time_masks
         start = 0
         for rows, _ in drawn:
@@ -84,10 +84,10 @@ class ResidentFeed:
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Spectrograms at the drawn pitch, changed by the draws; and their labels, mixed as they are."""
         whole, real = batch
-        packed = Packed(whole, real, time_masks=self._time_masks)
+        packed = BatchedDraws(whole, real, time_masks=self._time_masks)
         rows, steps, partner = whole.unbind(1)
         spectrograms = self._data.normalised(self._source.pick(rows, steps))
-        spectrograms = apply_packed(spectrograms, packed, silence=self._data.silence)
+        spectrograms = apply_batched(spectrograms, packed, silence=self._data.silence)
         hot = (self._labels[rows][:, None] == self._classes).float()
         targets = hot * (1.0 - self._smoothing) + self._smoothing / len(self._classes)
         return self._data.as_input(spectrograms), torch.lerp(targets[partner], targets, packed.share[:, None])

@@ -26,8 +26,8 @@ from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError
 from earsight.features.augment import pitch_steps
-from earsight.features.device_cache import Resident, ResidentSpectrograms, ResidentWaves
-from earsight.features.rows import Progress
+from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
+from earsight.features.row_file import Progress
 from earsight.features.store import FORMAT_VERSION, Store, open_store, store_bytes, store_key
 from earsight.features.waves import Waves, open_waves, waves_bytes
 from earsight.recipe import Features, Recipe
@@ -66,14 +66,14 @@ def source_of(prepared: Prepared, device: torch.device) -> Source:
     return store
 
 
-_LAST: dict[tuple[Path, Features, tuple[int, ...], torch.device], Resident] = {}
+_LAST: dict[tuple[Path, Features, tuple[int, ...], torch.device], DeviceCache] = {}
 
 
-def _on_device(store: Store | Waves, device: torch.device) -> Resident:
+def _on_device(store: Store | Waves, device: torch.device) -> DeviceCache:
     key = (store.folder, store.features, store.semitones, device)
     if key not in _LAST:
         _LAST.clear()
-        _LAST[key] = ResidentWaves(store, device) if isinstance(store, Waves) else ResidentSpectrograms(store, device)
+        _LAST[key] = WaveCache(store, device) if isinstance(store, Waves) else SpectrogramCache(store, device)
     return _LAST[key]
 
 

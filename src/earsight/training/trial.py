@@ -24,7 +24,7 @@ from torch import nn
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
-from earsight.features.device_cache import ResidentWaves
+from earsight.features.device_cache import WaveCache
 from earsight.files import replace_text
 from earsight.models.fast.swap import use_fast_layers
 from earsight.models.stages import starting_model
@@ -288,7 +288,7 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
     windows = len(recipe.features.windows_ms)
     mean, std = np.zeros(windows), np.ones(windows)
     if recipe.normalize == "dataset":
-        measured = source if isinstance(source, ResidentWaves) else prepared.store
+        measured = source if isinstance(source, WaveCache) else prepared.store
         mean, std = measured.statistics(train_rows)
     return Data(
         source=source,

@@ -40,7 +40,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Row:
     """What is kept of one clip.
 
     Attributes
@@ -56,7 +56,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """What a folder of rows holds.
 
     Attributes
@@ -80,13 +80,13 @@ class Layout:
     remedy: str = ""
 
 
-Work = Callable[[int], tuple[int, Kept | None, str]]
+Work = Callable[[int], tuple[int, Row | None, str]]
 """From a row to itself, what is kept of it, and otherwise why there is nothing."""
 
 
-def open_rows(
+def open_row_file(
     final: Path,
-    layout: Layout,
+    layout: RowLayout,
     *,
     count: int,
     work: Work,
@@ -100,7 +100,7 @@ def open_rows(
     ----------
     final : Path
         The folder; its name is the key of its content.
-    layout : Layout
+    layout : RowLayout
     count : int
         Number of rows.
     work : callable
@@ -123,7 +123,7 @@ def open_rows(
         If the disk has too little room, or the folder cannot be made.
     """
     described = final / DESCRIPTION
-    if is_whole(final):
+    if is_complete(final):
         return read_description(final)
     cache = final.parent
     try:
@@ -142,8 +142,8 @@ def open_rows(
     return read_description(final)
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether `open_rows` has no row left to make in a folder."""
+def is_complete(folder: Path) -> bool:
+    """Whether `open_row_file` has no row left to make in a folder."""
     return (folder / DESCRIPTION).is_file() and not read_description(folder)["errors"]
 
 
@@ -153,12 +153,12 @@ def digest(wave: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What `open_rows` returned for the folder."""
+    """What `open_row_file` returned for the folder."""
     content: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     return content
 
 
-def read_table(folder: Path, name: str, layout: Layout) -> NDArray[Any]:
+def read_table(folder: Path, name: str, layout: RowLayout) -> NDArray[Any]:
     """A table of the folder, one entry a row, in memory."""
     kind, shape = layout.tables[name]
     return np.fromfile(folder / name, dtype=kind).reshape(-1, *shape)
@@ -176,7 +176,7 @@ def _locked(path: Path) -> AbstractContextManager[Any]:
 
 def _fill(
     place: Path,
-    layout: Layout,
+    layout: RowLayout,
     *,
     count: int,
     work: Work,
