@@ -12,7 +12,7 @@ import torch
 
 from earsight.data import audio
 from earsight.features.spectrogram import Spectrogram
-from earsight.onnx.dft import in_products
+from earsight.onnx.dft import with_matrix_dft
 from earsight.recipe import load_recipe
 
 ALLOWED = 1e-3
@@ -57,6 +57,6 @@ def test_and_of_a_file_that_is_short_and_has_two_channels(reference, front_end, 
 
 @pytest.mark.real_audio
 def test_what_is_exported_makes_them_too(reference, front_end, esc10):
-    exported = in_products(front_end)
+    exported = with_matrix_dft(front_end)
     for path in sorted((esc10 / "audio").iterdir())[7::100]:
         assert largest_difference(path, reference, exported) < ALLOWED

@@ -17,7 +17,7 @@ from earsight.features import stft
 from earsight.features.spectrogram import Spectrogram
 from earsight.features.stft import FRAMES, LARGEST_RADIX, SHORTEST, BandEnergies, SimdStft, radices, simd_stft
 from earsight.kernels.runtime import power_kernel
-from earsight.onnx.dft import in_products
+from earsight.onnx.dft import with_matrix_dft
 from earsight.recipe import Features
 
 
@@ -125,7 +125,7 @@ def test_waves_shorter_than_an_fft_are_left_to_torch():
 
 def test_products_replace_kernels_too():
     front_end = Spectrogram(Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32)).use_kernels()
-    assert in_products(front_end).kernels is None
+    assert with_matrix_dft(front_end).kernels is None
 
 
 def test_kernels_read_no_memory_that_was_given_back():

@@ -8,7 +8,7 @@ import torch
 
 from earsight.features.spectrogram import Spectrogram
 from earsight.features.stft import Banded
-from earsight.onnx.dft import FRAMES_AT_A_TIME, PowerInProducts, in_products, split_points
+from earsight.onnx.dft import FRAMES_AT_A_TIME, MatrixDft, split_points, with_matrix_dft
 from earsight.recipe import load_recipe
 
 
@@ -51,7 +51,7 @@ def test_the_same_spectrograms(assignments, rate):
     front_end = Spectrogram(_features(*assignments, rate=rate))
     waves = _waves(rate)
     with torch.inference_mode():
-        expected, found = front_end(waves), in_products(front_end)(waves)
+        expected, found = front_end(waves), with_matrix_dft(front_end)(waves)
     assert found.dtype == torch.float32
     assert float((found - expected).abs().max()) < 2e-5
 
@@ -62,16 +62,16 @@ def test_frames_beyond_one_turn_and_clips_of_a_few_samples_more():
         front_end = Spectrogram(features)
         waves = _waves(features.samples)
         with torch.inference_mode():
-            assert float((in_products(front_end)(waves) - front_end(waves)).abs().max()) < 1e-5
+            assert float((with_matrix_dft(front_end)(waves) - front_end(waves)).abs().max()) < 1e-5
     assert 1 + features.samples // front_end.hop_samples[0] > 2 * FRAMES_AT_A_TIME
 
 
 def test_the_numbers_are_the_front_ends_own():
     front_end = Spectrogram(_features())
-    copied = in_products(front_end)
+    copied = with_matrix_dft(front_end)
     assert [power.power.points for power in copied.energies] == [power.points for power in front_end.energies]
-    assert all(isinstance(power, PowerInProducts) for power in copied.energies)
-    assert not any(isinstance(power, PowerInProducts) for power in front_end.energies)
+    assert all(isinstance(power, MatrixDft) for power in copied.energies)
+    assert not any(isinstance(power, MatrixDft) for power in front_end.energies)
     front_end.energies[0].window.zero_()
     assert float(copied.energies[0].power.window.abs().max()) > 0.9
 

@@ -1,18 +1,15 @@
-"""The front end with its FFTs written as matrix products, for runtimes that have no fast FFT.
+"""DFT by matrix product: the front end without FFTs, for ONNX Runtime.
 
-Comes in: a `Spectrogram`. Goes out: the same one, whose windows' powers are computed by `PowerInProducts`: same frames,
-windows, grids and banks, taken from the `BandEnergies` that each stands for; float64 as there. Everything else of the
-front end is the original's own code.
+Comes in: a `Spectrogram`. Goes out: a copy that computes each window's band energies in `MatrixDft`, with the
+frames, windows, grids and banks of the `BandEnergies` that each stands for, in float64 as there.
 
-A DFT of N = A * B points goes in two steps (Cooley and Tukey 1965): with the sample n = B a + b and the bin
-k = c + A d,
+A DFT of N = A * B points goes in two steps (Cooley and Tukey 1965): with sample n = B a + b and bin k = c + A d,
 
     X[k] = sum over b of exp(-2 pi i b d / B) * (sum over a of x[n] exp(-2 pi i a c / A) exp(-2 pi i b c / N))
 
 The inner sums are one batch of products over b, the outer ones a single product. Of a real wave's bins those with
-c <= A / 2 suffice, for X[N - k] is the conjugate of X[k]. The rows of zeros behind a short window are left out. Of all
-ways to write N as a product, the one with the fewest multiplications is taken: for five seconds at 44.1 kHz 0.35
-billion in all three windows, where a single matrix for each would take 5.7.
+c <= A / 2 suffice, for X[N - k] is the conjugate of X[k]. Of all factors the ones with the fewest multiplications are
+taken: for five seconds at 44.1 kHz 0.35 billion in all three windows, where one matrix for each would take 5.7.
 """
 
 from __future__ import annotations
@@ -28,13 +25,13 @@ from earsight.features.spectrogram import Spectrogram
 from earsight.features.stft import BandEnergies
 
 FRAMES_AT_A_TIME = 64
-"""Of each wave: what stands between the steps then stays near the processor, whatever the batch."""
+"""Of each wave, so that what stands between the steps stays in the processor's cache, whatever the batch."""
 
 
-def in_products(front_end: Spectrogram) -> Spectrogram:
-    """A copy of a front end, on the CPU, that computes no FFT; its spectrograms are the original's up to rounding."""
+def with_matrix_dft(front_end: Spectrogram) -> Spectrogram:
+    """A copy of a front end, on the CPU, without FFTs; its spectrograms are the original's up to rounding."""
     out = copy.deepcopy(front_end).cpu()
-    out.energies = nn.ModuleList(PowerInProducts(power) for power in out.energies if isinstance(power, BandEnergies))
+    out.energies = nn.ModuleList(MatrixDft(power) for power in out.energies if isinstance(power, BandEnergies))
     out.kernels = None
     return out.eval()
 
@@ -50,14 +47,8 @@ def split_points(points: int, *, window_samples: int) -> tuple[int, int]:
     return points // fast, fast
 
 
-class PowerInProducts(nn.Module):
-    """What a `BandEnergies` computes, without an FFT.
-
-    Parameters
-    ----------
-    power : BandEnergies
-        Its window and bank are used, its numbers of samples kept.
-    """
+class MatrixDft(nn.Module):
+    """What a `BandEnergies` computes, with its window and bank, without an FFT."""
 
     def __init__(self, power: BandEnergies) -> None:
         super().__init__()
@@ -66,9 +57,9 @@ class PowerInProducts(nn.Module):
         slow, self.fast = split_points(points, window_samples=window_samples)
         self.rows, self.kept = -(-window_samples // self.fast), slow // 2 + 1
         a, b, c = np.arange(self.rows)[:, None], np.arange(self.fast)[:, None], np.arange(self.kept)
-        self.register_buffer("inner", _circle(a * c, slow), persistent=False)
-        self.register_buffer("twist", _circle(b * c, points), persistent=False)
-        real, imaginary = _circle(b * b.T, self.fast).numpy()
+        self.register_buffer("inner", _twiddles(a * c, slow), persistent=False)
+        self.register_buffer("twist", _twiddles(b * c, points), persistent=False)
+        real, imaginary = _twiddles(b * b.T, self.fast).numpy()
         outer = np.block([[real, -imaginary], [imaginary, real]])
         self.register_buffer("outer", torch.from_numpy(outer), persistent=False)
         # Where each bin lies in the order (d, c); what lies there twice is once enough, and points to a row of zeros.
@@ -89,7 +80,7 @@ class PowerInProducts(nn.Module):
         return torch.stack([(real * cosine - imaginary * sine), (real * sine + imaginary * cosine)]) * weights
 
     def forward(self, padded: Tensor) -> Tensor:
-        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandEnergies` does."""
+        """Band energies (batch, columns, rows) of every frame; takes and gives what `BandEnergies` does."""
         power, samples, hop = self.power, self.rows * self.fast, self.power.hop_samples
         columns = 1 + (padded.shape[1] - power.fft_points // 2 * 2) // hop
         begin = (power.fft_points - power.window_samples) // 2
@@ -113,7 +104,7 @@ class PowerInProducts(nn.Module):
         return torch.cat(found, dim=1)
 
 
-def _circle(turns: np.ndarray, of: int) -> Tensor:
+def _twiddles(turns: np.ndarray, of: int) -> Tensor:
     """Real and imaginary parts (2, ...) float64 of exp(-2 pi i turns / of)."""
     angle = -2 * np.pi * (turns % of) / of
     return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)]))

@@ -1,26 +1,14 @@
-"""A model as one ONNX file: waves in, probabilities out, the front end inside.
+"""A model traced into ONNX: three graphs, and their join into one file.
 
-Comes in: the `Graphs` of `earsight.onnx.tracing`. Goes out: by `joined`, an ONNX model with
+Comes in: a model card and its network. Goes out: by `graphs_of` three models of opset 18 with a free batch (the front
+end with its FFTs as matrix products, the network, the calibration), and by `joined` one ONNX model with
 
-- input ``waves`` (batch, samples) float32, mono at the model's rate; batch and samples are free, from 1 on. A wave is
-  cut at the model's clip length, or padded with zeros at its end, as `earsight.data.audio.fit` does;
+- input ``waves`` (batch, samples) float32, mono at the model's rate, of any length from 1 on, cut or padded with zeros
+  at the end to the clip as `earsight.data.audio.fit` does;
 - outputs ``probabilities`` (batch, classes) float32 at the calibrated temperature, ``logits`` (batch, classes) float32
-  without it, and of a model that was calibrated to say unknown ``novelty`` (batch,) float64;
-- metadata: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``unknown_above`` (where there is a
-  novelty: above it a sound is unknown) and ``card``, all JSON texts.
-
-`quantised` turns the network alone into int8; the front end stays as exact as it is. Needs the extra ``onnx``.
-
-A model traced into ONNX: three graphs that follow one another.
-
-Comes in: a model card and its network. Goes out: `Graphs`, each an ``onnx.ModelProto`` of opset 18 whose batch is free:
-
-- ``front_end``: waves (batch, samples) float32 of any length from 1 on, cut or padded with zeros to the clip as
-  `earsight.data.audio.fit` does, to raw spectrograms (batch, 3, bands, frames). It is the model's own `Spectrogram` with
-  its FFTs as matrix products (`earsight.onnx.dft`);
-- ``network``: raw spectrograms to logits (batch, classes), and to the features that a distance is measured on;
-- ``answers``: those to probabilities (batch, classes) at the calibrated temperature, and where the model was calibrated
-  to say unknown to the novelty (batch,) float64.
+  without it, and of a model with an OOD threshold ``novelty`` (batch,) float64, the OOD score;
+- metadata, all JSON texts: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``unknown_above``
+  (the OOD threshold) and ``card``.
 
 Needs the extra ``onnx``.
 """
@@ -29,17 +17,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.errors import ModelError
@@ -48,7 +30,7 @@ from earsight.models.card import ModelCard, described
 from earsight.models.ensemble import Ensemble
 from earsight.models.mahalanobis import Reference, references_of, seen_by
 from earsight.models.weights import one_line
-from earsight.onnx.dft import in_products
+from earsight.onnx.dft import with_matrix_dft
 
 OPSET = 18
 """ONNX Runtime has run it since 1.14."""
@@ -58,76 +40,51 @@ _BATCH = {0: "batch"}
 
 
 class Graphs(NamedTuple):
-    """ONNX models that follow one another: waves to spectrograms, to logits and features, to probabilities and novelty."""
+    """Three ``ModelProto``: waves to raw spectrograms (batch, 3, bands, frames), to logits and features, to outputs."""
 
     front_end: Any
     network: Any
-    answers: Any
+    answers: Any  # so the file names its nodes
 
 
 def check_installed() -> None:
-    """Refuse to go on without the packages of the extra.
-
-    Raises
-    ------
-    ModelError
-    """
+    """Raise ModelError where packages of the extra are missing."""
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(f"export to ONNX needs {', '.join(missing)}: python -m pip install 'earsight[onnx]'")
 
 
 def graphs_of(card: ModelCard, network: nn.Module) -> Graphs:
-    """Trace a model into ONNX.
-
-    Parameters
-    ----------
-    card : ModelCard
-    network : nn.Module
-        As `earsight.models.modelfile.load` gives it, on the CPU.
-
-    Raises
-    ------
-    ModelError
-        If the packages are missing, or the network does something that ONNX has no operator for.
-    """
+    """Trace a model, as `earsight.models.modelfile.load` gives it; ModelError where ONNX lacks an operator for it."""
     check_installed()
-    front_end = _FittedFrontEnd(Spectrogram(card.recipe.features))
+    front_end = _FrontEnd(Spectrogram(card.recipe.features))
     waves = torch.zeros(2, front_end.samples // 2)
     traced = _graph(front_end, (waves,), ({0: "batch", 1: "samples"},), inputs=["waves"], outputs=["spectrograms"])
-    return Graphs(traced, *_graphs_behind(card, network))
+    return Graphs(traced, *network_graphs(card, network))
 
 
-def _graphs_behind(card: ModelCard, network: nn.Module) -> tuple[Any, Any]:
-    """The graphs that follow the front end's."""
+def network_graphs(card: ModelCard, network: nn.Module) -> tuple[Any, Any]:
+    """The graphs of the network, whose batch norms are folded, and of the calibration."""
     features = card.recipe.features
-    told, answers = _Network(card, network).eval(), _Answers(card, network)
+    whole, calibration = _Network(card, network).eval(), _Calibration(card, network)
     spectrograms = torch.zeros(2, 3, features.bands, features.columns)
     with torch.no_grad():
-        logits, *seen = told(spectrograms)
+        logits, *seen = whole(spectrograms)
     names = ["logits", *(f"features{place}" for place in range(len(seen)))]
-    outputs = ["probabilities", "novelty"] if answers.score else ["probabilities"]
+    outputs = ["probabilities", "novelty"] if calibration.score else ["probabilities"]
     return (
-        _graph(told, (spectrograms,), (_BATCH,), inputs=["spectrograms"], outputs=names, folded=True),
-        _graph(answers, (logits, seen), (_BATCH, [_BATCH] * len(seen)), inputs=names, outputs=outputs),
+        _graph(whole, (spectrograms,), (_BATCH,), inputs=["spectrograms"], outputs=names, folded=True),
+        _graph(calibration, (logits, seen), (_BATCH, [_BATCH] * len(seen)), inputs=names, outputs=outputs),
     )
 
 
-@contextmanager
-def hushed() -> Iterator[None]:
-    """Without what exporter and quantiser warn their own developers of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-class _FittedFrontEnd(nn.Module):
+class _FrontEnd(nn.Module):
     """Waves of any length to raw spectrograms."""
 
     def __init__(self, front_end: Spectrogram) -> None:
         super().__init__()
         self.samples = front_end.features.samples
-        self.front_end = in_products(front_end)
+        self.front_end = with_matrix_dft(front_end)
 
     def forward(self, waves: Tensor) -> Tensor:
         spectrograms: Tensor = self.front_end(F.pad(waves, (0, self.samples))[:, : self.samples])
@@ -135,7 +92,7 @@ class _FittedFrontEnd(nn.Module):
 
 
 class _Network(nn.Module):
-    """Raw spectrograms to logits, and where the novelty is a distance to the features that it is measured on."""
+    """Raw spectrograms to logits, and where the OOD score is a distance to the features that it is measured on."""
 
     def __init__(self, card: ModelCard, network: nn.Module) -> None:
         super().__init__()
@@ -161,8 +118,8 @@ class _Network(nn.Module):
         return network.combined([logits for logits, _ in found]), *features
 
 
-class _Answers(nn.Module):
-    """Logits and features to probabilities and, where the model is calibrated so, the novelty."""
+class _Calibration(nn.Module):
+    """Logits and features to probabilities and, where the model is calibrated so, the OOD score."""
 
     def __init__(self, card: ModelCard, network: nn.Module) -> None:
         super().__init__()
@@ -185,18 +142,19 @@ class _Answers(nn.Module):
 
 
 def _score(card: ModelCard) -> str:
-    """The name of the score that the model's novelty is; empty where it has none."""
+    """The name of the model's OOD score; empty where it has none."""
     return str((card.calibration.get("unknown") or {}).get("score", ""))
 
 
 def _graph(
     module: nn.Module, arguments: Any, free: Any, *, inputs: list[str], outputs: list[str], folded: bool = False
 ) -> Any:
-    """One module as ONNX; ``free``: which dimensions of its inputs are; ``folded``: norms go into convolutions."""
+    """One module as ONNX; ``free``: the free dimensions of its inputs; ``folded``: with batch-norm folding."""
     import onnxscript.optimizer
 
     try:
-        with hushed(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # meant for the exporter's own developers
             program: Any = torch.onnx.export(
                 module.eval(),
                 arguments,
@@ -214,20 +172,20 @@ def _graph(
                 )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ModelError(
-            f"the {type(module).__name__.strip('_').lower()} does not go into ONNX ({one_line(_root(error))}); "
+            f"the {type(module).__name__.strip('_').lower()} does not go into ONNX ({one_line(_cause(error))}); "
             "choose another backbone, or serve the model file itself"
         ) from error
-    return bare(program.model_proto)
+    return _without_notes(program.model_proto)
 
 
-def _root(error: BaseException) -> Exception:
-    """What an exporter's error says last and meant first."""
+def _cause(error: BaseException) -> Exception:
+    """The first error of an exporter's chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error if isinstance(error, Exception) else RuntimeError(str(error))
 
 
-def bare(model: Any) -> Any:
+def _without_notes(model: Any) -> Any:
     """The model without the exporter's notes, which name files of this machine."""
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output):
         del part.metadata_props[:]
@@ -236,13 +194,6 @@ def bare(model: Any) -> Any:
     for node in model.graph.node:
         node.ClearField("doc_string")
     return model
-
-
-# What has int8 kernels in ONNX Runtime on a CPU; all else of a network stays float32.
-_QUANTISED = (
-    *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "Concat", "Sigmoid"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool"),
-)
 
 
 def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
@@ -290,54 +241,8 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     return whole
 
 
-def quantised(graphs: Graphs, spectrograms: Iterable[NDArray[np.float32]]) -> Graphs:
-    """The same graphs with a network that computes in int8: QDQ, its weights by channel.
-
-    Parameters
-    ----------
-    graphs : Graphs
-    spectrograms : iterable of ndarray, shape (batch, 3, bands, frames), float32
-        What the network sees in use: its ranges are taken from them.
-    """
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    import onnx
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left = iter(spectrograms)
-
-        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-            batch = next(self.left, None)
-            return None if batch is None else {"spectrograms": batch}
-
-    with tempfile.TemporaryDirectory() as folder, hushed():
-        plain, ready, done = (str(Path(folder) / f"{name}.onnx") for name in ("plain", "ready", "done"))
-        onnx.save(graphs.network, plain)
-        quant_pre_process(plain, ready, skip_symbolic_shape=True)
-        quantization.quantize_static(
-            ready,
-            done,
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=list(_QUANTISED),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        network = onnx.load(done)
-    return graphs._replace(network=bare(network))
-
-
 def as_bytes(model: Any) -> bytes:
-    """What an ONNX file holds.
-
-    Raises
-    ------
-    ModelError
-        If it is beyond the 2 GB that one file can hold.
-    """
+    """The bytes of an ONNX file; ModelError beyond the 2 GB that one file can hold."""
     try:
         return bytes(model.SerializeToString())
     except Exception as error:  # protobuf's own class differs from version to version
