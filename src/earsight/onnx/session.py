@@ -25,7 +25,7 @@ SPECTROGRAM_ALLOWED = 1e-3
 
 
 class Parity(NamedTuple):
-    """The largest differences, of a probability in the probe ``worst``; ``novelty`` is that of the OOD score, if any."""
+    """The largest differences, of a probability in the probe ``worst``; ``novelty``: of the OOD score, if any."""
 
     probabilities: float
     spectrograms: float
