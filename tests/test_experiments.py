@@ -53,7 +53,8 @@ def desk(synthetic_folder, tmp_path_factory) -> Path:
 
 def test_ensemble_prints_the_table_and_writes_a_model_that_the_other_verbs_take(desk, synthetic_folder):
     done = invoke("ensemble", desk / "a", "--data", synthetic_folder, *THREAD)
-    for words in ("single", "average", "greedy", "soup", "greedy soup", "±", "never saw", "the noise"):
+    assert "without --seeds it is not used" in done.stderr
+    for words in ("single", "average", "greedy", "±", "never saw", "the noise"):
         assert words in done.stdout
     model = desk / "a" / "ensemble" / "model.safetensors"
     assert f"model: {model} (average, 4 networks" in done.stdout
@@ -145,7 +146,9 @@ def test_what_the_verbs_refuse(desk, synthetic_folder, tmp_path):
     assert "1 seed on every fold of 2, 3" in refused("ensemble", b, "--out", tmp_path / "e")
     assert "another protocol" in refused("ensemble", a, b, "--out", tmp_path / "e")
     assert "fold 7: not in" in refused("ensemble", a, "--fold", 7, "--out", tmp_path / "e")
-    assert "--method soup: cannot be made here" in refused("ensemble", a, "--method", "soup", "--out", tmp_path / "e")
+    for method in ("soup", "greedy-soup"):
+        message = refused("ensemble", a, "--method", method, "--out", tmp_path / "e")
+        assert f"--method {method}: weight soups were removed" in message
     assert "--method" in refused("ensemble", a, "--method", "best", "--out", tmp_path / "e")
     assert "is no ensemble of earsight" in refused("ensemble", a, "--out", synthetic_folder)
     assert "no such folder or csv file" in refused("ensemble", a, "--out", tmp_path / "e", "--data", tmp_path / "no")

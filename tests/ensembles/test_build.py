@@ -1,16 +1,15 @@
-"""Ensembles and soups of trained members: files that say what the table says, by computations of their own."""
+"""Ensembles of trained members: the files hold what the table has, by computations of their own."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from scipy.special import softmax
 
 from earsight.ensembles import model
@@ -21,7 +20,7 @@ from earsight.inference import scoring
 from earsight.inference.classifier import load_classifier
 from earsight.inference.scoring import WARM_UP, evaluate, milliseconds_per_clip
 from earsight.models.backbones import build
-from earsight.models.modelfile import load, load_card
+from earsight.models.modelfile import load_card
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 
@@ -53,20 +52,10 @@ def run(prepared, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def made(run, prepared, tmp_path_factory):
+def made(run, tmp_path_factory):
     """All of it: the average's files, and a row for every way."""
     out = tmp_path_factory.mktemp("ensembles") / "average"
-    told = []
-    result = make_ensemble(
-        [run],
-        out=out,
-        device=CPU,
-        dataset=prepared.dataset,
-        prepare=lambda dataset, recipe: prepared,
-        progress=lambda done, total: told.append((done, total)),
-    )
-    assert told[-1] == (6, 6)
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    result = make_ensemble([run], out=out, device=CPU)
     return out, result
 
 
@@ -84,13 +73,13 @@ def _waves(classifier, count=6):
 
 def test_the_table_has_a_row_for_every_way_and_agrees_with_the_summary(made, run):
     rows = _rows(made[1])
-    assert list(rows) == ["single", "average", "greedy", "single-remeasured", "soup", "greedy-soup"]
+    assert list(rows) == ["single", "average", "greedy"]
     summary = write_summary(run, machine={})
     assert rows["single"]["accuracy"]["mean"] == pytest.approx(summary["accuracy"]["mean"])
     assert rows["single"]["accuracy"]["std"] == pytest.approx(summary["accuracy"]["std_over_seeds"])
     assert rows["average"]["accuracy"]["mean"] == pytest.approx(summary["ensemble"]["accuracy"])
     assert rows["average"]["gain"] == summary["ensemble"]["gain"]
-    assert (rows["average"]["networks"], rows["soup"]["networks"], rows["greedy-soup"]["networks"]) == (3, 1, 1)
+    assert rows["average"]["networks"] == 3
     assert 1 <= rows["greedy"]["networks"] <= 3
     assert all(row["milliseconds_per_clip"] > 0 for row in rows.values())
 
@@ -141,78 +130,16 @@ def test_the_folder_is_a_run_folder(made, prepared):
         run_trial(prepared, Trial(1, 0), run=out, device=CPU)
 
 
-def _soup_by_hand(run, prepared, fold):
-    """Weights averaged in numpy and statistics by torch's own update_bn, then the held-out logits."""
-    states = [load_file(_member(run, fold, seed)) for seed in SEEDS]
-    card, model = load(_member(run, fold, 0))
-    mean = {
-        key.removeprefix("model."): torch.tensor(
-            np.mean([state[key].numpy().astype(np.float64) for state in states], axis=0), dtype=value.dtype
-        )
-        for key, value in states[0].items()
-        if key.startswith("model.")
-    }
-    model.load_state_dict(mean)
-
-    def spectrograms(rows):
-        raw = prepared.store.read(rows, draws=None)
-        return (raw - torch.tensor(card.mean)[:, None, None]) / torch.tensor(card.std)[:, None, None]
-
-    rows = np.flatnonzero(prepared.dataset.folds != fold)
-    batches = [spectrograms(batch) for batch in np.array_split(rows, max(1, round(len(rows) / 32)))]
-    torch.optim.swa_utils.update_bn(batches, model)
-    model.eval()
-    with torch.no_grad():
-        return model(spectrograms(np.flatnonzero(prepared.dataset.folds == fold))).numpy()
-
-
-def test_a_soup_is_what_numpy_and_torchs_update_bn_make_of_it(made, run, prepared, synthetic, tmp_path):
-    result = make_ensemble(
-        [run],
-        out=tmp_path / "soup",
-        device=CPU,
-        method="soup",
-        dataset=prepared.dataset,
-        prepare=lambda dataset, recipe: prepared,
-    )
-    shares = []
-    for fold in FOLDS:
-        expected = _soup_by_hand(run, prepared, fold)
-        folder = tmp_path / "soup" / f"fold-{fold}" / "seed-0"
-        stored = read_predictions(folder / "predictions.npz")
-        np.testing.assert_allclose(
-            softmax(stored.logits.astype(np.float64), axis=1), softmax(expected.astype(np.float64), axis=1), atol=1e-4
-        )
-        shares.append((expected.argmax(1) == stored.labels).mean())
-        scored = evaluate(load_classifier(folder / "model.safetensors"), synthetic)
-        assert scored["accuracy"]["mean"] == pytest.approx(stored.correct.mean())
-        assert load_card(folder / "model.safetensors").members == ()
-    assert _rows(result)["soup"]["accuracy"]["mean"] == pytest.approx(np.mean(shares))
-    assert _rows(made[1])["soup"]["accuracy"] == _rows(result)["soup"]["accuracy"]
-    assert len(load_card(tmp_path / "soup" / "model.safetensors").members) == len(FOLDS)
-
-
-@pytest.mark.parametrize("method", ["greedy", "greedy-soup"])
-def test_the_chosen_ways_are_written_too(run, prepared, synthetic, tmp_path, method):
-    result = make_ensemble(
-        [run],
-        out=tmp_path / "e",
-        device=CPU,
-        method=method,
-        dataset=prepared.dataset,
-        prepare=lambda dataset, recipe: prepared,
-    )
+def test_the_greedy_choice_is_written_too(run, synthetic, tmp_path):
+    result = make_ensemble([run], out=tmp_path / "e", device=CPU, method="greedy")
     scores = []
     for fold in FOLDS:
         classifier = load_classifier(tmp_path / "e" / f"fold-{fold}" / "seed-0" / "model.safetensors")
-        chosen = result["chosen"][method][str(fold)]
-        if method == "greedy":
-            assert len(classifier.card.members or (1,)) == len(chosen)
-            assert sum(member["weight"] for member in chosen) == pytest.approx(1)
-        else:
-            assert classifier.card.members == ()
+        chosen = result["chosen"]["greedy"][str(fold)]
+        assert len(classifier.card.members or (1,)) == len(chosen)
+        assert sum(member["weight"] for member in chosen) == pytest.approx(1)
         scores.append(evaluate(classifier, synthetic)["accuracy"]["mean"])
-    assert np.mean(scores) == pytest.approx(_rows(result)[method]["accuracy"]["mean"])
+    assert np.mean(scores) == pytest.approx(_rows(result)["greedy"]["accuracy"]["mean"])
     assert load_classifier(tmp_path / "e" / "model.safetensors").predict(synthetic.file(0)).label
 
 
@@ -225,36 +152,20 @@ def test_one_fold_has_no_greedy_way_and_its_file_is_the_folds(run, tmp_path):
     assert result["model"]["seen"] == "every clip outside fold 2"
     with pytest.raises(RunError, match="--method greedy: cannot be made here; One fold"):
         make_ensemble([run], out=tmp_path / "f", device=CPU, fold=2, method="greedy")
-    with pytest.raises(RunError, match=r"--method soup: cannot be made here; .*add --data"):
-        make_ensemble([run], out=tmp_path / "f", device=CPU, method="soup")
+    for method, words in (("soup", "were removed.*average or greedy"), ("best", "expected average or greedy")):
+        with pytest.raises(RunError, match=f"--method {method}: .*{words}"):
+            make_ensemble([run], out=tmp_path / "f", device=CPU, method=method)
     assert not (tmp_path / "f").exists()
 
 
-def test_members_of_another_architecture_join_the_ensemble_but_no_soup(run, synthetic, recipe, prepared, tmp_path):
+def test_members_of_another_architecture_join_the_ensemble(run, synthetic, recipe, tmp_path):
     other = prepare(synthetic, recipe.override(["backbone.name=test_efficientnet", "backbone.weights=none"]), workers=1)
     run_trial(other, Trial(1, 0), run=tmp_path / "other", device=CPU)
-    result = make_ensemble(
-        [run, tmp_path / "other"],
-        out=tmp_path / "e",
-        device=CPU,
-        dataset=synthetic,
-        prepare=lambda dataset, recipe: pytest.fail("no spectrograms are needed"),
-    )
+    result = make_ensemble([run, tmp_path / "other"], out=tmp_path / "e", device=CPU)
     assert list(_rows(result)) == ["single", "average"]
-    assert "members are of different recipes" in " ".join(result["notes"])
     assert result["folds"] == [1]
     names = [card.recipe.backbone.name for card in load_card(tmp_path / "e" / "model.safetensors").members]
     assert names == ["test_resnet"] * 3 + ["test_efficientnet"]
-
-
-def test_members_that_began_at_random_make_no_soup(synthetic, tiny_recipe, tmp_path):
-    ready = prepare(synthetic, tiny_recipe, workers=1)
-    for seed in (0, 1):
-        run_trial(ready, Trial(1, seed), run=tmp_path / "run", device=CPU)
-    result = make_ensemble(
-        [tmp_path / "run"], out=tmp_path / "e", device=CPU, dataset=synthetic, prepare=lambda *_: pytest.fail("no need")
-    )
-    assert "began from random weights of their own" in " ".join(result["notes"])
 
 
 def test_an_older_ensemble_stays_until_the_new_one_is_whole(run, tmp_path, monkeypatch):
@@ -275,7 +186,7 @@ def test_an_older_ensemble_stays_until_the_new_one_is_whole(run, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
-def test_what_cannot_be_combined(run, made, prepared, tmp_path):
+def test_what_cannot_be_combined(run, made, tmp_path):
     def refused(message, runs, **more):
         with pytest.raises(RunError, match=message) as caught:
             make_ensemble(runs, **{"out": tmp_path / "e", "device": CPU, **more})
@@ -292,13 +203,6 @@ def test_what_cannot_be_combined(run, made, prepared, tmp_path):
     (copy / "fold-1" / "seed-1" / "model.safetensors").write_bytes(b"")
     with pytest.raises(Exception, match=r"seed-1/model\.safetensors: is empty"):
         make_ensemble([copy], out=tmp_path / "e", device=CPU)
-    other = replace(prepared.dataset, clips=prepared.dataset.clips[:-5])
-    refused(
-        "is not the data set, or not the split of it",
-        [run],
-        dataset=other,
-        prepare=lambda *_: pytest.fail("spectrograms of it"),
-    )
 
 
 def test_time_for_a_clip_is_the_median_of_single_clips_after_a_warm_up(made, monkeypatch):

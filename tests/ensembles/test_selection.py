@@ -18,7 +18,6 @@ from earsight.ensembles.selection import (
     chosen_weights,
     cross_fitted,
     gather,
-    greedy_soup,
     greedy_weights,
     method_row,
     single_row,
@@ -68,8 +67,8 @@ def test_single_and_average_as_table_two_has_them(draw, folds, seeds):
         if f_value > 1:
             assert 1 + seeds * parts["fold_std"] ** 2 / parts["seed_std"] ** 2 == pytest.approx(f_value)
         assert parts["seed_std"] ** 2 == pytest.approx(np.mean(np.var(table, axis=1, ddof=1)))
-    said = {fold: grid.mixed(fold).argmax(axis=1) == grid.labels[fold] for fold in grid.folds}
-    row = method_row(grid, "average", said, networks=seeds)
+    correct = {fold: grid.mixed(fold).argmax(axis=1) == grid.labels[fold] for fold in grid.folds}
+    row = method_row(grid, "average", correct, networks=seeds)
     shares, right, means, owners = [], [], [], []
     for fold in range(1, folds + 1):
         mixed, labels = _mixed(trials, fold, np.full(seeds, 1 / seeds))
@@ -192,26 +191,6 @@ def test_other_folds_do_choose():
 def test_arrays_that_are_no_probabilities(own, shares, words):
     with pytest.raises(DataError, match=words):
         greedy_weights(own, shares=shares)
-
-
-def test_a_greedy_soup_takes_what_does_not_harm():
-    members = tuple(Member(0, seed) for seed in range(4))
-    worth = {0: 0.80, 1: 0.90, 2: 0.85, 3: 0.70}
-    asked = []
-
-    def accuracy(some):
-        asked.append(some)
-        seeds = {member.seed for member in some}
-        if seeds == {1, 2}:
-            return 0.90  # no better, no worse
-        if seeds == {0, 1, 2}:
-            return 0.95
-        return 0.5 if len(seeds) > 1 else worth[seeds.pop()]
-
-    assert greedy_soup(members, accuracy=accuracy) == members[:3]
-    assert all(some == tuple(sorted(some)) for some in asked)
-    assert [some for some in asked if len(some) > 1] == [members[1:3], members[:3], members]
-    assert greedy_soup(members, accuracy=lambda some: 1.0 / len(some)) == members[:1]
 
 
 # Lining members up

@@ -122,8 +122,8 @@ def _seed_of(top: Path, trials: Sequence[Predictions]) -> list[Predictions]:
 def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: bool) -> None:
     """Replace a model file by the same with this calibration.
 
-    A soup's, or an only member's, predictions in an ensemble's folder are probabilities at a temperature of its own,
-    which ``about`` tells: the fitted one is on top of it.
+    An only member's predictions in an ensemble's folder (or, of older versions, a weight soup's) are probabilities at a
+    temperature of its own, which ``about`` tells: the fitted one is on top of it.
     """
     card = load_card(path)
     before = 1.0 if card.members else float(trial.about.get("temperature", 1.0))

@@ -25,7 +25,7 @@ from earsight.commands.options import (
     Subset,
     Threads,
 )
-from earsight.commands.steps import calibrate_members, cluster, computer, more_members, open_data, prepare_spectrograms
+from earsight.commands.steps import calibrate_members, cluster, computer, more_members, open_data
 from earsight.console import bar, out, print_json, say, verb
 from earsight.errors import EarsightError
 
@@ -124,9 +124,9 @@ def ensemble(
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Only this fold's members; default all folds.")] = None,
     method: Annotated[
-        Literal["average", "greedy", "soup", "greedy-soup"], typer.Option(help="Which of them the model files hold.")
+        str, typer.Option(metavar="[average|greedy]", help="Which of them the model files hold.")
     ] = "average",
-    data: Annotated[Path | None, typer.Option(help="The runs' data set: for soups, and to train members.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The runs' data set, to train members.")] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="First train what the runs lack of this many seeds; needs --data.")
     ] = None,
@@ -146,19 +146,22 @@ def ensemble(
     """Average the members of runs, tell whether that is worth it, and write one model file.
 
     Members are the seeds of the runs. The table has the single network (mean and deviation over the members), the
-    average of their probabilities, a greedy choice of members made on the other folds, and with --data the average of
-    their weights; each with its interval, its gain and its time for a clip.
+    average of their probabilities, and a greedy choice of members made on the other folds; each with its interval, its
+    gain and its time for a clip.
     """
-    from earsight.ensembles.build import make_ensemble
+    from earsight.ensembles.build import check_method, make_ensemble
     from earsight.ensembles.model import check_place
     from earsight.reports.comparisons import print_ensemble
     from earsight.training.device import describe_machine
 
+    check_method(method)
     target = folder or runs[0] / "ensemble"
     check_place(target)
     dataset = open_data(data, layout=layout, subset=subset, splits=splits) if data else None
     if seeds is None and (on != "local" or jobs > 1):
         raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
+    if seeds is None and dataset is not None:
+        say("--data serves only to train members: without --seeds it is not used")
     if seeds is not None:
         if dataset is None:
             raise EarsightError(f"--seeds {seeds}: members are trained on the runs' data set; name it with --data")
@@ -175,18 +178,9 @@ def ensemble(
                     cluster=where,
                 )
     computes = computer(device, threads)
-    with bar("soups") as shown:
-        result = make_ensemble(
-            runs,
-            out=target,
-            fold=fold,
-            method=method,
-            dataset=dataset,
-            prepare=lambda found, recipe: prepare_spectrograms(found, recipe, cache=cache, skip_bad=skip_bad),
-            device=computes,
-            machine=describe_machine(computes),
-            progress=shown,
-        )
+    result = make_ensemble(
+        runs, out=target, fold=fold, method=method, device=computes, machine=describe_machine(computes)
+    )
     calibrate_members(target)
     if json_output:
         print_json(result)

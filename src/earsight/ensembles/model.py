@@ -1,8 +1,8 @@
-"""Ensembles of trained members: their networks joined, and the run folder that holds them.
+"""The ensemble's model (members joined into one network) and the run folder that holds it.
 
-Comes in: the members' model files, and what each fold's ensemble says of its held-out clips. Goes out: a folder that is
-laid out as a run is, ``fold-k/seed-0/{trial.json, model.safetensors, predictions.npz, DONE}``, so that whatever reads a
-run reads it too; and at its top the model to deploy, which joins all of the folds' members.
+Comes in: the members' model files, and the ensemble's probabilities (clips, classes) for each fold's held-out clips.
+Goes out: a folder laid out as a run is, ``fold-k/seed-0/{trial.json, model.safetensors, predictions.npz, DONE}``, so
+that whatever reads a run reads it too; and at its top the model to deploy, which joins all of the folds' members.
 """
 
 from __future__ import annotations
@@ -38,21 +38,15 @@ Part = tuple[ModelCard, nn.Module]
 
 @dataclass(frozen=True)
 class FoldModel:
-    """What stands for one fold: its network, and what that says of the fold's held-out clips.
+    """One fold's network, its probabilities (clips, classes) for the held-out clips, and their distances (clips,).
 
-    Attributes
-    ----------
-    card, network
-        As a model file has them.
-    probabilities : ndarray of float64, shape (clips, classes)
-    distance : ndarray of float64, shape (clips,), optional
-        How far the clips are from the training clips, mean of the members' distances by their shares.
+    ``distance`` is the weighted mean of the members' Mahalanobis distances; None where a member has none.
     """
 
     card: ModelCard
     network: nn.Module
     probabilities: NDArray[np.float64]
-    distance: NDArray[np.float64] | None = None
+    distance: NDArray[np.float64] | None
 
 
 def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, trained_on: dict[str, Any]) -> Part:
@@ -63,7 +57,7 @@ def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, tra
     parts : sequence of (ModelCard, nn.Module)
         Ensembles among them are taken apart, each of their members at its share.
     weights : sequence of float, optional
-        Shares of the mean probability; default equal ones. A part of weight 0 is left out.
+        Shares of the mean probability, above 0; default equal ones.
     trained_on : dict
         For the card.
 
@@ -75,10 +69,10 @@ def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, tra
     shares = list(weights) if weights is not None else [1 / len(parts)] * len(parts)
     flat: list[tuple[ModelCard, nn.Module, float]] = []
     for (card, network), share in zip(parts, shares, strict=True):
-        if share and isinstance(network, Ensemble):
+        if isinstance(network, Ensemble):
             inner = zip(card.members, network.networks, card.weights, strict=True)
             flat += [(one, module, share * part) for one, module, part in inner]
-        elif share:
+        else:
             flat.append((card, network, share))
     if len(flat) == 1:
         return replace(flat[0][0], trained_on=trained_on, calibration={}), flat[0][1]
@@ -87,12 +81,12 @@ def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, tra
     return card, network.eval()
 
 
-def trained_on(grid: Grid, cards: Sequence[ModelCard], *, folds: Sequence[int], method: str) -> dict[str, Any]:
-    """What the card of an ensemble of some folds' members says of its training.
+def trained_on(grid: Grid, card: ModelCard, *, folds: Sequence[int], method: str) -> dict[str, Any]:
+    """The ``trained_on`` of an ensemble's card, from that of one of its members.
 
     ``folds`` are those that one member or another held out; only where there is one fold has none of them seen it.
     """
-    first = cards[0].trained_on
+    first = card.trained_on
     seen = f"every clip outside fold {folds[0]}" if len(folds) == 1 else "every clip of the data set"
     return {
         **{name: first.get(name) for name in ("dataset", "digest", "clips_digest")},
@@ -109,19 +103,10 @@ def trained_on(grid: Grid, cards: Sequence[ModelCard], *, folds: Sequence[int], 
 def write_ensemble(
     out: Path, *, grid: Grid, models: Mapping[int, FoldModel], published: Part, method: str, report: Mapping[str, Any]
 ) -> None:
-    """Write the folder of an ensemble, whole or not at all.
+    """Write the folder of an ensemble, whole or not at all; an older ensemble there is replaced.
 
-    Parameters
-    ----------
-    out : Path
-        An older ensemble there is replaced.
-    grid : Grid
-    models : mapping of fold to FoldModel
-    published : (ModelCard, nn.Module)
-        The model to deploy.
-    method : str
-    report : mapping
-        Goes into ``ensemble.json``; its ``machine`` also into ``summary.json``.
+    ``published`` is the model to deploy, ``report`` the content of ``ensemble.json``, its ``machine`` that of
+    ``summary.json`` too.
 
     Raises
     ------
@@ -139,9 +124,7 @@ def write_ensemble(
             fold = next(iter(models))
             _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
         else:
-            card, network = published
-            path = partial / "model.safetensors"
-            save(path, state=network.state_dict(), card=card, references=references_of(network))
+            _save(partial / "model.safetensors", published)
         write_summary(partial, machine=report["machine"])
         replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
         if out.exists():
@@ -154,12 +137,7 @@ def write_ensemble(
 
 
 def check_place(out: Path) -> None:
-    """Refuse a folder that holds something other than an ensemble.
-
-    Raises
-    ------
-    RunError
-    """
+    """Refuse, by `RunError`, a folder that holds something other than an ensemble."""
     if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: is there and is no ensemble of earsight; name another folder with --out")
 
@@ -170,8 +148,7 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
     first = trials[0].about
     identity = {"recipe": digest, "dataset": first["dataset"]["digest"], "fold": fold, "seed": 0, "ensemble": True}
     replace_text(folder / "trial.json", json.dumps(identity))
-    path = folder / "model.safetensors"
-    save(path, state=model.network.state_dict(), card=model.card, references=references_of(model.network))
+    _save(folder / "model.safetensors", (model.card, model.network))
     about = {
         **first,
         "seed": 0,
@@ -195,8 +172,13 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
     replace_text(folder / "DONE", "ensemble\n")
 
 
+def _save(path: Path, part: Part) -> None:
+    card, network = part
+    save(path, state=network.state_dict(), card=card, references=references_of(network))
+
+
 def _digest(grid: Grid, method: str) -> str:
-    """Names the members and how they are combined, as a recipe's digest names its content."""
+    """A digest of the members and how they are combined, as a recipe's digest is one of its content."""
     members = [(grid.trials[fold, m].about["recipe_digest"], m.seed) for fold in grid.folds for m in grid.members]
     return hashlib.sha256(json.dumps([method, sorted(members)]).encode()).hexdigest()[:12]
 

@@ -1,15 +1,9 @@
-"""What averaging the members of an ensemble is worth, and which members to take.
+"""The members of an ensemble, which of them to take, and what averaging them is worth.
 
-Comes in: a `Grid` of members' probabilities. Goes out: weights of members, and rows of accuracy as the paper's Table II
-has them: the single network's mean and deviation over the members, and the ensemble's accuracy, each with a 95 %
-interval, and the gain with the interval that says whether it is more than noise.
-
-Nothing is chosen on the fold that is reported: members are picked for a fold by what they said of the other folds.
-
-The members of an ensemble and what each said of the clips that it never saw.
-
-Comes in: the predictions of one or more runs on one data set. Goes out: a `Grid` of probabilities by fold and member. A
-member is one seed of one run; on each fold it is a network of its own, which that fold did not train.
+Comes in: the predictions of one or more runs on one data set. A member is one seed of one run; on each fold it is a
+network of its own, which that fold did not train. Goes out: a `Grid` of probabilities by fold and member, weights of
+the members, and rows of accuracy as the paper's Table II has them, with 95 % intervals and the gain over a single
+network. Members are picked for a fold by their predictions on the other folds, never on the fold that is reported.
 """
 
 from __future__ import annotations
@@ -36,7 +30,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """What each member says of each fold.
+    """The members' predictions on each fold.
 
     Attributes
     ----------
@@ -61,8 +55,7 @@ class Grid:
 
     def mixed(self, fold: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """The weighted mean of the members' probabilities (clips, classes); equal weights for None."""
-        table = self.probabilities[fold]
-        return np.average(table, axis=0, weights=weights)
+        return np.average(self.probabilities[fold], axis=0, weights=weights)
 
     def mixed_distance(self, fold: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64] | None:
         """The weighted mean of the members' distances (clips,); None where a member has none."""
@@ -70,7 +63,7 @@ class Grid:
         kept = [one for one in table if one is not None]
         return np.average(np.stack(kept), axis=0, weights=weights) if len(kept) == len(table) else None
 
-    def right(self, fold: int) -> NDArray[np.bool_]:
+    def correct(self, fold: int) -> NDArray[np.bool_]:
         """Whether each member is right on each clip, shape (members, clips)."""
         return np.asarray(self.probabilities[fold].argmax(axis=2) == self.labels[fold])
 
@@ -93,11 +86,7 @@ def gather(
     fold : int, optional
         Only this fold; default every fold that all runs have.
     temperature : callable, optional
-        What (place of the run, trial) divides its logits by before the softmax.
-
-    Returns
-    -------
-    Grid
+        Of (place of the run, trial): its logits are divided by it before the softmax.
 
     Raises
     ------
@@ -136,9 +125,7 @@ def gather(
         clips={one: trial.clips for one, trial in first.items()},
         labels={one: trial.labels for one, trial in first.items()},
         probabilities={
-            one: np.stack(
-                [softmax(trials[one, m].logits / temperature(m.run, trials[one, m])) for m in members], axis=0
-            )
+            one: np.stack([softmax(trials[one, m].logits / temperature(m.run, trials[one, m])) for m in members])
             for one in folds
         },
         trials=trials,
@@ -171,8 +158,7 @@ def _folds_of(runs: Sequence[Sequence[Predictions]], names: Sequence[str]) -> st
     return ", ".join(found)
 
 
-ROUNDS = 50
-"""How many members, repeats counted, a greedy selection holds at most."""
+ROUNDS = 50  # members, repeats counted, that a greedy selection holds at most
 _SMALLEST = 1e-12  # a probability below this counts as this, so that one sure mistake does not outweigh all else
 
 
@@ -181,8 +167,9 @@ def greedy_weights(
 ) -> NDArray[np.float64]:
     """Choose members with replacement, each time the one that lowers the mean's log loss most.
 
-    The log loss and not the accuracy is lowered, for on a few hundred clips many sets of members are equally accurate.
-    Of all the sets on the way the best is taken, the smallest of equals.
+    Log loss and not accuracy, for on a few hundred clips many sets of members are equally accurate. Of all the sets on
+    the way the best is taken, the smallest of equals (R. Caruana et al., "Ensemble Selection from Libraries of
+    Models", ICML 2004).
 
     Parameters
     ----------
@@ -196,16 +183,12 @@ def greedy_weights(
     Returns
     -------
     ndarray of float64, shape (members,)
-        Shares of the members, adding up to 1.
+        Weights of the members, adding up to 1.
 
     Raises
     ------
     DataError
         If there is no member or clip, or a value is no probability.
-
-    References
-    ----------
-    R. Caruana et al., "Ensemble Selection from Libraries of Models", ICML 2004.
     """
     if own.ndim != 2 or not own.size or shares.shape != own.shape[1:]:
         raise DataError(
@@ -227,7 +210,7 @@ def greedy_weights(
 
 
 def chosen_weights(grid: Grid, *, on: Sequence[int]) -> NDArray[np.float64]:
-    """Greedy weights (members,) by what the members said of some folds, each fold weighing the same."""
+    """Greedy weights (members,) by the members' predictions on some folds, each fold weighing the same."""
     own = [
         np.take_along_axis(grid.probabilities[fold], grid.labels[fold][None, :, None], axis=2)[:, :, 0] for fold in on
     ]
@@ -236,51 +219,16 @@ def chosen_weights(grid: Grid, *, on: Sequence[int]) -> NDArray[np.float64]:
 
 
 def cross_fitted(grid: Grid) -> dict[int, NDArray[np.float64]]:
-    """For each fold, greedy weights chosen on the others alone.
-
-    Raises
-    ------
-    DataError
-        If there is only one fold.
-    """
+    """For each fold, greedy weights chosen on the others alone; `DataError` if there is only one fold."""
     if len(grid.folds) < 2:
         raise DataError("a greedy choice for one fold needs other folds to choose on: run two folds or more")
     return {fold: chosen_weights(grid, on=[other for other in grid.folds if other != fold]) for fold in grid.folds}
 
 
-def greedy_soup(members: Sequence[Member], *, accuracy: Callable[[tuple[Member, ...]], float]) -> tuple[Member, ...]:
-    """Which members' weights to average: from the best one on, each that does not lower the soup's accuracy.
-
-    Parameters
-    ----------
-    members : sequence of Member
-    accuracy : callable
-        Of the soup of some members, on clips that are not the ones reported.
-
-    Returns
-    -------
-    tuple of Member
-        In the members' order.
-
-    References
-    ----------
-    M. Wortsman et al., "Model soups", ICML 2022, recipe 1.
-    """
-    ranked = sorted(members, key=lambda member: (-accuracy((member,)), member))
-    soup: tuple[Member, ...] = (ranked[0],)
-    best = accuracy(soup)
-    for member in ranked[1:]:
-        tried = tuple(sorted((*soup, member)))
-        found = accuracy(tried)
-        if found >= best:
-            soup, best = tried, found
-    return soup
-
-
 def single_row(grid: Grid) -> dict[str, Any]:
     """The members by themselves: mean over members and folds, deviation over members of the mean over folds."""
-    table = np.array([grid.right(fold).mean(axis=1) for fold in grid.folds])  # (folds, members)
-    shares, folds = _by_clip(grid, {fold: grid.right(fold).mean(axis=0) for fold in grid.folds})
+    table = np.array([grid.correct(fold).mean(axis=1) for fold in grid.folds])  # (folds, members)
+    shares, folds = _by_clip(grid, {fold: grid.correct(fold).mean(axis=0) for fold in grid.folds})
     interval = bootstrap_accuracy(shares, folds=folds)
     row: dict[str, Any] = {
         "method": "single",
@@ -302,29 +250,26 @@ def single_row(grid: Grid) -> dict[str, Any]:
     return row
 
 
-def method_row(
-    grid: Grid, name: str, right: Mapping[int, NDArray[np.float64] | NDArray[np.bool_]], *, networks: float
-) -> dict[str, Any]:
+def method_row(grid: Grid, name: str, correct: Mapping[int, NDArray[np.bool_]], *, networks: float) -> dict[str, Any]:
     """One way to combine the members: its accuracy, and its gain over a single one on the same clips.
 
     Parameters
     ----------
     grid : Grid
     name : str
-    right : mapping of fold to ndarray, shape (clips,)
-        Whether the combination is right on each clip, or the share of several that are.
+    correct : mapping of fold to ndarray of bool, shape (clips,)
+        Whether the combination is right on each clip.
     networks : float
         How many networks a clip goes through, mean over the folds.
 
     Returns
     -------
     dict
-        ``method``, ``networks``, ``accuracy`` (mean, ci95) and ``gain`` (difference, ci95, p_value, beyond_noise).
-        The gain is paired over clips, against the share of the members that is right on each; its interval is about
-        the choice of clips, with these members.
+        ``method``, ``networks``, ``accuracy`` (mean, ci95) and ``gain`` (difference, ci95, p_value, beyond_noise):
+        paired over clips, against the share of the members that is right on each, with an interval over clips.
     """
-    own, folds = _by_clip(grid, right)
-    single, _ = _by_clip(grid, {fold: grid.right(fold).mean(axis=0) for fold in grid.folds})
+    own, folds = _by_clip(grid, correct)
+    single, _ = _by_clip(grid, {fold: grid.correct(fold).mean(axis=0) for fold in grid.folds})
     interval = bootstrap_accuracy(own, folds=folds)
     gain = paired_difference(own, single, folds=folds)
     return {
@@ -341,6 +286,6 @@ def method_row(
 
 
 def _by_clip(grid: Grid, values: Mapping[int, np.ndarray]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Values of all folds' clips in one row, and each one's fold."""
+    """Values of all folds' clips in one array, and each one's fold."""
     folds = np.concatenate([np.full(len(values[fold]), fold) for fold in grid.folds])
     return np.concatenate([np.asarray(values[fold], dtype=np.float64) for fold in grid.folds]), folds

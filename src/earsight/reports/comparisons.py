@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "single": "single",
+    # of older versions
     "single-remeasured": "single, new norms",
     "average": "average",
     "greedy": "greedy",
