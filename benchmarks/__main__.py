@@ -40,7 +40,7 @@ PARTS = (
 
 def pairs(part: str, dataset: Dataset, rounds: int) -> Iterator[measures.Pair]:
     name, _, backbone = part.partition(":")
-    if name == "pictures":
+    if name == "spectrograms":
         return measures.spectrograms(measures.Setting(dataset, rounds, 200), wav=backbone == "wav")
     if name == "augmentation":
         return measures.augmentation(measures.Setting(dataset, rounds, 8))

@@ -52,7 +52,7 @@ from earsight.training.trial import Trial
 
 RUNS = 25
 """Trials of a cell of the paper's Table II: five folds, five seeds."""
-SOURCES = ("store", "pictures", "waves")
+SOURCES = ("store", "spectrograms", "waves")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -230,6 +232,36 @@ def test_digest_follows_content_and_not_the_name():
     assert recipe.digest != recipe.override(["training.epochs=3"]).digest
     assert recipe.override(["training.epochs=3"]).digest == recipe.override(["training.epochs=3.0"]).digest
     assert len(recipe.digest) == 12
+
+
+def test_no_recipe_in_the_package_changes_its_digest():
+    """Run folders are known by it: a digest that changes makes every run of that recipe a run of another."""
+    golden = json.loads((Path(__file__).parent / "recipe_digests.json").read_text())
+    assert {name: load_recipe(name).digest for name in list_recipes()} == golden
+
+
+@pytest.mark.parametrize(
+    ("field", "old", "new", "digest"),
+    [
+        ("augment.backend", "picture", "spectrogram", "eb8667e0ddb9"),
+        ("training.source", "pictures", "spectrograms", "ecd00e377f59"),
+    ],
+)
+def test_values_under_their_old_names_are_read_and_noted(tmp_path, field, old, new, digest):
+    section, leaf = field.split(".")
+    (tmp_path / "old.yaml").write_text(f"extends: default\n{section}: {{{leaf}: {old}}}\n")
+    told = []
+    recipes = [
+        load_recipe(tmp_path / "old.yaml", say=told.append),
+        load_recipe(overrides=[f"{field} = {old}"], say=told.append),
+        parse_recipe(f"{section}: {{{leaf}: {old}}}"),
+    ]
+    assert told == [f"  note: {field}: {old} is now called {new}; the old name is still read"] * 2
+    assert {recipe.digest for recipe in recipes} == {digest}
+    assert all(f"{leaf}: {new}" in recipe.to_yaml() for recipe in recipes)
+    told.clear()
+    assert load_recipe(overrides=[f"{field}={new}"], say=told.append).digest == digest
+    assert told == []
 
 
 def test_a_recipe_is_frozen():

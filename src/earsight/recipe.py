@@ -11,15 +11,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
 from importlib import resources
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from earsight.errors import RecipeError
 
@@ -37,7 +37,14 @@ _NEUTRAL = {
     "training.watch": False,
 }
 """Fields that came after the first runs; at these values they change nothing and stay out of the digest."""
+_RENAMED = {"augment.backend": ("picture", "spectrogram"), "training.source": ("pictures", "spectrograms")}
+"""Values by their old and their new name: both are read, the new one is written, the old one enters the digest."""
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def _renamed(field: str) -> BeforeValidator:
+    old, new = _RENAMED[field]
+    return BeforeValidator(lambda value: new if value == old else value)
 
 
 class Features(_Section):
@@ -108,7 +115,7 @@ class Transfer(_Section):
 class Augment(_Section):
     """Random changes of the training clips; see `earsight.features.augment` for what each does."""
 
-    backend: Literal["picture", "waveform"] = "picture"
+    backend: Annotated[Literal["spectrogram", "waveform"], _renamed("augment.backend")] = "spectrogram"
     probability: float = Field(0.5, ge=0, le=1, description="share of the examples that are changed at all")
     pitch_semitones: int = Field(2, ge=0, le=6, description="shifts are drawn from -n, ..., n")
     stretch: tuple[float, float] = (0.9, 1.2)
@@ -148,7 +155,7 @@ class Training(_Section):
         "auto",
         description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or none",
     )
-    source: Literal["auto", "store", "pictures", "waves"] = Field(
+    source: Annotated[Literal["auto", "store", "spectrograms", "waves"], _renamed("training.source")] = Field(
         "auto", description="where a step's data lie: on disk (store), or on the device as spectrograms or as waves"
     )
     protocol: Literal["last", "inner", "test"] = "last"
@@ -223,9 +230,13 @@ class Recipe(_Section):
         content = self.model_dump(mode="json", exclude={"name"})
         for path, value in _NEUTRAL.items():
             *parents, leaf = path.split(".")
-            section = content[parents[0]] if parents else content
-            if section[leaf] == value:
-                del section[leaf]
+            place = content[parents[0]] if parents else content
+            if place[leaf] == value:
+                del place[leaf]
+        for path, (old, new) in _RENAMED.items():
+            section, leaf = path.split(".")
+            if content[section].get(leaf) == new:
+                content[section][leaf] = old
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -234,11 +245,14 @@ def list_recipes() -> list[str]:
     return [name for name in _packaged() if not name.rpartition("/")[2].startswith("_")]
 
 
-def load_recipe(source: str | Path = "default", *, overrides: Iterable[str] = ()) -> Recipe:
+def load_recipe(
+    source: str | Path = "default", *, overrides: Iterable[str] = (), say: Callable[[str], None] | None = None
+) -> Recipe:
     """Read a recipe by the name it has in the package or from a YAML file, and apply overrides.
 
     A recipe may say ``extends: NAME``, or a list of names, and give only what differs. Of several the later wins; one
-    that is reached by two ways counts once, before all that extend it.
+    that is reached by two ways counts once, before all that extend it. ``say`` is called with one line if the recipe or
+    an override has a value under a name that it no longer has.
 
     Raises
     ------
@@ -247,7 +261,20 @@ def load_recipe(source: str | Path = "default", *, overrides: Iterable[str] = ()
         not fit.
     """
     tree: dict[str, Any] = reduce(_merged, (tree for _, tree in _lineage(str(source)).values()))
-    return _validated(Recipe, tree).override(overrides)
+    given = tuple(overrides)
+    recipe = _validated(Recipe, tree).override(given)
+    old = [
+        f"{path}: {old} is now called {new}" for path, (old, new) in _RENAMED.items() if _says(tree, given, path, old)
+    ]
+    if say and old:
+        say(f"  note: {'; '.join(old)}; the old name is still read")
+    return recipe
+
+
+def _says(tree: dict[str, Any], overrides: Iterable[str], path: str, value: str) -> bool:
+    """Whether a recipe's tree or one of the overrides gives a field this value."""
+    section, leaf = path.split(".")
+    return tree.get(section, {}).get(leaf) == value or f"{path}={value}" in ("".join(o.split()) for o in overrides)
 
 
 def recipe_notes(source: str | Path = "default") -> dict[str, list[str]]:

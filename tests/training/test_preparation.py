@@ -38,7 +38,7 @@ def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
         monkeypatch.setattr(preparation, "memory_bytes", lambda _: size / SHARE)
         return wanted_source(synthetic, tiny(*overrides), device)
 
-    assert with_memory(spectrograms + 1) == "pictures"
+    assert with_memory(spectrograms + 1) == "spectrograms"
     assert with_memory(spectrograms - 1) == "waves"
     assert with_memory(waves + 1) == "waves"
     assert with_memory(waves - 1) == "store"
@@ -54,7 +54,7 @@ def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
     [
         ([], Store, Store),
         (["training.source=store"], Store, Store),
-        (["training.source=pictures"], Store, SpectrogramCache),
+        (["training.source=spectrograms"], Store, SpectrogramCache),
         (["training.source=waves"], Waves, WaveCache),
         (["training.source=waves", "augment.backend=waveform"], Store, WaveformSource),
     ],
@@ -72,7 +72,7 @@ def test_a_recipe_names_the_source(synthetic, tiny, cpu, cache, overrides, kept,
 
 def test_trials_give_the_same_from_every_source(synthetic, tiny, cpu, cache, tmp_path):
     found, identities = {}, set()
-    for name in ("store", "pictures", "waves"):
+    for name in ("store", "spectrograms", "waves"):
         recipe = tiny(f"training.source={name}", "training.precision=float32", "training.epochs=2")
         prepared = prepare(synthetic, recipe, cache=cache, device=cpu)
         identities.add(prepared.identity)

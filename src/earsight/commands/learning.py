@@ -113,7 +113,7 @@ def recipe_show(
     """Print a recipe, every field with its value, under its notes and those of what it extends."""
     from earsight.recipe import load_recipe, recipe_notes
 
-    text = load_recipe(name, overrides=assignments or ()).to_yaml()
+    text = load_recipe(name, overrides=assignments or (), say=say).to_yaml()
     for number, (source, lines) in enumerate(recipe_notes(name).items()):
         for line in [f"-- {source}", *lines] if number and lines else lines:
             sys.stdout.write(f"# {line}".rstrip() + "\n")

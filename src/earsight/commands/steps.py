@@ -38,7 +38,7 @@ def load_recipe_for(dataset: Dataset, name: str, assignments: list[str] | None) 
     from earsight.recipe import load_recipe
     from earsight.training.preparation import resolved
 
-    return resolved(dataset, load_recipe(name, overrides=assignments or ()))
+    return resolved(dataset, load_recipe(name, overrides=assignments or (), say=say))
 
 
 def prepare_spectrograms(

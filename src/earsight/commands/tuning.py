@@ -96,7 +96,7 @@ def tune(
     from earsight.tuning.search import check_search, search
     from earsight.tuning.space import make_points
 
-    base = load_recipe(recipe, overrides=assignments or ())
+    base = load_recipe(recipe, overrides=assignments or (), say=say)
     points = make_points(base, grid=grid or (), random=random or (), samples=samples, seed=draw_seed)
     check_search(asha=asha, on=on)
     dataset = open_data(data, layout=layout, subset=subset, splits=splits)

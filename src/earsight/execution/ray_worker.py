@@ -224,7 +224,7 @@ def _with_spectrograms(prepared: Prepared, mailbox: Any) -> Prepared:
         raise DataError(
             f"{node_name()}: the sounds in {prepared.dataset.root} are not there as they are on the driver, and "
             "augment.backend=waveform reads them at every step; put the data set at the same path on shared storage, "
-            "or take augment.backend=picture"
+            "or take augment.backend=spectrogram"
         )
     if not alone() and (store.folder / DESCRIPTION).is_file():  # its name is the key of its content
         return prepared

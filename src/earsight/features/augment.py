@@ -66,7 +66,7 @@ class Draws:
 
 def pitch_steps(augment: Augment) -> tuple[int, ...]:
     """The pitch steps in semitones that a store must hold for this augmentation: -n, ..., n."""
-    reach = augment.pitch_semitones if augment.backend == "picture" else 0
+    reach = augment.pitch_semitones if augment.backend == "spectrogram" else 0
     return tuple(range(-reach, reach + 1))
 
 

@@ -42,13 +42,13 @@ SHARE = 0.1
 
 def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str:
     """``store``, ``spectrograms`` or ``waves``, for a resolved recipe."""
-    if recipe.augment.backend != "picture":
+    if recipe.augment.backend != "spectrogram":
         return "store"
     if recipe.training.source != "auto":
         return recipe.training.source
     room = SHARE * memory_bytes(device)
     if store_bytes(dataset, recipe.features, pitch_steps(recipe.augment)) <= room:
-        return "pictures"
+        return "spectrograms"
     return "waves" if waves_bytes(dataset, recipe.features) <= room else "store"
 
 
@@ -61,7 +61,7 @@ def source_of(prepared: Prepared, device: torch.device) -> Source:
         return WaveformSource(dataset, recipe.features)
     if isinstance(store, Waves):
         return _on_device(store, device)
-    if wanted_source(dataset, recipe, device) == "pictures":
+    if wanted_source(dataset, recipe, device) == "spectrograms":
         return _on_device(store, device)
     return store
 
