@@ -1,10 +1,10 @@
 """``python -m benchmarks.gpu [--json]``: training steps on a GPU, and what the largest of the paper's cells takes.
 
 On sounds in ESC-50's shape (2000 clips of five seconds at 44.1 kHz, 50 classes, 5 folds; noise, since speed does not
-depend on what is heard) it measures, for one backbone at batch 32:
+depend on the sounds) it measures, for one backbone at batch 32:
 
-- images/s of a plain loop (float32 as torch has it by default, default memory format, no graph) whose spectrograms the host
-  makes, by librosa in as many threads as there are cores, or reads from a cache; and of ours from each source;
+- images/s of a plain loop (float32 as torch has it by default, default memory format, no graph) whose spectrograms the
+  host makes, by librosa in as many threads as there are cores, or reads from a cache; and of ours from each source;
 - the share of a step that goes into its input: a step from each source against the same step on a batch that stands
   still;
 - whole trials, alone and several at once, from the command's own functions, and from these the time of 5 folds x 5

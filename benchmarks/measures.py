@@ -73,7 +73,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def spectrograms(setting: Setting, *, wav: bool = False) -> Iterator[Pair]:
-    """Files to spectrograms; with ``wav`` of the same clips as 16-bit WAV, as ESC-50 comes, where decoding costs little."""
+    """Files to spectrograms; with ``wav`` of the same clips as 16-bit WAV, as ESC-50 comes, which decodes fast."""
     with tempfile.TemporaryDirectory() as folder:
         files = [_as_wav(path, Path(folder)) for path in setting.files] if wav else setting.files
         yield from _spectrograms(setting, files)

@@ -1,7 +1,7 @@
 """``python -m benchmarks.parity RUN DATA``: model files, given the audio alone, against their trials' predictions.
 
-The predictions came from the store of spectrograms, the model file hears the files: training and serving are one path where
-the labels are equal and the probabilities within 1e-3.
+The predictions came from the store of spectrograms, the model file reads the sound files: training and serving are one
+path where the labels are equal and the probabilities within 1e-3.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def main() -> None:
         fold, seed = trial.about["fold"], trial.about["seed"]
         classifier = load_classifier(arguments.run / f"fold-{fold}" / f"seed-{seed}" / "model.safetensors")
         stored = softmax(trial.logits / classifier.card.temperature)
-        heard = np.zeros_like(stored)
+        given = np.zeros_like(stored)
         files = [root / clip for clip in trial.clips]
         for row, found in enumerate(classifier.predict_files(files)):
-            heard[row] = [dict(zip(found.classes, found.probabilities, strict=True))[name] for name in trial.classes]
-        gap = float(np.abs(heard - stored).max())
-        changed = int((heard.argmax(axis=1) != stored.argmax(axis=1)).sum())
+            given[row] = [dict(zip(found.classes, found.probabilities, strict=True))[name] for name in trial.classes]
+        gap = float(np.abs(given - stored).max())
+        changed = int((given.argmax(axis=1) != stored.argmax(axis=1)).sum())
         print(f"fold {fold} seed {seed}: {len(files)} files, {changed} other labels, largest difference {gap:.1e}")
         worst, other = max(worst, gap), other + changed
     if other or worst > ALLOWED:

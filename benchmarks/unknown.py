@@ -1,7 +1,7 @@
 """``python -m benchmarks.unknown DATA --out DIR``: does a model say *unknown* where it should?
 
-Leaves two classes out, trains on the rest, and plays to each fold's calibrated model its held-out clips, the clips of
-the two classes, and synthesised noise, tones and silence. Tells for each score of novelty how well it separates
+Leaves two classes out, trains on the rest, and gives each fold's calibrated model its held-out clips, the clips of
+the two classes, and synthesised noise, tones and silence. Prints for each OOD score how well it separates
 (AUROC) and, at the threshold that the other folds gave, how many known and unknown sounds are called unknown; and the
 coverage of the sets. Pairs are neighbours in the alphabet. The first ``--chosen-on`` pairs may choose the score, the
 others report it.
@@ -50,21 +50,21 @@ def without(dataset: Dataset, pair: tuple[str, ...]) -> Dataset:
     )
 
 
-def heard(classifier: Classifier, waves: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def outputs_of(classifier: Classifier, waves: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Logits and distances of waves."""
     (reference,) = references_of(classifier.model)
     logits, far = [], []
     with torch.inference_mode():
         for start in range(0, len(waves), BATCH):
             spectrograms = classifier.spectrograms(torch.from_numpy(waves[start : start + BATCH]))
-            said, features = seen_by(classifier.model, spectrograms)
-            logits.append(said.numpy())
+            output, features = seen_by(classifier.model, spectrograms)
+            logits.append(output.numpy())
             far.append(reference.distance(features))
     return np.concatenate(logits), np.concatenate(far)
 
 
 def listen(run: Path, dataset: Dataset, pair: tuple[str, ...], trial: Predictions) -> dict[str, tuple[Any, Any]]:
-    """What a fold's model hears: kind of sound -> logits and distances; kept beside the run."""
+    """A fold's model's outputs: kind of sound -> logits and distances; kept beside the run."""
     kept = run / f"strange-{trial.about['fold']}.npz"
     if not kept.is_file():
         classifier = load_classifier(run / f"fold-{trial.about['fold']}" / "seed-0" / "model.safetensors")
@@ -74,7 +74,7 @@ def listen(run: Path, dataset: Dataset, pair: tuple[str, ...], trial: Prediction
         sounds |= strange_sounds(rate_hz=classifier.sample_rate_hz, samples=classifier.samples)
         arrays = {}
         for kind, some in sounds.items():
-            arrays[f"{kind}/logits"], arrays[f"{kind}/distance"] = heard(classifier, some)
+            arrays[f"{kind}/logits"], arrays[f"{kind}/distance"] = outputs_of(classifier, some)
         np.savez(kept, allow_pickle=False, **arrays)
     with np.load(kept, allow_pickle=False) as file:
         kinds = [name.removesuffix("/logits") for name in file.files if name.endswith("/logits")]

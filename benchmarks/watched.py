@@ -1,4 +1,4 @@
-"""A service under watch: what it answers, whether it is well afterwards, and what memory it and its children take."""
+"""A service under test: its answers, its health afterwards, and the memory that it and its children take."""
 
 from __future__ import annotations
 

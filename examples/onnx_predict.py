@@ -13,7 +13,7 @@ about = {key: json.loads(text) for key, text in session.get_modelmeta().custom_m
 for path in sys.argv[2:]:
     wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != about["sample_rate_hz"]:
-        sys.exit(f"{path}: is at {rate} Hz and the model hears {about['sample_rate_hz']} Hz: resample it first")
+        sys.exit(f"{path}: is at {rate} Hz and the model takes {about['sample_rate_hz']} Hz: resample it first")
     waves = np.ascontiguousarray(wave.mean(axis=1)[None])  # mono; any length, the model cuts or pads it
     found = dict(zip([one.name for one in session.get_outputs()], session.run(None, {"waves": waves}), strict=True))
     best = int(found["probabilities"][0].argmax())

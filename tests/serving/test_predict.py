@@ -96,6 +96,7 @@ def test_the_spectrogram_is_what_the_network_sees(client, classifier, sound):
     path = sound("a.wav", seconds=1.0)
     found = client.post("/predict", params={"spectrogram": True}, content=path.read_bytes()).json()
     drawn = found["spectrogram"]
+    assert client.post("/predict", params={"picture": True}, content=path.read_bytes()).json() == found  # the old name
     levels = np.frombuffer(base64.b64decode(drawn["levels"]), np.uint8).reshape(3, drawn["rows"], drawn["columns"])
     wave = torch.from_numpy(classifier.heard(path)[0])[None]
     bands = classifier.front_end.band_energies(wave)[0, 0].numpy()
@@ -203,6 +204,7 @@ def test_the_description_names_every_field_and_every_refusal(client):
     assert set(predict["responses"]) == {"200", "400", "408", "413", "422", "500", "503", "504", "507"}
     assert set(predict["requestBody"]["content"]) == {"multipart/form-data", "application/octet-stream"}
     assert all(parameter["description"] for parameter in predict["parameters"])
+    assert [one["name"] for one in predict["parameters"] if one.get("deprecated")] == ["picture"]
     schemas = tree["components"]["schemas"]
     assert "ErrorBody" in predict["responses"]["413"]["content"]["application/json"]["schema"]["$ref"]
     for name in ("Answer", "Window", "ErrorContent", "SpectrogramImage", "ExplanationBody"):

@@ -52,7 +52,7 @@ def hours_of_silence():
 BAD = {
     "text": (lambda: b"this is no sound at all\n" * 20, "unreadable", "text"),
     "html": (lambda: b"<!DOCTYPE html><html></html>", "unreadable", "HTML"),
-    "a spectrogram": (lambda: PNG, "unreadable", "PNG"),
+    "an image": (lambda: PNG, "unreadable", "PNG"),
     "an MP4 named .mp3": (lambda: MP4, "unreadable", "MP4"),
     "a zip": (lambda: b"PK\x03\x04" + zlib.compress(bytes(10_000)), "unreadable", "ZIP"),
     "a pickle": (lambda: b"\x80\x04\x95\x10\x00\x00\x00\x00\x00\x00\x00\x8c\xff\xfe.", "unreadable", "pickle"),

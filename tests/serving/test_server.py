@@ -75,7 +75,7 @@ def test_a_machine_that_answers_otherwise_does_not_serve(model_file, classifier,
     other = load_classifier(model_file)
     original = other.front_end.band_energies
     other.front_end.band_energies = lambda waves, **more: original(torch.roll(waves, 100, dims=1) * 1.2, **more)
-    with pytest.raises(ModelError, match="answers otherwise here than where it was saved"):
+    with pytest.raises(ModelError, match="predicts otherwise here than where it was saved"):
         check_parity(model_file, other)
 
     def shift(content):

@@ -18,26 +18,22 @@ _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 @verb
 def serve(
     model: Annotated[Path, typer.Argument(help="A model file.")],
-    host: Annotated[
-        str, typer.Option(help="Address to listen at; 0.0.0.0 is every one of this machine's.")
-    ] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     most_mb: Annotated[float, typer.Option("--max-mb", min=0.001, help="Largest upload, in megabytes.")] = 50.0,
     most_seconds: Annotated[float, typer.Option("--max-seconds", min=0.1, help="Longest sound.")] = 900.0,
     decode_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time that decoding a sound may take.")] = 20.0,
     queue: Annotated[int, typer.Option(min=1, help="Requests in flight; more are asked to come again.")] = 64,
-    batch: Annotated[int, typer.Option(min=1, help="Sounds that the network sees at a time.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="Windows in a batch of the network.")] = 16,
     wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits to be filled.")] = 4.0,
     decoders: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
-    stop_seconds: Annotated[
-        float, typer.Option(min=1, help="How long requests in flight may take at the stop.")
-    ] = 15.0,
+    stop_seconds: Annotated[float, typer.Option(min=1, help="Longest wait for requests in flight at the stop.")] = 15.0,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
     """Serve a model over HTTP: POST /predict, /healthz, /metrics, /openapi.json, and a page at /.
 
-    Starts only with a model that answers on this machine as where it was saved. Ctrl-C lets what is in flight end.
+    Starts only with a model whose predictions here are those where it was saved. Ctrl-C lets what is in flight end.
     """
     import asyncio
     import importlib.util
@@ -63,14 +59,9 @@ def serve(
     with bind(host, port) as listening:
         keep_freed_memory()
         classifier = load_classifier(model, device=computer(device, threads)).use_kernels()
-        note = check_parity(model, classifier)
-        if note:
+        if note := check_parity(model, classifier):
             say(f"  note: {note}")
-        address = f"[{host}]" if ":" in host else host
-        found = listening.getsockname()[1]
-
-        def started() -> None:
-            say(f"{model}: served at http://{address}:{found} (Ctrl-C stops it)")
-
-        asyncio.run(Server(classifier, limits, listening=listening, started=started).work())
+        address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        started = f"{model}: served at http://{address} (Ctrl-C stops it)"
+        asyncio.run(Server(classifier, limits, listening=listening, started=lambda: say(started)).work())
     say("earsight: stopped; what was in flight has been answered")

@@ -1,34 +1,21 @@
-"""Predictions of windows as one answer.
-
-Comes in: what the model says of each window, and what was asked. Goes out: an `Answer`.
-"""
+"""Make one `Answer` of the predictions of a sound's windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from earsight.inference import recordings
 from earsight.inference.classifier import Prediction
 from earsight.inference.events import EventRules, events_of
-from earsight.serving.decoder_pool import Heard
-from earsight.serving.schemas import (
-    Answer,
-    ClassShare,
-    ExplanationBody,
-    Happening,
-    Opinion,
-    Sound,
-    SpectrogramImage,
-    Waveform,
-    Window,
-)
+from earsight.serving.decoder_pool import Decoded
+from earsight.serving.schemas import Answer, ClassShare, EventBody, PredictionBody, Sound, Window
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a sound; see the parameters of ``POST /predict``."""
+    """The parameters of ``POST /predict``, described there."""
 
     top: int = 5
     hop: float | None = None
@@ -40,68 +27,60 @@ class Question:
 
 def answered(
     found: Sequence[tuple[float, Prediction]],
-    heard: Heard,
+    decoded: Decoded,
     *,
     name: str,
     question: Question,
     clip: float,
-    spectrogram: SpectrogramImage | None,
-    waveform: Waveform | None,
-    explanation: ExplanationBody | None,
-    notes: list[str],
+    extras: Mapping[str, Any],
 ) -> Answer:
     """The answer to a question.
 
     Parameters
     ----------
     found : sequence of (float, Prediction)
-        Where each window begins in what was heard, in seconds, and what the model says of it; at least one.
-    heard : Heard
+        Where each window begins in the decoded part, in seconds, and its prediction; at least one.
+    decoded : Decoded
     name : str
         Of the file, as its sender has it.
     question : Question
     clip : float
         Length of a window in seconds.
-    spectrogram, waveform, explanation, notes
-        What else was asked for.
+    extras : mapping
+        ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
     """
-    whole = question.hop is not None
-    shift = 0.0 if whole else question.at
+    shift = question.at if question.hop is None else 0.0
     windows = [
         Window(
-            **_opinion(one, top=question.top),
+            **_prediction([one], top=question.top),
             start_seconds=round(shift + start, 3),
-            end_seconds=round(min(shift + start + clip, heard.seconds), 3),
+            end_seconds=round(min(shift + start + clip, decoded.seconds), 3),
         )
         for start, one in found
     ]
-    every = [one for _, one in found]
     return Answer(
-        **(_opinion(every[0], top=question.top) if len(every) == 1 else _of_all(every, top=question.top)),
+        **_prediction([one for _, one in found], top=question.top),
         sound=Sound(
             name=name,
-            seconds=round(heard.seconds, 3),
-            sample_rate_hz=heard.sample_rate_hz,
-            channels=heard.channels,
-            format=heard.format,
+            seconds=round(decoded.seconds, 3),
+            sample_rate_hz=decoded.sample_rate_hz,
+            channels=decoded.channels,
+            format=decoded.format,
         ),
         start_seconds=windows[0].start_seconds,
         end_seconds=windows[-1].end_seconds,
-        timeline=windows if whole else None,
-        events=_events(found, heard, hop=question.hop, clip=clip) if question.hop is not None else None,
-        spectrogram=spectrogram,
-        waveform=waveform,
-        explanation=explanation,
-        notes=notes,
+        timeline=None if question.hop is None else windows,
+        events=None if question.hop is None else _events(found, decoded, hop=question.hop, clip=clip),
+        **extras,
     )
 
 
-def _events(found: Sequence[tuple[float, Prediction]], heard: Heard, *, hop: float, clip: float) -> list[Happening]:
+def _events(found: Sequence[tuple[float, Prediction]], decoded: Decoded, *, hop: float, clip: float) -> list[EventBody]:
     """The events that `earsight predict` would find in these windows."""
-    spans = (recordings.Window(start, min(start + clip, heard.seconds), one) for start, one in found)
+    spans = (recordings.Window(start, min(start + clip, decoded.seconds), one) for start, one in found)
     events = events_of(spans, EventRules(), hop_seconds=hop, window_seconds=clip)
     return [
-        Happening(
+        EventBody(
             label=one.label,
             start_seconds=round(one.begin_seconds, 3),
             end_seconds=round(one.end_seconds, 3),
@@ -111,31 +90,23 @@ def _events(found: Sequence[tuple[float, Prediction]], heard: Heard, *, hop: flo
     ]
 
 
-def _opinion(found: Prediction, *, top: int) -> dict[str, Any]:
-    return Opinion(
-        label=found.label,
-        unknown=found.unknown,
-        novelty=found.novelty,
-        plausible=list(found.plausible),
-        classes=_shares(dict(zip(found.classes, found.probabilities, strict=True)), top=top),
-    ).model_dump()
-
-
-def _of_all(found: Sequence[Prediction], *, top: int) -> dict[str, Any]:
-    """The opinion of several windows: mean probabilities; unknown where most of the windows are."""
-    total = dict.fromkeys(found[0].classes, 0.0)
-    for one in found:
-        for label, share in zip(one.classes, one.probabilities, strict=True):
-            total[label] += share / len(found)
-    ranked = dict(sorted(total.items(), key=lambda pair: -pair[1]))
-    return Opinion(
-        label=next(iter(ranked)),
+def _prediction(found: Sequence[Prediction], *, top: int) -> dict[str, Any]:
+    """A prediction as its schema has it; of several windows mean probabilities, and unknown where most of them are."""
+    first = found[0]
+    ranked = dict(zip(first.classes, first.probabilities, strict=True))
+    if len(found) > 1:
+        total = dict.fromkeys(first.classes, 0.0)
+        for one in found:
+            for label, probability in zip(one.classes, one.probabilities, strict=True):
+                total[label] += probability / len(found)
+        ranked = dict(sorted(total.items(), key=lambda pair: -pair[1]))
+    return PredictionBody(
+        label=first.label if len(found) == 1 else next(iter(ranked)),
         unknown=2 * sum(one.unknown for one in found) > len(found),
-        novelty=None,
-        plausible=[],
-        classes=_shares(ranked, top=top),
+        novelty=first.novelty if len(found) == 1 else None,
+        plausible=list(first.plausible) if len(found) == 1 else [],
+        classes=[
+            ClassShare(label=label, probability=round(probability, 6))
+            for label, probability in list(ranked.items())[:top]
+        ],
     ).model_dump()
-
-
-def _shares(ranked: dict[str, float], *, top: int) -> list[ClassShare]:
-    return [ClassShare(label=label, probability=round(share, 6)) for label, share in list(ranked.items())[:top]]

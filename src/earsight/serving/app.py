@@ -1,4 +1,4 @@
-"""The HTTP face of a service: its routes and their parameters.
+"""The HTTP routes of the service and their parameters (FastAPI).
 
 ``POST /predict``, ``GET /model``, ``/healthz``, ``/metrics``, ``/openapi.json``, and the page at ``/``.
 """
@@ -36,7 +36,7 @@ _log = logging.getLogger("earsight.serving")
 PAGE = Path(str(files("earsight.serving") / "page"))
 _BODY = {
     "required": True,
-    "description": "The sound: any file that libsndfile reads, told by its bytes and not by its name or type.",
+    "description": "The sound: any file that libsndfile reads, known by its bytes and not by its name or type.",
     "content": {
         "multipart/form-data": {
             "schema": {
@@ -60,20 +60,9 @@ _REFUSALS = {
 }
 
 
-def create_app(classifier: Classifier, limits: Limits | None = None) -> FastAPI:
-    """The application that serves a classifier.
-
-    Parameters
-    ----------
-    classifier : Classifier
-    limits : Limits, optional
-
-    Returns
-    -------
-    FastAPI
-        An ASGI application; ``state.service`` is its `Service`.
-    """
-    service = Service(classifier, limits or Limits())
+def create_app(classifier: Classifier, limits: Limits) -> FastAPI:
+    """The ASGI application that serves a classifier; ``state.service`` is its `Service`."""
+    service = Service(classifier, limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -84,7 +73,7 @@ def create_app(classifier: Classifier, limits: Limits | None = None) -> FastAPI:
     app = FastAPI(
         title="earsight",
         version=__version__,
-        description="Names the class of a sound, and says what it heard.",
+        description="Names the class of a sound, and explains it.",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
@@ -123,20 +112,18 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         explain: Annotated[bool, Query(description="Explain the first class of the first window.")] = False,
         label: Annotated[str | None, Query(description="Explain this class instead.")] = None,
         spectrogram: Annotated[bool, Query(description="Give the spectrogram and the waveform too.")] = False,
+        picture: Annotated[bool, Query(deprecated=True, description="The old name of `spectrogram`.")] = False,
     ) -> Answer:
-        """What the model says of a sound, sent as the raw body or as the one file of a form."""
+        """The model's prediction for a sound, sent as the raw body or as the one file of a form."""
         if label is not None and label not in service.classifier.classes:
             raise Refusal(422, "unknown_label", f"label is {label[:80]!r}, no class of the model", "see GET /model")
         if hop is not None and at:
             raise Refusal(422, "bad_parameter", "at and hop were both given", "give at alone, or hop alone")
-        question = Question(top=top, hop=hop, at=at, explain=explain, label=label, spectrogram=spectrogram)
+        question = Question(top, hop, at, explain, spectrogram or picture, label)
         began = time.perf_counter()
         code, status = "", 200
         try:
-            async with (
-                service.admitted(),
-                uploaded(request, folder=service.folder, limits=service.limits) as upload,
-            ):
+            async with service.admitted(), uploaded(request, folder=service.folder, limits=service.limits) as upload:
                 return await service.answer(upload, question)
         except Refusal as error:
             code, status = error.code, error.status
@@ -172,7 +159,7 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/model", response_model=ModelBody, summary="The model, and what the service takes")
     async def model() -> ModelBody:
-        """What a client needs to know before it sends a sound."""
+        """The classes, the window, and the limits."""
         card = classifier.card
         return ModelBody(
             classes=list(classifier.classes),
@@ -205,18 +192,16 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        name = str(first["loc"][-1])
-        found = str(first.get("input"))[:80]
-        return refused(
-            Refusal(422, "bad_parameter", f"{name} is {found!r}: {first['msg']}", f"correct {name}; see /openapi.json")
-        )
+        name, found = str(first["loc"][-1]), str(first.get("input"))[:80]
+        message = f"{name} is {found!r}: {first['msg']}"
+        return refused(Refusal(422, "bad_parameter", message, f"correct {name}; see /openapi.json"))
 
     @app.exception_handler(HTTPException)
     async def missing(request: Request, error: HTTPException) -> JSONResponse:
-        known = "POST /predict, GET /model, /healthz, /metrics, /openapi.json and the page at /"
+        known = "there are POST /predict, GET /model, /healthz, /metrics, /openapi.json and the page at /"
         code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "bad_request")
         message = f"{request.method} {request.url.path[:80]}: {error.detail}"
-        return refused(Refusal(error.status_code, code, message, f"there are {known}"))
+        return refused(Refusal(error.status_code, code, message, known))
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

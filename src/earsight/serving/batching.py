@@ -1,7 +1,7 @@
-"""Sounds of several requests in one batch of the network.
+"""Micro-batching: the windows of several requests go through the network together.
 
-Comes in: spectrograms, one at a time. Goes out: for each, what the network says. A batch is what has come while the last
-one was computed, and in ``wait_seconds`` more, if that does not fill it and more are on their way.
+Comes in: spectrograms, one at a time. Goes out: for each, its prediction. A batch is what has come while the last one
+was computed, and in ``wait_seconds`` more, if that does not fill it and more are on their way.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Batcher(Generic[Item, Answer]):
         How long a batch that is not full waits for more.
     coming : callable
         How many items there are at most in this batch, the queue, and on their way: nothing is waited for beyond them.
-    on_batch : callable, optional
+    on_batch : callable
         Called with the size of each batch.
     """
 
@@ -39,7 +39,7 @@ class Batcher(Generic[Item, Answer]):
         most: int,
         wait_seconds: float,
         coming: Callable[[], int],
-        on_batch: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[int], None],
     ) -> None:
         self._compute, self._most, self._wait = compute, most, wait_seconds
         self._coming, self._on_batch = coming, on_batch
@@ -66,7 +66,7 @@ class Batcher(Generic[Item, Answer]):
         return self._waiting.qsize()
 
     async def answer(self, item: Item) -> Answer:
-        """What the network says of one item; an error of its batch is raised for each of it."""
+        """The prediction for one item; an error of its batch is raised for each of it."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((item, future))
         return await future

@@ -1,10 +1,11 @@
-"""The process that decodes: what came from a stranger is opened here, where a crash costs nothing but this process.
+"""The decoding process: uploads are opened here, where a crash costs nothing but this process.
 
 ``python -m earsight.serving.decoder BYTES FILE_BYTES``: memory that it may use, and the longest file that it may write.
 It answers each line of JSON on standard input with one on standard output; the first says that it is ready. A job is
 ``{"path", "out", "rate", "start", "seconds", "longest", "cpu_seconds"}``: the sound at ``path``, from ``start`` for
 ``seconds`` (null: to its end), is written to ``out`` as mono float32 at ``rate``. The answer is
-``{"samples", "seconds", "rate", "channels", "format"}``, or ``{"code", "message"}`` with a code of `REASONS`.
+``{"samples", "seconds", "rate", "channels", "format"}``, or ``{"code", "message"}`` where the code is ``unreadable``,
+``too_long``, ``past_the_end``, ``too_much_memory`` or ``no_space``.
 """
 
 from __future__ import annotations
@@ -27,8 +28,6 @@ from earsight.data import audio
 from earsight.data.audio import AudioInfo, pieces
 from earsight.errors import AudioError
 
-REASONS = ("unreadable", "too_long", "past_the_end", "too_much_memory", "no_space")
-
 
 class _Refused(Exception):  # noqa: N818
     def __init__(self, code: str, message: str) -> None:
@@ -41,9 +40,8 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
     try:
         found = audio.info(job["path"])
         if found.seconds > job["longest"]:
-            raise _Refused(
-                "too_long", f"the sound lasts {found.seconds:.1f} s, this service takes {job['longest']:g} s"
-            )
+            long = f"the sound lasts {found.seconds:.1f} s, this service takes {job['longest']:g} s"
+            raise _Refused("too_long", long)
         if job["start"] >= found.seconds:
             raise _Refused("past_the_end", f"at is {job['start']:g} s, the sound lasts {found.seconds:.3g} s")
         samples = _write(job, found)
@@ -52,10 +50,7 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
     except AudioError as error:
         return {"code": "unreadable", "message": error.reason}
     except MemoryError:
-        return {
-            "code": "too_much_memory",
-            "message": "decoding it takes more memory than this service lends to a sound",
-        }
+        return {"code": "too_much_memory", "message": "decoding it takes more memory than this service allows a sound"}
     except OSError as error:
         if error.errno == errno.EFBIG:
             return {"code": "too_long", "message": f"the sound lasts more than the {job['longest']:g} s that are taken"}
@@ -72,7 +67,7 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
 def _write(job: dict[str, Any], found: AudioInfo) -> int:
     """Write the part that is asked for; how many samples that are.
 
-    A part has the very samples that `earsight predict` hears. A whole sound is written as it is decoded, in constant
+    A part has the very samples that `earsight predict` reads. A whole sound is written as it is decoded, in constant
     memory.
     """
     rate, start, seconds = job["rate"], job["start"], job["seconds"]
@@ -87,7 +82,7 @@ def _write(job: dict[str, Any], found: AudioInfo) -> int:
             out.write(wave[round(start * rate) :].tobytes())
         written = out.tell() // 4
     if not written:
-        raise _Refused("past_the_end", f"nothing is heard from {start:g} s on, the sound lasts {found.seconds:.3g} s")
+        raise _Refused("past_the_end", f"no sample from {start:g} s on, the sound lasts {found.seconds:.3g} s")
     return written
 
 

@@ -1,6 +1,6 @@
-"""A few processes that decode (`earsight.serving.decoder`), each replaced when it dies, hangs or has done much.
+"""A pool of decoding processes (`earsight.serving.decoder`), each replaced when it dies, hangs or has done many jobs.
 
-Comes in: the path of an upload. Goes out: `Heard`, mono float32 at the model's rate in a file of raw samples that the
+Comes in: the path of an upload. Goes out: `Decoded`, mono float32 at the model's rate in a file of raw samples that the
 process wrote; or a `Refusal`.
 """
 
@@ -28,33 +28,26 @@ from earsight.serving.refusals import Refusal, unreadable
 _START_SECONDS = 60.0
 _JOBS_OF_ONE = 500  # what a library leaks on odd files goes with its process
 _LINE_BYTES = 1 << 16
+# What a decoder's codes mean for whoever sent the sound: status and remedy. `unreadable` brings its own.
+_REMEDIES = {
+    "too_long": (422, "cut it into pieces, or use `earsight predict MODEL FILE` instead"),
+    "past_the_end": (422, "choose a time within the sound"),
+    "too_much_memory": (422, "convert it to mono at 48 kHz or less and send that"),
+    "no_space": (507, "try again later; whoever runs the service must make room"),
+}
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A decoded sound, or the part of it that was asked for.
+class Decoded:
+    """A decoded sound, or the part of it that was asked for."""
 
-    Attributes
-    ----------
-    raw : Path
-        Its samples, float32.
-    samples : int
-        How many, at the model's rate.
-    seconds : float
-        Length of the whole sound.
-    sample_rate_hz, channels : int
-        Of the file.
-    format : str
-        Its container, such as ``FLAC``.
-    """
-
-    raw: Path
-    samples: int
-    seconds: float
-    sample_rate_hz: int
+    raw: Path  # its samples, mono float32
+    samples: int  # how many, at the model's rate
+    seconds: float  # of the whole sound
+    sample_rate_hz: int  # of the file, as the channels
     channels: int
-    format: str
+    format: str  # its container, such as FLAC
 
     def part(self, first: int, count: int) -> Wave:
         """``count`` samples from number ``first`` on, or as many as there are, at least one."""
@@ -73,13 +66,11 @@ class Decoders:
     limits : Limits
     sample_rate_hz : int
         Of what goes out.
-    on_end : callable, optional
+    on_end : callable
         Called with why (``crash``, ``timeout``, ``worn``) each time that a process is replaced.
     """
 
-    def __init__(
-        self, limits: Limits, *, sample_rate_hz: int, on_end: Callable[[str], None] = lambda why: None
-    ) -> None:
+    def __init__(self, limits: Limits, *, sample_rate_hz: int, on_end: Callable[[str], None]) -> None:
         self._limits, self._rate, self._on_end = limits, sample_rate_hz, on_end
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
         self._all: set[_Child] = set()
@@ -92,13 +83,7 @@ class Decoders:
         return len(self._all)
 
     async def start(self) -> None:
-        """Start the processes.
-
-        Raises
-        ------
-        ServiceError
-            If one does not come up.
-        """
+        """Start the processes; `ServiceError` if one does not come up."""
         await asyncio.gather(*(self._spawn() for _ in range(self._limits.decoders)))
 
     async def close(self) -> None:
@@ -111,17 +96,11 @@ class Decoders:
             await child.kill()
         self._all.clear()
 
-    async def decode(self, path: Path, *, start: float = 0.0, seconds: float | None = None) -> Heard:
+    async def decode(self, path: Path, *, start: float = 0.0, seconds: float | None = None) -> Decoded:
         """Decode one file, when a process is free.
 
-        Parameters
-        ----------
-        path : Path
-            ``path`` with the suffix ``.raw`` is written beside it.
-        start : float
-            Where to begin, in seconds.
-        seconds : float, optional
-            How much; default to the end.
+        The samples from ``start`` on, for so many seconds or to the end, are written beside it under the suffix
+        ``.raw``.
 
         Raises
         ------
@@ -160,7 +139,7 @@ class Decoders:
                 await self._replace(child, why)
             else:
                 self._idle.put_nowait(child)
-        return _heard(answer, out)
+        return _decoded(answer, out)
 
     def _too_slow(self) -> Refusal:
         return Refusal(
@@ -170,7 +149,7 @@ class Decoders:
 
     async def _spawn(self) -> None:
         limits = self._limits
-        # Half a second more than may be heard, for rounding; beyond it a file that lies about its length is stopped.
+        # Half a second more than is allowed, for rounding; beyond it a file that lies about its length is stopped.
         most = round((limits.sound_seconds + 0.5) * self._rate) * 4
         child = await _Child.start(limits.decode_bytes, most)
         self._all.add(child)
@@ -271,20 +250,16 @@ class _Child:
             await self._process.wait()
 
 
-def _heard(answer: dict[str, Any], out: Path) -> Heard:
-    """What a decoder's answer says, and the samples that it wrote."""
+def _decoded(answer: dict[str, Any], out: Path) -> Decoded:
+    """A decoder's answer, with the samples that it wrote."""
     code, message = answer.get("code"), str(answer.get("message"))
     if code == "unreadable":
         raise unreadable(message)
-    if code == "too_long":
-        raise Refusal(422, "too_long", message, "cut it into pieces, or use `earsight predict MODEL FILE` instead")
-    if code == "past_the_end":
-        raise Refusal(422, "past_the_end", message, "choose a time within the sound")
-    if code == "too_much_memory":
-        raise Refusal(422, "too_much_memory", message, "convert it to mono at 48 kHz or less and send that")
     if code is not None:
-        raise Refusal(507, "no_space", message, "try again later; whoever runs the service must make room")
-    return Heard(
+        code = code if code in _REMEDIES else "no_space"
+        status, remedy = _REMEDIES[code]
+        raise Refusal(status, code, message, remedy)
+    return Decoded(
         raw=out,
         samples=int(answer["samples"]),
         seconds=float(answer["seconds"]),

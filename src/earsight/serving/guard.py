@@ -1,4 +1,4 @@
-"""What every response carries and how long it may take to be read.
+"""ASGI middleware: security headers on every response, and a time within which it must be read.
 
 The headers keep the page to its own scripts, styles and sounds: nothing comes from, or goes to, another host.
 """
@@ -26,12 +26,7 @@ READ_SECONDS = 60.0
 
 
 class Guard:
-    """ASGI middleware.
-
-    Parameters
-    ----------
-    app : ASGI application
-    """
+    """ASGI middleware around ``app``."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

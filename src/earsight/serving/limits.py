@@ -1,4 +1,4 @@
-"""How much the service takes from whoever asks it: sizes in bytes, lengths and times in seconds."""
+"""The limits of a service: sizes in bytes, lengths and times in seconds."""
 
 from __future__ import annotations
 
@@ -9,56 +9,21 @@ from earsight.errors import ServiceError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost.
+    """What requests may cost; `ServiceError` if a limit is not above 0."""
 
-    Parameters
-    ----------
-    body_bytes : int
-        Of one upload.
-    upload_seconds : float
-        From a request's first byte to its last.
-    sound_seconds : float
-        Length of a sound.
-    windows : int
-        Windows of one sound.
-    decode_seconds : float
-        Of a decoder's time, for one sound.
-    decode_bytes : int
-        Of a decoder's memory.
-    queue : int
-        Requests at a time, from their first byte to their answer.
-    explanations : int
-        Of them, those that wait for an explanation or get one; they are made one after the other.
-    explanation_steps : int
-        Bound of the steps of Integrated Gradients.
-    batch : int
-        Sounds that the network sees at a time; 1 is one request after the other.
-    wait_seconds : float
-        How long a batch waits to be filled.
-    decoders : int
-        Processes that decode.
-    stop_seconds : float
-        How long requests in flight may take to end when the service is stopped.
-
-    Raises
-    ------
-    ServiceError
-        If a limit is none.
-    """
-
-    body_bytes: int = 50 * 1000 * 1000
-    upload_seconds: float = 30.0
-    sound_seconds: float = 900.0
-    windows: int = 4000
-    decode_seconds: float = 20.0
-    decode_bytes: int = 1 << 30
-    queue: int = 64
-    explanations: int = 4
-    explanation_steps: int = 256
-    batch: int = 16
-    wait_seconds: float = 0.004
-    decoders: int = 2
-    stop_seconds: float = 15.0
+    body_bytes: int = 50 * 1000 * 1000  # of one upload
+    upload_seconds: float = 30.0  # from a request's first byte to its last
+    sound_seconds: float = 900.0  # length of a sound
+    windows: int = 4000  # windows of one sound
+    decode_seconds: float = 20.0  # of a decoder's time, for one sound
+    decode_bytes: int = 1 << 30  # of a decoder's memory
+    queue: int = 64  # requests at a time, from their first byte to their answer
+    explanations: int = 4  # of them, those that wait for an explanation or get one; they are made one after the other
+    explanation_steps: int = 256  # bound of the steps of Integrated Gradients
+    batch: int = 16  # windows in a batch of the network; 1 is one request after the other
+    wait_seconds: float = 0.004  # how long a batch waits to be filled; 0 is allowed
+    decoders: int = 2  # processes that decode
+    stop_seconds: float = 15.0  # how long requests in flight may take to end when the service is stopped
 
     def __post_init__(self) -> None:
         for one in fields(self):

@@ -1,4 +1,4 @@
-"""What the service counts, as Prometheus reads it from ``/metrics``."""
+"""Prometheus metrics of the service, for ``/metrics``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Meters:
-    """The counters of one service; each has a registry of its own, so that several live in one process.
+    """The metrics of one service; each has a registry of its own, so that several live in one process.
 
-    Parameters
-    ----------
-    waiting : callable
-        How many waves are in no batch yet.
-    decoders : callable
-        How many decoding processes there are.
+    ``waiting`` gives the windows that are in no batch yet, ``decoders`` the decoding processes.
     """
 
     def __init__(self, *, waiting: Callable[[], int], decoders: Callable[[], int]) -> None:
@@ -28,8 +23,7 @@ class Meters:
             "earsight_requests", "Requests to /predict by status and error code.", ["status", "code"], registry=registry
         )
         self.seconds = Histogram(
-            "earsight_request_seconds",
-            "From a request's first byte to its answer.",
+            *("earsight_request_seconds", "From a request's first byte to its answer."),
             registry=registry,
             buckets=_SECONDS,
         )
@@ -39,7 +33,7 @@ class Meters:
         self.batch_size = Histogram(
             "earsight_batch_size", "Windows in a batch of the network.", registry=registry, buckets=_SIZES
         )
-        self.windows = Counter("earsight_windows", "Windows that the network heard.", registry=registry)
+        self.windows = Counter("earsight_windows", "Windows that the network classified.", registry=registry)
         self.sound_seconds = Counter(
             "earsight_sound_seconds", "Length of the sounds that were answered.", registry=registry
         )

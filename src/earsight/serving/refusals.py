@@ -1,13 +1,8 @@
-"""Why a request gets no answer: a status code, and a JSON error that says what to do.
-
-Goes out, for every refusal: ``{"error": {"code", "message", "what_to_do"}}``.
-"""
+"""Refusals: a status code and the JSON body ``{"error": {"code", "message", "what_to_do"}}``."""
 
 from __future__ import annotations
 
 from starlette.responses import JSONResponse
-
-from earsight.errors import AudioError
 
 RETRY_SECONDS = 1
 
@@ -15,18 +10,8 @@ RETRY_SECONDS = 1
 class Refusal(Exception):  # noqa: N818 - it is no error of the service
     """A request that is refused.
 
-    Parameters
-    ----------
-    status : int
-        HTTP status code.
-    code : str
-        One word for programs, the same in every version.
-    message : str
-        What was found, and what was expected.
-    remedy : str
-        What to do.
-    close : bool
-        Whether the rest of the request is not read, so that the connection ends.
+    ``code`` is one word for programs, the same in every version. With ``close`` the rest of the request is not read,
+    and the connection ends.
     """
 
     def __init__(self, status: int, code: str, message: str, remedy: str, *, close: bool = False) -> None:
@@ -54,8 +39,3 @@ def refused(error: Refusal) -> JSONResponse:
         headers["Connection"] = "close"
     content = {"error": {"code": error.code, "message": error.message, "what_to_do": error.remedy}}
     return JSONResponse(content, status_code=error.status, headers=headers)
-
-
-def of_audio(error: AudioError) -> Refusal:
-    """The refusal of a sound that the classifier itself refuses."""
-    return unreadable(error.reason)

@@ -1,6 +1,6 @@
-"""The server: a model file that passes its checks, a port, and a stop that lets requests in flight end.
+"""The server (uvicorn): the parity check of the model, the port, and a stop that lets requests in flight end.
 
-Comes in: a `Classifier`, `Limits`, a bound socket. `Server.work` returns when the server was told to stop.
+Comes in: a `Classifier`, `Limits`, a bound socket. `Server.work` returns after SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -31,28 +31,27 @@ from earsight.serving.refusals import Refusal, busy, refused
 from earsight.serving.service import Service
 
 HEADER_SECONDS = 10.0
-_CONNECTIONS = 512
-"""Connections beyond so many get the answer that the service is busy; an eighth more, none at all."""
+_CONNECTIONS = 512  # beyond so many the answer is that the service is busy; beyond an eighth more there is none
 
 
 def check_parity(path: Path, classifier: Classifier) -> str:
-    """Hold this machine's answer to the probe against the one in the model file; a note for the reader, or nothing.
+    """Compare this machine's logits for the probe with those in the model file; a note for the user, or nothing.
 
     Raises
     ------
     ModelError
-        If the answers differ, or this machine's is not finite.
+        If they differ, or this machine's are not finite.
     """
     stored = load_probe(path)
     found = classifier.logits(probe_wave(classifier.card.recipe.features)[None])[0]
     if not np.isfinite(found).all():
-        raise ModelError(f"{path}: answers NaN or infinite values on this machine; train the model again")
+        raise ModelError(f"{path}: gives NaN or infinite logits on this machine; train the model again")
     if stored is None:
-        return "the model file is older than the parity check and has no answer to hold this machine's against"
+        return "the model file is older than the parity check and has no logits to compare this machine's with"
     off = distance(found, stored)
     if off > TOLERANCE:
         raise ModelError(
-            f"{path}: answers otherwise here than where it was saved: its logits for the probe are off by "
+            f"{path}: predicts otherwise here than where it was saved: its logits for the probe are off by "
             f"{100 * off:.2g} % of their spread, allowed {100 * TOLERANCE:g} %; "
             "install the versions of torch and timm that it was trained with, or train it again"
         )
@@ -60,13 +59,7 @@ def check_parity(path: Path, classifier: Classifier) -> str:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one.
-
-    Raises
-    ------
-    ServiceError
-        If the port is in use, or cannot be had.
-    """
+    """A socket that listens; port 0 takes a free one. `ServiceError` if the port is in use, or cannot be had."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -79,13 +72,9 @@ def bind(host: str, port: int) -> socket.socket:
         listening.listen(128)
     except OSError as error:
         listening.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ServiceError(
-                f"port {port} of {host} is in use; end what uses it, or choose another with --port"
-            ) from error
-        raise ServiceError(
-            f"port {port} of {host} cannot be had ({error.strerror}); choose another with --port"
-        ) from error
+        in_use = error.errno == errno.EADDRINUSE
+        found = "is in use; end what uses it, or" if in_use else f"cannot be had ({error.strerror});"
+        raise ServiceError(f"port {port} of {host} {found} choose another with --port") from error
     return listening
 
 
@@ -98,17 +87,12 @@ class Server(uvicorn.Server):
     limits : Limits
     listening : socket
         From `bind`; closed in the end.
-    started : callable, optional
+    started : callable
         Called when requests are answered.
     """
 
     def __init__(
-        self,
-        classifier: Classifier,
-        limits: Limits,
-        *,
-        listening: socket.socket,
-        started: Callable[[], None] = lambda: None,
+        self, classifier: Classifier, limits: Limits, *, listening: socket.socket, started: Callable[[], None]
     ) -> None:
         app = create_app(classifier, limits)
         config = uvicorn.Config(
@@ -125,24 +109,21 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self.service: Service = app.state.service
-        self._listening, self._say_started = listening, started
+        self._listening, self._on_start = listening, started
 
     async def work(self) -> None:
         """Serve until `should_exit`, SIGINT or SIGTERM; then let what is in flight end, for ``stop_seconds`` at most.
 
-        Raises
-        ------
-        ServiceError
-            If the decoding processes do not start.
+        `ServiceError` if the decoding processes do not start.
         """
         async with self.service.opened():
             await self.serve(sockets=[self._listening])
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to answer, and say so."""
+        """Begin to answer, and call ``started``."""
         await super().startup(sockets=sockets)
         if self.started:
-            self._say_started()
+            self._on_start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -163,9 +144,9 @@ class Server(uvicorn.Server):
 
 
 class _Protocol(H11Protocol):
-    """A connection that must say within `HEADER_SECONDS` what it wants, each time that it wants something."""
+    """A connection that is closed unless each request's header comes within `HEADER_SECONDS`."""
 
-    _patience: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -180,7 +161,7 @@ class _Protocol(H11Protocol):
         self._wait()
 
     def send_400_response(self, msg: str) -> None:
-        """Say in the form of every refusal that what came is not HTTP."""
+        """Refuse what is not HTTP, in the form of every refusal."""
         refusal = refused(Refusal(400, "bad_request", msg.rstrip("."), "send one request of HTTP/1.1", close=True))
         for event in (
             h11.Response(status_code=400, headers=refusal.raw_headers, reason=b"Bad Request"),
@@ -191,22 +172,22 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
+        self._cancel()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
-            self._forget()
-        elif self._patience is None:
-            self._patience = self.loop.call_later(HEADER_SECONDS, self._give_up)
+            self._cancel()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(HEADER_SECONDS, self._close_idle)
 
-    def _forget(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    def _give_up(self) -> None:
-        self._patience = None
+    def _close_idle(self) -> None:
+        self._timer = None
         if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
             self.transport.close()
 

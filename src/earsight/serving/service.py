@@ -1,6 +1,6 @@
-"""One model at work: from an uploaded file to an answer.
+"""The service behind HTTP: from an uploaded file to an answer.
 
-Comes in: an `Upload` and what is asked of it. Goes out: an `Answer`. The decoders, the batches and the one thread for
+Comes in: an `Upload` and a `Question`. Goes out: an `Answer`. The decoders, the batches and the one thread for
 explanations live here, while `opened`.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +25,17 @@ from earsight.errors import AudioError, ModelError
 from earsight.inference.classifier import Classifier, Prediction
 from earsight.serving.answers import Question, answered
 from earsight.serving.batching import Batcher
-from earsight.serving.decoder_pool import Decoders, Heard
+from earsight.serving.decoder_pool import Decoded, Decoders
 from earsight.serving.limits import Limits
 from earsight.serving.meters import Meters
-from earsight.serving.refusals import Refusal, busy, of_audio
+from earsight.serving.refusals import Refusal, busy, unreadable
 from earsight.serving.schemas import Answer, ExplanationBody, Waveform
 from earsight.serving.uploads import Upload
 from earsight.serving.views import explanation_of, spectrogram_of, waveform_of
 
 
 class Service:
-    """A classifier with its decoders and queues.
-
-    Parameters
-    ----------
-    classifier : Classifier
-    limits : Limits
-    """
+    """A classifier with its decoders and queues."""
 
     def __init__(self, classifier: Classifier, limits: Limits) -> None:
         self.classifier, self.limits = classifier, limits
@@ -55,20 +50,20 @@ class Service:
             lambda spectrograms: classifier.predict_spectrograms(torch.cat(spectrograms)),
             most=limits.batch,
             wait_seconds=limits.wait_seconds,
-            coming=lambda: max(self.in_flight, self._asked),
+            coming=lambda: max(self.in_flight, self._windows),
             on_batch=self.meters.batch_size.observe,
         )
         # One core each, as `earsight.parallel` has it; the network's thread has them all.
-        self._painters = ThreadPoolExecutor(
+        self._front_end = ThreadPoolExecutor(
             torch.get_num_threads(), "spectrogram", initializer=torch.set_num_threads, initargs=(1,)
         )
-        self._asked = self._explaining = 0
+        self._windows = self._explaining = 0
         self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self.folder = Path()
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Be at work for as long as the block runs."""
+        """Run the decoders and threads for as long as the block runs."""
         with tempfile.TemporaryDirectory(prefix="earsight-", ignore_cleanup_errors=True) as folder:
             self.folder = Path(folder)
             try:
@@ -78,18 +73,12 @@ class Service:
             finally:
                 await self._batcher.close()
                 await self.decoders.close()
-                self._painters.shutdown(wait=False, cancel_futures=True)
+                self._front_end.shutdown(wait=False, cancel_futures=True)
                 self._explainer.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
-        """A place among the requests in flight.
-
-        Raises
-        ------
-        Refusal
-            503 if there is none.
-        """
+        """A place among the requests in flight; `Refusal` 503 if there is none."""
         if self.in_flight >= self.limits.queue:
             raise busy(f"{self.in_flight} requests are in flight, which is all that this service takes", close=True)
         self.in_flight += 1
@@ -101,81 +90,67 @@ class Service:
             self.meters.in_flight.set(self.in_flight)
 
     async def answer(self, upload: Upload, question: Question) -> Answer:
-        """What the model says of a file.
-
-        Raises
-        ------
-        Refusal
-            If the file is no sound, or breaks a limit.
-        """
+        """The prediction for a file; `Refusal` if it is no sound, or breaks a limit."""
         clip = self.classifier.samples / self.classifier.sample_rate_hz
         whole = question.hop is not None
         began = time.perf_counter()
         try:
-            heard = await self.decoders.decode(
+            decoded = await self.decoders.decode(
                 upload.path, start=0.0 if whole else question.at, seconds=None if whole else clip
             )
         finally:
             self.meters.decode_seconds.observe(time.perf_counter() - began)
-        found = await self._predictions(heard, question)
-        first = heard.part(0, self.classifier.samples)
+        found = await self._predictions(decoded, question)
+        first = decoded.part(0, self.classifier.samples)
         explanation, notes = await self._explanation(first, question)
-        answer = answered(
-            found,
-            heard,
-            name=upload.name,
-            question=question,
-            clip=clip,
-            spectrogram=await asyncio.to_thread(spectrogram_of, self.classifier, first)
-            if question.spectrogram
-            else None,
-            waveform=await asyncio.to_thread(self._outline, heard, question) if question.spectrogram else None,
-            explanation=explanation,
-            notes=notes,
-        )
-        self.meters.sound_seconds.inc(heard.seconds)
+        extras: dict[str, Any] = {"explanation": explanation, "notes": notes, "spectrogram": None, "waveform": None}
+        if question.spectrogram:
+            extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, first)
+            extras["waveform"] = await asyncio.to_thread(self._outline, decoded, question)
+        answer = answered(found, decoded, name=upload.name, question=question, clip=clip, extras=extras)
+        self.meters.sound_seconds.inc(decoded.seconds)
         self.meters.labels.labels("unknown" if answer.unknown else answer.label).inc()
         return answer
 
-    async def _predictions(self, heard: Heard, question: Question) -> list[tuple[float, Prediction]]:
-        """Where each window begins in what was heard, in seconds, and what the model says of it."""
+    async def _predictions(self, decoded: Decoded, question: Question) -> list[tuple[float, Prediction]]:
+        """Where each window begins in the decoded part, in seconds, and its prediction."""
         rate, samples = self.classifier.sample_rate_hz, self.classifier.samples
         starts = [0]
         if question.hop is not None:
             step = max(1, round(question.hop * rate))
             # Until one reaches the sound's end; hops longer than a window leave gaps.
-            starts = list(range(0, max(1, min(heard.samples, heard.samples - samples + step)), step))
+            starts = list(range(0, max(1, min(decoded.samples, decoded.samples - samples + step)), step))
         if len(starts) > self.limits.windows:
             raise Refusal(
                 *(422, "too_many_windows", f"a hop of {question.hop:g} s makes {len(starts)} windows of this sound"),
-                f"ask for a hop of {math.ceil(100 * heard.seconds / self.limits.windows) / 100:g} s or more",
+                f"ask for a hop of {math.ceil(100 * decoded.seconds / self.limits.windows) / 100:g} s or more",
             )
         out: list[tuple[float, Prediction]] = []
         # Those of one sound never fill the queue, so that short sounds pass between.
         for begin in range(0, len(starts), self.limits.batch):
             group = starts[begin : begin + self.limits.batch]
-            parts = [audio.fit(heard.part(start, samples), samples) for start in group]
-            found = await asyncio.gather(*(self._said(part) for part in parts))
+            parts = [audio.fit(decoded.part(start, samples), samples) for start in group]
+            found = await asyncio.gather(*(self._prediction(part) for part in parts))
             self.meters.windows.inc(len(group))
             out += [(start / rate, one) for start, one in zip(group, found, strict=True)]
         return out
 
-    async def _said(self, wave: Wave) -> Prediction:
-        """What the model says of a wave (samples,) of a clip's length."""
-        self._asked += 1
+    async def _prediction(self, wave: Wave) -> Prediction:
+        """The prediction for a wave (samples,) of a clip's length."""
+        self._windows += 1
         try:
-            spectrogram = await asyncio.get_running_loop().run_in_executor(self._painters, self._pictured, wave)
+            spectrogram = await asyncio.get_running_loop().run_in_executor(self._front_end, self._spectrogram, wave)
             return await self._batcher.answer(spectrogram)
         finally:
-            self._asked -= 1
+            self._windows -= 1
 
-    def _pictured(self, wave: Wave) -> Tensor:
+    def _spectrogram(self, wave: Wave) -> Tensor:
         with torch.inference_mode():
             return self.classifier.spectrograms(torch.from_numpy(wave[None]).to(self.classifier.device))
 
-    def _outline(self, heard: Heard, question: Question) -> Waveform:
-        whole = heard.part(0, heard.samples)
+    def _outline(self, decoded: Decoded, question: Question) -> Waveform:
         start = 0.0 if question.hop is not None else question.at
+        whole = decoded.part(0, decoded.samples)
         return waveform_of(whole, rate_hz=self.classifier.sample_rate_hz, start=start)
 
     async def _explanation(self, wave: Wave, question: Question) -> tuple[ExplanationBody | None, list[str]]:
@@ -190,7 +165,7 @@ class Service:
                 self._explainer, self._explain, wave, question.label
             )
         except AudioError as error:
-            return None, [f"no explanation: {of_audio(error).message}"]
+            return None, [f"no explanation: {unreadable(error.reason).message}"]
         except ModelError:
             steps = self.limits.explanation_steps
             return None, [f"no explanation: it is not complete within 1 % after {steps} steps; use `earsight explain`"]

@@ -1,7 +1,7 @@
-"""A request's body becomes a file, within a size and a time.
+"""Uploads: write a request's body to a file, within a size and a time.
 
 Comes in: a request with a sound as its raw body, or as the one file of a form (multipart/form-data). Goes out: the path
-of a file in a folder of the service's own, and the name that the sender gave it, which is shown and never opened.
+of a file in the service's own folder, and the name that the sender gave it, which is shown and never opened.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FORM_EXTRA_BYTES = 64 * 1024  # a form's own lines, beside the file
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was sent."""
+    """A file that was sent, and its name there."""
 
     path: Path
     name: str
@@ -56,19 +56,15 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
             async with asyncio.timeout(limits.upload_seconds):
                 name = await _receive(body, path)
         except TimeoutError as error:
-            raise Refusal(
-                *(408, "upload_timeout", f"the upload took more than {limits.upload_seconds:g} s"),
-                "send a smaller file, or over a faster line",
-                close=True,
-            ) from error
+            message = f"the upload took more than {limits.upload_seconds:g} s"
+            remedy = "send a smaller file, or over a faster line"
+            raise Refusal(408, "upload_timeout", message, remedy, close=True) from error
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise Refusal(
-                *(507, "no_space", "the upload cannot be written: the disk is full"),
-                "try again later; whoever runs the service must make room",
-                close=True,
-            ) from error
+            message = "the upload cannot be written: the disk is full"
+            remedy = "try again later; whoever runs the service must make room"
+            raise Refusal(507, "no_space", message, remedy, close=True) from error
         except Refusal:
             if not body.ended:
                 await drain(request)
@@ -110,11 +106,9 @@ class _Body:
 
     def too_large(self, found: str) -> Refusal:
         """The refusal of a body of so many bytes."""
-        return Refusal(
-            *(413, "too_large", f"the upload has {found}, this service takes {self._limits.body_bytes:,} bytes"),
-            "send a shorter sound, or one that is compressed (FLAC, OGG, MP3)",
-            close=True,
-        )
+        message = f"the upload has {found}, this service takes {self._limits.body_bytes:,} bytes"
+        remedy = "send a shorter sound, or one that is compressed (FLAC, OGG, MP3)"
+        return Refusal(413, "too_large", message, remedy, close=True)
 
 
 async def _receive(body: _Body, path: Path) -> str:
@@ -133,19 +127,13 @@ async def _receive_form(request: Request, path: Path) -> str:
     try:
         form = await request.form(max_files=1, max_fields=8)
     except HTTPException as error:
-        raise Refusal(
-            400,
-            "bad_form",
-            f"the form cannot be read ({error.detail.rstrip('.')})",
-            "send one file as multipart/form-data",
-            close=True,
-        ) from error
+        message = f"the form cannot be read ({error.detail.rstrip('.')})"
+        raise Refusal(400, "bad_form", message, "send one file as multipart/form-data", close=True) from error
     try:
         files = [value for value in form.values() if isinstance(value, UploadFile)]
         if not files:
-            raise Refusal(
-                422, "no_file", "the form holds no file", "send the sound in a field of type file, such as `file`"
-            )
+            remedy = "send the sound in a field of type file, such as `file`"
+            raise Refusal(422, "no_file", "the form holds no file", remedy)
         with path.open("xb") as out:
             await asyncio.to_thread(shutil.copyfileobj, files[0].file, out, 1 << 20)
         return "".join(sign for sign in files[0].filename or "" if sign.isprintable())[:_NAME_CHARACTERS]

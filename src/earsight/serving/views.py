@@ -1,6 +1,6 @@
-"""Arrays as a page can draw and play them: levels in a byte each, outlines, WAV files; all in base64.
+"""Arrays as a web page draws and plays them: levels of a byte each, outlines, WAV files; all in base64.
 
-Comes in: waves, spectrograms and explanations. Goes out: the parts of an answer in `earsight.serving.schemas`.
+Comes in: waves (samples,) float32 and explanations. Goes out: the parts of an answer in `earsight.serving.schemas`.
 """
 
 from __future__ import annotations
