@@ -23,15 +23,15 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.strange import strange_sounds
 from earsight.calibration.calibrate import calibrate_run
-from earsight.calibration.fit import SCORES, Wanted, fit_calibration, novelty_of, others_of
-from earsight.calibration.ood import doubt, energy
+from earsight.calibration.fit import SCORES, Wanted, fit_calibration, ood_scores, others_of
+from earsight.calibration.ood import energy, max_softmax_score
 from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.data.layouts import open_dataset
 from earsight.evaluation.summary import Predictions, read_run
 from earsight.execution.schedule import run_trials
 from earsight.inference.classifier import Classifier, load_classifier
-from earsight.models.mahalanobis import references_of, seen_by
+from earsight.models.mahalanobis import logits_and_features, statistics_of
 from earsight.recipe import load_recipe
 from earsight.training.device import describe_machine
 from earsight.training.preparation import prepare
@@ -52,12 +52,12 @@ def without(dataset: Dataset, pair: tuple[str, ...]) -> Dataset:
 
 def outputs_of(classifier: Classifier, waves: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Logits and distances of waves."""
-    (reference,) = references_of(classifier.model)
+    (reference,) = statistics_of(classifier.model)
     logits, far = [], []
     with torch.inference_mode():
         for start in range(0, len(waves), BATCH):
             spectrograms = classifier.spectrograms(torch.from_numpy(waves[start : start + BATCH]))
-            output, features = seen_by(classifier.model, spectrograms)
+            output, features = logits_and_features(classifier.model, spectrograms)
             logits.append(output.numpy())
             far.append(reference.distance(features))
     return np.concatenate(logits), np.concatenate(far)
@@ -92,9 +92,11 @@ def fold_rows(run: Path, dataset: Dataset, pair: tuple[str, ...]) -> list[dict[s
             if calibration.unknown is None:
                 raise SystemExit(f"{run}: too few clips for a threshold; train more folds")
             threshold, temperature = calibration.unknown["threshold"], calibration.temperature
-            known = novelty_of(trial, score, temperature=temperature)
+            known = ood_scores(trial, score, temperature=temperature)
             found = {
-                kind: {"distance": far, "energy": energy(logits), "doubt": doubt(logits / temperature)}[score]
+                kind: {"distance": far, "energy": energy(logits), "doubt": max_softmax_score(logits / temperature)}[
+                    score
+                ]
                 for kind, (logits, far) in sounds.items()
             }
             rows.append(

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from scipy.special import softmax
 
-from earsight.calibration.calibrate import REPORT, calibrate_run, told_of, wanted_before
+from earsight.calibration.calibrate import REPORT, calibrate_run, calibrated_trials, wanted_before
 from earsight.calibration.fit import Wanted, fit_calibration
 from earsight.data.layouts import open_dataset
 from earsight.ensembles.build import make_ensemble
@@ -127,7 +127,7 @@ def test_serving_says_what_was_fitted(run, prepared, score):
     """The held-out clips again, from their files: the same novelty, verdicts and sets as from the saved arrays."""
     wanted = Wanted(score=score, false_alarms=0.1, coverage=0.9)
     calibrate_run(run, wanted)
-    told, trials = told_of(run, wanted)
+    told, trials = calibrated_trials(run, wanted)
     place = next(n for n, one in enumerate(trials) if (one.about["fold"], one.about["seed"]) == (3, 1))
     classifier = load_classifier(_file(run, 3, 1))
     found = list(classifier.predict_files([prepared.dataset.root / clip for clip in trials[place].clips]))
@@ -141,7 +141,7 @@ def test_serving_says_what_was_fitted(run, prepared, score):
     shares = [[dict(zip(p.classes, p.probabilities, strict=True))[c] for c in classifier.classes] for p in found]
     np.testing.assert_allclose(shares, told[place].after, atol=1e-3)
     sets = [[c in p.plausible for c in classifier.classes] for p in found]
-    assert (np.array(sets) == told[place].plausible).mean() > 0.99
+    assert (np.array(sets) == told[place].prediction_sets).mean() > 0.99
     assert all(one.plausible == one.classes[: len(one.plausible)] for one in found), "a set is the most probable ones"
     alone = classifier.predict(prepared.dataset.root / trials[place].clips[0])
     assert alone.novelty == pytest.approx(found[0].novelty, rel=1e-4)
@@ -172,13 +172,13 @@ def test_one_fold_calibrates_itself_and_every_figure_says_so(run, prepared):
 
 def test_evaluate_tells_of_the_held_out_fold_what_the_arrays_do(run, prepared):
     calibrate_run(run, WANTED)
-    told, trials = told_of(run, WANTED)
+    told, trials = calibrated_trials(run, WANTED)
     place = next(n for n, one in enumerate(trials) if (one.about["fold"], one.about["seed"]) == (1, 0))
     found = evaluate(load_classifier(_file(run, 1)), prepared.dataset)["confidence"]
     labels = trials[place].labels
     assert found["calibrated_on_these"] is False
     assert found["unknown"]["share"] == pytest.approx(told[place].unknown.mean(), abs=0.051)
-    inside = told[place].plausible[np.arange(len(labels)), labels].mean()
+    inside = told[place].prediction_sets[np.arange(len(labels)), labels].mean()
     assert found["coverage"]["reached"] == pytest.approx(inside, abs=0.051)
     right = told[place].after[np.arange(len(labels)), labels]
     assert found["log_loss"] == pytest.approx(-np.log(right).mean(), abs=1e-3)
@@ -205,7 +205,7 @@ def test_an_ensembles_novelty_is_the_mean_of_its_members(run, prepared, tmp_path
 
 def test_the_figure_and_the_lines(run, tmp_path):
     result = calibrate_run(run, WANTED)
-    told, trials = told_of(run, WANTED)
+    told, trials = calibrated_trials(run, WANTED)
     panels = {name: np.concatenate([getattr(one, name) for one in told]) for name in ("before", "after")}
     labels = np.concatenate([one.labels for one in trials])
     calibration_figure(panels, labels, path=tmp_path / "c.svg")
@@ -230,10 +230,10 @@ def test_the_figure_and_the_lines(run, tmp_path):
 def test_a_card_that_cannot_be_carried_out_is_refused(run, calibration, message):
     from dataclasses import replace
 
-    from earsight.models.mahalanobis import attach
+    from earsight.models.mahalanobis import attach_statistics
 
     card, network = load(_file(run, 1))
-    attach(network, None)
+    attach_statistics(network, None)
     with pytest.raises(ModelError, match=message):
         Classifier(replace(card, calibration=calibration), network)
 

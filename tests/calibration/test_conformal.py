@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from earsight.calibration.conformal import METHODS, conformal_threshold, coverage_band, misfit, plausible_classes, rank
+from earsight.calibration.conformal import (
+    METHODS,
+    conformal_threshold,
+    coverage_band,
+    nonconformity_scores,
+    prediction_sets,
+    rank,
+)
 from earsight.errors import DataError
 
 
@@ -31,7 +38,7 @@ def test_coverage_on_exchangeable_draws_is_at_least_what_is_stated(method, clips
     for _ in range(draws):
         shares, labels = _shares(generator, clips + 1)
         threshold = conformal_threshold(shares[:-1], labels[:-1], coverage=coverage, method=method)
-        held += bool(plausible_classes(shares[-1:], threshold=threshold, method=method)[0, labels[-1]])
+        held += bool(prediction_sets(shares[-1:], threshold=threshold, method=method)[0, labels[-1]])
     assert held >= binom.ppf(1e-4, draws, coverage)
     if method == "lac" and coverage >= 0.9:  # below, the class that is always in adds to it
         # Without ties it is also at most 1 / (clips + 1) above.
@@ -40,14 +47,14 @@ def test_coverage_on_exchangeable_draws_is_at_least_what_is_stated(method, clips
 
 def test_lac_and_aps_are_what_they_are_defined_as():
     shares = np.array([[0.5, 0.2, 0.3], [0.1, 0.1, 0.8]])
-    np.testing.assert_allclose(misfit(shares), 1 - shares)
-    np.testing.assert_allclose(misfit(shares, method="aps"), [[0.5, 1.0, 0.8], [0.9, 1.0, 0.8]])
+    np.testing.assert_allclose(nonconformity_scores(shares), 1 - shares)
+    np.testing.assert_allclose(nonconformity_scores(shares, method="aps"), [[0.5, 1.0, 0.8], [0.9, 1.0, 0.8]])
     labels = np.array([1, 0])
     assert conformal_threshold(shares, labels, coverage=0.5) == pytest.approx(0.9)  # the 2nd smallest of 0.8 and 0.9
     assert conformal_threshold(shares, labels, coverage=0.3) == pytest.approx(0.8)
     assert conformal_threshold(shares, labels, coverage=0.9) == 1.0, "two clips cannot say where 90 % lie"
-    assert plausible_classes(shares, threshold=0.75).tolist() == [[True, False, True], [False, False, True]]
-    assert plausible_classes(shares, threshold=0.0).sum(axis=1).tolist() == [1, 1], "never empty"
+    assert prediction_sets(shares, threshold=0.75).tolist() == [[True, False, True], [False, False, True]]
+    assert prediction_sets(shares, threshold=0.0).sum(axis=1).tolist() == [1, 1], "never empty"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -58,15 +65,15 @@ def test_sets_follow_classes_and_grow_with_coverage(method, seed, clips, coverag
     shares, labels = _shares(generator, clips)
     new, _ = _shares(generator, 20)
     threshold = conformal_threshold(shares, labels, coverage=coverage, method=method)
-    own = plausible_classes(new, threshold=threshold, method=method)
+    own = prediction_sets(new, threshold=threshold, method=method)
     # Other names for the classes, and the clips in another order, change nothing.
     names, order = generator.permutation(6), generator.permutation(clips)
     place = np.argsort(names)
     renamed = conformal_threshold(shares[order][:, names], place[labels][order], coverage=coverage, method=method)
     assert renamed == pytest.approx(threshold, abs=1e-12)
-    assert np.array_equal(plausible_classes(new[:, names], threshold=threshold, method=method), own[:, names])
+    assert np.array_equal(prediction_sets(new[:, names], threshold=threshold, method=method), own[:, names])
     wider = conformal_threshold(shares, labels, coverage=(1 + coverage) / 2, method=method)
-    assert not (own & ~plausible_classes(new, threshold=wider, method=method)).any()
+    assert not (own & ~prediction_sets(new, threshold=wider, method=method)).any()
     assert own.any(axis=1).all()
     # A class that is more probable than a plausible one is plausible.
     ranked = np.take_along_axis(own, np.argsort(-new, axis=1), axis=1)
@@ -97,4 +104,4 @@ def test_no_coverage(coverage):
 
 def test_no_such_score():
     with pytest.raises(DataError, match="expected one of lac, aps"):
-        misfit(np.full((3, 2), 0.5), method="raps")
+        nonconformity_scores(np.full((3, 2), 0.5), method="raps")

@@ -10,7 +10,16 @@ from made_runs import trial
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from earsight.calibration.fit import Wanted, by_seed, figures, fit_calibration, novelty_of, others_of, score_of, tell
+from earsight.calibration.fit import (
+    Wanted,
+    by_seed,
+    calibrated_trial,
+    figures,
+    fit_calibration,
+    ood_scores,
+    others_of,
+    score_of,
+)
 from earsight.errors import DataError
 
 
@@ -45,7 +54,7 @@ def test_the_temperature_is_the_one_of_highest_likelihood_and_undoes_what_was_to
 def test_what_is_reached_on_other_folds_is_what_was_stated(score, method):
     trials = _trials(folds=range(1, 9), clips=250)
     wanted = Wanted(score=score, false_alarms=0.1, coverage=0.9, method=method)
-    told = [tell(one, fit_calibration(others_of(one, trials), wanted)) for one in trials]
+    told = [calibrated_trial(one, fit_calibration(others_of(one, trials), wanted)) for one in trials]
     found = figures(told, trials, wanted=wanted)
     assert found["clips"] == 2000
     assert found["false_alarms"]["reached"] == pytest.approx(0.1, abs=0.025)
@@ -101,9 +110,9 @@ def test_auto_takes_the_best_score_that_there_is():
 
 def test_scores_are_of_the_right_arrays():
     (one, *_) = _trials()
-    assert np.array_equal(novelty_of(one, "distance", temperature=2.0), one.distance)
+    assert np.array_equal(ood_scores(one, "distance", temperature=2.0), one.distance)
     shares = softmax(one.logits.astype(np.float64) / 2, axis=1)
-    np.testing.assert_allclose(novelty_of(one, "doubt", temperature=2.0), 1 - shares.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(ood_scores(one, "doubt", temperature=2.0), 1 - shares.max(axis=1), atol=1e-6)
 
 
 def test_too_few_clips_leave_out_what_they_cannot_say():
@@ -111,8 +120,8 @@ def test_too_few_clips_leave_out_what_they_cannot_say():
     found = fit_calibration(few, Wanted())
     assert (found.unknown, found.sets) == (None, None)
     assert set(found.for_card(own=True)) == {"clips", "folds", "own_held_out"}
-    told = tell(few[0], found)
-    assert (told.unknown, told.plausible) == (None, None)
+    told = calibrated_trial(few[0], found)
+    assert (told.unknown, told.prediction_sets) == (None, None)
     measured = figures([told], few, wanted=Wanted())
     assert (measured["coverage"], measured["false_alarms"]) == (None, None)
     enough = fit_calibration(_trials(folds=(1,), clips=19), Wanted())
@@ -123,7 +132,7 @@ def test_too_few_clips_leave_out_what_they_cannot_say():
 
 def test_seeds_are_not_more_clips():
     trials = _trials(folds=(1, 2), seeds=(0, 1, 2))
-    told = [tell(one, fit_calibration(others_of(one, trials), Wanted())) for one in trials]
+    told = [calibrated_trial(one, fit_calibration(others_of(one, trials), Wanted())) for one in trials]
     assert figures(told, trials, wanted=Wanted())["clips"] == 200
 
 

@@ -76,12 +76,12 @@ def test_mistakes_come_worst_first_and_say_how_many_networks_are_wrong():
     second = trial(1, 1, labels, [*unsure, *sure, [2, 1, 0]])
     third = trial(1, 2, labels, [[0.5, 0, 0], *sure, [0, 5, 0]])
     found = mistakes([first, second, third])
-    assert [(one.clip, one.label, one.said, one.wrong, one.seeds) for one in found] == [
+    assert [(one.clip, one.label, one.predicted, one.wrong, one.seeds) for one in found] == [
         ("f1/001.wav", 0, 1, 3, 3),
         ("f1/000.wav", 0, 1, 2, 3),
     ]
     expected = np.mean([softmax(np.array(row)) for row in ([0, 1, 0], [0, 1, 0], [0.5, 0, 0])], axis=0)
-    assert (found[1].label_probability, found[1].said_probability) == pytest.approx(tuple(expected[:2]), abs=1e-6)
+    assert (found[1].label_probability, found[1].predicted_probability) == pytest.approx(tuple(expected[:2]), abs=1e-6)
 
 
 def test_a_fold_is_cooled_by_what_the_others_say():

@@ -18,12 +18,12 @@ from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import (
     DIRECTIONS,
     SHRINKAGE,
-    attach,
+    attach_statistics,
     has_features,
-    measure_reference,
-    reference_from,
-    references_of,
-    seen_by,
+    logits_and_features,
+    mahalanobis_statistics,
+    statistics_from_tensors,
+    statistics_of,
 )
 from earsight.models.modelfile import load, load_card, load_probe, save
 from earsight.models.weights import read_state
@@ -60,13 +60,13 @@ def _by_hand(features, labels, new, *, classes=3):
 def test_it_is_mahalanobis_distance_of_unit_features(shape):
     features, labels = _features(clips=shape[0], channels=shape[1])
     new = np.random.default_rng(9).normal(size=(20, shape[1])).astype(np.float32)
-    found = measure_reference(features, labels, classes=3).distance(torch.from_numpy(new))
+    found = mahalanobis_statistics(features, labels, classes=3).distance(torch.from_numpy(new))
     np.testing.assert_allclose(found, _by_hand(features, labels, new), rtol=2e-4)
 
 
 def test_known_sounds_are_near_and_others_far():
     features, labels = _features(clips=90)
-    reference = measure_reference(features[:60], labels[:60], classes=3)
+    reference = mahalanobis_statistics(features[:60], labels[:60], classes=3)
     near = reference.distance(torch.from_numpy(features[60:]))
     far = reference.distance(torch.randn(30, CHANNELS, generator=torch.Generator().manual_seed(0)))
     assert 0.5 < np.median(near) < 2
@@ -78,25 +78,25 @@ def test_known_sounds_are_near_and_others_far():
 def test_neither_level_nor_order_matter(seed, level):
     features, labels = _features(seed)
     new = torch.from_numpy(_features(seed + 1)[0])
-    own = measure_reference(features, labels, classes=3).distance(new)
+    own = mahalanobis_statistics(features, labels, classes=3).distance(new)
     order = np.random.default_rng(seed).permutation(len(labels))
     channels = np.random.default_rng(seed).permutation(CHANNELS)
-    other = measure_reference(features[order][:, channels] * np.float32(level), labels[order], classes=3)
+    other = mahalanobis_statistics(features[order][:, channels] * np.float32(level), labels[order], classes=3)
     np.testing.assert_allclose(other.distance(new[:, channels] * level), own, rtol=1e-3)
 
 
 def test_clips_that_are_all_alike_have_no_spread():
     features = np.ones((6, 4), dtype=np.float32)
-    assert measure_reference(features, np.arange(6) % 2, classes=2) is None
+    assert mahalanobis_statistics(features, np.arange(6) % 2, classes=2) is None
     still, labels = _features()
-    assert np.isfinite(measure_reference(still, labels, classes=3).distance(torch.zeros(2, CHANNELS))).all()
+    assert np.isfinite(mahalanobis_statistics(still, labels, classes=3).distance(torch.zeros(2, CHANNELS))).all()
 
 
 def test_features_are_what_the_classifier_takes():
     network = build("test_resnet", classes=3, weights="none").eval()
     spectrograms = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
-        logits, features = seen_by(network, spectrograms)
+        logits, features = logits_and_features(network, spectrograms)
         assert torch.equal(logits, network(spectrograms))
     assert features.shape == (4, CHANNELS)
     assert has_features(network)
@@ -120,20 +120,20 @@ def network():
 
 @pytest.fixture
 def reference():
-    return measure_reference(*_features(), classes=3)
+    return mahalanobis_statistics(*_features(), classes=3)
 
 
 def test_it_goes_through_the_file_bit_for_bit_and_leaves_the_weights_alone(card, network, reference, tmp_path):
-    save(tmp_path / "with", state=network.state_dict(), card=card, references=(reference,))
+    save(tmp_path / "with", state=network.state_dict(), card=card, statistics=(reference,))
     save(tmp_path / "without", state=network.state_dict(), card=card)
     _, model = load(tmp_path / "with")
-    (found,) = references_of(model)
+    (found,) = statistics_of(model)
     assert all(torch.equal(found.tensors()[key], value) for key, value in reference.tensors().items())
     plain = load(tmp_path / "without")[1]
-    assert references_of(plain) == (None,)
+    assert statistics_of(plain) == (None,)
     assert model.state_dict().keys() == plain.state_dict().keys()
     assert np.array_equal(load_probe(tmp_path / "with"), load_probe(tmp_path / "without"))
-    save(tmp_path / "again", state=model.state_dict(), card=card, references=references_of(model))
+    save(tmp_path / "again", state=model.state_dict(), card=card, statistics=statistics_of(model))
     assert (tmp_path / "again").read_bytes() == (tmp_path / "with").read_bytes()
     # A training that starts from the file finds the weights, and no more.
     assert read_state(tmp_path / "with").keys() == network.state_dict().keys()
@@ -166,29 +166,29 @@ def _rewritten(path, change):
     ],
 )
 def test_a_reference_that_is_none_is_refused(card, network, reference, tmp_path, change, message):
-    save(tmp_path / "m", state=network.state_dict(), card=card, references=(reference,))
+    save(tmp_path / "m", state=network.state_dict(), card=card, statistics=(reference,))
     _rewritten(tmp_path / "m", change)
     with pytest.raises(ModelError, match=message):
         load(tmp_path / "m")
 
 
 def test_a_reference_of_other_channels_than_the_network_is_refused(card, network, tmp_path):
-    reference = measure_reference(*_features(channels=40), classes=3)
-    save(tmp_path / "m", state=network.state_dict(), card=card, references=(reference,))
+    reference = mahalanobis_statistics(*_features(channels=40), classes=3)
+    save(tmp_path / "m", state=network.state_dict(), card=card, statistics=(reference,))
     with pytest.raises(ModelError, match="channels"):
         load(tmp_path / "m")
 
 
 def test_a_network_gives_its_reference_away(network, reference):
-    attach(network, reference)
-    assert references_of(network) == (reference,)
-    attach(network, None)
-    assert references_of(network) == (None,)
+    attach_statistics(network, reference)
+    assert statistics_of(network) == (reference,)
+    attach_statistics(network, None)
+    assert statistics_of(network) == (None,)
     with pytest.raises(ModelError):
-        reference_from({}, classes=3)
+        statistics_from_tensors({}, classes=3)
 
 
 def test_the_card_alone_is_read_as_before(card, network, reference, tmp_path):
     calibrated = replace(card, temperature=1.5, calibration={"unknown": {"score": "distance", "threshold": 1.5}})
-    save(tmp_path / "m", state=network.state_dict(), card=calibrated, references=(reference,))
+    save(tmp_path / "m", state=network.state_dict(), card=calibrated, statistics=(reference,))
     assert load_card(tmp_path / "m") == calibrated

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 import onnx
 from earsight import __version__
-from earsight.calibration.apply import answer
+from earsight.calibration.apply import calibrated_outputs
 from earsight.cli import app
 from earsight.data import audio
 from earsight.errors import DataError, ModelError
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.models.card import described, ensemble_card
 from earsight.models.ensemble import ensemble_state
-from earsight.models.mahalanobis import Reference, attach, references_of
+from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_of
 from earsight.models.modelfile import load, save
 from earsight.onnx import export, tracing
 from earsight.onnx.session import ALLOWED, OnnxModel, compare, probes
@@ -132,7 +132,7 @@ def _about(network, draw):
     channels = network.get_classifier().in_features
     directions = torch.linalg.qr(torch.randn(channels, 4, generator=draw))[0].T.contiguous()
     means = torch.randn(10, channels, generator=draw) / channels**0.5
-    attach(network, Reference(means, directions, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.05])))
+    attach_statistics(network, MahalanobisStatistics(means, directions, torch.tensor([0.1, 0.2, 0.3, 0.4, 0.05])))
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -150,8 +150,8 @@ def test_novelty_as_a_distance(model, members, graphs, tmp_path):
         _about(other, draw)
         two = ensemble_card([card, replace(card, mean=(-5.0,) * 3)], weights=(0.25, 0.75), trained_on={})
         state = ensemble_state([network.state_dict(), other.state_dict()])
-        references = [*references_of(network), *references_of(other)]
-        save(tmp_path / "two", state=state, card=replace(two, calibration=calibration), references=references)
+        references = [*statistics_of(network), *statistics_of(other)]
+        save(tmp_path / "two", state=state, card=replace(two, calibration=calibration), statistics=references)
         card, network = load(tmp_path / "two")
     classifier = Classifier(card, network)
     made = Graphs(graphs.front_end, *tracing.network_graphs(card, network))
@@ -162,7 +162,7 @@ def test_novelty_as_a_distance(model, members, graphs, tmp_path):
     assert found.probabilities < 1e-5
     assert found.novelty is not None
     assert found.novelty < ALLOWED
-    told = [float(classifier.answers(sounds[name]).novelty[0]) for name in ("noise", "silence", "synthetic sounds")]
+    told = [float(classifier.answers(sounds[name]).ood_score[0]) for name in ("noise", "silence", "synthetic sounds")]
     assert np.ptp(told) > 100 * ALLOWED
 
 
@@ -171,10 +171,10 @@ def test_novelty_of_the_logits_alone(model, score):
     card, _ = load(model)
     card = replace(card, temperature=0.7, calibration={"unknown": {"score": score, "threshold": -3.0}})
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0)) * 4
-    expected = answer(card, torch.nn.Identity(), logits)
+    expected = calibrated_outputs(card, torch.nn.Identity(), logits)
     probabilities, novelty = tracing._Calibration(card, torch.nn.Identity())(logits, [])
     assert np.abs(probabilities.numpy() - expected.probabilities).max() < 1e-6
-    assert np.abs(novelty.numpy() - expected.novelty).max() < 1e-9
+    assert np.abs(novelty.numpy() - expected.ood_score).max() < 1e-9
 
 
 def test_a_file_that_answers_otherwise_is_not_written(model, graphs, tmp_path, monkeypatch):

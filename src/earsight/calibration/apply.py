@@ -1,6 +1,6 @@
 """What a calibrated model says beside its probabilities: whether a sound is unknown, and which classes are plausible.
 
-Comes in: a model card, its network, and spectrograms. Goes out: `Answers`. The card's ``calibration`` holds, where
+Comes in: a model card, its network, and spectrograms. Goes out: `Outputs`. The card's ``calibration`` holds, where
 `earsight calibrate` wrote them::
 
     {"unknown": {"score", "threshold", "rate", "ci95"}, "sets": {"method", "threshold", "coverage", "ci95"}, ...}
@@ -18,32 +18,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.calibration.conformal import METHODS, plausible_classes
-from earsight.calibration.ood import doubt, energy
+from earsight.calibration.conformal import METHODS, prediction_sets
+from earsight.calibration.ood import energy, max_softmax_score
 from earsight.errors import ModelError
 from earsight.evaluation.metrics import softmax
 from earsight.models.card import ModelCard
 from earsight.models.ensemble import Ensemble
-from earsight.models.mahalanobis import Reference, references_of, seen_by
+from earsight.models.mahalanobis import MahalanobisStatistics, logits_and_features, statistics_of
 
 _SCORES = ("distance", "energy", "doubt")
 
 
-class Answers(NamedTuple):
+class Outputs(NamedTuple):
     """What a model says of a batch of sounds.
 
     ``probabilities`` (batch, classes) float32, at the calibrated temperature; ``unknown`` (batch,) bool, all False
-    where the model was not calibrated; ``novelty`` (batch,) float64 and ``plausible`` (batch, classes) bool, both None
-    there.
+    where the model was not calibrated; ``ood_score`` (batch,) float64 and ``prediction_sets`` (batch, classes) bool,
+    both None there.
     """
 
     probabilities: NDArray[np.float32]
     unknown: NDArray[np.bool_]
-    novelty: NDArray[np.float64] | None
-    plausible: NDArray[np.bool_] | None
+    ood_score: NDArray[np.float64] | None
+    prediction_sets: NDArray[np.bool_] | None
 
 
-def answer(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Answers:
+def calibrated_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Outputs:
     """The answers of a model to spectrograms (batch, 3, bands, frames), as its card calibrates them.
 
     The card is one that `check_calibration` let pass.
@@ -61,11 +61,11 @@ def answer(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Answers:
     if unknown:
         novelty = far if far is not None else energy(logits)
         if unknown["score"] == "doubt":
-            novelty = doubt(logits / card.temperature)
+            novelty = max_softmax_score(logits / card.temperature)
         strange = np.asarray(novelty > unknown["threshold"])
     if sets:
-        inside = plausible_classes(shares, threshold=sets["threshold"], method=sets["method"])
-    return Answers(shares.astype(np.float32), strange, novelty, inside)
+        inside = prediction_sets(shares, threshold=sets["threshold"], method=sets["method"])
+    return Outputs(shares.astype(np.float32), strange, novelty, inside)
 
 
 def check_calibration(card: ModelCard, model: nn.Module) -> None:
@@ -78,7 +78,7 @@ def check_calibration(card: ModelCard, model: nn.Module) -> None:
     unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
     if unknown is not None:
         _check(unknown, "unknown", {"score": _SCORES})
-        if unknown["score"] == "distance" and None in references_of(model):
+        if unknown["score"] == "distance" and None in statistics_of(model):
             raise ModelError("calibration: asks for distances, and the model file has none; calibrate it again")
         if unknown["score"] == "energy" and card.members:
             raise ModelError("calibration: asks for energies, which an ensemble has not; calibrate it again")
@@ -98,15 +98,15 @@ def _check(part: Any, name: str, choices: dict[str, tuple[str, ...]]) -> None:
 def _said_and_distance(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
     """Logits, and how far each sound is from the training clips: of an ensemble, its members' mean by their shares."""
     if not isinstance(model, Ensemble):
-        said, features = seen_by(model, spectrograms)
+        said, features = logits_and_features(model, spectrograms)
         return said, _references(model)[0].distance(features)
     logits, far = [], np.zeros(len(spectrograms))
     for place, (network, reference) in enumerate(zip(model.networks, _references(model), strict=True)):
-        said, features = seen_by(network, model.normalised(spectrograms, place))
+        said, features = logits_and_features(network, model.normalised(spectrograms, place))
         logits.append(said)
         far += card.weights[place] * reference.distance(features)
     return model.combined(logits), far
 
 
-def _references(model: nn.Module) -> list[Reference]:
-    return [reference for reference in references_of(model) if reference is not None]
+def _references(model: nn.Module) -> list[MahalanobisStatistics]:
+    return [reference for reference in statistics_of(model) if reference is not None]

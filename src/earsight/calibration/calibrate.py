@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from earsight.calibration.fit import (
+    CalibratedTrial,
     Calibration,
-    Told,
     Wanted,
     by_seed,
+    calibrated_trial,
     figures,
     fit_calibration,
     others_of,
     score_of,
-    tell,
 )
 from earsight.errors import DataError
 from earsight.evaluation.summary import Predictions, read_run
 from earsight.files import replace_text
-from earsight.models.mahalanobis import references_of
+from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
 
 REPORT = "calibration.json"
@@ -79,7 +79,7 @@ def calibrate_run(
             | calibration.for_card(own=own)
         )
         progress(done, len(jobs))
-    told = [tell(trial, calibration) for trial, calibration in fitted]
+    told = [calibrated_trial(trial, calibration) for trial, calibration in fitted]
     alone = any(trial.about["fold"] in calibration.folds for trial, calibration in fitted)
     chosen = any(trial.about["protocol"] == "test" for trial in trials)
     result = {
@@ -103,10 +103,10 @@ def wanted_before(run: Path) -> Wanted:
         return Wanted()
 
 
-def told_of(run: Path, wanted: Wanted) -> tuple[list[Told], list[Predictions]]:
+def calibrated_trials(run: Path, wanted: Wanted) -> tuple[list[CalibratedTrial], list[Predictions]]:
     """What each fold's model, calibrated as `calibrate_run` does, says of its held-out clips; for figures."""
     trials = read_run(run)
-    return [tell(trial, fit_calibration(others_of(trial, trials), wanted)) for trial in trials], trials
+    return [calibrated_trial(trial, fit_calibration(others_of(trial, trials), wanted)) for trial in trials], trials
 
 
 def _file(run: Path, trial: Predictions) -> Path:
@@ -131,7 +131,7 @@ def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: boo
     wanted = replace(card, temperature=temperature, calibration=calibration.for_card(own=own))
     if wanted != card:
         _, network = load(path)
-        save(path, state=network.state_dict(), card=wanted, references=references_of(network))
+        save(path, state=network.state_dict(), card=wanted, statistics=statistics_of(network))
 
 
 def _notes(

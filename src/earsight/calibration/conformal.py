@@ -23,7 +23,7 @@ METHODS = ("lac", "aps")
 _CLOSE = 1e-6  # serving computes in float32, calibration in float64: equal scores may differ by this much
 
 
-def misfit(probabilities: np.ndarray, *, method: str = "lac") -> NDArray[np.float64]:
+def nonconformity_scores(probabilities: np.ndarray, *, method: str = "lac") -> NDArray[np.float64]:
     """How badly each class fits each clip, shape (clips, classes), from 0 to 1.
 
     Parameters
@@ -73,15 +73,15 @@ def conformal_threshold(
         If the arrays do not fit each other, or the coverage is not between 0 and 1.
     """
     shares, labels = checked_logits(probabilities, labels)
-    own = np.take_along_axis(misfit(shares, method=method), labels[:, None], axis=1)[:, 0]
+    own = np.take_along_axis(nonconformity_scores(shares, method=method), labels[:, None], axis=1)[:, 0]
     place = rank(len(own), share=coverage)
     return 1.0 if place > len(own) else float(np.sort(own)[place - 1])
 
 
-def plausible_classes(probabilities: np.ndarray, *, threshold: float, method: str = "lac") -> NDArray[np.bool_]:
+def prediction_sets(probabilities: np.ndarray, *, threshold: float, method: str = "lac") -> NDArray[np.bool_]:
     """Which classes are plausible, shape (clips, classes); never none of a clip's."""
     shares = np.asarray(probabilities, dtype=np.float64)
-    inside = misfit(shares, method=method) <= threshold + _CLOSE
+    inside = nonconformity_scores(shares, method=method) <= threshold + _CLOSE
     inside[np.arange(len(shares)), shares.argmax(axis=1)] = True
     return np.asarray(inside)
 

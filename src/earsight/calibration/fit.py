@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.calibration.conformal import METHODS, conformal_threshold, coverage_band, plausible_classes
-from earsight.calibration.ood import alarm, doubt, energy, share_interval
+from earsight.calibration.conformal import METHODS, conformal_threshold, coverage_band, prediction_sets
+from earsight.calibration.ood import energy, fit_ood_threshold, max_softmax_score, share_interval
 from earsight.calibration.temperature import expected_calibration_error, fit_temperature
 from earsight.errors import DataError
 from earsight.evaluation.metrics import log_loss, softmax
@@ -97,7 +97,7 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Told:
+class CalibratedTrial:
     """What a calibrated network says of clips; all arrays are (clips, ...).
 
     ``before`` and ``after`` are probabilities at the temperatures 1 and calibrated; ``novelty`` may be None, as
@@ -107,7 +107,7 @@ class Told:
     before: NDArray[np.float64]
     after: NDArray[np.float64]
     unknown: NDArray[np.bool_] | None
-    plausible: NDArray[np.bool_] | None
+    prediction_sets: NDArray[np.bool_] | None
 
 
 def score_of(trials: Sequence[Predictions], wanted: str) -> str:
@@ -136,11 +136,11 @@ def score_of(trials: Sequence[Predictions], wanted: str) -> str:
     return wanted
 
 
-def novelty_of(trial: Predictions, score: str, *, temperature: float) -> NDArray[np.float64]:
+def ood_scores(trial: Predictions, score: str, *, temperature: float) -> NDArray[np.float64]:
     """How unlike any class each of the trial's clips is, shape (clips,)."""
     if score == "distance" and trial.distance is not None:
         return np.asarray(trial.distance, dtype=np.float64)
-    return energy(trial.logits) if score == "energy" else doubt(trial.logits / temperature)
+    return energy(trial.logits) if score == "energy" else max_softmax_score(trial.logits / temperature)
 
 
 def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibration:
@@ -159,8 +159,8 @@ def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibratio
     clips = len(labels)
     unknown, sets = None, None
     if clips + 1 >= 1 / wanted.false_alarms:
-        scores = [novelty_of(trial, score, temperature=temperature) for trial in trials]
-        found = alarm(np.concatenate(scores), rate=wanted.false_alarms)
+        scores = [ood_scores(trial, score, temperature=temperature) for trial in trials]
+        found = fit_ood_threshold(np.concatenate(scores), rate=wanted.false_alarms)
         unknown = {
             "score": score,
             "threshold": found.threshold,
@@ -179,21 +179,21 @@ def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibratio
     return Calibration(temperature, unknown, sets, clips, folds)
 
 
-def tell(trial: Predictions, calibration: Calibration) -> Told:
+def calibrated_trial(trial: Predictions, calibration: Calibration) -> CalibratedTrial:
     """What a trial's network, so calibrated, says of its held-out clips."""
     logits = trial.logits.astype(np.float64)
     after = softmax(logits / calibration.temperature)
     unknown, sets = calibration.unknown, calibration.sets
     strange, inside = None, None
     if unknown is not None:
-        novelty = novelty_of(trial, unknown["score"], temperature=calibration.temperature)
+        novelty = ood_scores(trial, unknown["score"], temperature=calibration.temperature)
         strange = np.asarray(novelty > unknown["threshold"])
     if sets is not None:
-        inside = plausible_classes(after, threshold=sets["threshold"], method=sets["method"])
-    return Told(before=softmax(logits), after=after, unknown=strange, plausible=inside)
+        inside = prediction_sets(after, threshold=sets["threshold"], method=sets["method"])
+    return CalibratedTrial(before=softmax(logits), after=after, unknown=strange, prediction_sets=inside)
 
 
-def figures(told: Sequence[Told], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
+def figures(told: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
     """What calibrations reach on the clips of some trials.
 
     Returns
@@ -211,7 +211,7 @@ def figures(told: Sequence[Told], trials: Sequence[Predictions], *, wanted: Want
     out["log_loss"] = {name: _log_loss(table, labels) for name, table in shares.items()}
     out["ece"] = {name: expected_calibration_error(table, labels) for name, table in shares.items()}
     out["coverage"], out["false_alarms"] = None, None
-    sets = [one.plausible for one in told if one.plausible is not None]
+    sets = [one.prediction_sets for one in told if one.prediction_sets is not None]
     if len(sets) == len(told):
         table = np.concatenate(sets)
         sizes = table.sum(axis=1)

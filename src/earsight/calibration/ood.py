@@ -17,7 +17,7 @@ from earsight.errors import DataError
 from earsight.evaluation.metrics import softmax
 
 
-class Alarm(NamedTuple):
+class OodThreshold(NamedTuple):
     """From which score on a sound is unknown.
 
     ``threshold``: scores above it are. ``rate``: the share of known sounds that are all the same, at most, on average
@@ -43,7 +43,7 @@ def energy(logits: np.ndarray) -> NDArray[np.float64]:
     return np.asarray(-top - np.log(np.exp(scores - top[:, None]).sum(axis=1)))
 
 
-def doubt(logits: np.ndarray) -> NDArray[np.float64]:
+def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
     """1 less the highest probability.
 
     References
@@ -53,7 +53,7 @@ def doubt(logits: np.ndarray) -> NDArray[np.float64]:
     return np.asarray(1 - softmax(np.asarray(logits, dtype=np.float64)).max(axis=1))
 
 
-def alarm(scores: np.ndarray, *, rate: float) -> Alarm:
+def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> OodThreshold:
     """The threshold that at most this share of known sounds exceeds.
 
     It is the ``ceil((clips + 1)(1 - rate))``-th smallest score, so that a new known sound, exchangeable with these,
@@ -85,7 +85,7 @@ def alarm(scores: np.ndarray, *, rate: float) -> Alarm:
         )
     above = len(scores) + 1 - place
     low, high = beta.ppf([0.025, 0.975], above, place)
-    return Alarm(float(np.sort(scores)[place - 1]), rate, float(low), float(high))
+    return OodThreshold(float(np.sort(scores)[place - 1]), rate, float(low), float(high))
 
 
 def share_interval(share: float, *, clips: int) -> tuple[float, float]:

@@ -79,10 +79,10 @@ def _draw(folder: Path, wanted: Wanted, path: Path) -> Path:
     """Write the reliability diagram of all seeds' held-out clips."""
     import numpy as np
 
-    from earsight.calibration.calibrate import told_of
+    from earsight.calibration.calibrate import calibrated_trials
     from earsight.reports.calibration_report import calibration_figure
 
-    told, trials = told_of(folder, wanted)
+    told, trials = calibrated_trials(folder, wanted)
     panels = {name: np.concatenate([getattr(one, name) for one in told]) for name in ("before", "after")}
     calibration_figure(panels, np.concatenate([trial.labels for trial in trials]), path=path)
     return path

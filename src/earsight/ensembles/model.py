@@ -26,7 +26,7 @@ from earsight.evaluation.summary import write_summary
 from earsight.files import replace_text
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
-from earsight.models.mahalanobis import references_of
+from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import save
 from earsight.version import __version__
 
@@ -174,7 +174,7 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
 
 def _save(path: Path, part: Part) -> None:
     card, network = part
-    save(path, state=network.state_dict(), card=card, references=references_of(network))
+    save(path, state=network.state_dict(), card=card, statistics=statistics_of(network))
 
 
 def _digest(grid: Grid, method: str) -> str:

@@ -41,26 +41,26 @@ class ClassScore(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Clips of class ``true`` that ``answers`` networks took for class ``said``; numbers of classes."""
+    """Clips of class ``true`` that ``answers`` networks took for class ``predicted``; numbers of classes."""
 
     true: int
-    said: int
+    predicted: int
     answers: int
 
 
 class Mistake(NamedTuple):
     """A clip that the mean of its networks' probabilities puts into the wrong class.
 
-    ``label`` and ``said`` are numbers of classes, the probabilities are the mean over the seeds, and ``wrong`` of
+    ``label`` and ``predicted`` are numbers of classes, the probabilities are the mean over the seeds, and ``wrong`` of
     ``seeds`` networks are wrong about it by themselves.
     """
 
     clip: str
     fold: int
     label: int
-    said: int
+    predicted: int
     label_probability: float
-    said_probability: float
+    predicted_probability: float
     wrong: int
     seeds: int
 
@@ -127,7 +127,7 @@ def common_confusions(counts: NDArray[np.int64]) -> list[Confusion]:
     """The pairs of a matrix (`confusion_counts`) that are off its diagonal and not empty, most answers first."""
     wrong = counts - np.diag(np.diagonal(counts))
     pairs = [Confusion(int(row), int(column), int(wrong[row, column])) for row, column in np.argwhere(wrong > 0)]
-    return sorted(pairs, key=lambda pair: (-pair.answers, pair.true, pair.said))
+    return sorted(pairs, key=lambda pair: (-pair.answers, pair.true, pair.predicted))
 
 
 def mistakes(trials: Sequence[Predictions]) -> list[Mistake]:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.calibration.apply import Answers, answer, check_calibration
+from earsight.calibration.apply import Outputs, calibrated_outputs, check_calibration
 from earsight.data import audio
 from earsight.data.audio import LOUDEST, resampled
 from earsight.errors import DataError
@@ -219,7 +219,7 @@ class Classifier:
                 self._fast = folded(self.model, spectrogram=noise.to(spectrograms))
             return self._fast
 
-    def answers(self, waves: NDArray[np.floating]) -> Answers:
+    def answers(self, waves: NDArray[np.floating]) -> Outputs:
         """What `predict` says, as arrays, of waves (batch, samples) float32 at `sample_rate_hz`."""
         with torch.inference_mode():
             return self._answers(self._seen(waves))
@@ -228,8 +228,8 @@ class Classifier:
         logits = torch.from_numpy(self._scores(spectrograms)) / self.card.temperature
         return np.asarray(torch.softmax(logits, dim=1).numpy())
 
-    def _answers(self, spectrograms: Tensor) -> Answers:
-        return answer(self.card, self._network(spectrograms), spectrograms)
+    def _answers(self, spectrograms: Tensor) -> Outputs:
+        return calibrated_outputs(self.card, self._network(spectrograms), spectrograms)
 
     def predict(self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None) -> Prediction:
         """Classify one sound.
@@ -392,16 +392,16 @@ class Classifier:
 
         yield from predict_clips(self, paths, batch_size=batch_size)
 
-    def _ranked(self, name: str, found: Answers, row: int) -> Prediction:
+    def _ranked(self, name: str, found: Outputs, row: int) -> Prediction:
         shares = found.probabilities[row]
         order = np.argsort(-shares, kind="stable")
-        inside = found.plausible[row] if found.plausible is not None else np.zeros(len(shares), dtype=bool)
+        inside = found.prediction_sets[row] if found.prediction_sets is not None else np.zeros(len(shares), dtype=bool)
         return Prediction(
             name,
             tuple(self.classes[i] for i in order),
             tuple(float(shares[i]) for i in order),
             unknown=bool(found.unknown[row]),
-            novelty=None if found.novelty is None else float(found.novelty[row]),
+            novelty=None if found.ood_score is None else float(found.ood_score[row]),
             plausible=tuple(self.classes[i] for i in order if inside[i]),
         )
 

@@ -1,8 +1,8 @@
 """What the training clips looked like to a network just before its last layer, and how far from them a sound is.
 
 Comes in: features (clips, channels) float32, what the classifier of a network takes, and labels. Goes out: a
-`Reference`, which the model file keeps beside the weights, and distances (clips,) without unit: about 1 for sounds like
-those that trained the network, higher for stranger ones.
+`MahalanobisStatistics`, which the model file keeps beside the weights, and distances (clips,) without unit: about 1 for
+sounds like those that trained the network, higher for stranger ones.
 
 The distance is Mahalanobis's to the nearest class mean (Lee et al. 2018), of features brought to length 1, for a
 network speaks louder for loud and for familiar sounds alike. One covariance serves all classes. Clips are fewer than
@@ -32,7 +32,7 @@ _ATTRIBUTE = "_earsight_reference"
 
 
 @dataclass(frozen=True)
-class Reference:
+class MahalanobisStatistics:
     """The training clips' features in short.
 
     Attributes
@@ -70,7 +70,9 @@ class Reference:
         return torch.sqrt(squared.amin(dim=1) / means.shape[1])
 
 
-def measure_reference(features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int) -> Reference | None:
+def mahalanobis_statistics(
+    features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int
+) -> MahalanobisStatistics | None:
     """The reference of some training clips; None where all clips of each class are alike, so that nothing has a spread.
 
     Parameters
@@ -92,11 +94,13 @@ def measure_reference(features: NDArray[np.floating], labels: NDArray[np.int64],
     kept = min(DIRECTIONS, len(along), channels - 1)
     others = along[kept:].sum() / (channels - kept)
     variances = (1 - SHRINKAGE) * np.append(along[:kept], others) + SHRINKAGE * equal
-    return Reference(*(torch.from_numpy(part.astype(np.float32)) for part in (means, directions[:kept], variances)))
+    return MahalanobisStatistics(
+        *(torch.from_numpy(part.astype(np.float32)) for part in (means, directions[:kept], variances))
+    )
 
 
-def reference_from(tensors: Mapping[str, Tensor], *, classes: int) -> Reference:
-    """The reference that `Reference.tensors` gave.
+def statistics_from_tensors(tensors: Mapping[str, Tensor], *, classes: int) -> MahalanobisStatistics:
+    """The reference that `MahalanobisStatistics.tensors` gave.
 
     Raises
     ------
@@ -105,7 +109,7 @@ def reference_from(tensors: Mapping[str, Tensor], *, classes: int) -> Reference:
     """
     if set(tensors) != {"means", "directions", "variances"}:
         raise ModelError(f"a reference of {', '.join(sorted(tensors))}; expected means, directions and variances")
-    found = Reference(**tensors)
+    found = MahalanobisStatistics(**tensors)
     rows, channels = tuple(found.means.shape) if found.means.ndim == 2 else (0, 0)
     wanted = (classes, (found.variances.numel() - 1, channels))
     fits = (rows, tuple(found.directions.shape)) == wanted and found.variances.ndim == 1 and channels > 0
@@ -116,7 +120,7 @@ def reference_from(tensors: Mapping[str, Tensor], *, classes: int) -> Reference:
     return found
 
 
-def attach(network: nn.Module, reference: Reference | None) -> None:
+def attach_statistics(network: nn.Module, reference: MahalanobisStatistics | None) -> None:
     """Let a network carry its reference; None takes it away. Its state dict stays as it is.
 
     Raises
@@ -130,7 +134,7 @@ def attach(network: nn.Module, reference: Reference | None) -> None:
     setattr(network, _ATTRIBUTE, reference)
 
 
-def references_of(model: nn.Module) -> tuple[Reference | None, ...]:
+def statistics_of(model: nn.Module) -> tuple[MahalanobisStatistics | None, ...]:
     """The reference of a single network, or of each member of an ensemble."""
     networks = model.networks if isinstance(model, Ensemble) else [model]
     return tuple(getattr(network, _ATTRIBUTE, None) for network in networks)
@@ -141,7 +145,7 @@ def has_features(network: nn.Module) -> bool:
     return all(hasattr(network, name) for name in ("forward_features", "forward_head", "get_classifier"))
 
 
-def seen_by(network: nn.Module, spectrograms: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_features(network: nn.Module, spectrograms: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (batch, classes) of normalised spectrograms, and the features (batch, channels) that they were made of."""
     parts: Any = network
     features = parts.forward_head(parts.forward_features(spectrograms), pre_logits=True)

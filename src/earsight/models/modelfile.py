@@ -35,7 +35,7 @@ from earsight.errors import ModelError
 from earsight.features.spectrogram import Spectrogram
 from earsight.models.card import ModelCard, card_of, described
 from earsight.models.ensemble import Ensemble, Member
-from earsight.models.mahalanobis import Reference, attach, reference_from
+from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_from_tensors
 from earsight.models.stages import empty_model
 from earsight.models.weights import damaged, file_kind, one_line, read_header, read_safetensors
 from earsight.recipe import Features
@@ -102,7 +102,7 @@ def save(
     *,
     state: Mapping[str, Tensor],
     card: ModelCard,
-    references: Sequence[Reference | None] = (),
+    statistics: Sequence[MahalanobisStatistics | None] = (),
 ) -> None:
     """Write a model file whole or not at all; the same state and card give the same bytes.
 
@@ -114,8 +114,8 @@ def save(
         The module's ``state_dict()``, on any device.
     card : ModelCard
         What goes with the weights.
-    references : sequence of Reference or None, optional
-        Of the network, or of each member of an ensemble; see `earsight.models.mahalanobis.references_of`.
+    statistics : sequence of MahalanobisStatistics or None, optional
+        Of the network, or of each member of an ensemble; see `earsight.models.mahalanobis.statistics_of`.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def save(
 
     path = Path(path)
     tensors = {_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    for place, reference in enumerate(references):
+    for place, reference in enumerate(statistics):
         parts = reference.tensors() if reference else {}
         tensors |= {f"{_REFERENCE}{place}.{key}": value.contiguous().clone() for key, value in parts.items()}
     _check_finite(tensors, where=str(path))
@@ -163,7 +163,7 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     card : ModelCard
     model : nn.Module
         In eval mode, on the CPU, with the very bits that were saved; its networks carry the references that the file
-        has (`earsight.models.mahalanobis.references_of`).
+        has (`earsight.models.mahalanobis.statistics_of`).
 
     Raises
     ------
@@ -253,7 +253,7 @@ def _attach_references(path: Path, model: nn.Module, found: Mapping[str, Tensor]
         raise damaged(path, f"it has references for {len(parts)} networks and {len(networks)} networks")
     for place, tensors in parts.items():
         try:
-            attach(networks[int(place)], reference_from(tensors, classes=classes))
+            attach_statistics(networks[int(place)], statistics_from_tensors(tensors, classes=classes))
         except ModelError as error:
             raise damaged(path, f"it has {error}") from error
 

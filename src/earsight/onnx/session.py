@@ -88,8 +88,8 @@ def compare(
         if gap >= probabilities or not worst:
             probabilities, worst = gap, name
         spectrograms = max(spectrograms, _largest(front_end(batch)["spectrograms"], exact))
-        if expected.novelty is not None:
-            novelty = max(novelty or 0.0, _largest(found["novelty"], expected.novelty))
+        if expected.ood_score is not None:
+            novelty = max(novelty or 0.0, _largest(found["novelty"], expected.ood_score))
         count += len(batch)
     return Parity(probabilities, spectrograms, novelty, count, worst)
 

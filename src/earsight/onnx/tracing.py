@@ -28,7 +28,7 @@ from earsight.errors import ModelError
 from earsight.features.spectrogram import Spectrogram
 from earsight.models.card import ModelCard, described
 from earsight.models.ensemble import Ensemble
-from earsight.models.mahalanobis import Reference, references_of, seen_by
+from earsight.models.mahalanobis import MahalanobisStatistics, logits_and_features, statistics_of
 from earsight.models.weights import one_line
 from earsight.onnx.dft import with_matrix_dft
 
@@ -107,12 +107,13 @@ class _Network(nn.Module):
             spectrograms = (spectrograms - self.get_buffer("mean")) / self.get_buffer("std")
             if not self.measured:
                 return (network(spectrograms).float(),)
-            logits, seen = seen_by(network, spectrograms)
+            logits, seen = logits_and_features(network, spectrograms)
             return logits.float(), seen.float()
         if not self.measured:
             return (network(spectrograms),)
         found = [
-            seen_by(member, network.normalised(spectrograms, place)) for place, member in enumerate(network.networks)
+            logits_and_features(member, network.normalised(spectrograms, place))
+            for place, member in enumerate(network.networks)
         ]
         features = tuple(seen.float() for _, seen in found)
         return network.combined([logits for logits, _ in found]), *features
@@ -125,7 +126,7 @@ class _Calibration(nn.Module):
         super().__init__()
         self.temperature, self.score = card.temperature, _score(card)
         self.shares = card.weights or (1.0,)
-        self.references: tuple[Reference | None, ...] = references_of(network)
+        self.references: tuple[MahalanobisStatistics | None, ...] = statistics_of(network)
 
     def forward(self, logits: Tensor, features: list[Tensor]) -> tuple[Tensor, ...]:
         exact = logits.double() / self.temperature

@@ -93,9 +93,8 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
     alt = f"Confusion matrix of {len(names)} classes: {right} of {total} answers lie on its diagonal."
     if pairs:
         first = pairs[0]
-        alt += (
-            f" Most often off it: {names[first.true]} taken for {names[first.said]}, {counted(first.answers, 'time')}."
-        )
+        taken = f"{names[first.true]} taken for {names[first.predicted]}"
+        alt += f" Most often off it: {taken}, {counted(first.answers, 'time')}."
     return {
         "drawing": inline_svg(confusion_drawing(counts, names), name=f"{key}matrix", alt=alt),
         "numbered": len(names) > NUMBERED,
@@ -103,7 +102,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
         "right": right,
         "total": total,
         "pairs": [
-            [names[one.true], names[one.said], one.answers, per_cent(one.answers / counts[one.true].sum())]
+            [names[one.true], names[one.predicted], one.answers, per_cent(one.answers / counts[one.true].sum())]
             for one in pairs[:MOST_CONFUSIONS]
         ],
         "more": max(0, len(pairs) - MOST_CONFUSIONS),

@@ -5,8 +5,8 @@ and ``DONE``, each written beside its name and renamed, DONE last of all.
 
 What a fitted network's training clips look like to it, and how far from them the held-out clips are.
 
-Comes in: a fitted model and its rows. Goes out: the `Reference` for the model file, and distances (test rows,) for
-``predictions.npz``, from which `earsight calibrate` takes the threshold of *unknown*.
+Comes in: a fitted model and its rows. Goes out: the `MahalanobisStatistics` for the model file, and distances (test
+rows,) for ``predictions.npz``, from which `earsight calibrate` takes the threshold of *unknown*.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import nn
 from earsight.evaluation.metrics import accuracy
 from earsight.files import replace_text, replacing
 from earsight.models.card import ModelCard
-from earsight.models.mahalanobis import Reference, has_features, measure_reference, seen_by
+from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
 from earsight.models.modelfile import save
 from earsight.training.loop import Data, Fitted
 from earsight.training.preparation import Prepared
@@ -40,7 +40,7 @@ def known_sounds(
     train: NDArray[np.int64],
     test: NDArray[np.int64],
     logits: NDArray[np.float32],
-) -> tuple[Reference | None, NDArray[np.float64] | None]:
+) -> tuple[MahalanobisStatistics | None, NDArray[np.float64] | None]:
     """The reference of the training rows, unchanged by augmentation, and the distance of the test rows from it.
 
     Parameters
@@ -54,7 +54,7 @@ def known_sounds(
 
     Returns
     -------
-    reference : Reference or None
+    reference : MahalanobisStatistics or None
     distance : ndarray of float64, shape (test rows,), or None
         Both None where the network cannot be asked for what its last layer takes.
     """
@@ -65,7 +65,7 @@ def known_sounds(
     # A head that does more than its classifier (a scale, a second classifier) has no features in this sense.
     if not np.allclose(again, logits, atol=1e-4, rtol=1e-4):
         return None, None
-    reference = measure_reference(_seen(model, data, train)[1].numpy(), data.labels[train], classes=data.classes)
+    reference = mahalanobis_statistics(_seen(model, data, train)[1].numpy(), data.labels[train], classes=data.classes)
     return reference, None if reference is None else reference.distance(features)
 
 
@@ -75,7 +75,7 @@ def _seen(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArra
     logits, features = [], []
     with torch.inference_mode():
         for start in range(0, len(rows), BATCH):
-            said, seen = seen_by(model, data.spectrograms(rows[start : start + BATCH]))
+            said, seen = logits_and_features(model, data.spectrograms(rows[start : start + BATCH]))
             logits.append(said.float().cpu())
             features.append(seen.float().cpu())
     return torch.cat(logits).numpy(), torch.cat(features)
@@ -92,7 +92,7 @@ def write_outcome(
     test_rows: NDArray[np.int64],
     logits: NDArray[np.float32],
     train_clips: int,
-    reference: Reference | None = None,
+    reference: MahalanobisStatistics | None = None,
     distance: NDArray[np.float64] | None = None,
 ) -> None:
     """Write the model file and the predictions of a finished trial.
@@ -108,7 +108,7 @@ def write_outcome(
     logits : ndarray of float32, shape (clips, classes)
     train_clips : int
         How many clips changed the weights.
-    reference : Reference, optional
+    reference : MahalanobisStatistics, optional
         What they look like to the network.
     distance : ndarray of float64, shape (clips,), optional
         How far the test rows are from them.
@@ -132,7 +132,7 @@ def write_outcome(
         std=tuple(data.std.tolist()),
         trained_on=trained_on,
     )
-    save(folder / "model.safetensors", state=fitted.state, card=card, references=(reference,))
+    save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(reference,))
     about = _about(prepared, fitted, fold=fold, seed=seed)
     path = folder / "predictions.npz"
     _write_predictions(path, prepared, rows=test_rows, logits=logits, about=about, distance=distance)
