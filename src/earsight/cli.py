@@ -46,7 +46,7 @@ recipe.command("list")(learning.recipe_list)
 recipe.command("show")(learning.recipe_show)
 app.add_typer(recipe, name="recipe")
 
-analyze = typer.Typer(help="See what a network kept, what it needs, and what it looks at.", no_args_is_help=True)
+analyze = typer.Typer(help="Analyse networks: similarity, transfer by stages, attributions.", no_args_is_help=True)
 for look in (analyzing.similarity, analyzing.fusion, analyzing.freeze, analyzing.cutoff, explaining.boundaries):
     analyze.command()(look)
 app.add_typer(analyze, name="analyze")
@@ -64,8 +64,8 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run the command line."""
-    # Importing torch makes a million objects that stay. Looking through them for garbage again and again takes some
-    # 0.3 s of a short command; the first generation is so large here that it is seldom done.
+    # Importing torch makes a million objects that stay. Garbage collections over them take some 0.3 s of a short
+    # command; with so large a first generation they are rare.
     gc.set_threshold(100_000)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, for which torch looks when it first takes memory
     for stream in (sys.stdin, sys.stdout):
@@ -79,16 +79,16 @@ def main() -> None:
         for stream in (sys.stderr, sys.stdout):
             try:
                 stream.flush()
-            except BrokenPipeError:  # the reader has gone, and is told nothing
+            except BrokenPipeError:  # the reader of our output has gone
                 code = code or 1
-            except OSError as error:  # a verb that failed has said why
+            except OSError as error:  # a verb that failed has printed why
                 if not code:
                     os.write(2, f"earsight: the output cannot be written ({error.strerror or error})\n".encode())
                 code = code or 2
         os._exit(code)
 
-    # Python takes all modules apart at its end, which for torch costs 0.4 s and 130 MB and serves nobody. Registered
-    # first, this runs last: after threads have ended and everything else that waits for the exit is done.
+    # Python's own teardown of all modules costs 0.4 s and 130 MB with torch, and serves nobody. Registered first, this
+    # runs last: after threads have ended and every other exit handler.
     atexit.register(leave)
     try:
         app()

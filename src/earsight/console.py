@@ -1,4 +1,4 @@
-"""What the command line shows: progress, notes, tables and errors.
+"""Output of the command line: progress bars, notes, JSON and errors.
 
 Standard output carries results alone (tables, or JSON and nothing else); all the rest goes to standard error.
 """
@@ -37,15 +37,15 @@ _UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro_
 
 
 class Verbs(TyperGroup):
-    """The verbs as typer runs them; a mistake in the command itself ends in one line, as every other mistake does."""
+    """The group of verbs; a usage error ends in one line, as every other user error does."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Read the options before the verb."""
+        """Parse the options before the verb."""
         with _in_one_line():
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: Any) -> Any:
-        """Read the verb's own options and run it."""
+        """Parse the verb's own options and run it."""
         with _in_one_line():
             return super().invoke(ctx)
 
@@ -64,7 +64,7 @@ def _in_one_line() -> Iterator[None]:
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Turn a user's mistake into one or two lines and exit code 2, and Ctrl-C into how to go on."""
+    """Decorate a verb: a user's error prints one or two lines and exits with 2, Ctrl-C tells how to go on (130)."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -74,7 +74,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             err.print(f"earsight: {error}", style="red", markup=False)
             raise typer.Exit(2) from error
         except BrokenPipeError:
-            raise  # the reader of our output has gone; the command line's own business
+            raise  # the reader of our output has gone; `earsight.cli.main` handles it
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             err.print(
@@ -92,12 +92,12 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def say(text: str) -> None:
-    """One line for the reader, on standard error."""
+    """Print one line on standard error."""
     err.print(text, markup=False)
 
 
 def print_json(content: Any) -> None:
-    """The whole result as JSON on standard output."""
+    """Print a result as JSON on standard output."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     try:
         text.encode()
@@ -107,13 +107,7 @@ def print_json(content: Any) -> None:
 
 
 class Bar:
-    """One live bar; on a stream that is no terminal, a line at every tenth of the work instead.
-
-    Parameters
-    ----------
-    progress : Progress
-    task : TaskID
-    """
+    """A progress bar; on a stream that is no terminal, a line at every tenth of the work instead."""
 
     def __init__(self, progress: Progress, task: TaskID, name: str) -> None:
         self._progress, self._task, self._name = progress, task, name

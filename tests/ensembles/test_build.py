@@ -2,61 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from scipy.special import softmax
 
-from earsight.ensembles import model
 from earsight.ensembles.build import make_ensemble
 from earsight.errors import RunError
 from earsight.evaluation.summary import read_predictions, read_run, write_summary
 from earsight.inference import scoring
 from earsight.inference.classifier import load_classifier
 from earsight.inference.scoring import WARM_UP, evaluate, milliseconds_per_clip
-from earsight.models.backbones import build
 from earsight.models.modelfile import load_card
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 
 CPU = torch.device("cpu")
 FOLDS, SEEDS = (1, 2), (0, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny_recipe, tmp_path_factory):
-    """The tiny recipe from a weights file, which stands for ImageNet's, so that the seeds share a start."""
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_file(build("test_resnet", classes=1000, weights="none", seed=9).state_dict(), path)
-    return tiny_recipe.override([f"backbone.weights={path}", "training.learning_rate=0.003"])
-
-
-@pytest.fixture(scope="module")
-def prepared(synthetic, recipe):
-    return prepare(synthetic, recipe, workers=1)
-
-
-@pytest.fixture(scope="module")
-def run(prepared, tmp_path_factory):
-    """Two folds of three seeds."""
-    folder = tmp_path_factory.mktemp("runs") / "mine"
-    for fold in FOLDS:
-        for seed in SEEDS:
-            run_trial(prepared, Trial(fold, seed), run=folder, device=CPU)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def made(run, tmp_path_factory):
-    """All of it: the average's files, and a row for every way."""
-    out = tmp_path_factory.mktemp("ensembles") / "average"
-    result = make_ensemble([run], out=out, device=CPU)
-    return out, result
 
 
 def _rows(result):
@@ -117,19 +82,6 @@ def test_the_deployed_file_is_the_mean_of_all_members_and_saw_every_clip(made, r
     assert ours.predict(synthetic.file(0)).label in ours.classes
 
 
-def test_the_folder_is_a_run_folder(made, prepared):
-    out, result = made
-    summary = json.loads((out / "summary.json").read_text())
-    rows = _rows(result)
-    assert summary["accuracy"]["mean"] == pytest.approx(rows["average"]["accuracy"]["mean"])
-    assert summary["accuracy"]["ci95"] == pytest.approx(rows["average"]["accuracy"]["ci95"])
-    assert [row["fold"] for row in summary["folds"]] == [1, 2]
-    assert json.loads((out / "ensemble.json").read_text()) == result
-    assert not list(out.parent.glob(".*"))
-    with pytest.raises(RunError, match="another recipe"):
-        run_trial(prepared, Trial(1, 0), run=out, device=CPU)
-
-
 def test_the_greedy_choice_is_written_too(run, synthetic, tmp_path):
     result = make_ensemble([run], out=tmp_path / "e", device=CPU, method="greedy")
     scores = []
@@ -166,24 +118,6 @@ def test_members_of_another_architecture_join_the_ensemble(run, synthetic, recip
     assert result["folds"] == [1]
     names = [card.recipe.backbone.name for card in load_card(tmp_path / "e" / "model.safetensors").members]
     assert names == ["test_resnet"] * 3 + ["test_efficientnet"]
-
-
-def test_an_older_ensemble_stays_until_the_new_one_is_whole(run, tmp_path, monkeypatch):
-    out = tmp_path / "e"
-    make_ensemble([run], out=out, device=CPU, fold=1)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(model, "write_summary", fail)
-    with pytest.raises(RunError, match=r"No space left on device\); name another folder"):
-        make_ensemble([run], out=out, device=CPU)
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    monkeypatch.undo()
-    make_ensemble([run], out=out, device=CPU)
-    assert (out / "fold-2").is_dir()
-    assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
 def test_what_cannot_be_combined(run, made, tmp_path):

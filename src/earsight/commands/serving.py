@@ -38,8 +38,7 @@ def serve(
     import asyncio
     import importlib.util
 
-    missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
         raise ServiceError(f"serve needs {', '.join(missing)}: python -m pip install 'earsight[serve]'")
     from earsight.inference.classifier import load_classifier
     from earsight.serving.limits import Limits

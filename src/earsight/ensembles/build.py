@@ -96,7 +96,6 @@ def make_ensemble(
         Run folders of one data set; every seed in them is a member.
     out : Path
         The ensemble's folder.
-    device : torch.device
     fold : int, optional
         Only this fold's members.
     method : {"average", "greedy"}

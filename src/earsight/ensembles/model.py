@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -186,6 +185,6 @@ def _digest(grid: Grid, method: str) -> str:
 def _link(source: Path, target: Path) -> None:
     """A second name for a file, or a copy on a file system without links."""
     try:
-        os.link(source, target)
+        target.hardlink_to(source)
     except OSError:
         shutil.copyfile(source, target)

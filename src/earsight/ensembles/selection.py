@@ -34,13 +34,11 @@ class Grid:
 
     Attributes
     ----------
-    folds : tuple of int
     members : tuple of Member
         At least two, each on every fold.
     clips, labels : mapping of fold to ndarray, shape (clips,)
         Manifest paths, and class numbers int64.
     probabilities : mapping of fold to ndarray of float64, shape (members, clips, classes)
-    trials : mapping of (fold, member) to Predictions
     left_out : tuple of Member
         Members that lack a fold.
     """
@@ -142,20 +140,16 @@ def _check_alike(trials: Mapping[tuple[int, Member], Predictions], names: Sequen
             "classes": trial.classes == one.classes,
             "protocol": trial.about["protocol"] == one.about["protocol"],
         }
-        for what, same in found.items():
-            if not same:
-                raise RunError(
-                    f"{names[member.run]}: seed {member.seed} is of another {what} than {names[first.run]}; members "
-                    "share the folds of one `earsight crossval` (--seeds 5) or of several on one data set"
-                )
+        if odd := [what for what, same in found.items() if not same]:
+            raise RunError(
+                f"{names[member.run]}: seed {member.seed} is of another {odd[0]} than {names[first.run]}; members "
+                "share the folds of one `earsight crossval` (--seeds 5) or of several on one data set"
+            )
 
 
 def _folds_of(runs: Sequence[Sequence[Predictions]], names: Sequence[str]) -> str:
-    found = [
-        f"{name} ({', '.join(map(str, sorted({trial.about['fold'] for trial in run})))})"
-        for name, run in zip(names, runs, strict=True)
-    ]
-    return ", ".join(found)
+    folds = (", ".join(map(str, sorted({trial.about["fold"] for trial in run}))) for run in runs)
+    return ", ".join(f"{name} ({found})" for name, found in zip(names, folds, strict=True))
 
 
 ROUNDS = 50  # members, repeats counted, that a greedy selection holds at most
