@@ -69,7 +69,7 @@ def listen(run: Path, dataset: Dataset, pair: tuple[str, ...], trial: Prediction
     if not kept.is_file():
         classifier = load_classifier(run / f"fold-{trial.about['fold']}" / "seed-0" / "model.safetensors")
         rows = [row for row, clip in enumerate(dataset.clips) if clip.label in pair]
-        waves = [audio.fit(classifier.heard(dataset.file(row))[0], classifier.samples) for row in rows]
+        waves = [audio.fit(classifier.waveform(dataset.file(row))[0], classifier.samples) for row in rows]
         sounds = {"left out": np.stack(waves)}
         sounds |= strange_sounds(rate_hz=classifier.sample_rate_hz, samples=classifier.samples)
         arrays = {}

@@ -17,7 +17,8 @@ from earsight.data.layouts import open_dataset
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.evaluation.summary import read_predictions
 from earsight.features.stft import SimdStft
-from earsight.inference.classifier import Classifier, Prediction, load_classifier
+from earsight.inference.classifier import Classifier, load_classifier
+from earsight.inference.predictions import Prediction
 from earsight.recipe import load_recipe
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
@@ -57,7 +58,7 @@ def test_kernels_change_no_more_than_rounding(trained, synthetic):
     plain, fast = (load_classifier(trained / "model.safetensors") for _ in range(2))
     assert fast.use_kernels() is fast
     assert [type(power) for power in fast.front_end.kernels] == [SimdStft] * 3
-    waves = np.stack([fast.heard(synthetic.file(row))[0] for row in range(5)])
+    waves = np.stack([fast.waveform(synthetic.file(row))[0] for row in range(5)])
     np.testing.assert_allclose(fast.logits(waves), plain.logits(waves), atol=1e-3)
     spectrograms = fast.spectrograms(torch.from_numpy(waves))
     np.testing.assert_allclose(spectrograms, plain.spectrograms(torch.from_numpy(waves)), atol=1e-4)
@@ -178,7 +179,7 @@ def test_arrays_that_are_no_sound(classifier, wave, rate, words):
         classifier.predict(wave, rate=rate)
 
 
-@pytest.mark.parametrize("method", ["logits", "probabilities", "answers", "predict_waves"])
+@pytest.mark.parametrize("method", ["logits", "probabilities", "outputs", "predict_waves"])
 def test_batches_that_do_not_fit_are_refused(classifier, method):
     size = classifier.samples
     ask = getattr(classifier, method)

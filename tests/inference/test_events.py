@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earsight.errors import EarsightError
-from earsight.inference.classifier import Prediction
-from earsight.inference.events import Event, EventRules, EventTracker, events_of
-from earsight.inference.recordings import Window
+from earsight.inference.events import EventRules, EventTracker, events_of
+from earsight.inference.predictions import Event, Prediction, Window
 
 
 def _timeline(shares, *, hop=1.0, size=5.0, length=None, unknown=()):
@@ -55,7 +54,7 @@ def test_the_first_and_the_last_window_stand_for_the_ends():
 def test_windows_that_do_not_overlap_stand_for_themselves(hop):
     spans = _spans(_found([0.9, 0.9, 0.0, 0.9], hop=hop))
     last = (3 * hop, 3 * hop + 5)
-    # What lies between windows was not heard, and is in no event.
+    # What lies between windows was not classified, and is in no event.
     assert spans == ([(0.0, 10.0), last] if hop == 5 else [(0.0, 5.0), (60.0, 65.0), last])
     joined = EventRules(0.6, 0.4, gap_seconds=hop - 5)
     assert _spans(_found([0.9, 0.9, 0.0, 0.9], hop=hop, rules=joined))[0] == (0.0, hop + 5)
@@ -79,7 +78,7 @@ def test_gaps_are_joined_and_short_events_left_out():
     assert _spans(_found(shares, rules=EventRules(0.6))) == [(3.0, 6.0), (8.0, 9.0)]
 
 
-def test_classes_are_heard_side_by_side():
+def test_classes_are_detected_side_by_side():
     shares = [0.9, 0.9, 0.5, 0.1, 0.1]
     assert _spans(_found(shares)) == [(0.0, 5.0)]
     assert _spans(_found(shares, label="cat")) == [(5.0, 9.0)]

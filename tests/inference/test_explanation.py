@@ -62,7 +62,7 @@ def test_it_is_about_the_most_probable_class_and_complete(classifier, found):
     assert (np.diff(found.band_hz) > 0).all()
 
 
-def test_the_sounds_add_up_and_are_heard_again(classifier, found):
+def test_the_sounds_add_up_and_are_classified_again(classifier, found):
     np.testing.assert_allclose(found.used + found.unused, chirp(), atol=1e-7)
     for wave, share in ((found.used, found.used_probability), (found.unused, found.unused_probability)):
         again = classifier.predict(wave, rate=RATE)
@@ -104,7 +104,7 @@ def test_a_file_shorter_than_a_clip_keeps_its_length(classifier, tmp_path):
     assert len(short.used) == len(short.unused) == len(short.wave) == 4000
     assert short.clip_seconds == pytest.approx(0.8)
     assert short.path == str(tmp_path / "x.wav")
-    # The network heard zeros after the end: nothing there has an attribution.
+    # The network gets zeros after the end: nothing there has an attribution.
     assert np.abs(short.merged[:, 46:]).max() < 1e-6 < np.abs(short.merged[:, :40]).max()
 
 

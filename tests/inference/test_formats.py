@@ -1,4 +1,4 @@
-"""Rows of windows and events in every form, as the programs that read them expect."""
+"""Rows of clips, windows and events in every format, as the programs that read them expect."""
 
 from __future__ import annotations
 
@@ -8,27 +8,117 @@ import json
 
 import pytest
 
-from earsight.inference.classifier import Prediction
-from earsight.inference.events import Event
-from earsight.inference.formats import Table
+from earsight.inference.formats import FORMATS
+from earsight.inference.predictions import Event, Prediction
 
 FOUND = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25))
 STRANGE = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25), unknown=True, novelty=-1.5, plausible=("dog", "cat"))
 EVENT = Event("dog\tbark", 4.0, 7.25, 0.9, 0.8, 3)
 
 
-def _table(form, what, rows):
-    table = Table(form, what, top=2, calibrated=True)
-    lines = [table.header()]
+ODD = 'a, "b"\t(ü).wav'
+CLIPS = [
+    Prediction("one.wav", ("dog", "cat"), (0.75, 0.25)),
+    Prediction("bad.wav", (), (), "a text file, not sound"),
+    Prediction(ODD, ("cat", "dog"), (0.5, 0.5)),
+]
+
+
+def _clips(form, top=1, rows=CLIPS, calibrated=False):
+    writer = FORMATS[form].writer("clips", top=top, calibrated=calibrated)
+    return writer.header() + "".join(writer.prediction(row) for row in rows)
+
+
+def _table(form, kind, rows):
+    writer = FORMATS[form].writer(kind, top=2, calibrated=True, high_hz=11025.0)
+    lines = [writer.header()]
     for row in rows:
         if isinstance(row, Event):
-            lines.append(table.event("a, b.wav", row, high_hz=11025.0))
+            lines.append(writer.event("a, b.wav", row))
         elif isinstance(row, str):
-            lines.append(table.problem("a, b.wav", row))
+            lines.append(writer.problem("a, b.wav", row))
         else:
-            lines.append(table.prediction(row, (1.5, 6.5), high_hz=11025.0))
+            lines.append(writer.prediction(row, (1.5, 6.5)))
     assert all(line.endswith("\n") or not line for line in lines), "a row is a whole line"
     return "".join(lines)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_rows_of_every_format_are_whole_lines(form):
+    events, windows = _table(form, "events", [EVENT, EVENT]), _table(form, "windows", [FOUND, STRANGE])
+    assert events.count("\n") == windows.count("\n") >= 2
+    assert FORMATS[form].suffix.startswith(".")
+    assert FORMATS[form].one_recording == ("a, b.wav" not in events)
+
+
+def test_clips_as_text():
+    assert _clips("text", top=2).splitlines() == [
+        "one.wav\tdog 75.0 %\tcat 25.0 %",
+        "bad.wav\terror: a text file, not sound",
+        f"{ODD}\tcat 50.0 %\tdog 50.0 %",
+    ]
+    assert _clips("text").splitlines()[0] == "one.wav\tdog 75.0 %"
+
+
+def test_clips_as_json_lines():
+    text = _clips("jsonl", top=2)
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"path": "one.wav", "classes": {"dog": 0.75, "cat": 0.25}},
+        {"path": "bad.wav", "classes": {}, "error": "a text file, not sound"},
+        {"path": ODD, "classes": {"cat": 0.5, "dog": 0.5}},
+    ]
+    assert "ü" in text
+
+
+def test_json_lines_of_names_that_are_not_utf8_are_json_all_the_same():
+    text = _clips("jsonl", rows=[Prediction("caf\udce9.wav", ("dog",), (1.0,))])
+    assert json.loads(text.encode("utf-8"))["path"] == "caf\udce9.wav"
+
+
+@pytest.mark.parametrize("top", [1, 2, 4])
+def test_clips_as_csv(top):
+    rows = list(csv.DictReader(io.StringIO(_clips("csv", top=top)), strict=True))
+    assert [row["path"] for row in rows] == ["one.wav", "bad.wav", ODD]
+    assert [row["label"] for row in rows] == ["dog", "", "cat"]
+    assert [row["probability"] for row in rows] == ["0.750000", "", "0.500000"]
+    assert [row["error"] for row in rows] == ["", "a text file, not sound", ""]
+    assert None not in rows[0], "more cells than columns"
+    assert [name for name in rows[0] if name.startswith("label_")] == [f"label_{n}" for n in range(2, top + 1)]
+    if top > 1:
+        assert rows[0]["label_2"] == "cat"
+        assert rows[0]["probability_2"] == "0.250000"
+
+
+SURE = Prediction("a.wav", ("dog", "cat"), (0.75, 0.25), novelty=-4.5, plausible=("dog",))
+UNSURE = Prediction("b.wav", ("dog", "cat"), (0.41, 0.39), unknown=True, novelty=-0.25, plausible=("dog", "cat"))
+
+
+def test_an_unknown_sound_in_text_names_the_nearest_class():
+    assert _clips("text", rows=[SURE, UNSURE]).splitlines() == [
+        "a.wav\tdog 75.0 %",
+        "b.wav\tunknown (nearest: dog 41.0 %)",
+    ]
+    assert _clips("text", rows=[UNSURE], top=2) == "b.wav\tunknown (nearest: dog 41.0 %)\tcat 39.0 %\n"
+    assert (SURE.answer, UNSURE.answer, UNSURE.label) == ("dog", "unknown", "dog")
+
+
+def test_confidence_as_json_and_csv():
+    found = [json.loads(line) for line in _clips("jsonl", rows=[SURE, UNSURE]).splitlines()]
+    assert found[0] == {
+        **{"path": "a.wav", "classes": {"dog": 0.75}},
+        **{"unknown": False, "novelty": -4.5, "plausible": ["dog"]},
+    }
+    assert found[1]["unknown"] is True
+    text = _clips("csv", rows=[SURE, UNSURE, CLIPS[1]], top=2, calibrated=True)
+    rows = list(csv.DictReader(io.StringIO(text), strict=True))
+    assert list(rows[0]) == [
+        *("path", "label", "probability", "label_2", "probability_2"),
+        *("unknown", "novelty", "plausible", "error"),
+    ]
+    assert [row["unknown"] for row in rows] == ["false", "true", ""]
+    assert [row["plausible"] for row in rows] == ["dog", "dog;cat", ""]
+    assert [row["label"] for row in rows] == ["dog", "dog", ""]
+    assert rows[1]["novelty"] == "-0.25"
 
 
 def test_events_as_csv():

@@ -1,4 +1,4 @@
-"""Files that only grow: whole lines on a full disk, and a journal that never promises what is not there."""
+"""Resumable output: whole lines on a full disk, and a journal that counts nothing but what is on the disk."""
 
 from __future__ import annotations
 
@@ -53,6 +53,18 @@ def test_nothing_is_written_over(tmp_path):
     with pytest.raises(EarsightError, match="is there already; --resume"):
         _output(tmp_path / "folder", folder=True)
     assert (tmp_path / "x.csv").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_journal_that_was_being_written_at_the_kill_is_removed(tmp_path, folder):
+    out = tmp_path / "out"
+    half = out / "..progress.17.part" if folder else tmp_path / ".out.progress.17.part"
+    half.parent.mkdir(exist_ok=True)
+    half.write_text("{")
+    output = _output(out, folder=folder)
+    output.commit({"done": 0}, now=True)
+    assert not half.exists()
+    output.end()
 
 
 @pytest.mark.parametrize(

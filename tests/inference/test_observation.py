@@ -99,7 +99,7 @@ def test_other_settings_or_another_model_begin_anew(run, found, tmp_path, monkey
     assert len(measured) == 6
 
 
-def test_clips_that_cannot_be_measured_are_told(synthetic_folder, tiny_recipe, tmp_path):
+def test_clips_that_cannot_be_measured_are_listed(synthetic_folder, tiny_recipe, tmp_path):
     import soundfile
 
     sounds = shutil.copytree(synthetic_folder, tmp_path / "sounds")

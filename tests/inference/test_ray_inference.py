@@ -13,11 +13,12 @@ import soundfile
 from earsight.errors import DataError, EarsightError
 from earsight.execution.ray_cluster import Cluster
 from earsight.inference import ray_inference
-from earsight.inference.classifier import Classifier, load_classifier
+from earsight.inference.classifier import load_classifier
 from earsight.inference.clips import predict_clips
 from earsight.inference.journal import FileOutput
-from earsight.inference.ray_inference import Fleet
-from earsight.inference.transcribe import Listening, transcribe
+from earsight.inference.model import Model
+from earsight.inference.ray_inference import RayInference
+from earsight.inference.transcribe import TranscriptOptions, transcribe
 
 ONE = Cluster(cpus=1, gpus=0, threads=1, description="")
 
@@ -28,49 +29,49 @@ def classifier(trained):
 
 
 @pytest.fixture(scope="module")
-def fleet(trained):
+def remote(trained):
     """Two workers on this machine."""
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     common = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init(address="local", num_cpus=2, object_store_memory=80 * 2**20, **common)
-    yield Fleet(ONE, trained / "model.safetensors")
+    yield RayInference(ONE, trained / "model.safetensors")
     ray.shutdown()
 
 
-def test_clips_have_the_bits_of_here(fleet, classifier, synthetic, tmp_path):
+def test_clips_have_the_bits_of_here(remote, classifier, synthetic, tmp_path):
     (tmp_path / "x.wav").write_text("hello")
     files = [synthetic.file(row) for row in range(11)] + [tmp_path / "x.wav"] * 5 + [tmp_path / "absent.wav"]
-    there = list(predict_clips(classifier, files, batch_size=4, fleet=fleet))
+    there = list(predict_clips(classifier, files, batch_size=4, remote=remote))
     assert there == list(predict_clips(classifier, files, batch_size=4))
     assert [bool(found.error) for found in there] == [False] * 11 + [True] * 6
 
 
-def test_clips_have_the_bits_of_here_by_kernels_too(fleet, trained, classifier, synthetic):
+def test_clips_have_the_bits_of_here_by_kernels_too(remote, trained, classifier, synthetic):
     files = [synthetic.file(row) for row in range(5)]
-    fast = Fleet(ONE, trained / "model.safetensors", kernels=True)
-    there = [list(predict_clips(classifier, files, batch_size=4, fleet=where)) for where in (fast, fleet)]
+    fast = RayInference(ONE, trained / "model.safetensors", kernels=True)
+    there = [list(predict_clips(classifier, files, batch_size=4, remote=where)) for where in (fast, remote)]
     kernels = load_classifier(trained / "model.safetensors").use_kernels()
     here = [list(predict_clips(one, files, batch_size=4)) for one in (kernels, classifier)]
     assert there == here
     assert here[0] != here[1]
 
 
-def test_recordings_have_the_bytes_of_here(fleet, classifier, synthetic, tmp_path):
+def test_recordings_have_the_bytes_of_here(remote, classifier, synthetic, tmp_path):
     wave, rate = soundfile.read(synthetic.file(0), dtype="float32")
     soundfile.write(tmp_path / "long.wav", np.tile(wave, 40), rate)
     (tmp_path / "x.wav").write_text("hello")
     names = [str(tmp_path / "long.wav"), str(tmp_path / "x.wav"), str(synthetic.file(1))]
     written = {}
-    for name, where in (("here", None), ("there", fleet)):
+    for name, where in (("here", None), ("there", remote)):
         output = FileOutput(tmp_path / name, folder=False, settings={}, resume=False)
-        listening = Listening(hop_seconds=0.5, whats=("windows",), form="csv")
-        assert transcribe(classifier, names, listening, output, fleet=where) == 1
+        options = TranscriptOptions(hop_seconds=0.5, kinds=("windows",), form="csv")
+        assert transcribe(classifier, names, options, output, remote=where) == 1
         written[name] = (tmp_path / name).read_bytes()
     assert written["there"] == written["here"]
     assert written["here"].count(b"\n") > 40
 
 
-def test_what_is_read_ahead_is_bounded_and_none_is_no_job(fleet):
+def test_what_is_read_ahead_is_bounded_and_none_is_no_job(remote):
     read = []
 
     def jobs():
@@ -78,46 +79,46 @@ def test_what_is_read_ahead_is_bounded_and_none_is_no_job(fleet):
             read.append(number)
             yield number, None if number % 2 else number
 
-    def twice(classifier: Classifier, number: int) -> int:
+    def twice(classifier: Model, number: int) -> int:
         return 2 * number
 
-    found = fleet.map(twice, jobs())
+    found = remote.map(twice, jobs())
     assert [next(found) for _ in range(4)] == [(0, 0), (1, None), (2, 4), (3, None)]
     assert len(read) <= 4 + 3 * 2
     found.close()
 
 
-def test_a_worker_that_dies_costs_nothing(fleet, tmp_path):
+def test_a_worker_that_dies_costs_nothing(remote, tmp_path):
     died = tmp_path / "died"
 
-    def hear(classifier: Classifier, number: int) -> int:
+    def compute(classifier: Model, number: int) -> int:
         if number == 2 and not died.exists():
             died.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    assert [found for _, found in fleet.map(hear, ((n, n) for n in range(6)))] == list(range(6))
+    assert [found for _, found in remote.map(compute, ((n, n) for n in range(6)))] == list(range(6))
     assert died.exists()
 
 
-def test_what_goes_wrong_is_told_in_a_line(fleet, trained, monkeypatch):
-    def refuse(classifier: Classifier, job: int) -> None:
+def test_what_goes_wrong_is_one_line(remote, trained, monkeypatch):
+    def refuse(classifier: Model, job: int) -> None:
         raise DataError("no sound; send another")
 
-    def break_down(classifier: Classifier, job: int) -> None:
+    def break_down(classifier: Model, job: int) -> None:
         raise ValueError("no such thing")
 
-    def die(classifier: Classifier, job: int) -> None:
+    def die(classifier: Model, job: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(DataError, match=r"^no sound; send another$"):
-        list(fleet.map(refuse, [(0, 0)]))
+        list(remote.map(refuse, [(0, 0)]))
     with pytest.raises(EarsightError, match=r"a node cannot run earsight \(.*no such thing"):
-        list(fleet.map(break_down, [(0, 0)]))
+        list(remote.map(break_down, [(0, 0)]))
     monkeypatch.setattr(ray_inference, "RETRIES", 0)
-    short = Fleet(ONE, trained / "model.safetensors")
+    short = RayInference(ONE, trained / "model.safetensors")
     with pytest.raises(EarsightError, match=r"the worker of one batch died 1 time,.*--resume goes on"):
         list(short.map(die, [(0, 0)]))
-    monkeypatch.setitem(fleet._order, "version", "99.0")
+    monkeypatch.setitem(remote._order, "version", "99.0")
     with pytest.raises(EarsightError, match=r"a node has earsight .*, here it is 99\.0"):
-        list(fleet.map(refuse, [(0, 0)]))
+        list(remote.map(refuse, [(0, 0)]))

@@ -12,12 +12,12 @@ from earsight.errors import AudioError, EarsightError
 from earsight.inference import recordings
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.inference.events import EventRules
-from earsight.inference.recordings import Recording, hear
+from earsight.inference.recordings import Recording, classify
 
 
 @pytest.fixture(scope="module")
 def classifier(trained):
-    """The tiny model, made sure of itself, so that what it hears makes a difference."""
+    """The tiny model, made sure of itself, so that each sound makes a difference."""
     plain = load_classifier(trained / "model.safetensors")
     return Classifier(replace(plain.card, temperature=0.05), plain.model)
 
@@ -113,11 +113,11 @@ def test_who_begins_at_a_later_batch_gets_the_same_bits(classifier, sounds, tmp_
         assert [batch.spans for batch in later] == [batch.spans for batch in whole[first:]]
         for ours, theirs in zip(later, whole[first:], strict=True):
             assert [wave.tobytes() for wave in ours.waves] == [wave.tobytes() for wave in theirs.waves]
-    again = [hear(classifier, str(path), batch) for batch in whole[1:]]
+    again = [classify(classifier, str(path), batch) for batch in whole[1:]]
     assert [window for batch in again for window in batch] == list(Recording(classifier, path, hop_seconds=hop))[3:]
 
 
-def test_a_cut_file_is_heard_as_far_as_it_goes(classifier, sounds, tmp_path):
+def test_a_cut_file_is_classified_as_far_as_it_goes(classifier, sounds, tmp_path):
     rate = classifier.sample_rate_hz
     path = _write(tmp_path / "x.wav", sounds, rate, subtype="FLOAT")
     whole = list(classifier.recording(path, hop_seconds=0.5))

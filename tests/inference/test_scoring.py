@@ -46,7 +46,7 @@ def test_another_fold_was_seen_in_training(classifier, synthetic):
     assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (3, 20, True, False)
 
 
-def test_the_same_clips_in_other_folds_are_told_too(classifier, synthetic):
+def test_the_same_clips_in_other_folds_are_reported_too(classifier, synthetic):
     """The folds do not tell which clips were held out, so that nobody may take the figure for a held-out one."""
     clips = tuple(replace(clip, fold=1 + row % 2) for row, clip in enumerate(synthetic.clips))
     found = evaluate(classifier, replace(synthetic, clips=clips))

@@ -16,7 +16,7 @@ from earsight.inference import journal, recordings
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.inference.events import EventRules
 from earsight.inference.journal import FileOutput
-from earsight.inference.transcribe import Listening, transcribe
+from earsight.inference.transcribe import TranscriptOptions, transcribe
 
 RULES = EventRules(0.4)
 
@@ -46,8 +46,8 @@ def _names(corpus):
     return sorted(str(path) for path in corpus.iterdir())
 
 
-def _listening(form="csv", whats=("events",), hop=0.5):
-    return Listening(hop, RULES, whats, form)
+def _options(form="csv", kinds=("events",), hop=0.5):
+    return TranscriptOptions(hop, RULES, kinds, form)
 
 
 class _Killed(BaseException):
@@ -80,12 +80,12 @@ class _Mortal(FileOutput):
         self._step()
 
 
-def _run(classifier, names, out, *, listening, folder=False, lives=10**9, resume=False, kind=_Mortal):
+def _run(classifier, names, out, *, options, folder=False, lives=10**9, resume=False, kind=_Mortal):
     _Mortal.lives = lives
     output = kind(out if folder else out / "rows", folder=folder, settings={}, resume=resume)
     name_of = (lambda path: path.rsplit("/", 1)[1]) if folder else None
     try:
-        return transcribe(classifier, names, listening, output, start=output.place, name_of=name_of)
+        return transcribe(classifier, names, options, output, start=output.place, name_of=name_of)
     finally:
         output.drop()
 
@@ -95,14 +95,14 @@ def _bytes(out):
 
 
 @pytest.mark.parametrize(
-    ("folder", "form", "whats"),
+    ("folder", "form", "kinds"),
     [(False, "csv", ("events",)), (False, "jsonl", ("windows",)), (True, "raven", ("events", "windows"))],
 )
-def test_killed_anywhere_it_goes_on_to_the_same_bytes(classifier, corpus, tmp_path, monkeypatch, folder, form, whats):
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(classifier, corpus, tmp_path, monkeypatch, folder, form, kinds):
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(recordings, "BATCH", 4)
-    names, listening = _names(corpus), _listening(form, whats)
-    assert _run(classifier, names, tmp_path / "whole", listening=listening, folder=folder) == 2
+    names, options = _names(corpus), _options(form, kinds)
+    assert _run(classifier, names, tmp_path / "whole", options=options, folder=folder) == 2
     steps = 10**9 - _Mortal.lives
     wanted = _bytes(tmp_path / "whole")
     assert len(b"".join(wanted.values()).splitlines()) > 15
@@ -112,9 +112,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(classifier, corpus, tmp_pa
         while True:
             try:
                 lives = chance.randint(1, steps // 2)
-                failed = _run(
-                    classifier, names, out, listening=listening, folder=folder, lives=lives, resume=bool(kills)
-                )
+                failed = _run(classifier, names, out, options=options, folder=folder, lives=lives, resume=bool(kills))
                 break
             except _Killed:
                 kills += 1
@@ -124,12 +122,12 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(classifier, corpus, tmp_pa
 
 
 def test_commits_are_seldom_and_a_kill_between_them_loses_nothing(classifier, corpus, tmp_path):
-    names, listening = _names(corpus), _listening("text", ("windows",))
-    _run(classifier, names, tmp_path / "whole", listening=listening)
+    names, options = _names(corpus), _options("text", ("windows",))
+    _run(classifier, names, tmp_path / "whole", options=options)
     steps = 10**9 - _Mortal.lives
     with pytest.raises(_Killed):
-        _run(classifier, names, tmp_path / "killed", listening=listening, lives=steps // 2)
-    _run(classifier, names, tmp_path / "killed", listening=listening, resume=True)
+        _run(classifier, names, tmp_path / "killed", options=options, lives=steps // 2)
+    _run(classifier, names, tmp_path / "killed", options=options, resume=True)
     assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
 
 
@@ -137,7 +135,7 @@ def test_broken_files_are_rows(classifier, corpus, tmp_path):
     noted = []
     output = FileOutput(tmp_path / "x.csv", folder=False, settings={}, resume=False)
     failed = transcribe(
-        classifier, _names(corpus), _listening(whats=("windows",)), output, report=lambda *row: noted.append(row)
+        classifier, _names(corpus), _options(kinds=("windows",)), output, report=lambda *row: noted.append(row)
     )
     rows = list(csv.DictReader((tmp_path / "x.csv").open(newline=""), strict=True))
     assert failed == 2
@@ -152,7 +150,7 @@ def test_broken_files_are_rows(classifier, corpus, tmp_path):
 
 
 def test_a_folder_has_files_for_each_recording_and_a_row(classifier, corpus, tmp_path):
-    _run(classifier, _names(corpus), tmp_path / "out", listening=_listening("csv", ("events", "windows")), folder=True)
+    _run(classifier, _names(corpus), tmp_path / "out", options=_options("csv", ("events", "windows")), folder=True)
     index = list(csv.DictReader((tmp_path / "out" / "recordings.csv").open(newline=""), strict=True))
     assert [row["path"] for row in index] == _names(corpus)
     assert [bool(row["error"]) for row in index] == [name.endswith("b.wav") for name in _names(corpus)]
@@ -166,7 +164,7 @@ def test_a_folder_has_files_for_each_recording_and_a_row(classifier, corpus, tmp
 
 
 def test_rows_come_while_the_names_do(classifier, corpus, tmp_path):
-    """Names without end: little more is read than was heard."""
+    """Names without end: little more is read than was classified."""
     read = []
 
     def names():
@@ -177,22 +175,22 @@ def test_rows_come_while_the_names_do(classifier, corpus, tmp_path):
     class EnoughError(Exception):
         pass
 
-    def progress(heard, promised, done, speed):
+    def progress(seconds, promised, done, speed):
         assert len(read) <= done + 2 + 3 * (os.cpu_count() or 1)
         if done == 30:
             raise EnoughError
 
     output = FileOutput(tmp_path / "x.csv", folder=False, settings={}, resume=False)
     with pytest.raises(EnoughError):
-        transcribe(classifier, names(), _listening(), output, progress=progress)
+        transcribe(classifier, names(), _options(), output, progress=progress)
 
 
 def test_other_recordings_are_not_gone_on_with(classifier, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(recordings, "BATCH", 4)
-    names, listening = _names(corpus), _listening()
+    names, options = _names(corpus), _options()
     with pytest.raises(_Killed):  # in the fourth of the seven
-        _run(classifier, names, tmp_path / "x", listening=listening, lives=34)
+        _run(classifier, names, tmp_path / "x", options=options, lives=34)
     output = FileOutput(tmp_path / "x" / "rows", folder=False, settings={}, resume=True)
     place = output.place
     output.drop()
@@ -203,5 +201,5 @@ def test_other_recordings_are_not_gone_on_with(classifier, corpus, tmp_path, mon
         (names[: place["done"]] + names[place["done"] + 1 :], "is not the next"),
     ):
         with pytest.raises(EarsightError, match=words):
-            _run(classifier, other, tmp_path / "x", listening=listening, resume=True)
-    _run(classifier, names, tmp_path / "x", listening=listening, resume=True)
+            _run(classifier, other, tmp_path / "x", options=options, resume=True)
+    _run(classifier, names, tmp_path / "x", options=options, resume=True)

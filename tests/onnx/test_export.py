@@ -162,7 +162,7 @@ def test_novelty_as_a_distance(model, members, graphs, tmp_path):
     assert found.probabilities < 1e-5
     assert found.novelty is not None
     assert found.novelty < ALLOWED
-    told = [float(classifier.answers(sounds[name]).ood_score[0]) for name in ("noise", "silence", "synthetic sounds")]
+    told = [float(classifier.outputs(sounds[name]).ood_score[0]) for name in ("noise", "silence", "synthetic sounds")]
     assert np.ptp(told) > 100 * ALLOWED
 
 

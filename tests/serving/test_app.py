@@ -98,7 +98,7 @@ def test_the_spectrogram_is_what_the_network_sees(client, classifier, sound):
     drawn = found["spectrogram"]
     assert client.post("/predict", params={"picture": True}, content=path.read_bytes()).json() == found  # the old name
     levels = np.frombuffer(base64.b64decode(drawn["levels"]), np.uint8).reshape(3, drawn["rows"], drawn["columns"])
-    wave = torch.from_numpy(classifier.heard(path)[0])[None]
+    wave = torch.from_numpy(classifier.waveform(path)[0])[None]
     bands = classifier.front_end.band_energies(wave)[0, 0].numpy()
     step = (drawn["high"] - drawn["low"]) / 255
     assert np.abs(drawn["low"] + step * levels - bands).max() < step

@@ -13,7 +13,7 @@ import pytest
 from at_port import CLASSES, serving, tone
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from earsight.inference.classifier import Prediction
+from earsight.inference.predictions import Prediction
 from earsight.serving.app import PAGE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

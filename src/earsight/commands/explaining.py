@@ -1,4 +1,4 @@
-"""Verbs about what a model listens to: explain, and analyze boundaries."""
+"""Verbs about attributions: explain (one sound) and analyze boundaries (a run)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def explain(
     sounds: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
     folder: Annotated[Path, typer.Option("--out", help="Where figures, sounds and numbers go.")] = Path("explanations"),
     label: Annotated[str | None, typer.Option(help="The class to explain; default the most probable one.")] = None,
-    curves: Annotated[bool, typer.Option(help="Measure how far the spectrogram is to be believed.")] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random orders that it is compared with.")] = 0,
+    curves: Annotated[bool, typer.Option(help="Measure how faithful the attributions are.")] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random orders that they are compared with.")] = 0,
     steps: Annotated[
         int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")
     ] = 2048,
@@ -28,7 +28,7 @@ def explain(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Show what a model listens to: spectrograms, masked sounds, and whether to believe them.
+    """Show which parts of a sound its class comes from: attributions, masked sounds, and whether to believe them.
 
     For each sound: a figure, one of its faithfulness, an .npz, a .json, and two .wav files, with only what the network
     used and without it. What is there already is not made again. Exit code 1: some sound could not be explained.
@@ -93,7 +93,7 @@ def boundaries(
 ) -> None:
     """Test whether attributions lie on the boundaries of loud regions, over a run's held-out clips.
 
-    Correlations of their size with the spectrogram's gradient and with its loudness, against the same attributions moved in
+    Correlations of their size with the spectrogram's gradient and loudness, against the same attributions moved in
     time, with 95 % intervals over clips. A run that was stopped goes on where it was.
     """
     from earsight.inference.observation import observe_boundaries

@@ -1,7 +1,4 @@
-"""What `predict` does once its options are read: clips to rows, or recordings to events and timelines.
-
-Verbs that use a trained model: predict and evaluate.
-"""
+"""Verbs that apply a model file to sounds: predict (clips to rows, recordings to events or timelines) and evaluate."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,32 +17,33 @@ from earsight.commands.options import Data, Device, Json, Layout, SkipBad, Split
 from earsight.commands.steps import cluster, computer, open_data
 from earsight.console import bar, err, out, print_json, say, verb
 from earsight.errors import EarsightError
+from earsight.inference.formats import FORMATS, Kind
 
 if TYPE_CHECKING:
     from earsight.inference.classifier import Classifier
     from earsight.inference.events import EventRules
-    from earsight.inference.formats import Form, What
-    from earsight.inference.journal import FileOutput, StreamOutput
-    from earsight.inference.ray_inference import Fleet
+    from earsight.inference.journal import Output
+    from earsight.inference.ray_inference import RayInference
 
 CLIPS = 16
-"""Clips that are heard at once, also after a kill: the same bits always, of the same files."""
+"""Clips that are classified at once, also after a kill: the same bits always, of the same files."""
 MANY_CLIPS = 100
 """From so many named files on, compiled kernels save more time than they take to load. Recordings do without them: the
-kernels take memory, of which hearing a recording promises to need little."""
-_FORMS: tuple[Form, ...] = ("text", "csv", "jsonl", "audacity", "raven")
-_WHATS: dict[str, tuple[What, ...]] = {
+kernels take memory, of which a recording promises to need little."""
+_KINDS: dict[str, tuple[Kind, ...]] = {
     "events": ("events",),
     "windows": ("windows",),
     "both": ("events", "windows"),
 }
+_FOR_ALL = [name for name, form in FORMATS.items() if not form.one_recording]
+_FOR_ONE = [name for name, form in FORMATS.items() if form.one_recording]
 
 
 @dataclass(frozen=True)
 class Wanted:
     """The options of `predict`."""
 
-    form: Form
+    form: str
     rows: str
     top: int
     hop_seconds: float | None
@@ -59,32 +57,31 @@ class Wanted:
         return self.to is not None and (self.to.is_dir() or (not self.to.exists() and not self.to.suffix))
 
 
-def form_of(name: str, *, json_output: bool, csv_output: bool) -> Form:
-    """The form of the rows from the three options that name one."""
+def form_of(name: str, *, json_output: bool, csv_output: bool) -> str:
+    """The format of the rows from the three options that name one."""
     chosen = {"jsonl"} if json_output else set()
     chosen |= {"csv"} if csv_output else set()
     chosen |= {name} if name != "text" else set()
     if len(chosen) > 1:
         raise EarsightError("--json, --csv and --format name different forms: choose one")
     wanted = next(iter(chosen), "text")
-    found = next((form for form in _FORMS if form == wanted), None)
-    if found is None:
-        raise EarsightError(f"--format {wanted}: expected one of {', '.join(_FORMS)}")
-    return found
+    if wanted not in FORMATS:
+        raise EarsightError(f"--format {wanted}: expected one of {', '.join(FORMATS)}")
+    return wanted
 
 
 def check(wanted: Wanted) -> None:
     """Raise EarsightError where options do not go together, before anything is loaded."""
     from earsight.inference.events import EventRules
 
-    one = wanted.form in ("audacity", "raven")
-    if wanted.rows not in _WHATS:
-        raise EarsightError(f"--rows {wanted.rows}: expected one of {', '.join(_WHATS)}")
+    if wanted.rows not in _KINDS:
+        raise EarsightError(f"--rows {wanted.rows}: expected one of {', '.join(_KINDS)}")
     if wanted.resume and wanted.to is None:
         raise EarsightError("--resume needs --out: rows on standard output cannot be gone on with")
     if wanted.hop_seconds is None:
-        if one or wanted.rows != "events" or wanted.rules != EventRules():
-            raise EarsightError("audacity, raven, --rows and what makes events are for recordings: give --hop too")
+        if wanted.form in _FOR_ONE or wanted.rows != "events" or wanted.rules != EventRules():
+            names = ", ".join(_FOR_ONE)
+            raise EarsightError(f"{names}, --rows and what makes events are for recordings: give --hop too")
         if wanted.in_folder:
             raise EarsightError(f"--out {wanted.to}: clips are rows of one file; name one, such as labels.csv")
     elif wanted.rows == "both" and not wanted.in_folder:
@@ -92,29 +89,28 @@ def check(wanted: Wanted) -> None:
 
 
 def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads: int | None, on: str) -> int:
-    """Do it; how many files could not be read, or not to their end."""
+    """Predict and write; how many files could not be read, or not to their end."""
     from earsight.execution.ray_cluster import check_place
     from earsight.inference.classifier import load_classifier
     from earsight.inference.clips import find_sounds
-    from earsight.inference.formats import ONE_RECORDING
+    from earsight.inference.ray_inference import RayInference
     from earsight.inference.recordings import check_hop
 
     check_place(on)
     if wanted.hop_seconds is not None:
         check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
-    found: Iterable[str] = find_sounds(sounds, stdin=sys.stdin)
+    paths: Iterable[str] = find_sounds(sounds, stdin=sys.stdin)
     total = None
     if "-" not in sounds:
-        found = list(found)
-        total = len(found)
-    if wanted.form in ONE_RECORDING and total != 1 and not wanted.in_folder:
+        paths = list(paths)
+        total = len(paths)
+    if wanted.form in _FOR_ONE and total != 1 and not wanted.in_folder:
         raise EarsightError(
             f"--format {wanted.form} does not name the recording, and there may be several: "
             "name a folder with --out, such as found/"
         )
     output = _output(wanted, model)
-    start = getattr(output, "place", None)
-    if getattr(output, "whole", False):
+    if output.whole:
         say(f"earsight: {wanted.to} is whole (there is no journal beside it); nothing to do")
         return 0
     # On a cluster nothing is computed here: the model is loaded for what its card says.
@@ -123,25 +119,21 @@ def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads:
     if many and on == "local":
         classifier.use_kernels()
     with cluster(on, threads=threads, device=device, unit="batch") as where:
-        fleet = None
-        if where is not None:
-            from earsight.inference.ray_inference import Fleet
-
-            fleet = Fleet(where, model, kernels=many)
+        remote = None if where is None else RayInference(where, model, kernels=many)
         if wanted.hop_seconds is None:
-            return _clips(wanted, classifier, found, total, output, start, fleet)
+            return _clips(wanted, classifier, paths, total, output, remote)
         name_of = _name_of(sounds) if wanted.in_folder else None
-        return _recordings(wanted, classifier, found, total, output, start, name_of, fleet)
+        return _recordings(wanted, classifier, paths, total, output, name_of, remote)
 
 
-def _output(wanted: Wanted, model: Path) -> FileOutput | StreamOutput:
+def _output(wanted: Wanted, model: Path) -> Output:
     from earsight.inference.journal import FileOutput, StreamOutput
 
     if wanted.to is None:
         return StreamOutput(sys.stdout)
     if wanted.to.exists() and not wanted.to.is_file() and not wanted.to.is_dir():
         return StreamOutput(wanted.to.open("w", errors="surrogateescape"))  # a device or a pipe
-    settings: dict[str, Any] = {
+    settings = {
         "model": hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else "",
         "hop": wanted.hop_seconds,
         "format": wanted.form,
@@ -153,12 +145,12 @@ def _output(wanted: Wanted, model: Path) -> FileOutput | StreamOutput:
 
 
 @contextmanager
-def _shown(wanted: Wanted, name: str) -> Iterator[Callable[[int, int | None, str], None]]:
+def _progress(wanted: Wanted) -> Iterator[Callable[[int, int | None, str], None]]:
     """A bar, unless rows are shown on the same terminal."""
     if wanted.to is None and err.is_terminal and sys.stdout.isatty():
         yield lambda done, total, note: None
         return
-    with bar(name) as shown:
+    with bar("predicting") as shown:
         yield shown
 
 
@@ -167,21 +159,20 @@ def _clips(
     classifier: Classifier,
     paths: Iterable[str],
     total: int | None,
-    output: FileOutput | StreamOutput,
-    start: dict[str, Any] | None,
-    fleet: Fleet | None,
+    output: Output,
+    remote: RayInference | None,
 ) -> int:
     from earsight.inference.clips import predict_clips
-    from earsight.inference.formats import Table
 
-    done, failed = (start["done"], start["failed"]) if start else (0, 0)
-    table = Table(wanted.form, "clips", wanted.top, bool(classifier.card.calibration))
-    output.commit({"done": done, "failed": failed}, now=True)
+    start = output.place or {"done": 0, "failed": 0}
+    done, failed = int(start["done"]), int(start["failed"])
+    writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(classifier.card.calibration))
+    output.commit(start, now=True)
     if output.open(""):
-        output.write("", table.header())
-    with _shown(wanted, "listening") as shown:
-        for found in predict_clips(classifier, islice(paths, done, None), batch_size=CLIPS, fleet=fleet):
-            output.write("", table.prediction(found))
+        output.write("", writer.header())
+    with _progress(wanted) as shown:
+        for found in predict_clips(classifier, islice(paths, done, None), batch_size=CLIPS, remote=remote):
+            output.write("", writer.prediction(found))
             done, failed = done + 1, failed + bool(found.error)
             if done % CLIPS == 0:
                 output.commit({"done": done, "failed": failed})
@@ -196,67 +187,66 @@ def _recordings(
     classifier: Classifier,
     paths: Iterable[str],
     total: int | None,
-    output: FileOutput | StreamOutput,
-    start: dict[str, Any] | None,
+    output: Output,
     name_of: Callable[[str], str] | None,
-    fleet: Fleet | None,
+    remote: RayInference | None,
 ) -> int:
-    from earsight.inference.formats import ONE_RECORDING
-    from earsight.inference.transcribe import Listening, transcribe
+    from earsight.inference.transcribe import TranscriptOptions, transcribe
 
-    listening = Listening(wanted.hop_seconds or 0.0, wanted.rules, _WHATS[wanted.rows], wanted.form, wanted.top)
+    options = TranscriptOptions(wanted.hop_seconds or 0.0, wanted.rules, _KINDS[wanted.rows], wanted.form, wanted.top)
 
     def report(path: str, reason: str) -> None:
-        if wanted.form in ONE_RECORDING:  # their rows have no place for it
+        if wanted.form in _FOR_ONE:  # their rows have no place for it
             say(f"earsight: {path}: {reason}")
 
-    with _shown(wanted, "listening") as shown:
+    with _progress(wanted) as shown:
 
-        def progress(heard: float, promised: float, done: int, speed: str) -> None:
+        def progress(seconds: float, promised: float, done: int, speed: str) -> None:
             if total == 1:
-                shown(round(heard), round(promised) or None, speed)
+                shown(round(seconds), round(promised) or None, speed)
             else:
                 shown(done, total, speed)
 
         return transcribe(
             classifier,
             paths,
-            listening,
+            options,
             output,
-            start=start,
+            start=output.place,
             name_of=name_of,
             progress=progress,
             report=report,
-            fleet=fleet,
+            remote=remote,
         )
 
 
 def _name_of(sounds: list[str]) -> Callable[[str], str]:
     """The name in a folder of a recording: its path below the only folder that was named, else its whole path."""
     root = Path(sounds[0]) if len(sounds) == 1 and sounds[0] != "-" and Path(sounds[0]).is_dir() else None
-    flat = [Path(name).name for name in sounds]
-    files_alone = root is None and "-" not in sounds and not any(Path(name).is_dir() for name in sounds)
-    apart = len(set(flat)) == len(flat)
+    flat = {Path(name).name for name in sounds}
+    by_name = len(flat) == len(sounds) and "-" not in sounds and not any(Path(name).is_dir() for name in sounds)
 
     def name(path: str) -> str:
-        if root is not None:
-            return Path(path).relative_to(root).as_posix()
-        if files_alone and apart:
-            return Path(path).name
         whole = Path(path)
+        if root is not None:
+            return whole.relative_to(root).as_posix()
+        if by_name:
+            return whole.name
         return "/".join("_up" if part == ".." else part for part in whole.parts if part != whole.anchor)
 
     return name
 
 
-FormName = Annotated[str, typer.Option("--format", help="text, csv, jsonl; with --hop also audacity or raven.")]
+FormName = Annotated[
+    str, typer.Option("--format", help=f"{', '.join(_FOR_ALL)}; with --hop also {' or '.join(_FOR_ONE)}.")
+]
 Rows = Annotated[str, typer.Option(help="With --hop: events, windows (the raw timeline), or both (in a folder).")]
 Place = Annotated[
     str,
     typer.Option(
         "--on",
-        help="Where sounds are heard: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that is "
-        "started here; or ray://HOST:PORT. They are read here in any case.",
+        help="Where sounds are classified: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that "
+        "is started here; or ray://HOST:PORT. They are read here in any case.",
     ),
 ]
 Target = Annotated[
@@ -295,7 +285,6 @@ def predict(
 
     Exit code 1 says that some file could not be read, or not to its end; its row says why.
     """
-    pass
     from earsight.inference.events import EventRules
 
     wanted = Wanted(
@@ -338,7 +327,7 @@ def evaluate(
 
     classifier = load_classifier(model, device=computer(device, threads))
     dataset = open_data(data, layout=layout, subset=subset, splits=splits)
-    with bar("listening") as shown:
+    with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, skip_bad=skip_bad, progress=shown)
     if json_output:
         print_json(result)

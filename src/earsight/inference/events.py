@@ -1,12 +1,12 @@
-"""A timeline becomes events: from when to when a class is heard, by threshold and hysteresis.
+"""Sound event detection: windows of a recording become events, by a threshold with hysteresis.
 
-Comes in: `Window`s of one recording, in their order. Goes out: `Event`s, each as soon as nothing can change it any
-more, which is the order in which they end. Times are in seconds from the recording's start.
+Comes in: `Window`s of one recording, in their order. Goes out: `Event`s, each as soon as no later window can change it,
+which is the order in which they end. Times are in seconds from the recording's start.
 
 A window says that a class is somewhere within it, not where. Where windows overlap, each therefore stands for the hop
-around its middle alone, the first one also for all before, the last one for all behind: the bounds of a sound that is
-longer than a window then come out where they are, give or take a hop, and a shorter one comes out as long as a
-window. Windows that do not overlap stand for all of themselves.
+around its middle alone, the first one also for all before, the last one for all after it: the bounds of a sound longer
+than a window are then right within a hop, and a shorter one comes out as long as a window. Windows that do not overlap
+stand for all of themselves.
 """
 
 from __future__ import annotations
@@ -17,37 +17,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from earsight.errors import AudioError, EarsightError
-from earsight.inference.recordings import Window
+from earsight.inference.predictions import Event, Window
 
 THRESHOLD = 0.5
 """An event begins where a class is more probable than all others together."""
 RELEASE_SHARE = 0.7
 """Of the threshold: where an event ends, unless something else is asked for."""
 _ROUNDING = 1e-6  # seconds by which two times that mean the same may differ
-
-
-@dataclass(frozen=True)
-class Event:
-    """One class, heard for some time.
-
-    Attributes
-    ----------
-    label : str
-    begin_seconds, end_seconds : float
-    score : float
-        The highest probability of the class in its windows.
-    mean : float
-        The mean probability of the class over its windows.
-    windows : int
-        How many windows it was heard in.
-    """
-
-    label: str
-    begin_seconds: float
-    end_seconds: float
-    score: float
-    mean: float
-    windows: int
 
 
 @dataclass(frozen=True)
@@ -96,7 +72,7 @@ class EventRules:
 
 
 @dataclass
-class _Heard:
+class _Open:
     """An event that is not over, or may yet be joined with the next."""
 
     begin: float
@@ -129,50 +105,49 @@ class EventTracker:
         self._gap, self._window = gap + _ROUNDING, window_seconds
         self._margin = max(0.0, (window_seconds - hop_seconds) / 2)
         state = state or {"heard": {}, "first": True, "end": 0.0}
-        self._heard = {label: _Heard(**fields) for label, fields in state["heard"].items()}
+        self._open = {label: _Open(**fields) for label, fields in state["heard"].items()}
         self._first, self._end = bool(state["first"]), float(state["end"])
 
     def state(self) -> dict[str, Any]:
-        """All that is not given out yet, as JSON values."""
-        heard = {label: asdict(heard) for label, heard in self._heard.items()}
-        return {"heard": heard, "first": self._first, "end": self._end}
+        """The open events, as JSON values; their names stand in journals."""
+        events = {label: asdict(event) for label, event in self._open.items()}
+        return {"heard": events, "first": self._first, "end": self._end}
 
     def add(self, window: Window) -> list[Event]:
         """Take the next window; the events that are over."""
         begin = window.begin_seconds + (0.0 if self._first else self._margin)
         end = min(window.begin_seconds + self._window - self._margin, window.end_seconds)
         self._first, self._end = False, window.end_seconds
-        over = self._finished([name for name, heard in self._heard.items() if begin - heard.end > self._gap])
+        over = self._finished([label for label, event in self._open.items() if begin - event.end > self._gap])
+        found = window.found
         # A window of no class belongs to no event.
-        shares = (
-            {} if window.found.unknown else dict(zip(window.found.classes, window.found.probabilities, strict=True))
-        )
+        shares = {} if found.unknown else dict(zip(found.classes, found.probabilities, strict=True))
         for label, share in shares.items():
-            self._hear(label, share, begin, end)
-        for label, heard in self._heard.items():
-            heard.going_on = heard.going_on and shares.get(label, 0.0) >= self._rules.falls_below
+            self._extend(label, share, begin, end)
+        for label, event in self._open.items():
+            event.going_on = event.going_on and shares.get(label, 0.0) >= self._rules.falls_below
         return over
 
     def close(self) -> list[Event]:
         """The events that the recording's end ends; they reach to it."""
-        for heard in self._heard.values():
-            if heard.going_on:
-                heard.end = max(heard.end, self._end)
-        return self._finished(list(self._heard))
+        for event in self._open.values():
+            if event.going_on:
+                event.end = max(event.end, self._end)
+        return self._finished(list(self._open))
 
-    def _hear(self, label: str, share: float, begin: float, end: float) -> None:
-        heard = self._heard.get(label)
-        goes_on = heard is not None and heard.going_on and begin - heard.end <= _ROUNDING
+    def _extend(self, label: str, share: float, begin: float, end: float) -> None:
+        event = self._open.get(label)
+        goes_on = event is not None and event.going_on and begin - event.end <= _ROUNDING
         if share < (self._rules.falls_below if goes_on else self._rules.threshold):
             return
-        if heard is None:
-            self._heard[label] = _Heard(begin, end, share, share, 1, going_on=True)
+        if event is None:
+            self._open[label] = _Open(begin, end, share, share, 1, going_on=True)
         else:
-            heard.end, heard.going_on = end, True
-            heard.score, heard.total, heard.windows = max(heard.score, share), heard.total + share, heard.windows + 1
+            event.end, event.going_on = end, True
+            event.score, event.total, event.windows = max(event.score, share), event.total + share, event.windows + 1
 
     def _finished(self, labels: list[str]) -> list[Event]:
-        events = [self._heard.pop(label).event(label) for label in labels]
+        events = [self._open.pop(label).event(label) for label in labels]
         long = [e for e in events if e.end_seconds - e.begin_seconds >= self._rules.shortest_seconds - _ROUNDING]
         return sorted(long, key=lambda event: (event.end_seconds, event.begin_seconds, event.label))
 

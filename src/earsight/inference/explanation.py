@@ -1,6 +1,6 @@
-"""Why a model says what it says of one sound: attributions, what they sound like, and whether to believe them.
+"""Explain one prediction: attributions over the spectrogram, the sound that they select, and how faithful they are.
 
-Comes in: a classifier and a sound. Goes out: an `Explanation`, arrays and numbers about one class. Spectrograms and
+Comes in: a model and a sound. Goes out: an `Explanation`, arrays and numbers about one class. Spectrograms and
 attributions have one channel a window, (windows, bands, frames); what is merged is (bands, frames), its columns evenly
 spaced from 0 s to the end of the clip.
 """
@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +24,8 @@ from earsight.analysis.faithfulness import Curves, in_words, measure_curves, til
 from earsight.analysis.masking import positive_part, soft_mask, split_sound
 from earsight.data import audio
 from earsight.errors import AudioError, DataError, ModelError
+from earsight.inference.model import Model
 from earsight.models.ensemble import Ensemble
-
-if TYPE_CHECKING:
-    from earsight.inference.classifier import Classifier
 
 ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
 """Names of the maps whose orders `Explanation.curves` compares; the positive part is what the mask is made of."""
@@ -37,7 +35,7 @@ _SILENT = 1e-3  # how far a spectrogram is above that of silence at most, for a 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for one class in one sound.
+    """The attributions of one class's score to one sound.
 
     Attributes
     ----------
@@ -51,7 +49,7 @@ class Explanation:
         Of ``label``.
     sample_rate_hz : int
     wave : ndarray of float32, shape (samples,)
-        What the network heard, without the zeros that filled it up.
+        The sound that was classified, without the zeros that filled it up.
     clip_seconds : float
         Length of the spectrogram's time axis.
     windows_ms : tuple of float
@@ -73,7 +71,7 @@ class Explanation:
     used, unused : ndarray of float32, shape (samples,)
         The sound with only what was used, and without it; they add up to ``wave``.
     used_probability, unused_probability : float
-        Of ``label``, when the network hears these.
+        Of ``label``, when these are classified.
     curves : Curves or None
         Faithfulness of the attribution; None where it was not asked for.
     """
@@ -101,7 +99,7 @@ class Explanation:
 
     @property
     def verdict(self) -> str:
-        """Whether to believe the spectrogram, and its positive part; empty where the curves were not asked for."""
+        """Whether to believe the attributions, and their positive part; empty where the curves were not asked for."""
         if self.curves is None:
             return ""
         return " ".join(in_words(self.curves, name, rival=LOUDEST) for name in (ATTRIBUTION, POSITIVE))
@@ -149,20 +147,16 @@ class Explanation:
 
 
 class FromBands(nn.Module):
-    """A classifier's network with all that comes between log powers in bands and its scores.
+    """A model's network with all that comes between log powers in bands and its scores.
 
     With it, attributions are to the power of the sound in bands of frequency, whatever the representation makes of
     that; a single window is one channel; and a normalised spectrogram need not be undone.
-
-    Parameters
-    ----------
-    classifier : Classifier
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.model = classifier.model
-        self._network_input = classifier.network_input
+        self.model = model.model
+        self._network_input = model.network_input
 
     def forward(self, bands: Tensor) -> Tensor:
         """Log powers (batch, windows, bands, frames) to scores (batch, classes)."""
@@ -171,7 +165,7 @@ class FromBands(nn.Module):
 
 
 def explain(
-    classifier: Classifier,
+    model: Model,
     sound: str | Path | NDArray[np.float32],
     *,
     rate: int | None = None,
@@ -182,61 +176,42 @@ def explain(
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
     """Explain one class of one sound; see `earsight.inference.classifier.Classifier.explain`."""
-    wanted = None if label is None else known_class(classifier.classes, label)
-    wave, name = classifier.heard(sound, rate=rate)
-    _check_length(wave, name, classifier)
-    front_end, network = classifier.front_end, FromBands(classifier)
-    with torch.no_grad():
-        clip = _clip(wave, classifier)
-        views = front_end.band_energies(torch.cat([clip, torch.zeros_like(clip)]))[:, 0]
-        spectrogram, silence = views[:1], views[1:]
+    wanted = None if label is None else known_class(model.classes, label)
+    wave, name = model.waveform(sound, rate=rate)
+    _check_length(wave, name, model)
+    front_end, network = model.front_end, FromBands(model)
+    spectrogram, silence = bands_of(model, wave)
     if float((spectrogram - silence).abs().max()) < _SILENT:
         raise AudioError(name or "array", "silent, so there is nothing in it to be explained; name a sound")
-    probabilities = classifier.probabilities(_clip(wave, classifier).cpu().numpy())[0]
+    probabilities = _probabilities(model, wave)
     top = int(probabilities.argmax())
     target = top if wanted is None else wanted
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
     if not found.complete:
         raise ModelError(
-            f"{name or 'array'}: the attributions for {classifier.classes[target]} add up to {found.total:.4g}, not "
+            f"{name or 'array'}: the attributions for {model.classes[target]} add up to {found.total:.4g}, not "
             f"{found.difference:.4g}, after {found.steps} steps ({100 * found.error:.1f} % off; "
             f"{100 * found.tolerance:g} % is asked for); allow more with --max-steps"
         )
-    cam = grad_cam(network, spectrogram, target=target, layers=_layers(classifier.model, lambda: network(spectrogram)))
-    whole = merged(found.values, front_end)
+    # Grad-CAM is taken in the network, or in each member of an ensemble.
+    members = list(model.model.networks) if isinstance(model.model, Ensemble) else [model.model]
+    layers = [last_spatial_layer(member, lambda: network(spectrogram)) for member in members]
+    cam = grad_cam(network, spectrogram, target=target, layers=layers)
     mask = soft_mask(found.values, front_end)
     used, unused = split_sound(wave, mask, front_end)
     maps: dict[str, NDArray[Any]] = {
         ATTRIBUTION: found.values,
-        POSITIVE: positive_part(found.values, seconds=classifier.samples / classifier.sample_rate_hz),
+        POSITIVE: positive_part(found.values, seconds=model.clip_seconds),
         GRAD_CAM: np.broadcast_to(cam, found.values.shape),
         LOUDEST: spectrogram[0].cpu().numpy(),
     }
 
     def probability(spectrograms: Tensor) -> Tensor:
-        return torch.softmax(network(spectrograms) / classifier.card.temperature, dim=1)[:, target]
+        return torch.softmax(network(spectrograms) / model.card.temperature, dim=1)[:, target]
 
-    return Explanation(
-        path=name,
-        label=classifier.classes[target],
-        top_label=classifier.classes[top],
-        probability=float(probabilities[target]),
-        sample_rate_hz=classifier.sample_rate_hz,
-        wave=wave,
-        clip_seconds=classifier.samples / classifier.sample_rate_hz,
-        windows_ms=tuple(classifier.card.recipe.features.windows_ms),
-        edges=np.stack([column_edges(front_end, window=window) for window in range(len(found.values))]),
-        band_hz=band_hz(front_end),
-        spectrogram=spectrogram[0].cpu().numpy(),
-        attribution=found,
-        merged=whole,
-        grad_cam=cam,
-        mask=mask,
-        used=used,
-        unused=unused,
-        used_probability=_probability(classifier, used, target),
-        unused_probability=_probability(classifier, unused, target),
-        curves=measure_curves(
+    measured = None
+    if curves:
+        measured = measure_curves(
             probability,
             spectrogram,
             silence=silence,
@@ -245,9 +220,37 @@ def explain(
             seed=seed,
             progress=progress,
         )
-        if curves
-        else None,
+    return Explanation(
+        path=name,
+        label=model.classes[target],
+        top_label=model.classes[top],
+        probability=float(probabilities[target]),
+        sample_rate_hz=model.sample_rate_hz,
+        wave=wave,
+        clip_seconds=model.clip_seconds,
+        windows_ms=tuple(model.card.recipe.features.windows_ms),
+        edges=np.stack([column_edges(front_end, window=window) for window in range(len(found.values))]),
+        band_hz=band_hz(front_end),
+        spectrogram=spectrogram[0].cpu().numpy(),
+        attribution=found,
+        merged=merged(found.values, front_end),
+        grad_cam=cam,
+        mask=mask,
+        used=used,
+        unused=unused,
+        used_probability=float(_probabilities(model, used)[target]),
+        unused_probability=float(_probabilities(model, unused)[target]),
+        curves=measured,
     )
+
+
+def bands_of(model: Model, wave: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
+    """Log powers (1, windows, bands, frames) of a wave (samples,) that is padded to a clip, and of silence."""
+    waves = np.zeros((2, model.samples), dtype=np.float32)
+    waves[0, : len(wave)] = wave
+    with torch.no_grad():
+        bands = model.front_end.band_energies(torch.from_numpy(waves).to(model.device))[:, 0]
+    return bands[:1], bands[1:]
 
 
 def known_class(classes: tuple[str, ...], label: str) -> int:
@@ -265,15 +268,9 @@ def known_class(classes: tuple[str, ...], label: str) -> int:
     raise DataError(f"--label {label}: the model does not know it; {hint}")
 
 
-def _layers(model: nn.Module, run: Callable[[], object]) -> list[nn.Module]:
-    """Where to take Grad-CAM: in the network, or in each member of an ensemble."""
-    members = list(model.networks) if isinstance(model, Ensemble) else [model]
-    return [last_spatial_layer(member, run) for member in members]
-
-
-def _check_length(wave: NDArray[np.float32], name: str, classifier: Classifier) -> None:
-    window = max(classifier.card.recipe.features.windows_ms)
-    lasts = 1000 * len(wave) / classifier.sample_rate_hz
+def _check_length(wave: NDArray[np.float32], name: str, model: Model) -> None:
+    window = max(model.card.recipe.features.windows_ms)
+    lasts = 1000 * len(wave) / model.sample_rate_hz
     if lasts < window:
         raise AudioError(
             name or "array",
@@ -282,9 +279,6 @@ def _check_length(wave: NDArray[np.float32], name: str, classifier: Classifier) 
         )
 
 
-def _clip(wave: NDArray[np.float32], classifier: Classifier) -> Tensor:
-    return torch.from_numpy(audio.fit(wave, classifier.samples)[None]).to(classifier.device)
-
-
-def _probability(classifier: Classifier, wave: NDArray[np.float32], target: int) -> float:
-    return float(classifier.probabilities(audio.fit(wave, classifier.samples)[None])[0, target])
+def _probabilities(model: Model, wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    (row,) = model.probabilities(audio.fit(wave, model.samples)[None])
+    return np.asarray(row)

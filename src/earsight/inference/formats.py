@@ -1,7 +1,7 @@
-"""Rows of results: one line for each clip, window or event, in the form that was asked for.
+"""Output formats of `earsight predict`: text, csv, JSON lines, Audacity label tracks and Raven selection tables.
 
-Comes in: predictions, windows and events. Goes out: lines of text, each whole. Forms: ``text`` for people, ``csv`` and
-``jsonl`` for programs, ``audacity`` a label track, ``raven`` a selection table. The last two are of one recording each.
+Comes in: predictions of clips or windows, and events. Goes out: lines of text, each whole. A new format is a subclass
+of `Writer` and its line in `FORMATS`: the option ``--format``, its help, its checks and the files' endings follow.
 """
 
 from __future__ import annotations
@@ -9,113 +9,193 @@ from __future__ import annotations
 import csv
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
-from earsight.inference.classifier import Prediction
-from earsight.inference.events import Event
+from earsight.inference.predictions import Event, Prediction
 
-Form: TypeAlias = Literal["text", "csv", "jsonl", "audacity", "raven"]
-What: TypeAlias = Literal["clips", "windows", "events"]
-
-SUFFIXES: dict[Form, str] = {"text": ".txt", "csv": ".csv", "jsonl": ".jsonl", "audacity": ".txt", "raven": ".txt"}
-ONE_RECORDING: tuple[Form, ...] = ("audacity", "raven")
-"""Forms whose rows do not name the recording."""
+Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
-_RAVEN = (
-    *("Selection", "View", "Channel", "Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)"),
-    *("Class", "Score"),
-)
 
 
 @dataclass
-class Table:
-    """Rows of one kind in one form.
+class Writer(ABC):
+    """Rows of one kind in one format.
 
     Parameters
     ----------
-    form : str
-    what : str
+    kind : str
         What a row is: a clip, a window or an event.
     top : int
         How many classes a clip's or a window's row shows.
     calibrated : bool
         Whether the csv has the columns ``unknown``, ``novelty`` and ``plausible``; ``label`` is the nearest class then.
     number : int
-        Rows so far; Raven counts its selections.
+        Rows so far, where the format numbers them.
+    high_hz : float
+        The highest frequency that the model gets of the recording.
     """
 
-    form: Form
-    what: What
+    kind: Kind
     top: int = 1
     calibrated: bool = False
     number: int = 0
+    high_hz: float = 0.0
 
     def header(self) -> str:
-        """The line before the first row; empty where the form has none."""
-        if self.form == "raven":
-            return _line(_RAVEN)
-        if self.form != "csv":
-            return ""
-        if self.what == "events":
-            return _cells(["path", *_TIMES, "label", "score", "mean", "windows", "error"])
-        ranks = [f"{name}_{rank + 1}" for rank in range(1, self.top) for name in ("label", "probability")]
-        extra = ["unknown", "novelty", "plausible"] if self.calibrated else []
-        times = _TIMES if self.what == "windows" else ()
-        return _cells(["path", *times, "label", "probability", *ranks, *extra, "error"])
+        """The line before the first row; empty where the format has none."""
+        return ""
 
-    def prediction(self, found: Prediction, span: tuple[float, float] | None = None, *, high_hz: float = 0.0) -> str:
-        """A clip's row, or with its ``span`` in seconds a window's; ``high_hz`` is the highest frequency heard."""
-        self.number += 1
-        pairs = list(zip(found.classes, found.probabilities, strict=True))[: self.top]
-        times = dict(zip(_TIMES, span, strict=True)) if span else {}
-        if self.form == "jsonl":
-            return _json({"path": found.path, **_rounded(times), "classes": dict(pairs), **_confidence(found)})
-        if self.form == "csv":
-            cells = [cell for name, share in pairs for cell in (name, f"{share:.6f}")]
-            extra = _confidence_cells(found) if self.calibrated else []
-            blank = [""] * (2 * self.top - len(cells))
-            return _cells([found.path, *_seconds(times.values()), *cells, *blank, *extra, found.error])
+    @abstractmethod
+    def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
+        """A clip's row, or a window's with its begin and end in seconds."""
+
+    @abstractmethod
+    def event(self, path: str, event: Event) -> str:
+        """An event's row."""
+
+    @abstractmethod
+    def problem(self, path: str, reason: str) -> str:
+        """The row of a recording that could not be read to its end; empty where the format has no place for it."""
+
+    def _pairs(self, found: Prediction) -> list[tuple[str, float]]:
+        return list(zip(found.classes, found.probabilities, strict=True))[: self.top]
+
+
+class _Text(Writer):
+    """For people, parted by tabs."""
+
+    def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         if found.error:
             return self.problem(found.path, found.error)
-        if span and self.form in ONE_RECORDING:
-            return self._selection(found.answer, found.probabilities[0], span, high_hz)
-        words = [f"{name} {100 * share:.1f} %" for name, share in pairs]
+        words = [f"{name} {100 * share:.1f} %" for name, share in self._pairs(found)]
         words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
-        return _line([found.path, *_seconds(times.values()), *words])
+        return _line([found.path, *_seconds(times), *words])
 
-    def event(self, path: str, event: Event, *, high_hz: float = 0.0) -> str:
-        """An event's row."""
-        self.number += 1
-        span = event.begin_seconds, event.end_seconds
-        if self.form in ONE_RECORDING:
-            return self._selection(event.label, event.score, span, high_hz)
-        if self.form == "jsonl":
-            times = _rounded(dict(zip(_TIMES, span, strict=True)))
-            figures = {"score": round(event.score, 6), "mean": round(event.mean, 6), "windows": event.windows}
-            return _json({"path": path, **times, "label": event.label, **figures})
-        if self.form == "csv":
-            figures_text = [f"{event.score:.6f}", f"{event.mean:.6f}", str(event.windows)]
-            return _cells([path, *_seconds(span), event.label, *figures_text, ""])
-        return _line([path, *_seconds(span), f"{event.label} {100 * event.score:.1f} %"])
+    def event(self, path: str, event: Event) -> str:
+        return _line([path, *_seconds(_span(event)), f"{event.label} {100 * event.score:.1f} %"])
 
     def problem(self, path: str, reason: str) -> str:
-        """The row of a recording that could not be read to its end; empty where the form has no place for it."""
-        if self.form == "jsonl":
-            return _json({"path": path, "error": reason})
-        if self.form == "csv":
-            return _cells([path, *[""] * (self.header().count(",") - 1), reason])
-        return "" if self.form in ONE_RECORDING else f"{path}\terror: {reason}\n"
+        return f"{path}\terror: {reason}\n"
 
-    def _selection(self, label: str, score: float, span: tuple[float, float], high_hz: float) -> str:
-        name = " ".join(label.split())
-        begin, end = (f"{seconds:.6f}" for seconds in span)
-        if self.form == "audacity":
-            return _line([begin, end, f"{name} {score:.2f}"])
-        return _line(
-            [str(self.number), "Spectrogram 1", "1", begin, end, "0.0", f"{high_hz:.1f}", name, f"{score:.4f}"]
-        )
+
+class _Csv(Writer):
+    """For programs, with a header."""
+
+    def header(self) -> str:
+        return _cells(self._columns())
+
+    def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
+        cells = [cell for name, share in self._pairs(found) for cell in (name, f"{share:.6f}")]
+        cells += [""] * (2 * self.top - len(cells))
+        return _cells([found.path, *_seconds(times), *cells, *self._confidence(found), found.error])
+
+    def event(self, path: str, event: Event) -> str:
+        figures = [f"{event.score:.6f}", f"{event.mean:.6f}", str(event.windows)]
+        return _cells([path, *_seconds(_span(event)), event.label, *figures, ""])
+
+    def problem(self, path: str, reason: str) -> str:
+        return _cells([path, *[""] * (len(self._columns()) - 2), reason])
+
+    def _columns(self) -> list[str]:
+        if self.kind == "events":
+            return ["path", *_TIMES, "label", "score", "mean", "windows", "error"]
+        ranks = [f"{name}_{rank + 1}" for rank in range(1, self.top) for name in ("label", "probability")]
+        extra = ["unknown", "novelty", "plausible"] if self.calibrated else []
+        times = _TIMES if self.kind == "windows" else ()
+        return ["path", *times, "label", "probability", *ranks, *extra, "error"]
+
+    def _confidence(self, found: Prediction) -> list[str]:
+        if not self.calibrated:
+            return []
+        scored = not found.error and found.novelty is not None
+        return [
+            str(found.unknown).lower() if scored else "",
+            f"{found.novelty:.6g}" if scored else "",
+            ";".join(found.plausible),
+        ]
+
+
+class _JsonLines(Writer):
+    """For programs, an object a row."""
+
+    def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
+        row = {"path": found.path, **_rounded(times), "classes": dict(self._pairs(found))}
+        if found.error:
+            row["error"] = found.error
+        if found.novelty is not None:
+            row |= {"unknown": found.unknown, "novelty": found.novelty}
+        if found.plausible:
+            row["plausible"] = list(found.plausible)
+        return _json(row)
+
+    def event(self, path: str, event: Event) -> str:
+        figures = {"score": round(event.score, 6), "mean": round(event.mean, 6), "windows": event.windows}
+        return _json({"path": path, **_rounded(_span(event)), "label": event.label, **figures})
+
+    def problem(self, path: str, reason: str) -> str:
+        return _json({"path": path, "error": reason})
+
+
+class _Audacity(Writer):
+    """A label track: begin, end and label, parted by tabs."""
+
+    def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
+        return self._selection(found.answer, found.probabilities[0], *times)
+
+    def event(self, path: str, event: Event) -> str:
+        return self._selection(event.label, event.score, *_span(event))
+
+    def problem(self, path: str, reason: str) -> str:
+        return ""
+
+    def _selection(self, label: str, score: float, begin: float, end: float) -> str:
+        return _line([f"{begin:.6f}", f"{end:.6f}", f"{_words(label)} {score:.2f}"])
+
+
+class _Raven(_Audacity):
+    """A selection table."""
+
+    def header(self) -> str:
+        bounds = ("Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
+        return _line(["Selection", "View", "Channel", *bounds, "Class", "Score"])
+
+    def _selection(self, label: str, score: float, begin: float, end: float) -> str:
+        self.number += 1
+        bounds = [f"{begin:.6f}", f"{end:.6f}", "0.0", f"{self.high_hz:.1f}"]
+        return _line([str(self.number), "Spectrogram 1", "1", *bounds, _words(label), f"{score:.4f}"])
+
+
+class Format(NamedTuple):
+    """A format of rows.
+
+    ``suffix``: ending of its files; ``one_recording``: its rows have times but no path, so that it takes recordings
+    alone, each in a file of its own.
+    """
+
+    writer: type[Writer]
+    suffix: str
+    one_recording: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    "text": Format(_Text, ".txt"),
+    "csv": Format(_Csv, ".csv"),
+    "jsonl": Format(_JsonLines, ".jsonl"),
+    "audacity": Format(_Audacity, ".txt", one_recording=True),
+    "raven": Format(_Raven, ".txt", one_recording=True),
+}
+"""By the name that ``--format`` takes."""
+
+
+def _span(event: Event) -> tuple[float, float]:
+    return event.begin_seconds, event.end_seconds
+
+
+def _words(label: str) -> str:
+    return " ".join(label.split())
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -132,28 +212,8 @@ def _seconds(times: Iterable[float]) -> list[str]:
     return [f"{seconds:.3f}" for seconds in times]
 
 
-def _rounded(times: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(seconds, 3) for name, seconds in times.items()}
-
-
-def _confidence(found: Prediction) -> dict[str, object]:
-    """What a row of JSON says beside its classes; of a model without calibration, nothing."""
-    out: dict[str, object] = {"error": found.error} if found.error else {}
-    if found.novelty is not None:
-        out |= {"unknown": found.unknown, "novelty": found.novelty}
-    if found.plausible:
-        out["plausible"] = list(found.plausible)
-    return out
-
-
-def _confidence_cells(found: Prediction) -> list[str]:
-    if found.error:
-        return ["", "", ""]
-    return [
-        "" if found.novelty is None else str(found.unknown).lower(),
-        "" if found.novelty is None else f"{found.novelty:.6g}",
-        ";".join(found.plausible),
-    ]
+def _rounded(times: Sequence[float]) -> dict[str, float]:
+    return {name: round(seconds, 3) for name, seconds in zip(_TIMES, times, strict=False)}
 
 
 def _json(row: Mapping[str, object]) -> str:

@@ -1,61 +1,63 @@
-"""Files of rows that only grow, and a journal of how far they are whole, so that a killed run can go on.
+"""Resumable output: files of rows with a journal of committed sizes, so that a killed command can go on.
 
-Comes in: lines, and now and then what it takes to go on behind them. Goes out: files that end with a whole line even
-where the disk is full, and beside them, until all is written, the journal ``FILE.progress`` (in a folder,
-``.progress``): JSON with ``settings``, ``place`` and the size of every file that is not finished. The journal never
-promises what is not on the disk.
-
-Going on cuts the files back to those sizes; what was written behind is written again, to the same bytes.
+Comes in: lines of text, and the position (JSON values) from which to go on behind them. Goes out: files that end with a
+whole line even where the disk is full, and until all is written the journal ``FILE.progress`` (in a folder,
+``.progress``): JSON with ``settings``, ``place`` (the position) and ``files`` (the committed size of each open file).
+Rows are on the disk before the journal counts them. Resuming cuts the files back to those sizes; what was behind is
+computed again, to the same bytes.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import filelock
 
 from earsight.errors import EarsightError
+from earsight.files import replace_text
 
 COMMIT_SECONDS = 1.0
 """At most this much work is done again after a kill, and what one batch takes."""
 
 
-class Output(Protocol):
-    """Where rows go."""
+class Output:
+    """Where rows go; what only files need does nothing by default."""
+
+    place: dict[str, Any] | None = None
+    whole = False
 
     def open(self, name: str) -> bool:
         """Begin or go on with a file; whether it is new."""
+        return True
 
     def write(self, name: str, text: str) -> None:
-        """Add lines to an open file."""
+        """Add whole lines to an open file."""
+        raise NotImplementedError
 
     def close(self, name: str) -> None:
         """Finish a file."""
 
     def commit(self, place: Mapping[str, Any], *, now: bool = False) -> None:
-        """Note that all that was written is whole, and where to go on; seldom, but for ``now``."""
+        """Record that all rows so far are whole, and the position behind them; seldom, but for ``now``."""
 
     def end(self) -> None:
-        """All is written."""
+        """Finish: all is written."""
 
     def drop(self) -> None:
-        """Let go of all files, finished or not."""
+        """Close all files, finished or not."""
 
 
-class StreamOutput:
-    """Rows to a stream, whatever their file; nothing to go on from."""
+class StreamOutput(Output):
+    """Rows to a stream, whatever their file; it cannot be resumed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-
-    def open(self, name: str) -> bool:
-        """New always."""
-        return True
 
     def write(self, name: str, text: str) -> None:
         """Write and flush, so that rows are seen as they come."""
@@ -70,20 +72,8 @@ class StreamOutput:
                 "With --out FILE and --resume one goes on"
             ) from error
 
-    def close(self, name: str) -> None:
-        """Nothing to do."""
 
-    def commit(self, place: Mapping[str, Any], *, now: bool = False) -> None:
-        """Nothing to do."""
-
-    def end(self) -> None:
-        """Nothing to do."""
-
-    def drop(self) -> None:
-        """Nothing to do."""
-
-
-class FileOutput:
+class FileOutput(Output):
     """Rows to one file, or to several in a folder, with a journal.
 
     Parameters
@@ -100,7 +90,7 @@ class FileOutput:
     Attributes
     ----------
     place : dict or None
-        Where to go on; None to begin.
+        The position to go on from; None to begin.
     whole : bool
         There is nothing to go on with: the output is there and its journal is gone, as it goes when all is written.
 
@@ -112,18 +102,17 @@ class FileOutput:
     """
 
     def __init__(self, path: Path, *, folder: bool, settings: Mapping[str, Any], resume: bool) -> None:
-        self._path, self._folder, self._settings = path, folder, json.loads(json.dumps(settings))
+        self._path, self._settings = path, json.loads(json.dumps(settings))
         self._journal = path / ".progress" if folder else path.with_name(f"{path.name}.progress")
-        self._files: dict[str, int] = {}
+        self._files: dict[str, int] = {}  # descriptors of the open files
         self._sizes: dict[str, int] = {}
         self._committed = -COMMIT_SECONDS
-        self.place: dict[str, Any] | None = None
         self._lock = filelock.FileLock(f"{self._journal}.lock")
-        files = [file for file in path.iterdir() if file.suffix != ".lock"] if path.is_dir() else [path]
+        files = [file for file in path.iterdir() if file.suffix not in (".lock", ".part")] if path.is_dir() else [path]
         present = any(file.exists() for file in files)
         if present and not resume:
             raise EarsightError(f"{path}: is there already; --resume goes on with it, or name another with --out")
-        self._take()
+        self._acquire()
         self.whole = present and not self._journal.exists()
         if present and not self.whole:
             self._read_journal()
@@ -166,16 +155,11 @@ class FileOutput:
         """Write the journal anew, at most once in `COMMIT_SECONDS` but for ``now``."""
         if not now and time.monotonic() - self._committed < COMMIT_SECONDS:
             return
-        content = {"settings": self._settings, "place": place, "files": self._sizes}
-        partial = self._journal.with_name(f"{self._journal.name}.new")
+        for name in self._files:
+            self._sync(name)
         try:
-            for name in self._files:
-                self._sync(name)
-            with partial.open("w", encoding="utf-8") as file:
-                json.dump(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self._journal)
+            content = {"settings": self._settings, "place": place, "files": self._sizes}
+            replace_text(self._journal, json.dumps(content), sync=True)
         except OSError as error:
             raise self._refused(self._journal, error) from error
         self._committed = time.monotonic()
@@ -188,7 +172,7 @@ class FileOutput:
         self.drop()
 
     def drop(self) -> None:
-        """Let go of the files, finished or not; another process may go on with them."""
+        """Close the files, finished or not; another process may go on with them."""
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
@@ -196,10 +180,13 @@ class FileOutput:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
 
-    def _take(self) -> None:
+    def _acquire(self) -> None:
+        """Lock the output, and remove what a killed process left of a journal that it was writing."""
         try:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
+            for part in self._journal.parent.glob(f".{glob.escape(self._journal.name)}.*.part"):
+                part.unlink(missing_ok=True)
         except filelock.Timeout as error:
             raise EarsightError(f"{self._path}: another process is writing it; wait for it, or stop it") from error
         except OSError as error:

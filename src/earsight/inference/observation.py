@@ -1,8 +1,8 @@
-"""The paper's observation, tested on a run: whether attributions lie on the boundaries of loud regions.
+"""Do attributions lie on the boundaries of loud regions? The paper's observation, tested on a run's held-out clips.
 
 Comes in: a run folder with its models and sounds. Goes out: what `earsight.analysis.boundaries` measures, for each
-clip, and the means over clips with 95 % bootstrap intervals, as they are and against attributions moved in time. Clips
-that were measured are kept in ``RUN/analysis/boundaries.jsonl``, so that a stopped run goes on where it was.
+clip, and the means over clips with 95 % bootstrap intervals, as they are and against attributions moved in time. Rows
+of clips are kept in ``RUN/analysis/boundaries.jsonl``, so that a stopped run goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from earsight.analysis.attribution import integrated_gradients
 from earsight.analysis.boundaries import NAMES, Mean, bootstrap_mean, measure_clip
 from earsight.errors import AudioError, RunError
-from earsight.inference.classifier import Classifier, load_classifier
-from earsight.inference.explanation import FromBands
+from earsight.files import replace_text
+from earsight.inference.explanation import FromBands, bands_of
+from earsight.inference.model import Model
 from earsight.training.heldout import HeldOut, held_out
 
 VERSION = 1
@@ -70,17 +71,17 @@ def observe_boundaries(
     trials = held_out(run, data=data, seed=seed)
     chosen = [(trial, trial.sample(clips) if clips else np.arange(len(trial.clips))) for trial in trials]
     total, done = sum(len(places) for _, places in chosen), 0
-    kept = _Kept(run / "analysis" / "boundaries.jsonl", {"version": VERSION, "most_steps": most_steps})
+    kept = _KeptRows(run / "analysis" / "boundaries.jsonl", {"version": VERSION, "most_steps": most_steps})
     rows = []
     for trial, places in chosen:
-        classifier: Classifier | None = None
+        model: Model | None = None
         stamp = [trial.fold, trial.seed, trial.model.stat().st_mtime_ns]
         for place in places.tolist():
             key = [*stamp, trial.clips[place]]
             row = kept.find(key)
             if row is None:
-                classifier = classifier or load_classifier(trial.model, device=device)
-                row = kept.add(key, _measure(classifier, trial, place, most_steps=most_steps))
+                model = model or Model.load(trial.model, device=device)
+                row = kept.add(key, _measure(model, trial, place, most_steps=most_steps))
             rows.append({"fold": trial.fold, "seed": trial.seed, "clip": trial.clips[place]} | row)
             done += 1
             if progress:
@@ -88,57 +89,44 @@ def observe_boundaries(
     return _summary(rows, run)
 
 
-def _measure(classifier: Classifier, trial: HeldOut, place: int, *, most_steps: int) -> dict[str, Any]:
-    """One clip's row: what it is, how complete its attributions are, and what was measured, or why nothing was."""
+def _measure(model: Model, trial: HeldOut, place: int, *, most_steps: int) -> dict[str, Any]:
+    """One clip's row: its classes, how complete its attributions are, and what was measured, or why nothing was."""
     row: dict[str, Any] = {"label": trial.classes[int(trial.labels[place])]}
     try:
-        wave, _ = classifier.heard(trial.files[place])
+        wave, _ = model.waveform(trial.files[place])
     except AudioError as error:
         return row | {"left_out": error.reason}
-    waves = np.zeros((2, classifier.samples), dtype=np.float32)
-    waves[0, : len(wave)] = wave
-    network = FromBands(classifier)
+    network = FromBands(model)
+    spectrogram, silence = bands_of(model, wave)
     with torch.no_grad():
-        views = classifier.front_end.band_energies(torch.from_numpy(waves).to(classifier.device))[:, 0]
-        spectrogram, silence = views[:1], views[1:]
         target = int(network(spectrogram).argmax())
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
     measured = measure_clip(found.values, spectrogram[0].cpu().numpy())
-    row |= {"explained": classifier.classes[target], "steps": found.steps, "error": found.error}
+    row |= {"explained": model.classes[target], "steps": found.steps, "error": found.error}
     row["complete"] = found.complete
     if measured is None:
         return row | {"left_out": "too little sound to measure"}
     return row | {kind: measured[kind]._asdict() for kind in KINDS}
 
 
-class _Kept:
-    """Rows of clips that were measured, one JSON line each under a line that names the settings.
-
-    Parameters
-    ----------
-    path : Path
-        Of other settings, or not there: begun anew.
-    settings : dict
-    """
+class _KeptRows:
+    """Rows of clips that were measured, one JSON line each under a line with the settings; of others: begun anew."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path = path
         self._rows: dict[str, dict[str, Any]] = {}
-        lines = []
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            # A kill may have cut the last line.
-            entries = [json.loads(line) for line in lines[:-1]] + _whole_line(lines)
-            if entries and entries[0] == settings:
-                self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries[1:]}
+            head, *lines = path.read_text(encoding="utf-8").splitlines()
+            if lines and not _is_json(lines[-1]):
+                lines.pop()  # a kill cut it
+            if json.loads(head) == settings:
+                entries = [json.loads(line) for line in lines]
+                self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries}
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # not there, cut in the middle, or of another make: begun anew below
+            pass  # not there, damaged, or of another version: begun anew below
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        head = [json.dumps(settings)]
-        body = [json.dumps({"key": json.loads(key), "row": row}) for key, row in self._rows.items()]
-        part.write_text("\n".join([*head, *body]) + "\n", encoding="utf-8")
-        part.replace(path)
+        body = [{"key": json.loads(key), "row": row} for key, row in self._rows.items()]
+        replace_text(path, "".join(json.dumps(entry) + "\n" for entry in [settings, *body]))
 
     def find(self, key: list[Any]) -> dict[str, Any] | None:
         return self._rows.get(json.dumps(key))
@@ -150,11 +138,12 @@ class _Kept:
         return row
 
 
-def _whole_line(lines: list[str]) -> list[Any]:
+def _is_json(line: str) -> bool:
     try:
-        return [json.loads(lines[-1])] if lines else []
+        json.loads(line)
     except ValueError:
-        return []
+        return False
+    return True
 
 
 def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:

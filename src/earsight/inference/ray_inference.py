@@ -1,8 +1,8 @@
-"""Hearing on a Ray cluster: waves go out, what a model says of them comes back in the order in which they went.
+"""Inference on a Ray cluster: batches of waves go to the workers, results come back in the order of the batches.
 
-Comes in: a connected cluster, a model file, and batches of waves, which are read where the command is called: a node
-needs no sound, no model file and no shared disk, only the same version of earsight. Goes out: answers with the bits
-that they have here, on the same kind of processor. A batch whose worker dies is heard again elsewhere.
+Comes in: a connected cluster, a model file, and batches that are decoded where the command runs: a worker needs no
+sound, no model file and no shared disk, only the same version of earsight. Goes out: results with the same bits as
+here, on the same kind of processor. A batch whose worker dies is computed again elsewhere.
 """
 
 from __future__ import annotations
@@ -13,27 +13,26 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
 
 from earsight.errors import EarsightError, counted
 from earsight.execution.ray_cluster import Cluster
-from earsight.inference.classifier import Classifier, load_classifier
+from earsight.inference.model import Model
 from earsight.version import __version__
-
-if TYPE_CHECKING:
-    import torch
 
 Kept = TypeVar("Kept")
 Job = TypeVar("Job")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 RETRIES = 3
-"""How often a batch is heard again whose worker died."""
+"""How often a batch is computed again whose worker died."""
 AHEAD = 3
-"""Batches that are out for each that a node can hear at once."""
+"""Batches under way for each that the cluster can compute at once."""
 
 
-class Fleet:
+class RayInference:
     """The workers of a cluster, each with the model.
 
     Parameters
@@ -43,7 +42,7 @@ class Fleet:
     model : Path
         Its bytes are sent once to each node.
     kernels : bool
-        Whether workers call `Classifier.use_kernels`.
+        Whether workers call `Model.use_kernels`.
     """
 
     def __init__(self, cluster: Cluster, model: Path, *, kernels: bool = False) -> None:
@@ -67,75 +66,69 @@ class Fleet:
         self._most = AHEAD * max(1, int(at_once))
 
     def map(
-        self, hear: Callable[[Classifier, Job], Answer], jobs: Iterable[tuple[Kept, Job | None]]
-    ) -> Iterator[tuple[Kept, Answer | None]]:
-        """What ``hear`` says of each job on some node, in order, beside what was kept of it; None of None.
+        self, compute: Callable[[Model, Job], Result], jobs: Iterable[tuple[Kept, Job | None]]
+    ) -> Iterator[tuple[Kept, Result | None]]:
+        """The result of each job, computed on some node, in order, beside what was kept of it; None of None.
 
         Parameters
         ----------
-        hear : callable
-            A function of a module of earsight, called with the classifier and the job.
+        compute : callable
+            A function of a module of earsight, called with the model and the job.
         jobs : iterable of (kept, job)
             Read as far as is needed.
 
         Raises
         ------
         EarsightError
-            If a node cannot run earsight, workers die again and again, or the cluster is gone; also what ``hear``
+            If a node cannot run earsight, workers die again and again, or the cluster is gone; also what ``compute``
             raises.
         """
-        out: deque[tuple[Kept, Any]] = deque()
-        with _told(self._ray):
+        under_way: deque[tuple[Kept, Any]] = deque()
+        with _ray_errors(self._ray):
             try:
                 for kept, job in jobs:
-                    out.append((kept, None if job is None else self._sent(hear, job)))
-                    if len(out) >= self._most:
-                        yield self._next(out)
-                while out:
-                    yield self._next(out)
+                    under_way.append((kept, None if job is None else self._sent(compute, job)))
+                    if len(under_way) >= self._most:
+                        yield self._next(under_way)
+                while under_way:
+                    yield self._next(under_way)
             finally:
-                for _, task in out:
+                for _, task in under_way:
                     if task is not None:
                         self._ray.cancel(task, force=True)
 
-    def _sent(self, hear: Callable[[Classifier, Job], Answer], job: Job) -> Any:
+    def _sent(self, compute: Callable[[Model, Job], Result], job: Job) -> Any:
         # Put by itself: Ray's client carries what is within a call again and again, and warns of it.
-        return self._work.remote(self._model, self._order, hear, self._ray.put(job))
+        return self._work.remote(self._model, self._order, compute, self._ray.put(job))
 
-    def _next(self, out: deque[tuple[Kept, Any]]) -> tuple[Kept, Any]:
-        kept, task = out.popleft()
+    def _next(self, under_way: deque[tuple[Kept, Any]]) -> tuple[Kept, Any]:
+        kept, task = under_way.popleft()
         return kept, None if task is None else self._ray.get(task)
 
 
-_LOADED: dict[str, Classifier] = {}
-"""In a worker: the one model that it hears with, by the digest of its file and how it is to compute."""
+_LOADED: dict[str, Model] = {}
+"""In a worker: the one model that is loaded, by the digest of its file and how it computes."""
 
 
-def _work(model: bytes, order: dict[str, Any], hear: Callable[[Classifier, Job], Answer], job: Job) -> Answer:
+def _work(content: bytes, order: dict[str, Any], compute: Callable[[Model, Job], Result], job: Job) -> Result:
     """In a worker: one job."""
-    import torch
-
     if order["version"] != __version__:
         raise EarsightError(f"a node has earsight {__version__}, here it is {order['version']}")
     torch.set_num_threads(order["threads"])
     if order["key"] not in _LOADED:
         _LOADED.clear()
-        _LOADED[order["key"]] = _loaded(model, torch.device(order["device"]))
+        with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+            file.write(content)
+            file.flush()
+            _LOADED[order["key"]] = Model.load(file.name, device=torch.device(order["device"]))
         if order["kernels"]:
             _LOADED[order["key"]].use_kernels()
-    return hear(_LOADED[order["key"]], job)
-
-
-def _loaded(model: bytes, device: torch.device) -> Classifier:
-    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-        file.write(model)
-        file.flush()
-        return load_classifier(file.name, device=device)
+    return compute(_LOADED[order["key"]], job)
 
 
 @contextmanager
-def _told(ray: Any) -> Iterator[None]:
-    """Say in a line what went wrong on the cluster."""
+def _ray_errors(ray: Any) -> Iterator[None]:
+    """Turn what went wrong on the cluster into an EarsightError of one line."""
     lost = ray.exceptions
     try:
         yield

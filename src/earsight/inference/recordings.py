@@ -1,22 +1,20 @@
-"""A recording of any length, heard in windows: what the model says of each, in constant memory.
+"""A recording of any length as overlapping windows, each classified as a clip, in constant memory.
 
-Comes in: a classifier and the path of a sound file. Goes out: `Window`s, of the model's clip length, every
-``hop_seconds``. Each is what `Classifier.predict` says of that excerpt cut from the file: windows that overlap share
-their decoding, and each is resampled for itself, as an excerpt is (resampling costs a twentieth of hearing; shared,
-it left the probabilities of excerpts off by up to 0.05, for a cut before resampling rings at the edges as none after
-it does).
+Comes in: a model and the path of a sound file. Goes out: `Window`s of the model's clip length, every ``hop_seconds``.
+Each has the prediction of that excerpt cut from the file: overlapping windows share their decoding, but each is
+resampled by itself. (Resampling is a twentieth of the work; shared, it changed probabilities by up to 0.05, for a cut
+before resampling rings at its edges as none after it does.)
 
-The first window begins at 0. The last one is the first that reaches the recording's end, and is padded with silence
-as a short clip is; where windows do not overlap it is left out if less than a tenth of it would be sound.
+The first window begins at 0. The last one is the first that reaches the recording's end, and is padded with silence as
+a short clip is; where windows do not overlap it is left out if less than a tenth of it would be sound.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,35 +22,18 @@ from numpy.typing import NDArray
 from earsight.data import audio
 from earsight.data.audio import Piece, pieces
 from earsight.errors import AudioError, EarsightError
+from earsight.inference.model import Model
+from earsight.inference.predictions import Window
 from earsight.parallel import in_order
 
-if TYPE_CHECKING:
-    from earsight.inference.classifier import Classifier, Prediction
-
 BATCH = 2
-"""Windows that are heard at once: more are no faster on a CPU and take more memory. Batches begin at multiples of it,
-whatever was heard before: the same bits always."""
+"""Windows that are classified at once: more are no faster on a CPU and take more memory. Batches begin at multiples of
+it, also where a stopped run goes on: the same bits always."""
 _LEAST_SHARE = 0.1
 
 
-@dataclass(frozen=True)
-class Window:
-    """What a model says of one window.
-
-    Attributes
-    ----------
-    begin_seconds, end_seconds : float
-        From the recording's start; of the last window, the end of the sound.
-    found : Prediction
-    """
-
-    begin_seconds: float
-    end_seconds: float
-    found: Prediction
-
-
 class Batch(NamedTuple):
-    """Windows that are heard at once: their times in seconds, and waves (samples,) float32 at the recording's rate."""
+    """Windows to classify at once: their times in seconds, and waves (samples,) float32 at the recording's rate."""
 
     spans: list[tuple[float, float]]
     waves: list[NDArray[np.float32]]
@@ -60,11 +41,11 @@ class Batch(NamedTuple):
 
 
 class Recording:
-    """One recording, to be gone through once or more; iterating gives its windows.
+    """One recording; iterating, once or more often, gives its windows.
 
     Parameters
     ----------
-    classifier : Classifier
+    model : Model
     path : str or Path
     hop_seconds : float
         From the start of one window to that of the next; may be longer than a window.
@@ -86,13 +67,13 @@ class Recording:
         If the hop is no length.
     """
 
-    def __init__(self, classifier: Classifier, path: str | Path, *, hop_seconds: float) -> None:
-        check_hop(hop_seconds, sample_rate_hz=classifier.sample_rate_hz)
+    def __init__(self, model: Model, path: str | Path, *, hop_seconds: float) -> None:
+        check_hop(hop_seconds, sample_rate_hz=model.sample_rate_hz)
         self.path = str(path)
         self.rate_hz, self.promised_seconds, self.seconds = 0, 0.0, 0.0
         self.failure: AudioError | None = None
         self._size = 0  # samples of a window at the file's rate
-        self._classifier, self._hop = classifier, hop_seconds
+        self._model, self._hop = model, hop_seconds
 
     def __iter__(self) -> Iterator[Window]:
         """Windows in their order.
@@ -102,7 +83,7 @@ class Recording:
         AudioError
             If the file cannot be read; for one that is cut or damaged, after the windows of what could be read.
         """
-        for windows in in_order(lambda batch: hear(self._classifier, self.path, batch), self.batches(), ahead=2):
+        for windows in in_order(lambda batch: classify(self._model, self.path, batch), self.batches(), ahead=2):
             yield from windows
         if self.failure is not None:
             raise self.failure
@@ -135,7 +116,7 @@ class Recording:
         try:
             for piece in pieces(self.path, begin_seconds=begin_seconds):
                 self.rate_hz, self.promised_seconds = piece.rate_hz, piece.seconds
-                self._size = math.ceil(self._classifier.samples / self._classifier.sample_rate_hz * piece.rate_hz)
+                self._size = math.ceil(self._model.clip_seconds * piece.rate_hz)
                 yield piece
         except AudioError as error:
             self.failure = error
@@ -155,11 +136,10 @@ class Recording:
         return Batch(spans, [wave.copy() for _, wave in windows], self.rate_hz)
 
 
-def hear(classifier: Classifier, path: str, batch: Batch) -> list[Window]:
-    """What the model says of the windows of a batch; each is resampled as the excerpt that it is."""
-    rate, size = classifier.sample_rate_hz, classifier.samples
-    waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=rate) for wave in batch.waves]
-    found = classifier.predict_waves(np.stack([audio.fit(wave, size) for wave in waves]), name=path)
+def classify(model: Model, path: str, batch: Batch) -> list[Window]:
+    """The windows of a batch with their predictions; each is resampled as the excerpt that it is."""
+    waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=model.sample_rate_hz) for wave in batch.waves]
+    found = model.predict_waves(np.stack([audio.fit(wave, model.samples) for wave in waves]), name=path)
     return [Window(begin, end, one) for (begin, end), one in zip(batch.spans, found, strict=True)]
 
 

@@ -1,12 +1,9 @@
-"""How right a model file is on labelled clips, heard from their files.
+"""Evaluate a model file on labelled clips, and time one clip.
 
 Comes in: a classifier and a data set. Goes out: a dictionary with accuracy, its interval and the classes' figures, and
-of a calibrated model what its confidence is worth on these clips. It says which clips the model was trained on or
-calibrated with, so that nobody takes memory for skill.
-
-What a model costs a clip.
-
-Comes in: a classifier. Goes out: milliseconds from a wave in memory to its probabilities, one clip at a time.
+of a calibrated model its calibration error and the coverage of its prediction sets. It says whether the model was
+trained or calibrated on these clips, so that nobody mistakes memory for skill. The time is that from a wave in memory
+to its probabilities.
 """
 
 from __future__ import annotations
@@ -25,7 +22,8 @@ from earsight.data.datasets import Dataset
 from earsight.errors import DataError
 from earsight.evaluation.metrics import accuracy, log_loss, macro_f1, per_class
 from earsight.evaluation.statistics import bootstrap_accuracy
-from earsight.inference.classifier import Classifier, Prediction
+from earsight.inference.classifier import Classifier
+from earsight.inference.predictions import Prediction
 from earsight.models.card import ModelCard
 from earsight.training.preparation import hold_out
 
@@ -100,7 +98,7 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    truth, found, skipped = _answers(classifier, dataset, rows, skip_bad=skip_bad, progress=progress)
+    truth, found, skipped = _predictions(classifier, dataset, rows, skip_bad=skip_bad, progress=progress)
     number = {name: index for index, name in enumerate(classifier.classes)}
     guess = np.array([number[one.label] for one in found])
     held_out = trained is not None and not trained.all() and bool((wanted == ~trained).all())
@@ -124,7 +122,7 @@ def evaluate(
 
 
 def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
-    """What a calibrated model's confidence is worth on clips of known classes; see `evaluate`."""
+    """Calibration error, OOD rate and coverage of a calibrated model on clips of known classes; see `evaluate`."""
     number = {name: index for index, name in enumerate(card.classes)}
     shares = np.zeros((len(found), len(number)))
     inside = np.zeros(shares.shape, dtype=bool)
@@ -152,12 +150,7 @@ def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequenc
 
 
 def check_labels(classifier: Classifier, dataset: Dataset) -> None:
-    """Refuse labels that are no classes of the model.
-
-    Raises
-    ------
-    DataError
-    """
+    """Raise DataError where labels are no classes of the model."""
     unknown = sorted(set(dataset.classes) - set(classifier.classes))
     if unknown:
         raise DataError(
@@ -165,7 +158,7 @@ def check_labels(classifier: Classifier, dataset: Dataset) -> None:
         )
 
 
-def _answers(
+def _predictions(
     classifier: Classifier,
     dataset: Dataset,
     rows: NDArray[np.int64],
@@ -176,7 +169,7 @@ def _answers(
     """True class numbers and predictions of the rows that can be read, and what is wrong with the others."""
     number = {name: index for index, name in enumerate(classifier.classes)}
     labels: list[int] = []
-    answers: list[Prediction] = []
+    good: list[Prediction] = []
     skipped = []
     predictions = classifier.predict_files(dataset.file(int(row)) for row in rows)
     for done, (row, found) in enumerate(zip(rows, predictions, strict=True), start=1):
@@ -185,7 +178,7 @@ def _answers(
             skipped.append(f"{clip.path}: {found.error}")
         else:
             labels.append(number[clip.label])
-            answers.append(found)
+            good.append(found)
         if progress:
             progress(done, len(rows))
     if skipped and (not skip_bad or not labels):
@@ -193,7 +186,7 @@ def _answers(
             f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
-    return np.array(labels), answers, skipped
+    return np.array(labels), good, skipped
 
 
 def _calibrated_on(card: ModelCard, dataset: Dataset, rows: NDArray[np.int64]) -> bool | None:

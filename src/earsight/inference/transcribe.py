@@ -1,15 +1,9 @@
-"""Many recordings in one go: rows as they come, in memory that grows neither with their number nor with their length.
+"""Transcription of recordings: rows of their windows or events, written as they come, in constant memory.
 
-Comes in: a classifier, names of recordings, and how they are to be written down. Goes out: rows in an `Output`. A
+Comes in: a model, names of recordings, and `TranscriptOptions`. Goes out: rows in an `Output`, which can be resumed. A
 recording that cannot be read becomes a row with its error, one that is cut or damaged has it behind its other rows;
-none stops the rest.
-
-In a folder every recording has files of its own, ``NAME.events.csv`` or the like, and ``recordings.csv`` has a row
-for each.
-
-One recording written down: its rows, as its windows come.
-
-Comes in: windows of one recording. Goes out: rows of its timeline, its events, or both, as they are ready.
+none stops the rest. In a folder every recording has files of its own, ``NAME.events.csv`` or the like, and
+``recordings.csv`` has a row for each.
 """
 
 from __future__ import annotations
@@ -22,42 +16,47 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from earsight.errors import EarsightError
-from earsight.inference.events import Event, EventRules, EventTracker
-from earsight.inference.formats import SUFFIXES, Form, Table, What
+from earsight.inference.events import EventRules, EventTracker
+from earsight.inference.formats import FORMATS, Kind, Writer
 from earsight.inference.journal import Output
-from earsight.inference.recordings import Batch, Recording, Window, hear
+from earsight.inference.model import Model
+from earsight.inference.predictions import Event, Window
+from earsight.inference.ray_inference import RayInference
+from earsight.inference.recordings import Batch, Recording, classify
 from earsight.parallel import in_order
 
-if TYPE_CHECKING:
-    from earsight.inference.classifier import Classifier
-    from earsight.inference.ray_inference import Fleet
-
-Rows = list[tuple[What, str]]
+Rows = list[tuple[Kind, str]]
+INDEX = "recordings.csv"
 
 
 @dataclass(frozen=True)
-class Listening:
+class TranscriptOptions:
     """How recordings become rows.
 
     Parameters
     ----------
     hop_seconds : float
     rules : EventRules
-    whats : tuple of str
+    kinds : tuple of str
         ``windows``, ``events`` or both.
     form : str
+        A name in `earsight.inference.formats.FORMATS`.
     top : int
         How many classes a window's row shows.
     """
 
     hop_seconds: float = 1.0
     rules: EventRules = field(default_factory=EventRules)
-    whats: tuple[What, ...] = ("events",)
-    form: Form = "text"
+    kinds: tuple[Kind, ...] = ("events",)
+    form: str = "text"
     top: int = 1
+
+    def writer(self, kind: Kind, model: Model) -> Writer:
+        """A writer of rows of this kind."""
+        return FORMATS[self.form].writer(kind, self.top, bool(model.card.calibration))
 
 
 class Transcript:
@@ -65,47 +64,47 @@ class Transcript:
 
     Parameters
     ----------
-    classifier : Classifier
+    model : Model
     path : str
-    listening : Listening
+    options : TranscriptOptions
     state : dict, optional
         What `state` gave, to go on from there.
     """
 
     def __init__(
-        self, classifier: Classifier, path: str, listening: Listening, *, state: dict[str, Any] | None = None
+        self, model: Model, path: str, options: TranscriptOptions, *, state: dict[str, Any] | None = None
     ) -> None:
         self.path = path
         state = state or {"numbers": {}, "tracker": None, "seconds": 0.0, "windows": 0, "events": 0, "high_hz": 0.0}
-        calibrated = bool(classifier.card.calibration)
-        self.tables = {
-            what: Table(listening.form, what, listening.top, calibrated, state["numbers"].get(what, 0))
-            for what in listening.whats
-        }
+        self.writers = {kind: options.writer(kind, model) for kind in options.kinds}
+        for kind, writer in self.writers.items():
+            writer.number, writer.high_hz = state["numbers"].get(kind, 0), float(state["high_hz"])
         self.seconds, self.windows, self.events = float(state["seconds"]), int(state["windows"]), int(state["events"])
-        self._rate_hz, self._high_hz = classifier.sample_rate_hz, float(state["high_hz"])
+        self._rate_hz, self._high_hz = model.sample_rate_hz, float(state["high_hz"])
         self._tracker = EventTracker(
-            listening.rules,
-            hop_seconds=listening.hop_seconds,
-            window_seconds=classifier.samples / classifier.sample_rate_hz,
+            options.rules,
+            hop_seconds=options.hop_seconds,
+            window_seconds=model.clip_seconds,
             state=state["tracker"],
         )
 
     def state(self) -> dict[str, Any]:
-        """What has been counted and is not written yet, as JSON values."""
-        numbers = {what: table.number for what, table in self.tables.items()}
+        """Counts, and what is not written yet, as JSON values."""
+        numbers = {kind: writer.number for kind, writer in self.writers.items()}
         counts = {"seconds": self.seconds, "windows": self.windows, "events": self.events, "high_hz": self._high_hz}
         return {"numbers": numbers, "tracker": self._tracker.state(), **counts}
 
-    def take(self, windows: list[Window], *, rate_hz: int) -> Rows:
-        """Rows that are ready once these windows were heard, of a recording with this rate."""
+    def add(self, windows: list[Window], *, rate_hz: int) -> Rows:
+        """Take the next windows of a recording with this rate; the rows that are ready."""
         rows: Rows = []
         self._high_hz = min(rate_hz, self._rate_hz) / 2
+        for writer in self.writers.values():
+            writer.high_hz = self._high_hz
         for window in windows:
             self.windows, self.seconds = self.windows + 1, max(self.seconds, window.end_seconds)
-            if "windows" in self.tables:
-                span = window.begin_seconds, window.end_seconds
-                rows.append(("windows", self.tables["windows"].prediction(window.found, span, high_hz=self._high_hz)))
+            if "windows" in self.writers:
+                times = window.begin_seconds, window.end_seconds
+                rows.append(("windows", self.writers["windows"].prediction(window.found, times)))
             rows += self._events(self._tracker.add(window))
         return rows
 
@@ -113,27 +112,14 @@ class Transcript:
         """The last rows; ``reason`` says why the recording could not be read, or not to its end."""
         rows = self._events(self._tracker.close())
         if reason:
-            rows += [(what, table.problem(self.path, reason)) for what, table in self.tables.items()]
+            rows += [(kind, writer.problem(self.path, reason)) for kind, writer in self.writers.items()]
         return rows
 
     def _events(self, events: Iterable[Event]) -> Rows:
-        rows: Rows = []
-        for event in events:
-            self.events += 1
-            if "events" in self.tables:
-                rows.append(("events", self.tables["events"].event(self.path, event, high_hz=self._high_hz)))
-        return rows
-
-
-def trouble(recording: Recording, heard_seconds: float) -> str:
-    """Why a recording could not be read, and how far it could be; empty where it was read to its end."""
-    if recording.failure is None:
-        return ""
-    reason = recording.failure.reason
-    return f"heard up to {heard_seconds:.2f} s; {reason}" if heard_seconds else reason
-
-
-INDEX = "recordings.csv"
+        found = list(events)
+        self.events += len(found)
+        writer = self.writers.get("events")
+        return [("events", writer.event(self.path, event)) for event in found] if writer else []
 
 
 class _Item(NamedTuple):
@@ -146,8 +132,8 @@ class _Item(NamedTuple):
 
 
 @dataclass
-class _Start:
-    """Where to go on: behind so many recordings, and in the next behind so many batches."""
+class _Position:
+    """Where to go on: behind so many recordings, and in the next behind so many batches; as journals hold it."""
 
     done: int = 0
     names: str = ""
@@ -159,36 +145,36 @@ class _Start:
 
 
 def transcribe(
-    classifier: Classifier,
+    model: Model,
     names: Iterable[str],
-    listening: Listening,
+    options: TranscriptOptions,
     output: Output,
     *,
     start: dict[str, Any] | None = None,
     name_of: Callable[[str], str] | None = None,
     progress: Callable[[float, float, int, str], None] = lambda *_: None,
     report: Callable[[str, str], None] = lambda *_: None,
-    fleet: Fleet | None = None,
+    remote: RayInference | None = None,
 ) -> int:
-    """Hear recordings and write their rows.
+    """Classify the windows of recordings and write their rows.
 
     Parameters
     ----------
-    classifier : Classifier
+    model : Model
     names : iterable of str
         Read as far as is needed.
-    listening : Listening
+    options : TranscriptOptions
     output : Output
     start : dict, optional
         The output's place, to go on from there.
     name_of : callable, optional
         The name in a folder of a recording's files, without their ending; None where all rows go to one file.
     progress : callable
-        Called with (seconds heard of this recording, seconds it promises, recordings done, speed).
+        Called with (seconds done of this recording, its seconds by its header, recordings done, speed).
     report : callable
         Called with (path, reason) for every recording that could not be read to its end.
-    fleet : Fleet, optional
-        A cluster that hears what is decoded here.
+    remote : RayInference, optional
+        A cluster that classifies what is decoded here.
 
     Returns
     -------
@@ -200,29 +186,29 @@ def transcribe(
     EarsightError
         If the output cannot be written, or ``names`` or the recording to go on with are not what they were.
     """
-    begin = _Start(**start) if start else _Start()
-    desk = _Desk(classifier, listening, output, name_of=name_of, start=begin)
-    clock, heard_before = time.monotonic(), 0.0
-    feed = _feed(classifier, desk.skip(iter(names)), listening, begin)
-    for item, windows in _spread(classifier, feed, fleet):
-        transcript = desk.at(item)
+    begin = _Position(**start) if start else _Position()
+    files = _Files(model, options, output, name_of=name_of, start=begin)
+    clock, seconds = time.monotonic(), 0.0
+    items = _items(model, files.skip(iter(names)), options, begin)
+    for item, windows in _classified(model, items, remote):
+        transcript = files.transcript(item.recording)
         before = transcript.seconds
         if item.batch is None:
-            reason = desk.finish(item.recording)
+            reason = files.finish(item.recording)
             if reason:
                 report(item.recording.path, reason)
         else:
-            desk.take(item, windows)
-        heard_before += transcript.seconds - before
-        speed = f"{heard_before / max(time.monotonic() - clock, 1e-9):.0f} x real time"
-        progress(transcript.seconds, item.recording.promised_seconds, desk.place.done, speed)
+            files.add(item, windows)
+        seconds += transcript.seconds - before
+        speed = f"{seconds / max(time.monotonic() - clock, 1e-9):.0f} x real time"
+        progress(transcript.seconds, item.recording.promised_seconds, files.position.done, speed)
     output.end()
-    return desk.place.failed
+    return files.position.failed
 
 
-def _feed(classifier: Classifier, paths: Iterator[str], listening: Listening, start: _Start) -> Iterator[_Item]:
+def _items(model: Model, paths: Iterator[str], options: TranscriptOptions, start: _Position) -> Iterator[_Item]:
     for number, path in enumerate(paths, start=start.done):
-        recording = Recording(classifier, path, hop_seconds=listening.hop_seconds)
+        recording = Recording(model, path, hop_seconds=options.hop_seconds)
         place = start.batch if number == start.done else 0
         for batch in recording.batches(first=place):
             yield _Item(number, recording, place, batch)
@@ -230,117 +216,121 @@ def _feed(classifier: Classifier, paths: Iterator[str], listening: Listening, st
         yield _Item(number, recording, place, None)
 
 
-def _spread(classifier: Classifier, feed: Iterator[_Item], fleet: Fleet | None) -> Iterator[tuple[_Item, list[Window]]]:
-    """Each item with its windows, in order, heard in threads here or on a cluster."""
-    if fleet is None:
-        yield from in_order(lambda item: (item, _heard(classifier, item)), feed, ahead=3)
+def _classified(
+    model: Model, items: Iterator[_Item], remote: RayInference | None
+) -> Iterator[tuple[_Item, list[Window]]]:
+    """Each item with its windows, in order, classified in threads here or on a cluster."""
+
+    def windows_of(item: _Item) -> tuple[_Item, list[Window]]:
+        return item, [] if item.batch is None else classify(model, item.recording.path, item.batch)
+
+    if remote is None:
+        yield from in_order(windows_of, items, ahead=3)
         return
-    jobs = ((item, None if item.batch is None else (item.recording.path, item.batch)) for item in feed)
-    for item, windows in fleet.map(_heard_there, jobs):
+    jobs = ((item, None if item.batch is None else (item.recording.path, item.batch)) for item in items)
+    for item, windows in remote.map(_classify_job, jobs):
         yield item, windows or []
 
 
-def _heard(classifier: Classifier, item: _Item) -> list[Window]:
-    return [] if item.batch is None else hear(classifier, item.recording.path, item.batch)
+def _classify_job(model: Model, job: tuple[str, Batch]) -> list[Window]:
+    return classify(model, *job)
 
 
-def _heard_there(classifier: Classifier, job: tuple[str, Batch]) -> list[Window]:
-    return hear(classifier, *job)
-
-
-class _Desk:
-    """Where rows are put down, one recording after the other, and where to go on is noted."""
+class _Files:
+    """The files that rows go to, one recording after the other, and the position that the journal holds."""
 
     def __init__(
         self,
-        classifier: Classifier,
-        listening: Listening,
+        model: Model,
+        options: TranscriptOptions,
         output: Output,
         *,
         name_of: Callable[[str], str] | None,
-        start: _Start,
+        start: _Position,
     ) -> None:
-        self.place = replace(start)
-        self._classifier, self._listening, self._output, self._name_of = classifier, listening, output, name_of
+        self.position = replace(start)
+        self._model, self._options, self._output, self._name_of = model, options, output, name_of
         self._names = hashlib.sha256()
         self._transcript: Transcript | None = None
         output.commit(vars(start), now=True)
         if name_of is None:
-            self._open("", Table(listening.form, listening.whats[0], listening.top, bool(classifier.card.calibration)))
-        elif output.open(INDEX):
-            output.write(INDEX, "path,seconds,windows,events,error\n")
+            self._open("", options.writer(options.kinds[0], model).header())
+        else:
+            self._open(INDEX, "path,seconds,windows,events,error\n")
 
     def skip(self, names: Iterator[str]) -> Iterator[str]:
         """The names behind those that are done, which must be the same as they were."""
-        for _ in range(self.place.done):
+        position = self.position
+        for _ in range(position.done):
             self._add_name(next(names, ""))
-        if self.place.done and self._names.hexdigest() != self.place.names:
+        if position.done and self._names.hexdigest() != position.names:
             raise EarsightError(
-                f"the first {self.place.done} recordings are others than those that are done; "
+                f"the first {position.done} recordings are others than those that are done; "
                 "give the same names in the same order, or another --out"
             )
+        begun = (position.path, tuple(position.file)) if position.batch else None
         for number, name in enumerate(names):
-            if not number and self.place.batch and (name, _file_of(name)) != (self.place.path, tuple(self.place.file)):
+            if not number and begun and (name, _identity(name)) != begun:
                 raise EarsightError(
-                    f"{self.place.path}: was begun, and has changed since or is not the next; "
-                    "begin anew in another --out"
+                    f"{begun[0]}: was begun, and has changed since or is not the next; begin anew in another --out"
                 )
             yield name
 
-    def at(self, item: _Item) -> Transcript:
-        """The transcript of an item's recording, its files open."""
+    def transcript(self, recording: Recording) -> Transcript:
+        """The transcript of the recording that is under way, its files open."""
         if self._transcript is None:
-            path = item.recording.path
-            self._transcript = Transcript(self._classifier, path, self._listening, state=self.place.state)
+            path = recording.path
+            self._transcript = Transcript(self._model, path, self._options, state=self.position.state)
             if self._name_of is not None:
-                for what, table in self._transcript.tables.items():
-                    self._open(self._file(path, what), table)
-            self.place.path, self.place.file = path, _file_of(path)
+                for kind, writer in self._transcript.writers.items():
+                    self._open(self._file(path, kind), writer.header())
+            self.position.path, self.position.file = path, _identity(path)
         return self._transcript
 
-    def take(self, item: _Item, windows: list[Window]) -> None:
-        """Write what a batch of windows made ready."""
-        transcript = self.at(item)
-        self._write(transcript.path, transcript.take(windows, rate_hz=item.recording.rate_hz))
-        self.place.batch, self.place.state = item.place + 1, transcript.state()
-        self._output.commit(vars(self.place))
+    def add(self, item: _Item, windows: list[Window]) -> None:
+        """Write the rows that a batch of windows made ready."""
+        transcript = self.transcript(item.recording)
+        self._write(transcript.path, transcript.add(windows, rate_hz=item.recording.rate_hz))
+        self.position.batch, self.position.state = item.place + 1, transcript.state()
+        self._output.commit(vars(self.position))
 
     def finish(self, recording: Recording) -> str:
-        """Write a recording's last rows; why it could not be read to its end."""
-        transcript = self._transcript or Transcript(self._classifier, recording.path, self._listening)
-        reason = trouble(recording, transcript.seconds)
+        """Write a recording's last rows; why it could not be read to its end, or nothing."""
+        transcript = self.transcript(recording)
+        reason = recording.failure.reason if recording.failure else ""
+        if reason and transcript.seconds:
+            reason = f"heard up to {transcript.seconds:.2f} s; {reason}"
         self._write(recording.path, transcript.finish(reason))
         if self._name_of is not None:
             line = io.StringIO(newline="")
             counts = [f"{transcript.seconds:.3f}", transcript.windows, transcript.events]
             csv.writer(line, lineterminator="\n").writerow([recording.path, *counts, reason])
             self._output.write(INDEX, line.getvalue())
-            for what in transcript.tables:
-                self._output.close(self._file(recording.path, what))
+            for kind in transcript.writers:
+                self._output.close(self._file(recording.path, kind))
         self._transcript = None
         self._add_name(recording.path)
-        done, failed = self.place.done + 1, self.place.failed + bool(reason)
-        self.place = _Start(done=done, names=self._names.hexdigest(), failed=failed)
-        self._output.commit(vars(self.place))
+        done, failed = self.position.done + 1, self.position.failed + bool(reason)
+        self.position = _Position(done=done, names=self._names.hexdigest(), failed=failed)
+        self._output.commit(vars(self.position))
         return reason
 
     def _add_name(self, name: str) -> None:
         self._names.update(os.fsencode(name) + b"\0")
 
-    def _open(self, name: str, table: Table) -> None:
+    def _open(self, name: str, header: str) -> None:
         if self._output.open(name):
-            self._output.write(name, table.header())
+            self._output.write(name, header)
 
     def _write(self, path: str, rows: Rows) -> None:
-        for what in dict.fromkeys(what for what, _ in rows):
-            text = "".join(line for kind, line in rows if kind == what)
-            self._output.write(self._file(path, what), text)
+        for kind in dict.fromkeys(kind for kind, _ in rows):
+            self._output.write(self._file(path, kind), "".join(line for other, line in rows if other == kind))
 
-    def _file(self, path: str, what: What) -> str:
-        return "" if self._name_of is None else f"{self._name_of(path)}.{what}{SUFFIXES[self._listening.form]}"
+    def _file(self, path: str, kind: Kind) -> str:
+        return "" if self._name_of is None else f"{self._name_of(path)}.{kind}{FORMATS[self._options.form].suffix}"
 
 
-def _file_of(path: str) -> tuple[int, int]:
+def _identity(path: str) -> tuple[int, int]:
     """Size and time of a file, zeros where it cannot be reached: another file has others."""
     try:
         status = Path(path).stat()

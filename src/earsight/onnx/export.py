@@ -98,7 +98,7 @@ def _clips(classifier: Classifier, dataset: Dataset, *, skip_bad: bool) -> tuple
     count = len(dataset.clips)
     for row in np.linspace(0, count - 1, min(PARITY_CLIPS, count)).round().astype(int):
         try:
-            wave, _ = classifier.heard(dataset.file(int(row)))
+            wave, _ = classifier.waveform(dataset.file(int(row)))
         except AudioError as error:
             if not skip_bad:
                 raise DataError(f"{error}\nMend or remove it, or leave it out with --skip-bad.") from error

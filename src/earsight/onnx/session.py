@@ -81,7 +81,7 @@ def compare(
     probabilities, spectrograms, novelty, count, worst = 0.0, 0.0, None, 0, ""
     for name, batch in waves:
         fitted = np.stack([audio.fit(wave, classifier.samples) for wave in batch])
-        expected, found = classifier.answers(fitted), whole(batch)
+        expected, found = classifier.outputs(fitted), whole(batch)
         with torch.inference_mode():
             exact = classifier.front_end(torch.from_numpy(fitted)).numpy()
         gap = _largest(found["probabilities"], expected.probabilities)

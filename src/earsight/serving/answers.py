@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from earsight.inference import recordings
-from earsight.inference.classifier import Prediction
+from earsight.inference import predictions
 from earsight.inference.events import EventRules, events_of
+from earsight.inference.predictions import Prediction
 from earsight.serving.decoder_pool import Decoded
 from earsight.serving.schemas import Answer, ClassShare, EventBody, PredictionBody, Sound, Window
 
@@ -77,7 +77,7 @@ def answered(
 
 def _events(found: Sequence[tuple[float, Prediction]], decoded: Decoded, *, hop: float, clip: float) -> list[EventBody]:
     """The events that `earsight predict` would find in these windows."""
-    spans = (recordings.Window(start, min(start + clip, decoded.seconds), one) for start, one in found)
+    spans = (predictions.Window(start, min(start + clip, decoded.seconds), one) for start, one in found)
     events = events_of(spans, EventRules(), hop_seconds=hop, window_seconds=clip)
     return [
         EventBody(

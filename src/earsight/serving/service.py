@@ -22,7 +22,8 @@ from torch import Tensor
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.errors import AudioError, ModelError
-from earsight.inference.classifier import Classifier, Prediction
+from earsight.inference.classifier import Classifier
+from earsight.inference.predictions import Prediction
 from earsight.serving.answers import Question, answered
 from earsight.serving.batching import Batcher
 from earsight.serving.decoder_pool import Decoded, Decoders

@@ -1,0 +1,232 @@
+"""A loaded model file: the front end, the network and its calibration; waves in, predictions out.
+
+Comes in: the path of a model file, then sounds: files, arrays of any float type, or batches (batch, samples) float32 at
+the model's rate. Goes out: logits, probabilities or `Prediction`s. Spectrograms come from the front end that training
+used, as the model file describes it. `earsight.inference.classifier.Classifier` adds recordings and explanations.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from earsight.calibration.apply import Outputs, calibrated_outputs, check_calibration
+from earsight.data import audio
+from earsight.data.audio import LOUDEST, resampled
+from earsight.errors import DataError
+from earsight.features.spectrogram import Spectrogram
+from earsight.inference.predictions import Prediction
+from earsight.models.card import ModelCard
+from earsight.models.fast.folding import folded
+from earsight.models.modelfile import load
+
+
+class Model:
+    """A loaded model: `predict` takes files and waves, `logits` a batch of waves.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Classes, features and normalisation.
+    model : nn.Module
+        The network, in eval mode.
+    device : torch.device, optional
+        Where to compute; default the CPU.
+
+    Raises
+    ------
+    ModelError
+        If the card's calibration cannot be carried out with this network.
+    """
+
+    def __init__(self, card: ModelCard, model: nn.Module, *, device: torch.device | None = None) -> None:
+        check_calibration(card, model)
+        self.card = card
+        self.device = device or torch.device("cpu")
+        self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.front_end = Spectrogram(card.recipe.features).to(self.device)
+        self._folding = threading.Lock()
+        self._folded: nn.Module | None = None
+        self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
+        self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device | None = None) -> Self:
+        """Load a model file; ModelError if it is not a whole one of this version of earsight."""
+        return cls(*load(Path(path)), device=device)
+
+    def use_kernels(self) -> Self:
+        """Compute spectrograms with compiled kernels: files take half the time, results change by rounding alone.
+
+        Worth it from a hundred sounds on: they take half a second to load (the first time on a machine, some seconds
+        to compile) and 130 MB of memory.
+        """
+        self.front_end.use_kernels()
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.card.classes
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the waves that `logits` takes."""
+        return self.card.recipe.features.rate
+
+    @property
+    def samples(self) -> int:
+        """Length of the waves that `logits` takes, in samples."""
+        return self.card.recipe.features.samples
+
+    @property
+    def clip_seconds(self) -> float:
+        """The same in seconds."""
+        return self.samples / self.sample_rate_hz
+
+    def spectrograms(self, waves: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames) of waves (batch, samples); differentiable."""
+        return self.network_input(self.front_end.band_energies(waves)[:, 0])
+
+    def network_input(self, bands: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames) of log powers (batch, windows, bands, frames); differentiable."""
+        raw = self.front_end.finish(bands)
+        return ((raw - self._mean) / self._std).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+    def logits(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Logits (batch, classes) float32 of waves (batch, samples) at `sample_rate_hz`.
+
+        Raises
+        ------
+        DataError
+            If they are of another shape or type, or not finite; as of the other methods that take a batch.
+        """
+        with torch.inference_mode():
+            spectrograms = self._checked(waves)
+            return np.asarray(self._network(spectrograms)(spectrograms).float().cpu().numpy())
+
+    def probabilities(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
+        """The same as probabilities (batch, classes) float32, at the model's calibrated temperature."""
+        return np.asarray(torch.softmax(torch.from_numpy(self.logits(waves)) / self.card.temperature, dim=1).numpy())
+
+    def outputs(self, waves: NDArray[np.floating]) -> Outputs:
+        """Probabilities, OOD scores and prediction sets as arrays, of waves (batch, samples) at `sample_rate_hz`."""
+        with torch.inference_mode():
+            return self._outputs(self._checked(waves))
+
+    def predict_waves(self, waves: NDArray[np.floating], *, name: str = "") -> list[Prediction]:
+        """A prediction for each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
+        with torch.inference_mode():
+            return self.predict_spectrograms(self._checked(waves), name=name)
+
+    def predict_spectrograms(self, spectrograms: Tensor, *, name: str = "") -> list[Prediction]:
+        """The same of a batch of `spectrograms`, which other threads may compute in the meantime."""
+        found = self._outputs(spectrograms)
+        predictions = []
+        for row, shares in enumerate(found.probabilities):
+            order = np.argsort(-shares, kind="stable")
+            plausible = order[found.prediction_sets[row][order]] if found.prediction_sets is not None else ()
+            predictions.append(
+                Prediction(
+                    name,
+                    tuple(self.classes[i] for i in order),
+                    tuple(float(shares[i]) for i in order),
+                    unknown=bool(found.unknown[row]),
+                    novelty=None if found.ood_score is None else float(found.ood_score[row]),
+                    plausible=tuple(self.classes[i] for i in plausible),
+                )
+            )
+        return predictions
+
+    def predict(self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None) -> Prediction:
+        """Classify one sound.
+
+        Parameters
+        ----------
+        sound : path or ndarray of float, shape (samples,) or (samples, channels)
+        rate : int, optional
+            Of an array, in Hz; must be given for one.
+
+        Returns
+        -------
+        Prediction
+
+        Raises
+        ------
+        AudioError
+            If the file cannot be read.
+        DataError
+            If an array is empty, not finite, of another shape, or came without its rate.
+        """
+        wave, name = self.waveform(sound, rate=rate)
+        return self.predict_waves(audio.fit(wave, self.samples)[None], name=name)[0]
+
+    def waveform(
+        self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
+    ) -> tuple[NDArray[np.float32], str]:
+        """The part of a sound that is classified: its first `samples` or less, mono at `sample_rate_hz`; and its name.
+
+        Takes and raises what `predict` does.
+        """
+        if isinstance(sound, str | Path):
+            seconds = float(self.card.recipe.features.clip_seconds)
+            return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds), str(sound)
+        wave = mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz)
+        return wave[: self.samples], ""
+
+    def _checked(self, waves: NDArray[np.floating]) -> Tensor:
+        """Network input of a batch from outside."""
+        return self.spectrograms(torch.from_numpy(batch(waves, samples=self.samples)).to(self.device))
+
+    def _network(self, spectrograms: Tensor) -> nn.Module:
+        """The network with batch norms folded; `model` keeps its stages and gradients."""
+        with self._folding:
+            if self._folded is None:
+                noise = torch.randn((1, *spectrograms.shape[1:]), generator=torch.Generator().manual_seed(0))
+                self._folded = folded(self.model, spectrogram=noise.to(spectrograms))
+            return self._folded
+
+    def _outputs(self, spectrograms: Tensor) -> Outputs:
+        return calibrated_outputs(self.card, self._network(spectrograms), spectrograms)
+
+
+def mono(wave: NDArray[np.floating], *, rate: int | None, sample_rate_hz: int) -> NDArray[np.float32]:
+    """One sound (samples,) or (samples, channels) at ``rate`` Hz as float32 (samples,) at ``sample_rate_hz``.
+
+    DataError if it is empty, not finite, of another shape or type, or came without its rate.
+    """
+    if rate is None:
+        raise DataError("an array was given without its rate: predict(wave, rate=44100)")
+    if wave.ndim not in (1, 2) or not wave.size or not np.issubdtype(wave.dtype, np.floating):
+        raise DataError(f"found an array {wave.dtype} {wave.shape}; expected floats (samples,) or (samples, channels)")
+    _check_values(wave)
+    if rate <= 0:
+        raise DataError(f"rate is {rate}; expected the array's sampling rate, as in rate=44100")
+    wave = wave.astype(np.float32, copy=False)
+    return resampled(wave.mean(axis=1) if wave.ndim == 2 else wave, rate_hz=rate, sample_rate_hz=sample_rate_hz)
+
+
+def batch(waves: NDArray[np.floating], *, samples: int) -> NDArray[np.float32]:
+    """Sounds (batch, samples) as contiguous float32; DataError if empty, not finite, or of another shape or type."""
+    waves = np.asarray(waves)
+    if waves.ndim != 2 or not len(waves) or waves.shape[1] != samples or not np.issubdtype(waves.dtype, np.floating):
+        raise DataError(
+            f"found an array {waves.dtype} {waves.shape}; expected floats (batch, {samples}) at the model's rate. "
+            "predict takes one sound of any length and rate"
+        )
+    _check_values(waves)
+    return np.ascontiguousarray(waves, dtype=np.float32)
+
+
+def _check_values(values: NDArray[np.floating]) -> None:
+    most = max(float(values.max()), -float(values.min()))  # NaN where there is one
+    if not most < LOUDEST:
+        if np.isfinite(values).all():
+            raise DataError(f"the array holds values up to {most:.3g}; expected samples with full scale at 1")
+        raise DataError("the array holds values that are not finite; remove them")
