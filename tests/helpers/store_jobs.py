@@ -10,6 +10,7 @@ import time
 import torch
 
 from earsight.data import audio
+from earsight.features import row_file
 from earsight.features.store import open_store
 from earsight.features.waves import open_waves
 
@@ -35,6 +36,7 @@ def build(dataset, features, semitones, cache, log, *, workers=1, pause=0.0, kil
         return original(path, **keywords)
 
     audio.read = read
+    row_file._SYNC_SECONDS, row_file._SYNC_SHARE = 0.0, 1e9  # every row by itself
     open_store(dataset, features, semitones=semitones, cache=cache, workers=workers)
 
 
@@ -51,6 +53,6 @@ def decode_and_weigh(dataset, features, cache, answer):
     """Decode every clip, read every wave, and send the process's largest size in MiB."""
     torch.set_num_threads(1)
     waves = open_waves(dataset, features, cache=cache, workers=2)
-    for row in range(waves.rows):
+    for row in range(len(waves.sounds)):
         waves.read_raw(row)
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -70,6 +70,11 @@ def pitch_steps(augment: Augment) -> tuple[int, ...]:
     return tuple(range(-reach, reach + 1))
 
 
+def step_indices(semitones: Sequence[int], rows: int, draws: Draws | None) -> NDArray[np.int64]:
+    """Index of each row's pitch step (rows,) among ``semitones``, rising; of 0 where there are no draws."""
+    return np.searchsorted(semitones, np.zeros(rows, dtype=np.int64) if draws is None else draws.semitones)
+
+
 def draw(augment: Augment, *, batch: int, generator: np.random.Generator) -> Draws:
     """Random choices for a batch.
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.features.augment import Draws
+from earsight.features.augment import Draws, step_indices
 from earsight.features.spectrogram import Spectrogram, basis
 from earsight.features.store import Store, decode, moments, statistics
 from earsight.features.waves import Waves
@@ -50,8 +50,7 @@ class DeviceCache(abc.ABC):
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Spectrograms of some rows, each at the pitch that the draws say; see `earsight.features.store.Store.read`."""
-        wanted = np.zeros(len(rows), dtype=np.int64) if draws is None else draws.semitones
-        steps = torch.from_numpy(np.searchsorted(self.semitones, wanted))
+        steps = torch.from_numpy(step_indices(self.semitones, len(rows), draws))
         return self.pick(torch.from_numpy(rows).to(self.device), steps.to(self.device))
 
 
@@ -98,11 +97,11 @@ class WaveCache(DeviceCache):
         self.semitones, self.device, self.silence = waves.semitones, device, waves.silence
         whole = waves.whole
         kind = torch.int16 if whole else torch.float32
-        self.waves = torch.zeros((waves.rows, waves.samples), dtype=kind, device=device)
-        for row in range(waves.rows):
+        self.waves = torch.zeros(waves.shape, dtype=kind, device=device)
+        for row in range(len(waves.scales)):
             values = waves.read_raw(row)
             self.waves[row] = torch.from_numpy(values if whole else values * (waves.scales[row] or np.float32(1)))
-        scales = np.where(waves.scales > 0, waves.scales, 1) if whole else np.ones(waves.rows)
+        scales = np.where(waves.scales > 0, waves.scales, 1) if whole else np.ones(len(waves.scales))
         self._scales = torch.tensor(scales, dtype=torch.float32, device=device)[:, None]
         steps = tuple(float(step) for step in self.semitones)
         self._front_end = Spectrogram(waves.features, semitones=steps).to(device)

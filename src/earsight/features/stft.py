@@ -41,7 +41,7 @@ ATTENUATION_DB = 260.0
 """Of what the interpolation of the power lets through from the neighbouring periods: below float32's rounding."""
 OVERSAMPLING = 2.9
 """Points of the shorter grid for each sample of the window: nearer to 2, the kernel of the interpolation grows long."""
-WORTH_IT = 0.75
+GRID_SHARE = 0.75
 """A shorter grid is taken where it has at most this share of the points."""
 BLOCK_ROWS = 16
 VALUES_AT_A_TIME = {"cpu": 1 << 18}
@@ -53,7 +53,7 @@ def grid_points(window_samples: int, *, fft_points: int) -> int:
     wanted = int(np.ceil(OVERSAMPLING * window_samples))
     while not _is_smooth(wanted):
         wanted += 1
-    return wanted if wanted <= WORTH_IT * fft_points else fft_points
+    return wanted if wanted <= GRID_SHARE * fft_points else fft_points
 
 
 def _is_smooth(number: int) -> bool:
@@ -215,6 +215,8 @@ class BandEnergies(nn.Module):
 
 LARGEST_RADIX = 16
 """Short transforms of more points do not fit in registers by far."""
+WORTH_IT = 40
+"""Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
 SHORTEST = LANES
 """Samples of a window: so many are read at once."""
 

@@ -11,7 +11,7 @@ The front end's compiled kernels, where numba can be used, and where all kernels
 
 Comes in: the sizes of a kernel. Goes out: the kernel, compiled for the processor at hand, or None. Its code is kept in
 the cache folder for later processes. To import numba and to read that code takes half a second, so it is for those who
-have many clips (`WORTH_IT`).
+have many clips (`earsight.features.stft.WORTH_IT`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ import torch
 from numpy.typing import NDArray
 
 from earsight.cache import default_cache
-
-WORTH_IT = 40
-"""Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
 
 _SETTINGS = threading.RLock()
 
