@@ -34,9 +34,14 @@ def test_until_the_block_ends_the_old_file_stands(tmp_path):
 def test_what_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")
-    with pytest.raises(RuntimeError), replacing(path) as part:
-        part.write_text("half")
-        raise RuntimeError("a full disk, say")
+
+    def fail() -> None:
+        with replacing(path) as part:
+            part.write_text("half")
+            raise RuntimeError("a full disk, say")
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -55,7 +60,7 @@ def test_sync_waits_for_the_file_before_it_gets_its_name_and_for_the_folder_afte
     real = os.fsync
 
     def fsync(descriptor: int) -> None:
-        synced.append((Path(os.readlink(f"/proc/self/fd/{descriptor}")).name, path.exists()))
+        synced.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, path.exists()))
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
