@@ -15,10 +15,9 @@ from safetensors.torch import save_file
 
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
-from earsight.execution import ray_worker as nodes_module
 from earsight.execution.ray_cluster import Cluster
-from earsight.execution.ray_driver import Post, Unit, open_post
-from earsight.execution.ray_trials import run_units
+from earsight.execution.ray_driver import Driver, Unit, open_driver, run_units
+from earsight.execution.ray_worker import work
 from earsight.execution.schedule import Group, run_groups
 from earsight.models.backbones import build
 from earsight.training.trial import Trial, is_done, run_inner, run_trial
@@ -160,10 +159,11 @@ def test_what_a_trial_raises_is_raised_here(nodes, long, tmp_path):
 
 
 def test_another_version_is_refused(nodes, long, tmp_path):
-    with open_post(ray, [Unit(long, TRIALS[0], tmp_path)], say=print) as post:
-        reference, order = post.order(0, CLUSTER, inner=False)
-        with pytest.raises(RunError, match=r"^node .* has earsight .* and the driver 0\.0\.0; install the same"):
-            nodes_module.work_here(ray.get(reference), replace(order, version="0.0.0"), post.mailbox)
+    with open_driver(CLUSTER, [Unit(long, TRIALS[0], tmp_path)], say=print) as driver:
+        reference, job = driver.job(0)
+        outcome = work(ray.get(reference), replace(job, version="0.0.0"), driver.mailbox)
+    with pytest.raises(RunError, match=r"^node .* has earsight .* and the driver 0\.0\.0; install the same"):
+        raise outcome
 
 
 def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nodes, long, tmp_path, monkeypatch):
@@ -171,15 +171,15 @@ def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nod
     run, units = tmp_path / "run", [Unit(long, trial, tmp_path / "run") for trial in TRIALS]
     marks = [unit.folder / "checkpoint.safetensors" for unit in units]
     steps, said, ended, killed = [], [], [], []
-    collect = Post.collect
+    collect = Driver.collect
 
     def go(then):
-        def watched(post):
-            news = collect(post)
+        def watched(driver):
+            news = collect(driver)
             then()
             return news
 
-        monkeypatch.setattr(Post, "collect", watched)
+        monkeypatch.setattr(Driver, "collect", watched)
         run_units(CLUSTER, units, on_step=lambda *step: steps.append(step), on_end=ended.append, say=said.append)
 
     def at_the_gate(step):

@@ -16,8 +16,8 @@ def often_and_gated():
     """Checkpoints at every epoch, a word at every step, and gates: what happens to a trial does not hang on speed."""
     loop.CHECKPOINT_SECONDS = 0.0
     loop.CHECKPOINT_COST = 1e9
-    ray_worker.TELL_SECONDS = 0.0
-    ray_worker.SHIP_COST = 1e9
+    ray_worker.REPORT_SECONDS = 0.0
+    ray_worker.SEND_COST = 1e9
     train = loop._train_epoch
 
     def gated(*args, recipe, epoch, **kwargs):

@@ -1,7 +1,7 @@
-"""A Ray cluster to run trials on: one that is there, or one that is started on this machine for as long as it takes.
+"""A Ray cluster to run trials on: one that runs already, or one that is started on this machine for a while.
 
-Comes in: ``local``, ``ray`` or ``ray://HOST:PORT``, and what a trial takes. Goes out: a `Cluster`. Ray is imported here
-only when one is asked for.
+Comes in: ``ray`` or ``ray://HOST:PORT``, and what a trial takes. Goes out: a connected `Cluster`. Ray is imported only
+when a cluster is asked for.
 """
 
 from __future__ import annotations
@@ -18,27 +18,15 @@ from typing import Any
 
 from earsight.errors import RunError
 
-REACH_SECONDS = 10.0
-"""How long a cluster may take to answer at its address."""
-STORE_BYTES = 256 * 2**20
-"""Room for objects in a cluster that is started here: its trials read and write the disk itself."""
+REACH_SECONDS = 10.0  # that a cluster may take to answer at its address
+STORE_BYTES = 256 * 2**20  # for objects in a cluster that is started here: its trials read and write the disk itself
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CLIENT = re.compile(r"ray://(?P<host>[^/:\s]+|\[[^\]]+\]):(?P<port>\d+)")
-_PIP = "python -m pip install 'earsight[ray]'"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected cluster, and what each trial takes of it.
-
-    Attributes
-    ----------
-    cpus, gpus : float
-        What a trial reserves; a part of a GPU lets several trials share it.
-    threads : int
-        That a trial computes with.
-    description : str
-        One line.
-    """
+    """A connected cluster: what a trial reserves (parts of a GPU too), the threads it computes with, and a line."""
 
     cpus: float
     gpus: float
@@ -47,7 +35,7 @@ class Cluster:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What a run's description of its machine says otherwise of it."""
+        """What the description of a run's machine holds of it."""
         return {"threads": self.threads, "cluster": self.description}
 
     @property
@@ -57,12 +45,7 @@ class Cluster:
 
 
 def check_place(on: str) -> None:
-    """Refuse what is neither ``local`` nor a cluster, or a cluster without Ray.
-
-    Raises
-    ------
-    RunError
-    """
+    """Raise `RunError` for what is neither ``local`` nor a cluster, and for a cluster where Ray is not installed."""
     if on == "local":
         return
     if on != "ray" and not _CLIENT.fullmatch(on):
@@ -85,16 +68,16 @@ def connected(
     Parameters
     ----------
     on : str
-        ``ray`` is the cluster of ``$RAY_ADDRESS``, or the one that runs on this machine, or else one that is started
-        here; ``ray://HOST:PORT`` is one elsewhere.
+        ``ray`` for the cluster of ``$RAY_ADDRESS``, or that of this machine, or one that is started here;
+        ``ray://HOST:PORT`` for a Ray Client server.
     cpus, gpus : float, optional
-        For each trial; default as many CPUs as threads, and one GPU where the cluster has GPUs.
+        Of each trial; default as many CPUs as threads, and one GPU where the cluster has GPUs.
     threads : int, optional
         Of each trial; default as many as CPUs, or one.
     device : str
         ``auto``, ``cpu`` or ``cuda``.
     unit : str
-        What is given out, for messages.
+        What the cluster runs, for messages.
 
     Raises
     ------
@@ -113,26 +96,28 @@ def connected(
 
 
 def _ray() -> Any:
-    # Ray would tell its makers what runs, and warn of a default that changes: neither is ours to pass on.
+    """Ray, without its usage reports and its warning of a default that changes."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import grpc  # noqa: F401 (Ray's client needs it, and an installation of Ray alone does not bring it)
         import ray
     except ImportError as error:
-        raise RunError(f"Ray is not installed ({error}); {_PIP}, or take --on local") from error
+        raise RunError(
+            f"Ray is not installed ({error}); python -m pip install 'earsight[ray]', or take --on local"
+        ) from error
     return ray
 
 
 def _connect(ray: Any, on: str) -> str:
-    """Connect, and say in words to what."""
+    """Connect; returns a description of the cluster."""
     address = os.environ.get("RAY_ADDRESS") or "auto" if on == "ray" else on
     if address != "local":
         _knock(address)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what Ray has to say of a failure is in the error too
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                warnings.simplefilter("ignore")  # the error holds them too
+                ray.init(address=address, **_QUIET)
             return f"the Ray cluster at {ray.get_runtime_context().gcs_address if on == 'ray' else on}"
         except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
             if address != "auto":
@@ -146,8 +131,7 @@ def _connect(ray: Any, on: str) -> str:
         num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         object_store_memory=STORE_BYTES,
         include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+        **_QUIET,
     )
     return "a Ray cluster that was started here, for no other was found"
 
@@ -181,7 +165,7 @@ def _fitted(
     device: str,
     unit: str = "trial",
 ) -> Cluster:
-    """What a trial takes, which one node at least must have."""
+    """The connected cluster with what a trial takes, which at least one node must have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cards = sum(node.get("GPU", 0) for node in nodes)
     if gpus is None:
@@ -205,3 +189,18 @@ def _fitted(
     text = f"{where}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cores:g} CPUs, {cards:g} GPUs"
     share = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU" if gpus else "")
     return Cluster(cpus, gpus, threads, f"{text}; a {unit} takes {share}, {threads} thread{'s' * (threads != 1)}")
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Raise `RunError` where the cluster is gone, or where a node cannot run earsight at all."""
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:  # workers return their errors: this one is from before they began
+        reason = str(error.cause or error).splitlines()[-1]
+        raise RunError(f"a node cannot run earsight ({reason}); install the same version on every node") from error
+    except (RayError, ConnectionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"the Ray cluster is gone ({reason}); the same command goes on from the checkpoints") from error

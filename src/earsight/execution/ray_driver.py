@@ -1,7 +1,8 @@
-"""The driver's end of the mailbox: orders go out to a cluster's nodes; words, checkpoints and trials' files come home.
+"""The driver of trials on a Ray cluster: starts them, follows them, and starts those again whose worker died.
 
-Comes in: the units to run. Goes out: an order for each; and in the run folders, the files of those trials that ran
-where the run folder is not seen. Each is written beside its name and renamed, DONE last of all.
+Comes in: a connected cluster and units (a trial, its data, its run folder). Goes out: the trials' folders, each DONE,
+with the bits of a local run at the same thread count on the same kind of processor. The driver keeps no state of its
+own: after whatever stop, the same call goes on from the run folders, on this machine or on any cluster.
 """
 
 from __future__ import annotations
@@ -10,21 +11,23 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from earsight.execution.ray_cluster import Cluster
-from earsight.execution.ray_files import parts_of, sha256
+from earsight.errors import RunError
+from earsight.execution.ray_cluster import Cluster, cluster_errors
 from earsight.execution.ray_mailbox import Files, Mailbox
-from earsight.execution.ray_worker import Order
-from earsight.recipe import Recipe
+from earsight.execution.ray_worker import STATE, Job, sha256, work
+from earsight.files import replace_bytes
 from earsight.training.artifacts import tidy
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, is_done, lock_trial
 
-_STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")
-"""What a trial goes on from, in the order of writing."""
+PART_BYTES = 32 * 2**20  # of a file that is sent: Ray's object store moves parts to disk that do not fit in memory
+POLL_SECONDS = 0.3  # between two looks into the mailbox
+RETRIES = 3  # starts of a trial that has not got further since its last death
+STOP_SECONDS = 5.0  # for workers to end when all is stopped, before they are killed
 _OLD_SECONDS = 24 * 3600
 
 
@@ -47,148 +50,211 @@ class Unit:
         return f"fold {self.trial.fold} seed {self.trial.seed}"
 
 
-@dataclass
-class Post:
-    """What goes to and fro between the driver and the nodes; made by `open_post`.
+class Driver:
+    """The driver's side of a mailbox, made by `open_driver`; a unit's number is its place in ``units``."""
 
-    Attributes
-    ----------
-    ray : module
-    units : sequence of Unit
-    say : callable
-        Called with what nodes say of themselves.
-    mailbox : actor handle
-    tokens : mapping of Path to (Path, str)
-        By run folder, a file that is there if it is shared, and the secret in that file.
-    """
+    def __init__(
+        self,
+        cluster: Cluster,
+        units: Sequence[Unit],
+        tokens: Mapping[Path, tuple[Path, str]],
+        say: Callable[[str], None],
+    ) -> None:
+        import ray
 
-    ray: Any
-    units: Sequence[Unit]
-    say: Callable[[str], None]
-    mailbox: Any
-    tokens: Mapping[Path, tuple[Path, str]]
-    _locks: dict[int, ExitStack] = field(default_factory=dict)
-    _data: dict[int, Any] = field(default_factory=dict)
-    _supplied: dict[str, list[tuple[str, int, Any]]] = field(default_factory=dict)
+        self.units, self.say = units, say
+        self.mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=beside_driver())(Mailbox).remote()
+        self.running: dict[Any, int] = {}  # unit number of each Ray task
+        self.steps: dict[int, int] = {}  # last reported step of each unit
+        self._ray: Any = ray
+        self._cluster, self._tokens = cluster, tokens
+        self._deaths: dict[int, tuple[int, int]] = {}  # of each unit: step of the last one, and how many at that step
+        self._locks: dict[int, ExitStack] = {}
+        self._data: dict[int, Any] = {}  # reference to prepared data by its id
 
-    def order(self, number: int, cluster: Cluster, *, inner: bool) -> tuple[Any, Order]:
-        """A unit's data, as a reference, and its order; the state that it goes on from is put into the mailbox."""
+    def job(self, number: int, *, inner: bool = False) -> tuple[Any, Job]:
+        """A reference to a unit's data, and its job; the state that it goes on from is put into the mailbox."""
         unit = self.units[number]
+        prepared, dataset, store = unit.prepared, unit.prepared.dataset, unit.prepared.store
         self._unlock(number)
-        state = {name: path for name in _STATE if (path := unit.folder / name).is_file()}
-        if _STATE[-1] in state:
-            kept = {name: path.read_bytes() for name, path in state.items()}
-            self.ray.get(self.mailbox.keep.remote(number, kept, fresh=False))
-        prepared = unit.prepared
+        state = {name: (unit.folder / name).read_bytes() for name in STATE if (unit.folder / name).is_file()}
+        if STATE[-1] in state:
+            self._ray.get(self.mailbox.put_state.remote(number, state, fresh=False))
         if id(prepared) not in self._data:
-            self._data[id(prepared)] = self.ray.put(_absolute(prepared))
-        run = unit.run.absolute()
-        order = Order(
+            dataset = replace(dataset, root=dataset.root.absolute())
+            store = replace(store, folder=store.folder.absolute())
+            self._data[id(prepared)] = self._ray.put(replace(prepared, dataset=dataset, store=store))
+        weights = prepared.recipe.backbone.weights
+        file = Path(weights).absolute()
+        job = Job(
             number=number,
             trial=unit.trial,
-            run=run,
-            token=self.tokens[run],
-            weights=_weights(prepared.recipe),
-            threads=cluster.threads,
-            device=cluster.device,
+            run=unit.run.absolute(),
+            token=self._tokens[unit.run],
+            weights=None if weights in ("imagenet", "none") else (file, sha256(file)),
+            threads=self._cluster.threads,
+            device=self._cluster.device,
             inner=inner,
         )
-        return self._data[id(prepared)], order
+        return self._data[id(prepared)], job
 
     def collect(self) -> dict[str, Any]:
-        """Take what has come: keep checkpoints, say notes, supply what is wanted; return all the news."""
-        news: dict[str, Any] = self.ray.get(self.mailbox.news.remote())
+        """Take the mailbox's news: say notes, write checkpoints, put what workers lack; returns all the news."""
+        news: dict[str, Any] = self._ray.get(self.mailbox.take_news.remote())
         for text in news["notes"]:
             self.say(text)
-        for number, names in news["kept"].items():
-            if "DONE" not in names:
-                files = self.ray.get(self.mailbox.kept.remote(number))
-                self._write(number, files, [name for name in _STATE if name in names and name in files])
-        for name in news["wanted"]:
-            if name not in self._supplied:
-                self._supplied[name] = parts_of(Path(name), self.ray.put)
-            self.ray.get(self.mailbox.supply.remote(name, self._supplied[name]))
+        for number, files in news["states"].items():
+            self._write(number, files)
+        for source in news["wanted"]:
+            self.mailbox.put_artifact.remote(source, self._put(Path(source)))
         return news
 
-    def receive(self, number: int) -> None:
-        """Put the files of a trial that has ended into its folder, if it was run where that is not seen."""
-        folder = self.units[number].folder
-        if not is_done(folder):
-            files = self.ray.get(self.mailbox.kept.remote(number))
-            names = [name for name in files if name not in ("checkpoint.safetensors", "DONE")]
-            self._write(number, files, [*sorted(names), "DONE"])
-            tidy(folder)
-        self.ray.get(self.mailbox.drop.remote(number))
+    def receive(self, number: int, files: Files) -> None:
+        """Write the files of a trial that has ended; there are none if its worker shares the run folder."""
+        if files:
+            self._write(number, files)
+            tidy(self.units[number].folder)
+        self.mailbox.forget_state.remote(number)
         self._unlock(number)
 
-    def close(self) -> None:
-        """Let go of what is held here."""
-        for number in list(self._locks):
-            self._unlock(number)
-        for token, _ in self.tokens.values():
-            token.unlink(missing_ok=True)
-
-    def _write(self, number: int, files: Files, order: Sequence[str]) -> None:
+    def _write(self, number: int, files: Files) -> None:
         folder = self.units[number].folder
-        if number not in self._locks:
-            self._locks[number] = ExitStack()
-            self._locks[number].enter_context(lock_trial(folder))
-        for name in order:
-            temporary = folder / f".{Path(name).name}.part"
-            temporary.write_bytes(files[name])
-            temporary.replace(folder / Path(name).name)
+        if not is_done(folder):
+            if number not in self._locks:
+                self._locks[number] = ExitStack()
+                self._locks[number].enter_context(lock_trial(folder))
+            for name, content in files.items():
+                replace_bytes(folder / Path(name).name, content)
 
     def _unlock(self, number: int) -> None:
         if number in self._locks:
             self._locks.pop(number).close()
 
+    def _put(self, place: Path) -> list[tuple[str, int, Any]]:
+        """Put the files of a folder, or one file, into the object store: (name, bytes, reference) of their parts."""
+        parts = []
+        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
+            if path.is_file():
+                with path.open("rb") as file:
+                    for _ in range(0, max(1, path.stat().st_size), PART_BYTES):
+                        content = file.read(PART_BYTES)
+                        parts.append((path.name, len(content), self._ray.put(content)))
+        return parts
+
+    def start(self, number: int) -> None:
+        """Start a unit's task; Ray's own retries would be silent and begin at the arguments, not at the checkpoint."""
+        prepared, job = self.job(number)
+        options = {"num_cpus": self._cluster.cpus, "num_gpus": self._cluster.gpus, "max_retries": 0}
+        self.running[self._ray.remote(**options)(work).remote(prepared, job, self.mailbox)] = number
+
+    def finish(self, task: Any) -> bool:
+        """Take a task's result; where its worker has died, start the unit again and return False."""
+        number, lost = self.running.pop(task), self._ray.exceptions
+        died = (lost.WorkerCrashedError, lost.NodeDiedError, lost.LocalRayletDiedError, lost.ObjectLostError)
+        try:
+            outcome: Files | Exception = self._ray.get(task)
+        except (*died, lost.OutOfMemoryError) as error:
+            self._start_again(number, error)
+            return False
+        if isinstance(outcome, Exception):
+            raise outcome
+        self.receive(number, outcome)
+        return True
+
+    def _start_again(self, number: int, error: Exception) -> None:
+        unit, step = self.units[number], self.steps.get(number, 0)
+        before, deaths = self._deaths.get(number, (-1, 0))
+        deaths = deaths + 1 if step <= before else 1
+        self._deaths[number] = step, deaths
+        if deaths > RETRIES:
+            reason = " ".join(str(error).split())[:160]
+            raise RunError(
+                f"{unit.name}: its worker died {deaths} times at step {step}, perhaps for want of memory ({reason}); "
+                "the same command goes on, with more --cpus-per-trial or --gpus-per-trial"
+            ) from error
+        self.say(f"{unit.name}: its worker died at step {step} ({type(error).__name__}); it goes on elsewhere")
+        time.sleep(deaths)  # the cluster may not know yet that a node is gone
+        self.start(number)
+
+    def close(self) -> None:
+        """End what still runs, first so that it can tidy up and then by force; let go of locks."""
+        for force in (False, True):
+            for task in self.running:
+                self._ray.cancel(task, force=force)
+            if self.running:
+                _, rest = self._ray.wait(list(self.running), num_returns=len(self.running), timeout=STOP_SECONDS)
+                self.running = {task: self.running[task] for task in rest}
+        for number in list(self._locks):
+            self._unlock(number)
+
 
 @contextmanager
-def open_post(
-    ray: Any, units: Sequence[Unit], *, say: Callable[[str], None], root: Path | None = None
-) -> Iterator[Post]:
-    """Open a mailbox for units, on the node that the driver is connected to.
-
-    ``root`` is the folder that holds all of the units' run folders, if there is one.
-    """
-    runs = dict.fromkeys(unit.run.absolute() for unit in units)
+def open_driver(
+    cluster: Cluster, units: Sequence[Unit], *, say: Callable[[str], None], root: Path | None = None
+) -> Iterator[Driver]:
+    """Open a mailbox for units; ``root`` is the folder that holds all of their run folders, if there is one."""
     name, secret = f".shared-{secrets.token_hex(8)}", secrets.token_hex(16)
-    tokens = {run: ((root.absolute() if root else run) / name, secret) for run in runs}
-    mailbox = ray.remote(num_cpus=0, scheduling_strategy=beside_driver(ray))(Mailbox).remote()
-    post = Post(ray, units, say, mailbox, tokens)
-    try:
+    tokens = {unit.run: ((root or unit.run).absolute() / name, secret) for unit in units}
+    with cluster_errors(), ExitStack() as stack:
         for token, _ in tokens.values():
             token.parent.mkdir(parents=True, exist_ok=True)
             for other in token.parent.glob(".shared-*"):
                 if other.stat().st_mtime < time.time() - _OLD_SECONDS:  # of a driver that was killed
                     other.unlink(missing_ok=True)
+            stack.callback(token.unlink, missing_ok=True)
             token.write_text(secret, encoding="utf-8")
-        yield post
-    finally:
-        post.close()
+        driver = Driver(cluster, units, tokens, say)
+        stack.callback(driver.close)
+        yield driver
 
 
-def beside_driver(ray: Any) -> Any:
-    """Where an actor or a task stays on the node that the driver is connected to: without it there is no cluster."""
+def beside_driver() -> Any:
+    """Keeps an actor or a task on the node that the driver is connected to: without it there is no cluster."""
+    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
-def _absolute(prepared: Prepared) -> Prepared:
-    """The same with paths that mean the same in another folder."""
-    dataset = replace(prepared.dataset, root=prepared.dataset.root.absolute())
-    return replace(
-        prepared,
-        dataset=dataset,
-        store=replace(prepared.store, folder=prepared.store.folder.absolute()),
-        key=prepared.key or prepared.store.folder.name,
-    )
+def run_units(
+    cluster: Cluster,
+    units: Sequence[Unit],
+    *,
+    on_step: Callable[[Unit, int, int, float], None],
+    on_end: Callable[[Unit], None],
+    say: Callable[[str], None],
+) -> None:
+    """Run trials on a connected cluster, as many at a time as it has room for.
 
+    Parameters
+    ----------
+    cluster : Cluster
+    units : sequence of Unit
+        Started in this order.
+    on_step : callable
+        Called with (unit, steps done, steps in all, loss).
+    on_end : callable
+        Called with each unit whose trial is DONE in its run folder.
+    say : callable
+        Called with a line about a node, or about a trial that is started again.
 
-def _weights(recipe: Recipe) -> tuple[str, str] | None:
-    """Path and digest of the file that a recipe's weights come from, if it names one."""
-    if recipe.backbone.weights in ("imagenet", "none"):
-        return None
-    path = Path(recipe.backbone.weights).absolute()
-    return str(path), sha256(path)
+    Raises
+    ------
+    RunError
+        If a trial's worker dies `RETRIES` times more without getting further, or the cluster is gone; also whatever a
+        trial raises. The other trials are stopped; they go on when they are run again.
+    """
+    import ray
+
+    with open_driver(cluster, units, say=say) as driver:
+        for number in range(len(units)):
+            driver.start(number)
+        while driver.running:
+            ended, _ = ray.wait(list(driver.running), timeout=POLL_SECONDS)
+            for number, step in driver.collect()["steps"].items():
+                driver.steps[number] = step[0]
+                on_step(units[number], *step)
+            for task in ended:
+                number = driver.running[task]
+                if driver.finish(task):
+                    on_end(units[number])

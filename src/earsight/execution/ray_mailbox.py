@@ -1,8 +1,8 @@
-"""What trials on other machines tell, and what they ask for: kept in one place that outlives them.
+"""The mailbox between a driver and its workers: an actor that holds progress, checkpoints and histories of trials.
 
-A `Mailbox` lives as an actor on the driver's node of a Ray cluster. Nodes put in what they know, the newest wins; the
-driver takes it out a few times a second. So neither waits for the other, and what is kept here survives a node. Nothing
-heavy is imported: the actor's process is small.
+Workers put in what they have, the newest wins; the driver takes the news out a few times a second, so that neither
+waits for the other. The actor lives on the driver's node of a Ray cluster and outlives every worker. It imports nothing
+heavy: its process is small.
 """
 
 from __future__ import annotations
@@ -14,85 +14,76 @@ Files = dict[str, bytes]
 
 
 class Mailbox:
-    """Progress, notes, the newest checkpoints, and large things that nodes want and the driver supplies."""
+    """Progress, notes, newest checkpoints and histories by trial number, and the files that workers lack."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, tuple[int, int, float]] = {}
-        self._notes: dict[str, None] = {}
-        self._unsaid = 0
-        self._kept: dict[int, Files] = {}
-        self._fresh: dict[int, list[str]] = {}
-        self._records: dict[int, list[dict[str, Any]]] = {}
-        self._ended: dict[int, Exception | None] = {}
-        self._untold: list[int] = []
-        self._wanted: dict[str, None] = {}
-        self._supplies: dict[str, list[Any]] = {}
+        self._notes: set[str] = set()
+        self._states: dict[int, Files] = {}
+        self._histories: dict[int, list[dict[str, Any]]] = {}
+        self._ended: set[int] = set()
+        self._artifacts: dict[str, list[Any] | None] = {}
+        self._news: dict[str, Any] = {}
+        self.take_news()
 
-    def tell(self, number: int, done: int, total: int, loss: float) -> None:
-        """How far a trial is."""
-        self._steps[number] = done, total, loss
+    def take_news(self) -> dict[str, Any]:
+        """What came since the last call.
+
+        Returns
+        -------
+        dict
+            ``steps``: (steps done, steps in all, loss) by trial; ``notes``: lines; ``states``: files by trial;
+            ``ended``: (trial, outcome); ``wanted``: paths on the driver whose bytes a worker needs.
+        """
+        news, self._news = self._news, {"steps": {}, "notes": [], "states": {}, "ended": [], "wanted": []}
+        return news
+
+    def report(self, number: int, done: int, total: int, loss: float) -> None:
+        """Progress of a trial."""
+        self._news["steps"][number] = done, total, loss
 
     def note(self, text: str) -> None:
-        """A line for the user; a second time it is not said again."""
-        self._notes[text] = None
+        """A line for the user; each text is passed on once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._news["notes"].append(text)
 
-    def keep(self, number: int, files: Files, *, fresh: bool = True) -> None:
-        """The newest files of a trial; fresh are those that the driver does not know yet."""
-        self._kept.setdefault(number, {}).update(files)
+    def put_state(self, number: int, files: Files, *, fresh: bool = True) -> None:
+        """The newest files that a trial goes on from; ``fresh`` ones are news to the driver."""
+        self._states.setdefault(number, {}).update(files)
         if fresh:
-            self._fresh.setdefault(number, []).extend(files)
+            self._news["states"].setdefault(number, {}).update(files)
 
-    def kept(self, number: int) -> Files:
+    def state(self, number: int) -> Files:
         """Those files; empty where there are none."""
-        return self._kept.get(number, {})
+        return self._states.get(number, {})
 
-    def drop(self, number: int) -> None:
-        """Forget the files of a trial that the driver has."""
-        self._kept.pop(number, None)
-        self._fresh.pop(number, None)
+    def forget_state(self, number: int) -> None:
+        """Drop the files of a trial that goes no further; a checkpoint is large."""
+        self._states.pop(number, None)
+        self._news["states"].get(number, {}).pop("checkpoint.safetensors", None)
 
-    def record(self, number: int, records: list[dict[str, Any]]) -> None:
-        """All epochs of a trial so far."""
-        self._records[number] = records
+    def put_history(self, number: int, records: list[dict[str, Any]], *, done: bool = False) -> None:
+        """All epochs of a trial so far; ``done`` where it ended in an earlier run of the command."""
+        self._histories[number] = records
+        if done:
+            self._ended.add(number)
 
-    def records(self, number: int) -> list[dict[str, Any]]:
-        """Those epochs."""
-        return self._records.get(number, [])
+    def history(self, number: int) -> tuple[list[dict[str, Any]], bool]:
+        """Those epochs, and whether the trial has ended."""
+        return self._histories.get(number, []), number in self._ended
 
-    def end(self, number: int, problem: Exception | None = None, *, fresh: bool = True) -> None:
-        """A trial is done, or cannot be."""
-        self._ended[number] = problem
-        if fresh:
-            self._untold.append(number)
+    def end(self, number: int, outcome: Files | Exception) -> None:
+        """A trial has ended, with its files (none if it wrote them itself) or an error."""
+        self._ended.add(number)
+        self._news["ended"].append((number, outcome))
 
-    def ended(self, number: int) -> bool:
-        """Whether a trial is done."""
-        return number in self._ended
+    def artifact(self, source: str) -> list[Any] | None:
+        """References to the parts of a file or folder on the driver; None until the driver has put them."""
+        if source not in self._artifacts:
+            self._artifacts[source] = None
+            self._news["wanted"].append(source)
+        return self._artifacts[source]
 
-    def abandon(self, number: int) -> None:
-        """Forget the checkpoint, which is large, of a trial that goes no further."""
-        self._kept.get(number, {}).pop("checkpoint.safetensors", None)
-
-    def want(self, name: str) -> list[Any] | None:
-        """The parts of something large; None until the driver has supplied it, which this asks it to do."""
-        if name not in self._supplies:
-            self._wanted[name] = None
-            return None
-        return self._supplies[name]
-
-    def supply(self, name: str, parts: list[Any]) -> None:
-        """Give what was asked for, in parts."""
-        self._supplies[name] = parts
-        self._wanted.pop(name, None)
-
-    def news(self) -> dict[str, Any]:
-        """What is new since the last time: ``steps``, ``notes``, ``kept`` (names), ``ended`` (problems), ``wanted``."""
-        out = {
-            "steps": self._steps,
-            "notes": list(self._notes)[self._unsaid :],
-            "kept": self._fresh,
-            "ended": [(number, self._ended[number]) for number in self._untold],
-            "wanted": list(self._wanted),
-        }
-        self._steps, self._fresh, self._untold, self._unsaid = {}, {}, [], len(self._notes)
-        return out
+    def put_artifact(self, source: str, parts: list[Any]) -> None:
+        """The driver's reply to ``wanted``."""
+        self._artifacts[source] = parts

@@ -1,26 +1,33 @@
-"""What happens on a node of a cluster: one trial, with whatever of its files the node lacks brought there and back.
+"""The worker on a node of a Ray cluster: runs one trial, and fetches what it reads where the node lacks it.
 
-Comes in: an `Order` with prepared data, and the driver's mailbox. Goes out: the trial's folder where the node sees the
-run folder (it writes there itself, as a local trial does), and otherwise the trial's files, into the mailbox. Whether
-it sees the folder is found by a file with a secret in it, never guessed from a path that exists on both sides. Spectrograms
-and waves are looked for by their key, which names their content; those that are missing are fetched into the node's own
-cache.
+Comes in: prepared data, a `Job` and the driver's mailbox. Goes out: the trial's folder where the node shares the run
+folder; else checkpoints into the mailbox and the trial's files as the result. Whether it shares the folder is found by
+a file with a secret, never by a path that exists on both sides. Spectrograms, waves and weights are looked for by their
+key, which names their content, and else fetched once into the node's own cache.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from filelock import FileLock
 
+from earsight.cache import default_cache
 from earsight.errors import DataError, EarsightError, RunError
-from earsight.execution.ray_files import alone, fetched, node_name, sha256
 from earsight.execution.ray_mailbox import Files
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
@@ -28,54 +35,55 @@ from earsight.training.preparation import Prepared
 from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, run_trial
 from earsight.version import __version__
 
-TELL_SECONDS = 0.5
-"""Between two words of a trial on how far it is."""
-BUSY_SECONDS = 60.0
-"""How long a trial's lock may be held by a worker that Ray has given up and that has not ended yet."""
-SHIP_COST = 0.05
-"""Share of a trial's time that sending checkpoints may take."""
+REPORT_SECONDS = 0.5  # between two reports of a trial's progress
+BUSY_SECONDS = 60.0  # that a worker which Ray has given up may still hold a trial's lock
+SEND_COST = 0.05  # share of a trial's time that sending checkpoints may take
+STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")
+"""The files that a trial goes on from, in the order of writing."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """A trial to run.
+class Job:
+    """A trial to run, under its number in the mailbox.
 
-    Attributes
-    ----------
-    number : int
-        Its name in the mailbox.
-    trial : Trial
-    run : Path
-        The run folder as the driver sees it, absolute.
-    token : (Path, str)
-        A file on the driver that is there if run folders are shared, and what is in it.
-    weights : (str, str) or None
-        Path and SHA-256 of the file that the recipe's weights come from, if they come from a file.
-    threads : int
-    device : str
-        ``cpu`` or ``cuda``.
-    inner : bool
-        Whether it is a trial on the training folds alone.
-    version : str
-        Of the driver's earsight.
+    ``run`` is the run folder on the driver; ``token`` a file there, which a node that shares run folders sees too, and
+    the secret in it; ``weights`` path and SHA-256 of the file that the recipe starts from, if from a file.
+    ``inner`` asks for `earsight.training.trial.run_inner`; ``version`` is that of the driver's earsight.
     """
 
     number: int
     trial: Trial
     run: Path
     token: tuple[Path, str]
-    weights: tuple[str, str] | None
+    weights: tuple[Path, str] | None
     threads: int
     device: str
-    inner: bool = False
+    inner: bool
     version: str = __version__
 
 
-def work(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch | None = None) -> Exception | None:
-    """Run a trial here, as `work_here` does; what goes wrong is returned, so that it passes between machines whole."""
+def work(prepared: Prepared, job: Job, mailbox: Any, *, on_epoch: Epoch | None = None) -> Files | Exception:
+    """Run a trial in a worker process of this node.
+
+    Parameters
+    ----------
+    prepared : Prepared
+        As on the driver; its spectrograms may lie elsewhere here.
+    job : Job
+    mailbox : actor handle
+        Of an `earsight.execution.ray_mailbox.Mailbox`.
+    on_epoch : callable, optional
+        For inner trials: called with all records so far after each epoch.
+
+    Returns
+    -------
+    dict of str to bytes, or Exception
+        The trial's files, DONE last; none where they were written in the run folder. Errors are returned, not raised,
+        because these pass between machines whole.
+    """
+    cancel_by_sigint()
     try:
-        work_here(prepared, order, mailbox, on_epoch=on_epoch)
-        return None
+        return _run(prepared, job, mailbox, on_epoch)
     except EarsightError as error:
         return error
     except OSError as error:
@@ -84,159 +92,173 @@ def work(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch | No
         return RuntimeError(f"{node_name()}: {type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
-def work_here(prepared: Prepared, order: Order, mailbox: Any, *, on_epoch: Epoch | None = None) -> None:
-    """Run a trial here.
+def cancel_by_sigint() -> None:
+    """Let SIGINT end this process, as `ray.cancel` needs it: below a script's background job it would be ignored."""
+    if threading.current_thread() is threading.main_thread():  # not so in the workers of Ray Tune
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    Parameters
-    ----------
-    prepared : Prepared
-        As on the driver; its spectrograms may lie elsewhere here.
-    order : Order
-    mailbox : actor handle
-        Of a `earsight.execution.ray_mailbox.Mailbox`.
-    on_epoch : callable, optional
-        For trials on the training folds alone: called with all records so far after each epoch.
 
-    Raises
-    ------
-    RunError
-        If the node has another version of earsight, or another process holds the trial.
-    DataError
-        If what the trial reads cannot be brought here.
-    """
-    import ray
-
-    if order.version != __version__:
+def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> Files:
+    if job.version != __version__:
         raise RunError(
-            f"{node_name()}: has earsight {__version__} and the driver {order.version}; install the same on every node"
+            f"{node_name()}: has earsight {__version__} and the driver {job.version}; install the same on every node"
         )
-    torch.set_num_threads(order.threads)
-    seen = sees(*order.token)
-    prepared = _with_spectrograms(prepared, mailbox)
-    weights = _weights(order.weights, mailbox)
-    _introduce(order, mailbox, seen=seen)
+    torch.set_num_threads(job.threads)
+    shared = _shares(*job.token)
+    prepared = replace(prepared, store=replace(prepared.store, folder=_store_folder(prepared, mailbox)))
+    weights = _weights(*job.weights, mailbox) if job.weights else None
+    files = "writes in the run folder" if shared else "does not share the run folder: its files come back as bytes"
+    mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {job.device}, {files}")
 
-    def run(folder: Path, on_step: Step) -> Path:
-        device = torch.device(order.device)
-        if not order.inner:
-            return run_trial(prepared, order.trial, run=folder, device=device, weights=weights, on_step=on_step)
-
-        def note(records: list[dict[str, Any]]) -> None:
-            if not seen:
-                names = ("trial.json", "history.jsonl")
-                ray.get(mailbox.keep.remote(order.number, _read(order.trial.folder(folder), names)))
-            if on_epoch:
-                on_epoch(records)
-
-        return run_inner(
-            *(prepared, order.trial), run=folder, device=device, weights=weights, on_step=on_step, on_epoch=note
-        )
-
-    if seen:
-        _when_free(lambda: run(order.run, _teller(order, mailbox)))
-        return
-    with TemporaryDirectory(prefix="earsight-trial-") as scratch:
-        _apart(Path(scratch), order, mailbox, run)
-
-
-def sees(path: Path, secret: str) -> bool:
-    """Whether this node sees a file that the driver wrote."""
-    try:
-        return not alone() and path.read_text(encoding="utf-8") == secret
-    except OSError:
-        return False
-
-
-def _apart(scratch: Path, order: Order, mailbox: Any, run: Callable[[Path, Step], Path]) -> None:
-    """Run a trial in a folder of this node alone: begin with its kept state, send each newer one, then its files."""
-    import ray
-
-    folder = order.trial.folder(scratch)
-    folder.mkdir(parents=True)
-    for name, content in ray.get(mailbox.kept.remote(order.number)).items():
-        (folder / name).write_bytes(content)
-    tell = _teller(order, mailbox)
-    checkpoint = folder / "checkpoint.safetensors"
-    sent, free = _age(checkpoint), 0.0
-
-    def on_step(done: int, total: int, loss: float) -> None:
-        nonlocal sent, free
-        tell(done, total, loss)
-        if _age(checkpoint) != sent and time.monotonic() >= free:
-            began = time.monotonic()
-            sent = _age(checkpoint)
-            names = ("trial.json", "history.jsonl", checkpoint.name)
-            ray.get(mailbox.keep.remote(order.number, _read(folder, names)))
-            ended = time.monotonic()
-            free = ended + (ended - began) / SHIP_COST
-
-    run(scratch, on_step)
-    ray.get(mailbox.keep.remote(order.number, _read(folder, [path.name for path in folder.iterdir()])))
-
-
-def _read(folder: Path, names: Iterable[str]) -> Files:
-    return {name: (folder / name).read_bytes() for name in names if not name.startswith(".")}
-
-
-def _age(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None
-
-
-def _teller(order: Order, mailbox: Any) -> Step:
-    told = float("-inf")
-
-    def tell(done: int, total: int, loss: float) -> None:
-        nonlocal told
-        now = time.monotonic()
-        if done == total or now - told >= TELL_SECONDS:
-            told = now
-            mailbox.tell.remote(order.number, done, total, loss)
-
-    return tell
-
-
-def _when_free(run: Callable[[], Path]) -> None:
-    """Run a trial once its lock is let go."""
+    options: dict[str, Any] = {"device": torch.device(job.device), "weights": weights}
+    train = partial(run_trial, prepared, job.trial, **options)
+    if job.inner:
+        train = partial(run_inner, prepared, job.trial, **options, on_epoch=on_epoch)
+    if not shared:
+        return _run_apart(job, mailbox, train, on_epoch)
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            run()
-            return
+            train(run=job.run, on_step=_reporter(job, mailbox))
+            return {}
         except BusyError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
 
 
-def _introduce(order: Order, mailbox: Any, *, seen: bool) -> None:
-    """Say once what this node is and where files go."""
-    files = "writes in the run folder" if seen else "does not share the run folder: its files come back as bytes"
-    mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {order.device}, {files}")
+def _run_apart(job: Job, mailbox: Any, train: Callable[..., Path], on_epoch: Epoch | None) -> Files:
+    """Train in a scratch folder: start from the mailbox's state, send newer states, return the trial's files."""
+    import ray
+
+    with TemporaryDirectory(prefix="earsight-trial-") as scratch:
+        folder = job.trial.folder(Path(scratch))
+        folder.mkdir(parents=True)
+        for name, content in ray.get(mailbox.state.remote(job.number)).items():
+            (folder / name).write_bytes(content)
+        checkpoint, report = folder / STATE[-1], _reporter(job, mailbox)
+        sent, free = _changed(checkpoint), 0.0
+
+        def send(names: Iterable[str]) -> None:
+            ray.get(mailbox.put_state.remote(job.number, _read(folder, names)))
+
+        def on_step(done: int, total: int, loss: float) -> None:
+            nonlocal sent, free
+            report(done, total, loss)
+            began = time.monotonic()
+            if began >= free and _changed(checkpoint) != sent:
+                sent = _changed(checkpoint)
+                send(STATE)
+                ended = time.monotonic()
+                free = ended + (ended - began) / SEND_COST
+
+        def on_records(records: list[dict[str, Any]]) -> None:
+            send(STATE[:-1])
+            if on_epoch:
+                on_epoch(records)
+
+        if job.inner:
+            train = partial(train, on_epoch=on_records)
+        train(run=Path(scratch), on_step=on_step)
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        return _read(folder, sorted(names, key=lambda name: name == "DONE"))
 
 
-def _with_spectrograms(prepared: Prepared, mailbox: Any) -> Prepared:
-    """The same data with spectrograms or waves that this node can read."""
-    store = prepared.store
-    if (
-        prepared.recipe.augment.backend == "waveform"
-        and store_key(prepared.dataset, prepared.recipe.features, store.semitones) != prepared.key
-    ):
+def _read(folder: Path, names: Iterable[str]) -> Files:
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _changed(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
+def _reporter(job: Job, mailbox: Any) -> Step:
+    """A callback that puts a trial's progress into the mailbox now and then, and at its end."""
+    last = float("-inf")
+
+    def report(done: int, total: int, loss: float) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last >= REPORT_SECONDS:
+            last = now
+            mailbox.report.remote(job.number, done, total, loss)
+
+    return report
+
+
+def _unshared() -> bool:
+    """Whether this node is to use nothing of the driver's file system, even where it sees it."""
+    return bool(os.environ.get("EARSIGHT_UNSHARED"))
+
+
+def _shares(token: Path, secret: str) -> bool:
+    """Whether this node sees a file that the driver wrote."""
+    try:
+        return not _unshared() and token.read_text(encoding="utf-8") == secret
+    except OSError:
+        return False
+
+
+def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
+    """Folder of the spectrograms or waves on this node."""
+    store, recipe = prepared.store, prepared.recipe
+    sounds = recipe.augment.backend == "waveform"
+    if sounds and store_key(prepared.dataset, recipe.features, store.semitones) != prepared.key:
         raise DataError(
             f"{node_name()}: the sounds in {prepared.dataset.root} are not there as they are on the driver, and "
             "augment.backend=waveform reads them at every step; put the data set at the same path on shared storage, "
             "or take augment.backend=spectrogram"
         )
-    if not alone() and (store.folder / DESCRIPTION).is_file():  # its name is the key of its content
-        return prepared
-    place = fetched(store.folder, store.folder.name, mailbox, marker=DESCRIPTION)
-    return replace(prepared, store=replace(store, folder=place))
+    if not _unshared() and (store.folder / DESCRIPTION).is_file():  # its name is the key of its content
+        return store.folder
+    return _fetched(store.folder, store.folder.name, mailbox, marker=DESCRIPTION)
 
 
-def _weights(wanted: tuple[str, str] | None, mailbox: Any) -> str | None:
+def _weights(file: Path, digest: str, mailbox: Any) -> str:
     """Path of the file of weights on this node."""
-    if wanted is None:
-        return None
-    path, digest = Path(wanted[0]), wanted[1]
-    if not alone() and path.is_file() and sha256(path) == digest:
-        return str(path)
-    return str(fetched(path, f"weights-{digest[:16]}", mailbox, marker=path.name) / path.name)
+    if not _unshared() and file.is_file() and sha256(file) == digest:
+        return str(file)
+    return str(_fetched(file, f"weights-{digest[:16]}", mailbox, marker=file.name) / file.name)
+
+
+def _fetched(source: Path, key: str, mailbox: Any, *, marker: str) -> Path:
+    """The folder ``key`` in this node's cache, with the driver's ``source`` in it; whole once it holds ``marker``."""
+    import ray
+
+    target = default_cache() / key
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f"{key}.lock")):
+        if (target / marker).is_file():
+            return target
+        mailbox.note.remote(f"{node_name()}: lacks {source}, and gets it into {target}")
+        while (parts := ray.get(mailbox.artifact.remote(str(source)))) is None:
+            time.sleep(0.1)
+        building = target.with_name(f"{key}.fetching")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir()
+        needed, free = sum(size for _, size, _ in parts), shutil.disk_usage(building).free
+        if needed > 0.98 * free:
+            raise DataError(
+                f"{node_name()}: sees no {source} of the driver; its {needed / 1e9:.1f} GB do not fit here either, "
+                f"where {target.parent} has {free / 1e9:.1f} GB free; make room, or put it on storage that the nodes "
+                "share"
+            )
+        for name, _, reference in parts:
+            with (building / name).open("ab") as file:
+                file.write(ray.get(reference))
+        building.replace(target)
+    return target
+
+
+@cache
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, computed once in a process."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def node_name() -> str:
+    """The node's name for messages: that of the machine, and Ray's own, of which a machine can have several."""
+    import ray
+
+    return f"node {socket.gethostname()} ({ray.get_runtime_context().get_node_id()[:6]})"

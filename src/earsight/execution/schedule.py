@@ -21,8 +21,7 @@ from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
 from earsight.execution.processes import run_at_once
 from earsight.execution.ray_cluster import Cluster
-from earsight.execution.ray_driver import Unit
-from earsight.execution.ray_trials import run_units
+from earsight.execution.ray_driver import Unit, run_units
 from earsight.models.fast.swap import make_kernels_ready
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
@@ -101,7 +100,7 @@ def run_trials(
     jobs : int
         Processes that work at the same time, each with as many threads as this one; see `earsight.execution.processes`.
     cluster : Cluster, optional
-        Run them there, each on a device of the cluster's; see `earsight.execution.ray_trials`.
+        Run them there, each on a device of the cluster's; see `earsight.execution.ray_driver`.
 
     Raises
     ------
@@ -165,7 +164,7 @@ def run_groups(
     Raises
     ------
     RunError
-        As for `run_trials`; see also `earsight.execution.ray_trials`.
+        As for `run_trials`; see also `earsight.execution.ray_driver`.
     """
     units: dict[Path, tuple[Unit, str]] = {}
     done = 0

@@ -78,7 +78,7 @@ def _order(point: Mapping[str, Any], metric: str) -> tuple[float, float]:
 
 
 def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
-    histories = [_history(folder) for folder in folders]
+    histories = [read_history(folder) for folder in folders]
     histories = [history for history in histories if history]
     longest = max((len(history) for history in histories), default=0)
     curves = {
@@ -116,7 +116,8 @@ def _means(trials: Sequence[Predictions]) -> ClipMeans:
     return average_seeds(np.concatenate([trial.correct for trial in trials]), clips=names, folds=folds)
 
 
-def _history(folder: Path) -> list[dict[str, Any]]:
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The records of a trial's epochs so far."""
     path = folder / "history.jsonl"
     if not path.is_file():
         return []

@@ -7,7 +7,6 @@ The held-out fold is never read. The same call goes on where it was stopped, and
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ import torch
 
 from earsight.errors import RunError
 from earsight.execution.ray_cluster import Cluster
-from earsight.execution.ray_driver import Post, Unit, beside_driver, open_post
-from earsight.execution.ray_trials import END_SECONDS, LOOK_SECONDS, told_in_a_line
+from earsight.execution.ray_driver import POLL_SECONDS, STOP_SECONDS, Driver, Unit, beside_driver, open_driver
 from earsight.files import replace_text
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, check_run, is_done, run_inner
-from earsight.tuning.raytune import Terms, conduct
+from earsight.tuning.raytune import TuneSettings, run_tune
+from earsight.tuning.result import read_history
 from earsight.tuning.space import Point
 
 STOPPED = "STOPPED"
@@ -165,71 +164,36 @@ def _tune(
     bar: _Bar,
     say: Callable[[str], None],
 ) -> None:
-    """Let Ray Tune run the points, and bring home what they leave."""
+    """Let Ray Tune run the points, and write what their workers send."""
     import ray
 
     owners = [one for one in candidates for _ in one.trials]
     units = [unit for one in candidates for unit in one.units]
-    training = candidates[0].prepared.recipe.training
-    terms = Terms(
+    settings = TuneSettings(
         cpus=cluster.cpus,
         gpus=cluster.gpus,
         asha=asha,
         metric=metric,
-        best_epoch=training.protocol != "last",
+        best_epoch=candidates[0].prepared.recipe.training.protocol != "last",
         epochs=max(one.prepared.recipe.training.epochs * len(one.trials) for one in candidates),
     )
-    with told_in_a_line(ray), open_post(ray, units, say=say, root=out) as post:
-        parts = [post.order(number, cluster, inner=True) for number in range(len(units))]
+    with open_driver(cluster, units, say=say, root=out) as driver:
         for number, unit in enumerate(units):
-            _remember(post, number, unit)
-        orders = iter(parts)
-        points = [[next(orders) for _ in one.trials] for one in candidates]
-        conductor = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=beside_driver(ray))(conduct)
-        task: Any = conductor.remote(points, [one.stopped for one in candidates], terms, post.mailbox)
+            ray.get(driver.mailbox.put_history.remote(number, read_history(unit.folder), done=is_done(unit.folder)))
+        jobs = (driver.job(number, inner=True) for number in range(len(units)))
+        points = [[next(jobs) for _ in one.trials] for one in candidates]
+        remote: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=beside_driver())(run_tune)
+        task = remote.remote(points, [one.stopped for one in candidates], settings, driver.mailbox)
+        ended = False
         try:
-            while task is not None:
-                ready, _ = ray.wait([task], timeout=LOOK_SECONDS)
-                _take(post, owners, bar, say)
-                if ready:
-                    problems, task = ray.get(task), None
+            while not ended:
+                ended = bool(ray.wait([task], timeout=POLL_SECONDS)[0])
+                _collect(driver, owners, bar)
+            problems = ray.get(task)
         finally:
-            if task is not None:
+            if not ended:
                 ray.cancel(task, force=False)
-                ray.wait([task], timeout=END_SECONDS)
-    _settle(candidates, problems, asha=asha, say=say)
-
-
-def _remember(post: Post, number: int, unit: Unit) -> None:
-    """Tell the mailbox what is known of a trial from before."""
-    history = unit.folder / "history.jsonl"
-    if history.is_file():
-        records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-        post.ray.get(post.mailbox.record.remote(number, records))
-    if is_done(unit.folder):
-        post.ray.get(post.mailbox.end.remote(number, fresh=False))
-
-
-def _take(post: Post, owners: Sequence[Candidate], bar: _Bar, say: Callable[[str], None]) -> None:
-    """Take what has come from the nodes."""
-    news: dict[str, Any] = post.collect()
-    for number, step in news["steps"].items():
-        bar.show(post.units[number], owners[number], *step)
-    for number, problem in news["ended"]:
-        if problem is not None:
-            raise problem
-        post.receive(number)
-        say(f"{owners[number].point.name}: {post.units[number].name} done")
-
-
-def _settle(candidates: Sequence[Candidate], problems: list[str], *, asha: bool, say: Callable[[str], None]) -> None:
-    """Mark the points that ASHA has stopped, and let their checkpoints go.
-
-    Raises
-    ------
-    RunError
-        If a point was given up because its workers died.
-    """
+                ray.wait([task], timeout=STOP_SECONDS)
     for one, problem in zip(candidates, problems, strict=True):
         if problem:
             raise RunError(
@@ -240,19 +204,31 @@ def _settle(candidates: Sequence[Candidate], problems: list[str], *, asha: bool,
             continue
         if not asha:
             raise RunError(f"{one.point.name}: ended before it was done; the same command goes on")
-        one.run.mkdir(parents=True, exist_ok=True)
-        replace_text(one.run / STOPPED, "by ASHA: others were further ahead at the same epoch\n")
+        _mark_stopped(one)
         say(f"{one.point.name}: stopped by ASHA")
-        for unit in one.units:
-            (unit.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _collect(driver: Driver, owners: Sequence[Candidate], bar: _Bar) -> None:
+    """Show and write what is new in the mailbox; ``owners`` are the candidates by unit number."""
+    news = driver.collect()
+    for number, step in news["steps"].items():
+        bar.show(driver.units[number], owners[number], *step)
+    for number, outcome in news["ended"]:
+        if isinstance(outcome, Exception):
+            raise outcome
+        driver.receive(number, outcome)
+        driver.say(f"{owners[number].point.name}: {driver.units[number].name} done")
+
+
+def _mark_stopped(one: Candidate) -> None:
+    """Note that ASHA has stopped a point, and remove its checkpoints."""
+    one.run.mkdir(parents=True, exist_ok=True)
+    replace_text(one.run / STOPPED, "by ASHA: others were further ahead at the same epoch\n")
+    for unit in one.units:
+        (unit.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def check_search(*, asha: bool, on: str) -> None:
-    """Refuse what cannot be searched, before anything starts.
-
-    Raises
-    ------
-    RunError
-    """
+    """Raise `RunError` for a search that cannot be run, before anything starts."""
     if asha and on == "local":
         raise RunError("--asha: is Ray Tune's, so it needs --on ray (which starts a cluster here if there is none)")
