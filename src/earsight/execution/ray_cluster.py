@@ -70,12 +70,9 @@ def connected(
     on : str
         ``ray`` for the cluster of ``$RAY_ADDRESS``, or that of this machine, or one that is started here;
         ``ray://HOST:PORT`` for a Ray Client server.
-    cpus, gpus : float, optional
-        Of each trial; default as many CPUs as threads, and one GPU where the cluster has GPUs.
-    threads : int, optional
-        Of each trial; default as many as CPUs, or one.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
+    cpus, gpus, threads : float or int, optional
+        Of each trial; default as many CPUs as threads or the reverse, else one, and one GPU if the cluster has GPUs.
+    device : {"auto", "cpu", "cuda"}
     unit : str
         What the cluster runs, for messages.
 

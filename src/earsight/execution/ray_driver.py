@@ -224,13 +224,10 @@ def run_units(
     on_end: Callable[[Unit], None],
     say: Callable[[str], None],
 ) -> None:
-    """Run trials on a connected cluster, as many at a time as it has room for.
+    """Run trials on a connected cluster, in this order, as many at a time as it has room for.
 
     Parameters
     ----------
-    cluster : Cluster
-    units : sequence of Unit
-        Started in this order.
     on_step : callable
         Called with (unit, steps done, steps in all, loss).
     on_end : callable

@@ -26,14 +26,7 @@ class Mailbox:
         self.take_news()
 
     def take_news(self) -> dict[str, Any]:
-        """What came since the last call.
-
-        Returns
-        -------
-        dict
-            ``steps``: (steps done, steps in all, loss) by trial; ``notes``: lines; ``states``: files by trial;
-            ``ended``: (trial, outcome); ``wanted``: paths on the driver whose bytes a worker needs.
-        """
+        """What came since the last call: steps and states by trial, notes, ended trials, and paths that are wanted."""
         news, self._news = self._news, {"steps": {}, "notes": [], "states": {}, "ended": [], "wanted": []}
         return news
 

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -47,8 +47,7 @@ class Job:
     """A trial to run, under its number in the mailbox.
 
     ``run`` is the run folder on the driver; ``token`` a file there, which a node that shares run folders sees too, and
-    the secret in it; ``weights`` path and SHA-256 of the file that the recipe starts from, if from a file.
-    ``inner`` asks for `earsight.training.trial.run_inner`; ``version`` is that of the driver's earsight.
+    the secret in it; ``weights`` path and SHA-256 of the recipe's file of weights; ``version`` the driver's earsight.
     """
 
     number: int
@@ -63,23 +62,10 @@ class Job:
 
 
 def work(prepared: Prepared, job: Job, mailbox: Any, *, on_epoch: Epoch | None = None) -> Files | Exception:
-    """Run a trial in a worker process of this node.
+    """Run a trial in this process: the remote function of a task, whose data may lie elsewhere on this node.
 
-    Parameters
-    ----------
-    prepared : Prepared
-        As on the driver; its spectrograms may lie elsewhere here.
-    job : Job
-    mailbox : actor handle
-        Of an `earsight.execution.ray_mailbox.Mailbox`.
-    on_epoch : callable, optional
-        For inner trials: called with all records so far after each epoch.
-
-    Returns
-    -------
-    dict of str to bytes, or Exception
-        The trial's files, DONE last; none where they were written in the run folder. Errors are returned, not raised,
-        because these pass between machines whole.
+    Returns the trial's files, DONE last, or none where they were written in the run folder. Errors are returned, not
+    raised, because these pass between machines whole. ``on_epoch`` (inner trials) gets all records after each epoch.
     """
     cancel_by_sigint()
     try:
@@ -137,20 +123,19 @@ def _run_apart(job: Job, mailbox: Any, train: Callable[..., Path], on_epoch: Epo
         for name, content in ray.get(mailbox.state.remote(job.number)).items():
             (folder / name).write_bytes(content)
         checkpoint, report = folder / STATE[-1], _reporter(job, mailbox)
-        sent, free = _changed(checkpoint), 0.0
+        sent, free = checkpoint.exists() and checkpoint.stat().st_mtime_ns, 0.0
 
-        def send(names: Iterable[str]) -> None:
+        def send(names: Sequence[str]) -> None:
             ray.get(mailbox.put_state.remote(job.number, _read(folder, names)))
 
         def on_step(done: int, total: int, loss: float) -> None:
             nonlocal sent, free
             report(done, total, loss)
-            began = time.monotonic()
-            if began >= free and _changed(checkpoint) != sent:
-                sent = _changed(checkpoint)
+            began, newest = time.monotonic(), checkpoint.exists() and checkpoint.stat().st_mtime_ns
+            if began >= free and newest != sent:
                 send(STATE)
                 ended = time.monotonic()
-                free = ended + (ended - began) / SEND_COST
+                sent, free = newest, ended + (ended - began) / SEND_COST
 
         def on_records(records: list[dict[str, Any]]) -> None:
             send(STATE[:-1])
@@ -164,12 +149,8 @@ def _run_apart(job: Job, mailbox: Any, train: Callable[..., Path], on_epoch: Epo
         return _read(folder, sorted(names, key=lambda name: name == "DONE"))
 
 
-def _read(folder: Path, names: Iterable[str]) -> Files:
+def _read(folder: Path, names: Sequence[str]) -> Files:
     return {name: (folder / name).read_bytes() for name in names}
-
-
-def _changed(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def _reporter(job: Job, mailbox: Any) -> Step:

@@ -6,6 +6,7 @@ anyway. Goes out: a dict for tables, figures and JSON; accuracies between 0 and 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from earsight.errors import RunError
 from earsight.evaluation.metrics import log_loss
 from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import Predictions, read_predictions
+from earsight.evaluation.summary import read_predictions
 
 METRICS = ("accuracy", "log_loss")
 
@@ -45,23 +46,22 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
         If no point was run to its end.
     """
     found = [_point(values, folders) for values, folders in points]
-    done = [point for point in found if point["done"]]
+    done = [(point, means) for point, means in found if means]
     if not done:
         raise RunError("no point was run to its end; the same command goes on")
-    done.sort(key=lambda point: _order(point, metric))
-    stopped = sorted(
-        (point for point in found if not point["done"]), key=lambda point: -len(point["curves"]["accuracy"])
-    )
-    best = done[0]["_means"]
-    for point in done[1:]:
-        found_gap = paired_difference(best.correct, point["_means"].correct, folds=best.folds)
+    done.sort(key=lambda pair: _order(pair[0], metric))
+    best = done[0][1]
+    for point, means in done[1:]:
+        gap = paired_difference(best.correct, means.correct, folds=best.folds)
         point["behind"] = {
-            "mean": found_gap.difference,
-            "ci95": [found_gap.low, found_gap.high],
-            "p_value": found_gap.p_value,
-            "beyond_noise": found_gap.beyond_noise,
+            "mean": gap.difference,
+            "ci95": [gap.low, gap.high],
+            "p_value": gap.p_value,
+            "beyond_noise": gap.beyond_noise,
         }
-    ranked = [{name: value for name, value in point.items() if name != "_means"} for point in (*done, *stopped)]
+    stopped = [point for point, means in found if not means]
+    stopped.sort(key=lambda point: -len(point["curves"]["accuracy"]))
+    ranked = [*(point for point, _ in done), *stopped]
     return {
         "metric": metric,
         "fields": list(points[0][0]),
@@ -73,47 +73,38 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
 
 
 def _order(point: Mapping[str, Any], metric: str) -> tuple[float, float]:
+    """Sort key of a point, best first."""
     accuracy, loss = -point["accuracy"]["mean"], point["log_loss"]
     return (accuracy, loss) if metric == "accuracy" else (loss, accuracy)
 
 
-def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> dict[str, Any]:
+def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str, Any], ClipMeans | None]:
+    """A point as `search_result` describes it, and of one that is done each inner clip's share of right labels."""
     histories = [read_history(folder) for folder in folders]
-    histories = [history for history in histories if history]
-    longest = max((len(history) for history in histories), default=0)
-    curves = {
-        name: [
-            float(np.mean([history[epoch][name] for history in histories if len(history) > epoch]))
-            for epoch in range(longest)
-        ]
-        for name in METRICS
-    }
+    epochs = [[record for record in records if record] for records in itertools.zip_longest(*histories)]
+    curves = {name: [float(np.mean([record[name] for record in records])) for records in epochs] for name in METRICS}
     out: dict[str, Any] = {
         "values": dict(values),
         "done": all((folder / "DONE").is_file() for folder in folders),
-        "accuracy": {"mean": curves["accuracy"][-1] if longest else None, "ci95": None},
-        "log_loss": curves["log_loss"][-1] if longest else None,
+        "accuracy": {"mean": curves["accuracy"][-1] if epochs else None, "ci95": None},
+        "log_loss": curves["log_loss"][-1] if epochs else None,
         "behind": None,
-        "epoch": longest,
+        "epoch": len(epochs),
         "seconds": round(sum(record["seconds"] for history in histories for record in history), 1),
         "curves": curves,
     }
-    if out["done"]:
-        trials = [read_predictions(folder / "inner.npz") for folder in folders]
-        means = _means(trials)
-        interval = bootstrap_accuracy(means.correct, folds=means.folds)
-        out["accuracy"] = {"mean": interval.mean, "ci95": [interval.low, interval.high]}
-        out["log_loss"] = float(np.mean([log_loss(trial.logits, trial.labels) for trial in trials]))
-        out["epoch"] = float(np.mean([trial.about["epoch"] for trial in trials]))
-        out["_means"] = means
-    return out
-
-
-def _means(trials: Sequence[Predictions]) -> ClipMeans:
-    """Each inner clip's share of right answers; a clip is another one for each fold, whose networks saw other clips."""
+    if not out["done"]:
+        return out, None
+    trials = [read_predictions(folder / "inner.npz") for folder in folders]
+    # A clip is another one for each fold, whose networks were trained on other clips.
     folds = np.concatenate([np.full(len(trial.clips), trial.about["fold"]) for trial in trials])
     names = np.concatenate([[f"{trial.about['fold']} {clip}" for clip in trial.clips] for trial in trials])
-    return average_seeds(np.concatenate([trial.correct for trial in trials]), clips=names, folds=folds)
+    means = average_seeds(np.concatenate([trial.correct for trial in trials]), clips=names, folds=folds)
+    interval = bootstrap_accuracy(means.correct, folds=means.folds)
+    out["accuracy"] = {"mean": interval.mean, "ci95": [interval.low, interval.high]}
+    out["log_loss"] = float(np.mean([log_loss(trial.logits, trial.labels) for trial in trials]))
+    out["epoch"] = float(np.mean([trial.about["epoch"] for trial in trials]))
+    return out, means
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

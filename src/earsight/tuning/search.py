@@ -1,7 +1,7 @@
-"""A search over recipes by inner validation: each point trained on the training folds alone, here or with Ray Tune.
+"""A search over recipes by inner validation: each point trained on the training folds alone, here or by Ray Tune.
 
 Comes in: points, each prepared, and the folds and seeds to average over. Goes out, in ``points/DIGEST/``: for each
-trial that was run to its end ``fold-k/seed-s/`` with ``inner.npz`` and DONE, and STOPPED where ASHA gave the point up.
+trial that was run to its end ``fold-k/seed-s/`` with ``inner.npz`` and DONE, and STOPPED where ASHA stopped the point.
 The held-out fold is never read. The same call goes on where it was stopped, and runs nothing twice.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from earsight.errors import RunError
 from earsight.execution.ray_cluster import Cluster
-from earsight.execution.ray_driver import POLL_SECONDS, STOP_SECONDS, Driver, Unit, beside_driver, open_driver
+from earsight.execution.ray_driver import POLL_SECONDS, STOP_SECONDS, Unit, beside_driver, open_driver
 from earsight.files import replace_text
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, check_run, is_done, run_inner
@@ -29,17 +30,7 @@ STOPPED = "STOPPED"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A point that is ready to be trained.
-
-    Attributes
-    ----------
-    point : Point
-    prepared : Prepared
-        With the point's recipe, resolved.
-    run : Path
-        Its folder.
-    trials : tuple of Trial
-    """
+    """A point that is ready to be trained, with its recipe resolved, its run folder and its trials."""
 
     point: Point
     prepared: Prepared
@@ -58,12 +49,12 @@ class Candidate:
 
     @property
     def stopped(self) -> bool:
-        """Whether ASHA has given the point up."""
+        """Whether ASHA has stopped the point."""
         return (self.run / STOPPED).is_file()
 
 
 def candidate(point: Point, prepared: Prepared, *, out: Path, trials: Sequence[Trial]) -> Candidate:
-    """A point in its place below the search's folder; what is there must be of the same recipe and data."""
+    """A point with its run folder below the search's; raises `RunError` if that is of another recipe or data set."""
     run = out / "points" / prepared.recipe.digest
     check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
     return Candidate(point, prepared, run, tuple(trials))
@@ -80,7 +71,7 @@ def search(
     progress: Callable[[int, int, str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Train what is not done.
+    """Train the points that are not done.
 
     Parameters
     ----------
@@ -93,8 +84,8 @@ def search(
         Where Ray Tune runs the points.
     asha : bool
         Stop points that fall behind; needs a cluster.
-    metric : str
-        ``accuracy`` or ``log_loss``: what ASHA goes by.
+    metric : {"accuracy", "log_loss"}
+        What ASHA goes by.
     progress : callable
         Called with (steps done, steps in all, a note) over all points.
     say : callable
@@ -109,49 +100,32 @@ def search(
     if not asha:
         for one in candidates:
             (one.run / STOPPED).unlink(missing_ok=True)
-    bar = _Bar(candidates, progress)
+    show = _step_counter(candidates, progress)
     if cluster is None:
         for one in candidates:
             for unit in one.units:
-                run_inner(unit.prepared, unit.trial, run=unit.run, device=device, on_step=bar.of(unit, one))
-            bar.end(one)
-        return
-    waiting = [one for one in candidates if asha or not one.done]
-    for one in candidates:
-        if one not in waiting:
-            bar.end(one)
-    if any(not one.done and not one.stopped for one in waiting):
-        _tune(cluster, waiting, out=out, asha=asha, metric=metric, bar=bar, say=say)
-    for one in waiting:
-        bar.end(one)
+                on_step = partial(show, one, unit)
+                run_inner(unit.prepared, unit.trial, run=unit.run, device=device, on_step=on_step)
+    elif not all(one.done or one.stopped for one in candidates):
+        waiting = [one for one in candidates if asha or not one.done]
+        _tune(cluster, waiting, out=out, asha=asha, metric=metric, show=show, say=say)
 
 
-class _Bar:
-    """Steps over all points; how many a point takes is known once it has begun."""
+def _step_counter(
+    candidates: Sequence[Candidate], progress: Callable[[int, int, str], None]
+) -> Callable[[Candidate, Unit, int, int, float], None]:
+    """A callback for a trial's steps that reports those of all points; a trial's total is known once it has begun."""
+    left = [unit.folder for one in candidates for unit in one.units if not is_done(unit.folder)]
+    steps: dict[Path, int] = {}
+    totals: dict[Path, int] = {}
 
-    def __init__(self, candidates: Sequence[Candidate], progress: Callable[[int, int, str], None]) -> None:
-        self._progress = progress
-        self._left = [unit for one in candidates for unit in one.units if not is_done(unit.folder)]
-        self._steps: dict[Path, int] = {}
-        self._totals: dict[Path, int] = {}
+    def show(one: Candidate, unit: Unit, step: int, total: int, loss: float) -> None:
+        steps[unit.folder], totals[unit.folder] = step, total
+        typical = sum(totals.values()) / len(totals)
+        every = round(sum(totals.get(folder, typical) for folder in left))
+        progress(sum(steps.values()), every, f"{one.point.name}, {unit.name}, loss {loss:.3f}")
 
-    def of(self, unit: Unit, one: Candidate) -> Callable[[int, int, float], None]:
-        def show(step: int, total: int, loss: float) -> None:
-            self.show(unit, one, step, total, loss)
-
-        return show
-
-    def show(self, unit: Unit, one: Candidate, step: int, total: int, loss: float) -> None:
-        self._steps[unit.folder], self._totals[unit.folder] = step, total
-        typical = sum(self._totals.values()) / len(self._totals)
-        every = round(sum(self._totals.get(other.folder, typical) for other in self._left))
-        self._progress(sum(self._steps.values()), every, f"{one.point.name}, {unit.name}, loss {loss:.3f}")
-
-    def end(self, one: Candidate) -> None:
-        """Count the point as a whole, also if it was stopped."""
-        for unit in one.units:
-            if unit.folder in self._totals:
-                self._steps[unit.folder] = self._totals[unit.folder]
+    return show
 
 
 def _tune(
@@ -161,7 +135,7 @@ def _tune(
     out: Path,
     asha: bool,
     metric: str,
-    bar: _Bar,
+    show: Callable[[Candidate, Unit, int, int, float], None],
     say: Callable[[str], None],
 ) -> None:
     """Let Ray Tune run the points, and write what their workers send."""
@@ -188,7 +162,14 @@ def _tune(
         try:
             while not ended:
                 ended = bool(ray.wait([task], timeout=POLL_SECONDS)[0])
-                _collect(driver, owners, bar)
+                news = driver.collect()
+                for number, step in news["steps"].items():
+                    show(owners[number], units[number], *step)
+                for number, outcome in news["ended"]:
+                    if isinstance(outcome, Exception):
+                        raise outcome
+                    driver.receive(number, outcome)
+                    say(f"{owners[number].point.name}: {units[number].name} done")
             problems = ray.get(task)
         finally:
             if not ended:
@@ -204,28 +185,11 @@ def _tune(
             continue
         if not asha:
             raise RunError(f"{one.point.name}: ended before it was done; the same command goes on")
-        _mark_stopped(one)
+        one.run.mkdir(parents=True, exist_ok=True)
+        replace_text(one.run / STOPPED, "by ASHA: others were further ahead at the same epoch\n")
+        for unit in one.units:
+            (unit.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         say(f"{one.point.name}: stopped by ASHA")
-
-
-def _collect(driver: Driver, owners: Sequence[Candidate], bar: _Bar) -> None:
-    """Show and write what is new in the mailbox; ``owners`` are the candidates by unit number."""
-    news = driver.collect()
-    for number, step in news["steps"].items():
-        bar.show(driver.units[number], owners[number], *step)
-    for number, outcome in news["ended"]:
-        if isinstance(outcome, Exception):
-            raise outcome
-        driver.receive(number, outcome)
-        driver.say(f"{owners[number].point.name}: {driver.units[number].name} done")
-
-
-def _mark_stopped(one: Candidate) -> None:
-    """Note that ASHA has stopped a point, and remove its checkpoints."""
-    one.run.mkdir(parents=True, exist_ok=True)
-    replace_text(one.run / STOPPED, "by ASHA: others were further ahead at the same epoch\n")
-    for unit in one.units:
-        (unit.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def check_search(*, asha: bool, on: str) -> None:

@@ -1,4 +1,4 @@
-"""The points of a search: a recipe with some of its fields set to each of some values, or drawn.
+"""The points of a search: a recipe with some of its fields set to each of some values, or drawn at random.
 
 Comes in: ``field=1e-3,1e-4`` for a grid, ``field=loguniform(1e-5,1e-2)`` for draws. Goes out: `Point` s, each a whole
 recipe that has been checked. The same texts give the same points, so that a search that was stopped goes on.
@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,15 @@ import yaml
 from earsight.errors import RecipeError
 from earsight.recipe import Recipe
 
-_DRAW = re.compile(r"(?P<kind>[a-z]+)\((?P<numbers>[^()]*)\)")
-_DIGITS = 4
-"""Significant digits of drawn values: they are read and typed by people."""
+_DRAW = re.compile(r"(?P<kind>[a-z]+)\((?P<values>[^()]*)\)")
+_EXAMPLE = "training.learning_rate=loguniform(1e-5,1e-2)"
 
 Draw = Callable[[np.random.Generator], Any]
 
 
 @dataclass(frozen=True)
 class Point:
-    """One recipe of a search.
-
-    Attributes
-    ----------
-    values : dict of str to value
-        What was set, by field.
-    recipe : Recipe
-        The whole recipe, not resolved.
-    """
+    """One recipe of a search: the values that were set, by field, and the whole recipe, not resolved."""
 
     values: dict[str, Any]
     recipe: Recipe
@@ -65,16 +57,14 @@ def make_points(
     Parameters
     ----------
     base : Recipe
-        What is not searched for.
+        Has the fields that are not searched.
     grid : sequence of str
         ``section.field=value,value``; values are read as YAML.
     random : sequence of str
         ``section.field=KIND(...)``: uniform(low,high), loguniform(low,high), integer(low,high) with both ends, or
         choice(value,value).
-    samples : int
-        Draws of the random fields; more of them keep those of fewer.
-    seed : int
-        Of the draws.
+    samples, seed : int
+        Draws of the random fields, and their seed; more draws keep those of fewer.
 
     Returns
     -------
@@ -103,20 +93,14 @@ def make_points(
         for chosen in itertools.product(*lists.values()):
             values = dict(zip(lists, chosen, strict=True)) | some
             recipe = base.override(f"{field}={json.dumps(value)}" for field, value in values.items())
-            seen = {field: _field(recipe, field) for field in values}
+            content = recipe.model_dump(mode="json")  # has a number where the text of one was given
+            seen = {field: reduce(dict.__getitem__, field.split("."), content) for field in values}
             points.setdefault(recipe.digest, Point(seen, recipe))
     return list(points.values())
 
 
-def _field(recipe: Recipe, field: str) -> Any:
-    """The value as the recipe has it, a number where the text of one was given."""
-    node: Any = recipe.model_dump(mode="json")
-    for part in field.split("."):
-        node = node[part]
-    return node
-
-
 def _grid(text: str) -> tuple[str, list[Any]]:
+    """Field and values of a ``--grid``."""
     field, values = _halves(text, "--grid", "training.learning_rate=1e-3,1e-4")
     found = _values(values, f"--grid {text}")
     if not found:
@@ -125,12 +109,13 @@ def _grid(text: str) -> tuple[str, list[Any]]:
 
 
 def _random(text: str) -> tuple[str, Draw]:
-    example = "training.learning_rate=loguniform(1e-5,1e-2)"
-    field, how = _halves(text, "--random", example)
+    """Field and draw of a ``--random``."""
+    field, how = _halves(text, "--random", _EXAMPLE)
     match = _DRAW.fullmatch(how.strip())
-    if not match or match["kind"] not in _KINDS:
-        raise RecipeError(f"--random {text}: expected {', '.join(_KINDS)} with values in brackets, such as {example}")
-    values = _values(match["numbers"], f"--random {text}")
+    if not match or match["kind"] not in (*_DRAWS, "choice"):
+        kinds = ", ".join((*_DRAWS, "choice"))
+        raise RecipeError(f"--random {text}: expected {kinds} with values in brackets, such as {_EXAMPLE}")
+    values = _values(match["values"], f"--random {text}")
     if match["kind"] == "choice":
         if not values:
             raise RecipeError(f"--random {text}: no value to choose from")
@@ -138,32 +123,27 @@ def _random(text: str) -> tuple[str, Draw]:
     try:
         low, high = (float(value) for value in values)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"--random {text}: expected two numbers in brackets, such as {example}") from error
+        raise RecipeError(f"--random {text}: expected two numbers in brackets, such as {_EXAMPLE}") from error
     if not low < high or (match["kind"] == "loguniform" and low <= 0):
         raise RecipeError(f"--random {text}: expected a lower and a higher number, above 0 for loguniform")
-    return field, _KINDS[match["kind"]](low, high)
-
-
-def _uniform(low: float, high: float) -> Draw:
-    return lambda generator: _rounded(generator.uniform(low, high))
-
-
-def _loguniform(low: float, high: float) -> Draw:
-    return lambda generator: _rounded(np.exp(generator.uniform(np.log(low), np.log(high))))
-
-
-def _integer(low: float, high: float) -> Draw:
-    return lambda generator: int(generator.integers(int(low), int(high) + 1))
+    draw = _DRAWS[match["kind"]]
+    return field, lambda generator: draw(generator, low, high)
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+    """Four significant digits: drawn values are read and typed by people."""
+    return float(f"{value:.4g}")
 
 
-_KINDS: dict[str, Any] = {"uniform": _uniform, "loguniform": _loguniform, "integer": _integer, "choice": None}
+_DRAWS: dict[str, Callable[[np.random.Generator, float, float], Any]] = {
+    "uniform": lambda generator, low, high: _rounded(generator.uniform(low, high)),
+    "loguniform": lambda generator, low, high: _rounded(np.exp(generator.uniform(np.log(low), np.log(high)))),
+    "integer": lambda generator, low, high: int(generator.integers(int(low), int(high) + 1)),
+}
 
 
 def _halves(text: str, option: str, example: str) -> tuple[str, str]:
+    """What is left and right of the first ``=``."""
     field, equals, rest = text.partition("=")
     if not equals or not field.strip() or not rest.strip():
         raise RecipeError(f"{option} {text}: expected section.field=..., such as {example}")
@@ -173,8 +153,7 @@ def _halves(text: str, option: str, example: str) -> tuple[str, str]:
 def _values(text: str, where: str) -> list[Any]:
     """Values between commas, as YAML reads them: a list in square brackets is one value."""
     try:
-        found = yaml.safe_load(f"[{text}]")
+        return list(yaml.safe_load(f"[{text}]"))
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())[:120]
         raise RecipeError(f"{where}: the values are not YAML ({reason})") from error
-    return list(found)
