@@ -155,7 +155,7 @@ def test_the_figures_of_the_house():
     assert {place.split(":")[0] for place in found["write beside, then rename"]} == {
         "files.py",
         "data/download.py",
-        "ensembles/model.py",
+        "ensembles/ensemble_run.py",
         "features/rows.py",
     }
 

@@ -150,7 +150,7 @@ def ensemble(
     gain and its time for a clip.
     """
     from earsight.ensembles.build import check_method, make_ensemble
-    from earsight.ensembles.model import check_place
+    from earsight.ensembles.ensemble_run import check_place
     from earsight.reports.comparisons import print_ensemble
     from earsight.training.device import describe_machine
 

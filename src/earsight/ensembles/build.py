@@ -1,6 +1,6 @@
 """Build an ensemble from finished runs: measure each way to combine the members, and write the folder of one of them.
 
-Comes in: run folders; every seed in them is a member. Goes out: the folder that `earsight.ensembles.model` lays out,
+Comes in: run folders; every seed in them is a member. Goes out: the folder that `earsight.ensembles.ensemble_run` lays out,
 and its report (accuracies between 0 and 1, milliseconds per clip).
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight.ensembles.model import REPORT, FoldModel, Part, joined, trained_on, write_ensemble
+from earsight.ensembles.ensemble_run import REPORT, FoldModel, Part, joined, trained_on, write_ensemble
 from earsight.ensembles.selection import Grid, Member, chosen_weights, cross_fitted, gather, method_row, single_row
 from earsight.errors import RunError
 from earsight.evaluation.summary import Predictions, read_run

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from earsight.ensembles.model import REPORT
+from earsight.ensembles.ensemble_run import REPORT
 from earsight.errors import ModelError, RecipeError
 from earsight.evaluation.summary import Predictions, read_run, summarize
 from earsight.recipe import Recipe, parse_recipe

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from earsight.ensembles import model
+from earsight.ensembles import ensemble_run
 from earsight.ensembles.build import make_ensemble
 from earsight.errors import RunError
 from earsight.training.trial import Trial, run_trial
@@ -36,7 +36,7 @@ def test_an_older_ensemble_stays_until_the_new_one_is_whole(run, tmp_path, monke
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model, "write_summary", fail)
+    monkeypatch.setattr(ensemble_run, "write_summary", fail)
     with pytest.raises(RunError, match=r"No space left on device\); name another folder"):
         make_ensemble([run], out=out, device=CPU)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
