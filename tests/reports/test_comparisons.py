@@ -64,6 +64,15 @@ def test_an_ensembles_table_fits_a_terminal_and_says_in_words_what_is_more_than_
     assert "optimistic" not in text
 
 
+def test_an_older_versions_ensemble_of_weight_soups_is_still_shown():
+    rows = [_row(name, 0.96, (0.009, -0.004, 0.02)) for name in ("single-remeasured", "soup", "greedy-soup")]
+    found = _ensemble(*rows)
+    found["model"]["method"] = "soup"
+    text = _printed(print_ensemble, found)
+    for words in ("single, new norms", "greedy soup", "out/[x]/model.safetensors (soup, 10 networks"):
+        assert words in text
+
+
 def test_nothing_beyond_the_noise_is_said_so_and_test_is_called_optimistic():
     text = _printed(print_ensemble, _ensemble(_row("average", 0.96, (0.009, -0.004, 0.02)), protocol="test"))
     assert "No difference from the single network is beyond the noise." in text

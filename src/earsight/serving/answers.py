@@ -14,27 +14,27 @@ from earsight.serving.schemas import Answer, ClassShare, EventBody, PredictionBo
 
 
 @dataclass(frozen=True)
-class Question:
+class Options:
     """The parameters of ``POST /predict``, described there."""
 
-    top: int = 5
-    hop: float | None = None
-    at: float = 0.0
-    explain: bool = False
-    spectrogram: bool = False
-    label: str | None = None
+    top: int
+    hop: float | None
+    at: float
+    explain: bool
+    spectrogram: bool
+    label: str | None
 
 
-def answered(
+def answer_of(
     found: Sequence[tuple[float, Prediction]],
     decoded: Decoded,
     *,
     name: str,
-    question: Question,
+    options: Options,
     clip: float,
     extras: Mapping[str, Any],
 ) -> Answer:
-    """The answer to a question.
+    """The answer to one request.
 
     Parameters
     ----------
@@ -43,23 +43,23 @@ def answered(
     decoded : Decoded
     name : str
         Of the file, as its sender has it.
-    question : Question
+    options : Options
     clip : float
         Length of a window in seconds.
     extras : mapping
         ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
     """
-    shift = question.at if question.hop is None else 0.0
+    shift = options.at if options.hop is None else 0.0
     windows = [
         Window(
-            **_prediction([one], top=question.top),
+            **_prediction([one], top=options.top),
             start_seconds=round(shift + start, 3),
             end_seconds=round(min(shift + start + clip, decoded.seconds), 3),
         )
         for start, one in found
     ]
     return Answer(
-        **_prediction([one for _, one in found], top=question.top),
+        **_prediction([one for _, one in found], top=options.top),
         sound=Sound(
             name=name,
             seconds=round(decoded.seconds, 3),
@@ -69,8 +69,8 @@ def answered(
         ),
         start_seconds=windows[0].start_seconds,
         end_seconds=windows[-1].end_seconds,
-        timeline=None if question.hop is None else windows,
-        events=None if question.hop is None else _events(found, decoded, hop=question.hop, clip=clip),
+        timeline=None if options.hop is None else windows,
+        events=None if options.hop is None else _events(found, decoded, hop=options.hop, clip=clip),
         **extras,
     )
 

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 
 from earsight.inference.classifier import Classifier
 from earsight.serving import meters
-from earsight.serving.answers import Question
+from earsight.serving.answers import Options
 from earsight.serving.guard import Guard
 from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal, refused
@@ -119,12 +119,12 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             raise Refusal(422, "unknown_label", f"label is {label[:80]!r}, no class of the model", "see GET /model")
         if hop is not None and at:
             raise Refusal(422, "bad_parameter", "at and hop were both given", "give at alone, or hop alone")
-        question = Question(top, hop, at, explain, spectrogram or picture, label)
+        options = Options(top=top, hop=hop, at=at, explain=explain, spectrogram=spectrogram or picture, label=label)
         began = time.perf_counter()
         code, status = "", 200
         try:
             async with service.admitted(), uploaded(request, folder=service.folder, limits=service.limits) as upload:
-                return await service.answer(upload, question)
+                return await service.predict(upload, options)
         except Refusal as error:
             code, status = error.code, error.status
             if error.code == "busy" and error.close:  # nothing of it has been read
@@ -142,7 +142,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             code, status = "stopped", 503
             raise
         finally:
-            service.meters.answers.labels(str(status), code).inc()
+            service.meters.requests.labels(str(status), code).inc()
             service.meters.seconds.observe(time.perf_counter() - began)
 
 

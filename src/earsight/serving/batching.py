@@ -48,7 +48,7 @@ class Batcher(Generic[Item, Answer]):
         self._worker: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to answer, in the running event loop."""
+        """Start the worker task in the running event loop."""
         self._worker = asyncio.create_task(self._work())
 
     async def close(self) -> None:
@@ -65,7 +65,7 @@ class Batcher(Generic[Item, Answer]):
         """How many items are in no batch yet."""
         return self._waiting.qsize()
 
-    async def answer(self, item: Item) -> Answer:
+    async def submit(self, item: Item) -> Answer:
         """The prediction for one item; an error of its batch is raised for each of it."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((item, future))

@@ -19,7 +19,7 @@ class Meters:
 
     def __init__(self, *, waiting: Callable[[], int], decoders: Callable[[], int]) -> None:
         registry = self._registry = CollectorRegistry()
-        self.answers = Counter(
+        self.requests = Counter(
             "earsight_requests", "Requests to /predict by status and error code.", ["status", "code"], registry=registry
         )
         self.seconds = Histogram(

@@ -1,6 +1,6 @@
 """The service behind HTTP: from an uploaded file to an answer.
 
-Comes in: an `Upload` and a `Question`. Goes out: an `Answer`. The decoders, the batches and the one thread for
+Comes in: an `Upload` and a `Options`. Goes out: an `Answer`. The decoders, the batches and the one thread for
 explanations live here, while `opened`.
 """
 
@@ -24,7 +24,7 @@ from earsight.data.audio import Wave
 from earsight.errors import AudioError, ModelError
 from earsight.inference.classifier import Classifier
 from earsight.inference.predictions import Prediction
-from earsight.serving.answers import Question, answered
+from earsight.serving.answers import Options, answer_of
 from earsight.serving.batching import Batcher
 from earsight.serving.decoder_pool import Decoded, Decoders
 from earsight.serving.limits import Limits
@@ -90,40 +90,40 @@ class Service:
             self.in_flight -= 1
             self.meters.in_flight.set(self.in_flight)
 
-    async def answer(self, upload: Upload, question: Question) -> Answer:
+    async def predict(self, upload: Upload, options: Options) -> Answer:
         """The prediction for a file; `Refusal` if it is no sound, or breaks a limit."""
         clip = self.classifier.samples / self.classifier.sample_rate_hz
-        whole = question.hop is not None
+        whole = options.hop is not None
         began = time.perf_counter()
         try:
             decoded = await self.decoders.decode(
-                upload.path, start=0.0 if whole else question.at, seconds=None if whole else clip
+                upload.path, start=0.0 if whole else options.at, seconds=None if whole else clip
             )
         finally:
             self.meters.decode_seconds.observe(time.perf_counter() - began)
-        found = await self._predictions(decoded, question)
+        found = await self._predictions(decoded, options)
         first = decoded.part(0, self.classifier.samples)
-        explanation, notes = await self._explanation(first, question)
+        explanation, notes = await self._explanation(first, options)
         extras: dict[str, Any] = {"explanation": explanation, "notes": notes, "spectrogram": None, "waveform": None}
-        if question.spectrogram:
+        if options.spectrogram:
             extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, first)
-            extras["waveform"] = await asyncio.to_thread(self._outline, decoded, question)
-        answer = answered(found, decoded, name=upload.name, question=question, clip=clip, extras=extras)
+            extras["waveform"] = await asyncio.to_thread(self._outline, decoded, options)
+        answer = answer_of(found, decoded, name=upload.name, options=options, clip=clip, extras=extras)
         self.meters.sound_seconds.inc(decoded.seconds)
         self.meters.labels.labels("unknown" if answer.unknown else answer.label).inc()
         return answer
 
-    async def _predictions(self, decoded: Decoded, question: Question) -> list[tuple[float, Prediction]]:
+    async def _predictions(self, decoded: Decoded, options: Options) -> list[tuple[float, Prediction]]:
         """Where each window begins in the decoded part, in seconds, and its prediction."""
         rate, samples = self.classifier.sample_rate_hz, self.classifier.samples
         starts = [0]
-        if question.hop is not None:
-            step = max(1, round(question.hop * rate))
+        if options.hop is not None:
+            step = max(1, round(options.hop * rate))
             # Until one reaches the sound's end; hops longer than a window leave gaps.
             starts = list(range(0, max(1, min(decoded.samples, decoded.samples - samples + step)), step))
         if len(starts) > self.limits.windows:
             raise Refusal(
-                *(422, "too_many_windows", f"a hop of {question.hop:g} s makes {len(starts)} windows of this sound"),
+                *(422, "too_many_windows", f"a hop of {options.hop:g} s makes {len(starts)} windows of this sound"),
                 f"ask for a hop of {math.ceil(100 * decoded.seconds / self.limits.windows) / 100:g} s or more",
             )
         out: list[tuple[float, Prediction]] = []
@@ -141,7 +141,7 @@ class Service:
         self._windows += 1
         try:
             spectrogram = await asyncio.get_running_loop().run_in_executor(self._front_end, self._spectrogram, wave)
-            return await self._batcher.answer(spectrogram)
+            return await self._batcher.submit(spectrogram)
         finally:
             self._windows -= 1
 
@@ -149,21 +149,21 @@ class Service:
         with torch.inference_mode():
             return self.classifier.spectrograms(torch.from_numpy(wave[None]).to(self.classifier.device))
 
-    def _outline(self, decoded: Decoded, question: Question) -> Waveform:
-        start = 0.0 if question.hop is not None else question.at
+    def _outline(self, decoded: Decoded, options: Options) -> Waveform:
+        start = 0.0 if options.hop is not None else options.at
         whole = decoded.part(0, decoded.samples)
         return waveform_of(whole, rate_hz=self.classifier.sample_rate_hz, start=start)
 
-    async def _explanation(self, wave: Wave, question: Question) -> tuple[ExplanationBody | None, list[str]]:
+    async def _explanation(self, wave: Wave, options: Options) -> tuple[ExplanationBody | None, list[str]]:
         """The explanation, or why there is none."""
-        if not question.explain:
+        if not options.explain:
             return None, []
         if self._explaining >= self.limits.explanations:
             raise busy(f"{self._explaining} explanations are waiting, which is all that this service takes")
         self._explaining += 1
         try:
             found = await asyncio.get_running_loop().run_in_executor(
-                self._explainer, self._explain, wave, question.label
+                self._explainer, self._explain, wave, options.label
             )
         except AudioError as error:
             return None, [f"no explanation: {unreadable(error.reason).message}"]
