@@ -94,6 +94,33 @@ def test_an_import_from_below_is_seen(path, code):
     assert _uphill(Path("cli.py"), ast.parse(code)) == []
 
 
+def _reaches_kernels(path: Path, tree: ast.AST) -> bool:
+    """Whether a module that may not imports a kernel or its runtime."""
+    allowed = path.parts[0] == "kernels" or path.parts[:2] == ("models", "fast") or path == Path("features/stft.py")
+    return not allowed and any(_floor(name) == "kernels" for name in imported(tree))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_only_the_stft_and_the_fast_layers_import_kernels(path):
+    assert not _reaches_kernels(path, _tree(path))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from earsight.kernels.runtime import run",
+        "from earsight import kernels",
+        "def f():\n    import earsight.kernels.simd",
+    ],
+)
+def test_an_import_of_kernels_is_seen(code):
+    tree = ast.parse(code)
+    assert _reaches_kernels(Path("features/store.py"), tree)
+    assert _reaches_kernels(Path("models/weights.py"), tree)
+    assert not _reaches_kernels(Path("features/stft.py"), tree)
+    assert not _reaches_kernels(Path("models/fast/swap.py"), tree)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_modules_are_described_and_safe(path):
     tree = _tree(path)

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.kernels.runtime import job_of, power_kernel
-from earsight.kernels.widths import FRAMES, LANES
+from earsight.kernels.widths import DOUBLES, FRAMES
 
 ATTENUATION_DB = 260.0
 """Of what the interpolation of the power lets through from the neighbouring periods: below float32's rounding."""
@@ -217,7 +217,7 @@ LARGEST_RADIX = 16
 """Short transforms of more points do not fit in registers by far."""
 WORTH_IT = 40
 """Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
-SHORTEST = LANES
+SHORTEST = DOUBLES
 """Samples of a window: so many are read at once."""
 
 

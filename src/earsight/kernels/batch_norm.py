@@ -1,24 +1,36 @@
-"""Compiled kernels of batch normalisation with an activation, each as few passes over memory as there can be.
+"""Batch-norm kernels with an activation, forward and backward, each in as few passes over memory as there can be.
 
 Comes in: a `JOB` record of addresses and sizes. Feature maps are channels-last: ``rows`` positions (batch, height,
 width) of ``channels`` values; those of ``x`` begin every ``stride`` elements. All else is float32. Goes out: the arrays
 that the record names, changed.
 
-The rows are cut into ``parts``, which threads take one after the other. What a part computes does not depend on which
-thread takes it, and partial sums are put together in the order of the parts: the bits are the same for any number of
-threads.
-
-Imports numba: only `earsight.kernels.runtime` may import this.
+The rows are cut into ``parts``, which threads take one after the other; partial sums are added in the order of the
+parts, so the bits are the same for any number of threads. Imports numba: only `earsight.kernels.runtime` may import
+this.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray
 
-from earsight.kernels.simd import WIDTH, at, clamp, fetch, fma, load, next_ticket, root, splat, store, where_inside
+from earsight.kernels.simd import (
+    BF16,
+    F4,
+    at,
+    clamp,
+    fetch,
+    fma,
+    inlined,
+    load,
+    next_ticket,
+    root,
+    separate,
+    splat,
+    store,
+    where_inside,
+)
+from earsight.kernels.widths import WIDTH
 
 JOB = np.dtype(
     [("next", np.int64), ("done", np.int64), ("here", np.int64), ("parts", np.int64)]
@@ -26,7 +38,7 @@ JOB = np.dtype(
     + [(name, np.int64) for name in ("weight", "bias", "running_mean", "running_var", "state", "sums", "slopes")]
     + [(name, np.float32) for name in ("low", "high", "eps", "momentum")]
 )
-"""What a kernel is told: addresses (0 for none), sizes and settings.
+"""The record of a kernel: addresses (0 for none), sizes and settings.
 
 ``grad``, and ``more`` where something else reads the output too, are gradients of the output, which ``y`` is.
 ``state`` holds mean, inverse deviation, scale and shift of each channel, (4, channels); ``slopes`` the gradients of
@@ -36,19 +48,13 @@ weight and bias and two coefficients of the input's gradient, (4, channels); ``s
 _ROWS = 16
 """Rows of a block, over which sums are taken for sixteen channels after sixteen."""
 _LINES = (0,) * (_ROWS // 2)
-"""Lines of the cache that sixteen bfloat16 channels of a block fill, as a tuple of that length."""
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_ENTRY = types.void(types.CPointer(from_dtype(JOB)))
-_F4, _BF = np.float32, np.uint16
-
-_inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-_whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+"""As long as the cache lines are many that sixteen bfloat16 channels of a block fill."""
 
 
 def by_parts(do_part):
     """A kernel (pointer, kind) that does part after part, whichever thread is free."""
 
-    @_inlined
+    @inlined
     def work(pointer, kind):
         job = carray(pointer, 1)[0]
         while True:
@@ -63,7 +69,7 @@ def by_parts(do_part):
 def by_parts_and_joined(do_part, join):
     """The same; who ends the last part joins what all of them left, some channels at a time."""
 
-    @_inlined
+    @inlined
     def work(pointer, kind):
         job = carray(pointer, 1)[0]
         while True:
@@ -81,17 +87,17 @@ def by_parts_and_joined(do_part, join):
     return work
 
 
-@_inlined
-def _ask_for_block(x, row, c, channels, stride):
-    """Ask for a share of the block that comes next, in memory's order, which caches do not foresee as it is read."""
+@inlined
+def _prefetch_block(x, row, c, channels, stride):
+    """Prefetch a share of the next block in memory's order, which caches do not foresee as it is read."""
     if stride == channels:
         fetch(x, row * channels + c * _ROWS, _LINES, 0)
 
 
-@_inlined
+@inlined
 def _block_moments(x, place, stride, count, sums, first, second, seen, mask):
     """Mean and sum of squared distances from it, of one block of rows, joined to those of ``seen`` rows before."""
-    a = b = splat(_F4(0))
+    a = b = splat(F4(0))
     at_row = place
     for _ in range(count // 2):
         a = a + load(x, at_row, mask)
@@ -99,8 +105,8 @@ def _block_moments(x, place, stride, count, sums, first, second, seen, mask):
         at_row += 2 * stride
     if count % 2:
         a = a + load(x, at_row, mask)
-    mean = (a + b) * splat(_F4(1) / _F4(count))
-    a = b = splat(_F4(0))
+    mean = (a + b) * splat(F4(1) / F4(count))
+    a = b = splat(F4(0))
     at_row = place
     for _ in range(count // 2):
         d = load(x, at_row, mask) - mean
@@ -115,16 +121,16 @@ def _block_moments(x, place, stride, count, sums, first, second, seen, mask):
     if seen:
         before = load(sums, first, mask)
         apart = mean - before
-        mean = fma(apart, splat(_F4(count) / _F4(seen + count)), before)
+        mean = fma(apart, splat(F4(count) / F4(seen + count)), before)
         squares = squares + load(sums, second, mask)
-        squares = fma(apart * apart, splat(_F4(seen) * (_F4(count) / _F4(seen + count))), squares)
+        squares = fma(apart * apart, splat(F4(seen) * (F4(count) / F4(seen + count))), squares)
     store(sums, first, mean, mask)
     store(sums, second, squares, mask)
 
 
-@_whole
+@separate
 def _part_moments(job, part, kind):
-    x, sums = at(job.x, kind), at(job.sums, _F4)
+    x, sums = at(job.x, kind), at(job.sums, F4)
     channels, stride = job.channels, job.stride
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
     whole = channels - channels % WIDTH
@@ -132,42 +138,42 @@ def _part_moments(job, part, kind):
     for row in range(begin, end, _ROWS):
         count, seen = min(_ROWS, end - row), row - begin
         for c in range(0, whole, WIDTH):
-            _ask_for_block(x, row + _ROWS, c, channels, stride)
+            _prefetch_block(x, row + _ROWS, c, channels, stride)
             _block_moments(x, row * stride + c, stride, count, sums, first + c, second + c, seen, None)
         if whole < channels:
             place = row * stride + whole
             _block_moments(x, place, stride, count, sums, first + whole, second + whole, seen, channels - whole)
 
 
-@_inlined
+@inlined
 def _join_moments(job, c, mask):
     """Statistics of all parts: mean, inverse deviation, scale and shift, and the running ones."""
-    channels, sums, state = job.channels, at(job.sums, _F4), at(job.state, _F4)
+    channels, sums, state = job.channels, at(job.sums, F4), at(job.state, F4)
     mean, squares = load(sums, c, mask), load(sums, channels + c, mask)
     seen = job.rows // job.parts
     for part in range(1, job.parts):
         count = job.rows * (part + 1) // job.parts - seen
         apart = load(sums, 2 * part * channels + c, mask) - mean
-        mean = fma(apart, splat(_F4(count) / _F4(seen + count)), mean)
+        mean = fma(apart, splat(F4(count) / F4(seen + count)), mean)
         squares = squares + load(sums, (2 * part + 1) * channels + c, mask)
-        squares = fma(apart * apart, splat(_F4(seen) * (_F4(count) / _F4(seen + count))), squares)
+        squares = fma(apart * apart, splat(F4(seen) * (F4(count) / F4(seen + count))), squares)
         seen += count
-    variance = squares * splat(_F4(1) / _F4(job.rows))
-    inverse = splat(_F4(1)) / root(variance + splat(_F4(job.eps)))
+    variance = squares * splat(F4(1) / F4(job.rows))
+    inverse = splat(F4(1)) / root(variance + splat(F4(job.eps)))
     scale = inverse
     if job.weight:
-        scale = inverse * load(at(job.weight, _F4), c, mask)
-    shift = splat(_F4(0)) - mean * scale
+        scale = inverse * load(at(job.weight, F4), c, mask)
+    shift = splat(F4(0)) - mean * scale
     if job.bias:
-        shift = shift + load(at(job.bias, _F4), c, mask)
+        shift = shift + load(at(job.bias, F4), c, mask)
     store(state, c, mean, mask)
     store(state, channels + c, inverse, mask)
     store(state, 2 * channels + c, scale, mask)
     store(state, 3 * channels + c, shift, mask)
     if job.running_mean:
-        running_mean, running_var = at(job.running_mean, _F4), at(job.running_var, _F4)
-        new, old = splat(_F4(job.momentum)), splat(_F4(1) - _F4(job.momentum))
-        unbiased = squares * splat(_F4(1) / _F4(job.rows - 1))
+        running_mean, running_var = at(job.running_mean, F4), at(job.running_var, F4)
+        new, old = splat(F4(job.momentum)), splat(F4(1) - F4(job.momentum))
+        unbiased = squares * splat(F4(1) / F4(job.rows - 1))
         store(running_mean, c, fma(new, mean, old * load(running_mean, c, mask)), mask)
         store(running_var, c, fma(new, unbiased, old * load(running_var, c, mask)), mask)
 
@@ -175,21 +181,21 @@ def _join_moments(job, c, mask):
 _moments = by_parts_and_joined(_part_moments, _join_moments)
 
 
-@_inlined
+@inlined
 def _apply_to(x, out, place, target, state, channels, c, low, high, mask):
     value = fma(load(x, place, mask), load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask))
     store(out, target, clamp(value, low, high), mask)
 
 
-@_inlined
+@inlined
 def _add_and_apply_to(x, side, out, place, target, state, channels, c, low, high, mask):
     value = fma(load(x, place, mask), load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask))
     store(out, target, clamp(value + load(side, target, mask), low, high), mask)
 
 
-@_whole
+@separate
 def _part_apply(job, part, kind):
-    x, side, out, state = at(job.x, kind), at(job.side, kind), at(job.out, kind), at(job.state, _F4)
+    x, side, out, state = at(job.x, kind), at(job.side, kind), at(job.out, kind), at(job.state, F4)
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
     whole = channels - channels % WIDTH
@@ -213,14 +219,14 @@ def _part_apply(job, part, kind):
 _apply = by_parts(_part_apply)
 
 
-@_inlined
+@inlined
 def _block_slopes(job, x, y, grad, more, side_out, state, row, count, sums, first, second, c, seen, mask):
     """Sums of the output's gradient where the activation lets it pass, alone and times the distance from the mean."""
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
     mean = load(state, c, mask)
     scale, shift = load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask)
-    a = b = splat(_F4(0))
+    a = b = splat(F4(0))
     if seen:
         a, b = load(sums, first, mask), load(sums, second, mask)
     place, target = row * stride + c, row * channels + c
@@ -248,11 +254,11 @@ def _block_slopes(job, x, y, grad, more, side_out, state, row, count, sums, firs
     store(sums, second, b, mask)
 
 
-@_whole
+@separate
 def _part_slopes(job, part, kind):
     x, y, grad, side_out = at(job.x, kind), at(job.y, kind), at(job.grad, kind), at(job.side_out, kind)
     more = at(job.more, kind)
-    state, sums = at(job.state, _F4), at(job.sums, _F4)
+    state, sums = at(job.state, F4), at(job.sums, F4)
     channels, stride = job.channels, job.stride
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
     whole = channels - channels % WIDTH
@@ -260,8 +266,8 @@ def _part_slopes(job, part, kind):
     for row in range(begin, end, _ROWS):
         count, seen = min(_ROWS, end - row), row - begin
         for c in range(0, whole, WIDTH):
-            _ask_for_block(x, row + _ROWS, c, channels, stride)
-            _ask_for_block(grad, row + _ROWS, c, channels, channels)
+            _prefetch_block(x, row + _ROWS, c, channels, stride)
+            _prefetch_block(grad, row + _ROWS, c, channels, channels)
             _block_slopes(
                 job, x, y, grad, more, side_out, state, row, count, sums, first + c, second + c, c, seen, None
             )
@@ -272,18 +278,18 @@ def _part_slopes(job, part, kind):
             )
 
 
-@_inlined
+@inlined
 def join_slopes(job, c, mask):
     """Gradients of weight and bias, and the two coefficients of the input's gradient."""
-    channels, sums = job.channels, at(job.sums, _F4)
-    state, slopes = at(job.state, _F4), at(job.slopes, _F4)
+    channels, sums = job.channels, at(job.sums, F4)
+    state, slopes = at(job.state, F4), at(job.slopes, F4)
     a, b = load(sums, c, mask), load(sums, channels + c, mask)
     for part in range(1, job.parts):
         a = a + load(sums, 2 * part * channels + c, mask)
         b = b + load(sums, (2 * part + 1) * channels + c, mask)
     inverse, scale = load(state, channels + c, mask), load(state, 2 * channels + c, mask)
     weight_grad = b * inverse
-    share = scale * splat(_F4(-1) / _F4(job.rows))
+    share = scale * splat(F4(-1) / F4(job.rows))
     store(slopes, c, weight_grad, mask)
     store(slopes, channels + c, a, mask)
     store(slopes, 2 * channels + c, share * inverse * weight_grad, mask)
@@ -293,7 +299,7 @@ def join_slopes(job, c, mask):
 _slopes = by_parts_and_joined(_part_slopes, join_slopes)
 
 
-@_inlined
+@inlined
 def _gradient_to(x, grad, out, place, target, state, slopes, channels, c, low, high, mask):
     value = load(x, place, mask)
     scale = load(state, 2 * channels + c, mask)
@@ -302,10 +308,10 @@ def _gradient_to(x, grad, out, place, target, state, slopes, channels, c, low, h
     store(out, target, fma(scale, g, rest), mask)
 
 
-@_whole
+@separate
 def _part_gradient(job, part, kind):
     x, grad, out = at(job.x, kind), at(job.grad, kind), at(job.out, kind)
-    state, slopes = at(job.state, _F4), at(job.slopes, _F4)
+    state, slopes = at(job.state, F4), at(job.slopes, F4)
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
     whole = channels - channels % WIDTH
@@ -323,44 +329,39 @@ _gradient = by_parts(_part_gradient)
 
 def moments_float32(pointer):
     """Mean and variance of each channel, and what follows from them."""
-    _moments(pointer, _F4)
+    _moments(pointer, F4)
 
 
 def moments_bfloat16(pointer):
     """Mean and variance of each channel, and what follows from them."""
-    _moments(pointer, _BF)
+    _moments(pointer, BF16)
 
 
 def apply_float32(pointer):
     """``out = activation(x * scale + shift + side)``."""
-    _apply(pointer, _F4)
+    _apply(pointer, F4)
 
 
 def apply_bfloat16(pointer):
     """``out = activation(x * scale + shift + side)``."""
-    _apply(pointer, _BF)
+    _apply(pointer, BF16)
 
 
-def slopes_float32(pointer):
+def affine_gradients_float32(pointer):
     """Gradients of weight and bias; with ``y`` also that of the side, in ``side_out``."""
-    _slopes(pointer, _F4)
+    _slopes(pointer, F4)
 
 
-def slopes_bfloat16(pointer):
+def affine_gradients_bfloat16(pointer):
     """Gradients of weight and bias; with ``y`` also that of the side, in ``side_out``."""
-    _slopes(pointer, _BF)
+    _slopes(pointer, BF16)
 
 
-def gradient_float32(pointer):
+def input_gradient_float32(pointer):
     """Gradient of the input from that of the output."""
-    _gradient(pointer, _F4)
+    _gradient(pointer, F4)
 
 
-def gradient_bfloat16(pointer):
+def input_gradient_bfloat16(pointer):
     """Gradient of the input from that of the output."""
-    _gradient(pointer, _BF)
-
-
-def compile_entry(entry):
-    """Machine code of one of the functions above; what an earlier process compiled is read from numba's cache."""
-    return cfunc(_ENTRY, cache=True, **_OPTIONS)(entry)
+    _gradient(pointer, BF16)

@@ -1,70 +1,69 @@
-"""A compiled kernel for the mean and the covariance of a feature map's channels over all positions.
+"""Covariance kernel: mean and covariance of a feature map's channels over all positions.
 
 Comes in: a `JOB` record of addresses and sizes, of a map (rows, channels) of few channels, float32 or bfloat16. Goes
 out: mean (channels,) and covariance (channels, channels), float32.
 
-Distances are taken from the mean of some rows, so that little is lost where channels are far from 0. Rows are cut
-into parts, which threads take one after the other; the parts are put together in their order, so that the bits are the
-same for any number of threads. Imports numba: only `earsight.kernels.runtime` may import this.
+Distances are taken from the mean of some rows, so that little is lost where channels are far from 0. Rows are cut into
+parts, which threads take one after the other and which are added in their order: the bits are the same for any number
+of threads. Imports numba: only `earsight.kernels.runtime` may import this.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, cfunc, from_dtype, types
+from numba import carray
 
-from earsight.kernels.batch_norm import _BF, _F4, _OPTIONS, _inlined, _whole
-from earsight.kernels.simd import WIDTH, at, fma, load, next_ticket, room, splat, store
+from earsight.kernels.simd import BF16, F4, at, fma, inlined, load, next_ticket, room, separate, splat, store
+from earsight.kernels.widths import WIDTH
 
 JOB = np.dtype(
     [
         (name, np.int64)
-        for name in ("next", "done", "here", "parts", "rows", "channels", "lanes", "x", "sums", "mean", "covariance")
+        for name in ("next", "done", "here", "parts", "rows", "channels", "padded", "x", "sums", "mean", "covariance")
     ]
 )
-"""What the kernel is told. ``lanes`` are channels, as many as whole vectors need; ``sums`` is scratch, (parts, lanes +
-1, lanes): of products, and below them of distances."""
+"""The kernel's record. ``padded`` are the channels rounded up to whole vectors; ``sums`` is scratch,
+(parts, padded + 1, padded): of products, and below them of distances."""
 
-_ENTRY = types.void(types.CPointer(from_dtype(JOB)))
 _ROOM = 256
 """Vectors in a tile of rows."""
 _MOST_VECTORS = 32
 """That channels fill: those of `earsight.models.fast.inverted_residual._MOST_CHANNELS`."""
-_SOME = 64
-"""Rows whose mean distances are taken from."""
+_ORIGIN_ROWS = 64
+"""Rows whose mean is the origin of distances."""
 _AT_A_TIME = 8
 """Channels whose products are summed at a time."""
 
 
-@_inlined
+@inlined
 def _load(x, place, left):
     return load(x, place, None) if left >= WIDTH else load(x, place, left)
 
 
-@_inlined
+@inlined
 def _add(sums, place, value):
     store(sums, place, load(sums, place, None) + value, None)
 
 
-@_whole
+@separate
 def _origin(x, c, rows, channels):
     """Mean of some rows from all over the map, of sixteen channels from c on."""
-    count = min(_SOME, rows)
-    total = splat(_F4(0))
+    count = min(_ORIGIN_ROWS, rows)
+    total = splat(F4(0))
     for row in range(count):
         total = total + _load(x, row * (rows // count) * channels + c, channels - c)
-    return total * splat(_F4(1) / _F4(count))
+    return total * splat(F4(1) / F4(count))
 
 
-@_whole
-def _add_products(tile, count, lanes, channels, sums):
-    """Add the products of all pairs of columns of a tile, summed over its rows, to those of the later column."""
+@separate
+def _add_products(tile, count, padded, channels, sums):
+    """Add the products of all pairs of a tile's columns, summed over its rows, to the sums."""
     for i in range(0, channels, _AT_A_TIME):
-        for c in range(i - i % WIDTH, lanes, WIDTH):
-            a = b = d = e = f = g = h = k = splat(_F4(0))
+        for c in range(i - i % WIDTH, padded, WIDTH):
+            a = b = d = e = f = g = h = k = splat(F4(0))
             for row in range(count):
-                value = load(tile, row * lanes + c, None)
-                place = row * lanes + i
+                value = load(tile, row * padded + c, None)
+                place = row * padded + i
                 a = fma(value, splat(tile[place]), a)
                 b = fma(value, splat(tile[place + 1]), b)
                 d = fma(value, splat(tile[place + 2]), d)
@@ -73,55 +72,55 @@ def _add_products(tile, count, lanes, channels, sums):
                 g = fma(value, splat(tile[place + 5]), g)
                 h = fma(value, splat(tile[place + 6]), h)
                 k = fma(value, splat(tile[place + 7]), k)
-            place = i * lanes + c
+            place = i * padded + c
             _add(sums, place, a)
-            _add(sums, place + lanes, b)
-            _add(sums, place + 2 * lanes, d)
-            _add(sums, place + 3 * lanes, e)
-            _add(sums, place + 4 * lanes, f)
-            _add(sums, place + 5 * lanes, g)
-            _add(sums, place + 6 * lanes, h)
-            _add(sums, place + 7 * lanes, k)
+            _add(sums, place + padded, b)
+            _add(sums, place + 2 * padded, d)
+            _add(sums, place + 3 * padded, e)
+            _add(sums, place + 4 * padded, f)
+            _add(sums, place + 5 * padded, g)
+            _add(sums, place + 6 * padded, h)
+            _add(sums, place + 7 * padded, k)
 
 
-@_whole
+@separate
 def _do_part(job, part, tile, origin, kind):
-    x, channels, lanes = at(job.x, kind), job.channels, job.lanes
-    sums = at(job.sums + part * (lanes + 1) * lanes * 4, _F4)
-    for place in range(0, (lanes + 1) * lanes, WIDTH):
-        store(sums, place, splat(_F4(0)), None)
-    for c in range(0, lanes, WIDTH):
+    x, channels, padded = at(job.x, kind), job.channels, job.padded
+    sums = at(job.sums + part * (padded + 1) * padded * 4, F4)
+    for place in range(0, (padded + 1) * padded, WIDTH):
+        store(sums, place, splat(F4(0)), None)
+    for c in range(0, padded, WIDTH):
         store(origin, c, _origin(x, c, job.rows, channels), None)
-    most = _ROOM * WIDTH // lanes
+    most = _ROOM * WIDTH // padded
     end = job.rows * (part + 1) // job.parts
     for begin in range(job.rows * part // job.parts, end, most):
         count = min(most, end - begin)
-        for c in range(0, lanes, WIDTH):
+        for c in range(0, padded, WIDTH):
             first = load(origin, c, None)
-            total = splat(_F4(0))
+            total = splat(F4(0))
             for row in range(count):
                 value = _load(x, (begin + row) * channels + c, channels - c) - first
-                store(tile, row * lanes + c, value, None)
+                store(tile, row * padded + c, value, None)
                 total = total + value
-            _add(sums, lanes * lanes + c, total)
-        _add_products(tile, count, lanes, channels, sums)
+            _add(sums, padded * padded + c, total)
+        _add_products(tile, count, padded, channels, sums)
 
 
-@_whole
+@separate
 def _join(job, kind):
     """Mean and covariance from the sums of all parts."""
-    x, sums = at(job.x, kind), at(job.sums, _F4)
-    channels, lanes = job.channels, job.lanes
-    mean, covariance = at(job.mean, _F4), at(job.covariance, _F4)
-    size = (lanes + 1) * lanes
-    share = splat(_F4(1) / _F4(job.rows))
+    x, sums = at(job.x, kind), at(job.sums, F4)
+    channels, padded = job.channels, job.padded
+    mean, covariance = at(job.mean, F4), at(job.covariance, F4)
+    size = (padded + 1) * padded
+    share = splat(F4(1) / F4(job.rows))
     for place in range(0, size, WIDTH):
         total = load(sums, place, None)
         for part in range(1, job.parts):
             total = total + load(sums, part * size + place, None)
         store(sums, place, total * share, None)
-    apart = lanes * lanes
-    for c in range(0, lanes, WIDTH):
+    apart = padded * padded
+    for c in range(0, padded, WIDTH):
         value = load(sums, apart + c, None) + _origin(x, c, job.rows, channels)
         if c + WIDTH <= channels:
             store(mean, c, value, None)
@@ -129,13 +128,13 @@ def _join(job, kind):
             store(mean, c, value, channels - c)
     for i in range(channels):
         for j in range(i, channels):
-            value = sums[i * lanes + j] - sums[apart + i] * sums[apart + j]
+            value = sums[i * padded + j] - sums[apart + i] * sums[apart + j]
             covariance[i * channels + j] = value
             covariance[j * channels + i] = value
 
 
-@_inlined
-def _covary(pointer, kind):
+@inlined
+def _covariance(pointer, kind):
     job = carray(pointer, 1)[0]
     tile, origin = room(_ROOM), room(_MOST_VECTORS)
     while True:
@@ -147,16 +146,11 @@ def _covary(pointer, kind):
             _join(job, kind)
 
 
-def covary_float32(pointer):
+def covariance_float32(pointer):
     """Mean and covariance of the columns of a matrix."""
-    _covary(pointer, _F4)
+    _covariance(pointer, F4)
 
 
-def covary_bfloat16(pointer):
+def covariance_bfloat16(pointer):
     """Mean and covariance of the columns of a matrix."""
-    _covary(pointer, _BF)
-
-
-def compile_entry(entry):
-    """Machine code of one of the functions above; what an earlier process compiled is read from numba's cache."""
-    return cfunc(_ENTRY, cache=True, **_OPTIONS)(entry)
+    _covariance(pointer, BF16)

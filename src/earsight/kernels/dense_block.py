@@ -1,42 +1,29 @@
-"""Compiled kernels of the backward pass of a dense block, whose layers normalise the same channels again and again.
+"""Dense-block kernels, backward: a dense block's layers normalise the same channels again and again.
 
 Comes in: the `JOB` record of `earsight.kernels.batch_norm`. ``x`` and what has its shape have rows that begin every
-``stride`` elements; maps of one layer's own are whole. Goes out: the arrays that the record names, changed.
-
-Imports numba: only `earsight.kernels.runtime` may import this.
+``stride`` elements; maps of one layer's own are whole. Goes out: the arrays that the record names, changed. Imports
+numba: only `earsight.kernels.runtime` may import this.
 """
 
 from __future__ import annotations
 
-from numba import cfunc
+from earsight.kernels.batch_norm import JOB, by_parts, by_parts_and_joined, join_slopes
+from earsight.kernels.simd import BF16, F4, at, fma, inlined, load, separate, splat, store, where_inside
+from earsight.kernels.widths import WIDTH
 
-from earsight.kernels.batch_norm import (
-    _BF,
-    _ENTRY,
-    _F4,
-    _OPTIONS,
-    JOB,
-    _inlined,
-    _whole,
-    by_parts,
-    by_parts_and_joined,
-    join_slopes,
-)
-from earsight.kernels.simd import WIDTH, at, fma, load, splat, store, where_inside
-
-__all__ = ["JOB", "compile_entry"]
+__all__ = ["JOB"]
 
 _BLOCK_ELEMENTS = 12 * 1024
 
 
-@_inlined
-def _block_pull(job, x, grad, out, state, row, count, sums, first, second, c, seen, mask):
+@inlined
+def _block_add_gradient(job, x, grad, out, state, row, count, sums, first, second, c, seen, mask):
     """Add a layer's gradient, without its two terms of each channel, and take the sums that those are made of."""
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
     mean = load(state, c, mask)
     scale, shift = load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask)
-    a = b = splat(_F4(0))
+    a = b = splat(F4(0))
     if seen:
         a, b = load(sums, first, mask), load(sums, second, mask)
     place, target = row * stride + c, row * channels + c
@@ -52,10 +39,10 @@ def _block_pull(job, x, grad, out, state, row, count, sums, first, second, c, se
     store(sums, second, b, mask)
 
 
-@_whole
-def _part_pull(job, part, kind):
+@separate
+def _part_add_gradient(job, part, kind):
     x, grad, out = at(job.x, kind), at(job.grad, kind), at(job.out, kind)
-    state, sums = at(job.state, _F4), at(job.sums, _F4)
+    state, sums = at(job.state, F4), at(job.sums, F4)
     channels = job.channels
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
     whole = channels - channels % WIDTH
@@ -64,60 +51,55 @@ def _part_pull(job, part, kind):
     for row in range(begin, end, block):
         count, seen = min(block, end - row), row - begin
         for c in range(0, whole, WIDTH):
-            _block_pull(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, None)
+            _block_add_gradient(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, None)
         if whole < channels:
             c, mask = whole, channels - whole
-            _block_pull(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, mask)
+            _block_add_gradient(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, mask)
 
 
-_pull = by_parts_and_joined(_part_pull, join_slopes)
+_add_gradient = by_parts_and_joined(_part_add_gradient, join_slopes)
 
 
-@_inlined
-def _settle_to(x, grad, out, place, target, state, slopes, channels, c, mask):
+@inlined
+def _finish_to(x, grad, out, place, target, state, slopes, channels, c, mask):
     away = load(x, place, mask) - load(state, c, mask)
     rest = fma(load(slopes, c, mask), away, load(slopes, channels + c, mask))
     store(out, target, load(grad, place, mask) + rest, mask)
 
 
-@_whole
-def _part_settle(job, part, kind):
+@separate
+def _part_finish(job, part, kind):
     x, grad, out = at(job.x, kind), at(job.grad, kind), at(job.out, kind)
-    state, slopes = at(job.state, _F4), at(job.slopes, _F4)
+    state, slopes = at(job.state, F4), at(job.slopes, F4)
     channels = job.channels
     whole = channels - channels % WIDTH
     for row in range(job.rows * part // job.parts, job.rows * (part + 1) // job.parts):
         place, target = row * job.stride, row * channels
         for c in range(0, whole, WIDTH):
-            _settle_to(x, grad, out, place + c, target + c, state, slopes, channels, c, None)
+            _finish_to(x, grad, out, place + c, target + c, state, slopes, channels, c, None)
         if whole < channels:
             c, mask = whole, channels - whole
-            _settle_to(x, grad, out, place + c, target + c, state, slopes, channels, c, mask)
+            _finish_to(x, grad, out, place + c, target + c, state, slopes, channels, c, mask)
 
 
-_settle = by_parts(_part_settle)
+_finish = by_parts(_part_finish)
 
 
-def pull_float32(pointer):
+def add_gradient_float32(pointer):
     """``out += scale * grad`` where the activation lets it pass; gradients of weight and bias."""
-    _pull(pointer, _F4)
+    _add_gradient(pointer, F4)
 
 
-def pull_bfloat16(pointer):
+def add_gradient_bfloat16(pointer):
     """``out += scale * grad`` where the activation lets it pass; gradients of weight and bias."""
-    _pull(pointer, _BF)
+    _add_gradient(pointer, BF16)
 
 
-def settle_float32(pointer):
+def finish_gradient_float32(pointer):
     """``out = grad + (x - mean) * slopes[0] + slopes[1]``."""
-    _settle(pointer, _F4)
+    _finish(pointer, F4)
 
 
-def settle_bfloat16(pointer):
+def finish_gradient_bfloat16(pointer):
     """``out = grad + (x - mean) * slopes[0] + slopes[1]``."""
-    _settle(pointer, _BF)
-
-
-def compile_entry(entry):
-    """Machine code of one of the functions above; what an earlier process compiled is read from numba's cache."""
-    return cfunc(_ENTRY, cache=True, **_OPTIONS)(entry)
+    _finish(pointer, BF16)

@@ -1,55 +1,50 @@
-"""Compiled kernels of square depthwise convolutions, forward and backward.
+"""Depthwise convolution kernels (square, 3 x 3 and 5 x 5), forward and backward.
 
-Comes in: a `JOB` record of addresses and sizes. Feature maps are channels-last. Weights are float32, (taps, lanes): a
-row of channels for each tap, as long as whole vectors need. Goes out: the arrays that the record names, changed.
+Comes in: a `JOB` record of addresses and sizes. Feature maps are channels-last. Weights are float32, (taps, padded): a
+row of channels for each tap, rounded up to whole vectors. Goes out: the arrays that the record names, changed.
 
-Windows slide along some rows at a time, sixteen channels wide (`earsight.kernels.sliding_window`). Nothing is padded, cropped
-or copied in memory. Work is cut by image, whatever the number of threads.
-
-Imports numba: only `earsight.kernels.runtime` may import this.
+Windows slide along some rows at a time, sixteen channels wide (`earsight.kernels.sliding_window`). Nothing is padded,
+cropped or copied in memory. Work is cut by image, whatever the number of threads. Imports numba: only
+`earsight.kernels.runtime` may import this.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray
 
-from earsight.kernels.simd import WIDTH, at, fetch, load, next_ticket, splat, store
+from earsight.kernels.simd import BF16, F4, at, fetch, inlined, load, next_ticket, separate, splat, store
 from earsight.kernels.sliding_window import (
     add_column,
     convolve_step,
     cut_column,
-    gather_step,
     load_taps,
     put_column,
     reach,
-    spread_step,
     store_taps,
+    strided_gradient_step,
+    weight_gradient_step,
     zeros,
 )
+from earsight.kernels.widths import WIDTH
 
 JOB = np.dtype(
     [
         (name, np.int64)
         for name in (
-            *("next", "done", "here", "parts", "batch", "channels", "lanes", "stride", "top", "left"),
+            *("next", "done", "here", "parts", "batch", "channels", "padded", "stride", "top", "left"),
             *("height", "width", "out_height", "out_width", "x", "grad", "seen", "shift", "out", "weight", "sums"),
         )
     ]
     + [("low", np.float32), ("high", np.float32)]
 )
-"""What a kernel is told. ``top`` and ``left`` are the padding there. ``shift``, (lanes,), is added to the input and the
-sum cut at ``low`` and ``high`` before it is convolved. With ``seen``, that input, an input gradient goes back through
-the cuts, and its sums over each image are added to ``sums``, (batch, lanes). In weight gradients ``sums`` is scratch,
-(parts, taps, lanes).
+"""The record of a kernel. ``top`` and ``left`` are the padding there. ``shift``, (padded,), is added to the input and
+the sum cut at ``low`` and ``high`` before it is convolved. With ``seen``, that input, an input gradient goes back
+through the cuts, and its sums over each image are added to ``sums``, (batch, padded). In weight gradients ``sums`` is
+scratch, (parts, taps, padded).
 """
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_ENTRY = types.void(types.CPointer(from_dtype(JOB)))
-_F4, _BF = np.float32, np.uint16
-_NO_END = _F4(-np.inf), _F4(np.inf)
+_NO_END = F4(-np.inf), F4(np.inf)
 
 
 def _many(count):
@@ -57,45 +52,42 @@ def _many(count):
 
 
 _LINE = 32
-"""Elements of a line of the cache, of bfloat16; of float32 every other line is asked for."""
-
-_inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
-_whole = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)
+"""Elements of a cache line, of bfloat16; of float32 every other line is prefetched."""
 
 
-@_inlined
+@inlined
 def _cuts(job, c):
     """Shift and ends of the activation, of sixteen channels."""
-    shift = load(at(job.shift, _F4), c, None) if job.shift else splat(_F4(0))
+    shift = load(at(job.shift, F4), c, None) if job.shift else splat(F4(0))
     return shift, splat(job.low), splat(job.high)
 
 
-@_inlined
+@inlined
 def _no_cuts():
-    return splat(_F4(0)), splat(_NO_END[0]), splat(_NO_END[1])
+    return splat(F4(0)), splat(_NO_END[0]), splat(_NO_END[1])
 
 
-@_inlined
+@inlined
 def _add_to_sums(job, image, c, total):
     if job.seen:
-        sums, place = at(job.sums, _F4), image * job.lanes + c
+        sums, place = at(job.sums, F4), image * job.padded + c
         store(sums, place, load(sums, place, None) + total, None)
 
 
-@_inlined
+@inlined
 def _ahead(image, height, row, line, c, steps, lines):
-    """Where in a map to ask for what the next rows need, a little with each step of these. Caches do not foresee it."""
+    """Where in a map to prefetch what the next rows need, a little with each step of these."""
     return (image * height + row) * line + c // WIDTH * steps * len(lines) * _LINE
 
 
-@_inlined
-def _ask_for_output(job, place, lines, kind):
+@inlined
+def _prefetch_output(job, place, lines, kind):
     fetch(at(job.out, kind), place, lines, 1)
     if job.seen:
         fetch(at(job.seen, kind), place, lines, 0)
 
 
-@_inlined
+@inlined
 def _put(job, found, total, start, shape, cuts, mask, kind):
     """Write a column that is complete, a gradient through the activation's cuts; returns the sum of what passed."""
     if job.seen:
@@ -105,7 +97,7 @@ def _put(job, found, total, start, shape, cuts, mask, kind):
     return total
 
 
-@_inlined
+@inlined
 def _convolve_rows(job, image, first, c, mask, kind, plan):
     """Some rows of the output, of sixteen channels."""
     sizes, waiting, taps, x_lines, out_lines = plan
@@ -113,11 +105,11 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
     kernel, rows = len(sizes[0]), len(sizes[2])
     channels, stride, last = job.channels, job.stride, len(waiting) // rows
     steps, more = job.out_width + last, first + rows < job.out_height
-    taps = load_taps(at(job.weight, _F4), c, job.lanes, taps)
+    taps = load_taps(at(job.weight, F4), c, job.padded, taps)
     cuts = _cuts(job, c)
     # With an activation behind the gradient that is convolved, what comes out goes through it, not what comes in.
     before = _no_cuts() if job.seen else cuts
-    partial, total = zeros(waiting), splat(_F4(0))
+    partial, total = zeros(waiting), splat(F4(0))
     row, column = first * stride - job.top, -job.left
     place = ((image * job.height + row) * job.width + column) * channels + c
     target = ((image * job.out_height + first) * job.out_width - last) * channels + c
@@ -127,7 +119,7 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
     for step in range(steps):
         if more:
             fetch(x, soon, x_lines, 0)
-            _ask_for_output(job, out_soon, out_lines, kind)
+            _prefetch_output(job, out_soon, out_lines, kind)
         partial, found = convolve_step(partial, taps, x, (place, row, column), shape, before, mask, sizes)
         if step >= last:
             total = _put(job, found, total, (target, first, step - last), out_shape, cuts, mask, kind)
@@ -139,16 +131,16 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
     _add_to_sums(job, image, c, total)
 
 
-@_inlined
-def _spread_rows(job, image, first, c, mask, kind, plan):
+@inlined
+def _strided_gradient_rows(job, image, first, c, mask, kind, plan):
     """Gradient of two rows of the padded input for each of some rows of the output, of sixteen channels."""
     sizes, waiting, taps, grad_lines, out_lines = plan
     grad = at(job.grad, kind)
     channels, rows, last = job.channels, len(sizes[1]), len(sizes[0]) // 2
     steps, more = (job.width + job.left + 1) // 2, first + rows < job.out_height
-    taps = load_taps(at(job.weight, _F4), c, job.lanes, taps)
+    taps = load_taps(at(job.weight, F4), c, job.padded, taps)
     cuts = _cuts(job, c)
-    partial, total = zeros(waiting), splat(_F4(0))
+    partial, total = zeros(waiting), splat(F4(0))
     row, up = first - last, 2 * first - job.top
     place = (image * job.out_height + row) * job.out_width * channels + c
     shape, out_shape = (job.out_height, job.out_width, channels), (job.height, job.width, channels)
@@ -157,8 +149,8 @@ def _spread_rows(job, image, first, c, mask, kind, plan):
     for column in range(steps):
         if more:
             fetch(grad, soon, grad_lines, 0)
-            _ask_for_output(job, out_soon, out_lines, kind)
-        partial, even, odd = spread_step(partial, taps, grad, (place, row, column), shape, mask, sizes)
+            _prefetch_output(job, out_soon, out_lines, kind)
+        partial, even, odd = strided_gradient_step(partial, taps, grad, (place, row, column), shape, mask, sizes)
         for parity in range(2):
             right = 2 * column + parity - job.left
             if 0 <= right < job.width:
@@ -171,16 +163,16 @@ def _spread_rows(job, image, first, c, mask, kind, plan):
     _add_to_sums(job, image, c, total)
 
 
-@_inlined
-def _gather_rows(job, image, first, c, mask, kind, plan):
+@inlined
+def _weight_gradient_rows(job, image, first, c, mask, kind, plan):
     """Sums over some rows of the output, of sixteen channels, added to those of this part."""
     part, fresh, (sizes, waiting, taps, x_lines, grad_lines) = plan
     x, grad = at(job.x, kind), at(job.grad, kind)
-    sums = at(job.sums + part * len(taps) * job.lanes * 4, _F4)
+    sums = at(job.sums + part * len(taps) * job.padded * 4, F4)
     kernel, rows = len(sizes[0]), len(sizes[2])
     channels, stride, last = job.channels, job.stride, len(waiting) // rows
     steps, more = job.out_width + last, first + rows < job.out_height
-    totals = zeros(taps) if fresh and first == 0 else load_taps(sums, c, job.lanes, taps)
+    totals = zeros(taps) if fresh and first == 0 else load_taps(sums, c, job.padded, taps)
     cuts, seen = _cuts(job, c), zeros(waiting)
     row, column = first * stride - job.top, -job.left
     place = ((image * job.height + row) * job.width + column) * channels + c
@@ -192,7 +184,7 @@ def _gather_rows(job, image, first, c, mask, kind, plan):
         if more:
             fetch(x, soon, x_lines, 0)
             fetch(grad, grad_soon, grad_lines, 0)
-        totals, seen = gather_step(
+        totals, seen = weight_gradient_step(
             totals, seen, x, (place, row, column), shape, cuts, grad, (grad_place, first, step), grad_shape, mask, sizes
         )
         soon += len(x_lines) * _LINE
@@ -200,10 +192,10 @@ def _gather_rows(job, image, first, c, mask, kind, plan):
         place += stride * channels
         column += stride
         grad_place += channels
-    store_taps(sums, c, job.lanes, totals)
+    store_taps(sums, c, job.padded, totals)
 
 
-@_inlined
+@inlined
 def _slices(do_rows, job, image, first, kind, plan):
     """Do some rows, sixteen channels after sixteen."""
     whole = job.channels - job.channels % WIDTH
@@ -213,27 +205,27 @@ def _slices(do_rows, job, image, first, kind, plan):
         do_rows(job, image, first, whole, job.channels - whole, kind, plan)
 
 
-@_whole
+@separate
 def _convolve_image(job, image, kind, plan):
     for first in range(0, job.out_height, len(plan[0][2])):
         _slices(_convolve_rows, job, image, first, kind, plan)
 
 
-@_whole
-def _spread_image(job, image, kind, plan):
+@separate
+def _strided_gradient_image(job, image, kind, plan):
     for first in range(0, (job.height + job.top + 1) // 2, len(plan[0][1])):
-        _slices(_spread_rows, job, image, first, kind, plan)
+        _slices(_strided_gradient_rows, job, image, first, kind, plan)
 
 
-@_whole
-def _gather_part(job, part, kind, plan):
+@separate
+def _weight_gradient_part(job, part, kind, plan):
     begin = job.batch * part // job.parts
     for image in range(begin, job.batch * (part + 1) // job.parts):
         for first in range(0, job.out_height, len(plan[0][2])):
-            _slices(_gather_rows, job, image, first, kind, (part, image == begin, plan))
+            _slices(_weight_gradient_rows, job, image, first, kind, (part, image == begin, plan))
 
 
-@_inlined
+@inlined
 def _by_images(pointer, do_image, kind, plan):
     job = carray(pointer, 1)[0]
     while True:
@@ -243,7 +235,7 @@ def _by_images(pointer, do_image, kind, plan):
         do_image(job, image, kind, plan)
 
 
-@_inlined
+@inlined
 def _convolve(pointer, kind, one, two):
     if carray(pointer, 1)[0].stride == 1:
         _by_images(pointer, _convolve_image, kind, one)
@@ -251,19 +243,19 @@ def _convolve(pointer, kind, one, two):
         _by_images(pointer, _convolve_image, kind, two)
 
 
-@_inlined
-def _gather(pointer, kind, one, two):
+@inlined
+def _weight_gradient(pointer, kind, one, two):
     job = carray(pointer, 1)[0]
     while True:
         part = next_ticket(job.here)
         if part >= job.parts:
             break
         if job.stride == 1:
-            _gather_part(job, part, kind, one)
+            _weight_gradient_part(job, part, kind, one)
         else:
-            _gather_part(job, part, kind, two)
+            _weight_gradient_part(job, part, kind, two)
         if next_ticket(job.here + 8) == job.parts - 1:
-            sums, out, size = at(job.sums, _F4), at(job.out, _F4), len(one[2]) * job.lanes
+            sums, out, size = at(job.sums, F4), at(job.out, F4), len(one[2]) * job.padded
             for c in range(0, size, WIDTH):
                 total = load(sums, c, None)
                 for other in range(1, job.parts):
@@ -272,7 +264,7 @@ def _gather(pointer, kind, one, two):
 
 
 def _plan(kernel, stride, rows):
-    """Sizes of a step, how many vectors it leaves, how many taps there are, and lines of the cache to ask for.
+    """Sizes of a step, how many vectors it leaves, how many taps there are, and cache lines to prefetch.
 
     All as tuples of that length, which the compiler knows; lines of the input and of the output.
     """
@@ -280,7 +272,7 @@ def _plan(kernel, stride, rows):
     return (_many(kernel), _many(stride), _many(rows)), _many(left), _many(kernel**2), *map(_many, lines)
 
 
-def _spread_plan(kernel, rows):
+def _strided_plan(kernel, rows):
     """The same, lines of the output's gradient and of the input's."""
     left, lines = 2 * rows * (kernel - 2), (max(1, rows // 2), 2 * rows)
     return (_many(kernel), _many(rows)), _many(left), _many(kernel**2), *map(_many, lines)
@@ -289,71 +281,66 @@ def _spread_plan(kernel, rows):
 # Rows at a time: as many as leave what is summed in registers.
 _CONVOLVE_3, _CONVOLVE_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
 _CONVOLVE_5, _CONVOLVE_5_2 = (_plan(5, stride, 4) for stride in (1, 2))
-_GATHER_3, _GATHER_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
-_GATHER_5, _GATHER_5_2 = (_plan(5, stride, 1) for stride in (1, 2))
-_SPREAD_3, _SPREAD_5 = _spread_plan(3, 4), _spread_plan(5, 2)
+_WEIGHT_3, _WEIGHT_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
+_WEIGHT_5, _WEIGHT_5_2 = (_plan(5, stride, 1) for stride in (1, 2))
+_STRIDED_3, _STRIDED_5 = _strided_plan(3, 4), _strided_plan(5, 2)
 
 
 def convolve3_float32(pointer):
     """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, _F4, _CONVOLVE_3, _CONVOLVE_3_2)
+    _convolve(pointer, F4, _CONVOLVE_3, _CONVOLVE_3_2)
 
 
 def convolve3_bfloat16(pointer):
     """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, _BF, _CONVOLVE_3, _CONVOLVE_3_2)
+    _convolve(pointer, BF16, _CONVOLVE_3, _CONVOLVE_3_2)
 
 
 def convolve5_float32(pointer):
     """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, _F4, _CONVOLVE_5, _CONVOLVE_5_2)
+    _convolve(pointer, F4, _CONVOLVE_5, _CONVOLVE_5_2)
 
 
 def convolve5_bfloat16(pointer):
     """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, _BF, _CONVOLVE_5, _CONVOLVE_5_2)
+    _convolve(pointer, BF16, _CONVOLVE_5, _CONVOLVE_5_2)
 
 
-def spread3_float32(pointer):
+def strided_gradient3_float32(pointer):
     """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _spread_image, _F4, _SPREAD_3)
+    _by_images(pointer, _strided_gradient_image, F4, _STRIDED_3)
 
 
-def spread3_bfloat16(pointer):
+def strided_gradient3_bfloat16(pointer):
     """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _spread_image, _BF, _SPREAD_3)
+    _by_images(pointer, _strided_gradient_image, BF16, _STRIDED_3)
 
 
-def spread5_float32(pointer):
+def strided_gradient5_float32(pointer):
     """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _spread_image, _F4, _SPREAD_5)
+    _by_images(pointer, _strided_gradient_image, F4, _STRIDED_5)
 
 
-def spread5_bfloat16(pointer):
+def strided_gradient5_bfloat16(pointer):
     """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _spread_image, _BF, _SPREAD_5)
+    _by_images(pointer, _strided_gradient_image, BF16, _STRIDED_5)
 
 
-def gather3_float32(pointer):
+def weight_gradient3_float32(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _F4, _GATHER_3, _GATHER_3_2)
+    _weight_gradient(pointer, F4, _WEIGHT_3, _WEIGHT_3_2)
 
 
-def gather3_bfloat16(pointer):
+def weight_gradient3_bfloat16(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _BF, _GATHER_3, _GATHER_3_2)
+    _weight_gradient(pointer, BF16, _WEIGHT_3, _WEIGHT_3_2)
 
 
-def gather5_float32(pointer):
+def weight_gradient5_float32(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _F4, _GATHER_5, _GATHER_5_2)
+    _weight_gradient(pointer, F4, _WEIGHT_5, _WEIGHT_5_2)
 
 
-def gather5_bfloat16(pointer):
+def weight_gradient5_bfloat16(pointer):
     """Gradient of the weight."""
-    _gather(pointer, _BF, _GATHER_5, _GATHER_5_2)
-
-
-def compile_entry(entry):
-    """Machine code of one of the functions above; what an earlier process compiled is read from numba's cache."""
-    return cfunc(_ENTRY, cache=True, **_OPTIONS)(entry)
+    _weight_gradient(pointer, BF16, _WEIGHT_5, _WEIGHT_5_2)

@@ -1,15 +1,12 @@
-"""Short discrete Fourier transforms as straight-line code, of eight complex numbers at once, for numba's kernels.
+"""FFTs of a few points as straight-line code, of eight complex numbers at once, for numba's kernels.
 
 Comes in: addresses of arrays of float64 in which each point of a transform is a vector of eight real and a vector of
-eight imaginary parts: eight independent transforms run side by side, one in each place of the vectors, so that nothing
-is ever shuffled and a transform of any length is as good as one of a power of two. Goes out: the transforms, written
-where the caller says.
+eight imaginary parts, so that eight transforms run side by side, nothing is shuffled, and any length is as good as a
+power of two. Goes out: the transforms, written where the caller says.
 
-A transform of a composite length is split into its factors (Cooley and Tukey 1965), one of an odd prime into sums of
-cosines and sines over pairs of its points, which halves the multiplications. Points that are known to be zero cost
-nothing.
-
-Imports numba, so only what compiles kernels may import this.
+A composite length is split into its factors (Cooley and Tukey 1965), an odd prime into sums of cosines and sines over
+pairs of points, which halves the multiplications. Points known to be zero cost nothing. Imports numba, so only what
+compiles kernels may import this.
 """
 
 from __future__ import annotations
@@ -21,57 +18,56 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from earsight.kernels.widths import FRAMES, LANES
+from earsight.kernels.widths import DOUBLES, FRAMES
 
 POINT = FRAMES
 """Values that a point takes: real parts, then imaginary parts."""
 
 _WORD, _LONG = ir.IntType(32), ir.IntType(64)
-_SINGLES, _DOUBLES = (ir.VectorType(kind, LANES) for kind in (ir.FloatType(), ir.DoubleType()))
+_SINGLES, _DOUBLES = (ir.VectorType(kind, DOUBLES) for kind in (ir.FloatType(), ir.DoubleType()))
 _BOTH_SINGLES = ir.VectorType(ir.FloatType(), POINT)
 
 Complex = tuple[Any, Any] | None
-"""Real and imaginary parts as values of the code that is made; None is a zero."""
+"""Real and imaginary parts as values of the code that is generated; None is a zero."""
 
 
 class _Arithmetic:
-    """Operations on vectors of complex numbers, each of which writes code."""
+    """Operations on vectors of complex numbers, each of which generates code."""
 
-    def __init__(self, builder: Any) -> None:
+    def __init__(self, builder) -> None:
         self.builder = builder
 
-    def constant(self, value: float) -> Any:
-        return ir.Constant(_DOUBLES, [value] * LANES)
+    def constant(self, value: float):
+        return ir.Constant(_DOUBLES, [value] * DOUBLES)
 
-    def splat(self, value: Any) -> Any:
+    def splat(self, value):
         empty = ir.Constant(_DOUBLES, ir.Undefined)
         first = self.builder.insert_element(empty, value, ir.Constant(_WORD, 0))
-        return self.builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(_WORD, LANES), [0] * LANES))
+        return self.builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(_WORD, DOUBLES), [0] * DOUBLES))
 
-    def fused(self, a: Any, b: Any, c: Any) -> Any:
+    def fused(self, a, b, c):
         """``a * b + c``, in one rounding where the processor has an instruction for it."""
-        name = f"llvm.fmuladd.v{LANES}f64"
+        name = f"llvm.fmuladd.v{DOUBLES}f64"
         module = self.builder.module
         function = module.globals.get(name) or ir.Function(module, ir.FunctionType(_DOUBLES, [_DOUBLES] * 3), name)
         return self.builder.call(function, [a, b, c])
 
-    def places(self, pointer: Any, point: Any) -> tuple[Any, Any]:
+    def places(self, pointer, point) -> tuple[Any, Any]:
         """Where the real and the imaginary parts of a point of an array lie."""
         real = self.builder.mul(point, ir.Constant(_LONG, POINT))
-        imaginary = self.builder.add(real, ir.Constant(_LONG, LANES))
+        imaginary = self.builder.add(real, ir.Constant(_LONG, DOUBLES))
         real, imaginary = (
             self.builder.bitcast(self.builder.gep(pointer, [index]), _DOUBLES.as_pointer())
             for index in (real, imaginary)
         )
         return real, imaginary
 
-    def point(self, pointer: Any, point: Any) -> tuple[Any, Any]:
+    def point(self, pointer, point) -> tuple[Any, Any]:
         """A point of an array."""
         real, imaginary = (self.builder.load(place, align=64) for place in self.places(pointer, point))
         return real, imaginary
 
     def add(self, a: Complex, b: Complex) -> Complex:
-        """Their sum."""
         if a is None or b is None:
             return a or b
         return self.builder.fadd(a[0], b[0]), self.builder.fadd(a[1], b[1])
@@ -91,7 +87,7 @@ class _Arithmetic:
             return self.builder.fmul(value[0], scale), self.builder.fmul(value[1], scale)
         return self.fused(value[0], scale, total[0]), self.fused(value[1], scale, total[1])
 
-    def times(self, value: tuple[Any, Any], cosine: Any, sine: Any) -> tuple[Any, Any]:
+    def times(self, value: tuple[Any, Any], cosine, sine) -> tuple[Any, Any]:
         """A complex number times another, given by vectors of its parts."""
         real, imaginary = value
         crossed = self.builder.fmul(imaginary, sine), self.builder.fmul(real, sine)
@@ -148,24 +144,21 @@ class _Arithmetic:
         return out
 
 
-def _strided(builder: Any, begin: Any, step: Any, number: int) -> Any:
+def _strided(builder, begin, step, number: int):
     return builder.add(begin, builder.mul(step, ir.Constant(_LONG, number)))
 
 
-def _store_sixteen(builder: Any, values: Any, target: Any, place: Any) -> None:
-    """Sixteen float32 to vector ``place`` of an array."""
+def _store_sixteen(builder, values, target, place) -> None:
     pointer = builder.gep(target, [builder.mul(place, ir.Constant(_LONG, POINT))])
     builder.store(values, builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
 
 
-def _turn_and_store(
-    write: _Arithmetic, found: list[Complex], twiddles: Any, row: Any, target: Any, to: Any, step: Any
-) -> None:
+def _turn_and_store(write: _Arithmetic, found: list[Complex], twiddles, row, target, to, step) -> None:
     """Points times their twiddles, where there are some, to ``target``, one every ``step`` points from ``to`` on."""
     builder = write.builder
     for number, value in enumerate(found):
         if value is None:
-            raise ValueError("a transform of zeros alone is not needed by anyone")
+            raise ValueError("a transform of zeros alone")
         if twiddles is not None:
             index = builder.mul(builder.add(row, ir.Constant(_LONG, number)), ir.Constant(_LONG, 2))
             cosine = builder.load(builder.gep(twiddles, [index]))
@@ -176,29 +169,16 @@ def _turn_and_store(
 
 
 @intrinsic(prefer_literal=True)
-def transform_frames(
-    typing_context: Any,
-    radix: Any,
-    heard: Any,
-    frames: Any,
-    window: Any,
-    begin: Any,
-    step: Any,
-    target: Any,
-    to: Any,
-    to_step: Any,
-    twiddles: Any,
-    row: Any,
-) -> Any:
+def transform_frames(typing_context, radix, inside, frames, window, begin, step, target, to, to_step, twiddles, row):
     """A short transform of samples of sixteen frames: eight are the real parts, eight the imaginary ones.
 
-    Of its ``radix`` points, samples ``begin + i * step``, the first ``heard`` are read from ``frames`` (sixteen float32
-    a sample) and weighted with ``window``; the others are zero. Point k is multiplied by ``twiddles[row + k]`` and
-    written to place ``to + k * to_step`` of ``target``.
+    Of its ``radix`` points, samples ``begin + i * step``, the first ``inside`` are read from ``frames`` (sixteen
+    float32 a sample) and weighted with ``window``; the others are zero. Point k is multiplied by ``twiddles[row + k]``
+    and written to place ``to + k * to_step`` of ``target``.
     """
-    count, known = radix.literal_value, heard.literal_value
+    count, known = radix.literal_value, inside.literal_value
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         _, _, frames, window, begin, step, target, to, to_step, twiddles, row = arguments
         write = _Arithmetic(builder)
         points: list[Complex] = [None] * count
@@ -208,30 +188,19 @@ def transform_frames(
             both = builder.load(builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
             weight = write.splat(builder.load(builder.gep(window, [sample])))
             halves = []
-            for first in (0, LANES):
-                order = ir.Constant(ir.VectorType(_WORD, LANES), list(range(first, first + LANES)))
+            for first in (0, DOUBLES):
+                order = ir.Constant(ir.VectorType(_WORD, DOUBLES), list(range(first, first + DOUBLES)))
                 half = builder.shuffle_vector(both, ir.Constant(_BOTH_SINGLES, ir.Undefined), order)
                 halves.append(builder.fmul(builder.fpext(half, _DOUBLES), weight))
             points[place] = (halves[0], halves[1])
         _turn_and_store(write, write.transform(points), twiddles, row, target, to, to_step)
         return context.get_dummy_value()
 
-    return types.void(radix, heard, frames, window, begin, step, target, to, to_step, twiddles, row), generate
+    return types.void(radix, inside, frames, window, begin, step, target, to, to_step, twiddles, row), generate
 
 
 @intrinsic(prefer_literal=True)
-def transform_points(
-    typing_context: Any,
-    radix: Any,
-    source: Any,
-    begin: Any,
-    step: Any,
-    target: Any,
-    to: Any,
-    to_step: Any,
-    twiddles: Any,
-    row: Any,
-) -> Any:
+def transform_points(typing_context, radix, source, begin, step, target, to, to_step, twiddles, row):
     """A short transform of points ``begin + i * step`` of ``source``, written as by `transform_frames`.
 
     ``twiddles`` may be None: nothing is multiplied then.
@@ -239,7 +208,7 @@ def transform_points(
     count = radix.literal_value
     plain = isinstance(twiddles, types.NoneType)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         _, source, begin, step, target, to, to_step, twiddles, row = arguments
         write = _Arithmetic(builder)
         found = write.transform(
@@ -252,23 +221,22 @@ def transform_points(
 
 
 @intrinsic
-def store_powers(typing_context: Any, points: Any, here: Any, there: Any, target: Any, place: Any) -> Any:
+def store_powers(typing_context, points, here, there, target, place):
     """Squared magnitudes of one bin of sixteen real frames, from the transform of eight and eight of them.
 
     Bin k of the real frames lies in points k and -k of the transform, which are ``here`` and ``there`` in ``points``.
     Written to vector ``place`` of ``target`` (sixteen float32), four times too large.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         points, here, there, target, place = arguments
         write = _Arithmetic(builder)
         (real, imaginary), (real_there, imaginary_there) = (write.point(points, which) for which in (here, there))
-        powers = []
-        for a, b in (
+        pairs = (
             (builder.fadd(real, real_there), builder.fsub(imaginary, imaginary_there)),
             (builder.fadd(imaginary, imaginary_there), builder.fsub(real, real_there)),
-        ):
-            powers.append(write.fused(a, a, builder.fmul(b, b)))
+        )
+        powers = [write.fused(a, a, builder.fmul(b, b)) for a, b in pairs]
         both = builder.shuffle_vector(*powers, ir.Constant(ir.VectorType(_WORD, POINT), list(range(POINT))))
         _store_sixteen(builder, builder.fptrunc(both, _BOTH_SINGLES), target, place)
         return context.get_dummy_value()
@@ -276,7 +244,7 @@ def store_powers(typing_context: Any, points: Any, here: Any, there: Any, target
     return types.void(points, here, there, target, place), generate
 
 
-def _side_by_side(builder: Any, vectors: list[Any], others: list[Any], frames: int) -> list[Any]:
+def _side_by_side(builder, vectors: list[Any], others: list[Any], frames: int) -> list[Any]:
     """Vectors of samples of twice as many frames, from those of ``frames`` and of as many others, sample by sample."""
     out = []
     for vector, other in zip(vectors, others, strict=True):
@@ -293,14 +261,14 @@ def _side_by_side(builder: Any, vectors: list[Any], others: list[Any], frames: i
 
 
 @intrinsic
-def gather(typing_context: Any, wave: Any, begins: Any, sample: Any, target: Any) -> Any:
+def gather(typing_context, wave, begins, sample, target):
     """Eight neighbouring samples of sixteen frames of a wave (float32), sample by sample.
 
     ``begins`` says where in the wave each frame begins (int64); sample ``sample + i`` of all goes to vector
     ``sample + i`` of ``target`` (sixteen float32).
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         wave, begins, sample, target = arguments
         groups, frames = [], 1
         for frame in range(POINT):

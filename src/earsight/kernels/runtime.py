@@ -1,17 +1,11 @@
-"""Kernels that numba compiles for this machine's processor, and the threads that run them.
+"""Runtime of the numba kernels: compiled once for this machine's processor, kept in the cache folder, run on threads.
 
-Comes in: the name of a kernel and a dtype, or a kernel and its job. Goes out: the kernel, or None where it cannot be
-had; or the work done.
+Comes in: a kernel's name, a dtype and a job, or the sizes of an STFT kernel. Goes out: the work done, or the STFT
+kernel, None where numba cannot be used. To compile takes some seconds, to import numba and read what was kept half a
+second.
 
-A kernel is compiled when it is first asked for, which takes some seconds, and kept in the cache folder for later
-processes. It runs on the threads of PyTorch's own OpenMP, as many as ``torch.get_num_threads()`` says, so that two
-pools of threads never contend for the same cores.
-
-The front end's compiled kernels, where numba can be used, and where all kernels' machine code is kept.
-
-Comes in: the sizes of a kernel. Goes out: the kernel, compiled for the processor at hand, or None. Its code is kept in
-the cache folder for later processes. To import numba and to read that code takes half a second, so it is for those who
-have many clips (`earsight.features.stft.WORTH_IT`).
+Kernels for feature maps run on PyTorch's own OpenMP threads, as many as ``torch.get_num_threads()`` says, so that two
+pools never contend for the same cores. An STFT kernel runs in the thread that calls it, without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -38,19 +32,17 @@ _SETTINGS = threading.RLock()
 
 
 @cache
-def power_kernel(radices: tuple[int, int, int, int], heard: int) -> Any:
+def power_kernel(radices: tuple[int, int, int, int], inside: int) -> Any:
     """A kernel of `earsight.kernels.stft_power`, or None where numba is not there."""
-    sources = ("runtime", "widths", "simd", "fft", "stft_power")
-    folder = code_folder(*(Path(__file__).with_name(f"{source}.py") for source in sources))
     # A folder each: numba tells kernels apart by a number that two processes could give at once.
-    folder /= "-".join(map(str, (*radices, heard)))
+    folder = _code_folder("runtime", "widths", "simd", "fft", "stft_power") / "-".join(map(str, (*radices, inside)))
     try:
-        with kept_in(folder):
+        with _kept_in(folder):
             module = importlib.import_module("earsight.kernels.stft_power")
             try:
-                return module.compiled(radices, heard, keep=_can_write(folder))
+                return module.compiled(radices, inside, keep=_can_write(folder))
             except OSError:  # the disk filled up
-                return module.compiled(radices, heard, keep=False)
+                return module.compiled(radices, inside, keep=False)
     except ImportError:  # numba is not there for every Python and every NumPy
         return None
 
@@ -65,30 +57,27 @@ def _can_write(folder: Path) -> bool:
 
 
 def job_of(fields: Mapping[str, int]) -> NDArray[np.void]:
-    """The record that such a kernel reads, of one element, with some of its fields."""
-    job = np.zeros(1, importlib.import_module("earsight.kernels.stft_power").JOB)
+    """The record (1,) that an STFT kernel reads, with some of its fields; the others are 0."""
+    return _record(importlib.import_module("earsight.kernels.stft_power").JOB, fields)
+
+
+def _record(kind: np.dtype[Any], fields: Mapping[str, float]) -> NDArray[np.void]:
+    record = np.zeros(1, kind)
     for name, value in fields.items():
-        job[name] = value
-    return job
+        record[name] = value
+    return record
 
 
-def code_folder(*sources: Path) -> Path:
+def _code_folder(*modules: str) -> Path:
     """Where the machine code of kernels is kept: under the cache folder, by their source."""
+    sources = (Path(__file__).with_name(f"{module}.py") for module in modules)
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     return default_cache() / "kernels" / digest.hexdigest()[:16]
 
 
 @contextmanager
-def kept_in(folder: Path) -> Iterator[Any]:
-    """The settings of numba, by which functions that it is given in the block keep their machine code in that folder.
-
-    One thread at a time is in such a block, for the settings are the process's.
-
-    Raises
-    ------
-    ImportError
-        If numba is not there.
-    """
+def _kept_in(folder: Path) -> Iterator[Any]:
+    """Numba's settings; what it compiles in the block is kept in the folder. One thread at a time is in a block."""
     from numba.core import config
 
     settings: Any = config
@@ -102,65 +91,38 @@ def kept_in(folder: Path) -> Iterator[Any]:
 
 
 _KERNELS = {
-    "batch_norm": ("moments", "apply", "slopes", "gradient"),
-    "dense_block": ("pull", "settle"),
-    "covariance": ("covary",),
-    "depthwise_conv": ("convolve3", "convolve5", "spread3", "spread5", "gather3", "gather5"),
+    "batch_norm": ("moments", "apply", "affine_gradients", "input_gradient"),
+    "dense_block": ("add_gradient", "finish_gradient"),
+    "covariance": ("covariance",),
+    "depthwise_conv": tuple(
+        f"{name}{size}" for name in ("convolve", "strided_gradient", "weight_gradient") for size in (3, 5)
+    ),
 }
-"""Which module has which kernels."""
-_HOMES = {name: module for module, names in _KERNELS.items() for name in names}
+"""Kernels by their modules; each stands there once for each dtype."""
+_MODULES = {name: module for module, names in _KERNELS.items() for name in names}
 DTYPES = (torch.float32, torch.bfloat16)
 """What feature maps may be."""
 
 
-class Kernel:
-    """A compiled kernel: call it with the fields of its job, and it works through all parts on all threads.
-
-    Parameters
-    ----------
-    code : object
-        What numba compiled.
-    job : numpy.dtype
-        Of the record that it reads; fields that are not named in a call are 0.
-    """
-
-    def __init__(self, code: Any, job: np.dtype[Any]) -> None:
-        self._code, self._job = code, job  # the code's memory lives as long as the object
-        self._address: int = code.address
-
-    def __call__(self, job: Mapping[str, float]) -> None:
-        """Do a job, given as the fields of its record."""
-        record = np.zeros(1, self._job)
-        for name, value in job.items():
-            record[name] = value
-        pointer = record.ctypes.data
-        record["here"] = pointer
-        _team()(self._address, pointer, torch.get_num_threads())
-
-
-def kernel(name: str, dtype: torch.dtype) -> Kernel | None:
-    """A kernel for feature maps of a dtype, or None where there are none."""
-    return None if why_none() else _compiled(name, str(dtype).removeprefix("torch."))
-
-
 def run(name: str, dtype: torch.dtype, job: Mapping[str, float]) -> None:
-    """Do a job by a kernel, which must be there (`why_none`)."""
-    found = kernel(name, dtype)
-    if found is None:
-        raise RuntimeError(f"{name}: {why_none()}")
-    found(job)
+    """Do a job, given as the fields of its record (others are 0), on all of PyTorch's threads; numba must be there."""
+    code, kind = _compiled(name, str(dtype).removeprefix("torch."))
+    record = _record(kind, job)
+    pointer = record.ctypes.data
+    record["here"] = pointer
+    _team()(code.address, pointer, torch.get_num_threads())
 
 
 def compile_kernels(dtype: torch.dtype) -> None:
-    """Make every kernel for a dtype ready; what an earlier process compiled is read from the cache folder."""
-    for name in _HOMES:
-        kernel(name, dtype)
+    """Compile every kernel for a dtype, or read what an earlier process compiled from the cache folder."""
+    for name in _MODULES:
+        _compiled(name, str(dtype).removeprefix("torch."))
 
 
 def is_compiled(dtype: torch.dtype) -> bool:
     """Whether an earlier process has left the kernels for a dtype in the cache folder."""
     kind = str(dtype).removeprefix("torch.")
-    return all(any(folder().glob(f"*/*.{name}_{kind}-*.nbi")) for name in _HOMES)
+    return all(any(folder().glob(f"*/*.{name}_{kind}-*.nbi")) for name in _MODULES)
 
 
 @cache
@@ -174,21 +136,22 @@ def why_none() -> str | None:
 
 
 def folder() -> Path:
-    """Where the kernels' machine code is kept."""
-    here = Path(__file__).parent
-    sources = [here / f"{source}.py" for source in ("simd", "sliding_window", *_KERNELS)]
-    return code_folder(*sources)
+    """Where the machine code of the kernels for feature maps is kept."""
+    return _code_folder("runtime", "widths", "simd", "sliding_window", *_KERNELS)
 
 
 @cache
-def _compiled(name: str, kind: str) -> Kernel:
-    module = importlib.import_module(f"earsight.kernels.{_HOMES[name]}")
-    with kept_in(folder()) as settings:
+def _compiled(name: str, kind: str) -> tuple[Any, np.dtype[Any]]:
+    """A kernel's code, whose memory lives as long as the object, and the dtype of its record."""
+    module, simd = (importlib.import_module(f"earsight.kernels.{one}") for one in (_MODULES[name], "simd"))
+    numba: Any = importlib.import_module("numba")
+    with _kept_in(folder()) as settings:
         before = settings.OPT
         try:
             # The third level of optimisation takes twice as long as the second, for kernels that are no faster.
             settings.OPT = type(before)(2)
-            return Kernel(module.compile_entry(getattr(module, f"{name}_{kind}")), module.JOB)
+            entry = numba.types.void(numba.types.CPointer(numba.from_dtype(module.JOB)))
+            return numba.cfunc(entry, cache=True, **simd.OPTIONS)(getattr(module, f"{name}_{kind}")), module.JOB
         finally:
             settings.OPT = before
 

@@ -1,27 +1,16 @@
-"""Steps of windows that slide along the rows of feature maps, as straight-line code for numba's kernels.
+"""Sliding windows over the rows of feature maps, as straight-line code for the convolution kernels.
 
-Comes in: a place in a feature map (channels-last), and what the steps before have left, as tuples of vectors that lie
-in registers. Goes out: the vectors that a step completes, and what it leaves.
+Comes in: a place in a feature map (channels-last), and what the steps before have left, as tuples of vectors of sixteen
+channels that lie in registers. Goes out: the columns that a step completes, and what it leaves.
 
 A step reads each value under its windows once, for some rows of windows at a time, and uses it wherever it counts: in
-the sums of all outputs whose windows it lies in, which wait in registers until their last column has come. So nothing
-is copied, and an output costs as many multiplications and additions as a window has taps, and few loads.
+the sums of all outputs whose windows it lies in, which wait in registers for their last column. So nothing is copied,
+and an output costs as many multiplications and additions as a window has taps, and few loads.
 
 Sizes (of windows, strides, rows at a time) are lengths of tuples, which the compiler knows. ``start`` is the index of
-the first value (it is not read where it lies outside), its row and its column; ``shape`` is height, width and channels
-of the map; values outside are 0. ``mask`` says how many of sixteen channels there are, None for all.
-
-Imports numba, so only what compiles kernels may import this.
-
-Columns of vectors that lie in registers, as tuples, for numba's kernels.
-
-Comes in: places in feature maps (channels-last) and in float32 arrays. Goes out: tuples of vectors of sixteen channels,
-one for each of some rows, and code that reads, changes and writes them.
-
-``start`` is the index of a column's first value (it is not touched where its row lies outside), its row and its column;
-``shape`` is height, width and channels of the map. ``mask`` says how many of sixteen channels there are, None for all.
-
-Imports numba, so only what compiles kernels may import this.
+the first value (it is not touched where it lies outside), its row and its column; ``shape`` is height, width and
+channels of the map; values outside are 0. ``mask`` says how many of sixteen channels there are, None for all. Imports
+numba, so only what compiles kernels may import this.
 """
 
 from __future__ import annotations
@@ -33,33 +22,40 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from earsight.kernels.simd import FLOATS, WIDTH, clamped, fused, kept_inside, lanes_type, read, write
+from earsight.kernels.simd import FLOATS, clamped, fused, kept_inside, read, vector_type, write
+from earsight.kernels.widths import WIDTH
 
 LONG = ir.IntType(64)
 ZERO = ir.Constant(FLOATS, [0.0] * WIDTH)
 
 
-def vectors(count: int) -> Any:
+def vectors(count: int):
     """Numba's type of so many vectors."""
-    return types.UniTuple(lanes_type, count)
+    return types.UniTuple(vector_type, count)
 
 
-def known(mask: Any, count: Any) -> Any:
+def known(mask, count):
     """The code of a mask's count, None where all channels are meant."""
     return None if isinstance(mask, types.NoneType) else count
 
 
-def parts_of(builder: Any, value: Any, count: int) -> list[Any]:
+def parts_of(builder, value, count: int) -> list[Any]:
     """Code of each part of a tuple."""
     return [builder.extract_value(value, index) for index in range(count)]
 
 
-def plus(builder: Any, value: Any, number: int) -> Any:
+def _tuples(context, builder, signature, parts):
+    """Code of a tuple of tuples, each given as its type and its values."""
+    made = [context.make_tuple(builder, kind, values) for kind, values in parts]
+    return context.make_tuple(builder, signature.return_type, made)
+
+
+def plus(builder, value, number: int):
     """Code of an index plus a number."""
     return builder.add(value, ir.Constant(LONG, number)) if number else value
 
 
-def only_where(builder: Any, inside: Any, make: Any) -> Any:
+def only_where(builder, inside, make):
     """What code makes, run only where a condition holds; else 0."""
     before = builder.block
     with builder.if_then(inside):
@@ -72,22 +68,22 @@ def only_where(builder: Any, inside: Any, make: Any) -> Any:
 
 
 @intrinsic
-def zeros(typing_context: Any, count: Any) -> Any:
+def zeros(typing_context, count):
     """As many vectors of zeros as a tuple is long."""
     kind = vectors(count.count)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         return context.make_tuple(builder, kind, [ZERO] * count.count)
 
     return kind(count), generate
 
 
 @intrinsic
-def load_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: Any) -> Any:
+def load_taps(typing_context, pointer, index, step, taps):
     """As many vectors of a float32 array as a tuple is long, one every ``step`` elements."""
     kind = vectors(taps.count)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         pointer, index, step, _ = arguments
         places = [builder.add(index, builder.mul(step, ir.Constant(LONG, tap))) for tap in range(taps.count)]
         return context.make_tuple(builder, kind, [read(builder, pointer, place, None) for place in places])
@@ -96,10 +92,10 @@ def load_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: An
 
 
 @intrinsic
-def store_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: Any) -> Any:
+def store_taps(typing_context, pointer, index, step, taps):
     """Write vectors to a float32 array, one every ``step`` elements."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         pointer, index, step, _ = arguments
         for tap, value in enumerate(parts_of(builder, arguments[3], taps.count)):
             write(builder, pointer, builder.add(index, builder.mul(step, ir.Constant(LONG, tap))), value, None)
@@ -109,10 +105,10 @@ def store_taps(typing_context: Any, pointer: Any, index: Any, step: Any, taps: A
 
 
 @intrinsic
-def cut_column(typing_context: Any, values: Any, seen: Any, start: Any, shape: Any, cuts: Any, mask: Any) -> Any:
+def cut_column(typing_context, values, seen, start, shape, cuts, mask):
     """A column of gradients, 0 where the activation of ``seen`` there does not let them pass, or in rows outside."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         found = parts_of(builder, arguments[0], values.count)
         _, seen, start, shape, cuts, count = arguments
         place, row, _ = parts_of(builder, start, 3)
@@ -121,7 +117,7 @@ def cut_column(typing_context: Any, values: Any, seen: Any, start: Any, shape: A
         line = builder.mul(width, channels)
         for i, value in enumerate(found):
 
-            def make(value: Any = value, place: Any = place) -> Any:
+            def make(value=value, place=place):
                 probe = builder.fadd(read(builder, seen, place, known(mask, count)), shift)
                 return kept_inside(builder, value, probe, low, high)
 
@@ -133,10 +129,10 @@ def cut_column(typing_context: Any, values: Any, seen: Any, start: Any, shape: A
 
 
 @intrinsic
-def put_column(typing_context: Any, values: Any, out: Any, start: Any, shape: Any, mask: Any) -> Any:
+def put_column(typing_context, values, out, start, shape, mask):
     """Write a column of vectors to a map, those whose rows lie in it."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         _, out, start, shape, count = arguments
         place, row, _ = parts_of(builder, start, 3)
         height, width, channels = parts_of(builder, shape, 3)
@@ -151,10 +147,10 @@ def put_column(typing_context: Any, values: Any, out: Any, start: Any, shape: An
 
 
 @intrinsic
-def add_column(typing_context: Any, total: Any, values: Any) -> Any:
+def add_column(typing_context, total, values):
     """A vector plus all vectors of a column."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         total = arguments[0]
         for value in parts_of(builder, arguments[1], values.count):
             total = builder.fadd(total, value)
@@ -169,7 +165,7 @@ def reach(kernel: int, stride: int) -> int:
 
 
 def _values(
-    builder: Any, pointer: Any, start: Any, shape: Any, count: Any, *, rows: int, columns: int, cuts: Any = None
+    builder, pointer, start, shape, count, *, rows: int, columns: int, cuts=None
 ) -> Iterator[tuple[int, int, Any]]:
     """Row, column and code of each value of a rectangle; ``cuts`` are a shift and the two ends of an activation."""
     place, row, column = parts_of(builder, start, 3)
@@ -181,7 +177,7 @@ def _values(
         for j in range(columns):
             here = place if j == 0 else builder.add(place, builder.mul(channels, ir.Constant(LONG, j)))
 
-            def make(here: Any = here) -> Any:
+            def make(here=here):
                 value = read(builder, pointer, here, count)
                 if cuts is None:
                     return value
@@ -192,9 +188,7 @@ def _values(
         place = builder.add(place, line)
 
 
-def _uses(
-    builder: Any, x: Any, start: Any, shape: Any, count: Any, cuts: Any, sizes: Any
-) -> Iterator[tuple[Any, int, int, int]]:
+def _uses(builder, x, start, shape, count, cuts, sizes) -> Iterator[tuple[Any, int, int, int]]:
     """Each value that a step reads, with the tap, row and columns back of each window that it lies in."""
     kernel, stride, rows = (size.count for size in sizes)
     values = _values(builder, x, start, shape, count, rows=stride * (rows - 1) + kernel, columns=stride, cuts=cuts)
@@ -208,9 +202,7 @@ def _uses(
 
 
 @intrinsic
-def convolve_step(
-    typing_context: Any, partial: Any, taps: Any, x: Any, start: Any, shape: Any, cuts: Any, mask: Any, sizes: Any
-) -> Any:
+def convolve_step(typing_context, partial, taps, x, start, shape, cuts, mask, sizes):
     """The next column of outputs of a convolution, one for each row of windows, and the sums of those not complete.
 
     ``sizes`` are those of kernel, stride and rows. ``partial`` are ``rows * (reach - 1)`` vectors. The outputs are of
@@ -220,7 +212,7 @@ def convolve_step(
     ahead = reach(kernel, stride)
     outs = vectors(rows)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         partial, taps, x, start, shape, cuts, count, _ = arguments
         weights = parts_of(builder, taps, kernel**2)
         waiting = parts_of(builder, partial, rows * (ahead - 1))
@@ -228,14 +220,8 @@ def convolve_step(
         for value, tap, row, back in _uses(builder, x, start, shape, known(mask, count), cuts, sizes):
             sums[row][back] = fused(builder, value, weights[tap], sums[row][back])
         left = [total for row in sums for total in row[:-1]]
-        return context.make_tuple(
-            builder,
-            signature.return_type,
-            [
-                context.make_tuple(builder, partial_type, left),
-                context.make_tuple(builder, outs, [row[-1] for row in sums]),
-            ],
-        )
+        parts = (partial_type, left), (outs, [row[-1] for row in sums])
+        return _tuples(context, builder, signature, parts)
 
     partial_type = vectors(rows * (ahead - 1))
     kind = types.Tuple([partial_type, outs])
@@ -243,9 +229,7 @@ def convolve_step(
 
 
 @intrinsic
-def spread_step(
-    typing_context: Any, partial: Any, taps: Any, grad: Any, start: Any, shape: Any, mask: Any, sizes: Any
-) -> Any:
+def strided_gradient_step(typing_context, partial, taps, grad, start, shape, mask, sizes):
     """The next two columns of input gradients of a convolution of stride 2, and the sums of those not complete.
 
     ``sizes`` are those of kernel and rows. ``start`` lies at the last column of gradients that the outputs see, and
@@ -256,7 +240,7 @@ def spread_step(
     ahead = reach(kernel, 2)
     partial_type, outs = vectors(2 * rows * (kernel - 2)), vectors(2 * rows)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         partial, taps, grad, start, shape, count, _ = arguments
         weights = parts_of(builder, taps, kernel**2)
         waiting = iter(parts_of(builder, partial, 2 * rows * (kernel - 2)))
@@ -273,34 +257,14 @@ def spread_step(
                         mine[place] = fused(builder, value, weights[down * kernel + right], mine[place])
         left = [total for row in sums for parity in row for total in parity[1:]]
         columns = [[row[parity][0] for row in sums] for parity in (0, 1)]
-        return context.make_tuple(
-            builder,
-            signature.return_type,
-            [
-                context.make_tuple(builder, partial_type, left),
-                *(context.make_tuple(builder, outs, column) for column in columns),
-            ],
-        )
+        return _tuples(context, builder, signature, ((partial_type, left), *((outs, column) for column in columns)))
 
     kind = types.Tuple([partial_type, outs, outs])
     return kind(partial, taps, grad, start, shape, mask, sizes), generate
 
 
 @intrinsic
-def gather_step(
-    typing_context: Any,
-    sums: Any,
-    seen: Any,
-    x: Any,
-    start: Any,
-    shape: Any,
-    cuts: Any,
-    grad: Any,
-    grad_start: Any,
-    grad_shape: Any,
-    mask: Any,
-    sizes: Any,
-) -> Any:
+def weight_gradient_step(typing_context, sums, seen, x, start, shape, cuts, grad, grad_start, grad_shape, mask, sizes):
     """What the next columns of the input add to the sums of a kernel's gradient, (kernel * kernel,).
 
     ``sizes`` are those of kernel, stride and rows. ``seen`` are the last ``reach - 1`` columns of the output's
@@ -310,7 +274,7 @@ def gather_step(
     ahead = reach(kernel, stride)
     sums_type, seen_type = vectors(kernel**2), vectors(rows * (ahead - 1))
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context, builder, signature, arguments):
         sums, seen, x, start, shape, cuts, grad, grad_start, grad_shape, count, _ = arguments
         totals = parts_of(builder, sums, kernel**2)
         old = parts_of(builder, seen, rows * (ahead - 1))
@@ -319,14 +283,8 @@ def gather_step(
         grads = [*new, *old]
         for value, tap, row, back in _uses(builder, x, start, shape, left, cuts, sizes):
             totals[tap] = fused(builder, value, grads[back * rows + row], totals[tap])
-        return context.make_tuple(
-            builder,
-            signature.return_type,
-            [
-                context.make_tuple(builder, sums_type, totals),
-                context.make_tuple(builder, seen_type, grads[: rows * (ahead - 1)]),
-            ],
-        )
+        parts = (sums_type, totals), (seen_type, grads[: rows * (ahead - 1)])
+        return _tuples(context, builder, signature, parts)
 
     kind = types.Tuple([sums_type, seen_type])
     return kind(sums, seen, x, start, shape, cuts, grad, grad_start, grad_shape, mask, sizes), generate

@@ -10,7 +10,7 @@ import torch
 from timm.models.densenet import DenseBlock, DenseTransition
 from torch import Tensor, nn
 
-from earsight.models.fast import densenet, norm_act
+from earsight.models.fast import densenet
 from earsight.models.fast.densenet import use_fast_dense
 from earsight.models.fast.norm_act import use_fast_norms
 
@@ -93,13 +93,11 @@ def test_parameters_that_are_frozen_get_no_gradient():
     assert all((value.grad is not None) == ("conv1" in key) for key, value in fast.named_parameters())
 
 
-@pytest.mark.parametrize("what", ["eval", "frozen norms", "a hook", "no numba"])
+@pytest.mark.parametrize("what", ["eval", "frozen norms", "a hook"])
 def test_elsewhere_timm_computes(what, monkeypatch):
     plain = _network()
     fast = _fast(plain)
     seen = []
-    if what == "no numba":
-        monkeypatch.setattr(norm_act, "why_none", lambda: "no numba")
     for network in (plain, fast):
         if what == "eval":
             network.eval()
@@ -107,7 +105,7 @@ def test_elsewhere_timm_computes(what, monkeypatch):
             network[0].denselayer1.norm1.eval()
         elif what == "a hook":
             network[0].denselayer2.norm2.register_forward_hook(lambda *_: seen.append(0))
-    if what in ("eval", "no numba"):  # where not even one of the blocks may
+    if what == "eval":  # where not even one of the blocks may
 
         def refuse(*_):
             raise AssertionError("computed by kernels")

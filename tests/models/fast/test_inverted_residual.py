@@ -13,7 +13,7 @@ from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
 from earsight.models.fast import depthwise, inverted_residual
-from earsight.models.fast.inverted_residual import use_fast_expansions
+from earsight.models.fast.inverted_residual import use_fast_inverted_residuals
 from earsight.models.fast.swap import use_fast_layers
 
 
@@ -50,8 +50,8 @@ def _fused(block: nn.Module):
     """The half block in the form under test, which must not fall back to another."""
 
     def half(x: Tensor) -> Tensor:
-        out: Tensor = block._expanded(x)
-        assert "_Expansion" in type(out.grad_fn).__name__
+        out: Tensor = block._first_half(x)
+        assert "_FirstHalf" in type(out.grad_fn).__name__
         return out
 
     return half
@@ -140,7 +140,7 @@ def test_bfloat16_is_as_near_to_float64_as_with_the_norm_apart(
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = _step(fast[0], x, grad, _fused(fast[0]))
         monkeypatch.setattr(inverted_residual, "_POSITIONS_PER_CHANNEL", 10**9)
-        usual = _step(apart[0], x, grad, apart[0]._expanded)
+        usual = _step(apart[0], x, grad, apart[0]._first_half)
     assert found["out"].dtype == torch.bfloat16
     assert found["kernel"].dtype == found["weight"].dtype == torch.float32
     for name, value in expected.items():
@@ -282,7 +282,7 @@ def test_a_whole_network_keeps_its_values_gradients_statistics_and_state_keys(ch
     keys, parameters = list(fast.state_dict()), dict(fast.named_parameters())
     use_fast_layers(fast)
     assert sum(isinstance(module, inverted_residual._InvertedResidual) for module in fast.modules()) == 15
-    assert use_fast_expansions(fast) == 0
+    assert use_fast_inverted_residuals(fast) == 0
     assert list(fast.state_dict()) == keys
     assert all(parameters[key] is value for key, value in fast.named_parameters())
     check_training(plain, fast)

@@ -14,7 +14,6 @@ from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from earsight.kernels import runtime
-from earsight.models.fast import norm_act
 from earsight.models.fast.norm_act import LINEAR, RELU, RELU6, NormAct, use_fast_norms
 
 # Norm-wise relative errors: a few roundings of each format (2^-23 and 2^-8).
@@ -162,16 +161,6 @@ def test_python_threads_do_the_same_where_openmp_is_not_found(monkeypatch):
     before = norm(x)
     monkeypatch.setattr(runtime, "_team", lambda: runtime._python_threads)
     assert torch.equal(norm(x), before)
-
-
-def test_without_numba_pytorch_computes(monkeypatch):
-    generator = torch.Generator().manual_seed(0)
-    norm, x = _norm(8, RELU6, generator), torch.randn(2, 8, 5, 6, generator=generator, requires_grad=True)
-    plain = _plain(norm).float()
-    monkeypatch.setattr(norm_act, "why_none", lambda: "numba cannot be used (no module)")
-    out = norm(x)
-    assert "Norm" not in type(out.grad_fn).__name__
-    assert torch.equal(out, nn.functional.relu6(plain(x)))
 
 
 def test_what_is_not_a_number_stays_so():

@@ -3,12 +3,11 @@
 Comes in: feature maps (batch, channels, height, width), float32 or bfloat16. Goes out: the values, gradients and
 running statistics of timm's ``DenseBlock`` and ``DenseTransition``, to rounding.
 
-Every layer of a dense block normalises all that the layers before it gave. Here each writes its channels into one map,
-and three things are done once that PyTorch does in each layer: the statistics of a channel, which do not depend on who
-normalises it; the concatenation; and, backward, the two terms by which the gradient of a normalised channel goes
-through its mean and its deviation, which are the same function of that channel in all layers and so are summed as
-coefficients. What is left of a layer's gradient is added to that of the map as it is computed. Where kernels cannot be
-compiled, in eval mode, on other devices, and where something listens inside the block, timm's own forward computes.
+Every layer of a dense block normalises the outputs of all layers before it. Here each writes its channels into one map,
+and three things are done once, not in each layer: the statistics of a channel; the concatenation; and, backward, the
+two terms by which the gradient of a normalised channel goes through its mean and its deviation, which are the same
+function of that channel in all layers and so are summed as coefficients. In eval mode, on other devices, and where a
+hook listens inside the block, timm's own forward computes.
 """
 
 from __future__ import annotations
@@ -76,19 +75,19 @@ class _Block(torch.autograd.Function):
         for number in reversed(range(len(kept) // 7)):
             state, first, middle, middle_state, second, conv1, conv2 = kept[7 * number : 7 * number + 7]
             begin -= ctx.growth
-            settled = _settle(maps, grad, moments, terms, begin, ctx.growth)
+            grown = _finished(maps, grad, moments, terms, begin, ctx.growth)
             out, conv2_grad, _ = torch.ops.aten.convolution_backward(
-                settled, second, conv2, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+                grown, second, conv2, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
             )
             out = out.contiguous(memory_format=torch.channels_last)
             out, norm2, _ = normalise_backward(middle, middle_state, None, out, ends=RELU)
             conv1_grad = kernel_gradient(out, first)
             out = input_gradient(out, conv1)
-            norm1 = _pull(maps, grad, out, state)
+            norm1 = _add_gradient(maps, grad, out, state)
             terms[:, :begin] += norm1[2:]
             found[:0] = [norm1[0], norm1[1], conv1_grad.float(), norm2[0], norm2[1], conv2_grad.float()]
         wanted = ctx.needs_input_grad
-        x = _settle(maps, grad, moments, terms, 0, begin) if wanted[0] else None
+        x = _finished(maps, grad, moments, terms, 0, begin) if wanted[0] else None
         return x, None, *(value if want else None for value, want in zip(found, wanted[2:], strict=True))
 
 
@@ -114,17 +113,17 @@ def _statistics(norm: NormAct, moments: Tensor, rows: int) -> Tensor:
     return torch.stack([mean, inverse, scale, norm.bias - mean * scale])
 
 
-def _settle(maps: Tensor, grad: Tensor, moments: Tensor, terms: Tensor, begin: int, channels: int) -> Tensor:
+def _finished(maps: Tensor, grad: Tensor, moments: Tensor, terms: Tensor, begin: int, channels: int) -> Tensor:
     """The whole gradient of some channels, on maps of their own."""
     out = _maps(maps, channels)
     slopes, mean = terms[:, begin : begin + channels].contiguous(), moments[0, begin:]
     job = {"grad": grad[:, begin:].data_ptr(), "out": out.data_ptr()}
     job |= {"state": mean.data_ptr(), "slopes": slopes.data_ptr()}
-    run("settle", maps.dtype, _part(maps, begin, channels) | job)
+    run("finish_gradient", maps.dtype, _part(maps, begin, channels) | job)
     return out
 
 
-def _pull(maps: Tensor, grad: Tensor, out: Tensor, state: Tensor) -> Tensor:
+def _add_gradient(maps: Tensor, grad: Tensor, out: Tensor, state: Tensor) -> Tensor:
     """Add the gradient that comes through a norm to that of the maps; returns its slopes (4, channels)."""
     channels = out.shape[1]
     job = _part(maps, 0, channels)
@@ -132,7 +131,7 @@ def _pull(maps: Tensor, grad: Tensor, out: Tensor, state: Tensor) -> Tensor:
     sums = torch.empty(int(job["parts"]), 2, channels)
     job |= {"grad": out.data_ptr(), "out": grad.data_ptr(), "state": state.data_ptr()}
     job |= {"slopes": slopes.data_ptr(), "sums": sums.data_ptr(), "low": RELU[0], "high": RELU[1]}
-    run("pull", maps.dtype, job)
+    run("add_gradient", maps.dtype, job)
     return slopes
 
 
@@ -187,10 +186,7 @@ def _fits(norm: Any) -> bool:
 
 
 def use_fast_dense(model: nn.Module) -> int:
-    """Let the dense blocks and transitions of a timm DenseNet, its norms swapped already, compute without copies.
-
-    Returns the number of modules changed. State keys, values and gradients stay what they were.
-    """
+    """Let the blocks and transitions of a timm DenseNet, its norms swapped already, compute so; returns how many."""
     done = 0
     modules: list[Any] = list(model.modules())
     for module in modules:

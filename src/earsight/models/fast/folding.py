@@ -1,6 +1,6 @@
-"""A network for predicting alone: batch norms folded into the convolutions before them.
+"""Batch-norm folding: a network for inference alone, its batch norms folded into the convolutions before them.
 
-Comes in: a module in eval mode. Goes out: a copy that says the same within rounding, in three quarters of the time on
+Comes in: a module in eval mode. Goes out: a copy with the same logits within rounding, in three quarters of the time on
 a CPU.
 """
 
@@ -20,10 +20,9 @@ _TOLERANCE = 1e-4
 
 
 def folded(model: nn.Module, *, spectrogram: Tensor) -> nn.Module:
-    """A copy of a module with its batch norms folded, or the module itself where that cannot be done.
+    """A copy of a module with its batch norms folded, or the module itself where the copy's logits differ.
 
-    Which convolution a norm follows is seen by running the module once; that nothing else takes that convolution's
-    output is shown by the copy's logits.
+    Which convolution a batch norm follows is seen by running the module once.
 
     Parameters
     ----------
@@ -49,7 +48,7 @@ def folded(model: nn.Module, *, spectrogram: Tensor) -> nn.Module:
 
 
 def _pairs(model: nn.Module, spectrogram: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the norms that take their outputs."""
+    """Names of convolutions and of the batch norms that take their outputs."""
     names = {module: name for name, module in model.named_modules()}
     outputs: dict[int, tuple[nn.Module, Tensor]] = {}
     pairs: list[tuple[nn.Module, nn.Module]] = []

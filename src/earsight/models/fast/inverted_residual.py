@@ -1,21 +1,20 @@
-"""The first half of an inverted residual block, trained without a pass over memory for its first norm.
+"""Inverted residual blocks whose first half trains without a pass over memory for its first batch norm.
 
-Comes in: feature maps (batch, channels, height, width), float32 or bfloat16, on the CPU. Goes out: what a 1 x 1
-convolution that widens them, a batch norm, an activation and a depthwise convolution give, with the gradients and
-running statistics of the four, to rounding.
+Comes in: feature maps (batch, channels, height, width), float32 or bfloat16, on the CPU. Goes out: the values,
+gradients and running statistics of a 1 x 1 convolution that widens them, a batch norm, an activation and a depthwise
+convolution, to rounding.
 
-Why this exists: the widened maps are the largest of a network, and a norm passes over them eight times in a training
-step. None is needed, for what is normalised is linear in the few channels of x. With W the kernel, C the covariance of
-x and m its mean over all positions, the widened maps W x have mean W m and variance diag(W C W'), so the norm goes into
-the kernel before the maps exist; the activation is applied as the depthwise convolution reads them. Backward the
-depthwise convolution cuts the gradient g as it writes it, and what a norm subtracts from a gradient, its mean and its
-projection on the normalised maps, is linear in x too: it follows from the sums of g and of g x', which are needed for
-the kernel's gradient anyway. All products are of x around its mean, whose rounding is kept apart, for most of what x
-itself would give cancels. Where maps are small, those products cost more than the passes, and the layers stay as
-they are.
+Why: the widened maps are the largest of a network, and a batch norm passes over them eight times in a training step.
+None is needed, for what is normalised is linear in the few channels of x. With W the kernel, C the covariance of x and
+m its mean over all positions, the widened maps W x have mean W m and variance diag(W C W'), so the norm goes into the
+kernel before the maps exist; the activation is applied as the depthwise convolution reads them. Backward the depthwise
+convolution cuts the gradient g as it writes it, and what a norm subtracts from a gradient, its mean and its projection
+on the normalised maps, is linear in x too: it follows from the sums of g and of g x', which the kernel's gradient needs
+anyway. All products are of x around its mean, whose rounding is kept apart, for most of what x itself would give
+cancels. Where maps are small, those products cost more than the passes, and the layers stay as they are.
 
-Rounding of a variance grows with what it is computed from: where a widened channel's is less than a millionth of what
-its kernel's entries would give apart, float32 does not know it.
+Where a widened channel's variance is less than a millionth of what its kernel's entries would give apart, float32 does
+not resolve it.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from earsight.kernels.runtime import run
+from earsight.kernels.widths import padded
 from earsight.models.fast import depthwise as depthwise_conv
 from earsight.models.fast.depthwise import DepthwiseConv2d
 from earsight.models.fast.norm_act import NormAct, Running
@@ -37,7 +37,6 @@ _POSITIONS_PER_CHANNEL = 16
 """Positions in a batch for each widened channel, from which this is faster."""
 _MOST_CHANNELS = 512
 """Of the narrow maps; the kernel has room for so many."""
-_LANES = 16
 _PARTS = 8
 """Of a map's positions, whose sums are added as float32; one for each 64 positions where there are few."""
 _TALL = 16384
@@ -47,18 +46,18 @@ _TALL = 16384
 def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the columns of a matrix, as float32."""
     count, channels = rows.shape
-    lanes = channels + -channels % _LANES
+    width = padded(channels)
     parts = max(1, min(_PARTS, count // 64))
     mean, covariance = torch.empty(channels), torch.empty(channels, channels)
-    sums = torch.empty(parts, lanes + 1, lanes)
-    job = {"parts": parts, "rows": count, "channels": channels, "lanes": lanes}
+    sums = torch.empty(parts, width + 1, width)
+    job = {"parts": parts, "rows": count, "channels": channels, "padded": width}
     places = {"x": rows, "sums": sums, "mean": mean, "covariance": covariance}
-    run("covary", rows.dtype, job | {name: tensor.data_ptr() for name, tensor in places.items()})
+    run("covariance", rows.dtype, job | {name: tensor.data_ptr() for name, tensor in places.items()})
     return mean, covariance
 
 
 def _centred(rows: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows around 0, where products lose little to rounding, and what their mean, rounded too, still lacks of it."""
+    """Rows less their mean, where products lose little to rounding, and the rounding error of that mean."""
     centre = mean.to(rows.dtype)
     return rows - centre, mean - centre.float()
 
@@ -71,7 +70,7 @@ def _product_of_columns(a: Tensor, b: Tensor) -> Tensor:
     return torch.bmm(a.transpose(1, 2), b).sum(0, dtype=torch.float32)
 
 
-class _Expansion(torch.autograd.Function):
+class _FirstHalf(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -96,7 +95,7 @@ class _Expansion(torch.autograd.Function):
         rows, rest = _centred(rows, mean)
         expanded = maps_of(rows @ scaled.t(), x)
         job = depthwise_conv.job_of(expanded, **geometry)
-        shift = torch.zeros(int(job["lanes"]))
+        shift = torch.zeros(int(job["padded"]))
         torch.sub(bias, scaled.float() @ rest, out=shift[: len(bias)])
         ctx.save_for_backward(rows, wide, weight, depthwise, expanded, shift, scaled, rest, inverse, along)
         ctx.job, ctx.ends, ctx.is_spent = job, ends, False
@@ -136,10 +135,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, 
 class _InvertedResidual(InvertedResidual):
     def forward(self, x: Tensor) -> Tensor:
         parts: Any = self
-        out: Tensor = parts.bn3(parts.conv_pwl(parts.se(parts.aa(parts.bn2(self._expanded(x))))))
+        out: Tensor = parts.bn3(parts.conv_pwl(parts.se(parts.aa(parts.bn2(self._first_half(x))))))
         return parts.drop_path(out) + x if self.has_skip else out
 
-    def _expanded(self, x: Tensor) -> Tensor:
+    def _first_half(self, x: Tensor) -> Tensor:
         norm: Any = self.bn1
         depthwise: Any = self.conv_dw
         autocast = torch.is_autocast_enabled("cpu")
@@ -152,7 +151,7 @@ class _InvertedResidual(InvertedResidual):
         geometry = {"stride": depthwise.stride[0], "begin": depthwise.begin(seen), "sizes": depthwise.sizes(seen)}
         parameters = self.conv_pw.weight, norm.weight, norm.bias, depthwise.weight
         with torch.autocast("cpu", enabled=False):  # statistics stay float32
-            found: Tensor = _Expansion.apply(seen, *parameters, (norm.running(), norm.ends, norm.eps), geometry)
+            found: Tensor = _FirstHalf.apply(seen, *parameters, (norm.running(), norm.ends, norm.eps), geometry)
         return found
 
     def _pays(self, x: Tensor) -> bool:
@@ -182,12 +181,11 @@ def _fits(module: nn.Module) -> bool:
     )
 
 
-def use_fast_expansions(model: nn.Module) -> int:
-    """Let every inverted residual of ``model`` that fits take its first four layers as one.
+def use_fast_inverted_residuals(model: nn.Module) -> int:
+    """Let every inverted residual that fits compute its first four layers as one; returns how many.
 
-    Comes after `use_fast_depthwise` and `use_fast_norms`. Returns the number of blocks changed. State keys, values and
-    gradients stay what they were, to rounding; a second backward pass through the same graph is refused, and while it
-    trains the four layers are not called, so that hooks on them see nothing.
+    Comes after `use_fast_depthwise` and `use_fast_norms`. A second backward pass through the same graph is refused, and
+    while it trains the four layers are not called, so hooks on them see nothing.
     """
     found = [module for module in model.modules() if _fits(module)]
     for module in found:

@@ -1,12 +1,11 @@
-"""Batch normalisation together with the addition and the activation after it, fast on a CPU.
+"""Batch norm with the addition and the activation after it, fast on a CPU.
 
 Comes in: feature maps (batch, channels, height, width), float32 or bfloat16. Goes out: the values, gradients and
 running statistics of ``torch.nn.BatchNorm2d`` and what follows it, to rounding.
 
-Why this exists: in a training step of EfficientNet-Lite0 batch norms and activations took 43 % of the time, nearly all
-of it reading and writing feature maps. Compiled kernels (`earsight.kernels.batch_norm`) pass over them eight times
-where PyTorch's pass twelve times, in fewer instructions (docs/performance.md has the figures). In eval mode, on other
-devices and where kernels cannot be compiled, the modules compute as those they stand for.
+Why: in a training step of EfficientNet-Lite0 batch norms and activations took 43 % of the time, nearly all of it
+reading and writing feature maps. The kernels (`earsight.kernels.batch_norm`) pass over them eight times where PyTorch
+passes twelve times (docs/performance.md). In eval mode and on other devices the modules compute as PyTorch's.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from earsight.kernels.runtime import DTYPES, run, why_none
+from earsight.kernels.runtime import DTYPES, run
 
 LINEAR, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)
 """Activations, as the ends at which they cut."""
@@ -29,7 +28,7 @@ _MOST_PARTS = 64
 
 
 def sizes(x: Tensor, *, channels: int | None = None) -> dict[str, float]:
-    """Sizes of a job, on some of the channels of a map; how it is cut into parts depends on nothing else."""
+    """Sizes of a job on some of the channels of a map; its parts depend on nothing else."""
     rows = x.numel() // x.shape[1]
     channels = channels or x.shape[1]
     parts = max(1, min(_MOST_PARTS, rows // 16, rows * channels * x.element_size() // _PART_BYTES))
@@ -41,7 +40,7 @@ def _address(tensor: Tensor | None) -> int:
 
 
 Running = tuple[Tensor | None, Tensor | None, float]
-"""Running mean and variance, and how far they move."""
+"""Running mean and variance, and the momentum of their update."""
 
 
 def normalise(
@@ -54,7 +53,7 @@ def normalise(
     ends: tuple[float, float],
     eps: float,
 ) -> tuple[Tensor, Tensor]:
-    """``activation(norm(x) + side)``, and what of it the backward pass needs, (4, channels)."""
+    """``activation(norm(x) + side)``, and the statistics (4, channels) that the backward pass needs."""
     job = sizes(x)
     out = torch.empty_like(x)
     state = torch.empty(4, x.shape[1])
@@ -89,14 +88,14 @@ def normalise_backward(
     job |= {"x": x.data_ptr(), "y": _address(out), "grad": grad.data_ptr(), "more": _address(more)}
     job |= {"side_out": _address(grad_side), "state": state.data_ptr(), "sums": sums.data_ptr()}
     job |= {"slopes": slopes.data_ptr(), "low": ends[0], "high": ends[1]}
-    run("slopes", x.dtype, job)
+    run("affine_gradients", x.dtype, job)
     grad_x = None
     if wanted:
         grad_x = torch.empty_like(x)
         job["out"] = grad_x.data_ptr()
         if grad_side is not None:  # which is the output's gradient where the activation lets it pass
             job |= {"grad": grad_side.data_ptr(), "low": LINEAR[0], "high": LINEAR[1]}
-        run("gradient", x.dtype, job)
+        run("input_gradient", x.dtype, job)
     return grad_x, slopes, grad_side
 
 
@@ -154,7 +153,7 @@ class NormAct(nn.BatchNorm2d):
         return self._rest(out)
 
     def running(self) -> Running:
-        """What one more batch moves, which is counted."""
+        """What a batch updates; it is counted."""
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -168,7 +167,7 @@ class NormAct(nn.BatchNorm2d):
         return x
 
     def fast(self, x: Tensor, side: Tensor | None = None) -> bool:
-        """Whether kernels can do it."""
+        """Whether the kernels can compute it."""
         kept = [value for value in (self.weight, self.bias, self.running_mean) if value is not None]
         return (
             self.training
@@ -178,7 +177,6 @@ class NormAct(nn.BatchNorm2d):
             and x.numel() > x.shape[1]
             and (side is None or (side.dtype == x.dtype and side.shape == x.shape))
             and all(value.dtype == torch.float32 and value.is_contiguous() for value in kept)
-            and why_none() is None
         )
 
 
@@ -187,12 +185,12 @@ def _activation(ends: tuple[float, float]) -> nn.Module:
 
 
 def _ends(module: nn.Module) -> tuple[float, float] | None:
-    """The ends of an activation that is one of ours."""
+    """The ends at which an activation cuts, None for one that does not only cut."""
     return {nn.Identity: LINEAR, nn.ReLU: RELU, nn.ReLU6: RELU6}.get(type(module))
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
-    """What passes a block by. If a block gave x, it is read from its twin, and that one's kernel adds the gradients."""
+    """A block's shortcut. If a block gave x, its twin is read, so that one's kernel adds the two gradients."""
     twin: Tensor = getattr(x, "twin", x)
     return twin if block.downsample is None else block.downsample(twin)
 
@@ -265,10 +263,7 @@ def _join_activations(module: nn.Module) -> None:
 
 
 def use_fast_norms(model: nn.Module) -> int:
-    """Swap the batch norms of ``model``, with the activations and additions after them, for `NormAct`.
-
-    Returns the number of norms swapped. State keys, values and gradients stay what they were.
-    """
+    """Swap the batch norms, with the activations and additions after them, for `NormAct`; returns how many norms."""
     swaps = [(name, _norm_of(module)) for name, module in model.named_modules()]
     done = 0
     for name, norm in swaps:

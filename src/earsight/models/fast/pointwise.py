@@ -1,10 +1,8 @@
-"""1 x 1 convolutions that train fast on a CPU, as the matrix products that they are.
+"""1 x 1 convolutions as matrix products, which train faster on a CPU.
 
 Comes in: feature maps (batch, channels, height, width), bfloat16, and kernels (out, in, 1, 1). Goes out: the values and
-gradients of ``torch.nn.functional.conv2d``, to rounding.
-
-Why this exists: oneDNN takes longer for the backward pass of such a convolution than for the two matrix products that
-it is made of, and the longer, the smaller the maps (docs/performance.md has the figures).
+gradients of ``torch.nn.functional.conv2d``, to rounding. oneDNN takes longer for the backward pass of such a
+convolution than for its two matrix products, and the longer, the smaller the maps (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -107,10 +105,7 @@ def _fits(module: nn.Module) -> bool:
 
 
 def use_fast_pointwise(model: nn.Module) -> int:
-    """Let every 1 x 1 convolution of ``model`` that fits compute as a matrix product.
-
-    Returns the number of convolutions changed. State keys, values and gradients stay what they were.
-    """
+    """Let every 1 x 1 convolution that fits compute as a matrix product; returns how many."""
     found = [module for module in model.modules() if _fits(module)]
     for module in found:
         module.__class__ = PointwiseConv2d
