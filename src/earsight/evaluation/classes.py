@@ -1,8 +1,8 @@
-"""What a run says class by class, and where it is wrong.
+"""Scores and confusions of each class, and the clips that were misclassified.
 
-Comes in: a run's trials, as `earsight.evaluation.summary.read_run` gives them. Goes out: counts of answers, scores with
-95 % intervals, the pairs of classes that are taken for each other, and the clips that went wrong. An answer is what one
-network says of one clip that it never saw; of several seeds each gives one.
+Comes in: a run's trials, as `earsight.evaluation.summary.read_run` gives them. Goes out: the confusion matrix, scores
+with 95 % intervals, the pairs of classes that are taken for each other, and the misclassified clips. Each seed gives
+one prediction (an "answer" in names) of a clip that it held out.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _NORMAL = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
 
 class ClassScore(NamedTuple):
-    """One class: how many clips it has, how many answers name it, and scores between 0 and 1 with their intervals.
+    """One class: its numbers of clips and predictions, and scores between 0 and 1 with their intervals.
 
-    ``clips`` counts distinct clips; ``answers`` and ``right`` count those about clips of the class, ``named`` those
-    that gave its name. A score without any answer to count is 0 and its interval is (0, 1).
+    ``clips`` counts distinct clips; ``answers`` and ``right`` count predictions of clips of the class, ``named`` those
+    of any clip that named it. A score without any prediction to count is 0 and its interval is (0, 1).
     """
 
     name: str
@@ -49,7 +49,7 @@ class Confusion(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """A clip that the mean of its networks' probabilities puts into the wrong class.
+    """A clip that the mean of its networks' probabilities misclassifies.
 
     ``label`` and ``predicted`` are numbers of classes, the probabilities are the mean over the seeds, and ``wrong`` of
     ``seeds`` networks are wrong about it by themselves.
@@ -66,26 +66,23 @@ class Mistake(NamedTuple):
 
 
 def confusion_counts(trials: Sequence[Predictions]) -> NDArray[np.int64]:
-    """Answers by true class (row) and class that was said (column), added up over the trials."""
-    classes = len(trials[0].classes)
-    out = np.zeros((classes, classes), dtype=np.int64)
-    for one in trials:
-        out += confusion(one.labels, one.logits.argmax(axis=1), classes=classes)
-    return out
+    """Predictions by true class (row) and predicted class (column), added up over the trials."""
+    labels = np.concatenate([one.labels for one in trials])
+    predictions = np.concatenate([one.logits.argmax(axis=1) for one in trials])
+    return confusion(labels, predictions, classes=len(trials[0].classes))
 
 
 def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
     """Scores of every class, in the order of the classes.
 
-    The intervals are Wilson's. A clip counts once in them, however many seeds answered: their answers about one clip
-    are not independent.
+    The intervals are Wilson's. A clip counts once in them, for several seeds' predictions of it are not independent.
     """
     counts = confusion_counts(trials)
     labels = {
         clip: label for one in trials for clip, label in zip(one.clips.tolist(), one.labels.tolist(), strict=True)
     }
     clips = np.bincount(list(labels.values()), minlength=len(counts))
-    share = len(labels) / counts.sum()  # clips to an answer
+    share = len(labels) / counts.sum()  # clips to a prediction
     out = []
     for number, name in enumerate(trials[0].classes):
         answers, named = int(counts[number].sum()), int(counts[:, number].sum())
@@ -124,25 +121,25 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 
 
 def common_confusions(counts: NDArray[np.int64]) -> list[Confusion]:
-    """The pairs of a matrix (`confusion_counts`) that are off its diagonal and not empty, most answers first."""
+    """The pairs of a matrix (`confusion_counts`) that are off its diagonal and not empty, most frequent first."""
     wrong = counts - np.diag(np.diagonal(counts))
     pairs = [Confusion(int(row), int(column), int(wrong[row, column])) for row, column in np.argwhere(wrong > 0)]
     return sorted(pairs, key=lambda pair: (-pair.answers, pair.true, pair.predicted))
 
 
 def mistakes(trials: Sequence[Predictions]) -> list[Mistake]:
-    """The clips that went wrong, those first whose own class got the least probability."""
-    answers: dict[tuple[int, str], list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
+    """The misclassified clips, those first whose own class got the least probability."""
+    predictions: dict[tuple[int, str], list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
     for one in trials:
         shares = softmax(one.logits)
         for clip, label, row in zip(one.clips.tolist(), one.labels.tolist(), shares, strict=True):
-            answers[one.about["fold"], clip].append((label, row))
+            predictions[one.about["fold"], clip].append((label, row))
     out = []
-    for (fold, clip), found in answers.items():
+    for (fold, clip), found in predictions.items():
         label = found[0][0]
         mean = np.mean([row for _, row in found], axis=0)
-        said = int(mean.argmax())
-        if said != label:
+        top = int(mean.argmax())
+        if top != label:
             wrong = sum(int(row.argmax()) != label for _, row in found)
-            out.append(Mistake(clip, fold, label, said, float(mean[label]), float(mean[said]), wrong, len(found)))
+            out.append(Mistake(clip, fold, label, top, float(mean[label]), float(mean[top]), wrong, len(found)))
     return sorted(out, key=lambda one: (one.label_probability, one.clip))

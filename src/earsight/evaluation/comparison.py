@@ -1,11 +1,11 @@
-"""Whether two runs differ by more than noise.
+"""Statistical comparison of two runs on the same clips.
 
 Comes in: the predictions of two runs on the same clips. Goes out: the difference of their accuracies, its 95 % interval
 and p-value, paired over clips and folds, and over seeds where both runs have the same ones.
 
 Two sources of noise are kept apart. ``ci95`` is about the choice of clips: another set of clips, the same networks.
 Where both runs have two seeds or more, ``ci95_with_seeds`` is about clips and seeds: another set of clips, and networks
-trained anew. The wider of them decides what is said.
+trained anew. The wider of them decides the verdict.
 """
 
 from __future__ import annotations
@@ -41,16 +41,7 @@ class FoldAnswers(NamedTuple):
 def compare_runs(
     a: Sequence[Predictions], b: Sequence[Predictions], *, names: tuple[str, str], draws: int = DRAWS
 ) -> dict[str, Any]:
-    """Compare two runs on the folds that both have.
-
-    Parameters
-    ----------
-    a, b : sequence of Predictions
-        Each run's trials, as `earsight.evaluation.summary.read_run` gives them.
-    names : tuple of str
-        The runs' folders.
-    draws : int
-        Resamples.
+    """Compare two runs, of these names and trials (`earsight.evaluation.summary.read_run`), on their common folds.
 
     Returns
     -------
@@ -72,10 +63,10 @@ def compare_runs(
     right_b = np.concatenate([one.b.mean(axis=0) for one in answers.values()])
     found = paired_difference(right_a, right_b, folds=owners, draws=draws)
     limits = crossed_limits(list(answers.values()), draws=draws)
-    wide = PairedResult(found.difference, min(found.low, limits[0]), max(found.high, limits[1]), found.p_value)
     with_seeds = None if np.isnan(limits[0]) else list(limits)
-    if with_seeds is None:
-        wide = found
+    wide = found
+    if with_seeds is not None:
+        wide = found._replace(low=min(found.low, limits[0]), high=max(found.high, limits[1]))
     return {
         "runs": [
             _about(run, right, owners, name=name, folds=folds, seeds=seeds)
@@ -107,14 +98,6 @@ def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: 
     Clips and seeds are redrawn with replacement at once within each fold (the pigeonhole bootstrap), so that a
     network's luck on all of its clips counts as one draw. Of S seeds S - 1 are redrawn, which makes the variance of the
     mean right for few of them. Where a and b are paired, a seed is drawn for both.
-
-    Parameters
-    ----------
-    answers : sequence of FoldAnswers
-        One per fold.
-    draws : int
-    seed : int
-        Of the generator.
 
     Returns
     -------
@@ -178,7 +161,7 @@ def _common_seeds(a: Sequence[Predictions], b: Sequence[Predictions], folds: Seq
 def _fold_answers(
     a: Sequence[Predictions], b: Sequence[Predictions], *, fold: int, seeds: list[int], names: tuple[str, str]
 ) -> FoldAnswers:
-    """Both runs' answers on one fold, their clips in one order."""
+    """Both runs' predictions on one fold, their clips in one order."""
     tables: list[NDArray[np.float64]] = []
     first: dict[str, int] = {}
     for run, name in ((a, names[0]), (b, names[1])):
@@ -254,14 +237,14 @@ def _notes(
         notes.append("The data sets differ outside the folds compared, so the runs were trained on other clips.")
     if a[0].about["recipe_digest"] == b[0].about["recipe_digest"]:
         notes.append("Both runs are of one recipe.")
-    for run, name in ((a, names[0]), (b, names[1])):
+    for run, name in zip((a, b), names, strict=True):
         left = sorted({trial.about["fold"] for trial in run} - set(folds))
         if left:
             notes.append(f"Left out: fold {', '.join(map(str, left))} of {name}, which the other run lacks.")
         dropped = sorted({trial.about["seed"] for trial in run} - set(seeds)) if seeds else []
         if dropped:
             notes.append(f"Left out: seed {', '.join(map(str, dropped))} of {name}, which the other run lacks.")
-    joined = [name for run, name in ((a, names[0]), (b, names[1])) if "ensemble" in run[0].about]
+    joined = [name for run, name in zip((a, b), names, strict=True) if "ensemble" in run[0].about]
     if len(joined) == 1:
         notes.append(f"{joined[0]} is an ensemble, one answer a clip; the other's answers are its seeds' mean.")
     elif not seeds and not joined:

@@ -1,4 +1,4 @@
-"""How good predictions are.
+"""Metrics of predictions: accuracy, confusion matrix, precision, recall, F1, softmax and log loss.
 
 Comes in: ``labels`` (clips,) int, and either ``predictions`` (clips,) int or ``logits`` (clips, classes) float. Goes
 out: plain floats, or arrays with one entry per class. Pure functions of numpy arrays.
@@ -28,17 +28,12 @@ class PerClass(NamedTuple):
 
 
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """Share of the clips whose predicted class is the labelled one.
+    """Share of the clips whose predicted class is the labelled one, from 0 to 1.
 
     Parameters
     ----------
     labels, predictions : np.ndarray of int, shape (clips,)
         True and predicted class numbers.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
 
     Raises
     ------
@@ -50,19 +45,13 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def confusion(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> NDArray[np.int64]:
-    """Count the clips of each class by the class they were given.
+    """The confusion matrix, shape (classes, classes): clips by true class (row) and predicted class (column).
 
     Parameters
     ----------
     labels, predictions : np.ndarray of int, shape (clips,)
         True and predicted class numbers, below `classes`.
     classes : int
-        Number of classes.
-
-    Returns
-    -------
-    np.ndarray of int64, shape (classes, classes)
-        Row: the true class. Column: the predicted class.
 
     Raises
     ------
@@ -100,52 +89,8 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> fl
     return float(per_class(labels, predictions, classes=classes).f1[seen].mean())
 
 
-def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of the clips whose label is among the `k` classes of the largest logits.
-
-    Equal logits rank by class number, as ``argmax`` does, so that ``k=1`` is the accuracy of ``logits.argmax(axis=1)``.
-
-    Parameters
-    ----------
-    logits : np.ndarray of float, shape (clips, classes)
-        Any scores that rise with the probability.
-    labels : np.ndarray of int, shape (clips,)
-        True class numbers.
-    k : int
-        At least 1.
-
-    Returns
-    -------
-    float
-        Between 0 and 1.
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit each other, a logit is not finite, or `k` is below 1.
-    """
-    if k < 1:
-        raise DataError(f"k is {k}, expected 1 or more")
-    scores, labels = checked_logits(logits, labels)
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    earlier = np.arange(scores.shape[1]) < labels[:, None]
-    rank = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
-    return float(np.mean(rank < k))
-
-
 def softmax(logits: np.ndarray) -> NDArray[np.float64]:
-    """Turn logits into probabilities along the last axis, in float64, without overflow.
-
-    Parameters
-    ----------
-    logits : np.ndarray of float, shape (..., classes)
-        Unnormalised log probabilities.
-
-    Returns
-    -------
-    np.ndarray of float64, the same shape
-        Each row sums to 1.
-    """
+    """Probabilities (..., classes) float64 of logits (..., classes), without overflow."""
     return np.exp(log_softmax(logits))
 
 
@@ -158,19 +103,12 @@ def log_softmax(logits: np.ndarray) -> NDArray[np.float64]:
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log probability of the labels, in nats.
+    """Mean negative log probability of the labels, in nats; ``log(classes)`` is that of a uniform guess.
 
     Parameters
     ----------
     logits : np.ndarray of float, shape (clips, classes)
-        Unnormalised log probabilities.
     labels : np.ndarray of int, shape (clips,)
-        True class numbers.
-
-    Returns
-    -------
-    float
-        0 is perfect; ``log(classes)`` is a uniform guess.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""What each protocol would have claimed, from one run whose epochs were watched.
+"""Accuracy of one run under each protocol: last epoch, epoch chosen on training folds, epoch chosen on the test fold.
 
-Comes in: a run folder trained with ``training.watch=true``, so that each epoch's record in ``history.jsonl`` tells what
-the held-out fold would have said of it. Goes out: the accuracy under ``last`` (the last epoch), ``inner`` (the epoch
-that a part of the training folds chose, where the run is of that protocol) and ``test`` (the best epoch on the held-out
-fold itself), each with a 95 % interval, and how far each lies above ``last``.
+Comes in: a run folder trained with ``training.watch=true``, so that each epoch's record in ``history.jsonl`` names the
+held-out clips that it misclassifies. Goes out: the accuracy under ``last`` (the last epoch), ``inner`` (the epoch that
+a part of the training folds chose, where the run is of that protocol) and ``test`` (the best epoch on the held-out fold
+itself), each with a 95 % interval, and how far each lies above ``last``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from earsight.evaluation.summary import Predictions, read_run
 
 
 class Watched(NamedTuple):
-    """One trial's held-out answers: ``right`` (epochs, clips) bool, and the epoch (from 1) that each protocol takes."""
+    """One trial: which held-out clips each epoch has ``right``, (epochs, clips), and each protocol's epoch, from 1."""
 
     trial: Predictions
     right: NDArray[np.bool_]
@@ -30,14 +30,7 @@ class Watched(NamedTuple):
 
 
 def compare_protocols(run: Path, *, trials: Sequence[Predictions] | None = None) -> dict[str, Any]:
-    """Set the protocols side by side.
-
-    Parameters
-    ----------
-    run : Path
-        A run folder.
-    trials : sequence of Predictions, optional
-        Some of its trials; default all that are DONE.
+    """Compare the protocols over a run's trials; default all that are DONE.
 
     Returns
     -------

@@ -1,11 +1,11 @@
-"""How sure an accuracy is, and whether two differ.
+"""Confidence intervals of accuracies, paired tests of two, and variance over folds and seeds.
 
 Comes in: whether each clip was classified right, (clips,) bool, or the share of the seeds that had it right, (clips,)
 float between 0 and 1; and each clip's fold, (clips,). Goes out: accuracies between 0 and 1 with 95 % intervals.
 
 An accuracy is everywhere the mean of the folds' accuracies, each fold weighing the same, as published figures are. The
-clip is the unit: several seeds' answers for one clip are not independent, so they are averaged and move together. The
-intervals are about the choice of clips; `variance_parts` is about the folds and the seeds.
+clip is the unit: several seeds' predictions of one clip are not independent, so they are averaged and move together.
+The intervals are about the choice of clips; `variance_parts` is about the folds and the seeds.
 """
 
 from __future__ import annotations
@@ -48,16 +48,14 @@ class PairedResult(NamedTuple):
 
 
 class VarianceParts(NamedTuple):
-    """Where the spread of accuracies comes from; variances are of accuracies between 0 and 1."""
+    """Variance of accuracies (from 0 to 1) between folds, and between seeds of one fold."""
 
-    mean: float
     fold_variance: float
     seed_variance: float
-    run_std: float
 
 
 class ClipMeans(NamedTuple):
-    """One entry per clip, in the order of the clips' names: name, share of the answers that are right, fold."""
+    """One entry per clip, in the order of the clips' names: name, share of its predictions that are right, fold."""
 
     clips: np.ndarray
     correct: NDArray[np.float64]
@@ -65,19 +63,14 @@ class ClipMeans(NamedTuple):
 
 
 def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) -> ClipMeans:
-    """Average each clip's answers over the seeds, matching clips by name.
+    """Average each clip's predictions over the seeds, matching clips by name.
 
     Parameters
     ----------
-    correct : np.ndarray of bool, shape (answers,)
-        Whether each answer is right; the runs of all folds and seeds one after the other, in any order.
-    clips, folds : np.ndarray, shape (answers,)
-        The clip each answer is about, and its fold.
-
-    Returns
-    -------
-    ClipMeans
-        Ready for `bootstrap_accuracy` and `paired_difference`.
+    correct : np.ndarray of bool, shape (predictions,)
+        Whether each prediction is right; those of all folds and seeds one after the other, in any order.
+    clips, folds : np.ndarray, shape (predictions,)
+        Each prediction's clip, and its fold.
 
     Raises
     ------
@@ -87,7 +80,7 @@ def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) 
     values, folds = _checked(correct, folds)
     clips = np.asarray(clips)
     if clips.shape != values.shape:
-        raise DataError(f"found clips of shape {clips.shape}, expected {values.shape}: one name per answer")
+        raise DataError(f"found clips of shape {clips.shape}, expected {values.shape}: one name per prediction")
     names, first, inverse = np.unique(clips, return_index=True, return_inverse=True)
     strays = np.flatnonzero(folds[first][inverse] != folds)
     if strays.size:
@@ -95,9 +88,7 @@ def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) 
     return ClipMeans(names, np.bincount(inverse, weights=values) / np.bincount(inverse), folds[first])
 
 
-def bootstrap_accuracy(
-    correct: np.ndarray, *, folds: np.ndarray, seeds: np.ndarray | None = None, draws: int = 10_000, seed: int = 0
-) -> Interval:
+def bootstrap_accuracy(correct: np.ndarray, *, folds: np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
     """Mean accuracy over the folds with a 95 % percentile-bootstrap interval over clips, drawn within each fold.
 
     Where every clip is right, or every clip is wrong, resampling has no spread to show; the limit is then the exact
@@ -105,42 +96,31 @@ def bootstrap_accuracy(
 
     Parameters
     ----------
-    correct : np.ndarray of bool or float, shape (answers,)
-        Whether each answer is right, or the share of seeds that were.
-    folds : np.ndarray, shape (answers,)
-        Fold of each answer.
-    seeds : np.ndarray, shape (answers,), optional
-        Seed of each answer. Each seed's answers must list a fold's clips in the same order, so that the n-th answers
-        of a fold are about one clip and are resampled together. For other orders use `average_seeds` first.
+    correct : np.ndarray of bool or float, shape (clips,)
+        Whether each clip is right, or the share of its seeds that are (`average_seeds`).
+    folds : np.ndarray, shape (clips,)
+        Fold of each clip.
     draws : int
         Resamples.
     seed : int
         Of the generator; the same seed gives the same interval, whatever the order of the clips.
 
-    Returns
-    -------
-    Interval
-        Mean, low, high; between 0 and 1.
-
     Raises
     ------
     DataError
-        If there is no clip, the lengths differ, a value is outside 0 to 1, or the seeds have unequal numbers of clips.
+        If there is no clip, the lengths differ, or a value is outside 0 to 1.
 
     References
     ----------
     B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
     """
     values, folds = _checked(correct, folds)
-    if seeds is not None:
-        values, folds = _average_by_position(values, folds, np.asarray(seeds))
-    mean = _fold_mean(values, folds)
     if np.all(values == 1):
         return Interval(1.0, TAIL ** (1 / values.size), 1.0)
     if np.all(values == 0):
         return Interval(0.0, 0.0, 1 - TAIL ** (1 / values.size))
     low, high = _resampled_limits(values, folds, draws=draws, seed=seed)
-    return Interval(mean, low, high)
+    return Interval(_fold_mean(values, folds), low, high)
 
 
 def variance_parts(accuracies: np.ndarray) -> VarianceParts:
@@ -155,12 +135,6 @@ def variance_parts(accuracies: np.ndarray) -> VarianceParts:
     accuracies : np.ndarray of float, shape (folds, seeds)
         At least two of each.
 
-    Returns
-    -------
-    VarianceParts
-        ``mean`` of all; ``fold_variance``; ``seed_variance`` of one fold's accuracy; ``run_std``, the standard
-        deviation between seeds of the mean over folds, which papers print as "± over runs".
-
     Raises
     ------
     DataError
@@ -174,12 +148,7 @@ def variance_parts(accuracies: np.ndarray) -> VarianceParts:
         )
     seed_variance = float(table.var(axis=1, ddof=1).mean())
     between = float(table.mean(axis=1).var(ddof=1))
-    return VarianceParts(
-        mean=float(table.mean()),
-        fold_variance=max(0.0, between - seed_variance / table.shape[1]),
-        seed_variance=seed_variance,
-        run_std=float(table.mean(axis=0).std(ddof=1)),
-    )
+    return VarianceParts(max(0.0, between - seed_variance / table.shape[1]), seed_variance)
 
 
 def paired_difference(
@@ -188,7 +157,7 @@ def paired_difference(
     """Accuracy of a minus accuracy of b on the same clips: 95 % bootstrap interval and sign-flip permutation test.
 
     The p-value is exact where the sign flips can be counted out, and drawn otherwise (then it is at least
-    ``1 / (draws + 1)``). With one answer per clip and folds of one size it is McNemar's exact test.
+    ``1 / (draws + 1)``). With one prediction per clip and folds of one size it is McNemar's exact test.
 
     Parameters
     ----------
@@ -201,11 +170,6 @@ def paired_difference(
         Resamples, and random sign flips.
     seed : int
         Of the generator.
-
-    Returns
-    -------
-    PairedResult
-        Difference, low, high between -1 and 1; two-sided p-value.
 
     Raises
     ------
@@ -236,22 +200,6 @@ def _checked(correct: np.ndarray, folds: np.ndarray) -> tuple[NDArray[np.float64
     if not (values.min() >= 0 and values.max() <= 1):
         raise DataError(f"found values from {values.min():g} to {values.max():g}, expected right or wrong (1 or 0)")
     return values, folds
-
-
-def _average_by_position(
-    values: NDArray[np.float64], folds: np.ndarray, seeds: np.ndarray
-) -> tuple[NDArray[np.float64], np.ndarray]:
-    if seeds.shape != values.shape:
-        raise DataError(f"found seeds of shape {seeds.shape}, expected {values.shape}: one per answer")
-    means, owners = [], []
-    for fold in np.unique(folds):
-        runs = [values[(folds == fold) & (seeds == one)] for one in np.unique(seeds[folds == fold])]
-        sizes = sorted({run.size for run in runs})
-        if len(sizes) > 1:
-            raise DataError(f"fold {fold}: seeds have {sizes} clips, expected the same clips: use average_seeds first")
-        means.append(np.mean(runs, axis=0))
-        owners.append(np.full(sizes[0], fold))
-    return np.concatenate(means), np.concatenate(owners)
 
 
 def _weights(folds: np.ndarray) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
-"""What a run folder says: its predictions, and the summary derived from them alone.
+"""A run folder's predictions, and the summary derived from them alone.
 
 Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predictions`, and the dictionary that is kept as
-``summary.json``. Deleting a summary and making it anew gives the same bytes but for the machine.
+``summary.json``. A summary that is deleted and made anew has the same bytes, but for the machine.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from earsight.evaluation.statistics import (
     paired_difference,
     variance_parts,
 )
+from earsight.files import replace_text
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,7 @@ def read_run(run: Path) -> list[Predictions]:
 
 
 def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of some trials.
-
-    Parameters
-    ----------
-    trials : list of Predictions
-        Of one recipe on one data set.
-    machine : mapping
-        What the caller says of the machine.
+    """The summary of some trials, of one recipe on one data set; ``machine`` is kept as it is.
 
     Returns
     -------
@@ -130,9 +124,9 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
         if len(values) > 1:
             raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
     first = trials[0].about
-    answers = np.concatenate([trial.correct for trial in trials])
+    correct = np.concatenate([trial.correct for trial in trials])
     folds = np.concatenate([np.full(len(trial.labels), trial.about["fold"]) for trial in trials])
-    means = average_seeds(answers, clips=np.concatenate([trial.clips for trial in trials]), folds=folds)
+    means = average_seeds(correct, clips=np.concatenate([trial.clips for trial in trials]), folds=folds)
     interval = bootstrap_accuracy(means.correct, folds=means.folds)
     rows = [
         {
@@ -170,21 +164,13 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
             parts = variance_parts(np.array(list(by_fold.values())))
             out["accuracy"]["std_parts"] = {"folds": parts.fold_variance**0.5, "seeds": parts.seed_variance**0.5}
         out["ensemble"] = {**_ensemble(trials, means), "members": len(by_seed)}
-    out |= {
-        "protocol": first["protocol"],
-        "recipe_digest": first["recipe_digest"],
-        "dataset": first["dataset"],
-        "machine": dict(machine),
-    }
-    return out
+    return out | {name: first[name] for name in ("protocol", "recipe_digest", "dataset")} | {"machine": dict(machine)}
 
 
 def write_summary(run: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
     """Summarise a run folder into its ``summary.json`` and return the same."""
     summary = summarize(read_run(run), machine=machine)
-    temporary = run / ".summary.json.part"
-    temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(run / "summary.json")
+    replace_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
