@@ -23,8 +23,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.strange import strange_sounds
 from earsight.calibration.calibrate import calibrate_run
-from earsight.calibration.fit import SCORES, Wanted, fit_calibration, ood_scores, others_of
-from earsight.calibration.ood import energy, max_softmax_score
+from earsight.calibration.fit import Wanted, fit_calibration, others_of
+from earsight.calibration.ood import SCORES, is_unknown, ood_scores
 from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.data.layouts import open_dataset
@@ -92,19 +92,19 @@ def fold_rows(run: Path, dataset: Dataset, pair: tuple[str, ...]) -> list[dict[s
             if calibration.unknown is None:
                 raise SystemExit(f"{run}: too few clips for a threshold; train more folds")
             threshold, temperature = calibration.unknown["threshold"], calibration.temperature
-            known = ood_scores(trial, score, temperature=temperature)
+            known = ood_scores(score, trial.logits, temperature=temperature, distance=trial.distance)
             found = {
-                kind: {"distance": far, "energy": energy(logits), "doubt": max_softmax_score(logits / temperature)}[
-                    score
-                ]
+                kind: ood_scores(score, logits, temperature=temperature, distance=far)
                 for kind, (logits, far) in sounds.items()
             }
             rows.append(
                 {
                     **{"pair": "+".join(pair), "fold": trial.about["fold"], "score": score},
-                    "false alarms": [int((known > threshold).sum()), len(known)],
+                    "false alarms": [int(is_unknown(known, threshold).sum()), len(known)],
                     "auroc": {kind: _auroc(known, other) for kind, other in found.items()},
-                    "called unknown": {kind: float((other > threshold).mean()) for kind, other in found.items()},
+                    "called unknown": {
+                        kind: float(is_unknown(other, threshold).mean()) for kind, other in found.items()
+                    },
                 }
             )
     return rows

@@ -55,6 +55,16 @@ def test_two_processes_write_beside_different_names(tmp_path, monkeypatch):
     assert first != second
 
 
+def test_two_threads_write_beside_different_names(tmp_path):
+    """Nor two containers, in which processes have the same numbers."""
+    with replacing(tmp_path / "a") as first:
+        first.write_text("1")
+        with replacing(tmp_path / "a") as second:
+            second.write_text("2")
+    assert first != second
+    assert (tmp_path / "a").read_text() == "1"
+
+
 def test_sync_waits_for_the_file_before_it_gets_its_name_and_for_the_folder_after(tmp_path, monkeypatch):
     path, synced = tmp_path / "a", []
     real = os.fsync
@@ -65,7 +75,9 @@ def test_sync_waits_for_the_file_before_it_gets_its_name_and_for_the_folder_afte
 
     monkeypatch.setattr(os, "fsync", fsync)
     replace_text(path, "x", sync=True)
-    assert synced == [(f".a.{os.getpid()}.part", False), (tmp_path.name, True)]
+    assert synced[0][0].startswith(f".a.{os.getpid()}.")
+    assert synced[0][0].endswith(".part")
+    assert [synced[0][1], *synced[1:]] == [False, (tmp_path.name, True)]
     synced.clear()
     replace_text(path, "y")
     assert synced == []

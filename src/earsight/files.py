@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,8 @@ from pathlib import Path
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to; it takes the name of ``path`` when the block ends well, and goes otherwise.
 
-    Its name is hidden and holds the process's number, so that two processes never write to one file. What a kill leaves
-    behind under such a name is never read.
+    Its name is hidden and drawn anew each time: two threads, or processes of one number in two containers, never write
+    to one file. What a kill leaves behind under such a name is never read.
 
     Parameters
     ----------
@@ -27,7 +28,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     OSError
         Whatever the disk refuses; ``path`` is then as it was.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         yield part
         if sync:

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 from made_runs import trial
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 from earsight.calibration.fit import (
     Wanted,
-    by_seed,
     calibrated_trial,
     figures,
     fit_calibration,
-    ood_scores,
     others_of,
     score_of,
 )
+from earsight.calibration.ood import ood_scores
 from earsight.errors import DataError
 
 
@@ -86,7 +85,6 @@ def test_a_fold_is_calibrated_by_the_other_folds_of_its_seed_alone():
     assert fit_calibration(others_of(trials[0], moved), wanted) != before
     assert before.folds == (2, 3)
     assert before.clips == 200
-    assert list(by_seed(trials)) == [0, 1]
 
 
 def test_the_only_fold_calibrates_itself_and_says_so():
@@ -108,11 +106,27 @@ def test_auto_takes_the_best_score_that_there_is():
         score_of(ensemble, "energy")
 
 
-def test_scores_are_of_the_right_arrays():
+def test_ood_scores_are_of_the_right_arrays():
     (one, *_) = _trials()
-    assert np.array_equal(ood_scores(one, "distance", temperature=2.0), one.distance)
+    assert np.array_equal(ood_scores("distance", one.logits, temperature=2.0, distance=one.distance), one.distance)
     shares = softmax(one.logits.astype(np.float64) / 2, axis=1)
-    np.testing.assert_allclose(ood_scores(one, "doubt", temperature=2.0), 1 - shares.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(ood_scores("doubt", one.logits, temperature=2.0), 1 - shares.max(axis=1), atol=1e-6)
+    np.testing.assert_allclose(
+        ood_scores("energy", one.logits, temperature=2.0), -logsumexp(one.logits, axis=1), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("score", ["distance", "energy", "doubt"])
+def test_the_clip_whose_score_is_the_threshold_is_known(score):
+    """The threshold is the score of a calibration clip, which is not among the unknown ones."""
+    trials = _trials(folds=(1,), clips=99)
+    found = fit_calibration(trials, Wanted(score=score, false_alarms=0.05))
+    scores = ood_scores(score, trials[0].logits, temperature=found.temperature, distance=trials[0].distance)
+    at = scores == found.unknown["threshold"]
+    assert at.sum() == 1
+    unknown = calibrated_trial(trials[0], found).unknown
+    assert not unknown[at].any()
+    assert unknown.sum() == 99 - 95, "ceil(100 * 0.95) of the clips are known"
 
 
 def test_too_few_clips_leave_out_what_they_cannot_say():

@@ -1,33 +1,34 @@
-"""Scores of novelty against scipy, and thresholds that known sounds pass at the stated rate."""
+"""OOD scores against scipy, and thresholds that known sounds exceed at the stated rate."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logsumexp, softmax
 from scipy.stats import binom, binomtest
 from sklearn.metrics import roc_auc_score
 
-from earsight.calibration.ood import energy, fit_ood_threshold, max_softmax_score, share_interval
+from earsight.calibration.ood import energy, fit_ood_threshold, is_unknown, max_softmax_score, share_interval
 from earsight.errors import DataError
 
 
-def test_energy_and_doubt_are_scipys():
+def test_energy_and_max_softmax_are_scipys():
     logits = np.random.default_rng(0).normal(size=(50, 7)) * 30
     np.testing.assert_allclose(energy(logits), -logsumexp(logits, axis=1), rtol=1e-12)
     np.testing.assert_allclose(max_softmax_score(logits), 1 - softmax(logits, axis=1).max(axis=1), atol=1e-12)
     assert np.isfinite(energy(np.array([[5000.0, -5000.0], [-5000.0, -5000.0]]))).all()
 
 
-def test_doubt_forgets_the_level_and_energy_is_it():
+def test_max_softmax_forgets_the_level_and_energy_is_it():
     logits = np.random.default_rng(1).normal(size=(20, 4))
     np.testing.assert_allclose(max_softmax_score(logits + 3), max_softmax_score(logits), atol=1e-12)
     np.testing.assert_allclose(energy(logits + 3), energy(logits) - 3, atol=1e-12)
 
 
-def test_quiet_logits_are_more_novel_than_loud_ones():
+def test_quiet_logits_are_farther_out_than_loud_ones():
     generator = np.random.default_rng(2)
     known = generator.normal(size=(200, 5)) + 8 * np.eye(5)[generator.integers(5, size=200)]
     strange = generator.normal(size=(200, 5))
@@ -62,6 +63,12 @@ def test_the_threshold_is_a_score_that_few_pass_and_a_rising_map_keeps_the_verdi
     assert found.threshold in scores
     assert (scores > found.threshold).mean() <= rate
     assert fit_ood_threshold(np.exp(scores), rate=rate).threshold == pytest.approx(np.exp(found.threshold))
+
+
+def test_a_score_that_equals_the_threshold_is_a_known_sounds():
+    scores = np.array([1.0, np.nextafter(1.0, 2.0), np.nextafter(1.0, 0.0)])
+    assert is_unknown(scores, 1.0).tolist() == [False, True, False]
+    assert is_unknown(torch.from_numpy(scores), 1.0).tolist() == [False, True, False]
 
 
 def test_too_few_clips_say_how_many_do():

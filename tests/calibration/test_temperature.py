@@ -1,10 +1,20 @@
+"""Temperature scaling held to SciPy, calibration errors by hand, and temperatures fitted to the other folds."""
+
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import scipy.optimize
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_runs import drawn, trial
 
-from earsight.calibration.temperature import expected_calibration_error, fit_temperature, reliability
+from earsight.calibration.temperature import (
+    cross_fitted_confidence,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 from earsight.errors import DataError
 from earsight.evaluation.metrics import log_loss, softmax
 
@@ -112,3 +122,27 @@ def test_float32_rows_are_probabilities_and_logits_are_not():
         reliability(softmax(logits), labels, bins=0)
     with pytest.raises(DataError, match="at least one clip"):
         fit_temperature(np.zeros((0, 2)), np.zeros(0, dtype=int))
+
+
+def test_a_fold_is_cooled_by_what_the_others_say():
+    trials = drawn([1, 2, 3], [0, 1], generator=np.random.default_rng(1), clips=23)
+    found = cross_fitted_confidence(trials)
+    others = [one for one in trials if one.about["fold"] != 2]
+    expected = fit_temperature(
+        np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
+    )
+    assert found.temperatures[2] == expected
+    np.testing.assert_array_equal(found.raw.argmax(axis=1), found.cooled.argmax(axis=1))
+    start = sum(len(one.labels) for one in trials if one.about["fold"] < 2)
+    np.testing.assert_allclose(found.cooled[start : start + len(trials[2].labels)], softmax(trials[2].logits / expected))
+
+
+def test_one_fold_has_nothing_to_be_cooled_by():
+    found = cross_fitted_confidence(drawn([4], [0, 1], generator=np.random.default_rng(0)))
+    assert found.cooled is None
+    assert found.temperatures == {}
+
+
+def test_logits_of_a_trial_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match="fold 3: has logits that are not finite"):
+        cross_fitted_confidence([trial(3, 0, [0], [[np.nan, 0, 0]])])

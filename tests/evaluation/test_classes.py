@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_runs import drawn, trial
+from made_runs import trial
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from earsight.calibration.temperature import cross_fitted_confidence, fit_temperature
-from earsight.errors import DataError
 from earsight.evaluation.classes import (
     class_scores,
     common_confusions,
@@ -82,27 +80,3 @@ def test_mistakes_come_worst_first_and_say_how_many_networks_are_wrong():
     ]
     expected = np.mean([softmax(np.array(row)) for row in ([0, 1, 0], [0, 1, 0], [0.5, 0, 0])], axis=0)
     assert (found[1].label_probability, found[1].predicted_probability) == pytest.approx(tuple(expected[:2]), abs=1e-6)
-
-
-def test_a_fold_is_cooled_by_what_the_others_say():
-    trials = random_trials([1, 2, 3], [0, 1])
-    found = cross_fitted_confidence(trials)
-    others = [one for one in trials if one.about["fold"] != 2]
-    expected = fit_temperature(
-        np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
-    )
-    assert found.temperatures[2] == expected
-    np.testing.assert_array_equal(found.raw.argmax(axis=1), found.cooled.argmax(axis=1))
-    start = sum(len(one.labels) for one in trials if one.about["fold"] < 2)
-    np.testing.assert_allclose(found.cooled[start : start + 23], softmax(trials[2].logits / expected))
-
-
-def test_one_fold_has_nothing_to_be_cooled_by():
-    found = cross_fitted_confidence(drawn([4], [0, 1], generator=np.random.default_rng(0)))
-    assert found.cooled is None
-    assert found.temperatures == {}
-
-
-def test_logits_that_are_not_finite_are_refused():
-    with pytest.raises(DataError, match="fold 3: has logits that are not finite"):
-        cross_fitted_confidence([trial(3, 0, [0], [[np.nan, 0, 0]])])

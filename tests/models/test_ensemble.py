@@ -19,7 +19,6 @@ from scipy.special import softmax
 from earsight.errors import ModelError
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard, ensemble_card
-from earsight.models.ensemble import ensemble_state
 from earsight.models.modelfile import load, load_card, save
 from earsight.recipe import load_recipe
 
@@ -47,10 +46,14 @@ WEIGHTS = (0.5, 0.2, 0.3)
 NAMES = ("test_resnet", "test_efficientnet", "test_resnet")
 
 
+def _state(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {f"networks.{place}.{key}": value for place, state in enumerate(states) for key, value in state.items()}
+
+
 def _write(path: Path) -> None:
     cards = [_card(place, f"backbone.name={name}") for place, name in enumerate(NAMES)]
     states = [_network(place, name).state_dict() for place, name in enumerate(NAMES)]
-    save(path, state=ensemble_state(states), card=ensemble_card(cards, weights=WEIGHTS, trained_on={"folds": [1]}))
+    save(path, state=_state(states), card=ensemble_card(cards, weights=WEIGHTS, trained_on={"folds": [1]}))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_one_window_serves_three_channels(tmp_path):
     windows = ["features.windows_ms=[25.0]", "features.hops_ms=[10.0]"]
     cards = [_card(place, *windows, mean=(-4.0 - place,), std=(2.0,)) for place in (0, 1)]
     card = ensemble_card(cards, trained_on={})
-    save(tmp_path / "m", state=ensemble_state([_network(0).state_dict(), _network(1).state_dict()]), card=card)
+    save(tmp_path / "m", state=_state([_network(0).state_dict(), _network(1).state_dict()]), card=card)
     spectrograms = torch.randn(2, 1, 32, 32).expand(-1, 3, -1, -1)
     with torch.no_grad():
         singles = [_network(place)((spectrograms + 4.0 + place) / 2.0) / (1 + 0.5 * place) for place in (0, 1)]
@@ -104,7 +107,7 @@ def test_sure_members_neither_overflow_nor_vanish(tmp_path):
     cards = [_card(place, temperature=1e-3) for place in (0, 1)]
     save(
         tmp_path / "m",
-        state=ensemble_state([_network(place).state_dict() for place in (0, 1)]),
+        state=_state([_network(place).state_dict() for place in (0, 1)]),
         card=ensemble_card(cards, trained_on={}),
     )
     with torch.no_grad():
@@ -119,7 +122,7 @@ def test_cards_weights_and_bytes_come_back(saved, tmp_path):
     assert card.members == tuple(_card(place, f"backbone.name={name}") for place, name in enumerate(NAMES))
     assert card.weights == WEIGHTS
     assert card.trained_on == {"folds": [1]}
-    states = ensemble_state([_network(place, name).state_dict() for place, name in enumerate(NAMES)])
+    states = _state([_network(place, name).state_dict() for place, name in enumerate(NAMES)])
     assert model.state_dict().keys() == states.keys()
     assert all(torch.equal(model.state_dict()[key], value) for key, value in states.items())
     save(tmp_path / "again", state=model.state_dict(), card=card)

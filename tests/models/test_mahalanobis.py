@@ -156,7 +156,7 @@ def _rewritten(path, change):
     [
         (lambda t: t.pop("reference.0.means"), "expected means, directions and variances"),
         (lambda t: t.update({"reference.0.extra": torch.ones(2)}), "expected means, directions and variances"),
-        (lambda t: t.update({"reference.7.means": torch.ones(2)}), "references for 2 networks"),
+        (lambda t: t.update({"reference.7.means": torch.ones(2)}), "statistics for 2 networks"),
         (lambda t: t.update({"reference.0.means": torch.ones(4, CHANNELS)}), "do not fit each other or 3 classes"),
         (lambda t: t.update({"reference.0.means": torch.ones(3)}), "do not fit each other"),
         (lambda t: t.update({"reference.0.directions": torch.ones(2, CHANNELS)}), "do not fit each other"),

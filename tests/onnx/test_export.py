@@ -22,7 +22,6 @@ from earsight.data import audio
 from earsight.errors import DataError, ModelError
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.models.card import described, ensemble_card
-from earsight.models.ensemble import ensemble_state
 from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_of
 from earsight.models.modelfile import load, save
 from earsight.onnx import export, tracing
@@ -149,7 +148,8 @@ def test_novelty_as_a_distance(model, members, graphs, tmp_path):
             other.get_classifier().weight.mul_(-1)
         _about(other, draw)
         two = ensemble_card([card, replace(card, mean=(-5.0,) * 3)], weights=(0.25, 0.75), trained_on={})
-        state = ensemble_state([network.state_dict(), other.state_dict()])
+        networks = torch.nn.ModuleList([network, other])
+        state = {f"networks.{key}": value for key, value in networks.state_dict().items()}
         references = [*statistics_of(network), *statistics_of(other)]
         save(tmp_path / "two", state=state, card=replace(two, calibration=calibration), statistics=references)
         card, network = load(tmp_path / "two")

@@ -1,9 +1,9 @@
-"""Calibrated model files: every file of a run gets a temperature, a threshold of *unknown*, and one of its sets.
+"""Calibrates the model files of a run: temperature, OOD threshold and threshold of the prediction sets.
 
 Comes in: a run folder, of trials or of an ensemble. Goes out: the same model files with their cards' ``calibration``
-filled in, and ``calibration.json``. A fold's model is calibrated by what the other folds' models said of their held-out
-clips, so that its own held-out clips still test it; the file at the top of the run, which is for new sounds, by all.
-Where one fold alone was held out, its clips calibrate, and every figure says that they did.
+filled in, and ``calibration.json``. A fold's model is calibrated by the other folds' held-out predictions, so that its
+own held-out clips still test it; the file at the top of the run, which is for new sounds, by those of all folds. Where
+one fold alone was held out, its clips calibrate, and every figure says so.
 """
 
 from __future__ import annotations
@@ -14,17 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from earsight.calibration.fit import (
-    CalibratedTrial,
-    Calibration,
-    Wanted,
-    by_seed,
-    calibrated_trial,
-    figures,
-    fit_calibration,
-    others_of,
-    score_of,
-)
+from earsight.calibration import fit
+from earsight.calibration.fit import CalibratedTrial, Calibration, Wanted
 from earsight.errors import DataError
 from earsight.evaluation.summary import Predictions, read_run
 from earsight.files import replace_text
@@ -37,21 +28,12 @@ REPORT = "calibration.json"
 def calibrate_run(
     run: Path, wanted: Wanted, *, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """Calibrate the model files of a run; files that are so calibrated already are left alone.
+    """Calibrate the model files of a run, and return what ``calibration.json`` holds.
 
-    Parameters
-    ----------
-    run : Path
-    wanted : Wanted
-    progress : callable, optional
-        Called with (files done, files in all).
-
-    Returns
-    -------
-    dict
-        What ``calibration.json`` holds: ``figures`` (see `earsight.calibration.fit.figures`), ``optimistic``
-        (whether the clips that were measured also calibrated, or chose the epoch), ``score``, ``models`` (path, fold,
-        seed, temperature, unknown, sets, clips, folds) and ``notes``.
+    That is ``figures`` (see `earsight.calibration.fit.figures`), ``optimistic`` (whether the clips that were measured
+    also calibrated, or chose the epoch), ``score``, ``models`` (path, fold, seed, temperature, unknown, sets, clips,
+    folds) and ``notes``. Files that are so calibrated already are left alone. ``progress`` is called with (files done,
+    files in all).
 
     Raises
     ------
@@ -63,12 +45,15 @@ def calibrate_run(
         If a model file is damaged or cannot be written.
     """
     trials = read_run(run)
-    fitted = [(trial, fit_calibration(others_of(trial, trials), wanted)) for trial in trials]
+    fitted = _fitted(trials, wanted)
     jobs = [(_file(run, trial), trial, calibration) for trial, calibration in fitted]
     top = run / "model.safetensors"
     if top.is_file():
-        same = _seed_of(top, trials)
-        jobs.append((top, same[0], fit_calibration(same, wanted)))
+        # Those of the published model's seed; an ensemble's folder has one seed.
+        seed = int(load_card(top).trained_on.get("seed") or 0)
+        seeds = {trial.about["seed"] for trial in trials}
+        same = [trial for trial in trials if trial.about["seed"] == (seed if seed in seeds else min(seeds))]
+        jobs.append((top, same[0], fit.fit_calibration(same, wanted)))
     models = []
     for done, (path, trial, calibration) in enumerate(jobs, start=1):
         own = path == top or trial.about["fold"] in calibration.folds
@@ -79,13 +64,13 @@ def calibrate_run(
             | calibration.for_card(own=own)
         )
         progress(done, len(jobs))
-    told = [calibrated_trial(trial, calibration) for trial, calibration in fitted]
+    calibrated = [fit.calibrated_trial(trial, calibration) for trial, calibration in fitted]
     alone = any(trial.about["fold"] in calibration.folds for trial, calibration in fitted)
     chosen = any(trial.about["protocol"] == "test" for trial in trials)
     result = {
-        "score": score_of(trials, wanted.score),
+        "score": fit.score_of(trials, wanted.score),
         "wanted": asdict(wanted),
-        "figures": figures(told, trials, wanted=wanted),
+        "figures": fit.figures(calibrated, trials, wanted=wanted),
         "optimistic": alone or chosen,
         "models": models,
         "notes": _notes(fitted, wanted, alone=alone, chosen=chosen),
@@ -104,26 +89,25 @@ def wanted_before(run: Path) -> Wanted:
 
 
 def calibrated_trials(run: Path, wanted: Wanted) -> tuple[list[CalibratedTrial], list[Predictions]]:
-    """What each fold's model, calibrated as `calibrate_run` does, says of its held-out clips; for figures."""
+    """Each trial's held-out predictions, calibrated as `calibrate_run` does, and the trials; for figures."""
     trials = read_run(run)
-    return [calibrated_trial(trial, fit_calibration(others_of(trial, trials), wanted)) for trial in trials], trials
+    return [fit.calibrated_trial(trial, calibration) for trial, calibration in _fitted(trials, wanted)], trials
+
+
+def _fitted(trials: list[Predictions], wanted: Wanted) -> list[tuple[Predictions, Calibration]]:
+    """Each trial with the calibration of the other folds."""
+    return [(trial, fit.fit_calibration(fit.others_of(trial, trials), wanted)) for trial in trials]
 
 
 def _file(run: Path, trial: Predictions) -> Path:
     return run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "model.safetensors"
 
 
-def _seed_of(top: Path, trials: Sequence[Predictions]) -> list[Predictions]:
-    """The trials of the published model's seed; an ensemble's folder has one seed."""
-    seeds = by_seed(trials)
-    return seeds.get(int(load_card(top).trained_on.get("seed") or 0), next(iter(seeds.values())))
-
-
 def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: bool) -> None:
     """Replace a model file by the same with this calibration.
 
-    An only member's predictions in an ensemble's folder (or, of older versions, a weight soup's) are probabilities at a
-    temperature of its own, which ``about`` tells: the fitted one is on top of it.
+    The predictions of an ensemble's only member (or, of older versions, a weight soup) are at a temperature of their
+    own, which ``about`` holds: the fitted one is on top of it.
     """
     card = load_card(path)
     before = 1.0 if card.members else float(trial.about.get("temperature", 1.0))

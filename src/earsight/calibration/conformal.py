@@ -1,14 +1,14 @@
-"""Sets of classes that hold the true one with a stated probability.
+"""Conformal prediction sets: the classes that hold the true one with a stated probability.
 
 Comes in: probabilities (clips, classes) float of clips that did not choose the weights, and their labels (clips,) int.
-Goes out: a threshold (no unit) for a coverage, and with it the set of plausible classes of any clip. If the clips and
-those to come are exchangeable, a new clip's set holds its class with at least the coverage, whatever the network is;
-over all draws of clips, not for each class nor for each clip.
+Goes out: a threshold (no unit) for a coverage, and with it the prediction set of any clip. If the clips and those to
+come are exchangeable, a new clip's set holds its class with at least the coverage, whatever the network is; over all
+draws of clips, not for each class nor for each clip.
 
-Two scores of how badly a class fits. ``lac``: 1 less its probability, which gives the smallest sets (Sadinle et al.).
+Two nonconformity scores. ``lac``: 1 less the class's probability, which gives the smallest sets (Sadinle et al.).
 ``aps``: the probability of all classes at least as probable, which spends larger sets on harder clips (Romano et al.).
 Neither is randomised: the same sound always has the same set, and coverage then errs on the safe side. The most
-probable class is always in the set, so that none is empty, which can only add to coverage.
+probable class is always in the set, which can only add to coverage.
 """
 
 from __future__ import annotations
@@ -25,11 +25,6 @@ _CLOSE = 1e-6  # serving computes in float32, calibration in float64: equal scor
 
 def nonconformity_scores(probabilities: np.ndarray, *, method: str = "lac") -> NDArray[np.float64]:
     """How badly each class fits each clip, shape (clips, classes), from 0 to 1.
-
-    Parameters
-    ----------
-    probabilities : np.ndarray of float, shape (clips, classes)
-    method : {"lac", "aps"}
 
     References
     ----------
@@ -51,21 +46,15 @@ def nonconformity_scores(probabilities: np.ndarray, *, method: str = "lac") -> N
 def conformal_threshold(
     probabilities: np.ndarray, labels: np.ndarray, *, coverage: float, method: str = "lac"
 ) -> float:
-    """The misfit up to which a class is plausible: the ``ceil((clips + 1) coverage)``-th smallest of the true classes'.
+    """The score up to which a class is in the set: the ``ceil((clips + 1) coverage)``-th smallest of the true classes'.
+
+    It is from 0 to 1, and 1, which lets every class in, where the clips are too few for the coverage (from 0 to 1).
 
     Parameters
     ----------
     probabilities : np.ndarray of float, shape (clips, classes)
         Of clips that did not train the network.
     labels : np.ndarray of int, shape (clips,)
-    coverage : float
-        Between 0 and 1.
-    method : {"lac", "aps"}
-
-    Returns
-    -------
-    float
-        From 0 to 1. 1, which lets every class in, where the clips are too few for the coverage.
 
     Raises
     ------
@@ -79,7 +68,7 @@ def conformal_threshold(
 
 
 def prediction_sets(probabilities: np.ndarray, *, threshold: float, method: str = "lac") -> NDArray[np.bool_]:
-    """Which classes are plausible, shape (clips, classes); never none of a clip's."""
+    """Which classes are in each clip's prediction set, shape (clips, classes); no set is empty."""
     shares = np.asarray(probabilities, dtype=np.float64)
     inside = nonconformity_scores(shares, method=method) <= threshold + _CLOSE
     inside[np.arange(len(shares)), shares.argmax(axis=1)] = True

@@ -1,16 +1,17 @@
-"""A calibration fitted to what trials said of the clips that they held out, and what it reaches on others.
+"""Fits a calibration to held-out predictions: temperature, OOD threshold and threshold of the prediction sets.
 
-Comes in: `Predictions`, whose clips their networks never saw. Goes out: a `Calibration` for a model card, and figures
-before and after: log loss, calibration error, the coverage of the sets, the share of known sounds called unknown. For
-those figures each fold is measured with a calibration fitted to the other folds.
+Comes in: `Predictions` of trials: logits (clips, classes) of the clips that each trial held out. Goes out: a
+`Calibration` for a model card, and figures before and after it: log loss, calibration error, coverage of the prediction
+sets, and the share of known sounds called unknown. For the figures each fold is measured with a calibration fitted to
+the other folds.
 
-All folds' clips serve one calibration, though each fold's network is another (cross-conformal, Vovk 2015): the
-networks are draws of one recipe. What that costs in practice is what the measured coverage says.
+The held-out clips of several folds are pooled, though each fold has a network of its own (cross-conformal prediction,
+Vovk 2015): the networks are draws of one recipe. What that costs in practice is what the measured coverage shows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,30 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.calibration.conformal import METHODS, conformal_threshold, coverage_band, prediction_sets
-from earsight.calibration.ood import energy, fit_ood_threshold, max_softmax_score, share_interval
+from earsight.calibration.ood import SCORES, fit_ood_threshold, is_unknown, ood_scores, share_interval
 from earsight.calibration.temperature import expected_calibration_error, fit_temperature
 from earsight.errors import DataError
 from earsight.evaluation.metrics import log_loss, softmax
 from earsight.evaluation.summary import Predictions
-
-SCORES = ("distance", "energy", "doubt")
-"""Best first, as measured with classes left out (docs/results.md)."""
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What a calibration is asked for.
 
-    Attributes
-    ----------
-    score : {"auto", "distance", "energy", "doubt"}
-        What tells unknown sounds; ``auto`` takes the best that the trials have.
-    false_alarms : float
-        The share of known sounds that may be called unknown.
-    coverage : float
-        How often the set of plausible classes is to hold the true one.
-    method : {"lac", "aps"}
-        See `earsight.calibration.conformal`.
+    ``score``: the OOD score, one of `earsight.calibration.ood.SCORES`, or ``auto`` for the best that the trials have.
+    ``false_alarms``: the share of known sounds that may be called unknown. ``coverage``: how often the prediction set
+    is to hold the true class. ``method``: one of `earsight.calibration.conformal.METHODS`.
 
     Raises
     ------
@@ -67,17 +58,9 @@ class Wanted:
 class Calibration:
     """What a model card takes over.
 
-    Attributes
-    ----------
-    temperature : float
-    unknown : dict, optional
-        ``score``, ``threshold``, ``rate`` (of false alarms, at most, on average) and ``ci95`` (where it lies with these
-        clips); None where the clips are too few for the rate.
-    sets : dict, optional
-        ``method``, ``threshold``, ``coverage`` and ``ci95``; None where the clips are too few for the coverage.
-    clips : int
-    folds : tuple of int
-        That held them out.
+    ``unknown`` holds ``score``, ``threshold``, ``rate`` (of false alarms, at most, on average) and ``ci95`` (where it
+    lies with these clips); ``sets`` holds ``method``, ``threshold``, ``coverage`` and ``ci95``. Either is None where
+    the clips are too few for it. ``folds`` are those that held the ``clips`` out.
     """
 
     temperature: float
@@ -87,10 +70,7 @@ class Calibration:
     folds: tuple[int, ...]
 
     def for_card(self, *, own: bool) -> dict[str, Any]:
-        """JSON values for `ModelCard.calibration`.
-
-        ``own`` says that the clips are among those on which this model's accuracy is measured.
-        """
+        """JSON values for `ModelCard.calibration`; ``own``: the clips are among those that test this very model."""
         parts = {"unknown": self.unknown, "sets": self.sets}
         about = {"clips": self.clips, "folds": list(self.folds), "own_held_out": own}
         return {name: part for name, part in parts.items() if part} | about
@@ -98,10 +78,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CalibratedTrial:
-    """What a calibrated network says of clips; all arrays are (clips, ...).
+    """A trial's held-out clips under a calibration; all arrays are (clips, ...).
 
-    ``before`` and ``after`` are probabilities at the temperatures 1 and calibrated; ``novelty`` may be None, as
-    ``unknown`` and ``plausible`` then are.
+    ``before`` and ``after`` are probabilities at the temperatures 1 and calibrated; ``unknown`` and ``prediction_sets``
+    are None where the calibration has no threshold for them.
     """
 
     before: NDArray[np.float64]
@@ -110,8 +90,35 @@ class CalibratedTrial:
     prediction_sets: NDArray[np.bool_] | None
 
 
+def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibration:
+    """Fit temperature and thresholds to all clips of some trials of one seed.
+
+    Raises
+    ------
+    DataError
+        If the score cannot be had.
+    """
+    score = score_of(trials, wanted.score)
+    logits = np.concatenate([trial.logits for trial in trials])
+    labels = np.concatenate([trial.labels for trial in trials])
+    temperature = fit_temperature(logits, labels)
+    clips = len(labels)
+    unknown, sets = None, None
+    if clips + 1 >= 1 / wanted.false_alarms:
+        scores = np.concatenate([_scores_of(trial, score, temperature) for trial in trials])
+        found = fit_ood_threshold(scores, rate=wanted.false_alarms)
+        unknown = {"score": score, "threshold": found.threshold, "rate": found.rate, "ci95": [found.low, found.high]}
+    if clips + 1 >= 1 / (1 - wanted.coverage):
+        shares = softmax(logits.astype(np.float64) / temperature)
+        threshold = conformal_threshold(shares, labels, coverage=wanted.coverage, method=wanted.method)
+        band = list(coverage_band(clips, coverage=wanted.coverage))
+        sets = {"method": wanted.method, "threshold": threshold, "coverage": wanted.coverage, "ci95": band}
+    folds = tuple(sorted({int(trial.about["fold"]) for trial in trials}))
+    return Calibration(temperature, unknown, sets, clips, folds)
+
+
 def score_of(trials: Sequence[Predictions], wanted: str) -> str:
-    """The score that ``auto`` stands for with these trials.
+    """The OOD score that ``auto`` stands for with these trials; any other stands for itself.
 
     Raises
     ------
@@ -136,113 +143,60 @@ def score_of(trials: Sequence[Predictions], wanted: str) -> str:
     return wanted
 
 
-def ood_scores(trial: Predictions, score: str, *, temperature: float) -> NDArray[np.float64]:
-    """How unlike any class each of the trial's clips is, shape (clips,)."""
-    if score == "distance" and trial.distance is not None:
-        return np.asarray(trial.distance, dtype=np.float64)
-    return energy(trial.logits) if score == "energy" else max_softmax_score(trial.logits / temperature)
-
-
-def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibration:
-    """Fit temperature and thresholds to all clips of some trials of one seed.
-
-    Raises
-    ------
-    DataError
-        If the score cannot be had.
-    """
-    score = score_of(trials, wanted.score)
-    logits = np.concatenate([trial.logits for trial in trials])
-    labels = np.concatenate([trial.labels for trial in trials])
-    temperature = fit_temperature(logits, labels)
-    shares = softmax(logits.astype(np.float64) / temperature)
-    clips = len(labels)
-    unknown, sets = None, None
-    if clips + 1 >= 1 / wanted.false_alarms:
-        scores = [ood_scores(trial, score, temperature=temperature) for trial in trials]
-        found = fit_ood_threshold(np.concatenate(scores), rate=wanted.false_alarms)
-        unknown = {
-            "score": score,
-            "threshold": found.threshold,
-            "rate": found.rate,
-            "ci95": [found.low, found.high],
-        }
-    if clips + 1 >= 1 / (1 - wanted.coverage):
-        threshold = conformal_threshold(shares, labels, coverage=wanted.coverage, method=wanted.method)
-        sets = {
-            "method": wanted.method,
-            "threshold": threshold,
-            "coverage": wanted.coverage,
-            "ci95": list(coverage_band(clips, coverage=wanted.coverage)),
-        }
-    folds = tuple(sorted({int(trial.about["fold"]) for trial in trials}))
-    return Calibration(temperature, unknown, sets, clips, folds)
-
-
 def calibrated_trial(trial: Predictions, calibration: Calibration) -> CalibratedTrial:
-    """What a trial's network, so calibrated, says of its held-out clips."""
+    """Apply a calibration to what a trial predicted for its held-out clips."""
     logits = trial.logits.astype(np.float64)
     after = softmax(logits / calibration.temperature)
-    unknown, sets = calibration.unknown, calibration.sets
     strange, inside = None, None
-    if unknown is not None:
-        novelty = ood_scores(trial, unknown["score"], temperature=calibration.temperature)
-        strange = np.asarray(novelty > unknown["threshold"])
-    if sets is not None:
+    if unknown := calibration.unknown:
+        scores = _scores_of(trial, unknown["score"], calibration.temperature)
+        strange = is_unknown(scores, unknown["threshold"])
+    if sets := calibration.sets:
         inside = prediction_sets(after, threshold=sets["threshold"], method=sets["method"])
     return CalibratedTrial(before=softmax(logits), after=after, unknown=strange, prediction_sets=inside)
 
 
-def figures(told: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
-    """What calibrations reach on the clips of some trials.
+def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
+    """What calibrations reach on the clips of some trials, as JSON values.
 
-    Returns
-    -------
-    dict
-        ``clips``; ``log_loss`` and ``ece``, each with ``before`` and ``after``; ``coverage`` (``stated``, ``reached``,
-        ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and ``false_alarms``
-        (``stated``, ``reached``, ``ci95``), each None where some calibration has no threshold for it. Intervals are
-        Clopper and Pearson's over different clips; several seeds' answers to one clip count as one clip.
+    ``clips``; ``log_loss`` and ``ece``, each with ``before`` and ``after``; ``coverage`` (``stated``, ``reached``,
+    ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and ``false_alarms``
+    (``stated``, ``reached``, ``ci95``), each None where some calibration has no threshold for it. Intervals are Clopper
+    and Pearson's over different clips; several seeds' predictions of one clip count as one clip.
     """
     labels = np.concatenate([trial.labels for trial in trials])
     clips = len(set(np.concatenate([trial.clips for trial in trials]).tolist()))
-    out: dict[str, Any] = {"clips": clips}
-    shares = {name: np.concatenate([getattr(one, name) for one in told]) for name in ("before", "after")}
-    out["log_loss"] = {name: _log_loss(table, labels) for name, table in shares.items()}
-    out["ece"] = {name: expected_calibration_error(table, labels) for name, table in shares.items()}
-    out["coverage"], out["false_alarms"] = None, None
-    sets = [one.prediction_sets for one in told if one.prediction_sets is not None]
-    if len(sets) == len(told):
+    shares = {name: np.concatenate([getattr(one, name) for one in calibrated]) for name in ("before", "after")}
+    out: dict[str, Any] = {
+        "clips": clips,
+        "log_loss": {name: log_loss(np.log(np.maximum(table, 1e-300)), labels) for name, table in shares.items()},
+        "ece": {name: expected_calibration_error(table, labels) for name, table in shares.items()},
+        **{"coverage": None, "false_alarms": None},
+    }
+    sets = [one.prediction_sets for one in calibrated if one.prediction_sets is not None]
+    if len(sets) == len(calibrated):
         table = np.concatenate(sets)
         sizes = table.sum(axis=1)
         reached = float(table[np.arange(len(labels)), labels].mean())
-        out["coverage"] = {
-            **{"stated": wanted.coverage, "reached": reached, "ci95": list(share_interval(reached, clips=clips))},
+        out["coverage"] = _reached(wanted.coverage, reached, clips) | {
             **{"mean_size": float(sizes.mean()), "single": float((sizes == 1).mean())},
         }
-    alarms = [one.unknown for one in told if one.unknown is not None]
-    if len(alarms) == len(told):
-        reached = float(np.concatenate(alarms).mean())
-        out["false_alarms"] = {
-            **{"stated": wanted.false_alarms, "reached": reached},
-            "ci95": list(share_interval(reached, clips=clips)),
-        }
-    return out
-
-
-def by_seed(trials: Sequence[Predictions]) -> Mapping[int, list[Predictions]]:
-    """The trials of each seed, by fold."""
-    out: dict[int, list[Predictions]] = {}
-    for trial in sorted(trials, key=lambda one: (one.about["seed"], one.about["fold"])):
-        out.setdefault(int(trial.about["seed"]), []).append(trial)
+    alarms = [one.unknown for one in calibrated if one.unknown is not None]
+    if len(alarms) == len(calibrated):
+        out["false_alarms"] = _reached(wanted.false_alarms, float(np.concatenate(alarms).mean()), clips)
     return out
 
 
 def others_of(trial: Predictions, trials: Sequence[Predictions]) -> list[Predictions]:
     """The trials of the same seed that held out other folds; the trial itself where there are none."""
-    same = by_seed(trials)[int(trial.about["seed"])]
-    return [one for one in same if one.about["fold"] != trial.about["fold"]] or [trial]
+    fold, seed = trial.about["fold"], trial.about["seed"]
+    others = [one for one in trials if one.about["seed"] == seed and one.about["fold"] != fold]
+    return sorted(others, key=lambda one: int(one.about["fold"])) or [trial]
 
 
-def _log_loss(shares: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    return log_loss(np.log(np.maximum(shares, 1e-300)), labels)
+def _reached(stated: float, reached: float, clips: int) -> dict[str, Any]:
+    return {"stated": stated, "reached": reached, "ci95": list(share_interval(reached, clips=clips))}
+
+
+def _scores_of(trial: Predictions, score: str, temperature: float) -> NDArray[np.float64]:
+    return ood_scores(score, trial.logits, temperature=temperature, distance=trial.distance)

@@ -1,8 +1,8 @@
-"""How unlike all classes a sound is, and from where on it is called unknown.
+"""Out-of-distribution (OOD) scores, and the threshold above which a sound is called unknown.
 
-Comes in: logits (clips, classes) float, or scores (clips,) of known sounds that the network was not trained on. Goes
-out: scores, higher for sounds less like any class; and the threshold that known sounds pass at a stated rate, with
-what so few clips leave open about that rate.
+Comes in: logits (clips, classes) float, or OOD scores (clips,) of known sounds that did not train the network. Goes
+out: OOD scores (clips,) float64, higher for sounds less like any class; and the threshold that known sounds exceed at a
+stated rate, with the interval that so few clips leave for that rate.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from earsight.calibration.conformal import rank
 from earsight.errors import DataError
 from earsight.evaluation.metrics import softmax
 
+SCORES = ("distance", "energy", "doubt")
+"""Mahalanobis distance, energy, and max-softmax score (``doubt`` in model files); best first (docs/results.md)."""
+
 
 class OodThreshold(NamedTuple):
-    """From which score on a sound is unknown.
+    """A threshold of OOD scores; see `is_unknown`.
 
-    ``threshold``: scores above it are. ``rate``: the share of known sounds that are all the same, at most, on average
-    over draws of the calibration clips. ``low``, ``high``: where that share lies with these clips, with 95 %
-    probability.
+    ``rate``: the share of known sounds above it is at most this, on average over draws of the calibration clips.
+    ``low``, ``high``: the 95 % interval of that share with these clips.
     """
 
     threshold: float
@@ -32,7 +34,7 @@ class OodThreshold(NamedTuple):
 
 
 def energy(logits: np.ndarray) -> NDArray[np.float64]:
-    """Minus the logarithm of the sum of the exponentials of each row: high where no class speaks up.
+    """Energy (clips,) of logits (clips, classes): minus the logarithm of the sum of their exponentials.
 
     References
     ----------
@@ -44,7 +46,7 @@ def energy(logits: np.ndarray) -> NDArray[np.float64]:
 
 
 def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
-    """1 less the highest probability.
+    """1 less the highest probability, (clips,), of logits (clips, classes).
 
     References
     ----------
@@ -53,19 +55,35 @@ def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
     return np.asarray(1 - softmax(np.asarray(logits, dtype=np.float64)).max(axis=1))
 
 
+def ood_scores(
+    score: str, logits: np.ndarray, *, temperature: float, distance: np.ndarray | None = None
+) -> NDArray[np.float64]:
+    """The OOD scores (clips,) that one of `SCORES` names.
+
+    ``logits`` (clips, classes) are not divided by the ``temperature`` yet; ``distance`` (clips,) is Mahalanobis's.
+    """
+    if score == "distance" and distance is not None:
+        return np.asarray(distance, dtype=np.float64)
+    return energy(logits) if score == "energy" else max_softmax_score(logits / temperature)
+
+
+def is_unknown(scores: np.ndarray, threshold: float) -> NDArray[np.bool_]:
+    """Which sounds are unknown, (clips,): those whose OOD score is greater than the threshold.
+
+    A score that equals the threshold is a known sound's: `fit_ood_threshold` returns the score of a calibration clip,
+    and counts that clip among the known ones.
+    """
+    return np.asarray(scores > threshold)
+
+
 def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> OodThreshold:
     """The threshold that at most this share of known sounds exceeds.
 
     It is the ``ceil((clips + 1)(1 - rate))``-th smallest score, so that a new known sound, exchangeable with these,
     exceeds it with a probability of at most ``rate``. With these very clips that probability is a draw from a beta
-    distribution, whose middle 95 % are told.
+    distribution, whose middle 95 % are the interval.
 
-    Parameters
-    ----------
-    scores : np.ndarray of float, shape (clips,)
-        Of known sounds that the network was not trained on.
-    rate : float
-        Between 0 and 1.
+    ``scores`` (clips,) are those of known sounds that the network was not trained on; ``rate`` is between 0 and 1.
 
     Raises
     ------
@@ -76,15 +94,14 @@ def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> OodThreshold:
 
     scores = np.asarray(scores, dtype=np.float64)
     if not np.isfinite(scores).all():
-        raise DataError("a score of novelty is not finite; the model's logits are broken: train it again")
+        raise DataError("an OOD score is not finite; the model's logits are broken: train it again")
     place = rank(len(scores), share=1 - rate)
     if place > len(scores):
         raise DataError(
             f"{len(scores)} clips cannot say where {100 * rate:g} % of the known sounds lie; "
             f"at least {int(np.ceil(1 / rate - 1))} can: give more clips, or a higher rate of false alarms"
         )
-    above = len(scores) + 1 - place
-    low, high = beta.ppf([0.025, 0.975], above, place)
+    low, high = beta.ppf([0.025, 0.975], len(scores) + 1 - place, place)
     return OodThreshold(float(np.sort(scores)[place - 1]), rate, float(low), float(high))
 
 

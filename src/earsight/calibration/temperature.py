@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say, and the one number that mends them.
+"""Temperature scaling, reliability curves and the expected calibration error.
 
 Comes in: logits or probabilities (clips, classes) float, and labels (clips,) int. Goes out: a temperature (no unit), an
 expected calibration error between 0 and 1, or the arrays of a reliability curve. Fit the temperature on clips that did
@@ -21,7 +21,10 @@ COLDEST, HOTTEST = 0.01, 100.0  # a temperature outside says that the logits are
 
 
 class Reliability(NamedTuple):
-    """A reliability curve: edges (bins + 1,), the others (bins,); empty bins have nan confidence and accuracy."""
+    """A reliability curve: edges (bins + 1,); mean probability of the predicted class, accuracy and clips (bins,).
+
+    Empty bins have nan confidence and accuracy.
+    """
 
     edges: NDArray[np.float64]
     confidence: NDArray[np.float64]
@@ -33,20 +36,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Find the T for which ``softmax(logits / T)`` gives the labels the highest likelihood.
 
     The negative log likelihood is convex in 1/T; Newton's method finds its minimum, kept inside a shrinking bracket. If
-    every clip is classified right, likelihood grows without end as T falls to 0 and the clips do not say what T should
-    be; the answer is then 1, which changes nothing. So it is if all logits of each clip are equal.
+    every clip is classified right, or all logits of each clip are equal, the clips do not say what T should be, and 1
+    is returned, which changes nothing.
 
-    Parameters
-    ----------
-    logits : np.ndarray of float, shape (clips, classes)
-        Unnormalised log probabilities of held-out clips.
-    labels : np.ndarray of int, shape (clips,)
-        True class numbers.
-
-    Returns
-    -------
-    float
-        From 0.01 to 100. Above 1: the classifier was too sure.
+    Comes in: logits (clips, classes) float of held-out clips, and labels (clips,) int. Goes out: T, from 0.01 to 100;
+    above 1, the classifier was too sure.
 
     Raises
     ------
@@ -81,23 +75,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Reliability:
-    """How often the predicted class is right, by the probability it was given.
-
-    Bins have equal width and include their upper edge.
+    """How often the predicted class is right, in bins of its probability; bins include their upper edge.
 
     Parameters
     ----------
     probabilities : np.ndarray of float, shape (clips, classes)
         Rows that sum to 1.
     labels : np.ndarray of int, shape (clips,)
-        True class numbers.
     bins : int
-        At least 1.
-
-    Returns
-    -------
-    Reliability
-        Bin edges, mean probability of the predicted class, accuracy, and number of clips of each bin.
+        Of equal width, at least 1.
 
     Raises
     ------
@@ -124,12 +110,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
-    """Mean over clips of their bin's distance between confidence and accuracy; arguments as in `reliability`.
-
-    Returns
-    -------
-    float
-        Between 0 (probabilities mean what they say) and 1.
+    """Mean over clips of their bin's distance between confidence and accuracy, 0 to 1; arguments as in `reliability`.
 
     References
     ----------
@@ -150,9 +131,9 @@ def _slope(scores: NDArray[np.float64], own: NDArray[np.float64], inverse: float
 
 
 class Confidence(NamedTuple):
-    """Probabilities (answers, classes) of all trials together, and the labels (answers,).
+    """Probabilities (predictions, classes) of all trials together, and the labels (predictions,).
 
-    ``cooled`` holds the probabilities at the temperature that the other folds ask for, one in ``temperatures`` for each
+    ``cooled`` holds the probabilities at the temperature fitted to the other folds, one in ``temperatures`` for each
     fold; it is None where there is one fold only.
     """
 
@@ -163,7 +144,7 @@ class Confidence(NamedTuple):
 
 
 def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
-    """Probabilities as they are and after temperature scaling, no fold's temperature having been fitted on its clips.
+    """Probabilities before and after temperature scaling, each fold's temperature fitted to the other folds.
 
     Raises
     ------
@@ -173,13 +154,11 @@ def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
     for one in trials:
         if not np.isfinite(one.logits).all():
             raise DataError(f"fold {one.about['fold']}: has logits that are not finite; train with a lower rate")
-    folds = sorted({int(one.about["fold"]) for one in trials})
     temperatures: dict[int, float] = {}
-    for fold in folds if len(folds) > 1 else ():
-        others = [one for one in trials if one.about["fold"] != fold]
-        temperatures[fold] = fit_temperature(
-            np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
-        )
+    for fold in sorted({int(one.about["fold"]) for one in trials}):
+        if others := [one for one in trials if one.about["fold"] != fold]:
+            logits, labels = ([getattr(one, name) for one in others] for name in ("logits", "labels"))
+            temperatures[fold] = fit_temperature(np.concatenate(logits), np.concatenate(labels))
     cooled = [softmax(one.logits / temperatures[one.about["fold"]]) for one in trials] if temperatures else None
     return Confidence(
         labels=np.concatenate([one.labels for one in trials]),

@@ -1,30 +1,7 @@
-"""Backbones: any timm CNN by its name, or one of our own, with a new head, split into named stages.
+"""Backbones: any timm CNN by its name, or SoundNet8, with a new linear head, split into named stages.
 
-Comes in: a backbone's name and a number of classes. Goes out: a module from spectrograms (batch, channels, bands, frames),
-float32, to logits (batch, classes); and the ordered stages of such a module as prefixes of its state keys.
-
-An 8-layer CNN in the manner of SoundNet, for comparing representations without pretrained weights.
-
-Comes in: spectrograms (batch, channels, bands, frames) float32, of 8 bands and 16 frames or more. Goes out: logits
-(batch, classes).
-
-SoundNet (Aytar, Vondrick and Torralba 2016, arXiv 1610.09001) runs eight convolutions over the wave: 16, 32, 64, 128,
-256, 512 and 1024 filters, each with batch normalisation and a ReLU, max pooling after the first, second and fifth, and
-an eighth layer of outputs. Palanisamy et al. 2020 compared representations with an 8-layer CNN like it over spectrograms.
-This one takes SoundNet's widths and places of pooling into two dimensions:
-
-====== ======= ====== ====== ======== ================
-layer  filters kernel stride pooling  of 128 x 250 left
-====== ======= ====== ====== ======== ================
-conv1  16      7 x 7  1      2 x 2    64 x 125
-conv2  32      5 x 5  1      2 x 2    32 x 63
-conv3  64      5 x 5  2               16 x 32
-conv4  128     3 x 3  2               8 x 16
-conv5  256     3 x 3  1      2 x 2    4 x 8
-conv6  512     3 x 3  1               4 x 8
-conv7  1024    3 x 3  1               4 x 8
-fc     classes over the mean of the whole map
-====== ======= ====== ====== ======== ================
+Comes in: a backbone's name and a number of classes. Goes out: a module from spectrograms (batch, channels, bands,
+frames) float32 to logits (batch, classes); and the ordered stages of such a module as prefixes of its state keys.
 """
 
 from __future__ import annotations
@@ -40,7 +17,7 @@ from torch import Tensor, nn
 from earsight.errors import ModelError
 from earsight.models.weights import load_pretrained
 
-# Filters, kernel, stride, and whether the map is halved by pooling afterwards.
+# SoundNet8's filters, kernel, stride, and whether the map is halved by pooling afterwards.
 _LAYERS = (
     *((16, 7, 1, True), (32, 5, 1, True), (64, 5, 2, False), (128, 3, 2, False)),
     *((256, 3, 1, True), (512, 3, 1, False), (1024, 3, 1, False)),
@@ -48,16 +25,11 @@ _LAYERS = (
 
 
 class SoundNet8(nn.Module):
-    """The network; it answers to what earsight asks of timm's models.
+    """An 8-layer CNN with the widths and pooling of SoundNet in two dimensions, and the methods of timm's models.
 
-    Parameters
-    ----------
-    classes : int
-        Outputs of the head.
-    dropout : float
-        Rate before the head.
-    channels : int
-        Of the spectrograms.
+    For comparing representations without pretrained weights, as Palanisamy et al. 2020 did with such a CNN.
+    Spectrograms have at least 8 bands and 16 frames; the head averages over the whole map. SoundNet (Aytar, Vondrick
+    and Torralba 2016, arXiv 1610.09001) runs its convolutions over the wave.
     """
 
     def __init__(self, *, classes: int, dropout: float = 0.0, channels: int = 3) -> None:
@@ -99,7 +71,7 @@ class SoundNet8(nn.Module):
         return self.fc
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Patterns of state keys, as timm's models give them: conv1 is the stem, each later layer a stage."""
+        """Patterns of state keys, as of timm's models: conv1 is the stem, each later layer a stage."""
         return {"stem": r"^conv1\.", "blocks": r"^conv(\d)\."}
 
 
@@ -108,15 +80,9 @@ OWN = {"soundnet8": SoundNet8}
 
 
 def build(
-    name: str,
-    *,
-    classes: int,
-    weights: str = "imagenet",
-    dropout: float = 0.0,
-    seed: int = 0,
-    channels: int = 3,
+    name: str, *, classes: int, weights: str = "imagenet", dropout: float = 0.0, seed: int = 0, channels: int = 3
 ) -> nn.Module:
-    """Make a backbone with a new linear head.
+    """Make a backbone with a new linear head, in training mode, on the CPU, float32.
 
     Parameters
     ----------
@@ -133,16 +99,11 @@ def build(
     channels : int
         Channels of the spectrograms; a pretrained first convolution is summed or repeated to fit.
 
-    Returns
-    -------
-    nn.Module
-        In training mode, on the CPU, float32.
-
     Raises
     ------
     ModelError
-        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size alone, or the weights
-        cannot be had.
+        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size alone, or the
+        weights cannot be had.
     """
     _check(name, classes=classes)
     with torch.random.fork_rng(devices=[]):
@@ -189,14 +150,10 @@ def stages(model: nn.Module) -> dict[str, list[str]]:
     the classifier, ``head``, those between ``block1``, ``block2``, ... Every parameter and buffer belongs to exactly
     one stage (see `belongs`). What the matcher does not name lies in ``head``.
 
+    The prefixes are module names or, where a module is shared between stages, parameter names; in the model's order.
     For DenseNet the stages are the paper's: ``blockN`` is a dense block and the transition after it, and the norm after
     the last block (``features.norm5``) goes with the head. EfficientNet's last 1 x 1 convolution goes with its last
     block, MobileNetV3's with the head, as timm groups them.
-
-    Returns
-    -------
-    dict of str to list of str
-        Module names or, where a module is shared between stages, parameter names; in the model's order.
 
     Raises
     ------
@@ -273,5 +230,6 @@ def _check(name: str, *, classes: int) -> None:
     if config is not None and config.fixed_input_size:
         size = " x ".join(str(side) for side in config.input_size[1:])
         raise ModelError(
-            f"backbone {name}: takes spectrograms of {size} alone; choose a CNN, such as tf_efficientnet_lite0 or resnet50"
+            f"backbone {name}: takes spectrograms of {size} alone; "
+            "choose a CNN, such as tf_efficientnet_lite0 or resnet50"
         )

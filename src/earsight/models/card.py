@@ -1,7 +1,7 @@
-"""The model card: what a model needs beside its weights to turn a sound into a label.
+"""The model card: what a model file holds beside its weights to turn a sound into a label.
 
-Comes in: labels, a resolved recipe, normalisation and what is known of the training. Goes out: a checked `ModelCard`,
-and the tree of JSON values that a model file keeps of it. An ensemble's card has members, a card and a weight for each.
+Comes in: labels, a resolved recipe, normalisation and the origin of the training. Goes out: a checked `ModelCard`, and
+the tree of JSON values that a model file keeps of it. An ensemble's card has members, a card and a weight for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from earsight.recipe import Recipe
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that a model needs beside its weights to turn a sound into a label.
+    """Labels, features, normalisation, calibration and origin of a model.
 
     Parameters
     ----------
@@ -71,11 +71,9 @@ class ModelCard:
             self._check_members()
 
     def _check_members(self) -> None:
-        if len(self.weights) != len(self.members) or not all(0 < weight <= 1 for weight in self.weights):
-            count = len(self.weights)
-            raise ModelError(
-                f"model card: {len(self.members)} members, {count} weights; expected one positive share each"
-            )
+        members, weights = len(self.members), len(self.weights)
+        if weights != members or not all(0 < weight <= 1 for weight in self.weights):
+            raise ModelError(f"model card: {members} members, {weights} weights; expected one positive share each")
         if abs(math.fsum(self.weights) - 1) > 1e-6:
             raise ModelError(f"model card: the members' weights add up to {math.fsum(self.weights):g}; expected 1")
         if any(self.mean) or set(self.std) != {1.0}:
@@ -96,16 +94,10 @@ class ModelCard:
 def ensemble_card(
     members: Sequence[ModelCard], *, weights: Sequence[float] | None = None, trained_on: dict[str, Any]
 ) -> ModelCard:
-    """The card of an ensemble of single networks.
+    """The card of an ensemble of single networks, which have the same classes and features.
 
-    Parameters
-    ----------
-    members : sequence of ModelCard
-        At least one, with the same classes and features.
-    weights : sequence of float, optional
-        Shares of the mean probability, adding up to 1; default equal ones.
-    trained_on : dict
-        Of the ensemble as a whole: JSON values.
+    ``weights`` are shares of the mean probability, adding up to 1; default equal ones. ``trained_on`` is that of the
+    ensemble as a whole: JSON values.
 
     Raises
     ------
@@ -127,7 +119,7 @@ def ensemble_card(
 
 
 def described(card: ModelCard) -> dict[str, Any]:
-    """A card as JSON values; a single network's says nothing of members."""
+    """A card as JSON values; a single network's has no keys of members."""
     tree = {one.name: getattr(card, one.name) for one in dataclasses.fields(card)}
     tree["recipe"] = card.recipe.model_dump(mode="json")
     if card.members:

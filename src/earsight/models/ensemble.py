@@ -1,14 +1,14 @@
-"""Several networks as one: probabilities averaged over the members.
+"""Ensembles: several networks as one, whose probabilities are averaged over the members.
 
-Comes in: spectrograms (batch, 3, bands, frames) of log-mels as the front end gives them, without normalisation, for each
-member brings its own. Goes out: the logarithm of the members' weighted mean probability (batch, classes), so that a
-softmax of it is that mean and an ensemble serves wherever one network does.
+Comes in: raw spectrograms (batch, 3, bands, frames) float32, as the front end gives them; each member normalises them
+itself. Goes out: the logarithm of the members' weighted mean probability (batch, classes), so that a softmax of it is
+that mean and an ensemble serves wherever one network does.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,18 +16,10 @@ from torch import Tensor, nn
 
 
 class Member(NamedTuple):
-    """One network of an ensemble.
+    """One network of an ensemble, from normalised spectrograms (batch, 3, bands, frames) to logits (batch, classes).
 
-    Attributes
-    ----------
-    network : nn.Module
-        Normalised spectrograms (batch, 3, bands, frames) to logits (batch, classes).
-    mean, std : sequence of float
-        For each window, in units of log-mel.
-    temperature : float
-        Its logits are divided by it before the softmax.
-    weight : float
-        Its share of the mean; all members' add up to 1.
+    ``mean`` and ``std`` are for each channel, in the spectrogram's units; its logits are divided by ``temperature``
+    before the softmax; ``weight`` is its share of the mean, and all members' add up to 1.
     """
 
     network: nn.Module
@@ -38,12 +30,9 @@ class Member(NamedTuple):
 
 
 class Ensemble(nn.Module):
-    """Members behind one front end.
+    """At least one member behind one front end.
 
-    Parameters
-    ----------
-    members : sequence of Member
-        At least one. Their state keys become ``networks.0.KEY``, ...; all else of them is the model card's.
+    Their state keys become ``networks.0.KEY``, ...; all else of them is in the model card.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:
@@ -61,7 +50,7 @@ class Ensemble(nn.Module):
         )
 
     def normalised(self, spectrograms: Tensor, place: int) -> Tensor:
-        """Spectrograms as one member sees them."""
+        """Spectrograms normalised for one member."""
         return (spectrograms - self.get_buffer("mean")[place]) / self.get_buffer("std")[place]
 
     def combined(self, logits: Sequence[Tensor]) -> Tensor:
@@ -71,8 +60,3 @@ class Ensemble(nn.Module):
             for one, (temperature, log_weight) in zip(logits, self._scales, strict=True)
         ]
         return torch.logsumexp(torch.stack(logs), dim=0)
-
-
-def ensemble_state(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The state dict of the `Ensemble` whose members have these state dicts, in their order."""
-    return {f"networks.{place}.{key}": value for place, state in enumerate(states) for key, value in state.items()}

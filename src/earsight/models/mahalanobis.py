@@ -1,12 +1,12 @@
-"""What the training clips looked like to a network just before its last layer, and how far from them a sound is.
+"""Mahalanobis distance of a sound's features from the training clips, as an OOD score.
 
-Comes in: features (clips, channels) float32, what the classifier of a network takes, and labels. Goes out: a
+Comes in: features (clips, channels) float32, what the classifier of a network takes, and labels (clips,). Goes out:
 `MahalanobisStatistics`, which the model file keeps beside the weights, and distances (clips,) without unit: about 1 for
-sounds like those that trained the network, higher for stranger ones.
+sounds like those that trained the network, higher for others.
 
-The distance is Mahalanobis's to the nearest class mean (Lee et al. 2018), of features brought to length 1, for a
-network speaks louder for loud and for familiar sounds alike. One covariance serves all classes. Clips are fewer than
-channels, so it is shrunk halfway to equal variances, and kept as its leading directions and one variance for the rest.
+The distance is to the nearest class mean (Lee et al. 2018), of features brought to length 1, for their length grows
+with loudness as with familiarity. One covariance serves all classes. Clips are fewer than channels, so it is shrunk
+halfway to equal variances, and kept as its leading directions and one variance for the rest.
 
 K. Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
 NeurIPS 2018.
@@ -28,19 +28,19 @@ from earsight.models.ensemble import Ensemble
 
 DIRECTIONS = 64
 SHRINKAGE = 0.5
-_ATTRIBUTE = "_earsight_reference"
+_ATTRIBUTE = "_earsight_mahalanobis"
 
 
 @dataclass(frozen=True)
 class MahalanobisStatistics:
-    """The training clips' features in short.
+    """Class means and common covariance of the training clips' features.
 
     Attributes
     ----------
     means : Tensor of float32, shape (classes, channels)
-        Of each class, of features of length 1.
+        Of features of length 1.
     directions : Tensor of float32, shape (directions, channels)
-        Orthonormal: those in which clips of one class differ most.
+        Orthonormal: the leading eigenvectors of the covariance within classes.
     variances : Tensor of float32, shape (directions + 1,)
         Along each of them; the last is that along any other.
     """
@@ -54,11 +54,11 @@ class MahalanobisStatistics:
         return {"means": self.means, "directions": self.directions, "variances": self.variances}
 
     def distance(self, features: Tensor) -> NDArray[np.float64]:
-        """How far each sound is from its nearest class, shape (clips,), of features (clips, channels)."""
+        """Mahalanobis distance to the nearest class, shape (clips,), of features (clips, channels)."""
         return np.asarray(self.distances(features.detach().cpu()).numpy())
 
     def distances(self, features: Tensor) -> Tensor:
-        """The same as a tensor of float64, in operations that other runtimes have too."""
+        """`distance` as a tensor of float64, in operations that ONNX has too."""
         unit = features.double()
         unit = unit / torch.clamp(unit.square().sum(dim=1, keepdim=True).sqrt(), min=1e-12)
         means, directions, variances = (part.double() for part in (self.means, self.directions, self.variances))
@@ -73,14 +73,9 @@ class MahalanobisStatistics:
 def mahalanobis_statistics(
     features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int
 ) -> MahalanobisStatistics | None:
-    """The reference of some training clips; None where all clips of each class are alike, so that nothing has a spread.
+    """Statistics of training clips' features (clips, channels); None where all clips of each class are alike.
 
-    Parameters
-    ----------
-    features : ndarray of float, shape (clips, channels)
-    labels : ndarray of int64, shape (clips,)
-        Each class has a clip.
-    classes : int
+    ``labels`` is (clips,); each class has a clip.
     """
     unit = _unit(features.astype(np.float64))
     means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])
@@ -100,7 +95,7 @@ def mahalanobis_statistics(
 
 
 def statistics_from_tensors(tensors: Mapping[str, Tensor], *, classes: int) -> MahalanobisStatistics:
-    """The reference that `MahalanobisStatistics.tensors` gave.
+    """The statistics that `MahalanobisStatistics.tensors` gave.
 
     Raises
     ------
@@ -108,45 +103,47 @@ def statistics_from_tensors(tensors: Mapping[str, Tensor], *, classes: int) -> M
         If the tensors do not fit each other, or the classes.
     """
     if set(tensors) != {"means", "directions", "variances"}:
-        raise ModelError(f"a reference of {', '.join(sorted(tensors))}; expected means, directions and variances")
+        raise ModelError(
+            f"Mahalanobis statistics of {', '.join(sorted(tensors))}; expected means, directions and variances"
+        )
     found = MahalanobisStatistics(**tensors)
     rows, channels = tuple(found.means.shape) if found.means.ndim == 2 else (0, 0)
     wanted = (classes, (found.variances.numel() - 1, channels))
     fits = (rows, tuple(found.directions.shape)) == wanted and found.variances.ndim == 1 and channels > 0
     if not fits or {value.dtype for value in tensors.values()} != {torch.float32}:
-        raise ModelError(f"a reference whose parts do not fit each other or {classes} classes")
+        raise ModelError(f"Mahalanobis statistics whose parts do not fit each other or {classes} classes")
     if not bool((found.variances > 0).all()):
-        raise ModelError("a reference with a variance of 0 or below")
+        raise ModelError("Mahalanobis statistics with a variance of 0 or below")
     return found
 
 
-def attach_statistics(network: nn.Module, reference: MahalanobisStatistics | None) -> None:
-    """Let a network carry its reference; None takes it away. Its state dict stays as it is.
+def attach_statistics(network: nn.Module, statistics: MahalanobisStatistics | None) -> None:
+    """Let a network carry its statistics; None takes them away. Its state dict stays as it is.
 
     Raises
     ------
     ModelError
-        If the reference is of other channels than the network's classifier takes.
+        If they have other channels than the network's classifier takes.
     """
     classifier: Any = network.get_classifier() if has_features(network) else None  # type: ignore[operator]
-    if reference is not None and getattr(classifier, "in_features", None) != reference.means.shape[1]:
-        raise ModelError(f"a reference of {reference.means.shape[1]} channels, which the network has not")
-    setattr(network, _ATTRIBUTE, reference)
+    if statistics is not None and getattr(classifier, "in_features", None) != statistics.means.shape[1]:
+        raise ModelError(f"Mahalanobis statistics of {statistics.means.shape[1]} channels, which the network has not")
+    setattr(network, _ATTRIBUTE, statistics)
 
 
 def statistics_of(model: nn.Module) -> tuple[MahalanobisStatistics | None, ...]:
-    """The reference of a single network, or of each member of an ensemble."""
+    """The statistics that a single network carries, or each member of an ensemble."""
     networks = model.networks if isinstance(model, Ensemble) else [model]
     return tuple(getattr(network, _ATTRIBUTE, None) for network in networks)
 
 
 def has_features(network: nn.Module) -> bool:
-    """Whether a network can be asked for what its classifier takes, as timm's and ours can."""
+    """Whether a network has timm's methods for the features that its classifier takes."""
     return all(hasattr(network, name) for name in ("forward_features", "forward_head", "get_classifier"))
 
 
 def logits_and_features(network: nn.Module, spectrograms: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (batch, classes) of normalised spectrograms, and the features (batch, channels) that they were made of."""
+    """Logits (batch, classes) of normalised spectrograms, and the features (batch, channels) behind them."""
     parts: Any = network
     features = parts.forward_head(parts.forward_features(spectrograms), pre_logits=True)
     return parts.get_classifier()(features), features

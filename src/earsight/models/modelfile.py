@@ -1,26 +1,18 @@
 """The model file: ONE safetensors file = weights + features + normalisation + labels + calibration.
 
 Comes in: a state dict and a `ModelCard`. Goes out: a file, and from it the same card and an ``eval`` module on the CPU,
-bit for bit. Loading runs no code from the file. The tensors are the state dict's under ``model.``, and under
-``reference.N.`` what the N-th network's training clips looked like to it, where that was measured; the metadata is one
-JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card_sha256", "card", "probe"}``, where ``probe``
-is the network's answer to `earsight.models.modelfile` (null where the weights fit no network; absent from older files).
+bit for bit. Loading runs no code from the file. The tensors are the state dict's under ``model.`` (of an ensemble,
+`earsight.models.ensemble.Ensemble`'s), and the N-th network's Mahalanobis statistics under ``reference.N.``; the
+metadata is one JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card_sha256", "card", "probe"}``.
 
-A card with members describes an ensemble; the tensors are then those of `earsight.models.ensemble.Ensemble`.
-
-The probe: one sound that every model file has an answer to, by which a machine shows that it answers the same.
-
-Comes in: a card and its network. Goes out: the probe's wave (samples,) float32 at the model's rate, made by arithmetic
-alone, and the network's logits (classes,) float32 of it. `earsight.models.modelfile.save` stores them beside the card;
-whoever serves the file computes them again through its own path and compares.
+``probe``: the logits (classes,) of `probe_wave`, one synthetic sound, by which a machine shows that it computes the
+same (null where the weights fit no network; absent from older files).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from earsight.errors import ModelError
 from earsight.features.spectrogram import Spectrogram
+from earsight.files import replace_bytes
 from earsight.models.card import ModelCard, card_of, described
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_from_tensors
@@ -40,61 +32,12 @@ from earsight.models.stages import empty_model
 from earsight.models.weights import damaged, file_kind, one_line, read_header, read_safetensors
 from earsight.recipe import Features
 
-TOLERANCE = 0.01
-"""How far a logit may be off, as a share of the distance between the highest and the lowest."""
-
-
-def probe_wave(features: Features) -> NDArray[np.float32]:
-    """A rising chirp over noise, with a beat of clicks; the same samples on every machine, (samples,) float32.
-
-    Parameters
-    ----------
-    features : Features
-        Resolved.
-    """
-    rate, samples = features.rate, features.samples
-    seconds = np.arange(samples) / rate
-    low, high = 0.005 * rate, 0.45 * rate
-    share = seconds * rate / samples
-    # The phase is the integral of a frequency that rises evenly in octaves.
-    phase = 2 * np.pi * low * (samples / rate) * ((high / low) ** share - 1) / np.log(high / low)
-    wave: NDArray[np.float64] = 0.3 * np.sin(phase) * np.sin(np.pi * share) ** 2 + 0.02 * _noise(samples)
-    wave[:: max(1, rate // 4)] += 0.5
-    return wave.astype(np.float32)
-
-
-def _noise(samples: int) -> NDArray[np.float64]:
-    """White noise from -1 to 1 by the mixing steps of MurmurHash3: numpy's own streams may change with its version."""
-    state = np.arange(1, samples + 1, dtype=np.uint64)
-    keep = np.uint64((1 << 32) - 1)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
-        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor) & keep
-    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(16))
-    return mixed.astype(np.float64) / float(1 << 31) - 1.0
-
-
-def probe_logits(card: ModelCard, model: nn.Module) -> NDArray[np.float32]:
-    """What a network on the CPU answers to the probe, (classes,) float32; it is left in eval mode."""
-    front_end = Spectrogram(card.recipe.features)
-    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (card.mean, card.std))
-    with torch.inference_mode():
-        spectrograms = front_end.spectrograms(torch.from_numpy(probe_wave(card.recipe.features))[None])[:, 0]
-        scores = model.eval()(((spectrograms - mean) / std).expand(-1, 3, -1, -1))
-    return np.asarray(scores[0].float().numpy())
-
-
-def distance(found: NDArray[np.float32], stored: NDArray[np.float32]) -> float:
-    """The largest difference of two answers, as a share of the second's spread; infinite where one is not finite."""
-    if not (np.isfinite(found).all() and np.isfinite(stored).all()):
-        return float("inf")
-    spread = max(float(stored.max() - stored.min()), 1e-3)
-    return float(np.abs(found - stored).max()) / spread
-
-
 FORMAT_VERSION = 1
 _KEY = "earsight"
 _PREFIX = "model."
-_REFERENCE = "reference."
+_STATISTICS = "reference."
+TOLERANCE = 0.01
+"""How far a logit of the probe may be off, as a share of the distance between the highest and the lowest."""
 
 
 def save(
@@ -109,11 +52,10 @@ def save(
     Parameters
     ----------
     path : str or Path
-        The file to write or replace. Until the new one is whole and on the disk, an old one stays as it was.
+        The file to write or replace.
     state : mapping of str to Tensor
         The module's ``state_dict()``, on any device.
     card : ModelCard
-        What goes with the weights.
     statistics : sequence of MahalanobisStatistics or None, optional
         Of the network, or of each member of an ensemble; see `earsight.models.mahalanobis.statistics_of`.
 
@@ -126,9 +68,9 @@ def save(
 
     path = Path(path)
     tensors = {_PREFIX + key: value.detach().cpu().contiguous().clone() for key, value in state.items()}
-    for place, reference in enumerate(statistics):
-        parts = reference.tensors() if reference else {}
-        tensors |= {f"{_REFERENCE}{place}.{key}": value.contiguous().clone() for key, value in parts.items()}
+    for place, one in enumerate(statistics):
+        parts = one.tensors() if one else {}
+        tensors |= {f"{_STATISTICS}{place}.{key}": value.contiguous().clone() for key, value in parts.items()}
     _check_finite(tensors, where=str(path))
     try:
         text = _canonical(described(card))
@@ -156,14 +98,9 @@ def load_card(path: str | Path) -> ModelCard:
 
 
 def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
-    """Read a model file.
+    """Read a model file: its card, and the module in eval mode, on the CPU, with the very bits that were saved.
 
-    Returns
-    -------
-    card : ModelCard
-    model : nn.Module
-        In eval mode, on the CPU, with the very bits that were saved; its networks carry the references that the file
-        has (`earsight.models.mahalanobis.statistics_of`).
+    Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`).
 
     Raises
     ------
@@ -181,7 +118,7 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
     model = _empty(card)
-    found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_REFERENCE)}
+    found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_STATISTICS)}
     wrong = _wrong(model, tensors)
     if wrong:
         name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
@@ -190,17 +127,17 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
             f"({', '.join(wrong[:3])}); it was saved from another model or by another timm: train it again"
         )
     model = _filled(model, tensors)
-    _attach_references(path, model, found, classes=len(card.classes))
+    _attach_all(path, model, found, classes=len(card.classes))
     return card, model
 
 
 def load_probe(path: str | Path) -> NDArray[np.float32] | None:
-    """What the network answered to the probe when the file was written, (classes,) float32; None in older files.
+    """The network's logits of the probe when the file was written, (classes,) float32; None in older files.
 
     Raises
     ------
     ModelError
-        As `load_card` does; and if what is stored is no answer.
+        As `load_card` does; and if what is stored are no logits.
     """
     path = Path(path)
     card = load_card(path)
@@ -213,15 +150,73 @@ def load_probe(path: str | Path) -> NDArray[np.float32] | None:
     return np.array(numbers, dtype=np.float32)
 
 
+def probe_wave(features: Features) -> NDArray[np.float32]:
+    """The probe: a rising chirp over noise with clicks, (samples,) float32 at the rate of resolved features.
+
+    It is made by arithmetic alone, so that its samples are the same on every machine.
+    """
+    rate, samples = features.rate, features.samples
+    seconds = np.arange(samples) / rate
+    low, high = 0.005 * rate, 0.45 * rate
+    share = seconds * rate / samples
+    # The phase is the integral of a frequency that rises evenly in octaves.
+    phase = 2 * np.pi * low * (samples / rate) * ((high / low) ** share - 1) / np.log(high / low)
+    wave: NDArray[np.float64] = 0.3 * np.sin(phase) * np.sin(np.pi * share) ** 2 + 0.02 * _noise(samples)
+    wave[:: max(1, rate // 4)] += 0.5
+    return wave.astype(np.float32)
+
+
+def distance(found: NDArray[np.float32], stored: NDArray[np.float32]) -> float:
+    """The largest difference of two vectors of logits, as a share of the second's spread; infinite if not finite."""
+    if not (np.isfinite(found).all() and np.isfinite(stored).all()):
+        return float("inf")
+    spread = max(float(stored.max() - stored.min()), 1e-3)
+    return float(np.abs(found - stored).max()) / spread
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Replace a file by a whole new one, on the disk, or leave everything as it was.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be written.
+    """
+    try:
+        replace_bytes(path, data, sync=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be written ({one_line(error)}); free space or choose another path") from error
+
+
+def _probe_logits(card: ModelCard, model: nn.Module) -> NDArray[np.float32]:
+    """The probe's logits (classes,) float32 of a network on the CPU, which is left in eval mode."""
+    front_end = Spectrogram(card.recipe.features)
+    mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (card.mean, card.std))
+    with torch.inference_mode():
+        spectrograms = front_end.spectrograms(torch.from_numpy(probe_wave(card.recipe.features))[None])[:, 0]
+        scores = model.eval()(((spectrograms - mean) / std).expand(-1, 3, -1, -1))
+    return np.asarray(scores[0].float().numpy())
+
+
+def _noise(samples: int) -> NDArray[np.float64]:
+    """White noise from -1 to 1 by the mixing steps of MurmurHash3: numpy's own streams may change with its version."""
+    state = np.arange(1, samples + 1, dtype=np.uint64)
+    keep = np.uint64((1 << 32) - 1)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor) & keep
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(16))
+    return mixed.astype(np.float64) / float(1 << 31) - 1.0
+
+
 def _probe(card: ModelCard, tensors: Mapping[str, Tensor]) -> list[float] | None:
-    """The answer that goes into the file; None where the weights do not fit the card, or overflow."""
+    """The probe's logits that go into the file; None where the weights do not fit the card, or overflow."""
     model = _empty(card)
     weights = {key: value for key, value in tensors.items() if key.startswith(_PREFIX)}
     if _wrong(model, weights):
         return None
     # Strides of the plain layout: others are kept by weights of size 1, and lead to other bits.
     plain = {key: value.flatten().view(value.shape) for key, value in weights.items()}
-    logits = probe_logits(card, _filled(model, plain))
+    logits = _probe_logits(card, _filled(model, plain))
     return [round(float(value), 5) for value in logits] if np.isfinite(logits).all() else None
 
 
@@ -232,25 +227,20 @@ def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 def _wrong(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Names of the tensors that a model lacks, has in excess, or has in another shape or type."""
-    wanted = {_PREFIX + key: value for key, value in model.state_dict().items()}
-    return [
-        key
-        for key in sorted(wanted.keys() | tensors.keys())
-        if key not in wanted
-        or key not in tensors
-        or (wanted[key].shape, wanted[key].dtype) != (tensors[key].shape, tensors[key].dtype)
-    ]
+    wanted = {_PREFIX + key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
+    found = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    return [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
 
 
-def _attach_references(path: Path, model: nn.Module, found: Mapping[str, Tensor], *, classes: int) -> None:
-    """Give each network its reference; ``found`` holds the parts of all by their keys in the file."""
+def _attach_all(path: Path, model: nn.Module, found: Mapping[str, Tensor], *, classes: int) -> None:
+    """Give each network its Mahalanobis statistics; ``found`` holds those of all by their keys in the file."""
     networks = list(model.networks) if isinstance(model, Ensemble) else [model]
     parts: dict[str, dict[str, Tensor]] = {}
     for key, value in found.items():
-        place, _, part = key.removeprefix(_REFERENCE).partition(".")
+        place, _, part = key.removeprefix(_STATISTICS).partition(".")
         parts.setdefault(place, {})[part] = value
     if not set(parts) <= {str(place) for place in range(len(networks))}:
-        raise damaged(path, f"it has references for {len(parts)} networks and {len(networks)} networks")
+        raise damaged(path, f"it has Mahalanobis statistics for {len(parts)} networks and {len(networks)} networks")
     for place, tensors in parts.items():
         try:
             attach_statistics(networks[int(place)], statistics_from_tensors(tensors, classes=classes))
@@ -261,12 +251,8 @@ def _attach_references(path: Path, model: nn.Module, found: Mapping[str, Tensor]
 def _empty(card: ModelCard) -> nn.Module:
     """The module that a card describes, without weights."""
     if card.members:
-        return Ensemble(
-            [
-                Member(_empty(one), one.mean, one.std, one.temperature, weight)
-                for one, weight in zip(card.members, card.weights, strict=True)
-            ]
-        )
+        pairs = zip(card.members, card.weights, strict=True)
+        return Ensemble([Member(_empty(one), one.mean, one.std, one.temperature, weight) for one, weight in pairs])
     # Always three channels: a spectrogram of one window is copied to three.
     return empty_model(card.recipe, classes=len(card.classes))
 
@@ -295,10 +281,8 @@ def _card(path: Path) -> tuple[ModelCard, str]:
         intact = hashlib.sha256(_canonical(tree).encode()).hexdigest() == content["card_sha256"]
         card = card_of(tree)
         tensors_sha256 = str(content["tensors_sha256"])
-    except (
-        *(ModelError, ValidationError, ValueError, TypeError),
-        *(KeyError, AttributeError, OverflowError, RecursionError),
-    ) as error:
+    # pydantic's ValidationError is a ValueError.
+    except (ModelError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise damaged(path, f"its card cannot be read ({one_line(error)})") from error
     if not intact:
         raise damaged(path, "its card is not the one that was saved")
@@ -331,25 +315,3 @@ def _check_finite(tensors: Mapping[str, Tensor], *, where: str) -> None:
             f"{where}: {broken} holds NaN or infinite values, so the training diverged; "
             "train again with a lower training.learning_rate"
         )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Replace ``path`` by a whole new file, or leave everything as it was."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    try:
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-        if os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be written ({one_line(error)}); free space or choose another path") from error

