@@ -207,12 +207,12 @@ def test_the_page_loads_nothing(done):
 
 def test_the_figures_are_made_of_the_same_runs(done, asked, watched):
     section = json.loads((done / "sections" / "figures.json").read_text())
-    titles = [spectrogram["title"].partition(":")[0] for spectrogram in section["spectrograms"]]
+    titles = [figure["title"].partition(":")[0] for figure in section["figures"]]
     assert titles == [
         *("Figure 2a", "Figure 2b", "Figure 2c", "Model cutoff", "Figure 3", "Attributions and boundaries"),
     ]
-    for spectrogram in section["spectrograms"]:
-        assert (done / spectrogram["path"]).read_bytes().startswith(b"\x89PNG")
+    for figure in section["figures"]:
+        assert (done / figure["path"]).read_bytes().startswith(b"\x89PNG")
     page = (done / "report.html").read_text()
     assert page.count("data:image/png;base64,") == len(titles)
     fusion = section["analyses"]["fusion"]
@@ -227,7 +227,7 @@ def test_the_figures_are_made_of_the_same_runs(done, asked, watched):
     ]
     assert {(row["fold"], row["seed"]) for row in found["runs"][0]["trials"]} == {(1, 0), (2, 0)}
     assert section["empty"] == []
-    assert section["spectrograms"][2]["claims"][0].startswith("Freezing costs the more the deeper")
+    assert section["figures"][2]["claims"][0].startswith("Freezing costs the more the deeper")
     # A second call makes the same of what it kept.
     again = invoke("reproduce", "figures", *asked, "--out", done, "--json")
     assert watched == []
@@ -242,7 +242,7 @@ def test_a_figure_that_lacks_trials_has_its_command(done, asked, tmp_path):
     kept = [item for item in asked if item != asked[0]]
     invoke("reproduce", "figures", *kept, "--out", tmp_path)
     section = json.loads((tmp_path / "sections" / "figures.json").read_text())
-    assert [spectrogram["title"].partition(":")[0] for spectrogram in section["spectrograms"]] == ["Figure 2b"]
+    assert [figure["title"].partition(":")[0] for figure in section["figures"]] == ["Figure 2b"]
     empty = {item["cell"]: item for item in section["empty"]}
     assert set(empty) == {"Figure 2a", "Figure 2c", "Model cutoff", "Figure 3", "Boundaries"}
     assert (empty["Figure 2c"]["done"], empty["Figure 2c"]["trials"]) == (1, 2)

@@ -21,7 +21,6 @@ from earsight.reports.analysis_figures import (
     transfer_figure,
     transfer_notes,
     transfer_rows,
-    write_text,
 )
 from earsight.reports.tables import csv_text
 
@@ -187,13 +186,6 @@ def test_csv_has_the_table_as_it_is(sweep):
     assert read[0]["p"] == ""
     assert list(read[0]) == list(rows[0])
     assert csv_text([{"a": 'say "x", y'}]) == 'a\n"say ""x"", y"\n'
-
-
-def test_text_is_written_whole(tmp_path):
-    (tmp_path / "a.md").write_text("old")
-    write_text(tmp_path / "a.md", "new")
-    assert (tmp_path / "a.md").read_text() == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.md"]
 
 
 def test_many_stages_stay_readable(sweep, drawn, tmp_path):

@@ -25,7 +25,7 @@ from earsight.evaluation.summary import read_run, summarize
 from earsight.reports.html import shown
 from earsight.reports.report import make_report
 from earsight.reports.runs import read_for_report
-from earsight.reports.sections import contest_section, holm
+from earsight.reports.sections import comparison_section, holm
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -253,16 +253,16 @@ def test_optimistic_figures_are_called_so(tmp_path):
     assert [row[4] for row in page.tables["The runs"][1:]] == ["last", "test (optimistic)"]
 
 
-def contest_of(*folders):
-    return contest_section([read_for_report(folder) for folder in folders], [folder.name for folder in folders])
+def comparison_of(*folders):
+    return comparison_section([read_for_report(folder) for folder in folders], [folder.name for folder in folders])
 
 
 def test_no_winner_inside_the_noise(tmp_path):
-    alike = contest_of(*(make_run(tmp_path / name, draw=draw) for draw, name in enumerate(("a", "b", "c"))))
+    alike = comparison_of(*(make_run(tmp_path / name, draw=draw) for draw, name in enumerate(("a", "b", "c"))))
     assert alike["verdicts"] == ["No difference between these runs is beyond the noise."]
     good = make_run(tmp_path / "good", skill=20, clips=40, draw=1)
     bad = make_run(tmp_path / "bad", skill=-3, clips=40, draw=2)
-    found = contest_of(bad, good)
+    found = comparison_of(bad, good)
     assert len(found["verdicts"]) == len(found["pairs"]) == 1
     assert found["verdicts"][0].startswith("good is better than bad beyond the noise, by ")
 
@@ -275,11 +275,11 @@ def test_many_runs_ask_more_of_each_difference(tmp_path):
 
     runs = [make_run(tmp_path / f"r{n}", folds=(1,), clips=20, logits=answers(10)) for n in range(5)]
     runs.append(make_run(tmp_path / "lucky", folds=(1,), clips=20, logits=answers(16)))
-    assert contest_of(runs[0], runs[-1])["verdicts"] == ["lucky is better than r0 beyond the noise, by 30.0 points."]
-    many = contest_of(*runs)
+    assert comparison_of(runs[0], runs[-1])["verdicts"] == ["lucky is better than r0 beyond the noise, by 30.0 points."]
+    many = comparison_of(*runs)
     assert many["verdicts"] == ["No difference between these runs is beyond the noise."]
     assert len(many["pairs"]) == 15
-    seven = contest_of(*runs, make_run(tmp_path / "r6", folds=(1,), clips=20, logits=answers(9)))
+    seven = comparison_of(*runs, make_run(tmp_path / "r6", folds=(1,), clips=20, logits=answers(9)))
     assert [pair[0] for pair in seven["pairs"]] == ["r0"] * 6
 
 

@@ -230,14 +230,14 @@ def _publish(
     as_json: bool,
 ) -> None:
     """Write the figure, the table and the numbers behind them, and print them."""
-    from earsight.reports.analysis_figures import write_text
+    from earsight.files import replace_text
     from earsight.reports.tables import csv_text, markdown
 
     folder.mkdir(parents=True, exist_ok=True)
     table = markdown(rows)
-    write_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
-    write_text(folder / f"{name}.csv", csv_text(rows))
-    write_text(folder / f"{name}.md", table + "\n" + "".join(f"{note}\n" for note in notes))
+    replace_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
+    replace_text(folder / f"{name}.csv", csv_text(rows))
+    replace_text(folder / f"{name}.md", table + "\n" + "".join(f"{note}\n" for note in notes))
     for suffix in (".png", ".svg"):
         draw(folder / f"{name}{suffix}")
     if as_json:

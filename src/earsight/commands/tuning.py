@@ -162,7 +162,7 @@ def _publish(
     as_json: bool,
 ) -> None:
     """Write the table, the figure, the numbers and the best recipe, and print them."""
-    from earsight.reports.analysis_figures import write_text
+    from earsight.files import replace_text
     from earsight.reports.searches import search_figure, search_notes, search_rows
     from earsight.reports.tables import csv_text, markdown
     from earsight.tuning.result import search_result
@@ -183,13 +183,13 @@ def _publish(
     }
     rows, notes = search_rows(result), search_notes(result)
     table = markdown(rows)
-    write_text(folder / "search.json", json.dumps(result, indent=2) + "\n")
-    write_text(folder / "search.csv", csv_text(rows))
-    write_text(folder / "search.md", table + "\n" + "".join(f"{note}\n" for note in notes))
+    replace_text(folder / "search.json", json.dumps(result, indent=2) + "\n")
+    replace_text(folder / "search.csv", csv_text(rows))
+    replace_text(folder / "search.md", table + "\n" + "".join(f"{note}\n" for note in notes))
     for suffix in (".png", ".svg"):
         search_figure(result, path=folder / f"search{suffix}")
     best = next(one for one in candidates if one.point.values == result["best"])
-    write_text(folder / "best.yaml", _best_recipe(best.point, result, data=data, folder=folder))
+    replace_text(folder / "best.yaml", _best_recipe(best.point, result, data=data, folder=folder))
     if as_json:
         print_json(result)
     else:

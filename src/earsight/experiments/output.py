@@ -14,9 +14,12 @@ from typing import Any
 
 from earsight.errors import RunError
 from earsight.experiments.scale import SECTIONS, Scale
-from earsight.reports.analysis_figures import write_text
+from earsight.files import replace_text
 from earsight.reports.reproduction import report_html, report_markdown
 from earsight.version import __version__
+
+_OLD_NAMES = {"pictures": "figures"}
+"""Keys of a section's file as versions before 0.2 wrote them."""
 
 
 def write_report(
@@ -46,7 +49,7 @@ def write_report(
     try:
         (out / "sections").mkdir(parents=True, exist_ok=True)
         for section in sections:
-            write_text(out / "sections" / f"{section['section']}.json", json.dumps(section, indent=1) + "\n")
+            replace_text(out / "sections" / f"{section['section']}.json", json.dumps(section, indent=1) + "\n")
         every = [_read(path) for name in SECTIONS if (path := out / "sections" / f"{name}.json").is_file()]
         about = [
             f"{scale.title} (--scale {scale.name}), earsight {__version__}; {machine['device']}, "
@@ -57,9 +60,9 @@ def write_report(
             *scale.notes,
         ]
         files = {kind: out / f"report.{kind}" for kind in ("md", "html", "json")}
-        write_text(files["md"], report_markdown(every, about=about))
-        write_text(files["html"], report_html(every, about=about, folder=out))
-        write_text(
+        replace_text(files["md"], report_markdown(every, about=about))
+        replace_text(files["html"], report_html(every, about=about, folder=out))
+        replace_text(
             files["json"], json.dumps({"scale": scale.name, "machine": machine, "sections": every}, indent=1) + "\n"
         )
     except OSError as error:
@@ -72,6 +75,6 @@ def write_report(
 def _read(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        return {_OLD_NAMES.get(key, key): value for key, value in found.items()}
     except ValueError as error:
         raise RunError(f"{path}: is no section of a report ({error}); remove it and run again") from error

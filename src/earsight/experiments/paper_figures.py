@@ -26,6 +26,7 @@ from earsight.experiments.claims import similarity_claims, sweep_claims
 from earsight.experiments.paper_tables import TITLES, View
 from earsight.experiments.plan import run_folder
 from earsight.experiments.scale import Figures
+from earsight.files import replace_text
 from earsight.inference.classifier import load_classifier
 from earsight.inference.observation import observe_boundaries
 from earsight.reports.analysis_figures import (
@@ -37,7 +38,6 @@ from earsight.reports.analysis_figures import (
     transfer_figure,
     transfer_notes,
     transfer_rows,
-    write_text,
 )
 from earsight.reports.explanations import made_from, read_explained, write_explained
 from earsight.training.heldout import held_out
@@ -319,4 +319,4 @@ def _kept(path: Path, state: list[Any]) -> dict[str, Any] | None:
 
 def _keep(path: Path, state: list[Any], result: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({"made_from": state, "result": result}, indent=1) + "\n")
+    replace_text(path, json.dumps({"made_from": state, "result": result}, indent=1) + "\n")

@@ -1,18 +1,12 @@
-"""What `earsight.inference.observation` found, as a figure, a table, and the numbers behind them.
+"""Figures and tables of the analyses: similarity, fusion, freezing and cutting by stage; attributions and boundaries.
 
-Comes in: its dictionary and a run folder. Goes out, in ``RUN/analysis/``: ``boundaries.png``, ``boundaries.csv`` (a row
-a clip) and ``boundaries.json``; and rows for a table on a terminal.
-
-Figures and tables along the depth of a network: similarity by stage, and accuracy by stage fused, frozen or cut.
-
-Comes in: the dicts of `earsight.analysis.similarity` and `earsight.analysis.sweeps`. Goes out: PNG or SVG files, and
-rows for tables and csv files with accuracies in per cent. Every figure reads in grey: lines differ in style and marker.
+Comes in: the dicts of `earsight.analysis.similarity`, `earsight.analysis.sweeps` and `earsight.inference.observation`.
+Goes out: PNG or SVG files, rows for tables with accuracies in per cent, and sentences that belong below them. Every
+figure reads in grey: lines differ in style and marker.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from earsight.analysis.boundaries import NAMES
+from earsight.errors import counted
 from earsight.files import replace_text
 from earsight.inference.observation import KINDS
 from earsight.reports.drawings import blank, write_figure
+from earsight.reports.tables import csv_text
+from earsight.reports.text_format import percent, percent_range, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,18 +31,21 @@ _STYLES = (
     {"color": "0.25", "linestyle": ":", "marker": "^"},
 )
 _CHANCE = "outputs that are independent"
+_TITLES = {
+    "gradient": "how fast the spectrogram changes",
+    "energy": "how loud it is",
+    "gradient_given_energy": "change, at a given loudness",
+    "energy_given_gradient": "loudness, at a given change",
+}
+_PLACES = {"boundary": "on the boundary", "inside": "inside", "outside": "outside"}
+_PARTS = ("observed", "shifted", "difference")
 _MEASURES = {"svcca": "SVCCA\n(mean canonical correlation)", "cka": "linear CKA"}
 
 
 def similarity_figure(result: Mapping[str, Any], *, path: Path) -> None:
     """Draw SVCCA and CKA between before and after fine-tuning by stage, one line a run.
 
-    Parameters
-    ----------
-    result : mapping
-        ``runs``: name, start, points (stage, svcca, cka, chance); ``backbone``; ``rows``.
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
+    ``result`` is from `earsight.analysis.similarity.similarity_result`; ``path`` ends in .png or .svg.
     """
     points = [point for run in result["runs"] for point in run["points"]]
     stages = list(dict.fromkeys(point["stage"] for point in points))
@@ -84,16 +84,8 @@ def similarity_figure(result: Mapping[str, Any], *, path: Path) -> None:
 def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_label: str) -> None:
     """Draw accuracy with 95 % intervals by stage, and the reference as a line with its interval.
 
-    Parameters
-    ----------
-    result : mapping
-        As `earsight.analysis.sweeps.sweep_result` gives it.
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
-    title : str
-        What was done.
-    axis_label : str
-        What a stage on the axis says.
+    ``result`` is from `earsight.analysis.sweeps.sweep_result`; ``path`` ends in .png or .svg; ``axis_label`` says what
+    was done up to a stage.
     """
     points = result["points"]
     stages = [point["stage"] for point in points]
@@ -109,7 +101,7 @@ def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_l
     _line(axis, np.arange(len(points), dtype=float), means, limits, label=label, style=_STYLES[0])
     for place, point in enumerate(points):
         axis.annotate(
-            f"{100 * point['accuracy']['mean']:.1f}",
+            percent(point["accuracy"]["mean"]),
             (place, limits[place][1]),
             xytext=(0, 4),
             textcoords="offset points",
@@ -123,21 +115,21 @@ def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_l
     axis.set_ylabel("accuracy on held-out clips in %")
     axis.set_ylim(top=min(102, max(value for pair in limits for value in pair) + 4))
     _stage_axis(axis, stages, axis_label)
-    dataset = f"{result['dataset']}, {_count(len(result['folds']), 'fold')}, {_count(len(result['seeds']), 'seed')}"
+    dataset = f"{result['dataset']}, {counted(len(result['folds']), 'fold')}, {counted(len(result['seeds']), 'seed')}"
     axis.set_title(f"{title}: {result['backbone']} on {dataset}", fontsize=11, parse_math=False)
     write_figure(figure, path)
 
 
 def similarity_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Rows of the similarity table: one a stage, the columns of each run beside one another."""
+    """Rows of the similarity table: one a stage, the columns of each run side by side."""
     out: dict[str, dict[str, object]] = {}
     several = len(result["runs"]) > 1
     for run in result["runs"]:
         suffix = f" {run['name']}" if several else ""
         for point in run["points"]:
             row = out.setdefault(point["stage"], {"stage": point["stage"]})
-            doubt = " ?" if point["uncertain"] and point["svcca"]["mean"] is not None else ""
-            row[f"SVCCA{suffix}"] = _value(point["svcca"]) + doubt
+            mark = " ?" if point["uncertain"] and point["svcca"]["mean"] is not None else ""
+            row[f"SVCCA{suffix}"] = _value(point["svcca"]) + mark
             row[f"CKA{suffix}"] = _value(point["cka"])
             row[f"independent{suffix}"] = f"{point['chance']:.2f}"
             row["rows"] = point["rows"]
@@ -153,10 +145,10 @@ def transfer_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:
         out.append(
             {
                 "stage": point["stage"] if gap else f"{point['stage']} (reference)",
-                "accuracy %": f"{100 * point['accuracy']['mean']:.1f}",
-                "95 % interval": _range(point["accuracy"]["ci95"]),
-                "difference": f"{100 * gap['mean']:+.1f}" if gap else None,
-                "its 95 % interval": _range(gap["ci95"]) if gap else None,
+                "accuracy %": percent(point["accuracy"]["mean"]),
+                "95 % interval": percent_range(point["accuracy"]["ci95"]),
+                "difference": signed(gap["mean"]) if gap else None,
+                "its 95 % interval": percent_range(gap["ci95"]) if gap else None,
                 "p": f"{gap['p_value']:.2g}" if gap else None,
                 "trained": f"{point['trained'] / 1e6:.2f} of {point['parameters'] / 1e6:.2f} M",
                 "seconds a trial": f"{point['seconds']:.0f}",
@@ -187,24 +179,68 @@ def transfer_notes(result: Mapping[str, Any]) -> list[str]:
     points = result["points"]
     tested = [point for point in points if point["difference"]]
     clear = [point for point in tested if not point["difference"]["ci95"][0] <= 0 <= point["difference"]["ci95"][1]]
-    named = ", ".join(f"{point['stage']} ({100 * point['difference']['mean']:+.1f})" for point in clear)
+    named = ", ".join(f"{point['stage']} ({signed(point['difference']['mean'])})" for point in clear)
     return [
         f"Intervals are 95 % over the {points[0]['clips']} held-out clips; differences are paired over them. "
         f"Chance is {100 / result['classes']:.1f} %.",
         f"Outside the noise of the clips: {named or 'none'}."
-        + (" One seed: how far another would move each value is not in the intervals." if _one_seed(result) else ""),
+        + (
+            " One seed: how far another would move each value is not in the intervals."
+            if len(result["seeds"]) == 1
+            else ""
+        ),
     ]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+def boundaries_figure(found: dict[str, Any], *, path: Path) -> None:
+    """Draw how attributions go with loudness and change: correlations and densities, each beside chance.
+
+    ``found`` is from `earsight.inference.observation.observe_boundaries`; ``path`` ends in .png or .svg.
+    """
+    figure = blank(10.0, 7.0)
+    axes = figure.subplots(2, 2, width_ratios=[1.25, 1], sharex="col")
+    for (left, right), kind in zip(axes, KINDS, strict=True):
+        means = found["means"][kind]
+        left.axvline(0, color="0.7", linewidth=1)
+        _boundary_panel(left, [(title, means[f"spearman_{pair}"]) for pair, title in _TITLES.items()])
+        right.axvline(1, color="0.7", linewidth=1)
+        _boundary_panel(right, [(title, means[f"density_{place}"]) for place, title in _PLACES.items()])
+        what = "attribution" if kind == "attribution" else "sensitivity (attribution / height above silence)"
+        left.set_title(f"{what}:\nrank correlation of its size with", fontsize=10, loc="left")
+        right.set_title("its density and the loudest quarter", fontsize=10, loc="left")
+    axes[-1, 0].set_xlabel("Spearman correlation over the cells of a clip")
+    axes[-1, 1].set_xlabel("mean size, that of all cells being 1")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles[:2], labels[:2], loc="outside lower center", ncols=2, fontsize=10)
+    count = found["clips"]["measured"]
+    figure.suptitle(f"Where attributions lie: mean of {count} held-out clips, with 95 % intervals", fontsize=11)
+    write_figure(figure, path)
 
 
-def _one_seed(result: Mapping[str, Any]) -> bool:
-    return len(result["seeds"]) == 1
+def write_boundaries(found: dict[str, Any], run: Path) -> dict[str, Path]:
+    """Write ``boundaries.png``, ``.csv`` (a row a clip) and ``.json`` into ``RUN/analysis``; their paths by suffix."""
+    files = {kind: run / "analysis" / f"boundaries.{kind}" for kind in ("png", "csv", "json")}
+    boundaries_figure(found, path=files["png"])
+    columns = ["fold", "seed", "clip", "label", "explained", "steps", "error", "left_out"]
+    columns += [f"{kind}.{part}.{name}" for kind in KINDS for part in ("observed", "shifted") for name in NAMES]
+    replace_text(files["csv"], csv_text([_flat(row, columns) for row in found["rows"]], columns=columns))
+    content = {key: value for key, value in found.items() if key != "rows"}
+    replace_text(files["json"], json.dumps(content, indent=1) + "\n")
+    return files
+
+
+def boundary_rows(found: dict[str, Any]) -> list[dict[str, object]]:
+    """Rows of the table: each measure as observed, with attributions shifted in time, and the difference."""
+    names = {
+        f"{kind}_{pair}": f"{kind}: {title}" for kind in ("spearman", "pearson") for pair, title in _TITLES.items()
+    }
+    names |= {f"density_{place}": f"density {title}" for place, title in _PLACES.items()}
+    rows: list[dict[str, object]] = []
+    for kind in KINDS:
+        for name, title in names.items():
+            means = found["means"][kind][name]
+            rows.append({"of": kind, "with": title, **{part: _interval(means[part]) for part in _PARTS}})
+    return rows
 
 
 def _line(
@@ -216,7 +252,7 @@ def _line(
     label: str,
     style: Mapping[str, Any],
 ) -> None:
-    """A line with error bars; at a limit that is the mean itself nothing is drawn."""
+    """A line with error bars; where a limit is the mean itself, no bar is drawn."""
     bars = np.abs(np.array(limits, dtype=float).T.reshape(2, -1) - np.array(means, dtype=float))
     axis.errorbar(places, means, yerr=bars, label=label, markersize=5, capsize=3, linewidth=1.4, **style)
 
@@ -231,10 +267,6 @@ def _reference_label(result: Mapping[str, Any]) -> str:
     return {"fusion": "all pretrained", "freeze": "nothing frozen", "cutoff": "nothing cut"}[result["analysis"]]
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def _value(found: Mapping[str, Any]) -> str:
     if found["mean"] is None:
         return "too few rows"
@@ -242,86 +274,7 @@ def _value(found: Mapping[str, Any]) -> str:
     return f"{found['mean']:.2f}{spread}"
 
 
-def _range(limits: Sequence[float]) -> str:
-    return f"{100 * limits[0]:.1f} to {100 * limits[1]:.1f}"
-
-
-TITLES = {
-    "gradient": "how fast the spectrogram changes",
-    "energy": "how loud it is",
-    "gradient_given_energy": "change, at a given loudness",
-    "energy_given_gradient": "loudness, at a given change",
-}
-_PLACES = {"boundary": "on the boundary", "inside": "inside", "outside": "outside"}
-
-
-def boundaries_figure(found: dict[str, Any], *, path: Path) -> None:
-    """Draw the correlations, and the densities by place, each with its interval, beside what comes of chance.
-
-    Parameters
-    ----------
-    found : dict
-        From `earsight.inference.observation.observe_boundaries`.
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
-
-    Raises
-    ------
-    EarsightError
-        If the suffix is another.
-    """
-    figure = blank(10.0, 7.0)
-    axes = figure.subplots(2, 2, width_ratios=[1.25, 1], sharex="col")
-    for (left, right), kind in zip(axes, KINDS, strict=True):
-        means = found["means"][kind]
-        left.axvline(0, color="0.7", linewidth=1)
-        _rows(left, [(title, means[f"spearman_{pair}"]) for pair, title in TITLES.items()])
-        right.axvline(1, color="0.7", linewidth=1)
-        _rows(right, [(title, means[f"density_{place}"]) for place, title in _PLACES.items()])
-        what = "attribution" if kind == "attribution" else "sensitivity (attribution / height above silence)"
-        left.set_title(f"{what}:\nrank correlation of its size with", fontsize=10, loc="left")
-        right.set_title("its density and the loudest quarter", fontsize=10, loc="left")
-    axes[-1, 0].set_xlabel("Spearman correlation over the cells of a clip")
-    axes[-1, 1].set_xlabel("mean size, that of all cells being 1")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles[:2], labels[:2], loc="outside lower center", ncols=2, fontsize=10)
-    count = found["clips"]["measured"]
-    figure.suptitle(f"Where attributions lie: mean of {count} held-out clips, with 95 % intervals", fontsize=11)
-    write_figure(figure, path)
-
-
-def write_boundaries(found: dict[str, Any], run: Path) -> dict[str, Path]:
-    """Write figure, table and numbers into ``RUN/analysis`` and tell where they are."""
-    files = {kind: run / "analysis" / f"boundaries.{kind}" for kind in ("png", "csv", "json")}
-    boundaries_figure(found, path=files["png"])
-    text = io.StringIO()
-    columns = ["fold", "seed", "clip", "label", "explained", "steps", "error", "left_out"]
-    columns += [f"{kind}.{part}.{name}" for kind in KINDS for part in ("observed", "shifted") for name in NAMES]
-    table = csv.DictWriter(text, columns, lineterminator="\n")
-    table.writeheader()
-    table.writerows(_flat(row, columns) for row in found["rows"])
-    replace_text(files["csv"], text.getvalue())
-    content = {key: value for key, value in found.items() if key != "rows"}
-    replace_text(files["json"], json.dumps(content, indent=1) + "\n")
-    return files
-
-
-def boundary_rows(found: dict[str, Any]) -> list[dict[str, object]]:
-    """Rows of the table for people: what is compared, as it is, moved in time, and the difference."""
-    names = {f"{kind}_{pair}": f"{kind}: {title}" for kind in ("spearman", "pearson") for pair, title in TITLES.items()}
-    names |= {f"density_{place}": f"density {title}" for place, title in _PLACES.items()}
-    rows: list[dict[str, object]] = []
-    for kind in KINDS:
-        for name, title in names.items():
-            means = found["means"][kind][name]
-            rows.append({"of": kind, "with": title, **{part: _interval(means[part]) for part in _PARTS}})
-    return rows
-
-
-_PARTS = ("observed", "shifted", "difference")
-
-
-def _rows(axis: Axes, rows: list[tuple[str, dict[str, Any]]]) -> None:
+def _boundary_panel(axis: Axes, rows: list[tuple[str, dict[str, Any]]]) -> None:
     for number, (_, entry) in enumerate(rows):
         for part, offset, marker, fill, label in (
             ("observed", 0.12, "o", "black", "as they are"),

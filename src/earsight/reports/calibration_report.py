@@ -1,4 +1,4 @@
-"""What calibration did to a run: a reliability diagram before and after, and a table for people.
+"""The report of `earsight calibrate`: a reliability diagram before and after, and sentences.
 
 Comes in: probabilities (clips, classes) before and after, labels, and what `earsight calibrate` returned. Goes out: one
 figure, PNG or SVG by its suffix, that reads in grey; and text with shares in per cent.
@@ -14,6 +14,7 @@ import numpy as np
 
 from earsight.calibration.temperature import expected_calibration_error, reliability
 from earsight.reports.drawings import blank, write_figure
+from earsight.reports.text_format import percent, percent_range
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ _SCORES = {
 def calibration_figure(
     probabilities: Mapping[str, np.ndarray], labels: np.ndarray, *, path: Path, bins: int = 10
 ) -> None:
-    """Draw accuracy by confidence, a panel for each of some calibrations, with the number of clips below.
+    """Draw reliability diagrams side by side: accuracy by confidence, with the number of clips below.
 
     Parameters
     ----------
@@ -39,7 +40,6 @@ def calibration_figure(
     path : Path
         A ``.png`` or ``.svg`` file; its folder is made.
     bins : int
-        Of equal width.
 
     Raises
     ------
@@ -77,13 +77,13 @@ def calibration_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {title}: {before:.{1 if unit else 3}f}{unit} before, {after:.{1 if unit else 3}f}{unit} after")
     if sets := found["coverage"]:
         lines.append(
-            f"  sets of classes: stated coverage {_percent(sets['stated'])} %, reached {_percent(sets['reached'])} % "
-            f"({_interval(sets)}); {sets['mean_size']:.2f} classes a set, {_percent(sets['single'])} % of one"
+            f"  sets of classes: stated coverage {percent(sets['stated'])} %, reached {percent(sets['reached'])} % "
+            f"({_interval(sets)}); {sets['mean_size']:.2f} classes a set, {percent(sets['single'])} % of one"
         )
     if alarms := found["false_alarms"]:
         lines.append(
-            f"  unknown by {_SCORES[result['score']]}: stated false alarms {_percent(alarms['stated'])} %, reached "
-            f"{_percent(alarms['reached'])} % ({_interval(alarms)})"
+            f"  unknown by {_SCORES[result['score']]}: stated false alarms {percent(alarms['stated'])} %, reached "
+            f"{percent(alarms['reached'])} % ({_interval(alarms)})"
         )
     for model in result["models"]:
         lines.append(f"{model['path']}: {_model_words(model)}")
@@ -91,33 +91,30 @@ def calibration_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def calibration_line(result: Mapping[str, Any]) -> str:
-    """The same in a line."""
+    """The same in one line."""
     found = result["figures"]
-    words = [f"calibration error {100 * found['ece']['before']:.1f} % before, {100 * found['ece']['after']:.1f} after"]
+    words = [f"calibration error {percent(found['ece']['before'])} % before, {percent(found['ece']['after'])} after"]
     if alarms := found["false_alarms"]:
-        words.append(f"{_percent(alarms['reached'])} % of the known clips called unknown")
+        words.append(f"{percent(alarms['reached'])} % of the known clips called unknown")
     if sets := found["coverage"]:
-        words.append(f"{_percent(sets['reached'])} % of the sets hold the class")
+        words.append(f"{percent(sets['reached'])} % of the sets hold the class")
     return f"calibrated: {'; '.join(words)}"
 
 
 def confidence_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """What a calibrated model's confidence is worth on the clips, as sentences; none for one without calibration."""
+    """How well a calibrated model's confidence holds on the clips, as sentences; none without calibration."""
     if not found:
         return []
-    lines = [f"calibration error {_percent(found['ece'])} %, log loss {found['log_loss']:.3f}."]
+    lines = [f"calibration error {percent(found['ece'])} %, log loss {found['log_loss']:.3f}."]
     if unknown := found["unknown"]:
-        low, high = map(_percent, unknown["ci95"])
         lines.append(
-            f"called unknown: {_percent(unknown['share'])} % of the clips, 95 % interval {low} to {high} %; "
-            f"stated {_percent(unknown['stated'])} %."
+            f"called unknown: {percent(unknown['share'])} % of the clips, {_interval(unknown)}; stated "
+            f"{percent(unknown['stated'])} %."
         )
     if sets := found["coverage"]:
-        low, high = map(_percent, sets["ci95"])
         lines.append(
-            f"sets of plausible classes: {_percent(sets['reached'])} % hold the true one, 95 % interval {low} to "
-            f"{high} %; stated {_percent(sets['stated'])} %; "
-            f"{sets['mean_size']:.2f} classes a set."
+            f"prediction sets: {percent(sets['reached'])} % hold the true class, {_interval(sets)}; stated "
+            f"{percent(sets['stated'])} %; {sets['mean_size']:.2f} classes a set."
         )
     if found["calibrated_on_these"]:
         lines.append("Some of these clips calibrated the model: its figures of confidence are optimistic.")
@@ -133,10 +130,9 @@ def print_calibration(result: Mapping[str, Any], *, console: Console) -> None:
 def _model_words(model: Mapping[str, Any]) -> str:
     words = [f"temperature {model['temperature']:.2f}"]
     if unknown := model.get("unknown"):
-        low, high = unknown["ci95"]
         words.append(
-            f"unknown above {unknown['threshold']:.3g} (false alarms {_percent(unknown['rate'])} %: with these clips "
-            f"{_percent(low)} to {_percent(high)} %)"
+            f"unknown above {unknown['threshold']:.3g} (false alarms {percent(unknown['rate'])} %: with these clips "
+            f"{percent_range(unknown['ci95'])} %)"
         )
     own = ", its own held-out clips among them" if model["own_held_out"] else ""
     folds = ", ".join(str(fold) for fold in model["folds"])
@@ -144,9 +140,4 @@ def _model_words(model: Mapping[str, Any]) -> str:
 
 
 def _interval(part: Mapping[str, Any]) -> str:
-    low, high = part["ci95"]
-    return f"95 % interval {_percent(low)} to {_percent(high)} %"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return f"95 % interval {percent_range(part['ci95'])} %"

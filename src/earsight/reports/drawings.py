@@ -1,18 +1,12 @@
-"""Figures of a run as drawings that a page or a file can take: matrix, curves, reliability, intervals.
+"""Figures of a run: confusion matrix, training curves, reliability diagram, intervals; and how a figure is written.
 
-Comes in: arrays and rows that a run saved. Goes out: a `matplotlib.figure.Figure` for `earsight.reports.drawings` or
-`earsight.reports.html.inline_svg`. All is black on nothing, in shades of black: it reads in grey, and a page turns it
-light where the page is dark.
-
-An empty figure, and a figure as a file.
-
-Comes in: sizes in inches, then a drawn figure and a path. Goes out: one file, PNG or SVG by its suffix, written whole
-or not at all.
+Comes in: arrays and rows that a run saved. Goes out: a `matplotlib.figure.Figure`, for `write_figure` (PNG or SVG) or
+`earsight.reports.html.inline_svg`. Drawings are black with transparency on nothing, so that they read in grey, and on
+a dark page once black is turned into its text colour.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,21 +16,40 @@ import numpy as np
 
 from earsight.calibration.temperature import expected_calibration_error, reliability
 from earsight.errors import EarsightError
+from earsight.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+NUMBERED = 20
+"""With more classes a matrix names its columns by number alone; its rows have number and name."""
+COUNTED = 60
+"""With more classes the cells of a matrix have no numbers."""
+_LONGEST = 32
+
+
+class Bar(NamedTuple):
+    """A value with its interval, as a row of `intervals_drawing`; all in per cent."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+
 def blank(width: float, height: float) -> Figure:
-    """An empty figure of that size in inches, whose parts make room for each other."""
+    """An empty figure of that size in inches, laid out by matplotlib's constrained layout."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG or SVG, by the path's suffix; the same figure gives the same bytes.
+    """Write a figure as PNG or SVG, by the path's suffix, whole or not at all; the same figure gives the same bytes.
+
+    Its folder is made.
 
     Raises
     ------
@@ -51,43 +64,25 @@ def write_figure(figure: Figure, path: Path) -> None:
         raise EarsightError(f"{path}: found suffix '{suffix}', expected .png or .svg")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     FigureCanvasAgg(figure)
     # SVG keeps text as text, and neither format carries a date: the same data gives the same bytes.
     metadata = {"Date": None} if suffix == ".svg" else {"Software": None}
-    try:
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "earsight"}), warnings.catch_warnings():
-            # A class name in a script that the font lacks shows as boxes; the figure is still right.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            figure.savefig(part, format=suffix[1:], dpi=150, metadata=metadata, bbox_inches="tight")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with (
+        replacing(path) as part,
+        matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "earsight"}),
+        warnings.catch_warnings(),
+    ):
+        # A class name in a script that the font lacks shows as boxes; the figure is still right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(part, format=suffix[1:], dpi=150, metadata=metadata, bbox_inches="tight")
 
 
-NUMBERED = 20
-"""From this many classes on a matrix names its columns by number alone; its rows have number and name."""
-COUNTED = 60
-"""Above this many classes the cells of a matrix have no numbers."""
-_LONGEST = 32
-
-
-class Bar(NamedTuple):
-    """A value with its interval, as a row of `intervals_drawing`; all in per cent."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-
-
-def clipped(name: str, most: int = _LONGEST) -> str:
-    """A name that leaves room for what stands beside it."""
+def _shortened(name: str, most: int = _LONGEST) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """A confusion matrix: the shade is the share of the true class, the number counts answers.
+    """A confusion matrix: the shade is the share of the true class, the number counts predictions.
 
     Parameters
     ----------
@@ -103,7 +98,7 @@ def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     counts, number = np.asarray(counts), len(classes)
     if counts.shape != (number, number) or number == 0:
         raise EarsightError(f"found a matrix of shape {counts.shape} for {number} classes, expected one row per class")
-    names = [clipped(name) for name in classes]
+    names = [_shortened(name) for name in classes]
     font = 9.0 if number <= NUMBERED else 7.5 if number <= 35 else 6.5
     cell = float(np.clip(0.5 - 0.012 * (number - 10), 0.145, 0.5)) if number <= COUNTED else 9 / number
     side = max(3.0, cell * number) + 0.9 + max(len(name) for name in names) * font / 130
@@ -117,8 +112,8 @@ def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     axis.xaxis.set_label_position("top")
     axis.set_xticks(range(0, number, step), columns[::step], rotation=90, fontsize=font)
     axis.set_yticks(range(0, number, step), rows[::step], fontsize=font)
-    for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
-        label.set_parse_math(False)
+    for tick in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+        tick.set_parse_math(False)
     if number <= COUNTED:
         axis.set_xticks(np.arange(number + 1) - 0.5, minor=True)
         axis.set_yticks(np.arange(number + 1) - 0.5, minor=True)
@@ -131,7 +126,7 @@ def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def _cells(axis: Axes, counts: np.ndarray, *, font: float) -> None:
-    """Shades and, where they can be read, numbers."""
+    """Shades and, where they are large enough to read, numbers."""
     from matplotlib.patches import Rectangle
 
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -149,15 +144,14 @@ def _cells(axis: Axes, counts: np.ndarray, *, font: float) -> None:
 
 
 def curves_drawing(histories: Sequence[Sequence[Mapping[str, Any]]], *, scored: str = "held-out") -> Figure:
-    """Training loss, accuracy (where there is one) and learning rate by epoch; a thin line a trial, a thick mean.
+    """Training loss, accuracy (where there is one) and learning rate by epoch: a thin line a trial, a thick mean.
 
     Parameters
     ----------
     histories : sequence of sequence of mapping
-        A trial's rows, one per epoch, with ``epoch``, ``loss`` and ``learning_rate``; ``accuracy`` (0 to 1) may be
-        missing in some rows or in all, and other keys are ignored.
+        A trial's rows, one per epoch: ``epoch``, ``loss``, ``learning_rate`` and, where known, ``accuracy`` (0 to 1).
     scored : str
-        What the accuracy was measured on, for its label; with protocol ``inner`` that is not the held-out fold.
+        Which clips the accuracy is of, for its label.
 
     Raises
     ------
@@ -196,16 +190,14 @@ def _lines(axis: Axes, histories: Sequence[Sequence[Mapping[str, Any]]], *, key:
         known = [row for row in history if row.get(key) is not None]
         for row in known:
             values.setdefault(row["epoch"], []).append(scale * row[key])
-        label = f"each of {len(histories)} trainings" if number == 0 else None
-        places = [row["epoch"] for row in known]
         axis.plot(
-            places,
+            [row["epoch"] for row in known],
             [scale * row[key] for row in known],
             style,
             color="black",
             alpha=1 if alone else 0.3,
             linewidth=1.5 if alone else 0.8,
-            label=label,
+            label=f"each of {len(histories)} trainings" if number == 0 else None,
             marker="o" if alone and len(known) <= 40 else None,
             markersize=3,
         )
@@ -216,7 +208,7 @@ def _lines(axis: Axes, histories: Sequence[Sequence[Mapping[str, Any]]], *, key:
 
 
 def reliability_drawing(curves: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
-    """Accuracy by confidence in 15 bins with the number of clips below, one beside the other.
+    """Reliability diagrams side by side: accuracy by confidence in 15 bins, the number of clips below.
 
     Parameters
     ----------
@@ -261,7 +253,7 @@ def intervals_drawing(bars: Sequence[Bar], *, label: str, zero: bool = False) ->
         axis.plot(bar.value, place, "ko", markersize=6)
     if zero:
         axis.axvline(0, color="black", linewidth=1, linestyle="--")
-    axis.set_yticks(range(len(bars)), [clipped(bar.name, 40) for bar in bars])
+    axis.set_yticks(range(len(bars)), [_shortened(bar.name, 40) for bar in bars])
     for tick in axis.get_yticklabels():
         tick.set_parse_math(False)
     axis.set_ylim(len(bars) - 0.5, -0.5)

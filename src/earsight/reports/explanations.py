@@ -1,13 +1,9 @@
-"""Figures of an explanation: the spectrogram beside what speaks for its class, and how far that is to be believed.
+"""The files of an explanation: figures, arrays, numbers, and the sound with and without what was used.
 
-Comes in: an `Explanation`. Goes out: one file a figure, PNG or SVG by its suffix, written whole or not at all. They
-read in grey: what speaks for the class is darker than what does not, and lines differ in style.
-
-The files of an explanation: figures, arrays, numbers, and the sound with and without what was used.
-
-Comes in: an `Explanation` and a folder. Goes out: ``NAME.png``, ``NAME.faithfulness.png`` (where there are curves),
-``NAME.npz``, ``NAME.used.wav``, ``NAME.unused.wav`` and, last of all, ``NAME.json``, each written whole or not at all.
-The sounds are mono at the model's rate, and add up to what the model heard; 32-bit floats, which do not clip.
+Comes in: an `Explanation` and a folder. Goes out: ``NAME.png`` (spectrogram beside attributions),
+``NAME.faithfulness.png`` (deletion and insertion curves, where there are any), ``NAME.npz``, ``NAME.used.wav``,
+``NAME.unused.wav`` and, last of all, ``NAME.json``, each written whole or not at all. The sounds are mono 32-bit floats
+at the model's rate, unclipped, and add up to the network's input. Figures read in grey: dark speaks for the class.
 """
 
 from __future__ import annotations
@@ -16,9 +12,8 @@ import hashlib
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -26,12 +21,11 @@ from numpy.typing import NDArray
 
 from earsight.analysis.masking import smoothed
 from earsight.errors import EarsightError
+from earsight.files import replace_text, replacing
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.reports.drawings import blank, write_figure
-from earsight.reports.figures import hz_ticks
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from earsight.reports.figures import draw_cells, hz_ticks
+from earsight.reports.text_format import percent
 
 # From light (against the class) by a grey of middle lightness (nothing) to dark (for it).
 _FOR_AND_AGAINST = "cividis_r"
@@ -45,18 +39,12 @@ _LINES = {
 
 
 def explanation_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw the spectrogram and its attributions side by side: a row a window, and one for all together.
-
-    Parameters
-    ----------
-    explanation : Explanation
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
+    """Draw spectrogram and attributions side by side, a row a window and one for all together; see `write_figure`.
 
     Raises
     ------
     EarsightError
-        If the suffix is another.
+        If the suffix is neither .png nor .svg.
     """
     rows = len(explanation.spectrogram)
     figure = blank(11.5, 1.75 * (rows + 1) + 1.3)
@@ -68,12 +56,15 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
     reach, top = _reach(np.stack(channels)), _reach(whole)
     for row, (left, right) in enumerate(axes[:-1]):
         edges = explanation.edges[row]
-        power = _draw(left, explanation.spectrogram[row], edges, cmap="magma", low=low, high=max(high, low + 1e-6))
-        cells = _draw(right, 1000 * channels[row], edges, cmap=_FOR_AND_AGAINST, low=-reach, high=reach)
+        ends = {"left": edges[0], "right": edges[-1]}
+        power = draw_cells(
+            left, explanation.spectrogram[row], cmap="magma", low=low, high=max(high, low + 1e-6), **ends
+        )
+        cells = draw_cells(right, 1000 * channels[row], cmap=_FOR_AND_AGAINST, low=-reach, high=reach, **ends)
         left.set_ylabel(f"{explanation.windows_ms[row]:g} ms window\nfrequency in kHz")
-    clock = np.array([0.0, explanation.clip_seconds])
-    cam = _draw(axes[-1, 0], explanation.grad_cam, clock, cmap="Greys", low=0, high=explanation.grad_cam.max() or 1.0)
-    merged = _draw(axes[-1, 1], 1000 * whole, clock, cmap=_FOR_AND_AGAINST, low=-top, high=top)
+    ends, cam_top = {"left": 0.0, "right": explanation.clip_seconds}, explanation.grad_cam.max() or 1.0
+    cam = draw_cells(axes[-1, 0], explanation.grad_cam, cmap="Greys", low=0, high=cam_top, **ends)
+    merged = draw_cells(axes[-1, 1], 1000 * whole, cmap=_FOR_AND_AGAINST, low=-top, high=top, **ends)
     axes[-1, 0].set_ylabel("all windows\nfrequency in kHz")
     axes[0, 0].set_title("what the network sees: power in each band", fontsize=10)
     axes[0, 1].set_title("Integrated Gradients: what speaks for the class (dark) or against it (light)", fontsize=10)
@@ -89,18 +80,12 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
 
 
 def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw the deletion and insertion curves of an explanation that has them.
-
-    Parameters
-    ----------
-    explanation : Explanation
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
+    """Draw the deletion and insertion curves of an explanation that has them; see `write_figure`.
 
     Raises
     ------
     EarsightError
-        If it has none, or the suffix is another.
+        If it has none, or the suffix is neither .png nor .svg.
     """
     curves = explanation.curves
     if curves is None:
@@ -129,23 +114,8 @@ def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
 
 
 def _reach(values: NDArray[np.floating]) -> float:
-    """Where the colours end, in thousandths; a few cells may be beyond."""
+    """Where the colours end, in thousandths; 0.3 % of the cells may lie beyond."""
     return 1000 * float(np.percentile(np.abs(values), 99.7)) or 1e-12
-
-
-def _draw(
-    axis: Axes, cells: NDArray[np.floating], edges: NDArray[np.float64], *, cmap: str, low: float, high: float
-) -> Any:
-    return axis.imshow(
-        cells,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
-        cmap=cmap,
-        vmin=low,
-        vmax=high,
-        extent=(edges[0], edges[-1], -0.5, len(cells) - 0.5),
-    )
 
 
 def _finish_axes(axes: Any, explanation: Explanation) -> None:
@@ -165,7 +135,7 @@ def _headline(explanation: Explanation) -> str:
     top = "" if explanation.label == explanation.top_label else f" (the model says {explanation.top_label})"
     lines = [
         f"{Path(explanation.path).name or 'a sound'}: {explanation.label}, probability "
-        f"{100 * explanation.probability:.1f} %{top}",
+        f"{percent(explanation.probability)} %{top}",
         f"The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
         f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps.",
     ]
@@ -195,17 +165,9 @@ def made_from(model: Path, **settings: Any) -> str:
 
 
 def read_explained(folder: Path, name: str, *, sound: str, origin: str) -> dict[str, Any] | None:
-    """The numbers of an explanation that is there, if it is of this sound as it is now and of this origin.
+    """The numbers of an explanation written before, if it is of this sound as it is now and of this origin; else None.
 
-    Parameters
-    ----------
-    folder : Path
-    name : str
-        From `file_names`.
-    sound : str
-        Path of the sound.
-    origin : str
-        From `made_from`.
+    ``name`` is from `file_names`, ``sound`` the path of the sound, ``origin`` from `made_from`.
     """
     try:
         found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -224,42 +186,24 @@ def write_explained(explanation: Explanation, folder: Path, name: str, *, origin
         files["faithfulness"] = folder / f"{name}.faithfulness.png"
         faithfulness_figure(explanation, path=files["faithfulness"])
     files["arrays"] = folder / f"{name}.npz"
-    with _whole(files["arrays"]) as file:
+    with replacing(files["arrays"]) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **explanation.arrays())
     for key, wave in (("used", explanation.used), ("unused", explanation.unused)):
         files[key] = folder / f"{name}.{key}.wav"
-        with _whole(files[key]) as file:
-            soundfile.write(file, wave, explanation.sample_rate_hz, format="WAV", subtype="FLOAT")
+        with replacing(files[key]) as part:
+            soundfile.write(part, wave, explanation.sample_rate_hz, format="WAV", subtype="FLOAT")
     content = explanation.to_dict() | {
         "files": {key: str(path) for key, path in files.items()},
         "made_from": {"origin": origin, "sound": _state(explanation.path)},
     }
-    with _whole(folder / f"{name}.json") as file:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
+    replace_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
     return content
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name when the block has ended well."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _state(sound: str) -> list[Any]:
-    status = Path(sound).stat()
-    return [str(Path(sound).absolute()), status.st_size, status.st_mtime_ns]
-
-
 def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
-    """What `write_explained` returned, in a few lines for a person."""
+    """What `write_explained` returned, as lines of text."""
     complete, audible, faithful = (content[key] for key in ("completeness", "audible", "faithfulness"))
-    yield f"{content['path']}: {content['label']}, probability {100 * content['probability']:.1f} %" + (
+    yield f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %" + (
         "" if content["label"] == content["top_label"] else f" (the model says {content['top_label']})"
     )
     yield (
@@ -267,8 +211,8 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
         f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {complete['steps']} steps"
     )
     yield (
-        f"  audible: with only what was used {100 * audible['used_probability']:.1f} %, without it "
-        f"{100 * audible['unused_probability']:.1f} %; it is {100 * audible['used_energy']:.1f} % of the sound's energy"
+        f"  audible: with only what was used {percent(audible['used_probability'])} %, without it "
+        f"{percent(audible['unused_probability'])} %; it is {percent(audible['used_energy'])} % of the sound's energy"
     )
     for kind in ("deletion", "insertion") if faithful else ():
         areas, random = faithful[kind]["area"], faithful[kind]["random_area"]
@@ -278,3 +222,9 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
     if faithful:
         yield f"  {faithful['verdict']}"
     yield f"  {content['files']['figure']}"
+
+
+def _state(sound: str) -> list[Any]:
+    """Path, size and time of change of a sound file."""
+    status = Path(sound).stat()
+    return [str(Path(sound).absolute()), status.st_size, status.st_mtime_ns]

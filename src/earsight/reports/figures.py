@@ -1,13 +1,14 @@
-"""The figure of a spectrogram: what the network sees of a sound.
+"""The figure of a spectrogram, and what all figures of spectrograms share: cells as an image, ticks in kHz.
 
-Comes in: a spectrogram and what its axes mean. Goes out: one file, PNG or SVG by its suffix, written whole or not at all.
+Comes in: a spectrogram (channels, bands, frames) of log power and what its axes mean. Goes out: one file, PNG or SVG by
+its suffix, written whole or not at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +23,15 @@ _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
 
 
 def mel_ticks(sample_rate_hz: int, *, bands: int) -> tuple[NDArray[np.float64], list[str]]:
-    """Where octaves of frequency lie on an axis of HTK mel bands.
+    """Octave ticks for an axis of HTK mel bands from 0 Hz to half the rate.
 
-    The bands' centres and the two outer edges, 0 Hz and half the rate, are ``bands + 2`` points at equal steps of
-    ``2595 log10(1 + f / 700)``, so that band 0 is one step above 0 Hz.
-
-    Parameters
-    ----------
-    sample_rate_hz : int
-        Sampling rate, in Hz.
-    bands : int
-        Mel bands from 0 Hz to half the rate.
+    The bands' centres and the two outer edges are ``bands + 2`` points at equal steps of ``2595 log10(1 + f / 700)``:
+    band 0 is one step above 0 Hz.
 
     Returns
     -------
     positions : np.ndarray of float64, shape (ticks,)
-        In bands; 3.0 is the centre of band 3. Only ticks that lie between two bands' centres and leave room to read.
+        In bands; 3.0 is the centre of band 3. Only ticks between the bands' centres that leave room to read.
     labels : list of str
         The frequencies in kHz.
     """
@@ -50,27 +44,36 @@ def mel_ticks(sample_rate_hz: int, *, bands: int) -> tuple[NDArray[np.float64], 
 
 
 def hz_ticks(hertz: NDArray[np.float64], *, room: float = 0.1) -> tuple[NDArray[np.float64], list[str]]:
-    """Where octaves of frequency lie on an axis of bands whose middles are known.
+    """Octave ticks for an axis of bands with known centre frequencies, as `mel_ticks` returns them.
 
     Parameters
     ----------
     hertz : np.ndarray of float64, shape (bands,)
-        The bands' middles in Hz, never falling.
+        Centre frequencies in Hz, never falling.
     room : float
         The share of the axis that a label needs.
-
-    Returns
-    -------
-    positions : np.ndarray of float64, shape (ticks,)
-        In bands.
-    labels : list of str
-        The frequencies in kHz.
     """
     ticks = np.array(_TICKS_HZ, dtype=np.float64)
     ticks = ticks[(hertz[0] <= ticks) & (ticks <= hertz[-1])]
     places = np.interp(ticks, hertz, np.arange(len(hertz)))
     kept = np.diff(places, append=np.inf) >= room * len(hertz)
     return places[kept], [f"{tick / 1000:g}" for tick in ticks[kept]]
+
+
+def draw_cells(
+    axis: Axes, cells: NDArray[Any], *, cmap: str, low: float, high: float, left: float, right: float
+) -> Any:
+    """Draw cells (bands, frames), the lowest band below, from ``left`` to ``right`` in seconds; return the image."""
+    return axis.imshow(
+        cells,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=cmap,
+        vmin=low,
+        vmax=high,
+        extent=(left, right, -0.5, len(cells) - 0.5),
+    )
 
 
 def spectrogram_figure(
@@ -83,7 +86,7 @@ def spectrogram_figure(
     title: str,
     wave: np.ndarray | None = None,
 ) -> None:
-    """Draw the channels of a spectrogram one above the other, with the wave on top if there is one.
+    """Draw the channels of a spectrogram one above the other, under the waveform if there is one.
 
     Parameters
     ----------
@@ -94,13 +97,12 @@ def spectrogram_figure(
     seconds : float
         Length of the clip.
     sample_rate_hz : int
-        Rate from which the bands were made, in Hz.
+        Of the waveform that the bands were made from.
     windows_ms : sequence of float
-        Each channel's window, in ms. One window for several channels means copies: one is drawn.
+        Each channel's window. One window for several channels means copies: one is drawn.
     title : str
-        Printed as it is.
     wave : np.ndarray of float, shape (samples,), optional
-        The clip's samples over the same `seconds`.
+        The waveform over the same `seconds`.
 
     Raises
     ------
@@ -110,8 +112,8 @@ def spectrogram_figure(
     spectrogram = np.asarray(spectrogram, dtype=np.float64)
     if spectrogram.ndim != 3 or spectrogram.size == 0 or len(windows_ms) not in (1, spectrogram.shape[0]):
         raise EarsightError(
-            f"found a spectrogram of shape {spectrogram.shape} and {len(windows_ms)} windows, expected (channels, bands, "
-            "frames) and one window per channel"
+            f"found a spectrogram of shape {spectrogram.shape} and {len(windows_ms)} windows, expected "
+            "(channels, bands, frames) and one window per channel"
         )
     panels, bands, extra = len(windows_ms), spectrogram.shape[1], int(wave is not None)
     figure = blank(8.0, 2.1 * panels + 1.0 * extra + 0.9)
@@ -124,16 +126,7 @@ def spectrogram_figure(
     low, high = np.percentile(spectrogram[:panels], [1, 100])
     positions, labels = mel_ticks(sample_rate_hz, bands=bands)
     for axis, channel, window in zip(axes[extra:], spectrogram, windows_ms, strict=False):
-        image = axis.imshow(
-            channel,
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-            cmap="magma",
-            vmin=low,
-            vmax=max(high, low + 1e-6),
-            extent=(0, seconds, -0.5, bands - 0.5),
-        )
+        image = draw_cells(axis, channel, cmap="magma", low=low, high=max(high, low + 1e-6), left=0, right=seconds)
         axis.set_yticks(positions, labels, fontsize=9)
         axis.set_ylabel(f"{window:g} ms window\nkHz (mel scale)")
     for axis in axes[:-1]:

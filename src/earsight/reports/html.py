@@ -1,15 +1,14 @@
-"""Pages: a template and what it is to show become one self-contained HTML file.
+"""Pages: a template, its values and drawn figures become one self-contained HTML file.
 
-Comes in: the name of a template in ``templates/``, its values, and drawn figures. Goes out: text, and a file that is
-written whole or not at all. Every value is escaped, and names of files and classes are set apart from the direction of
-the text around them; nothing on a page is loaded from elsewhere, and none needs a script.
+Comes in: the name of a template in ``templates/``, its values, and matplotlib figures. Goes out: text, and a file that
+is written whole or not at all. Every value is escaped; names of files and classes are isolated from the direction of
+the text around them; a page loads nothing and runs no script.
 """
 
 from __future__ import annotations
 
 import functools
 import io
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from earsight.errors import RunError
+from earsight.files import replace_text
 from earsight.version import __version__
 
 if TYPE_CHECKING:
@@ -33,21 +33,9 @@ _HEIGHT = re.compile(r'\s+height="[\d.]+pt"')
 
 
 def render(template: str, *, title: str, context: Mapping[str, object]) -> str:
-    """A page's text.
+    """A page's text, the same for the same context; a name that the template uses and ``context`` lacks is an error.
 
-    Parameters
-    ----------
-    template : str
-        Its name in ``templates/``; it extends ``base.html``.
-    title : str
-        The page's title and its only heading of the first level.
-    context : mapping
-        What the template shows. A name that it uses and that is not there is an error.
-
-    Returns
-    -------
-    str
-        Text that can be written as UTF-8. The same context gives the same text.
+    ``template`` is its name in ``templates/``; ``title`` is the page's title and first heading.
     """
     return _environment().get_template(template).render(**context, title=title, version=__version__)
 
@@ -60,40 +48,30 @@ def write_page(text: str, path: Path) -> None:
     RunError
         If it cannot be written there.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    special = path.exists() and not path.is_file()  # a device or a pipe, which nothing may take the place of
     try:
-        if special:
+        if path.exists() and not path.is_file():  # a device or a pipe, which no file may replace
             path.write_text(text, encoding="utf-8")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            replace_text(path, text)
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror or error}); name another place for it") from error
-    finally:
-        if not special and part.exists():
-            part.unlink()
 
 
 def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
-    """A drawn figure as an element of a page.
+    """A drawn figure as an SVG element of a page; the same figure gives the same characters.
 
-    Its text stays text in the page's own font, black becomes the colour of the page's text and white that of its
-    ground, so that it reads in dark as in light. The same figure gives the same characters.
+    Its text stays text in the page's font, black takes the page's text colour and white its background, so that it
+    reads on dark pages as on light ones.
 
     Parameters
     ----------
     figure : Figure
-        From `earsight.reports.drawings.blank`; draw in black, white and their shades (``alpha``) only.
+        From `earsight.reports.drawings.blank`, in black, white and their shades (``alpha``) only.
     name : str
-        Unlike that of any other figure of the page: it keeps the figures' inner names apart. Letters and digits.
+        Letters and digits, unique on the page: a prefix for the ids within the figure.
     alt : str
         What the figure shows, for those who do not see it.
-
-    Returns
-    -------
-    Markup
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -113,7 +91,7 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
 
 
 def _in_page(tag: str, name: str) -> str:
-    """A tag of a drawing as it stands in a page: its names its own, its colours the page's."""
+    """A tag of a drawing with ids of its own and the page's colours."""
     tag = _NAMESPACES.sub("", tag).replace("xlink:href", "href")
     tag = tag.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
@@ -121,7 +99,7 @@ def _in_page(tag: str, name: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as text that a page can hold: on one line; control characters and broken code points are spelt out."""
+    """A value as one line of text; control characters and broken code points are spelt out."""
     text = "" if value is None else str(value)
     return "".join(_visible(sign) for sign in text)
 
@@ -139,7 +117,7 @@ def _visible(sign: str) -> str:
 
 
 def _name(value: object) -> Markup:
-    """A name that somebody gave, whatever its script: it does not turn the text around it."""
+    """A user's name for something, isolated from the direction of the text around it."""
     return value if isinstance(value, Markup) else Markup("<bdi>{}</bdi>").format(shown(value))
 
 

@@ -1,11 +1,7 @@
-"""A run's worst mistakes, with the spectrogram and the sound of each as far as a page has room.
+"""A run's worst mistakes for a page: a small spectrogram and a small player of each clip, as far as there is room.
 
-Comes in: a `RunRead`, and where its sounds lie. Goes out: `Shown` clips, and a page's share of their media.
-
-A clip on a page: what the network saw of it as a small spectrogram, and what it heard as a small sound.
-
-Comes in: the sound file of a clip and the recipe's features. Goes out: data URIs, PNG and MP3 (FLAC where libsndfile
-writes no MP3), the same bytes for the same file. Spectrograms are black on white, dark where it is loud.
+Comes in: a `RunRead`, and where its sounds lie. Goes out: `WorstMistakes`, whose media are data URIs: PNG (black on
+white, dark where it is loud) and MP3 (FLAC where libsndfile writes no MP3), the same bytes for the same file.
 """
 
 from __future__ import annotations
@@ -23,7 +19,7 @@ from numpy.typing import NDArray
 from earsight.data import audio
 from earsight.errors import AudioError, EarsightError, RecipeError, RunError
 from earsight.evaluation.classes import Mistake, mistakes
-from earsight.reports.figures import hz_ticks
+from earsight.reports.figures import draw_cells, hz_ticks
 from earsight.reports.runs import RunRead
 from earsight.training.heldout import held_out
 
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
     from earsight.features.spectrogram import Spectrogram
 
 PLAYER_RATE_HZ = 24_000
-"""Of the players: what lies above 12 kHz is left out to keep the page small."""
+"""Sampling rate of the players: what lies above 12 kHz is left out to keep the page small."""
 PLAYER_SECONDS = 60.0
 """Longer clips are cut at this length in their players."""
 
@@ -49,7 +45,116 @@ class ClipMedia:
         return len(self.spectrogram) + len(self.sound)
 
 
-def clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
+@dataclass(frozen=True)
+class ShownMistake:
+    """A mistake as the page has it: its media, or a sentence that says why there are none."""
+
+    mistake: Mistake
+    media: ClipMedia | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class WorstMistakes:
+    """A run's worst mistakes, how many clips are wrong and tested in all, and why there is no media, if so."""
+
+    shown: tuple[ShownMistake, ...]
+    wrong: int
+    tested: int
+    why: str = ""
+
+
+def worst_mistakes(run: RunRead, *, data: Path | None, most: int) -> WorstMistakes:
+    """At most ``most`` clips whose true class got the least probability, with their media where the sounds are found.
+
+    ``data`` is where the sounds lie now, if they were moved or the run does not say.
+    """
+    wrong = mistakes(run.trials)
+    tested = len({(trial.about["fold"], clip) for trial in run.trials for clip in trial.clips.tolist()})
+    chosen = wrong[:most]
+    if not chosen:
+        return WorstMistakes((), len(wrong), tested)
+    try:
+        files = _files(run, data)
+        front_end = _front_end(run)
+    except EarsightError as error:
+        return WorstMistakes(tuple(ShownMistake(one, None) for one in chosen), len(wrong), tested, str(error))
+    shown = []
+    for one in chosen:
+        try:
+            shown.append(ShownMistake(one, _clip_media(files[one.fold, one.clip], front_end)))
+        except AudioError as error:
+            shown.append(ShownMistake(one, None, f"Its sound cannot be read: {error.reason}."))
+    return WorstMistakes(tuple(shown), len(wrong), tested)
+
+
+def _files(run: RunRead, data: Path | None) -> dict[tuple[int, str], Path]:
+    """The sound file of each held-out clip, by fold and manifest path."""
+    if run.ensemble and data is None:
+        data = _members_data(run)
+    out: dict[tuple[int, str], Path] = {}
+    for seed in run.seeds:
+        for one in held_out(run.folder, data=data, seed=seed):
+            out |= {(one.fold, clip): file for clip, file in zip(one.clips, one.files, strict=True)}
+    return out
+
+
+def _members_data(run: RunRead) -> Path | None:
+    """Where the sounds of an ensemble's first member lay, if that run is still there."""
+    for name in run.ensemble.get("runs", ()):
+        for folder in (Path(name), run.folder.parent):
+            try:
+                one = held_out(folder)[0]
+            except RunError:
+                continue
+            return Path(str(one.files[0]).removesuffix(one.clips[0]))
+    return None
+
+
+def _front_end(run: RunRead) -> Spectrogram:
+    from earsight.features.spectrogram import Spectrogram
+
+    if run.recipe is None:
+        raise RecipeError(f"{run.folder}: no recipe.yaml and no model file that says how its spectrograms are made")
+    return Spectrogram(run.recipe.features)
+
+
+def without_media(part: WorstMistakes) -> WorstMistakes:
+    """The same with one character for each medium, to measure the page without them."""
+    shown = [replace(one, media=ClipMedia("-", "-")) if one.media else one for one in part.shown]
+    return replace(part, shown=tuple(shown))
+
+
+def limit_media(parts: Sequence[WorstMistakes], *, room: int) -> tuple[list[WorstMistakes], int, int]:
+    """Keep as many players and spectrograms as fit into ``room`` bytes, the worst mistakes of every run first.
+
+    Where a player is too large, its spectrogram may stay.
+
+    Returns
+    -------
+    parts : list of WorstMistakes
+        One a run, as given.
+    players, spectrograms : int
+        How many were left out.
+    """
+    kept = [list(part.shown) for part in parts]
+    players = spectrograms = 0
+    order = sorted((rank, run) for run, part in enumerate(parts) for rank in range(len(part.shown)))
+    for rank, run in order:
+        media = kept[run][rank].media
+        if media is None:
+            continue
+        fits = media if media.size <= room else replace(media, sound="")
+        if fits.size > room:
+            fits = ClipMedia("", "")
+        players += bool(media.sound) and not fits.sound
+        spectrograms += bool(media.spectrogram) and not fits.spectrogram
+        room -= fits.size
+        kept[run][rank] = replace(kept[run][rank], media=fits)
+    return [replace(part, shown=tuple(shown)) for part, shown in zip(parts, kept, strict=True)], players, spectrograms
+
+
+def _clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
     """Spectrogram and sound of one clip.
 
     Raises
@@ -61,8 +166,8 @@ def clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
     seconds = features.samples / features.rate
     wave = audio.read(path, sample_rate_hz=features.rate, seconds=seconds)
     spectrogram = _png(audio.fit(wave, features.samples), front_end)
-    heard = audio.read(path, sample_rate_hz=PLAYER_RATE_HZ, seconds=min(seconds, PLAYER_SECONDS))
-    return ClipMedia(spectrogram, _player(heard))
+    sound = audio.read(path, sample_rate_hz=PLAYER_RATE_HZ, seconds=min(seconds, PLAYER_SECONDS))
+    return ClipMedia(spectrogram, _player(sound))
 
 
 def _png(wave: NDArray[np.float32], front_end: Spectrogram) -> str:
@@ -86,16 +191,7 @@ def _png(wave: NDArray[np.float32], front_end: Spectrogram) -> str:
     axes = figure.subplots(1, len(channels), sharey=True, squeeze=False)[0]
     seconds = features.samples / features.rate
     for axis, channel, window in zip(axes, channels, features.windows_ms, strict=True):
-        axis.imshow(
-            channel,
-            origin="lower",
-            aspect="auto",
-            interpolation="nearest",
-            cmap="Greys",
-            vmin=low,
-            vmax=max(high, low + 1e-6),
-            extent=(0, seconds, -0.5, len(channel) - 0.5),
-        )
+        draw_cells(axis, channel, cmap="Greys", low=low, high=max(high, low + 1e-6), left=0, right=seconds)
         axis.set_title(f"{window:g} ms window", fontsize=8)
         axis.set_xlabel("seconds", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -135,123 +231,3 @@ def _player(wave: NDArray[np.float32]) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A mistake as the page has it: its media, or a sentence that says why there are none."""
-
-    mistake: Mistake
-    media: ClipMedia | None
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class WorstOnes:
-    """The worst mistakes of a run, how many there are in all, and why none has its sound, if none has."""
-
-    shown: tuple[Shown, ...]
-    wrong: int
-    tested: int
-    why: str = ""
-
-
-def worst_ones(run: RunRead, *, data: Path | None, most: int) -> WorstOnes:
-    """The clips whose own class got the least probability, with their media where the sounds are found.
-
-    Parameters
-    ----------
-    run : RunRead
-    data : Path, optional
-        Where the sounds lie now, if they were moved or the run does not say.
-    most : int
-        How many.
-    """
-    wrong = mistakes(run.trials)
-    tested = len({(trial.about["fold"], clip) for trial in run.trials for clip in trial.clips.tolist()})
-    chosen = wrong[:most]
-    if not chosen:
-        return WorstOnes((), len(wrong), tested)
-    try:
-        files = _files(run, data)
-        front_end = _front_end(run)
-    except EarsightError as error:
-        return WorstOnes(tuple(Shown(one, None) for one in chosen), len(wrong), tested, str(error))
-    shown = []
-    for one in chosen:
-        try:
-            shown.append(Shown(one, clip_media(files[one.fold, one.clip], front_end)))
-        except AudioError as error:
-            shown.append(Shown(one, None, f"Its sound cannot be read: {error.reason}."))
-    return WorstOnes(tuple(shown), len(wrong), tested)
-
-
-def _files(run: RunRead, data: Path | None) -> dict[tuple[int, str], Path]:
-    """The sound file of each held-out clip, by fold and manifest path."""
-    if run.ensemble and data is None:
-        data = _members_data(run)
-    out: dict[tuple[int, str], Path] = {}
-    for seed in run.seeds:
-        for one in held_out(run.folder, data=data, seed=seed):
-            out |= {(one.fold, clip): file for clip, file in zip(one.clips, one.files, strict=True)}
-    return out
-
-
-def _members_data(run: RunRead) -> Path | None:
-    """Where the sounds of an ensemble's first member lay, if that run is still there."""
-    for name in run.ensemble.get("runs", ()):
-        for folder in (Path(name), run.folder.parent):
-            try:
-                one = held_out(folder)[0]
-            except RunError:
-                continue
-            return Path(str(one.files[0]).removesuffix(one.clips[0]))
-    return None
-
-
-def _front_end(run: RunRead) -> Spectrogram:
-    from earsight.features.spectrogram import Spectrogram
-
-    if run.recipe is None:
-        raise RecipeError(f"{run.folder}: no recipe.yaml and no model file that says how its spectrograms are made")
-    return Spectrogram(run.recipe.features)
-
-
-def bared(part: WorstOnes) -> WorstOnes:
-    """The same with media of one sign each: what a page weighs besides them."""
-    shown = [replace(one, media=ClipMedia("-", "-")) if one.media else one for one in part.shown]
-    return replace(part, shown=tuple(shown))
-
-
-def within(parts: Sequence[WorstOnes], *, room: int) -> tuple[list[WorstOnes], int, int]:
-    """As many players and spectrograms as have room, the worst mistakes of every run first.
-
-    Parameters
-    ----------
-    parts : sequence of WorstOnes
-        One a run.
-    room : int
-        Bytes.
-
-    Returns
-    -------
-    parts : list of WorstOnes
-        Those that had no room have none; spectrograms alone stay where a player is too large.
-    players, spectrograms : int
-        How many were left out.
-    """
-    kept = [list(part.shown) for part in parts]
-    players = spectrograms = 0
-    order = sorted((rank, run) for run, part in enumerate(parts) for rank in range(len(part.shown)))
-    for rank, run in order:
-        media = kept[run][rank].media
-        if media is None:
-            continue
-        fits = media if media.size <= room else replace(media, sound="")
-        if fits.size > room:
-            fits = ClipMedia("", "")
-        players += bool(media.sound) and not fits.sound
-        spectrograms += bool(media.spectrogram) and not fits.spectrogram
-        room -= fits.size
-        kept[run][rank] = replace(kept[run][rank], media=fits)
-    return [replace(part, shown=tuple(shown)) for part, shown in zip(parts, kept, strict=True)], players, spectrograms

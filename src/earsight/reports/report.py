@@ -1,4 +1,4 @@
-"""The report of one or several runs: one HTML file that says what they reached, on what, and where they are wrong.
+"""The report of one or several runs as one HTML page: accuracy, data set, classes, mistakes, confidence, recipe.
 
 Comes in: run folders. Goes out: the text of a page, bounded in size. Everything comes from saved arrays; only players
 and spectrograms need the sounds, and without them the page says so.
@@ -13,27 +13,27 @@ from typing import Any, NamedTuple
 
 from earsight.errors import RunError, counted
 from earsight.reports.html import render, shown
-from earsight.reports.mistakes import WorstOnes, bared, within, worst_ones
+from earsight.reports.mistakes import ClipMedia, WorstMistakes, limit_media, without_media, worst_mistakes
 from earsight.reports.runs import RunRead, read_for_report
 from earsight.reports.sections import (
     classes_section,
-    contest_section,
+    comparison_section,
     curves_section,
     data_section,
     ensemble_section,
-    per_cent,
     recipe_section,
     reliability_section,
     result_section,
 )
+from earsight.reports.text_format import percent
 
 MOST_BYTES = 7_000_000
-"""Of a page. Mail writes four bytes for three, so that this much is below 10 MB there."""
+"""Size of a page. Mail encodes three bytes as four, so that this stays below 10 MB there."""
 MISTAKES = 12
 
 
 class Report(NamedTuple):
-    """A page's text, and sentences on what it could not hold."""
+    """A page's text, and sentences on what was left out for its size."""
 
     text: str
     notes: list[str]
@@ -47,20 +47,20 @@ def make_report(
     most_bytes: int = MOST_BYTES,
     progress: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> Report:
-    """Make the page.
+    """Make the page of some runs.
 
     Parameters
     ----------
     folders : sequence of Path
         Run folders, at least one.
     data : Path, optional
-        The data set, if it has been moved since the runs or they do not say where it was.
+        The data set, if it was moved since or the runs do not say where it was.
     mistakes : int
-        At most so many of each run's worst mistakes.
+        The most mistakes to show of each run.
     most_bytes : int
-        Players are left out, then spectrograms, to keep the page below.
+        Players are left out, then spectrograms, to keep the page below this size.
     progress : callable, optional
-        Called with (steps done, steps in all, what is done).
+        Called with (steps done, steps in all, name of the step).
 
     Raises
     ------
@@ -71,26 +71,26 @@ def make_report(
         raise RunError(f"{' '.join(map(str, folders))}: a run is given twice; name each once")
     runs = [read_for_report(folder) for folder in folders]
     names = _names(folders)
-    worst: list[WorstOnes] = []
+    worst: list[WorstMistakes] = []
     for number, run in enumerate(runs):
         progress(number, len(runs) + 1, names[number])
-        worst.append(worst_ones(run, data=data, most=mistakes))
+        worst.append(worst_mistakes(run, data=data, most=mistakes))
     progress(len(runs), len(runs) + 1, "page")
     context: dict[str, Any] = {
         "runs": [_run(run, name, key=f"r{number}") for number, (run, name) in enumerate(zip(runs, names, strict=True))],
-        "contest": contest_section(runs, names) if len(runs) > 1 else None,
+        "comparison": comparison_section(runs, names) if len(runs) > 1 else None,
     }
     context["contents"] = {run["key"]: _contents(run) for run in context["runs"]}
     about = runs[0].summary["dataset"]["name"]
     title = f"{names[0]}: a run on {about}" if len(runs) == 1 else f"{len(runs)} runs side by side"
 
-    def page(parts: Sequence[WorstOnes], left_out: str) -> str:
+    def page(parts: Sequence[WorstMistakes], left_out: str) -> str:
         for run, part in zip(context["runs"], parts, strict=True):
             run["worst"] = _worst(part, run["classes"])
         return render("report.html", title=title, context=context | {"left_out": left_out})
 
-    bare = len(page([bared(part) for part in worst], " " * 200).encode())
-    parts, players, spectrograms = within(worst, room=most_bytes - bare)
+    bare = len(page([without_media(part) for part in worst], " " * 200).encode())
+    parts, players, spectrograms = limit_media(worst, room=most_bytes - bare)
     notes = []
     if players:
         lost = counted(players, "player") + (f" and {counted(spectrograms, 'spectrogram')}" if spectrograms else "")
@@ -103,7 +103,7 @@ def make_report(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Each run's shortest name of its own: its folder's, or as much of the path as tells it from the others."""
+    """A different name for each run: its folder's, with as much of the path above as it takes."""
     paths = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 - links keep the name they were given
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = [str(Path(*path.parts[-depth:])) for path in paths]
@@ -113,7 +113,11 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
-    sections = {
+    return {
+        "name": name,
+        "key": key,
+        "classes": run.classes,
+        "missing": run.missing,
         "result": result_section(run),
         "data": data_section(run),
         "matrix": classes_section(run, key=key),
@@ -122,7 +126,6 @@ def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
         "ensemble": ensemble_section(run),
         "recipe": recipe_section(run),
     }
-    return {"name": name, "key": key, "classes": run.classes, "missing": run.missing, **sections}
 
 
 def _contents(run: dict[str, Any]) -> list[tuple[str, str]]:
@@ -139,21 +142,21 @@ def _contents(run: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _worst(part: WorstOnes, classes: Sequence[str]) -> dict[str, Any]:
+def _worst(part: WorstMistakes, classes: Sequence[str]) -> dict[str, Any]:
     clips = []
     for one in part.shown:
-        found = one.mistake
+        found, media = one.mistake, one.media or ClipMedia("", "")
         clips.append(
             {
                 "clip": found.clip,
                 "fold": found.fold,
                 "label": classes[found.label],
-                "said": classes[found.predicted],
-                "said_share": per_cent(found.predicted_probability),
-                "label_share": per_cent(found.label_probability),
+                "predicted": classes[found.predicted],
+                "predicted_share": percent(found.predicted_probability),
+                "label_share": percent(found.label_probability),
                 "wrong": f"{found.wrong} of {found.seeds} networks" if found.seeds > 1 else "",
-                "spectrogram": one.media.spectrogram if one.media else "",
-                "sound": one.media.sound if one.media else "",
+                "spectrogram": media.spectrogram,
+                "sound": media.sound,
                 "why": one.why,
                 "alt": f"Spectrogram of {shown(Path(found.clip).name)}, as the network saw it",
             }

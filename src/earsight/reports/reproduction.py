@@ -1,9 +1,8 @@
 """The report of `earsight reproduce`: the paper's tables with our numbers beside its figures, as Markdown and HTML.
 
-Comes in: the dictionaries of `earsight.experiments.paper_tables` and `earsight.experiments.paper_figures` (accuracies of ours
-between 0 and 1, the paper's in per cent). Goes out: Markdown text, and one HTML file that loads nothing: its figures
-are in it. An empty cell has a number in brackets, under which stands the command that fills it. No row is marked as the
-best.
+Comes in: the sections that `earsight.experiments.paper_tables` and `earsight.experiments.paper_figures` make (our
+accuracies between 0 and 1, the paper's in per cent). Goes out: Markdown text, and one HTML file that holds its figures
+and loads nothing. A number in brackets names the command that fills an incomplete cell. No row is marked as the best.
 """
 
 from __future__ import annotations
@@ -14,10 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from earsight.reports.html import render
-from earsight.reports.tables import markdown
+from earsight.reports.tables import columns_and_cells, markdown
+from earsight.reports.text_format import percent, percent_range, signed, signed_range
 
 Section = Mapping[str, Any]
 Rows = list[dict[str, object]]
+
+_TEXT_COLUMNS = frozenset(
+    {
+        *("data set", "model", "weights", "who", "source", "representation"),
+        *("cell", "trained under", "stage", "of", "with"),
+    }
+)
+"""Columns that hold words; the others hold figures, which stand to the right."""
+_PROTOCOLS = (
+    "What the protocols claim of the same runs. last reports the last epoch, test the epoch that the tested fold "
+    "itself liked best, as the paper's released code does: optimistic, and shown for that alone."
+)
 
 
 def section_rows(section: Section) -> Rows:
@@ -27,7 +39,7 @@ def section_rows(section: Section) -> Rows:
 
 
 def protocol_rows(section: Section) -> Rows:
-    """What the protocols claim of each cell whose epochs were watched, as text; not of those of figures."""
+    """Accuracy by protocol of each cell whose epochs were evaluated, as text; none for the section of figures."""
     rows: Rows = []
     if section.get("figures"):
         return rows
@@ -39,9 +51,9 @@ def protocol_rows(section: Section) -> Rows:
         for protocol in ("last", "inner", "test"):
             found = by_name.get(protocol)
             title = f"{protocol} %" if protocol != "test" else "test % (optimistic)"
-            row[title] = f"{100 * found['accuracy']['mean']:.1f}" if found else None
+            row[title] = percent(found["accuracy"]["mean"]) if found else None
         over = by_name["test"]["over_last"]
-        row["test - last"] = f"{100 * over['difference']:+.1f} ({_signed(over['ci95'])})"
+        row["test - last"] = f"{signed(over['difference'])} ({signed_range(over['ci95'])})"
         rows.append(row)
     return rows if any(row["inner %"] is not None for row in rows) else [_without(row, "inner %") for row in rows]
 
@@ -73,16 +85,7 @@ def report_markdown(sections: Sequence[Section], *, about: Sequence[str]) -> str
 
 
 def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Path) -> str:
-    """All sections as one page that loads nothing.
-
-    Parameters
-    ----------
-    sections : sequence of mapping
-    about : sequence of str
-        Lines under the title.
-    folder : Path
-        What the figures' paths are relative to.
-    """
+    """All sections as one page that loads nothing; the figures' paths are relative to ``folder``."""
     shown = [
         {
             "title": section["title"],
@@ -98,28 +101,6 @@ def report_html(sections: Sequence[Section], *, about: Sequence[str], folder: Pa
     ]
     context = {"sections": shown, "about": about, "protocols": _PROTOCOLS}
     return render("reproduction.html", title="The paper's experiments, reproduced", context=context)
-
-
-_WORDS = (
-    "data set",
-    "model",
-    "weights",
-    "who",
-    "source",
-    "representation",
-    "cell",
-    "trained under",
-    "stage",
-    "of",
-    "with",
-)
-"""Columns that hold words; the others hold figures, which stand to the right."""
-
-
-_PROTOCOLS = (
-    "What the protocols claim of the same runs. last reports the last epoch, test the epoch that the tested fold "
-    "itself liked best, as the paper's released code does: optimistic, and shown for that alone."
-)
 
 
 def _table1(section: Section) -> Rows:
@@ -152,7 +133,7 @@ def _table2(section: Section) -> Rows:
                     "model": row["model"],
                     "of": title,
                     **_beside(row[what], row, number),
-                    "gain": f"{100 * gain['difference']:+.1f} ({_signed(gain['ci95'])})" if gain else None,
+                    "gain": f"{signed(gain['difference'])} ({signed_range(gain['ci95'])})" if gain else None,
                     "beyond the noise": ("yes" if gain["beyond_noise"] else "no") if gain else None,
                 }
             )
@@ -203,7 +184,7 @@ _ROWS: dict[str, Callable[[Section], Rows]] = {
 
 
 def _beside(cell: Mapping[str, Any], row: Mapping[str, Any], number: Mapping[str, int]) -> dict[str, object]:
-    """Our figure, the paper's, and the gap."""
+    """Our accuracy, the paper's, and the gap."""
     spread = f" ± {cell['paper_std']:.2f}" if cell.get("paper_std") is not None else ""
     return {
         "ours %": _value(cell, number),
@@ -218,9 +199,9 @@ def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
     found = cell["accuracy"]
     if not found:
         return mark
-    spread = f" ± {100 * found['std_over_seeds']:.1f}" if "std_over_seeds" in found else ""
+    spread = f" ± {percent(found['std_over_seeds'])}" if "std_over_seeds" in found else ""
     optimistic = ", optimistic" if cell["protocol"] == "test" else ""
-    text = f"{100 * found['mean']:.1f}{spread} ({_range(found['ci95'])}{optimistic})"
+    text = f"{percent(found['mean'])}{spread} ({percent_range(found['ci95'])}{optimistic})"
     return f"{text} {mark}".strip()
 
 
@@ -245,7 +226,7 @@ def _difference(found: Mapping[str, Any] | None) -> str | None:
     difference = found["difference"]
     noise = "" if found["beyond_noise"] else ", noise"
     limits = difference["ci95_with_seeds"] or difference["ci95"]
-    return f"{100 * difference['mean']:+.1f} ({_signed(limits)}{noise})"
+    return f"{signed(difference['mean'])} ({signed_range(limits)}{noise})"
 
 
 def _numbered(section: Section) -> list[tuple[int, Mapping[str, Any]]]:
@@ -285,9 +266,8 @@ def _laid_out(rows: Rows) -> dict[str, Any] | None:
     """A table as the page's macro takes it; None for no rows."""
     if not rows:
         return None
-    columns = list(rows[0])
-    cells = [[row[name] for name in columns] for row in rows]
-    return {"columns": columns, "cells": cells, "right": [name for name in columns if name not in _WORDS]}
+    columns, cells = columns_and_cells(rows)
+    return {"columns": columns, "cells": cells, "right": [name for name in columns if name not in _TEXT_COLUMNS]}
 
 
 def _without_blanks(rows: Rows, *names: str) -> Rows:
@@ -300,23 +280,11 @@ def _without(row: dict[str, object], *names: str) -> dict[str, object]:
     return {key: value for key, value in row.items() if key not in names}
 
 
-def _range(limits: Sequence[float]) -> str:
-    return f"{100 * limits[0]:.1f} to {100 * limits[1]:.1f}"
-
-
-def _signed(limits: Sequence[float]) -> str:
-    return f"{100 * limits[0]:+.1f} to {100 * limits[1]:+.1f}"
-
-
 def plan_lines(costs: Sequence[Mapping[str, Any]], *, not_run: Mapping[str, str]) -> list[str]:
-    """What the cells cost, in lines for a person.
+    """What the cells cost, as lines of text.
 
-    Parameters
-    ----------
-    costs : sequence of mapping
-        As `earsight.experiments.cost.job_costs` gives them.
-    not_run : mapping of str to str
-        Every cell that was asked for, with the reason where it is known why it is not run.
+    ``costs`` are from `earsight.experiments.cost.job_costs`; ``not_run`` maps every cell that was asked for to the
+    reason why it is not run, if it is known.
     """
     known = {row["cell"] for row in costs}
     width = max((len(name) for name in not_run), default=0)

@@ -1,6 +1,6 @@
-"""A run folder as a report reads it: what is there, and what is missing.
+"""A run folder as a report reads it: predictions, summary, histories, recipe; and sentences on what is missing.
 
-Comes in: a run folder. Goes out: a `RunRead`. Only its predictions are needed; whatever else is not there or cannot be
+Comes in: a run folder. Goes out: a `RunRead`. Only the predictions are needed; whatever else is missing or cannot be
 read is named in ``missing``, and the report is made without it.
 """
 
@@ -26,17 +26,17 @@ class RunRead:
     ----------
     folder : Path
     trials : list of Predictions
-        The finished ones, by fold and seed.
+        Finished trials, by fold and seed.
     summary : dict
-        As ``summary.json`` has it, made anew from the predictions; its machine is the file's.
+        Made anew from the predictions; its machine is that of ``summary.json``.
     histories : list of list of dict
         Epochs of the finished trials that have a history.
     recipe : Recipe or None
-        From ``recipe.yaml``; of an ensemble, that of its members.
+        From ``recipe.yaml`` or a model file; of an ensemble, that of its members.
     version : str
-        Of the earsight that trained it; empty where no model file says.
+        Of the earsight that trained it; empty if no model file says.
     temperature : float
-        Of the model file that is to be used; 1 where none is there.
+        Of the model file; 1 if there is none.
     ensemble : dict
         ``ensemble.json``; empty for other runs.
     missing : list of str
@@ -55,17 +55,17 @@ class RunRead:
 
     @property
     def seeds(self) -> list[int]:
-        """Numbers of the seeds that have a finished trial."""
+        """Seeds that have a finished trial."""
         return sorted({int(one.about["seed"]) for one in self.trials})
 
     @property
     def folds(self) -> list[int]:
-        """Numbers of the folds that a finished trial held out."""
+        """Folds that a finished trial held out."""
         return sorted({int(one.about["fold"]) for one in self.trials})
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
+        """Class names."""
         return self.trials[0].classes
 
 
@@ -80,22 +80,12 @@ def read_for_report(folder: Path) -> RunRead:
     trials = read_run(folder)
     missing: list[str] = []
     old = _json(folder / "summary.json", missing, without="the machine is not known")
-    machine = old.get("machine")
+    machine = found if isinstance(found := old.get("machine"), Mapping) else {}
     ensemble = _json(folder / REPORT, missing, without="its parts are not known") if (folder / REPORT).exists() else {}
     histories = [] if ensemble else _histories(folder, trials, missing)
-    recipe, version, temperature = _recipe(folder, trials, missing, ensemble=bool(ensemble))
+    made_by = _recipe(folder, trials, missing, ensemble=bool(ensemble))
     missing += _unfinished(folder)
-    return RunRead(
-        folder=folder,
-        trials=trials,
-        summary=summarize(trials, machine=machine if isinstance(machine, Mapping) else {}),
-        histories=histories,
-        recipe=recipe,
-        version=version,
-        temperature=temperature,
-        ensemble=ensemble,
-        missing=missing,
-    )
+    return RunRead(folder, trials, summarize(trials, machine=machine), histories, *made_by, ensemble, missing)
 
 
 def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
@@ -116,13 +106,12 @@ def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
 def _histories(folder: Path, trials: Sequence[Predictions], missing: list[str]) -> list[list[dict[str, Any]]]:
     out = []
     for trial in trials:
-        path = folder / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
+        path = _trial_folder(folder, trial) / "history.jsonl"
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
             numbers = [[float(row[key]) for key in ("epoch", "loss", "learning_rate")] for row in rows]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            name = path.relative_to(folder)
-            missing.append(f"{name} cannot be read ({error}): the curves are drawn without it.")
+            missing.append(f"{path.relative_to(folder)} cannot be read ({error}): the curves are drawn without it.")
             continue
         if numbers:
             out.append(rows)
@@ -135,12 +124,8 @@ def _recipe(
     """Recipe, version and temperature; the recipe's file first, then a model file's card."""
     from earsight.models.modelfile import load_card
 
-    first = trials[0].about
-    models = [
-        folder / "model.safetensors",
-        folder / f"fold-{first['fold']}" / f"seed-{first['seed']}" / "model.safetensors",
-    ]
-    path = next((model for model in models if model.is_file()), None)
+    folders = [folder, _trial_folder(folder, trials[0])]
+    path = next((model for place in folders if (model := place / "model.safetensors").is_file()), None)
     card = None
     try:
         card = load_card(path) if path else None
@@ -162,8 +147,12 @@ def _recipe(
     return recipe, version, card.temperature if card else 1.0
 
 
+def _trial_folder(folder: Path, trial: Predictions) -> Path:
+    return folder / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}"
+
+
 def _unfinished(folder: Path) -> list[str]:
-    """A sentence for each trial that was begun and has not ended."""
+    """A sentence for each trial that was begun and is not finished."""
     out = []
     for path in sorted(folder.glob("fold-*/seed-*")):
         if path.is_dir() and not (path / "DONE").is_file():

@@ -1,7 +1,7 @@
-"""The table, the notes and the figure of a search.
+"""The table, the notes and the figure of a hyperparameter search.
 
 Comes in: the dict of `earsight.tuning.result`. Goes out: rows and sentences, and a PNG or SVG. The figure reads in
-grey: points differ in marker, and each value stands beside its mark where there are few.
+grey: points differ in marker, and how many points coincide stands beside them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from earsight.errors import counted
 from earsight.reports.drawings import blank, write_figure
+from earsight.reports.text_format import percent, percent_range
 from earsight.tuning.space import short, shown
 
 if TYPE_CHECKING:
@@ -26,15 +28,15 @@ def search_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:
     """Rows of the table, best first; values of points that were stopped are those of their last epoch."""
     rows: list[dict[str, object]] = []
     for point in result["points"]:
-        gap = point["behind"]
+        accuracy, gap = point["accuracy"], point["behind"]
         rows.append(
             {
                 **{short(field): shown(value) for field, value in point["values"].items()},
-                "accuracy %": _percent(point["accuracy"]["mean"]),
-                "95 % interval": _range(point["accuracy"]["ci95"]),
+                "accuracy %": None if accuracy["mean"] is None else percent(accuracy["mean"]),
+                "95 % interval": None if accuracy["ci95"] is None else percent_range(accuracy["ci95"]),
                 "log loss": None if point["log_loss"] is None else f"{point['log_loss']:.3f}",
-                "behind": f"{100 * gap['mean']:.1f}" if gap else None,
-                "its 95 % interval": _range(gap["ci95"]) if gap else None,
+                "behind": percent(gap["mean"]) if gap else None,
+                "its 95 % interval": percent_range(gap["ci95"]) if gap else None,
                 "p": f"{gap['p_value']:.2g}" if gap else None,
                 "epoch": f"{point['epoch']:g}" if point["done"] else f"stopped at {point['epoch']}",
                 "seconds": f"{point['seconds']:.0f}",
@@ -48,30 +50,28 @@ def search_notes(result: Mapping[str, Any]) -> list[str]:
     points = result["points"]
     done = sum(point["done"] for point in points)
     folds = ", ".join(map(str, result["folds"]))
-    seeds = _count(len(result["seeds"]), "seed")
+    seeds = counted(len(result["seeds"]), "seed")
     notes = [
         f"Inner validation, {seeds}: {result['clips']} clips set aside from those that train for fold {folds}; "
         "the held-out clips are not looked at. Behind: the best point's accuracy less this one's.",
     ]
     if done > 1:
         notes.append(
-            f"These clips cannot tell {result['unclear']} of the other {_count(done - 1, 'point')} from the best. "
-            f"The best of {_count(done, 'point')} looks better than it is; `earsight crossval` measures it."
+            f"These clips cannot tell {result['unclear']} of the other {counted(done - 1, 'point')} from the best. "
+            f"The best of {counted(done, 'point')} looks better than it is; `earsight crossval` measures it."
         )
     if done < len(points):
-        notes.append(f"ASHA stopped {_count(len(points) - done, 'point')}; their values are those of their last epoch.")
+        notes.append(
+            f"ASHA stopped {counted(len(points) - done, 'point')}; their values are those of their last epoch."
+        )
     return notes
 
 
 def search_figure(result: Mapping[str, Any], *, path: Path) -> None:
     """Draw accuracy against each field's values, and by epoch.
 
-    Parameters
-    ----------
-    result : mapping
-        As `earsight.tuning.result.search_result` gives it, with ``dataset`` and ``backbone``.
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
+    ``result`` is from `earsight.tuning.result.search_result`, with ``dataset`` and ``backbone``; ``path`` ends in .png
+    or .svg.
     """
     fields = result["fields"]
     panels = len(fields) + 1
@@ -81,12 +81,12 @@ def search_figure(result: Mapping[str, Any], *, path: Path) -> None:
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis, field in zip(axes, fields, strict=False):
         _field_panel(axis, result, field)
-    _course_panel(axes[len(fields)], result)
+    _epoch_panel(axes[len(fields)], result)
     for axis in axes[panels:]:
         axis.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    seeds = _count(len(result["seeds"]), "seed")
+    seeds = counted(len(result["seeds"]), "seed")
     title = f"Search on {result['dataset']['name']}, {result['backbone']}: {result['clips']} inner clips, {seeds}"
     figure.suptitle(title, fontsize=11)
     write_figure(figure, path)
@@ -155,7 +155,7 @@ def _places(axis: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
     return [float(value) for value in values], roomy
 
 
-def _course_panel(axis: Axes, result: Mapping[str, Any]) -> None:
+def _epoch_panel(axis: Axes, result: Mapping[str, Any]) -> None:
     """Accuracy by epoch: the best in black, the others in grey, a cross where one was stopped."""
     from matplotlib.ticker import MaxNLocator
 
@@ -172,15 +172,3 @@ def _course_panel(axis: Axes, result: Mapping[str, Any]) -> None:
     axis.set_ylabel("accuracy on inner clips in %")
     axis.grid(axis="y", color="0.88")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.1f}"
-
-
-def _range(limits: Sequence[float] | None) -> str | None:
-    return None if limits is None else f"{100 * limits[0]:.1f} to {100 * limits[1]:.1f}"

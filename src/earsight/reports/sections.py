@@ -1,12 +1,8 @@
-"""The sections of one run's report: what the templates lay out.
+"""The sections of a report page: those of one run, and the comparison of several runs.
 
-Comes in: a `RunRead`. Goes out: dictionaries of sentences, rows and drawings. Shares are given in per cent with one
-decimal; nothing here opens a sound file.
-
-Several runs side by side: which differences are more than noise, in words and without a winner inside it.
-
-Comes in: runs as `earsight.reports.runs.read_for_report` gives them. Goes out: rows, sentences and drawings for the
-template. Runs that cannot be compared, as those of different data sets, stand side by side with the reason.
+Comes in: `RunRead`s. Goes out: dictionaries of sentences, rows and SVG drawings for the templates, shares in per cent
+with one decimal. In the comparison a difference counts only beyond the noise; runs that cannot be compared, as those of
+different data sets, stand side by side with the reason. Nothing here opens a sound file.
 """
 
 from __future__ import annotations
@@ -19,12 +15,7 @@ import numpy as np
 
 from earsight.calibration.temperature import cross_fitted_confidence, expected_calibration_error
 from earsight.errors import RunError, counted
-from earsight.evaluation.classes import (
-    ClassScore,
-    class_scores,
-    common_confusions,
-    confusion_counts,
-)
+from earsight.evaluation.classes import ClassScore, class_scores, common_confusions, confusion_counts
 from earsight.evaluation.comparison import compare_runs
 from earsight.reports.comparisons import ensemble_notes, ensemble_rows
 from earsight.reports.drawings import (
@@ -37,33 +28,35 @@ from earsight.reports.drawings import (
 )
 from earsight.reports.html import inline_svg, shown
 from earsight.reports.runs import RunRead
-from earsight.reports.tables import summary_notes, summary_rows
+from earsight.reports.tables import columns_and_cells, summary_notes, summary_rows
+from earsight.reports.text_format import percent, percent_range
 
 MOST_CONFUSIONS = 15
 MOST_SKIPPED = 30
+ALL_PAIRS = 6
+"""With more runs than this each is compared with the first alone."""
+_CLASS_COLUMNS = ["class", "clips", "answers", "right", "said", "recall % (95 %)", "precision % (95 %)", "F1 %"]
+_PAIR_COLUMNS = ["A", "B", "clips", "A - B, points", "95 % interval", "p"]
 
-
-def per_cent(share: float) -> str:
-    """A share as text, one decimal, without its sign."""
-    return f"{100 * share:.1f}"
+Pair = tuple[tuple[int, int], dict[str, Any]]
+"""Places of two runs in the list, and what `compare_runs` found."""
 
 
 def result_section(run: RunRead) -> dict[str, Any]:
     """The headline, the table of folds and what belongs under it."""
     accuracy, dataset = run.summary["accuracy"], run.summary["dataset"]
     low, high = accuracy["ci95"]
-    rows = summary_rows(run.summary)
-    columns = list(rows[0])
+    columns, rows = columns_and_cells(summary_rows(run.summary))
     single = len(run.trials) == 1
     return {
-        "headline": {"accuracy": per_cent(accuracy["mean"]), "low": per_cent(low), "high": per_cent(high)},
-        "chance": per_cent(1 / dataset["classes"]),
+        "headline": {"accuracy": percent(accuracy["mean"]), "low": percent(low), "high": percent(high)},
+        "chance": percent(1 / dataset["classes"]),
         "optimistic": run.summary["protocol"] == "test",
         "columns": columns,
-        "rows": [[row[column] for column in columns] for row in (rows[:-1] if single else rows)],
+        "rows": rows[:-1] if single else rows,
         "total": not single,
         "notes": summary_notes(run.summary)[1:],
-        "macro_f1": per_cent(run.summary["macro_f1"]),
+        "macro_f1": percent(run.summary["macro_f1"]),
     }
 
 
@@ -102,7 +95,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
         "right": right,
         "total": total,
         "pairs": [
-            [names[one.true], names[one.predicted], one.answers, per_cent(one.answers / counts[one.true].sum())]
+            [names[one.true], names[one.predicted], one.answers, percent(one.answers / counts[one.true].sum())]
             for one in pairs[:MOST_CONFUSIONS]
         ],
         "more": max(0, len(pairs) - MOST_CONFUSIONS),
@@ -116,19 +109,16 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
     }
 
 
-_CLASS_COLUMNS = ["class", "clips", "answers", "right", "said", "recall % (95 %)", "precision % (95 %)", "F1 %"]
-
-
 def _class_row(number: int | None, one: ClassScore, *, many: bool) -> list[object]:
     recall = _interval(one.recall, one.recall_ci95) if one.answers else "no clip"
     precision = _interval(one.precision, one.precision_ci95) if one.named else "never said"
-    f1 = per_cent(one.f1) if one.answers + one.named else "none"
+    f1 = percent(one.f1) if one.answers + one.named else "none"
     counts = [one.clips, *([one.answers] if many else []), one.right, one.named]
     return [f"{number} {one.name}" if number else one.name, *counts, recall, precision, f1]
 
 
 def _interval(value: float, limits: tuple[float, float]) -> str:
-    return f"{per_cent(value)} ({per_cent(limits[0])} to {per_cent(limits[1])})"
+    return f"{percent(value)} ({percent_range(limits)})"
 
 
 def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
@@ -151,21 +141,21 @@ def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
 
 
 def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
-    """Whether probabilities mean what they say, before and after temperature scaling."""
+    """Calibration of the probabilities, before and after temperature scaling."""
     found = cross_fitted_confidence(run.trials)
     curves = {"as trained": found.raw}
     if found.cooled is not None:
         curves["after temperature scaling"] = found.cooled
     errors = {name: expected_calibration_error(shares, found.labels) for name, shares in curves.items()}
-    said = "; ".join(f"{name}: expected calibration error {per_cent(error)} %" for name, error in errors.items())
+    alt = "; ".join(f"{name}: expected calibration error {percent(error)} %" for name, error in errors.items())
     sure, accuracy = float(found.raw.max(axis=1).mean()), float((found.raw.argmax(axis=1) == found.labels).mean())
     return {
         "drawing": inline_svg(
-            reliability_drawing(curves, found.labels), name=f"{key}reliability", alt=f"Reliability diagram. {said}."
+            reliability_drawing(curves, found.labels), name=f"{key}reliability", alt=f"Reliability diagram. {alt}."
         ),
-        "errors": [(name, per_cent(error)) for name, error in errors.items()],
-        "confidence": per_cent(sure),
-        "accuracy": per_cent(accuracy),
+        "errors": [(name, percent(error)) for name, error in errors.items()],
+        "confidence": percent(sure),
+        "accuracy": percent(accuracy),
         "temperatures": [(fold, f"{value:.2f}") for fold, value in found.temperatures.items()],
         "stored": f"{run.temperature:.3g}" if run.temperature != 1 else "",
     }
@@ -183,13 +173,8 @@ def ensemble_section(run: RunRead) -> dict[str, Any] | None:
             f"ensemble.json lacks what this version of earsight writes ({error}): its parts are left out."
         )
         return None
-    columns = list(rows[0])
-    return {
-        "columns": columns,
-        "rows": [[row[name] for name in columns] for row in rows],
-        "notes": notes,
-        "members": members,
-    }
+    columns, cells = columns_and_cells(rows)
+    return {"columns": columns, "rows": cells, "notes": notes, "members": members}
 
 
 def recipe_section(run: RunRead) -> dict[str, Any]:
@@ -206,13 +191,14 @@ def recipe_section(run: RunRead) -> dict[str, Any]:
         ("training", f"{counted(len(run.trials), 'trial')}, {_duration(seconds)} in all"),
         ("machine", "; ".join(f"{name} {value}" for name, value in machine.items()) or "not known"),
     ]
-    told = run.recipe is not None and (run.recipe.digest == digest or bool(run.ensemble))
-    if run.recipe is not None and not told:
-        run.missing.append(f"recipe.yaml has digest {run.recipe.digest}, the predictions {digest}: it is not shown.")
+    recipe = run.recipe
+    if recipe is not None and recipe.digest != digest and not run.ensemble:
+        run.missing.append(f"recipe.yaml has digest {recipe.digest}, the predictions {digest}: it is not shown.")
+        recipe = None
     return {
         "facts": facts,
-        "yaml": run.recipe.to_yaml() if run.recipe is not None and told else "",
-        "changes": recipe_changes([run]) if told else [],
+        "yaml": recipe.to_yaml() if recipe is not None else "",
+        "changes": recipe_changes([run]) if recipe is not None else [],
         "command": _command(run),
         "trained": (run.folder / "model.safetensors").is_file() and not run.ensemble,
         "ensemble": bool(run.ensemble),
@@ -220,7 +206,7 @@ def recipe_section(run: RunRead) -> dict[str, Any]:
 
 
 def recipe_changes(runs: Sequence[RunRead]) -> list[list[str]]:
-    """Fields in which recipes differ: of one run from the default, of several among themselves; a row a field."""
+    """Rows of fields in which recipes differ: of one run from the default, of several from each other."""
     from earsight.recipe import load_recipe
 
     known = [run.recipe for run in runs if run.recipe is not None]
@@ -229,7 +215,7 @@ def recipe_changes(runs: Sequence[RunRead]) -> list[list[str]]:
     trees = [_flat(recipe.model_dump(mode="json")) for recipe in known]
     if len(trees) == 1:
         first = _flat(load_recipe("default").model_dump(mode="json"))
-        # What the data set fills in is no choice.
+        # A field that the data set fills in is not a choice.
         trees.insert(0, {name: trees[0].get(name) if value == "auto" else value for name, value in first.items()})
     names = [name for name in trees[0] if name != "name" and len({str(tree.get(name)) for tree in trees}) > 1]
     return [[name, *(str(tree.get(name)) for tree in trees)] for name in names]
@@ -253,61 +239,42 @@ def _command(run: RunRead) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} minutes"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} hours"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-ALL_PAIRS = 6
-"""With more runs than this each is compared with the first alone."""
-
-
-def contest_section(runs: Sequence[RunRead], names: Sequence[str]) -> dict[str, Any]:
-    """What the part about several runs shows.
-
-    Parameters
-    ----------
-    runs : sequence of RunRead
-        Two at least.
-    names : sequence of str
-        Each run's own.
-    """
+def comparison_section(runs: Sequence[RunRead], names: Sequence[str]) -> dict[str, Any]:
+    """The comparison of two or more runs, whose ``names`` all differ."""
     bars = [_bar(run, name) for run, name in zip(runs, names, strict=True)]
     pairs = list(combinations(range(len(runs)), 2)) if len(runs) <= ALL_PAIRS else [(0, n) for n in range(1, len(runs))]
-    found: list[tuple[tuple[int, int], dict[str, Any]]] = []
+    found: list[Pair] = []
     refused: list[str] = []
     for a, b in pairs:
         try:
             found.append(((a, b), compare_runs(runs[a].trials, runs[b].trials, names=(names[a], names[b]))))
         except RunError as error:
             refused.append(f"{error}.")
+    several = len(found) > 1
     adjusted = holm([one["difference"]["p_value"] for _, one in found])
+    differences = [_difference(pair, names) for pair in found]
+    rows = [_pair_row(pair, bar, names) for pair, bar in zip(found, differences, strict=True)]
     alt = "Accuracies with 95 % intervals: " + "; ".join(f"{bar.name} {bar.value:.1f} %" for bar in bars) + "."
     return {
         "drawing": inline_svg(intervals_drawing(bars, label="accuracy in %"), name="runs", alt=alt),
         "rows": [_run_row(run, bar) for run, bar in zip(runs, bars, strict=True)],
         "columns": ["run", "data set", "accuracy %", "95 % interval", "protocol", "folds", "seeds", "recipe"],
-        "pairs": [
-            [*_pair_row(one, names), *([f"{p:.2g}"] if len(found) > 1 else [])]
-            for one, p in zip(found, adjusted, strict=True)
-        ],
-        "pair_columns": [*_PAIR_COLUMNS, *(["p, corrected"] if len(found) > 1 else [])],
-        "pair_drawing": _pair_drawing(found, names),
+        "pairs": [[*row, *([f"{p:.2g}"] if several else [])] for row, p in zip(rows, adjusted, strict=True)],
+        "pair_columns": [*_PAIR_COLUMNS, *(["p, corrected"] if several else [])],
+        "pair_drawing": _pair_drawing(differences),
         "verdicts": _verdicts(found, adjusted, names),
         "notes": list(dict.fromkeys(note for _, one in found for note in one["notes"])),
         "refused": refused,
         "with_first": len(runs) > ALL_PAIRS,
-        "corrected": len(found) > 1,
+        "corrected": several,
         "changes": recipe_changes(runs),
         "change_columns": ["choice", *names],
     }
-
-
-_PAIR_COLUMNS = ["A", "B", "clips", "A - B, points", "95 % interval", "p"]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -344,49 +311,38 @@ def _run_row(run: RunRead, bar: Bar) -> list[object]:
     ]
 
 
-def _limits(one: dict[str, Any]) -> tuple[float, float]:
-    """The wider interval, in points: over clips, and over seeds too where they are known."""
-    difference = one["difference"]
-    sets = [difference["ci95"], *([difference["ci95_with_seeds"]] if difference["ci95_with_seeds"] else [])]
-    return 100 * min(low for low, _ in sets), 100 * max(high for _, high in sets)
+def _difference(pair: Pair, names: Sequence[str]) -> Bar:
+    """A pair's difference in points, with the wider interval: over clips, and over seeds too if there are several."""
+    (a, b), found = pair
+    difference = found["difference"]
+    limits = [difference["ci95"], *([difference["ci95_with_seeds"]] if difference["ci95_with_seeds"] else [])]
+    low, high = 100 * min(low for low, _ in limits), 100 * max(high for _, high in limits)
+    return Bar(f"{names[a]} less {names[b]}", 100 * difference["mean"], low, high)
 
 
-def _pair_row(one: tuple[tuple[int, int], dict[str, Any]], names: Sequence[str]) -> list[object]:
-    (a, b), found = one
-    low, high = _limits(found)
-    return [
-        names[a],
-        names[b],
-        found["clips"],
-        f"{100 * found['difference']['mean']:+.1f}",
-        f"{low:+.1f} to {high:+.1f}",
-        f"{found['difference']['p_value']:.2g}",
-    ]
+def _pair_row(pair: Pair, bar: Bar, names: Sequence[str]) -> list[object]:
+    (a, b), found = pair
+    interval = f"{bar.low:+.1f} to {bar.high:+.1f}"
+    return [names[a], names[b], found["clips"], f"{bar.value:+.1f}", interval, f"{found['difference']['p_value']:.2g}"]
 
 
-def _pair_drawing(found: Sequence[tuple[tuple[int, int], dict[str, Any]]], names: Sequence[str]) -> Any:
-    if not found:
+def _pair_drawing(bars: Sequence[Bar]) -> Any:
+    if not bars:
         return None
-    bars = []
-    for (a, b), one in found:
-        low, high = _limits(one)
-        bars.append(Bar(f"{names[a]} less {names[b]}", 100 * one["difference"]["mean"], low, high))
     alt = "Differences with 95 % intervals: " + "; ".join(
         f"{bar.name} {bar.value:+.1f} ({bar.low:+.1f} to {bar.high:+.1f}) points" for bar in bars
     )
     return inline_svg(intervals_drawing(bars, label="difference in points", zero=True), name="pairs", alt=f"{alt}.")
 
 
-def _verdicts(
-    found: Sequence[tuple[tuple[int, int], dict[str, Any]]], adjusted: Sequence[float], names: Sequence[str]
-) -> list[str]:
-    """One sentence for each difference that is beyond the noise, all comparisons counted; or that none is."""
+def _verdicts(found: Sequence[Pair], adjusted: Sequence[float], names: Sequence[str]) -> list[str]:
+    """A sentence for each difference beyond the noise, corrected for the number of pairs; or one that there is none."""
     out = []
     for ((a, b), one), p in zip(found, adjusted, strict=True):
         difference = one["difference"]["mean"]
         if one["beyond_noise"] and p < 0.05:
             better, worse = (names[a], names[b]) if difference > 0 else (names[b], names[a])
-            out.append(f"{better} is better than {worse} beyond the noise, by {per_cent(abs(difference))} points.")
+            out.append(f"{better} is better than {worse} beyond the noise, by {percent(abs(difference))} points.")
     if out:
         return [*out, *(["No other difference is."] if len(found) > len(out) else [])]
     return ["No difference between these runs is beyond the noise."] if found else []

@@ -1,20 +1,23 @@
-"""Tables of a run for people: Markdown text, and the fold table on a terminal.
+"""Tables as text: Markdown, csv and terminal; and the tables of a run's summary and of an evaluation.
 
-Comes in: the dict of a ``summary.json`` (accuracies between 0 and 1, times in seconds), or rows as dicts. Goes out:
-text with accuracies in percent. Nothing here reads files.
+Comes in: rows as dicts, or the dict of a ``summary.json`` (accuracies between 0 and 1, times in seconds). Goes out:
+text with accuracies in per cent. Nothing here reads files.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from earsight.errors import RunError
 from earsight.reports.calibration_report import confidence_lines
+from earsight.reports.text_format import percent, percent_range, signed, signed_range
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 _PROTOCOLS = {
     "last": "Protocol last: the last epoch is reported; the held-out fold chose nothing.",
@@ -56,32 +59,55 @@ def markdown(rows: list[dict[str, object]]) -> str:
     return "".join(laid_out(line) for line in [table[0], rule, *table[1:]])
 
 
-def csv_text(rows: list[dict[str, object]]) -> str:
-    """Rows as comma-separated values with a header; the columns are all their keys, None is left blank."""
+def csv_text(rows: Sequence[Mapping[str, object]], *, columns: Sequence[str] = ()) -> str:
+    """Rows as comma-separated values with a header; the columns are by default all their keys, None is left blank."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, _columns(rows), lineterminator="\n")
+    writer = csv.DictWriter(text, columns or _columns(rows), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
 
 
+def columns_and_cells(rows: Sequence[Mapping[str, object]]) -> tuple[list[str], list[list[object]]]:
+    """Column names, and each row's cells in their order, of rows that all have the keys of the first."""
+    columns = list(rows[0])
+    return columns, [[row[name] for name in columns] for row in rows]
+
+
+def print_rows(
+    rows: Sequence[Mapping[str, object]],
+    *,
+    table: Table,
+    console: Console,
+    left: int = 1,
+    total: bool = False,
+    notes: Iterable[str] = (),
+) -> None:
+    """Print rows in an empty table, with sentences below.
+
+    The first ``left`` columns are aligned to the left, the others to the right; ``total`` rules off the last row.
+    Nothing in a name or a sentence is taken for rich's markup.
+    """
+    from rich.markup import escape
+
+    for place, name in enumerate(rows[0]):
+        table.add_column(name, justify="left" if place < left else "right")
+    for place, row in enumerate(rows):
+        if total and place == len(rows) - 1:
+            table.add_section()
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    console.print(table)
+    for note in notes:
+        console.print(note, markup=False, highlight=False)
+
+
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
-    """Rows of the fold table: one for each fold and seed, then the mean with its standard deviation.
-
-    Parameters
-    ----------
-    summary : dict
-        A ``summary.json``: ``accuracy`` (mean, std, ci95) and ``folds`` (fold, seed, accuracy, clips, seconds).
-
-    Returns
-    -------
-    list of dict
-        Columns ``fold``, ``seed``, ``clips``, ``accuracy %`` (text, one decimal) and ``seconds`` (whole).
+    """Rows of the fold table of a ``summary.json``: one for each fold and seed, then the mean with its deviation.
 
     Raises
     ------
     RunError
-        If the summary lacks one of these.
+        If the summary lacks an entry.
     """
     try:
         rows: list[dict[str, object]] = [
@@ -89,7 +115,7 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
                 "fold": entry["fold"],
                 "seed": entry["seed"],
                 "clips": entry["clips"],
-                "accuracy %": _percent(entry["accuracy"]),
+                "accuracy %": percent(entry["accuracy"]),
                 "seconds": f"{entry['seconds']:.0f}",
             }
             for entry in summary["folds"]
@@ -98,23 +124,15 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
     except KeyError as error:
         raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
     # Several seeds of one fold have no spread over folds; a 0.0 there would read as certainty.
-    spread = "" if std is None or len({row["fold"] for row in rows}) < 2 else f" ± {_percent(std)}"
-    rows.append({"fold": "mean", "seed": None, "clips": None, "accuracy %": _percent(mean) + spread, "seconds": None})
+    spread = "" if std is None or len({row["fold"] for row in rows}) < 2 else f" ± {percent(std)}"
+    rows.append({"fold": "mean", "seed": None, "clips": None, "accuracy %": percent(mean) + spread, "seconds": None})
     return rows
 
 
 def summary_notes(summary: dict[str, Any]) -> list[str]:
     """Sentences that belong under the fold table: interval, chance, ensemble, protocol, clips left out.
 
-    Parameters
-    ----------
-    summary : dict
-        A ``summary.json``; see `summary_rows`. ``dataset.classes`` is their number or their list.
-
-    Returns
-    -------
-    list of str
-        One sentence or two each. With protocol ``test`` one of them says that the accuracy is optimistic.
+    With protocol ``test`` one of them says that the accuracy is optimistic.
 
     Raises
     ------
@@ -124,22 +142,21 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
     try:
         accuracy, dataset, protocol = summary["accuracy"], summary["dataset"], summary["protocol"]
         classes = dataset["classes"] if isinstance(dataset["classes"], int) else len(dataset["classes"])
-        headline = f"{dataset['name']}: accuracy {_percent(accuracy['mean'])} %"
+        headline = f"{dataset['name']}: accuracy {percent(accuracy['mean'])} %"
     except KeyError as error:
         raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
     if protocol not in _PROTOCOLS:
         raise RunError(f"summary has protocol {protocol!r}, expected {', '.join(_PROTOCOLS)}: delete and rebuild it")
     if accuracy.get("ci95"):
-        low, high = accuracy["ci95"]
-        headline += f", 95 % interval {_percent(low)} to {_percent(high)} %"
-    notes = [f"{headline}; chance is {_percent(1 / classes)} % ({classes} classes)."]
+        headline += f", 95 % interval {percent_range(accuracy['ci95'])} %"
+    notes = [f"{headline}; chance is {percent(1 / classes)} % ({classes} classes)."]
     if summary.get("ensemble"):
         notes.append(_ensemble_note(summary["ensemble"]))
     if accuracy.get("std_over_seeds") is not None:
-        spread = f"Standard deviation of the mean from seed to seed: {_percent(accuracy['std_over_seeds'])} points"
+        spread = f"Standard deviation of the mean from seed to seed: {percent(accuracy['std_over_seeds'])} points"
         if parts := accuracy.get("std_parts"):
             spread += (
-                f"; between the seeds of one fold {_percent(parts['seeds'])}, between folds {_percent(parts['folds'])}"
+                f"; between the seeds of one fold {percent(parts['seeds'])}, between folds {percent(parts['folds'])}"
             )
         notes.append(f"{spread}.")
     notes.append(_PROTOCOLS[protocol])
@@ -151,62 +168,32 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
 
 
 def print_summary(summary: dict[str, Any], *, console: Console) -> None:
-    """Print the fold table of a summary and the sentences that belong to it.
-
-    Parameters
-    ----------
-    summary : dict
-        A ``summary.json``; see `summary_rows` and `summary_notes`.
-    console : rich.console.Console
-        Where to print.
-
-    Raises
-    ------
-    RunError
-        If the summary lacks an entry, or its protocol is unknown.
-    """
+    """Print `summary_rows` and `summary_notes`; raises what they raise."""
     from rich.table import Table
 
     rows, notes = summary_rows(summary), summary_notes(summary)
-    table = Table()
-    for name in rows[0]:
-        table.add_column(name, justify="right")
-    for index, row in enumerate(rows):
-        if index == len(rows) - 1:
-            table.add_section()
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
-    for note in notes:
-        # Names of data sets are the user's: no markup in them is meant.
-        console.print(note, markup=False, highlight=False)
+    print_rows(rows, table=Table(), console=console, left=0, total=True, notes=notes)
 
 
 def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
-    """Print what `earsight.inference.scoring.evaluate` found.
-
-    Parameters
-    ----------
-    result : dict
-        ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold``, ``seen_in_training``, ``classes``, ``skipped``.
-    console : rich.console.Console
-        Where to print.
-    """
-    from rich.markup import escape
+    """Print what `earsight.inference.scoring.evaluate` returned."""
     from rich.table import Table
 
-    table = Table()
-    for name in ("class", "clips", "precision %", "recall %"):
-        table.add_column(name, justify="left" if name == "class" else "right")
-    for row in result["classes"]:
-        cells = (row["name"], str(row["clips"]), _percent(row["precision"]), _percent(row["recall"]))
-        table.add_row(*map(escape, cells))
-    console.print(table)
-    low, high = result["accuracy"]["ci95"]
+    rows = [
+        {
+            "class": row["name"],
+            "clips": row["clips"],
+            "precision %": percent(row["precision"]),
+            "recall %": percent(row["recall"]),
+        }
+        for row in result["classes"]
+    ]
+    print_rows(rows, table=Table(), console=console)
     where = "" if result["fold"] is None else f" of fold {result['fold']}"
     where += ", held out in training" if result.get("held_out") else ""
     console.print(
-        f"accuracy {_percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
-        f"95 % interval {_percent(low)} to {_percent(high)} %; macro F1 {_percent(result['macro_f1'])} %.",
+        f"accuracy {percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
+        f"95 % interval {percent_range(result['accuracy']['ci95'])} %; macro F1 {percent(result['macro_f1'])} %.",
         markup=False,
     )
     if result["seen_in_training"] is None:
@@ -219,24 +206,19 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
         console.print(f"{len(result['skipped'])} clips could not be read and are left out.")
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
-
-
 def _ensemble_note(ensemble: dict[str, Any]) -> str:
-    note = f"Ensemble of the seeds: {_percent(ensemble['accuracy'])} %"
+    note = f"Ensemble of the seeds: {percent(ensemble['accuracy'])} %"
     gain = ensemble.get("gain")
     if gain is None:
         return f"{note}."
-    low, high = (f"{100 * limit:+.1f}" for limit in gain["ci95"])
     clears = "beyond" if gain["beyond_noise"] else "not beyond"
     return (
-        f"{note}, {100 * gain['difference']:+.1f} points over a single network "
-        f"(95 % interval {low} to {high}): {clears} the noise."
+        f"{note}, {signed(gain['difference'])} points over a single network "
+        f"(95 % interval {signed_range(gain['ci95'])}): {clears} the noise."
     )
 
 
-def _columns(rows: list[dict[str, object]]) -> list[str]:
+def _columns(rows: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
