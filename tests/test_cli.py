@@ -377,7 +377,11 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(synthetic_folder, tm
     settings = [*TINY, "--set", f"training.epochs={epochs}", "--set", "training.batch_size=80"]
     common = ["--folds", "1", *settings, *THREAD]
     # As the command line, with a checkpoint at every epoch rather than every five seconds.
-    code = "import earsight.training.loop as loop\nloop.CHECKPOINT_SECONDS = 0\nfrom earsight.cli import main\nmain()"
+    code = (
+        "import signal\nimport earsight.training.loop as loop\nfrom earsight.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored\n"
+        "loop.CHECKPOINT_SECONDS = 0\nmain()"
+    )
     command = [sys.executable, "-c", code, "crossval", synthetic_folder, "--out", tmp_path / "cv", *common]
     stopped = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     trial = tmp_path / "cv" / "fold-1" / "seed-0"

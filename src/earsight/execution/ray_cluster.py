@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from earsight.errors import RunError
+from earsight.errors import RunError, counted
 
 REACH_SECONDS = 10.0  # that a cluster may take to answer at its address
 STORE_BYTES = 256 * 2**20  # for objects in a cluster that is started here: its trials read and write the disk itself
@@ -183,9 +183,9 @@ def _fitted(
             + ("--cpus-per-trial or --gpus-per-trial" if unit == "trial" else "--threads, or give --device cpu")
         )
     cores = sum(node.get("CPU", 0) for node in nodes)
-    text = f"{where}: {len(nodes)} node{'s' * (len(nodes) != 1)}, {cores:g} CPUs, {cards:g} GPUs"
+    text = f"{where}: {counted(len(nodes), 'node')}, {cores:g} CPUs, {cards:g} GPUs"
     share = f"{cpus:g} CPU{'s' * (cpus != 1)}" + (f" and {gpus:g} GPU" if gpus else "")
-    return Cluster(cpus, gpus, threads, f"{text}; a {unit} takes {share}, {threads} thread{'s' * (threads != 1)}")
+    return Cluster(cpus, gpus, threads, f"{text}; a {unit} takes {share}, {counted(threads, 'thread')}")
 
 
 @contextmanager

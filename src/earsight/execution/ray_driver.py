@@ -18,7 +18,7 @@ from typing import Any
 from earsight.errors import RunError
 from earsight.execution.ray_cluster import Cluster, cluster_errors
 from earsight.execution.ray_mailbox import Files, Mailbox
-from earsight.execution.ray_worker import STATE, Job, sha256, work
+from earsight.execution.ray_worker import STATE, Job, work
 from earsight.files import replace_bytes
 from earsight.training.artifacts import tidy
 from earsight.training.preparation import Prepared
@@ -70,7 +70,8 @@ class Driver:
         self._cluster, self._tokens = cluster, tokens
         self._deaths: dict[int, tuple[int, int]] = {}  # of each unit: step of the last one, and how many at that step
         self._locks: dict[int, ExitStack] = {}
-        self._data: dict[int, Any] = {}  # reference to prepared data by its id
+        self._data: dict[int, Any] = {}  # references to prepared data by its id
+        self._weights: dict[str, tuple[str, Any]] = {}  # names of and references to weights by the recipe's path
 
     def job(self, number: int, *, inner: bool = False) -> tuple[Any, Job]:
         """A reference to a unit's data, and its job; the state that it goes on from is put into the mailbox."""
@@ -85,13 +86,14 @@ class Driver:
             store = replace(store, folder=store.folder.absolute())
             self._data[id(prepared)] = self._ray.put(replace(prepared, dataset=dataset, store=store))
         weights = prepared.recipe.backbone.weights
-        file = Path(weights).absolute()
+        if weights not in ("imagenet", "none", *self._weights):
+            self._weights[weights] = Path(weights).name, self._ray.put(Path(weights).read_bytes())
         job = Job(
             number=number,
             trial=unit.trial,
             run=unit.run.absolute(),
             token=self._tokens[unit.run],
-            weights=None if weights in ("imagenet", "none") else (file, sha256(file)),
+            weights=self._weights.get(weights),
             threads=self._cluster.threads,
             device=self._cluster.device,
             inner=inner,

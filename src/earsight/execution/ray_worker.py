@@ -2,13 +2,12 @@
 
 Comes in: prepared data, a `Job` and the driver's mailbox. Goes out: the trial's folder where the node shares the run
 folder; else checkpoints into the mailbox and the trial's files as the result. Whether it shares the folder is found by
-a file with a secret, never by a path that exists on both sides. Spectrograms, waves and weights are looked for by their
-key, which names their content, and else fetched once into the node's own cache.
+a file with a secret, never by a path that exists on both sides. Spectrograms and waves are looked for by their key,
+which names their content, and else fetched once into the node's own cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -18,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,14 +46,14 @@ class Job:
     """A trial to run, under its number in the mailbox.
 
     ``run`` is the run folder on the driver; ``token`` a file there, which a node that shares run folders sees too, and
-    the secret in it; ``weights`` path and SHA-256 of the recipe's file of weights; ``version`` the driver's earsight.
+    the secret in it; ``weights`` name and content of the recipe's file of weights; ``version`` the driver's earsight.
     """
 
     number: int
     trial: Trial
     run: Path
     token: tuple[Path, str]
-    weights: tuple[Path, str] | None
+    weights: tuple[str, Any] | None
     threads: int
     device: str
     inner: bool
@@ -85,6 +84,8 @@ def cancel_by_sigint() -> None:
 
 
 def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> Files:
+    import ray
+
     if job.version != __version__:
         raise RunError(
             f"{node_name()}: has earsight {__version__} and the driver {job.version}; install the same on every node"
@@ -92,61 +93,63 @@ def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> 
     torch.set_num_threads(job.threads)
     shared = _shares(*job.token)
     prepared = replace(prepared, store=replace(prepared.store, folder=_store_folder(prepared, mailbox)))
-    weights = _weights(*job.weights, mailbox) if job.weights else None
     files = "writes in the run folder" if shared else "does not share the run folder: its files come back as bytes"
     mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {job.device}, {files}")
+    options: dict[str, Any] = {"device": torch.device(job.device), "weights": None}
+    with TemporaryDirectory(prefix="earsight-trial-") as scratch:
+        if job.weights:
+            file = Path(scratch) / job.weights[0]
+            file.write_bytes(ray.get(job.weights[1]))
+            options["weights"] = str(file)
+        train: Callable[..., Path] = partial(run_trial, prepared, job.trial, **options)
+        if job.inner:
+            train = partial(run_inner, prepared, job.trial, **options, on_epoch=on_epoch)
+        if not shared:
+            return _run_apart(Path(scratch), job, mailbox, train, on_epoch)
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                train(run=job.run, on_step=_reporter(job, mailbox))
+                return {}
+            except BusyError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
-    options: dict[str, Any] = {"device": torch.device(job.device), "weights": weights}
-    train = partial(run_trial, prepared, job.trial, **options)
-    if job.inner:
-        train = partial(run_inner, prepared, job.trial, **options, on_epoch=on_epoch)
-    if not shared:
-        return _run_apart(job, mailbox, train, on_epoch)
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            train(run=job.run, on_step=_reporter(job, mailbox))
-            return {}
-        except BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
 
-
-def _run_apart(job: Job, mailbox: Any, train: Callable[..., Path], on_epoch: Epoch | None) -> Files:
+def _run_apart(scratch: Path, job: Job, mailbox: Any, train: Callable[..., Path], on_epoch: Epoch | None) -> Files:
     """Train in a scratch folder: start from the mailbox's state, send newer states, return the trial's files."""
     import ray
 
-    with TemporaryDirectory(prefix="earsight-trial-") as scratch:
-        folder = job.trial.folder(Path(scratch))
-        folder.mkdir(parents=True)
-        for name, content in ray.get(mailbox.state.remote(job.number)).items():
-            (folder / name).write_bytes(content)
-        checkpoint, report = folder / STATE[-1], _reporter(job, mailbox)
-        sent, free = checkpoint.exists() and checkpoint.stat().st_mtime_ns, 0.0
+    folder, report = job.trial.folder(scratch), _reporter(job, mailbox)
+    folder.mkdir(parents=True)
+    for name, content in ray.get(mailbox.state.remote(job.number)).items():
+        (folder / name).write_bytes(content)
+    checkpoint = folder / STATE[-1]
+    sent, free = checkpoint.exists() and checkpoint.stat().st_mtime_ns, 0.0
 
-        def send(names: Sequence[str]) -> None:
-            ray.get(mailbox.put_state.remote(job.number, _read(folder, names)))
+    def send(names: Sequence[str]) -> None:
+        ray.get(mailbox.put_state.remote(job.number, _read(folder, names)))
 
-        def on_step(done: int, total: int, loss: float) -> None:
-            nonlocal sent, free
-            report(done, total, loss)
-            began, newest = time.monotonic(), checkpoint.exists() and checkpoint.stat().st_mtime_ns
-            if began >= free and newest != sent:
-                send(STATE)
-                ended = time.monotonic()
-                sent, free = newest, ended + (ended - began) / SEND_COST
+    def on_step(done: int, total: int, loss: float) -> None:
+        nonlocal sent, free
+        report(done, total, loss)
+        began, newest = time.monotonic(), checkpoint.exists() and checkpoint.stat().st_mtime_ns
+        if began >= free and newest != sent:
+            send(STATE)
+            ended = time.monotonic()
+            sent, free = newest, ended + (ended - began) / SEND_COST
 
-        def on_records(records: list[dict[str, Any]]) -> None:
-            send(STATE[:-1])
-            if on_epoch:
-                on_epoch(records)
+    def on_records(records: list[dict[str, Any]]) -> None:
+        send(STATE[:-1])
+        if on_epoch:
+            on_epoch(records)
 
-        if job.inner:
-            train = partial(train, on_epoch=on_records)
-        train(run=Path(scratch), on_step=on_step)
-        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-        return _read(folder, sorted(names, key=lambda name: name == "DONE"))
+    if job.inner:
+        train = partial(train, on_epoch=on_records)
+    train(run=scratch, on_step=on_step)
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    return _read(folder, sorted(names, key=lambda name: name == "DONE"))
 
 
 def _read(folder: Path, names: Sequence[str]) -> Files:
@@ -181,35 +184,23 @@ def _shares(token: Path, secret: str) -> bool:
 
 
 def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
-    """Folder of the spectrograms or waves on this node."""
-    store, recipe = prepared.store, prepared.recipe
-    sounds = recipe.augment.backend == "waveform"
-    if sounds and store_key(prepared.dataset, recipe.features, store.semitones) != prepared.key:
+    """Folder of the spectrograms or waves on this node, fetched into the node's cache where it lacks them."""
+    import ray
+
+    source, key = prepared.store.folder, prepared.store.folder.name
+    sounds = prepared.recipe.augment.backend == "waveform"
+    if sounds and store_key(prepared.dataset, prepared.recipe.features, prepared.store.semitones) != prepared.key:
         raise DataError(
             f"{node_name()}: the sounds in {prepared.dataset.root} are not there as they are on the driver, and "
             "augment.backend=waveform reads them at every step; put the data set at the same path on shared storage, "
             "or take augment.backend=spectrogram"
         )
-    if not _unshared() and (store.folder / DESCRIPTION).is_file():  # its name is the key of its content
-        return store.folder
-    return _fetched(store.folder, store.folder.name, mailbox, marker=DESCRIPTION)
-
-
-def _weights(file: Path, digest: str, mailbox: Any) -> str:
-    """Path of the file of weights on this node."""
-    if not _unshared() and file.is_file() and sha256(file) == digest:
-        return str(file)
-    return str(_fetched(file, f"weights-{digest[:16]}", mailbox, marker=file.name) / file.name)
-
-
-def _fetched(source: Path, key: str, mailbox: Any, *, marker: str) -> Path:
-    """The folder ``key`` in this node's cache, with the driver's ``source`` in it; whole once it holds ``marker``."""
-    import ray
-
+    if not _unshared() and (source / DESCRIPTION).is_file():  # the folder's name is the key of its content
+        return source
     target = default_cache() / key
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{key}.lock")):
-        if (target / marker).is_file():
+        if (target / DESCRIPTION).is_file():
             return target
         mailbox.note.remote(f"{node_name()}: lacks {source}, and gets it into {target}")
         while (parts := ray.get(mailbox.artifact.remote(str(source)))) is None:
@@ -229,13 +220,6 @@ def _fetched(source: Path, key: str, mailbox: Any, *, marker: str) -> Path:
                 file.write(ray.get(reference))
         building.replace(target)
     return target
-
-
-@cache
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, computed once in a process."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def node_name() -> str:

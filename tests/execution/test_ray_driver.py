@@ -44,8 +44,10 @@ def nodes(tmp_path_factory):
     soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 300, "health_check_timeout_ms": 500}
     common = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Nodes()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, as by a job that a script put in the background
     cluster.add_node(**common, _system_config={**soon, "health_check_failure_threshold": 3}, env_vars=here)
     apart = cluster.add_node(**common, env_vars={**here, **there})
+    signal.signal(signal.SIGINT, before)
     ray.init(
         address=cluster.address,
         log_to_driver=False,

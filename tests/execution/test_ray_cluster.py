@@ -1,0 +1,45 @@
+"""What a trial takes of a cluster's nodes, and what no node has."""
+
+import pytest
+
+from earsight.errors import RunError
+from earsight.execution import ray_cluster
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ({}, (1, 0, 1)),
+        ({"threads": 2}, (2, 0, 2)),
+        ({"cpus": 0.5}, (0.5, 0, 1)),
+        ({"cpus": 3, "threads": 1}, (3, 0, 1)),
+        ({"cards": 1}, (1, 1, 1)),
+        ({"cards": 1, "gpus": 0.2}, (1, 0.2, 1)),
+        ({"cards": 1, "device": "cpu"}, (1, 0, 1)),
+        ({"cpus": 5}, "no node has what a trial takes (5 CPUs, 0 GPUs); the largest has 4 CPUs and 0 GPUs"),
+        ({"gpus": 0.2}, "no node has what a trial takes (1 CPUs, 0.2 GPUs)"),
+        ({"device": "cuda"}, "no node has what a trial takes (1 CPUs, 1 GPUs)"),
+        ({"cards": 2, "gpus": 1.5}, "--gpus-per-trial 1.5: Ray gives parts of one card or whole cards"),
+        ({"cards": 1, "gpus": 1, "device": "cpu"}, "contradicts --device cpu"),
+        ({"cards": 1, "gpus": 0, "device": "cuda"}, "contradicts --device cuda"),
+    ],
+)
+def test_what_a_trial_takes(asked, wanted):
+    class Ray:
+        @staticmethod
+        def nodes():
+            small = {"Alive": True, "Resources": {"CPU": 2}}
+            large = {"Alive": True, "Resources": {"CPU": 4, "GPU": asked.pop("cards", 0)}}
+            return [small, large, {"Alive": False, "Resources": {"CPU": 99, "GPU": 99}}]
+
+    options = {"cpus": None, "gpus": None, "threads": None, "device": "auto"} | {
+        name: value for name, value in asked.items() if name != "cards"
+    }
+    if isinstance(wanted, str):
+        with pytest.raises(RunError) as error:
+            ray_cluster._fitted(Ray, "here", **options)
+        assert wanted in str(error.value)
+    else:
+        fitted = ray_cluster._fitted(Ray, "here", **options)
+        assert (fitted.cpus, fitted.gpus, fitted.threads) == wanted
+        assert fitted.device == ("cuda" if wanted[1] else "cpu")
