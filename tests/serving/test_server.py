@@ -54,7 +54,7 @@ def rewritten(path: Path, change, folder: Path) -> Path:
 # Parity
 
 
-def test_the_probe_is_the_same_sound_for_ever(classifier):
+def test_the_probe_is_the_same_sound_in_every_version(classifier):
     wave = probe_wave(classifier.card.recipe.features)
     assert wave.shape == (RATE,)
     assert wave.dtype == np.float32
