@@ -1,11 +1,8 @@
-"""Cells: what a section of a scale is made of, each a recipe on a data set with folds and seeds.
+"""Cells of the paper's tables, each a recipe on a data set with folds and seeds, and their results.
 
-Comes in: a `Scale` and what was asked of it. Goes out: `Cell`s, in the order of the tables. A cell is a run folder;
-tables that need the same recipe share it, and a figure's sweeps take the cell that changes nothing for their reference.
-
-What the finished trials of a cell say: its accuracy with an interval, its seeds, its ensemble, its protocols.
-
-Comes in: a run folder and the trials that were asked for. Goes out: `CellNumbers`, from the saved predictions alone.
+Comes in: a `Scale` and what was asked of it; later a run folder. Goes out: `Cell`s in the order of the tables, and
+`CellNumbers` (accuracy with interval, seeds, ensemble, protocols) from the saved predictions alone. A cell is a run
+folder; tables that need the same recipe share it, and the sweeps of the figures take the unchanged cell as reference.
 """
 
 from __future__ import annotations
@@ -31,21 +28,9 @@ from earsight.training.trial import Trial, is_done
 class Asked:
     """What a user asked for.
 
-    Attributes
-    ----------
-    sections : tuple of str
-    folds : str or None
-        As in ``1,2``; default the scale's, or all.
-    seeds : int or None
-        How many, from 0; default the scale's.
-    only : tuple of str
-        Names of cells, or patterns such as ``esc50-*``; default all.
-    assignments : tuple of str
-        Overrides of every recipe.
-    weights : mapping of str to str
-        Backbone to the file of its ImageNet weights.
-    skip_bad : bool
-        Whether unreadable clips are left out.
+    ``folds`` is as in ``1,2`` and ``seeds`` a number, both by default the scale's; ``only`` are names of cells, or
+    patterns such as ``esc50-*``; ``assignments`` override every recipe; ``weights`` maps a backbone to the file of its
+    ImageNet weights; ``skip_bad`` leaves unreadable clips out.
     """
 
     sections: tuple[Section, ...]
@@ -59,19 +44,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Cell:
-    """A recipe on a data set, with folds and seeds.
+    """A recipe (not resolved yet) on one of the paper's data sets, with folds (None: all) and a number of seeds.
 
-    Attributes
-    ----------
-    name : str
-        Of its run folder.
-    data : str
-        Name of one of the paper's data sets.
-    recipe : Recipe
-        Not resolved yet.
-    folds : tuple of int or None
-        None for all.
-    seeds : int
+    ``name`` is that of its run folder.
     """
 
     name: str
@@ -86,8 +61,44 @@ class Cell:
         return self.recipe.backbone.name.partition(".")[0]
 
 
+@dataclass(frozen=True)
+class CellNumbers:
+    """Results of a cell of which at least one trial is DONE.
+
+    ``trials`` are those that are DONE, ``asked`` is how many were asked for with further seeds; ``summary`` is from
+    `summarize`, ``protocols`` from `compare_protocols` (None where epochs were not evaluated).
+    """
+
+    name: str
+    run: Path
+    trials: tuple[Predictions, ...]
+    asked: int
+    summary: dict[str, Any]
+    protocols: dict[str, Any] | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial that was asked for is DONE."""
+        return len(self.trials) >= self.asked
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers, as JSON values."""
+        return {
+            "cell": self.name,
+            "run": str(self.run),
+            "trials": len(self.trials),
+            "asked": self.asked,
+            "folds": sorted({trial.about["fold"] for trial in self.trials}),
+            "seeds": sorted({trial.about["seed"] for trial in self.trials}),
+            "seconds": sum(float(trial.about["seconds"]) for trial in self.trials),
+            **{key: value for key, value in self.summary.items() if key not in ("machine", "folds")},
+            "by_fold": self.summary["folds"],
+            "protocols": self.protocols["protocols"] if self.protocols else None,
+        }
+
+
 def cell_name(data: str, source: str) -> str:
-    """The name of a recipe's cell: that of the recipe, under its data set's where it does not say so itself."""
+    """The name of a recipe's cell: the recipe's, after the data set's unless it starts with that."""
     base = source.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml")
     return base if base.startswith(f"{data}-") else f"{data}-{base}"
 
@@ -101,16 +112,14 @@ def section_cells(scale: Scale, section: Section, asked: Asked) -> list[Cell]:
         If a recipe is unknown, extends itself, does not take an override, or two of one name differ.
     """
     seeds = asked.seeds or getattr(scale, section).seeds
-    recipes = [(data, source) for data, source in _sources(scale, section)]
-    cells = [_cell(scale, data, source, asked, seeds=seeds) for data, source in recipes]
+    cells = [_cell(scale, data, source, asked, seeds=seeds) for data, source in _sources(scale, section)]
     if section == "figures" and scale.figures is not None:
         folds = scale.figures.folds
         cells = [replace(cell, folds=folds or cell.folds) for cell in cells]
         base = cells[0]
         for kind in SWEEPS:
-            cells += [
-                replace(base, name=item.folder, recipe=item.recipe) for item in sweep_variants(kind, scale, asked)
-            ]
+            sweep = sweep_variants(kind, scale, asked)
+            cells += [replace(base, name=item.folder, recipe=item.recipe) for item in sweep]
     return merged(cells)
 
 
@@ -128,7 +137,7 @@ def sweep_variants(kind: str, scale: Scale, asked: Asked) -> list[Variant]:
 
 @functools.cache
 def _variants(kind: str, recipe: Recipe, stages: str | None) -> list[Variant]:
-    """The sweep's recipes; to find the stages of a large network takes a second."""
+    """The sweep's recipes, cached: to find the stages of a large network takes a second."""
     return variants(kind, recipe, stages=stages)
 
 
@@ -191,7 +200,7 @@ def weight_files(texts: Sequence[str], cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _sources(scale: Scale, section: Section) -> list[tuple[str, str]]:
-    """Data set and recipe name of each cell of a section but a figure's sweeps."""
+    """Data set and recipe name of each cell of a section, without the sweeps of the figures."""
     part = getattr(scale, section)
     if part is None:
         raise RecipeError(f"--scale {scale.name} has no {section}; it has {', '.join(scale.sections)}")
@@ -208,73 +217,17 @@ def _cell(scale: Scale, data: str, source: str, asked: Asked, *, seeds: int) -> 
     recipe = load_recipe(source, overrides=asked.assignments)
     file = (asked.weights or {}).get(recipe.backbone.name.partition(".")[0])
     if file and recipe.backbone.weights == "imagenet":
-        changed = recipe.backbone.model_copy(update={"weights": file})
-        recipe = recipe.model_copy(update={"backbone": changed})
+        backbone = recipe.backbone.model_copy(update={"weights": file})
+        recipe = recipe.model_copy(update={"backbone": backbone})
     return Cell(cell_name(data, source), data, recipe, scale.folds.get(data), seeds)
 
 
-@dataclass(frozen=True)
-class CellNumbers:
-    """A cell of which at least one trial is DONE.
-
-    Attributes
-    ----------
-    name : str
-    run : Path
-    trials : tuple of Predictions
-        Those that are DONE.
-    asked : int
-        How many were asked for, and further seeds.
-    summary : dict
-        As `earsight.evaluation.summary.summarize` gives it.
-    protocols : dict or None
-        As `earsight.evaluation.protocols.compare_protocols` gives it; None where epochs were not watched.
-    """
-
-    name: str
-    run: Path
-    trials: tuple[Predictions, ...]
-    asked: int
-    summary: dict[str, Any]
-    protocols: dict[str, Any] | None
-
-    @property
-    def complete(self) -> bool:
-        """Whether every trial that was asked for is DONE."""
-        return len(self.trials) >= self.asked
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers, as JSON values."""
-        folds = {trial.about["fold"] for trial in self.trials}
-        seeds = {trial.about["seed"] for trial in self.trials}
-        return {
-            "cell": self.name,
-            "run": str(self.run),
-            "trials": len(self.trials),
-            "asked": self.asked,
-            "folds": sorted(folds),
-            "seeds": sorted(seeds),
-            "seconds": sum(float(trial.about["seconds"]) for trial in self.trials),
-            **{key: value for key, value in self.summary.items() if key not in ("machine", "folds")},
-            "by_fold": self.summary["folds"],
-            "protocols": self.protocols["protocols"] if self.protocols else None,
-        }
-
-
 def cell_numbers(name: str, run: Path, trials: Sequence[Trial], *, watched: bool) -> CellNumbers | None:
-    """What a cell's finished trials say; None where none is DONE.
+    """Results of a cell's finished trials; None where none is DONE.
 
-    Parameters
-    ----------
-    name : str
-    run : Path
-    trials : sequence of Trial
-        Those that were asked for.
-    watched : bool
-        Whether its recipe watches the held-out fold, so that the protocols can be told apart.
-
-    Beside the trials that were asked for, any further seed counts that is DONE on all of their folds, as when another
-    table has run more seeds of the same cell.
+    Beside the ``trials`` that were asked for, any further seed counts that is DONE on all of their folds, as when
+    another table has run more seeds of the same cell. ``watched`` says whether each epoch was evaluated on the held-out
+    fold, so that protocols can be compared.
 
     Raises
     ------

@@ -1,12 +1,8 @@
-"""What the numbers say of the paper's claims, in words.
+"""The paper's claims against our numbers, in sentences: Tables I to III, representations, Figures 2a to 2c, the cutoff.
 
-Comes in: the rows of a section. Goes out: sentences. A difference is called one only beyond the noise: its 95 %
-interval leaves 0 out and its p-value is below 0.05. What was not run is not judged.
-
-What the analyses along the depth say of the paper's statements, in words: Figures 2a, 2b, 2c and the cutoff.
-
-Comes in: the dictionaries of `earsight.analysis.similarity` and `earsight.analysis.sweeps`. Goes out: sentences. As
-in `earsight.experiments.claims`, a difference is called one only beyond the noise.
+Comes in: the rows of a section, or the dictionaries of `earsight.analysis.similarity` and `earsight.analysis.sweeps`.
+Goes out: sentences. A difference counts only beyond the noise: its 95 % interval leaves 0 out and its p-value is below
+0.05. What was not run is not judged.
 """
 
 from __future__ import annotations
@@ -18,6 +14,7 @@ import numpy as np
 
 from earsight.analysis.similarity import spread
 from earsight.evaluation.statistics import TAIL
+from earsight.reports.text_format import percent, percent_range, signed, signed_range
 
 Row = Mapping[str, Any]
 
@@ -26,11 +23,8 @@ def table1_claims(rows: Sequence[Row]) -> list[str]:
     """Whether pretrained networks are better than random ones, row by row, and how ours stand to the paper's."""
     pairs = [
         {
-            "name": f"{row['model']} on {row['title']}",
-            "difference": row["difference"]["difference"],
-            "beyond_noise": row["difference"]["beyond_noise"],
-            "paper": row["paper_difference"],
-            "of": row["paper_title"],
+            **_pair(row["difference"], f"{row['model']} on {row['title']}"),
+            **{"paper": row["paper_difference"], "of": row["paper_title"]},
         }
         for row in rows
         if row["difference"]
@@ -45,7 +39,7 @@ def table2_claims(rows: Sequence[Row]) -> list[str]:
     pairs = [
         {
             "name": f"{row['model']} on {row['title']}",
-            "difference": {"mean": row["gain"]["difference"], **_only(row["gain"], "ci95", "p_value")},
+            "difference": row["gain"] | {"mean": row["gain"]["difference"]},
             "beyond_noise": row["gain"]["beyond_noise"],
             "paper": row["paper_gain"],
             "of": row["paper_title"],
@@ -61,7 +55,7 @@ def table2_claims(rows: Sequence[Row]) -> list[str]:
 
 
 def table3_claims(ours: Sequence[Row], others: Sequence[Row]) -> list[str]:
-    """Which published figures lie outside our intervals; no rank is given, for they have no intervals of their own."""
+    """Which published figures lie outside our intervals; they have no intervals of their own, so no rank is given."""
     out = []
     for row in ours:
         found = row["ensemble"]["accuracy"] or row["single"]["accuracy"]
@@ -70,17 +64,13 @@ def table3_claims(ours: Sequence[Row], others: Sequence[Row]) -> list[str]:
         what = "ensemble" if row["ensemble"]["accuracy"] else "single network"
         low, high = (100 * limit for limit in found["ci95"])
         known = [(other["who"], other["figures"][row["data"]]) for other in others if row["data"] in other["figures"]]
-        within = [f"{who} ({value:.2f})" for who, value in known if low <= value <= high]
-        above = [f"{who} ({value:.2f})" for who, value in known if value > high]
-        below = [f"{who} ({value:.2f})" for who, value in known if value < low]
-        parts = [
-            f"{title} {', '.join(names)}"
-            for title, names in (("within it:", within), ("above it:", above), ("below it:", below))
-            if names
-        ]
+        names: dict[str, list[str]] = {"within": [], "above": [], "below": []}
+        for who, value in known:
+            names["above" if value > high else "below" if value < low else "within"].append(f"{who} ({value:.2f})")
+        parts = [f"{place} it: {', '.join(listed)}" for place, listed in names.items() if listed]
         out.append(
-            f"{row['title']}: our {what} ({row['model']}) is at {100 * found['mean']:.1f} %, 95 % interval "
-            f"{low:.1f} to {high:.1f}; {'; '.join(parts) or 'nothing was published on it here'}."
+            f"{row['title']}: our {what} ({row['model']}) is at {percent(found['mean'])} %, 95 % interval "
+            f"{percent_range(found['ci95'])}; {'; '.join(parts) or 'nothing was published on it here'}."
         )
     if not out:
         return ["Not compared yet: no row of ours was run."]
@@ -90,17 +80,50 @@ def table3_claims(ours: Sequence[Row], others: Sequence[Row]) -> list[str]:
 def representations_claims(rows: Sequence[Row], best: str) -> list[str]:
     """Whether the representation that won in the paper wins here, against each other one."""
     pairs = [
-        {
-            "name": f"Against {row['name']}",
-            "difference": row["difference"]["difference"],
-            "beyond_noise": row["difference"]["beyond_noise"],
-            "paper": None,
-            "of": None,
-        }
+        {**_pair(row["difference"], f"Against {row['name']}"), "paper": None, "of": None}
         for row in rows
         if row["difference"]
     ]
     return [_judged(f"Of the representations, {best} is the best", pairs, of=len(rows) - 1, noun="comparison")]
+
+
+def similarity_claims(result: Row) -> list[str]:
+    """Figure 2a: whether pretrained stages stay more like their start than random ones, and change more with depth."""
+    by_trial = [_similarity_by_trial(run) for run in result["runs"]]
+    ours, theirs = by_trial[0], by_trial[1]
+    common = sorted(set(ours) & set(theirs))
+    differences = spread(
+        [
+            (fold, float(np.mean([*ours[fold, seed].values()]) - np.mean([*theirs[fold, seed].values()])))
+            for fold, seed in common
+        ],
+        within=(-1, 1),
+    )
+    means = [float(np.mean([np.mean([*one[trial].values()]) for trial in common])) for one in (ours, theirs)]
+    falls = spread([(fold, _trend(list(ours[fold, seed].values()))) for fold, seed in common], within=(-1, 1))
+    held = _sign(differences["ci95"], up="holds", down="is contradicted")
+    fall = _sign(falls["ci95"], up="is contradicted", down="holds")
+    return [
+        f"Pretrained stages stay more like their start than random ones: {held}. Mean SVCCA over the stages "
+        f"{means[0]:.2f} against {means[1]:.2f}, difference {_with_interval(differences)} over "
+        f"{len(common)} trials.",
+        f"When pretrained, likeness falls with depth: {fall}. Rank correlation with depth {_with_interval(falls)}.",
+    ]
+
+
+def sweep_claims(result: Row) -> list[str]:
+    """What the paper says of fusion, freezing or cutting, against a sweep's differences to its reference."""
+    points = [point for point in result["points"] if point["difference"]]
+    lost = [point for point in points if _beyond(point) and point["difference"]["mean"] < 0]
+    listed = ", ".join(_point(point) for point in points)
+    claim, verdict = _SWEEP_VERDICTS[result["analysis"]](points, lost)
+    seeds = " One seed: the noise between seeds is not in the intervals." if len(result["seeds"]) == 1 else ""
+    return [f"{claim}: {verdict}. Differences to the reference in points: {listed}.{seeds}"]
+
+
+def _pair(compared: Row, name: str) -> dict[str, Any]:
+    """What `compare_runs` found of two cells."""
+    return {"name": name, "difference": compared["difference"], "beyond_noise": compared["beyond_noise"]}
 
 
 def _judged(claim: str, pairs: Sequence[Row], *, of: int, noun: str) -> str:
@@ -126,13 +149,12 @@ def _judged(claim: str, pairs: Sequence[Row], *, of: int, noun: str) -> str:
 def _one(pair: Row) -> str:
     found = pair["difference"]
     limits = found.get("ci95_with_seeds") or found["ci95"]
-    low, high = (100 * limit for limit in limits)
     noise = "" if pair["beyond_noise"] else ", within the noise"
     paper = ""
     if pair["paper"] is not None:
         paper = f"; in the paper {pair['paper']:+.2f}" + (f" on {pair['of']}" if pair["of"] else "")
     return (
-        f"{pair['name']}: {100 * found['mean']:+.1f} points (95 % {low:+.1f} to {high:+.1f}, "
+        f"{pair['name']}: {signed(found['mean'])} points (95 % {signed_range(limits)}, "
         f"p = {found['p_value']:.2g}{noise}{paper})."
     )
 
@@ -146,73 +168,27 @@ def _gaps(cells: Sequence[tuple[Row, Row]]) -> list[str]:
     for _, cell in known:
         low, high = cell["gap"]["ci95"]
         parts["holds" if low <= 0 <= high else "lies above" if low > 0 else "lies below"] += 1
-    said = ", ".join(f"{verb} it for {count}" for verb, count in parts.items() if count)
-    return [f"Against the paper's figures on the same data set: our 95 % interval {said} of {len(known)} cells."]
+    counts = ", ".join(f"{verb} it for {count}" for verb, count in parts.items() if count)
+    return [f"Against the paper's figures on the same data set: our 95 % interval {counts} of {len(known)} cells."]
 
 
-def _only(found: Row, *names: str) -> dict[str, Any]:
-    return {name: found[name] for name in names}
-
-
-Row_depth_claims = Mapping[str, Any]
-
-
-def similarity_claims(result: Row_depth_claims) -> list[str]:
-    """Whether pretrained stages stay more like their start than random ones, and change more with depth (Fig. 2a)."""
-    by_trial = [_similarity_by_trial(run) for run in result["runs"]]
-    ours, theirs = by_trial[0], by_trial[1]
-    common = sorted(set(ours) & set(theirs))
-    differences = spread(
-        [
-            (fold, float(np.mean([*ours[fold, seed].values()]) - np.mean([*theirs[fold, seed].values()])))
-            for fold, seed in common
-        ],
-        within=(-1, 1),
-    )
-    means = [float(np.mean([np.mean([*one[trial].values()]) for trial in common])) for one in (ours, theirs)]
-    falls = spread([(fold, _trend(list(ours[fold, seed].values()))) for fold, seed in common], within=(-1, 1))
-    held = _sign(differences["ci95"], up="holds", down="is contradicted")
-    fall = _sign(falls["ci95"], up="is contradicted", down="holds")
-    return [
-        f"Pretrained stages stay more like their start than random ones: {held}. Mean SVCCA over the stages "
-        f"{means[0]:.2f} against {means[1]:.2f}, difference {_with_interval(differences)} over "
-        f"{len(common)} trials.",
-        f"When pretrained, likeness falls with depth: {fall}. Rank correlation with depth {_with_interval(falls)}.",
-    ]
-
-
-def sweep_claims(result: Row_depth_claims) -> list[str]:
-    """What the paper says of fusion, freezing or cutting, against a sweep's differences to its reference."""
-    points = [point for point in result["points"] if point["difference"]]
-    lost = [point for point in points if _beyond(point) and point["difference"]["mean"] < 0]
-    listed = ", ".join(_point(point) for point in points)
-    claim, verdict = _SWEEP_VERDICTS[result["analysis"]](points, lost)
-    seeds = " One seed: the noise between seeds is not in the intervals." if len(result["seeds"]) == 1 else ""
-    return [f"{claim}: {verdict}. Differences to the reference in points: {listed}.{seeds}"]
-
-
-def _fusion(points: Sequence[Row_depth_claims], lost: Sequence[Row_depth_claims]) -> tuple[str, str]:
+def _fusion(points: Sequence[Row], lost: Sequence[Row]) -> tuple[str, str]:
     claim = (
         "The last stage need not be pretrained, the stages before it must be (paper: 90 % with Block3, Block4 adds "
         "nothing)"
     )
     last = points[-1]
-    first, second = last not in lost, bool(lost)
-    if first and second:
-        deepest = max(points.index(point) for point in lost)
-        return claim, (
-            f"holds: pretraining up to {last['stage']} is not worse than all of it beyond the noise, and up to "
-            f"{points[deepest]['stage']} it is"
-        )
-    if first:
+    if last in lost:
+        return claim, f"is contradicted: pretraining up to {last['stage']} is worse beyond the noise than all of it"
+    if not lost:
         return claim, "the first half is not contradicted, the second not shown: no fusion is worse beyond the noise"
-    return (
-        claim,
-        f"is contradicted: pretraining up to {last['stage']} is worse beyond the noise than all of it",
+    return claim, (
+        f"holds: pretraining up to {last['stage']} is not worse than all of it beyond the noise, and up to "
+        f"{lost[-1]['stage']} it is"
     )
 
 
-def _freeze(points: Sequence[Row_depth_claims], lost: Sequence[Row_depth_claims]) -> tuple[str, str]:
+def _freeze(points: Sequence[Row], lost: Sequence[Row]) -> tuple[str, str]:
     claim = "Freezing costs the more the deeper (paper: 2 to 3 points for Block1-2, nearly 10 for Block3)"
     if not lost:
         return claim, "not shown: freezing no stage costs anything beyond the noise"
@@ -222,38 +198,34 @@ def _freeze(points: Sequence[Row_depth_claims], lost: Sequence[Row_depth_claims]
     return claim, f"{'holds' if worse else 'not so'}: {free}from {lost[0]['stage']} on it does"
 
 
-def _cutoff(points: Sequence[Row_depth_claims], lost: Sequence[Row_depth_claims]) -> tuple[str, str]:
+def _cutoff(points: Sequence[Row], lost: Sequence[Row]) -> tuple[str, str]:
     claim = "The last stage can be cut off at little cost (paper: about 1 point without Block4, 6 without Block3 and 4)"
     last = points[-1]
     if last in lost:
         return claim, f"ending after {last['stage']} already costs more than the noise"
     if not lost:
         return claim, "no cut costs anything beyond the noise"
-    deepest = max(points.index(point) for point in lost)
-    return claim, (
-        f"ending after {last['stage']} costs nothing beyond the noise; ending after {points[deepest]['stage']} does"
-    )
+    return claim, f"ending after {last['stage']} costs nothing beyond the noise; ending after {lost[-1]['stage']} does"
 
 
-_SWEEP_VERDICTS: dict[str, Callable[[Sequence[Row_depth_claims], Sequence[Row_depth_claims]], tuple[str, str]]] = {
+_SWEEP_VERDICTS: dict[str, Callable[[Sequence[Row], Sequence[Row]], tuple[str, str]]] = {
     "fusion": _fusion,
     "freeze": _freeze,
     "cutoff": _cutoff,
 }
 
 
-def _point(point: Row_depth_claims) -> str:
-    low, high = (100 * limit for limit in point["difference"]["ci95"])
-    noise = "" if _beyond(point) else ", noise"
-    return f"{point['stage']} {100 * point['difference']['mean']:+.1f} ({low:+.1f} to {high:+.1f}{noise})"
+def _point(point: Row) -> str:
+    difference, noise = point["difference"], "" if _beyond(point) else ", noise"
+    return f"{point['stage']} {signed(difference['mean'])} ({signed_range(difference['ci95'])}{noise})"
 
 
-def _beyond(point: Row_depth_claims) -> bool:
+def _beyond(point: Row) -> bool:
     low, high = point["difference"]["ci95"]
     return bool((low > 0 or high < 0) and point["difference"]["p_value"] < 2 * TAIL)
 
 
-def _similarity_by_trial(run: Row_depth_claims) -> dict[tuple[int, int], dict[str, float]]:
+def _similarity_by_trial(run: Row) -> dict[tuple[int, int], dict[str, float]]:
     """SVCCA by stage, for each trial (fold, seed); stages with too few rows are left out."""
     out: dict[tuple[int, int], dict[str, float]] = {}
     for row in run["trials"]:
@@ -279,7 +251,7 @@ def _sign(limits: Sequence[float] | None, *, up: str, down: str) -> str:
     return up if limits[0] > 0 else down if limits[1] < 0 else "not shown"
 
 
-def _with_interval(found: Row_depth_claims) -> str:
+def _with_interval(found: Row) -> str:
     if found["mean"] is None:
         return "unknown"
     if found["ci95"] and found["ci95"][0] == found["ci95"][1]:

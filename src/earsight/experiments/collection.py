@@ -19,18 +19,8 @@ from earsight.errors import DataError
 class Kind:
     """One of the paper's data sets.
 
-    Attributes
-    ----------
-    title : str
-    layout : str
-        Of `earsight.data.layouts`.
-    classes : int
-        How many it has.
-    place : str
-        What stands for its path where it was not given.
-    folds : tuple of int
-    broken : bool
-        Whether one of its files is known not to be readable, so that --skip-bad is needed.
+    ``layout`` is one of `earsight.data.layouts`, ``place`` the path shown in commands if none was given. ``broken``
+    says that one of its files is known to be unreadable, so that --skip-bad is needed.
     """
 
     title: str
@@ -49,7 +39,7 @@ KINDS = {
     "gtzan": Kind("GTZAN", "gtzan", 10, "path/to/GTZAN", _FIVE, broken=True),
 }
 _SUBSETS = {"esc10": "esc50"}
-"""Which data set is marked as a part of which."""
+"""A data set that is marked as a subset -> the whole."""
 
 
 @dataclass(frozen=True)

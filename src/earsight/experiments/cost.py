@@ -1,8 +1,8 @@
-"""What jobs cost before they start: trials, and about how long those that are not DONE take on this machine.
+"""The cost of jobs before they start: trials, and about how long those that are not DONE take on this machine.
 
-Comes in: jobs. Goes out: rows with seconds. Where a cell has trials that are DONE their own times tell; otherwise a few
-training steps of each backbone on each kind of spectrogram are timed, on the data set's spectrograms where they are there
-already and else on those of a few of its clips, made for the purpose and thrown away.
+Comes in: jobs. Goes out: rows with seconds. A cell with trials that are DONE goes by their times. For the others a few
+training steps of each backbone on each kind of spectrogram are timed: on the data set's spectrograms if they are in the
+cache, and else on those of a few of its clips, which are computed for this and thrown away.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, is_done
 
 _SCORING = 1 / 3
-"""A prediction costs about a third of a training step: no backward pass, and no step of the optimiser."""
+"""Cost of a prediction in training steps: it has no backward pass and no step of the optimiser."""
 
 
 @dataclass(frozen=True)
 class _Rate:
-    """Seconds of one training step, and of making one clip's spectrograms (0 where they are there)."""
+    """Seconds of one training step, and of computing one clip's spectrograms (0 if they are in the cache)."""
 
     step: float
     clip: float
@@ -45,34 +45,23 @@ class _Rate:
 def job_costs(
     jobs: Sequence[Job], *, device: torch.device, cache: Path | None = None, progress: Callable[[int, int, str], None]
 ) -> list[dict[str, Any]]:
-    """A row a job.
+    """A row a job: ``cell``, ``data``, ``trials``, ``done``, ``epochs``, and ``seconds`` of what is not DONE.
 
-    Parameters
-    ----------
-    jobs : sequence of Job
-    device : torch.device
-    cache : Path, optional
-        Of the spectrograms.
-    progress : callable
-        Called with (jobs looked at, jobs in all, a note).
-
-    Returns
-    -------
-    list of dict
-        ``cell``, ``data``, ``trials``, ``done``, ``epochs`` and ``seconds`` for what is not DONE; one trial at a time.
+    Seconds are for one trial at a time; ``cache`` is that of the spectrograms; ``progress`` is called with
+    (jobs timed, jobs in all, a note).
     """
     rates: dict[str, _Rate] = {}
-    pictured: set[str] = set()
+    counted_stores: set[str] = set()
     rows: list[dict[str, Any]] = []
     for number, job in enumerate(jobs):
         progress(number, len(jobs), job.cell.name)
-        rows.append(_row(job, rates, pictured, device=device, cache=cache))
+        rows.append(_row(job, rates, counted_stores, device=device, cache=cache))
     progress(len(jobs), len(jobs), "")
     return rows
 
 
 def _row(
-    job: Job, rates: dict[str, _Rate], pictured: set[str], *, device: torch.device, cache: Path | None
+    job: Job, rates: dict[str, _Rate], counted_stores: set[str], *, device: torch.device, cache: Path | None
 ) -> dict[str, Any]:
     pending, seconds = job.pending, 0.0
     if pending:
@@ -85,9 +74,9 @@ def _row(
             seconds = rates[kind].step * sum(_steps(job, trial.fold) for trial in pending)
         else:
             seconds = measured * len(pending)
-        if kind in rates and store not in pictured:
+        if kind in rates and store not in counted_stores:
             seconds += rates[kind].clip * len(job.dataset.clips)
-            pictured.add(store)
+            counted_stores.add(store)
     return {
         "cell": job.cell.name,
         "data": job.cell.data,
@@ -99,14 +88,14 @@ def _row(
 
 
 def _seconds_of_done(job: Job) -> float | None:
-    """Mean over its trials that are DONE; None where there is none."""
+    """Mean over the trials that are DONE; None if there is none."""
     done = [trial.folder(job.run) for trial in job.trials if is_done(trial.folder(job.run))]
     times = [float(read_predictions(folder / "predictions.npz").about["seconds"]) for folder in done]
     return float(np.mean(times)) if times else None
 
 
 def _steps(job: Job, fold: int) -> float:
-    """Training steps of a trial, and what it predicts counted in such steps."""
+    """Training steps of a trial, its predictions included at their cost."""
     training = job.recipe.training
     held = float((job.dataset.folds == fold).sum())
     train = len(job.dataset.clips) - held

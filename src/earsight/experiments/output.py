@@ -1,4 +1,4 @@
-"""The files of a report: each section's numbers, and all of them as Markdown and as one HTML page.
+"""The files of a reproduction: each section's numbers, and a report of all of them as Markdown, HTML and JSON.
 
 Comes in: sections, and the folder that a user named. Goes out, in it: ``sections/NAME.json``, and ``report.md``,
 ``report.html`` and ``report.json`` of every section that was ever made there, in the paper's order; each written whole
@@ -19,27 +19,15 @@ from earsight.reports.reproduction import report_html, report_markdown
 from earsight.version import __version__
 
 _OLD_NAMES = {"pictures": "figures"}
-"""Keys of a section's file as versions before 0.2 wrote them."""
+"""Keys of a section's file that earlier versions wrote, and what they are called now."""
 
 
 def write_report(
     sections: Sequence[Mapping[str, Any]], *, out: Path, scale: Scale, machine: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """Write the sections and the report of all that stand in the folder.
+    """Write new sections, and the report of all sections in the folder; return the report's paths by suffix.
 
-    Parameters
-    ----------
-    sections : sequence of mapping
-        Made now.
-    out : Path
-    scale : Scale
-    machine : mapping
-        What `earsight.training.device.describe_machine` says.
-
-    Returns
-    -------
-    dict
-        Where the report's files are, by kind.
+    ``machine`` is from `earsight.training.device.describe_machine`.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Sections of the report: the paper's tables with our numbers beside its figures.
+"""The paper's tables as sections of the report, with our numbers beside its figures.
 
 Comes in: a scale, what was asked, and the finished runs below ``OUT/runs``. Goes out: a dictionary a section, of JSON
-values alone: accuracies of ours between 0 and 1, the paper's figures in per cent. A cell without numbers says why, and
-has the command that fills it.
+values: our accuracies between 0 and 1, the paper's in per cent. A cell without numbers has the reason, and the command
+that fills it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,7 @@ TITLES: dict[Section, str] = {
 class View:
     """What all sections are made from.
 
-    Attributes
-    ----------
-    scale : Scale
-    asked : Asked
-    found : mapping of str to Found
-        Data sets that were given.
-    out : Path
-    left_out : mapping of str to str
-        Cells that cannot be run here, and why.
+    ``found`` are the data sets that were given, by name; ``left_out`` says why cells cannot be run here.
     """
 
     scale: Scale
@@ -61,7 +53,7 @@ class View:
         return [trial for trial in self.trials(cell) if is_done(trial.folder(run))]
 
     def numbers(self, cell: Cell) -> CellNumbers | None:
-        """What the cell's finished trials say."""
+        """Results of the cell's finished trials."""
         run = run_folder(self.out, cell.name)
         return cell_numbers(cell.name, run, self.trials(cell), watched=cell.recipe.training.watch)
 
@@ -96,13 +88,7 @@ class View:
 
 
 def make_section(view: View, section: Section) -> dict[str, Any]:
-    """A section but for the figures.
-
-    Returns
-    -------
-    dict
-        ``section``, ``title``, ``rows``, ``claims`` (sentences), ``empty`` and ``cells`` (the numbers behind).
-    """
+    """The section of a table: ``title``, ``rows``, ``claims`` (sentences), ``empty`` cells and ``cells`` (numbers)."""
     cells = {cell.name: cell for cell in section_cells(view.scale, section, view.asked)}
     numbers = {name: view.numbers(cell) for name, cell in cells.items()}
     rows, claims = _MAKERS[section](view.scale, numbers)
@@ -157,13 +143,15 @@ def _table3(scale: Scale, numbers: Numbers) -> Made:
 def _representations(scale: Scale, numbers: Numbers) -> Made:
     part = scale.representations
     rows: list[dict[str, Any]] = []
-    for row in part.rows if part else ():
-        name = cell_name(part.data, row.recipe) if part else ""
-        best = cell_name(part.data, part.best) if part else ""
+    if part is None:
+        return rows, representations_claims(rows, "the first")
+    best = cell_name(part.data, part.best)
+    for row in part.rows:
+        name = cell_name(part.data, row.recipe)
         rows.append(
             {
                 "name": row.name,
-                **_whose(part.data if part else "", row.name, None),
+                **_whose(part.data, row.name, None),
                 "accuracy": _shown(numbers[name], name, "accuracy", paper=None, same=True),
                 "difference": None if name == best else _compared(numbers[best], numbers[name]),
                 "best": name == best,
@@ -215,7 +203,7 @@ def _shown(found: CellNumbers | None, name: str, key: str, *, paper: float | Non
 
 
 def _compared(a: CellNumbers | None, b: CellNumbers | None) -> dict[str, Any] | None:
-    """Two cells paired over their clips; None where they have nothing in common."""
+    """Two cells paired over their clips; None if they share no fold."""
     if a is None or b is None or not _folds(a) & _folds(b):
         return None
     return compare_runs(a.trials, b.trials, names=(a.name, b.name))

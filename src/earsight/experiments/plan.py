@@ -25,17 +25,7 @@ from earsight.training.trial import Trial, is_done
 
 @dataclass(frozen=True)
 class Job:
-    """A cell that can be run.
-
-    Attributes
-    ----------
-    cell : Cell
-    dataset : Dataset
-    recipe : Recipe
-        Resolved.
-    trials : tuple of Trial
-    run : Path
-    """
+    """A cell that can be run, with its resolved recipe."""
 
     cell: Cell
     dataset: Dataset
@@ -72,14 +62,9 @@ def run_folder(out: Path, name: str) -> Path:
 
 
 def cell_trials(cell: Cell, asked: Asked, *, folds: Sequence[int] | None = None) -> list[Trial]:
-    """The trials of a cell.
+    """The trials of a cell; folds that were asked for come before those of the scale.
 
-    Parameters
-    ----------
-    cell, asked
-        What is wanted; folds that were asked for come before those of the scale.
-    folds : sequence of int, optional
-        Those that the data set has; default the usual ones of the paper's data set.
+    ``folds`` are those that the data set has, by default the usual ones of the paper's data set.
 
     Raises
     ------
@@ -93,18 +78,12 @@ def cell_trials(cell: Cell, asked: Asked, *, folds: Sequence[int] | None = None)
 
 
 def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, str]:
-    """Cells whose ImageNet weights are not to be had here, and why.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-    named : sequence of str
-        Cells that were asked for by name: to lack their weights is a mistake of the user's.
+    """Cells whose ImageNet weights are not on this machine, and why.
 
     Raises
     ------
     ModelError
-        If such a cell has none.
+        If such a cell is among ``named``, the cells that were asked for by name.
     """
     reasons: dict[str, str | None] = {}
     out = {}
@@ -116,17 +95,16 @@ def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, s
             reasons[backbone.name] = _absent(job.recipe)
         reason = reasons[backbone.name]
         if reason:
-            # What else the message recommends would make another recipe of the cell.
-            out[job.cell.name] = (
-                f"{reason.partition(':')[2].partition(':')[0].strip()}; --weights {job.cell.backbone}=FILE"
-            )
+            # Only the reason: the message's other remedies would change the cell's recipe.
+            why = reason.partition(":")[2].partition(":")[0].strip()
+            out[job.cell.name] = f"{why}; --weights {job.cell.backbone}=FILE"
         if reason and job.cell.name in named:
             raise ModelError(f"{job.cell.name}: {out[job.cell.name]} gives them")
     return out
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
-    """Find what would stop one of the jobs, before any of them starts; see `earsight.execution.schedule.check_start`."""
+    """Find what would stop any job before the first starts; see `earsight.execution.schedule.check_start`."""
     for job in jobs:
         if job.trials:
             check_start(job.dataset, job.recipe, job.trials, run=job.run)
@@ -143,20 +121,9 @@ def filling_command(
     out: Path,
     weights: bool,
 ) -> str:
-    """The command that fills a cell, or several of one data set.
+    """The command that fills a cell of a section, or several of one data set that ``only`` names.
 
-    Parameters
-    ----------
-    cell, section, asked
-        The cell, where it is shown, and what else was asked for.
-    only : sequence of str
-        Its name, or patterns of several.
-    scale : str
-    found : mapping of str to Found
-        Data sets that were given; for others a path stands in.
-    out : Path
-    weights : bool
-        Whether a file of weights must be named.
+    A path stands in for a data set that was not given; ``weights`` says that a file of weights must be named.
     """
     place = str(found[cell.data].path) if cell.data in found else KINDS[cell.data].place
     words = ["earsight", "reproduce", section, place, "--scale", scale, "--out", str(out)]

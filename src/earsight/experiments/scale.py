@@ -1,7 +1,7 @@
 """A scale: which recipes make up the paper's tables and figures, and the published figures to set beside ours.
 
 Comes in: the name of a scale in the package (``paper``, ``small``) or a YAML file. Goes out: a `Scale`. Figures are
-accuracies in per cent, as they were published. How a network is trained stands in the recipes, not here.
+accuracies in per cent, as published. How a network is trained stands in the recipes, not here.
 """
 
 from __future__ import annotations
