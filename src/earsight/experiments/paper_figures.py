@@ -235,7 +235,8 @@ def _boundaries(sources: _Sources) -> _Result:
     counts = found["clips"]
     caption = (
         f"Where attributions lie, over {counts['measured']} held-out clips: correlations with the spectrogram's "
-        "gradient and loudness, and density by place, against the same attributions moved in time; 95 % intervals over clips."
+        "gradient and loudness, and density by place, against the same attributions moved in time; 95 % intervals over "
+        "clips."
     )
     numbers = {key: value for key, value in found.items() if key != "rows"}
     title, rows = "Attributions and boundaries", boundary_rows(found)

@@ -62,9 +62,9 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
         )
         cells = draw_cells(right, 1000 * channels[row], cmap=_FOR_AND_AGAINST, low=-reach, high=reach, **ends)
         left.set_ylabel(f"{explanation.windows_ms[row]:g} ms window\nfrequency in kHz")
-    ends, cam_top = {"left": 0.0, "right": explanation.clip_seconds}, explanation.grad_cam.max() or 1.0
-    cam = draw_cells(axes[-1, 0], explanation.grad_cam, cmap="Greys", low=0, high=cam_top, **ends)
-    merged = draw_cells(axes[-1, 1], 1000 * whole, cmap=_FOR_AND_AGAINST, low=-top, high=top, **ends)
+    clip, cam_top = {"left": 0.0, "right": explanation.clip_seconds}, explanation.grad_cam.max() or 1.0
+    cam = draw_cells(axes[-1, 0], explanation.grad_cam, cmap="Greys", low=0, high=cam_top, **clip)
+    merged = draw_cells(axes[-1, 1], 1000 * whole, cmap=_FOR_AND_AGAINST, low=-top, high=top, **clip)
     axes[-1, 0].set_ylabel("all windows\nfrequency in kHz")
     axes[0, 0].set_title("what the network sees: power in each band", fontsize=10)
     axes[0, 1].set_title("Integrated Gradients: what speaks for the class (dark) or against it (light)", fontsize=10)
