@@ -1,7 +1,7 @@
 """Build an ensemble from finished runs: measure each way to combine the members, and write the folder of one of them.
 
-Comes in: run folders; every seed in them is a member. Goes out: the folder that `earsight.ensembles.ensemble_run` lays out,
-and its report (accuracies between 0 and 1, milliseconds per clip).
+Comes in: run folders; every seed in them is a member. Goes out: the folder that `earsight.ensembles.ensemble_run` lays
+out, and its report (accuracies between 0 and 1, milliseconds per clip).
 """
 
 from __future__ import annotations
