@@ -124,7 +124,7 @@ def test_float32_rows_are_probabilities_and_logits_are_not():
         fit_temperature(np.zeros((0, 2)), np.zeros(0, dtype=int))
 
 
-def test_a_fold_is_cooled_by_what_the_others_say():
+def test_a_folds_temperature_is_that_of_the_others():
     trials = drawn([1, 2, 3], [0, 1], generator=np.random.default_rng(1), clips=23)
     found = cross_fitted_confidence(trials)
     others = [one for one in trials if one.about["fold"] != 2]
@@ -132,14 +132,15 @@ def test_a_fold_is_cooled_by_what_the_others_say():
         np.concatenate([one.logits for one in others]), np.concatenate([one.labels for one in others])
     )
     assert found.temperatures[2] == expected
-    np.testing.assert_array_equal(found.raw.argmax(axis=1), found.cooled.argmax(axis=1))
+    np.testing.assert_array_equal(found.raw.argmax(axis=1), found.scaled.argmax(axis=1))
     start = sum(len(one.labels) for one in trials if one.about["fold"] < 2)
-    np.testing.assert_allclose(found.cooled[start : start + len(trials[2].labels)], softmax(trials[2].logits / expected))
+    own = found.scaled[start : start + len(trials[2].labels)]
+    np.testing.assert_allclose(own, softmax(trials[2].logits / expected))
 
 
-def test_one_fold_has_nothing_to_be_cooled_by():
+def test_one_fold_has_no_temperature():
     found = cross_fitted_confidence(drawn([4], [0, 1], generator=np.random.default_rng(0)))
-    assert found.cooled is None
+    assert found.scaled is None
     assert found.temperatures == {}
 
 

@@ -62,12 +62,7 @@ def calibrated_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) 
 
 
 def check_calibration(card: ModelCard, model: nn.Module) -> None:
-    """Refuse a card whose calibration cannot be carried out with this network.
-
-    Raises
-    ------
-    ModelError
-    """
+    """Refuse, by a `ModelError`, a card whose calibration cannot be carried out with this network."""
     unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
     if unknown is not None:
         _check(unknown, "unknown", {"score": SCORES})

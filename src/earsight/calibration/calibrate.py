@@ -59,10 +59,8 @@ def calibrate_run(
         own = path == top or trial.about["fold"] in calibration.folds
         _write(path, trial, calibration, own=own)
         where = {"path": path.relative_to(run).as_posix(), "fold": None if path == top else trial.about["fold"]}
-        models.append(
-            {**where, "seed": trial.about["seed"], "temperature": calibration.temperature}
-            | calibration.for_card(own=own)
-        )
+        about = {"seed": trial.about["seed"], "temperature": calibration.temperature}
+        models.append(where | about | calibration.for_card(own=own))
         progress(done, len(jobs))
     calibrated = [fit.calibrated_trial(trial, calibration) for trial, calibration in fitted]
     alone = any(trial.about["fold"] in calibration.folds for trial, calibration in fitted)
@@ -121,17 +119,13 @@ def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: boo
 def _notes(
     fitted: Sequence[tuple[Predictions, Calibration]], wanted: Wanted, *, alone: bool, chosen: bool
 ) -> list[str]:
-    notes = []
-    if alone:
-        notes.append(
-            "One fold was held out, and its clips calibrated: the figures after are optimistic. "
-            "`earsight crossval` gives honest ones."
-        )
-    if chosen:
-        notes.append("The held-out clips chose the epoch (protocol test): all figures are optimistic.")
-    fewest = min(calibration.clips for _, calibration in fitted)
-    if any(calibration.unknown is None for _, calibration in fitted):
-        notes.append(f"{fewest} clips are too few for {100 * wanted.false_alarms:g} % false alarms: no unknown.")
-    if any(calibration.sets is None for _, calibration in fitted):
-        notes.append(f"{fewest} clips are too few for a coverage of {100 * wanted.coverage:g} %: no sets.")
-    return notes
+    found = [calibration for _, calibration in fitted]
+    few = f"{min(one.clips for one in found)} clips are too few for"
+    one_fold = "One fold was held out, and its clips calibrated: the figures after are optimistic. "
+    notes = {
+        one_fold + "`earsight crossval` gives honest ones.": alone,
+        "The held-out clips chose the epoch (protocol test): all figures are optimistic.": chosen,
+        f"{few} {100 * wanted.false_alarms:g} % false alarms: no unknown.": any(one.unknown is None for one in found),
+        f"{few} a coverage of {100 * wanted.coverage:g} %: no sets.": any(one.sets is None for one in found),
+    }
+    return [note for note, holds in notes.items() if holds]

@@ -3,12 +3,8 @@
 Comes in: probabilities (clips, classes) float of clips that did not choose the weights, and their labels (clips,) int.
 Goes out: a threshold (no unit) for a coverage, and with it the prediction set of any clip. If the clips and those to
 come are exchangeable, a new clip's set holds its class with at least the coverage, whatever the network is; over all
-draws of clips, not for each class nor for each clip.
-
-Two nonconformity scores. ``lac``: 1 less the class's probability, which gives the smallest sets (Sadinle et al.).
-``aps``: the probability of all classes at least as probable, which spends larger sets on harder clips (Romano et al.).
-Neither is randomised: the same sound always has the same set, and coverage then errs on the safe side. The most
-probable class is always in the set, which can only add to coverage.
+draws of clips, not for each class nor for each clip. Sets are not randomised and always hold the most probable class;
+both can only add to coverage.
 """
 
 from __future__ import annotations
@@ -26,8 +22,9 @@ _CLOSE = 1e-6  # serving computes in float32, calibration in float64: equal scor
 def nonconformity_scores(probabilities: np.ndarray, *, method: str = "lac") -> NDArray[np.float64]:
     """How badly each class fits each clip, shape (clips, classes), from 0 to 1.
 
-    References
-    ----------
+    ``lac``: 1 less the class's probability, which gives the smallest sets. ``aps``: the probability of all classes at
+    least as probable, which spends larger sets on harder clips.
+
     M. Sadinle, J. Lei, L. Wasserman, "Least Ambiguous Set-Valued Classifiers with Bounded Error Levels", JASA 2019.
     Y. Romano, M. Sesia, E. Candes, "Classification with Valid and Adaptive Coverage", NeurIPS 2020.
     """

@@ -6,7 +6,7 @@ sets, and the share of known sounds called unknown. For the figures each fold is
 the other folds.
 
 The held-out clips of several folds are pooled, though each fold has a network of its own (cross-conformal prediction,
-Vovk 2015): the networks are draws of one recipe. What that costs in practice is what the measured coverage shows.
+Vovk 2015): the networks are draws of one recipe. The measured coverage shows what that costs.
 """
 
 from __future__ import annotations
@@ -91,13 +91,7 @@ class CalibratedTrial:
 
 
 def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibration:
-    """Fit temperature and thresholds to all clips of some trials of one seed.
-
-    Raises
-    ------
-    DataError
-        If the score cannot be had.
-    """
+    """Fit temperature and thresholds to all clips of some trials of one seed; raises as `score_of` does."""
     score = score_of(trials, wanted.score)
     logits = np.concatenate([trial.logits for trial in trials])
     labels = np.concatenate([trial.labels for trial in trials])
@@ -106,13 +100,13 @@ def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibratio
     unknown, sets = None, None
     if clips + 1 >= 1 / wanted.false_alarms:
         scores = np.concatenate([_scores_of(trial, score, temperature) for trial in trials])
-        found = fit_ood_threshold(scores, rate=wanted.false_alarms)
-        unknown = {"score": score, "threshold": found.threshold, "rate": found.rate, "ci95": [found.low, found.high]}
+        threshold, band = fit_ood_threshold(scores, rate=wanted.false_alarms)
+        unknown = {"score": score, "threshold": threshold, "rate": wanted.false_alarms, "ci95": list(band)}
     if clips + 1 >= 1 / (1 - wanted.coverage):
         shares = softmax(logits.astype(np.float64) / temperature)
         threshold = conformal_threshold(shares, labels, coverage=wanted.coverage, method=wanted.method)
-        band = list(coverage_band(clips, coverage=wanted.coverage))
-        sets = {"method": wanted.method, "threshold": threshold, "coverage": wanted.coverage, "ci95": band}
+        band = coverage_band(clips, coverage=wanted.coverage)
+        sets = {"method": wanted.method, "threshold": threshold, "coverage": wanted.coverage, "ci95": list(band)}
     folds = tuple(sorted({int(trial.about["fold"]) for trial in trials}))
     return Calibration(temperature, unknown, sets, clips, folds)
 
@@ -178,9 +172,8 @@ def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions]
         table = np.concatenate(sets)
         sizes = table.sum(axis=1)
         reached = float(table[np.arange(len(labels)), labels].mean())
-        out["coverage"] = _reached(wanted.coverage, reached, clips) | {
-            **{"mean_size": float(sizes.mean()), "single": float((sizes == 1).mean())},
-        }
+        size = {"mean_size": float(sizes.mean()), "single": float((sizes == 1).mean())}
+        out["coverage"] = _reached(wanted.coverage, reached, clips) | size
     alarms = [one.unknown for one in calibrated if one.unknown is not None]
     if len(alarms) == len(calibrated):
         out["false_alarms"] = _reached(wanted.false_alarms, float(np.concatenate(alarms).mean()), clips)

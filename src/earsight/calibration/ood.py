@@ -7,8 +7,6 @@ stated rate, with the interval that so few clips leave for that rate.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,24 +18,9 @@ SCORES = ("distance", "energy", "doubt")
 """Mahalanobis distance, energy, and max-softmax score (``doubt`` in model files); best first (docs/results.md)."""
 
 
-class OodThreshold(NamedTuple):
-    """A threshold of OOD scores; see `is_unknown`.
-
-    ``rate``: the share of known sounds above it is at most this, on average over draws of the calibration clips.
-    ``low``, ``high``: the 95 % interval of that share with these clips.
-    """
-
-    threshold: float
-    rate: float
-    low: float
-    high: float
-
-
 def energy(logits: np.ndarray) -> NDArray[np.float64]:
     """Energy (clips,) of logits (clips, classes): minus the logarithm of the sum of their exponentials.
 
-    References
-    ----------
     W. Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020.
     """
     scores = np.asarray(logits, dtype=np.float64)
@@ -48,8 +31,6 @@ def energy(logits: np.ndarray) -> NDArray[np.float64]:
 def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
     """1 less the highest probability, (clips,), of logits (clips, classes).
 
-    References
-    ----------
     D. Hendrycks, K. Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples", ICLR 2017.
     """
     return np.asarray(1 - softmax(np.asarray(logits, dtype=np.float64)).max(axis=1))
@@ -76,8 +57,8 @@ def is_unknown(scores: np.ndarray, threshold: float) -> NDArray[np.bool_]:
     return np.asarray(scores > threshold)
 
 
-def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> OodThreshold:
-    """The threshold that at most this share of known sounds exceeds.
+def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> tuple[float, tuple[float, float]]:
+    """The threshold that at most this share of known sounds exceeds, and the 95 % interval of the share that does.
 
     It is the ``ceil((clips + 1)(1 - rate))``-th smallest score, so that a new known sound, exchangeable with these,
     exceeds it with a probability of at most ``rate``. With these very clips that probability is a draw from a beta
@@ -102,7 +83,7 @@ def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> OodThreshold:
             f"at least {int(np.ceil(1 / rate - 1))} can: give more clips, or a higher rate of false alarms"
         )
     low, high = beta.ppf([0.025, 0.975], len(scores) + 1 - place, place)
-    return OodThreshold(float(np.sort(scores)[place - 1]), rate, float(low), float(high))
+    return float(np.sort(scores)[place - 1]), (float(low), float(high))
 
 
 def share_interval(share: float, *, clips: int) -> tuple[float, float]:

@@ -21,10 +21,7 @@ COLDEST, HOTTEST = 0.01, 100.0  # a temperature outside says that the logits are
 
 
 class Reliability(NamedTuple):
-    """A reliability curve: edges (bins + 1,); mean probability of the predicted class, accuracy and clips (bins,).
-
-    Empty bins have nan confidence and accuracy.
-    """
+    """A reliability curve: edges (bins + 1,), the others (bins,); empty bins have nan confidence and accuracy."""
 
     edges: NDArray[np.float64]
     confidence: NDArray[np.float64]
@@ -40,16 +37,13 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     is returned, which changes nothing.
 
     Comes in: logits (clips, classes) float of held-out clips, and labels (clips,) int. Goes out: T, from 0.01 to 100;
-    above 1, the classifier was too sure.
+    above 1, the classifier was too sure. C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
+    section 4.2.
 
     Raises
     ------
     DataError
         If the arrays do not fit each other or a logit is not finite.
-
-    References
-    ----------
-    C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
     scores, labels = checked_logits(logits, labels)
     own = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
@@ -77,13 +71,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> Reliability:
     """How often the predicted class is right, in bins of its probability; bins include their upper edge.
 
-    Parameters
-    ----------
-    probabilities : np.ndarray of float, shape (clips, classes)
-        Rows that sum to 1.
-    labels : np.ndarray of int, shape (clips,)
-    bins : int
-        Of equal width, at least 1.
+    Comes in: probabilities (clips, classes) float, whose rows sum to 1, labels (clips,) int, and how many bins, at
+    least 1, of equal width.
 
     Raises
     ------
@@ -112,8 +101,6 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15) -> float:
     """Mean over clips of their bin's distance between confidence and accuracy, 0 to 1; arguments as in `reliability`.
 
-    References
-    ----------
     M. Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015; C. Guo et al. 2017.
     """
     curve = reliability(probabilities, labels, bins=bins)
@@ -122,34 +109,23 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
     return float(np.sum(gaps * curve.clips[filled]) / curve.clips.sum())
 
 
-def _slope(scores: NDArray[np.float64], own: NDArray[np.float64], inverse: float) -> tuple[float, float]:
-    """First and second derivative of the mean negative log likelihood by 1/T."""
-    shares = softmax(scores * inverse)
-    mean = (shares * scores).sum(axis=1)
-    spread = (shares * (scores - mean[:, None]) ** 2).sum(axis=1)
-    return float((mean - own).mean()), float(spread.mean())
-
-
 class Confidence(NamedTuple):
     """Probabilities (predictions, classes) of all trials together, and the labels (predictions,).
 
-    ``cooled`` holds the probabilities at the temperature fitted to the other folds, one in ``temperatures`` for each
+    ``scaled`` holds the probabilities at the temperature fitted to the other folds, one in ``temperatures`` for each
     fold; it is None where there is one fold only.
     """
 
     labels: NDArray[np.int64]
     raw: NDArray[np.float64]
-    cooled: NDArray[np.float64] | None
+    scaled: NDArray[np.float64] | None
     temperatures: dict[int, float]
 
 
 def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
     """Probabilities before and after temperature scaling, each fold's temperature fitted to the other folds.
 
-    Raises
-    ------
-    DataError
-        If logits are not finite.
+    Raises `DataError` if logits are not finite.
     """
     for one in trials:
         if not np.isfinite(one.logits).all():
@@ -159,10 +135,18 @@ def cross_fitted_confidence(trials: Sequence[Predictions]) -> Confidence:
         if others := [one for one in trials if one.about["fold"] != fold]:
             logits, labels = ([getattr(one, name) for one in others] for name in ("logits", "labels"))
             temperatures[fold] = fit_temperature(np.concatenate(logits), np.concatenate(labels))
-    cooled = [softmax(one.logits / temperatures[one.about["fold"]]) for one in trials] if temperatures else None
+    scaled = [softmax(one.logits / temperatures[one.about["fold"]]) for one in trials] if temperatures else None
     return Confidence(
         labels=np.concatenate([one.labels for one in trials]),
         raw=np.concatenate([softmax(one.logits) for one in trials]),
-        cooled=None if cooled is None else np.concatenate(cooled),
+        scaled=None if scaled is None else np.concatenate(scaled),
         temperatures=temperatures,
     )
+
+
+def _slope(scores: NDArray[np.float64], own: NDArray[np.float64], inverse: float) -> tuple[float, float]:
+    """First and second derivative of the mean negative log likelihood by 1/T."""
+    shares = softmax(scores * inverse)
+    mean = (shares * scores).sum(axis=1)
+    spread = (shares * (scores - mean[:, None]) ** 2).sum(axis=1)
+    return float((mean - own).mean()), float(spread.mean())

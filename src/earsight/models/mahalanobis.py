@@ -6,10 +6,8 @@ sounds like those that trained the network, higher for others.
 
 The distance is to the nearest class mean (Lee et al. 2018), of features brought to length 1, for their length grows
 with loudness as with familiarity. One covariance serves all classes. Clips are fewer than channels, so it is shrunk
-halfway to equal variances, and kept as its leading directions and one variance for the rest.
-
-K. Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-NeurIPS 2018.
+halfway to equal variances, and kept as its leading directions and one variance for the rest. K. Lee et al., "A Simple
+Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.
 """
 
 from __future__ import annotations

@@ -49,15 +49,8 @@ def save(
 ) -> None:
     """Write a model file whole or not at all; the same state and card give the same bytes.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file to write or replace.
-    state : mapping of str to Tensor
-        The module's ``state_dict()``, on any device.
-    card : ModelCard
-    statistics : sequence of MahalanobisStatistics or None, optional
-        Of the network, or of each member of an ensemble; see `earsight.models.mahalanobis.statistics_of`.
+    ``state`` is the module's ``state_dict()``, on any device; ``statistics`` are the network's, or each ensemble
+    member's, as `earsight.models.mahalanobis.statistics_of` gives them.
 
     Raises
     ------

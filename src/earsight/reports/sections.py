@@ -144,8 +144,8 @@ def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
     """Calibration of the probabilities, before and after temperature scaling."""
     found = cross_fitted_confidence(run.trials)
     curves = {"as trained": found.raw}
-    if found.cooled is not None:
-        curves["after temperature scaling"] = found.cooled
+    if found.scaled is not None:
+        curves["after temperature scaling"] = found.scaled
     errors = {name: expected_calibration_error(shares, found.labels) for name, shares in curves.items()}
     alt = "; ".join(f"{name}: expected calibration error {percent(error)} %" for name, error in errors.items())
     sure, accuracy = float(found.raw.max(axis=1).mean()), float((found.raw.argmax(axis=1) == found.labels).mean())
