@@ -12,6 +12,8 @@ from earsight.commands.options import Device, Json, Threads
 from earsight.commands.steps import computer
 from earsight.console import bar, out, print_json, say, verb
 
+Steps = Annotated[int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")]
+
 
 @verb
 def explain(
@@ -21,9 +23,7 @@ def explain(
     label: Annotated[str | None, typer.Option(help="The class to explain; default the most probable one.")] = None,
     curves: Annotated[bool, typer.Option(help="Measure how faithful the attributions are.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the random orders that they are compared with.")] = 0,
-    steps: Annotated[
-        int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")
-    ] = 2048,
+    steps: Steps = 2048,
     json_output: Json = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -62,8 +62,7 @@ def explain(
                 continue
             done.append(found)
             if not json_output:
-                for line in explanation_lines(found):
-                    out.print(line, markup=False)
+                out.print("\n".join(explanation_lines(found)), markup=False)
         shown(len(named), len(named))
     if failed and not done:
         more = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
@@ -84,9 +83,7 @@ def boundaries(
     clips: Annotated[
         int | None, typer.Option(min=1, help="At most so many held-out clips a fold; default all.")
     ] = None,
-    steps: Annotated[
-        int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")
-    ] = 256,
+    steps: Steps = 256,
     json_output: Json = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -108,13 +105,9 @@ def boundaries(
     if json_output:
         print_json({key: value for key, value in found.items() if key != "rows"})
     else:
-        out.print(markdown(boundary_rows(found)), markup=False)
         counts = found["clips"]
-        out.print(
-            f"{counts['measured']} clips, {len(counts['left_out'])} left out, {counts['not_complete']} not complete "
-            "within 1 %.",
-            markup=False,
-        )
-        for line in found["verdict"]:
-            out.print(line, markup=False)
+        left_out, rough = len(counts["left_out"]), counts["not_complete"]
+        summary = f"{counts['measured']} clips, {left_out} left out, {rough} not complete within 1 %."
+        lines = [markdown(boundary_rows(found)), summary, *found["verdict"]]
+        out.print("\n".join(lines), markup=False)
     say("\n".join(str(path) for path in files.values()))

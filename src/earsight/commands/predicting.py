@@ -20,9 +20,9 @@ from earsight.errors import EarsightError
 from earsight.inference.formats import FORMATS, Kind
 
 if TYPE_CHECKING:
-    from earsight.inference.classifier import Classifier
     from earsight.inference.events import EventRules
     from earsight.inference.journal import Output
+    from earsight.inference.model import Model
     from earsight.inference.ray_inference import RayInference
 
 CLIPS = 16
@@ -30,19 +30,17 @@ CLIPS = 16
 MANY_CLIPS = 100
 """From so many named files on, compiled kernels save more time than they take to load. Recordings do without them: the
 kernels take memory, of which a recording promises to need little."""
-_KINDS: dict[str, tuple[Kind, ...]] = {
-    "events": ("events",),
-    "windows": ("windows",),
-    "both": ("events", "windows"),
-}
+_KINDS: dict[str, tuple[Kind, ...]] = {"events": ("events",), "windows": ("windows",), "both": ("events", "windows")}
 _FOR_ALL = [name for name, form in FORMATS.items() if not form.one_recording]
 _FOR_ONE = [name for name, form in FORMATS.items() if form.one_recording]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The options of `predict`."""
+    """What `predict` was asked."""
 
+    model: Path
+    sounds: list[str]
     form: str
     rows: str
     top: int
@@ -88,20 +86,20 @@ def check(wanted: Wanted) -> None:
         raise EarsightError("--rows both makes two files for each recording: name a folder with --out, such as found/")
 
 
-def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads: int | None, on: str) -> int:
+def run(wanted: Wanted, *, device: str, threads: int | None, on: str) -> int:
     """Predict and write; how many files could not be read, or not to their end."""
     from earsight.execution.ray_cluster import check_place
-    from earsight.inference.classifier import load_classifier
     from earsight.inference.clips import find_sounds
+    from earsight.inference.model import Model
     from earsight.inference.ray_inference import RayInference
     from earsight.inference.recordings import check_hop
 
     check_place(on)
     if wanted.hop_seconds is not None:
         check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
-    paths: Iterable[str] = find_sounds(sounds, stdin=sys.stdin)
+    paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin)
     total = None
-    if "-" not in sounds:
+    if "-" not in wanted.sounds:
         paths = list(paths)
         total = len(paths)
     if wanted.form in _FOR_ONE and total != 1 and not wanted.in_folder:
@@ -109,24 +107,22 @@ def run(wanted: Wanted, model: Path, sounds: list[str], *, device: str, threads:
             f"--format {wanted.form} does not name the recording, and there may be several: "
             "name a folder with --out, such as found/"
         )
-    output = _output(wanted, model)
+    output = _output(wanted)
     if output.whole:
         say(f"earsight: {wanted.to} is whole (there is no journal beside it); nothing to do")
         return 0
     # On a cluster nothing is computed here: the model is loaded for what its card says.
-    classifier = load_classifier(model, device=computer("cpu" if on != "local" else device, threads))
+    model = Model.load(wanted.model, device=computer("cpu" if on != "local" else device, threads))
     many = wanted.hop_seconds is None and total is not None and total >= MANY_CLIPS
     if many and on == "local":
-        classifier.use_kernels()
+        model.use_kernels()
     with cluster(on, threads=threads, device=device, unit="batch") as where:
-        remote = None if where is None else RayInference(where, model, kernels=many)
-        if wanted.hop_seconds is None:
-            return _clips(wanted, classifier, paths, total, output, remote)
-        name_of = _name_of(sounds) if wanted.in_folder else None
-        return _recordings(wanted, classifier, paths, total, output, name_of, remote)
+        remote = None if where is None else RayInference(where, wanted.model, kernels=many)
+        predict = _clips if wanted.hop_seconds is None else _recordings
+        return predict(wanted, model, paths, total, output, remote)
 
 
-def _output(wanted: Wanted, model: Path) -> Output:
+def _output(wanted: Wanted) -> Output:
     from earsight.inference.journal import FileOutput, StreamOutput
 
     if wanted.to is None:
@@ -134,7 +130,7 @@ def _output(wanted: Wanted, model: Path) -> Output:
     if wanted.to.exists() and not wanted.to.is_file() and not wanted.to.is_dir():
         return StreamOutput(wanted.to.open("w", errors="surrogateescape"))  # a device or a pipe
     settings = {
-        "model": hashlib.sha256(model.read_bytes()).hexdigest() if model.is_file() else "",
+        "model": hashlib.sha256(wanted.model.read_bytes()).hexdigest() if wanted.model.is_file() else "",
         "hop": wanted.hop_seconds,
         "format": wanted.form,
         "rows": wanted.rows,
@@ -155,23 +151,18 @@ def _progress(wanted: Wanted) -> Iterator[Callable[[int, int | None, str], None]
 
 
 def _clips(
-    wanted: Wanted,
-    classifier: Classifier,
-    paths: Iterable[str],
-    total: int | None,
-    output: Output,
-    remote: RayInference | None,
+    wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
 ) -> int:
     from earsight.inference.clips import predict_clips
 
     start = output.place or {"done": 0, "failed": 0}
     done, failed = int(start["done"]), int(start["failed"])
-    writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(classifier.card.calibration))
+    writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration))
     output.commit(start, now=True)
     if output.open(""):
         output.write("", writer.header())
     with _progress(wanted) as shown:
-        for found in predict_clips(classifier, islice(paths, done, None), batch_size=CLIPS, remote=remote):
+        for found in predict_clips(model, islice(paths, done, None), batch_size=CLIPS, remote=remote):
             output.write("", writer.prediction(found))
             done, failed = done + 1, failed + bool(found.error)
             if done % CLIPS == 0:
@@ -183,13 +174,7 @@ def _clips(
 
 
 def _recordings(
-    wanted: Wanted,
-    classifier: Classifier,
-    paths: Iterable[str],
-    total: int | None,
-    output: Output,
-    name_of: Callable[[str], str] | None,
-    remote: RayInference | None,
+    wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
 ) -> int:
     from earsight.inference.transcribe import TranscriptOptions, transcribe
 
@@ -208,12 +193,12 @@ def _recordings(
                 shown(done, total, speed)
 
         return transcribe(
-            classifier,
+            model,
             paths,
             options,
             output,
             start=output.place,
-            name_of=name_of,
+            name_of=_name_of(wanted.sounds) if wanted.in_folder else None,
             progress=progress,
             report=report,
             remote=remote,
@@ -288,6 +273,8 @@ def predict(
     from earsight.inference.events import EventRules
 
     wanted = Wanted(
+        model=model,
+        sounds=sounds,
         form=form_of(form, json_output=json_output, csv_output=csv_output),
         rows=rows,
         top=top,
@@ -298,7 +285,7 @@ def predict(
     )
     check(wanted)
     try:
-        failed = run(wanted, model, sounds, device=device, threads=threads, on=on)
+        failed = run(wanted, device=device, threads=threads, on=on)
     except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
         say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
         raise typer.Exit(130) from error

@@ -7,16 +7,14 @@ this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from earsight.inference.clips import predict_clips
 from earsight.inference.events import EventRules, events_of
-from earsight.inference.explanation import Explanation, explain
+from earsight.inference.explanation import explain
 from earsight.inference.model import Model
 from earsight.inference.predictions import Event, Prediction
 from earsight.inference.recordings import Recording
@@ -48,59 +46,7 @@ class Classifier(Model):
         windows = self.recording(path, hop_seconds=hop_seconds)
         return events_of(windows, rules or EventRules(), hop_seconds=hop_seconds, window_seconds=self.clip_seconds)
 
-    def explain(
-        self,
-        sound: str | Path | NDArray[np.float32],
-        *,
-        rate: int | None = None,
-        label: str | None = None,
-        curves: bool = True,
-        seed: int = 0,
-        most_steps: int = 2048,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Explanation:
-        """Attribute one class's score to the parts of one sound's spectrogram.
-
-        Parameters
-        ----------
-        sound : path or ndarray of float, shape (samples,) or (samples, channels)
-            Longer ones than a clip are cut at its length, as in `predict`.
-        rate : int, optional
-            Of an array, in Hz; must be given for one.
-        label : str, optional
-            The class to explain; default the most probable one.
-        curves : bool
-            Whether to measure the attributions' faithfulness, by deletion and insertion.
-        seed : int
-            Of the random orders that they are compared with.
-        most_steps : int
-            Bound of the steps of Integrated Gradients, which are doubled until it is complete within 1 %.
-        progress : callable, optional
-            Called with (curves done, curves in all).
-
-        Returns
-        -------
-        Explanation
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read, the sound is silent, or it is shorter than one window.
-        DataError
-            If an array is no sound, or the model does not know the label.
-        ModelError
-            If the attributions are not complete within 1 % after ``most_steps``.
-        """
-        return explain(
-            self,
-            sound,
-            rate=rate,
-            label=label,
-            curves=curves,
-            seed=seed,
-            most_steps=most_steps,
-            progress=progress,
-        )
+    explain = explain
 
 
 def load_classifier(path: str | Path, *, device: torch.device | None = None) -> Classifier:

@@ -42,10 +42,7 @@ class EventRules:
         Events of a class with at most this much between them are one; default one hop, or a window where that is
         shorter: a single window that missed the sound does not part it.
 
-    Raises
-    ------
-    EarsightError
-        If a number is out of its range.
+    Raises EarsightError if a number is out of its range.
     """
 
     threshold: float = THRESHOLD
@@ -87,15 +84,7 @@ class _Open:
 
 
 class EventTracker:
-    """Events of one recording, fed with its windows one at a time.
-
-    Parameters
-    ----------
-    rules : EventRules
-    hop_seconds, window_seconds : float
-    state : dict, optional
-        What `state` gave, to go on from there.
-    """
+    """Events of one recording, fed with its windows one at a time; ``state`` is what `state` gave, to go on from it."""
 
     def __init__(
         self, rules: EventRules, *, hop_seconds: float, window_seconds: float, state: dict[str, Any] | None = None

@@ -39,17 +39,14 @@ class Explanation:
 
     Attributes
     ----------
-    path : str
-        The file as it was named; empty for an array.
-    label : str
-        The class that is explained.
-    top_label : str
-        The most probable class.
-    probability : float
-        Of ``label``.
+    path, label, top_label : str
+        The file as it was named (empty for an array), the class that is explained, and the most probable one.
+    probability, used_probability, unused_probability : float
+        Of ``label`` in the whole sound, in ``used`` and in ``unused``.
     sample_rate_hz : int
-    wave : ndarray of float32, shape (samples,)
-        The sound that was classified, without the zeros that filled it up.
+    wave, used, unused : ndarray of float32, shape (samples,)
+        The sound that was classified, without padding; with only what the network used; and without it. The latter two
+        add up to the first.
     clip_seconds : float
         Length of the spectrogram's time axis.
     windows_ms : tuple of float
@@ -68,10 +65,6 @@ class Explanation:
         0 and above.
     mask : ndarray of float64, shape (bands, frames)
         How much of each cell the network used, 0 to 1, on the common clock.
-    used, unused : ndarray of float32, shape (samples,)
-        The sound with only what was used, and without it; they add up to ``wave``.
-    used_probability, unused_probability : float
-        Of ``label``, when these are classified.
     curves : Curves or None
         Faithfulness of the attribution; None where it was not asked for.
     """
@@ -112,23 +105,17 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, as JSON values."""
+        found = self.attribution
         return {
-            "path": self.path,
-            "label": self.label,
-            "top_label": self.top_label,
-            "probability": self.probability,
+            **{name: getattr(self, name) for name in ("path", "label", "top_label", "probability")},
             "completeness": {
-                "sum_of_attributions": self.attribution.total,
-                "score": self.attribution.score,
-                "score_of_silence": self.attribution.silence_score,
-                "difference": self.attribution.difference,
-                "error": self.attribution.error,
-                "steps": self.attribution.steps,
+                "sum_of_attributions": found.total,
+                "score": found.score,
+                "score_of_silence": found.silence_score,
+                **{name: getattr(found, name) for name in ("difference", "error", "steps")},
             },
             "audible": {
-                "used_probability": self.used_probability,
-                "unused_probability": self.unused_probability,
-                "used_energy": self.used_energy,
+                name: getattr(self, name) for name in ("used_probability", "unused_probability", "used_energy")
             },
             "faithfulness": self.curves.to_dict() | {"verdict": self.verdict} if self.curves else None,
         }
@@ -175,7 +162,35 @@ def explain(
     most_steps: int = MOST_STEPS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
-    """Explain one class of one sound; see `earsight.inference.classifier.Classifier.explain`."""
+    """Attribute one class's score to the parts of one sound's spectrogram.
+
+    Parameters
+    ----------
+    model : Model
+    sound : path or ndarray of float, shape (samples,) or (samples, channels)
+        Longer ones than a clip are cut at its length, as in `predict`.
+    rate : int, optional
+        Of an array, in Hz; must be given for one.
+    label : str, optional
+        The class to explain; default the most probable one.
+    curves : bool
+        Whether to measure the attributions' faithfulness, by deletion and insertion.
+    seed : int
+        Of the random orders that they are compared with.
+    most_steps : int
+        Bound of the steps of Integrated Gradients, which are doubled until it is complete within 1 %.
+    progress : callable, optional
+        Called with (curves done, curves in all).
+
+    Raises
+    ------
+    AudioError
+        If the file cannot be read, the sound is silent, or it is shorter than one window.
+    DataError
+        If an array is no sound, or the model does not know the label.
+    ModelError
+        If the attributions are not complete within 1 % after ``most_steps``.
+    """
     wanted = None if label is None else known_class(model.classes, label)
     wave, name = model.waveform(sound, rate=rate)
     _check_length(wave, name, model)

@@ -24,18 +24,9 @@ _TIMES = ("begin_s", "end_s")
 class Writer(ABC):
     """Rows of one kind in one format.
 
-    Parameters
-    ----------
-    kind : str
-        What a row is: a clip, a window or an event.
-    top : int
-        How many classes a clip's or a window's row shows.
-    calibrated : bool
-        Whether the csv has the columns ``unknown``, ``novelty`` and ``plausible``; ``label`` is the nearest class then.
-    number : int
-        Rows so far, where the format numbers them.
-    high_hz : float
-        The highest frequency that the model gets of the recording.
+    ``top``: how many classes a clip's or a window's row shows; ``calibrated``: whether the csv has the columns
+    ``unknown``, ``novelty`` and ``plausible``; ``number``: rows so far, where the format numbers them; ``high_hz``: the
+    highest frequency that the model gets of the recording.
     """
 
     kind: Kind
@@ -85,19 +76,19 @@ class _Csv(Writer):
     """For programs, with a header."""
 
     def header(self) -> str:
-        return _cells(self._columns())
+        return csv_line(self._columns())
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         cells = [cell for name, share in self._pairs(found) for cell in (name, f"{share:.6f}")]
         cells += [""] * (2 * self.top - len(cells))
-        return _cells([found.path, *_seconds(times), *cells, *self._confidence(found), found.error])
+        return csv_line([found.path, *_seconds(times), *cells, *self._confidence(found), found.error])
 
     def event(self, path: str, event: Event) -> str:
         figures = [f"{event.score:.6f}", f"{event.mean:.6f}", str(event.windows)]
-        return _cells([path, *_seconds(_span(event)), event.label, *figures, ""])
+        return csv_line([path, *_seconds(_span(event)), event.label, *figures, ""])
 
     def problem(self, path: str, reason: str) -> str:
-        return _cells([path, *[""] * (len(self._columns()) - 2), reason])
+        return csv_line([path, *[""] * (len(self._columns()) - 2), reason])
 
     def _columns(self) -> list[str]:
         if self.kind == "events":
@@ -202,7 +193,8 @@ def _line(cells: Sequence[str]) -> str:
     return "\t".join(cells) + "\n"
 
 
-def _cells(cells: Sequence[str]) -> str:
+def csv_line(cells: Sequence[str]) -> str:
+    """One line of csv."""
     line = io.StringIO(newline="")
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()

@@ -79,20 +79,14 @@ class FileOutput(Output):
     Parameters
     ----------
     path : Path
-        The file; its name in `open` is the empty text. Or the folder; files are named relative to it.
+        The file, whose name in `open` is the empty text; or the folder, in which files are named.
     folder : bool
         Which of the two.
     settings : dict
         JSON values that must be the same to go on.
     resume : bool
-        Go on where the journal says.
-
-    Attributes
-    ----------
-    place : dict or None
-        The position to go on from; None to begin.
-    whole : bool
-        There is nothing to go on with: the output is there and its journal is gone, as it goes when all is written.
+        Go on from `place`, the position in the journal (None to begin). Where the output is there without a journal
+        it is `whole`: the journal goes when all is written.
 
     Raises
     ------

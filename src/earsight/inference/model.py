@@ -33,16 +33,10 @@ class Model:
     Parameters
     ----------
     card : ModelCard
-        Classes, features and normalisation.
+        Classes, features, normalisation and calibration; ModelError if the network does not fit the latter.
     model : nn.Module
-        The network, in eval mode.
     device : torch.device, optional
         Where to compute; default the CPU.
-
-    Raises
-    ------
-    ModelError
-        If the card's calibration cannot be carried out with this network.
     """
 
     def __init__(self, card: ModelCard, model: nn.Module, *, device: torch.device | None = None) -> None:
@@ -152,10 +146,6 @@ class Model:
         sound : path or ndarray of float, shape (samples,) or (samples, channels)
         rate : int, optional
             Of an array, in Hz; must be given for one.
-
-        Returns
-        -------
-        Prediction
 
         Raises
         ------

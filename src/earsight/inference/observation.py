@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from earsight.analysis.attribution import integrated_gradients
-from earsight.analysis.boundaries import NAMES, Mean, bootstrap_mean, measure_clip
+from earsight.analysis.boundaries import NAMES, bootstrap_mean, measure_clip
 from earsight.errors import AudioError, RunError
 from earsight.files import replace_text
 from earsight.inference.explanation import FromBands, bands_of
@@ -46,14 +46,10 @@ def observe_boundaries(
         A run folder.
     data : Path, optional
         Where the data set is now, if the run does not say or it was moved.
-    seed : int, optional
-        Which of the run's seeds; default the lowest.
-    clips : int, optional
-        At most so many of each fold, from the classes in turn; default all.
+    seed, clips : int, optional
+        Which of the run's seeds, default the lowest; at most so many clips of each fold, default all.
     most_steps : int
-        Bound of the steps of Integrated Gradients. A clip that is not complete within 1 % by then is still measured,
-        and counted.
-    device : torch.device, optional
+        Bound of the steps of Integrated Gradients; a clip that is not complete within 1 % by then is counted as such.
     progress : callable, optional
         Called with (clips done, clips in all, a note).
 
@@ -116,9 +112,7 @@ class _KeptRows:
         self._path = path
         self._rows: dict[str, dict[str, Any]] = {}
         try:
-            head, *lines = path.read_text(encoding="utf-8").splitlines()
-            if lines and not _is_json(lines[-1]):
-                lines.pop()  # a kill cut it
+            head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut what is behind
             if json.loads(head) == settings:
                 entries = [json.loads(line) for line in lines]
                 self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries}
@@ -138,14 +132,6 @@ class _KeptRows:
         return row
 
 
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
 def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:
     measured = [row for row in rows if "left_out" not in row]
     if len(measured) < 2:
@@ -157,7 +143,8 @@ def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:
         for name in NAMES:
             parts = {part: np.array([row[kind][part][name] for row in measured]) for part in ("observed", "shifted")}
             parts["difference"] = parts["observed"] - parts["shifted"]
-            means[kind][name] = {part: _entry(bootstrap_mean(values)) for part, values in parts.items()}
+            found = {part: bootstrap_mean(values) for part, values in parts.items()}
+            means[kind][name] = {part: {"mean": one.mean, "ci95": [one.low, one.high]} for part, one in found.items()}
     return {
         "clips": {
             "measured": len(measured),
@@ -168,10 +155,6 @@ def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:
         "verdict": verdict(means),
         "rows": rows,
     }
-
-
-def _entry(found: Mean) -> dict[str, Any]:
-    return {"mean": found.mean, "ci95": [found.low, found.high]}
 
 
 def verdict(means: dict[str, dict[str, dict[str, Any]]]) -> list[str]:

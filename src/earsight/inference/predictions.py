@@ -52,14 +52,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Window:
-    """The prediction of one window of a recording.
-
-    Attributes
-    ----------
-    begin_seconds, end_seconds : float
-        From the recording's start; of the last window, the end of the sound.
-    found : Prediction
-    """
+    """The prediction of one window of a recording; the last one ends with the sound."""
 
     begin_seconds: float
     end_seconds: float

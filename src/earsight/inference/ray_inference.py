@@ -35,14 +35,8 @@ AHEAD = 3
 class RayInference:
     """The workers of a cluster, each with the model.
 
-    Parameters
-    ----------
-    cluster : Cluster
-        Connected.
-    model : Path
-        Its bytes are sent once to each node.
-    kernels : bool
-        Whether workers call `Model.use_kernels`.
+    Takes a connected cluster and a model file, whose bytes are sent once to each node; with ``kernels``, workers call
+    `Model.use_kernels`.
     """
 
     def __init__(self, cluster: Cluster, model: Path, *, kernels: bool = False) -> None:
@@ -70,12 +64,8 @@ class RayInference:
     ) -> Iterator[tuple[Kept, Result | None]]:
         """The result of each job, computed on some node, in order, beside what was kept of it; None of None.
 
-        Parameters
-        ----------
-        compute : callable
-            A function of a module of earsight, called with the model and the job.
-        jobs : iterable of (kept, job)
-            Read as far as is needed.
+        ``compute`` is a function of a module of earsight, called with the model and the job; ``jobs`` are (kept, job),
+        read as far as is needed.
 
         Raises
         ------

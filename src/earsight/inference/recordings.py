@@ -35,6 +35,7 @@ _LEAST_SHARE = 0.1
 class Batch(NamedTuple):
     """Windows to classify at once: their times in seconds, and waves (samples,) float32 at the recording's rate."""
 
+    path: str
     spans: list[tuple[float, float]]
     waves: list[NDArray[np.float32]]
     rate_hz: int
@@ -48,7 +49,7 @@ class Recording:
     model : Model
     path : str or Path
     hop_seconds : float
-        From the start of one window to that of the next; may be longer than a window.
+        From the start of one window to that of the next; may be longer than a window. EarsightError if it is no length.
 
     Attributes
     ----------
@@ -60,11 +61,6 @@ class Recording:
         What was read.
     failure : AudioError, optional
         Why reading ended before the recording's end.
-
-    Raises
-    ------
-    EarsightError
-        If the hop is no length.
     """
 
     def __init__(self, model: Model, path: str | Path, *, hop_seconds: float) -> None:
@@ -76,14 +72,8 @@ class Recording:
         self._model, self._hop = model, hop_seconds
 
     def __iter__(self) -> Iterator[Window]:
-        """Windows in their order.
-
-        Raises
-        ------
-        AudioError
-            If the file cannot be read; for one that is cut or damaged, after the windows of what could be read.
-        """
-        for windows in in_order(lambda batch: classify(self._model, self.path, batch), self.batches(), ahead=2):
+        """Windows in their order; AudioError if the file cannot be read, after the windows of what could be."""
+        for windows in in_order(lambda batch: classify(self._model, batch), self.batches(), ahead=2):
             yield from windows
         if self.failure is not None:
             raise self.failure
@@ -133,13 +123,13 @@ class Recording:
     def _batch(self, windows: list[tuple[int, NDArray[np.float32]]]) -> Batch:
         ends = [start + len(wave) for start, wave in windows]
         spans = [(start / self.rate_hz, end / self.rate_hz) for (start, _), end in zip(windows, ends, strict=True)]
-        return Batch(spans, [wave.copy() for _, wave in windows], self.rate_hz)
+        return Batch(self.path, spans, [wave.copy() for _, wave in windows], self.rate_hz)
 
 
-def classify(model: Model, path: str, batch: Batch) -> list[Window]:
+def classify(model: Model, batch: Batch) -> list[Window]:
     """The windows of a batch with their predictions; each is resampled as the excerpt that it is."""
     waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=model.sample_rate_hz) for wave in batch.waves]
-    found = model.predict_waves(np.stack([audio.fit(wave, model.samples) for wave in waves]), name=path)
+    found = model.predict_waves(np.stack([audio.fit(wave, model.samples) for wave in waves]), name=batch.path)
     return [Window(begin, end, one) for (begin, end), one in zip(batch.spans, found, strict=True)]
 
 

@@ -31,14 +31,9 @@ WARM_UP = 2
 
 
 def milliseconds_per_clip(classifier: Classifier, *, repeats: int = 15) -> float:
-    """Median time in milliseconds from a wave to its probabilities, for one clip at a time.
+    """Median time in milliseconds from a wave to its probabilities, one clip at a time, of ``repeats`` after a warm-up.
 
-    Parameters
-    ----------
-    classifier : Classifier
-        Timed where it is, with the threads that torch has. Decoding and resampling are not in it.
-    repeats : int
-        Timed runs, after two that are not.
+    Without decoding and resampling; on the classifier's device, with the threads that torch has.
     """
     wave = np.random.default_rng(0).normal(0, 0.1, (1, classifier.samples)).astype(np.float32)
     times = []
@@ -77,7 +72,7 @@ def evaluate(
     -------
     dict
         ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold), ``held_out``
-        (whether they are what training held out), ``seen_in_training`` (None where this cannot be told), ``classes``
+        (whether they are what training held out), ``seen_in_training`` (None where it is not known), ``classes``
         and ``skipped``. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the model's temperature,
         ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``,
         ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and ``calibrated_on_these``:
@@ -168,29 +163,26 @@ def _predictions(
 ) -> tuple[NDArray[np.int64], list[Prediction], list[str]]:
     """True class numbers and predictions of the rows that can be read, and what is wrong with the others."""
     number = {name: index for index, name in enumerate(classifier.classes)}
-    labels: list[int] = []
-    good: list[Prediction] = []
+    good: dict[int, Prediction] = {}
     skipped = []
     predictions = classifier.predict_files(dataset.file(int(row)) for row in rows)
-    for done, (row, found) in enumerate(zip(rows, predictions, strict=True), start=1):
-        clip = dataset.clips[int(row)]
+    for done, (row, found) in enumerate(zip(rows.tolist(), predictions, strict=True), start=1):
         if found.error:
-            skipped.append(f"{clip.path}: {found.error}")
+            skipped.append(f"{dataset.clips[row].path}: {found.error}")
         else:
-            labels.append(number[clip.label])
-            good.append(found)
+            good[row] = found
         if progress:
             progress(done, len(rows))
-    if skipped and (not skip_bad or not labels):
+    if skipped and (not skip_bad or not good):
         raise DataError(
             f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
-    return np.array(labels), good, skipped
+    return np.array([number[dataset.clips[row].label] for row in good]), list(good.values()), skipped
 
 
 def _calibrated_on(card: ModelCard, dataset: Dataset, rows: NDArray[np.int64]) -> bool | None:
-    """Whether some of the rows calibrated the model; None where that cannot be told."""
+    """Whether some of the rows calibrated the model; None where the model file does not show it."""
     about = card.trained_on
     if about.get("digest") == dataset.digest:
         return bool(np.isin(dataset.folds[rows], card.calibration.get("folds", [])).any())
@@ -200,36 +192,24 @@ def _calibrated_on(card: ModelCard, dataset: Dataset, rows: NDArray[np.int64]) -
     return True if card.calibration.get("own_held_out") else None
 
 
-def _by_class(
-    classes: tuple[str, ...], truth: NDArray[np.int64], guess: NDArray[np.int64]
-) -> list[dict[str, str | int | float]]:
+def _by_class(classes: tuple[str, ...], truth: NDArray[np.int64], guess: NDArray[np.int64]) -> list[dict[str, Any]]:
     table = per_class(truth, guess, classes=len(classes))
-    return [
-        {
-            "name": name,
-            "clips": int(table.support[index]),
-            "precision": float(table.precision[index]),
-            "recall": float(table.recall[index]),
-        }
-        for index, name in enumerate(classes)
-    ]
+    columns = zip(classes, table.support.tolist(), table.precision.tolist(), table.recall.tolist(), strict=True)
+    return [dict(zip(("name", "clips", "precision", "recall"), row, strict=True)) for row in columns]
 
 
 def trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
     """Which rows some member was trained on, and the fold that the others are; None where the model does not tell."""
     found = [_trained_by(card, dataset) for card in classifier.card.members or (classifier.card,)]
     rows = [mask for mask, _ in found if mask is not None]
-    folds = {fold for _, fold in found}
     if len(rows) < len(found):
         return None, None
+    folds = {fold for _, fold in found}
     return np.logical_or.reduce(rows), folds.pop() if len(folds) == 1 else None
 
 
 def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
-    """The same for one network.
-
-    A model trained without a fold of its own held clips out by its seed, so that the same draw finds them again.
-    """
+    """The same for one network; where it held clips out by its seed, the same draw finds them again."""
     about = card.trained_on
     if about.get("digest") == dataset.digest:
         return dataset.folds != about["fold"], int(about["fold"])
@@ -239,15 +219,11 @@ def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | 
     return (split.folds != about["fold"], None) if split.digest == about["digest"] else (None, None)
 
 
-def _same_clips(classifier: Classifier, dataset: Dataset) -> bool:
-    cards = classifier.card.members or (classifier.card,)
-    return any(card.trained_on.get("clips_digest") == dataset.clips_digest for card in cards)
-
-
 def _seen(
     classifier: Classifier, dataset: Dataset, trained: NDArray[np.bool_] | None, rows: NDArray[np.int64]
 ) -> bool | None:
-    """Whether training saw any of the rows; None where that cannot be told."""
+    """Whether training saw any of the rows; None where the model file does not show it."""
     if trained is not None:
         return bool(trained[rows].any())
-    return True if _same_clips(classifier, dataset) else None
+    cards = classifier.card.members or (classifier.card,)
+    return True if any(card.trained_on.get("clips_digest") == dataset.clips_digest for card in cards) else None

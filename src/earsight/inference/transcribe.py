@@ -8,9 +8,7 @@ none stops the rest. In a folder every recording has files of its own, ``NAME.ev
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +18,7 @@ from typing import Any, NamedTuple
 
 from earsight.errors import EarsightError
 from earsight.inference.events import EventRules, EventTracker
-from earsight.inference.formats import FORMATS, Kind, Writer
+from earsight.inference.formats import FORMATS, Kind, Writer, csv_line
 from earsight.inference.journal import Output
 from earsight.inference.model import Model
 from earsight.inference.predictions import Event, Window
@@ -60,16 +58,7 @@ class TranscriptOptions:
 
 
 class Transcript:
-    """The rows of one recording, fed with its windows.
-
-    Parameters
-    ----------
-    model : Model
-    path : str
-    options : TranscriptOptions
-    state : dict, optional
-        What `state` gave, to go on from there.
-    """
+    """The rows of one recording, fed with its windows; ``state`` is what `state` gave, to go on from there."""
 
     def __init__(
         self, model: Model, path: str, options: TranscriptOptions, *, state: dict[str, Any] | None = None
@@ -81,12 +70,8 @@ class Transcript:
             writer.number, writer.high_hz = state["numbers"].get(kind, 0), float(state["high_hz"])
         self.seconds, self.windows, self.events = float(state["seconds"]), int(state["windows"]), int(state["events"])
         self._rate_hz, self._high_hz = model.sample_rate_hz, float(state["high_hz"])
-        self._tracker = EventTracker(
-            options.rules,
-            hop_seconds=options.hop_seconds,
-            window_seconds=model.clip_seconds,
-            state=state["tracker"],
-        )
+        hop, window = options.hop_seconds, model.clip_seconds
+        self._tracker = EventTracker(options.rules, hop_seconds=hop, window_seconds=window, state=state["tracker"])
 
     def state(self) -> dict[str, Any]:
         """Counts, and what is not written yet, as JSON values."""
@@ -172,14 +157,9 @@ def transcribe(
     progress : callable
         Called with (seconds done of this recording, its seconds by its header, recordings done, speed).
     report : callable
-        Called with (path, reason) for every recording that could not be read to its end.
+        Called with (path, reason) for every recording that could not be read to its end; their number is returned.
     remote : RayInference, optional
         A cluster that classifies what is decoded here.
-
-    Returns
-    -------
-    int
-        How many could not.
 
     Raises
     ------
@@ -220,20 +200,11 @@ def _classified(
     model: Model, items: Iterator[_Item], remote: RayInference | None
 ) -> Iterator[tuple[_Item, list[Window]]]:
     """Each item with its windows, in order, classified in threads here or on a cluster."""
-
-    def windows_of(item: _Item) -> tuple[_Item, list[Window]]:
-        return item, [] if item.batch is None else classify(model, item.recording.path, item.batch)
-
     if remote is None:
-        yield from in_order(windows_of, items, ahead=3)
+        yield from in_order(lambda item: (item, classify(model, item.batch) if item.batch else []), items, ahead=3)
         return
-    jobs = ((item, None if item.batch is None else (item.recording.path, item.batch)) for item in items)
-    for item, windows in remote.map(_classify_job, jobs):
+    for item, windows in remote.map(classify, ((item, item.batch) for item in items)):
         yield item, windows or []
-
-
-def _classify_job(model: Model, job: tuple[str, Batch]) -> list[Window]:
-    return classify(model, *job)
 
 
 class _Files:
@@ -302,10 +273,8 @@ class _Files:
             reason = f"heard up to {transcript.seconds:.2f} s; {reason}"
         self._write(recording.path, transcript.finish(reason))
         if self._name_of is not None:
-            line = io.StringIO(newline="")
-            counts = [f"{transcript.seconds:.3f}", transcript.windows, transcript.events]
-            csv.writer(line, lineterminator="\n").writerow([recording.path, *counts, reason])
-            self._output.write(INDEX, line.getvalue())
+            counts = [f"{transcript.seconds:.3f}", str(transcript.windows), str(transcript.events)]
+            self._output.write(INDEX, csv_line([recording.path, *counts, reason]))
             for kind in transcript.writers:
                 self._output.close(self._file(recording.path, kind))
         self._transcript = None
