@@ -32,9 +32,9 @@ def correlation(first, second):
 
 
 def log_mels(front_end, wave):
-    return front_end.log_bands(torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None], window=0)[
-        0
-    ].numpy()
+    return front_end.log_bands(
+        front_end.reflected(torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None]), window=0
+    )[0].numpy()
 
 
 # What is compared: all 128 bands of the log-mels of one 50 ms window every 25 ms at 44.1 kHz, before the resize, as one

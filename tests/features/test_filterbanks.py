@@ -119,7 +119,9 @@ def largest_difference(name, features, waves):
     worst = 0.0
     for wave in waves:
         for window in range(3):
-            ours = front_end.finish(front_end.log_bands(torch.from_numpy(wave)[None], window=window))[0, 0].numpy()
+            ours = front_end.finish(
+                front_end.log_bands(front_end.reflected(torch.from_numpy(wave)[None]), window=window)
+            )[0, 0].numpy()
             theirs = ORACLES[name](wave, features, window)
             assert ours.shape == theirs.shape
             worst = max(worst, float(np.abs(ours - theirs).max()))

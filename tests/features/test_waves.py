@@ -1,4 +1,4 @@
-"""Waves on disk: to the last bit what is decoded, kept as the store keeps spectrograms, int16 only where that is exact."""
+"""Waves on disk: to the last bit what is decoded, kept as the spectrograms are, int16 only where that is exact."""
 
 import shutil
 from collections import namedtuple

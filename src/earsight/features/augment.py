@@ -1,21 +1,17 @@
-"""Random changes of training examples, drawn first and applied after, so that a draw can be replayed.
+"""Augmentation of spectrograms: random draws, applied to one batch on the host or to many batches on a device.
 
-Comes in: spectrograms (batch, channels, bands, frames) float, and a `Draws` for the batch. Goes out: spectrograms of the same
-shape. All of it happens on spectrograms of any representation, on any device:
+Comes in: spectrograms (batch, channels, bands, frames) float, and the `Draws` of the batch, drawn before and apart from
+them so that they can be replayed. Goes out: spectrograms of the same shape, of any representation, on any device:
 
-- pitch: the draw picks one of the pitch steps that the front end computed with warped filterbanks
-  (`earsight.features.filterbanks`), whose power no phase vocoder needs to touch;
-- stretch by r: the spectrogram is read at r times the speed, with linear interpolation between columns. The result keeps
-  its own time scale: a faster sound leaves room, which is filled with silence, a slower one is cropped;
-- shift: the spectrogram is rolled in time; the end comes back at the beginning;
+- pitch: one of the pitch steps that the front end computed with warped filterbanks, without a phase vocoder;
+- stretch by r: the spectrogram is read at r times the speed, with linear interpolation between columns. The result
+  keeps its own time scale: a faster sound leaves room, which is filled with silence, a slower one is cropped;
+- shift: the spectrogram is rolled in time; its end goes to the beginning;
 - masks: whole stretches of time or of bands are set to the mean (SpecAugment, Park et al. 2019, arXiv 1904.08779);
 - mixup: convex combinations of two examples and of their labels (Zhang et al. 2018, arXiv 1710.09412).
 
-Random choices as tensors: an epoch's draws go to the device at once, and are applied there.
-
-Comes in: the batches of an epoch, rows and `earsight.features.augment.Draws`, and spectrograms (batch, windows, bands,
-frames) on a device. Goes out: what `earsight.features.augment.apply` gives on the host, to rounding. Nothing here looks
-at a value from Python or makes the host wait, so that a GPU can record it once and replay it with other draws.
+Batched augmentation (`BatchedDraws`) gives the same to rounding. No value is read by Python, so the host never waits
+and a GPU can record the work once and replay it with other draws.
 """
 
 from __future__ import annotations
@@ -76,21 +72,7 @@ def step_indices(semitones: Sequence[int], rows: int, draws: Draws | None) -> ND
 
 
 def draw(augment: Augment, *, batch: int, generator: np.random.Generator) -> Draws:
-    """Random choices for a batch.
-
-    Parameters
-    ----------
-    augment : Augment
-        The recipe's ranges.
-    batch : int
-        Number of examples.
-    generator : numpy.random.Generator
-        Where all the randomness comes from.
-
-    Returns
-    -------
-    Draws
-    """
+    """Random choices for a batch of that many examples, within the recipe's ranges, all from one generator."""
     changed = generator.random(batch) < augment.probability
     reach = augment.pitch_semitones
     semitones = np.where(changed, generator.integers(-reach, reach + 1, batch), 0)
@@ -123,10 +105,10 @@ def _masks(
 def stretch_matrix(
     speed: NDArray[np.float64], *, place: NDArray[np.float64], roll: NDArray[np.float64], frames: int
 ) -> Tensor:
-    """Matrices (batch, frames, frames) that roll a spectrogram and read it at another speed.
+    """Matrices (batch, frames, frames) float32 that roll spectrograms and read them at another speed.
 
-    Column t of the result is the (rolled) input at ``start + speed * t``, between two columns linearly. Columns that
-    lie outside the sound have no weight at all; the caller fills them with silence.
+    Column t of the result is the (rolled) input at ``start + speed * t``, interpolated between two columns. Columns
+    that lie outside the sound have no weight at all; the caller fills them with silence.
     """
     length = (frames - 1) / speed + 1  # columns that the stretched sound takes
     # Slower sounds are longer than the spectrogram: the crop begins anywhere. Faster ones stand anywhere in it.
@@ -148,7 +130,7 @@ def stretch_matrix(
 
 
 def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
-    """Roll, stretch, mask and mix a batch of normalised spectrograms; the pitch was chosen when they were read.
+    """Roll, stretch, mask and mix a batch of normalised spectrograms that were read at their drawn pitch.
 
     Parameters
     ----------
@@ -157,7 +139,7 @@ def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool 
     draws : Draws
         The batch's random choices.
     silence : Tensor, shape (channels, bands)
-        Normalised value of digital silence in each row, which fills what a faster sound leaves empty.
+        Normalised value of digital silence, which fills what a faster sound leaves empty.
     stretch : bool
         False where the wave itself was stretched and rolled already.
 
@@ -204,7 +186,7 @@ _SINGLE = 4  # speed, place, roll and share stand before the masks
 
 @dataclass(frozen=True)
 class BatchedDraws:
-    """Rows and draws of some examples.
+    """Rows and draws of some examples as tensors on a device.
 
     Attributes
     ----------
@@ -234,55 +216,22 @@ class BatchedDraws:
 def batch_draws(
     batches: Sequence[tuple[NDArray[np.int64], Draws]], *, semitones: Sequence[int], device: torch.device
 ) -> BatchedDraws:
-    """All batches' rows and draws, one after the other, on a device.
-
-    Parameters
-    ----------
-    batches : sequence of (rows, draws)
-    semitones : sequence of int
-        The pitch steps that the source holds, rising.
-    device : torch.device
-    """
-    whole = np.concatenate(
-        [
-            np.stack([rows, np.searchsorted(semitones, draws.semitones), draws.partner], axis=1)
-            for rows, draws in batches
-        ]
-    )
-    real = np.concatenate(
-        [
-            np.concatenate(
-                [
-                    np.stack([draws.speed, draws.place, draws.roll, draws.share], axis=1),
-                    draws.time_masks.reshape(len(rows), -1),
-                    draws.band_masks.reshape(len(rows), -1),
-                ],
-                axis=1,
-            )
-            for rows, draws in batches
-        ]
-    )
-    time_masks = batches[0][1].time_masks.shape[1]
-    return BatchedDraws(torch.from_numpy(whole).to(device), torch.from_numpy(real).to(device), time_masks)
+    """All batches' rows and draws, one after the other, on a device; ``semitones`` are the source's steps, rising."""
+    whole, real = [], []
+    for rows, draws in batches:
+        whole.append(np.stack([rows, step_indices(semitones, len(rows), draws), draws.partner], axis=1))
+        single = np.stack([draws.speed, draws.place, draws.roll, draws.share], axis=1)
+        masks = (masks.reshape(len(rows), -1) for masks in (draws.time_masks, draws.band_masks))
+        real.append(np.concatenate([single, *masks], axis=1))
+    whole_numbers, shares = (torch.from_numpy(np.concatenate(parts)).to(device) for parts in (whole, real))
+    return BatchedDraws(whole_numbers, shares, time_masks=batches[0][1].time_masks.shape[1])
 
 
-def apply_batched(spectrograms: Tensor, packed: BatchedDraws, *, silence: Tensor) -> Tensor:
-    """Roll, stretch, mask and mix a batch of normalised spectrograms, as `earsight.features.augment.apply` does.
-
-    Parameters
-    ----------
-    spectrograms : Tensor, shape (batch, channels, bands, frames)
-    packed : BatchedDraws
-        Of the same examples, on the same device.
-    silence : Tensor, shape (channels, bands)
-
-    Returns
-    -------
-    Tensor, shape (batch, channels, bands, frames)
-    """
+def apply_batched(spectrograms: Tensor, draws: BatchedDraws, *, silence: Tensor) -> Tensor:
+    """Roll, stretch, mask and mix a batch of normalised spectrograms; takes and gives what `apply` does."""
     batch, _, bands, frames = spectrograms.shape
-    speed, place, roll = packed.real[:, : _SINGLE - 1, None].unbind(1)
-    masks = packed.real[:, _SINGLE:].reshape(batch, -1, 2)
+    speed, place, roll = draws.real[:, : _SINGLE - 1, None].unbind(1)
+    masks = draws.real[:, _SINGLE:].reshape(batch, -1, 2)
     length = (frames - 1) / speed + 1
     first = place * (frames - length)
     position = (torch.arange(frames, device=spectrograms.device) - first) * speed
@@ -299,13 +248,13 @@ def apply_batched(spectrograms: Tensor, packed: BatchedDraws, *, silence: Tensor
 
     out = torch.lerp(columns(left), columns(right), fraction[:, None, None, :])
     out = torch.where(inside[:, None, None, :], out, silence[:, :, None])
-    keep_time = _keep_packed(masks[:, : packed.time_masks], frames)
-    keep_bands = _keep_packed(masks[:, packed.time_masks :], bands)
+    keep_time = _keep_batched(masks[:, : draws.time_masks], frames)
+    keep_bands = _keep_batched(masks[:, draws.time_masks :], bands)
     out = out * (keep_bands[:, None, :, None] & keep_time[:, None, None, :])
-    return torch.lerp(out[packed.whole[:, 2]], out, packed.share[:, None, None, None])
+    return torch.lerp(out[draws.whole[:, 2]], out, draws.share[:, None, None, None])
 
 
-def _keep_packed(masks: Tensor, size: int) -> Tensor:
+def _keep_batched(masks: Tensor, size: int) -> Tensor:
     cells = (torch.arange(size, device=masks.device, dtype=torch.float64) + 0.5) / size
     covered = (cells >= masks[..., :1]) & (cells < masks[..., 1:])
     return ~covered.any(dim=1)

@@ -1,8 +1,8 @@
-"""The reference augmentation: pitch and speed changed on the wave itself, the spectrogram computed from the result.
+"""Augmentation of waves, the slow reference: pitch and speed are changed on the wave, then its spectrogram is computed.
 
-Comes in: a data set, features, and the same draws as the fast way takes. Goes out: spectrograms
-(batch, windows, bands, frames). Slow: every example is decoded, changed by Signalsmith Stretch (the package
-python-stretch, extra ``waveform``) and turned into a spectrogram anew. `earsight.features.augment` is held to it by a test.
+Comes in: a data set, features, and the same draws as `earsight.features.augment` takes, which a test holds to this.
+Goes out: spectrograms (batch, windows, bands, frames). Every example is decoded anew and changed by Signalsmith Stretch
+(the package python-stretch, extra ``waveform``).
 """
 
 from __future__ import annotations
@@ -23,20 +23,7 @@ from earsight.recipe import Features
 def change_wave(
     wave: NDArray[np.float32], *, sample_rate_hz: int, semitones: float = 0.0, speed: float = 1.0
 ) -> NDArray[np.float32]:
-    """A wave at another pitch and speed, each without the other.
-
-    Parameters
-    ----------
-    wave : ndarray of float32, shape (samples,)
-    sample_rate_hz : int
-    semitones : float
-        Pitch shift, upwards positive.
-    speed : float
-        Above 1 is faster.
-
-    Returns
-    -------
-    ndarray of float32, shape (round(samples / speed),)
+    """A wave (samples,) shifted in pitch, upwards positive, and of another speed: (round(samples / speed),) float32.
 
     Raises
     ------
@@ -64,7 +51,7 @@ class WaveformSource:
     """Spectrograms of a data set's rows, decoded and changed at every read."""
 
     stretches = True
-    """Rows come rolled, stretched and shifted in pitch already."""
+    """Rows are read rolled, stretched and shifted in pitch."""
 
     def __init__(self, dataset: Dataset, features: Features) -> None:
         self.dataset = dataset

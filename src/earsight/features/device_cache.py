@@ -1,8 +1,8 @@
-"""A data set's sounds on the device, so that a training step needs nothing of the host.
+"""Device cache: a data set's spectrograms or waves in the memory of the device that trains.
 
-Comes in: a `Store`, or `Waves`. Goes out: sources of spectrograms (batch, windows, bands, frames) float32 whose rows are
-asked for by tensors on the device, each at its own pitch step. Spectrograms take 2 bytes a value and pitch step and cost a
-training step a copy; waves take less room, and each step computes their spectrograms anew.
+Comes in: a `Store`, or `Waves`. Goes out: sources of spectrograms (batch, windows, bands, frames) float32 whose rows
+and pitch steps are tensors on the device, so that a training step never waits for the host. Spectrograms take 2 bytes a
+value and pitch step, and a step copies them; waves take less room, and a step computes their spectrograms anew.
 """
 
 from __future__ import annotations
@@ -20,48 +20,32 @@ from earsight.features.store import Store, decode, moments, statistics
 from earsight.features.waves import Waves
 
 _CHUNK_ROWS = 16
-"""Rows that go up at a time: what the host holds does not grow with the data set."""
+"""Rows that are copied to the device at a time, so that the host's memory does not grow with the data set."""
 
 
 class DeviceCache(abc.ABC):
-    """Spectrograms from data on a device."""
+    """Spectrograms from data on a device; ``semitones`` and ``silence`` as in `earsight.features.row_file.RowFile`."""
 
     stretches = False
-    """Rows come at their pitch alone."""
     semitones: tuple[int, ...]
-    """The pitch steps there are, rising."""
     device: torch.device
     silence: Tensor
-    """What each row of the spectrograms reads in digital silence, shape (bands,)."""
 
     @abc.abstractmethod
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
-        """Spectrograms of some rows, each at the pitch step of that index; the host does not wait for it.
+        """Spectrograms (batch, windows, bands, frames) float32 of some rows, each at the pitch step of that index.
 
-        Parameters
-        ----------
-        rows, steps : Tensor of int64, shape (batch,)
-            On the device.
-
-        Returns
-        -------
-        Tensor, shape (batch, windows, bands, frames), float32
+        ``rows`` and ``steps`` are int64 (batch,) on the device; the host does not wait for the result.
         """
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Spectrograms of some rows, each at the pitch that the draws say; see `earsight.features.store.Store.read`."""
+        """Spectrograms of some rows, each at its drawn pitch; see `earsight.features.store.Store.read`."""
         steps = torch.from_numpy(step_indices(self.semitones, len(rows), draws))
         return self.pick(torch.from_numpy(rows).to(self.device), steps.to(self.device))
 
 
 class SpectrogramCache(DeviceCache):
-    """A store's codes on a device: 2 bytes a value, every pitch step of every row.
-
-    Parameters
-    ----------
-    store : Store
-    device : torch.device
-    """
+    """A store's int16 codes on a device, every pitch step of every row."""
 
     def __init__(self, store: Store, device: torch.device) -> None:
         self.semitones, self.device, self.silence = store.semitones, device, store.silence
@@ -75,23 +59,13 @@ class SpectrogramCache(DeviceCache):
             self._codes[start : start + len(index)] = torch.from_numpy(store.read_codes(index // steps, index % steps))
 
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
-        """Spectrograms (batch, windows, bands, frames) of some rows at some steps."""
+        """See `DeviceCache.pick`."""
         logs = decode(self._codes[rows * len(self.semitones) + steps], representation=self._representation)
         return logs if self._basis is None else torch.matmul(self._basis, logs)
 
 
 class WaveCache(DeviceCache):
-    """A data set's waves on a device: int16 where that loses nothing in any clip, else float32.
-
-    Parameters
-    ----------
-    waves : Waves
-    device : torch.device
-
-    Attributes
-    ----------
-    waves : Tensor of int16 or float32, shape (rows, samples)
-    """
+    """A data set's waves (rows, samples) on a device: int16 where that is exact for every clip, else float32."""
 
     def __init__(self, waves: Waves, device: torch.device) -> None:
         self.semitones, self.device, self.silence = waves.semitones, device, waves.silence
@@ -108,7 +82,7 @@ class WaveCache(DeviceCache):
         self._moments = self._measured()
 
     def pick(self, rows: Tensor, steps: Tensor) -> Tensor:
-        """Spectrograms (batch, windows, bands, frames) of some rows at some steps, computed from their waves."""
+        """See `DeviceCache.pick`; computed from the waves."""
         with torch.no_grad():
             waves = self.waves[rows].float() * self._scales[rows]
             return self._front_end.spectrograms(waves, steps=steps)[:, 0]

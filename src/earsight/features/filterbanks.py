@@ -1,12 +1,12 @@
-"""Representations: what the rows of a spectrogram are, as filterbanks on the power of the STFT.
+"""Filterbanks on the power of the STFT: mel, linear, gammatone, and MFCCs; what the rows of a spectrogram are.
 
 Comes in: a rate in Hz, the points of the FFT, a number of bands, and a pitch step. Goes out: a bank (bands, bins)
 float32, bins = points // 2 + 1, of weights of at least 0, lowest band first. A spectrogram is log(bank @ power + 1e-6),
 resized in time; where the representation has a basis (bands, bands), the spectrogram is the basis times that.
 
-Only the power of the STFT is used, so raising a sound by s semitones is reading its power at the frequency f as if it
-stood at f * 2^(s / 12): a bank's filters are evaluated at multiplied frequencies, and no phase is touched. That holds
-for every representation. What is moved beyond half the rate is lost, as in a wave that is resampled.
+Only the power of the STFT is used, so a sound is raised by s semitones by reading the power at frequency f as if it
+stood at f * 2^(s / 12): the filters are evaluated at multiplied frequencies, and no phase is touched. What is moved
+beyond half the rate is lost, as in a wave that is resampled.
 
 All banks reach from 0 Hz to half the rate:
 
@@ -60,23 +60,7 @@ def erb_width_hz(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
 
 
 def mel_filterbank(*, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0) -> NDArray[np.float32]:
-    """Triangular mel filters of height 1.
-
-    Parameters
-    ----------
-    sample_rate_hz : int
-        Rate of the waves, in Hz.
-    fft_points : int
-        Points of the FFT.
-    bands : int
-        Number of bands between 0 Hz and half the rate.
-    semitones : float
-        Pitch shift; positive is upwards.
-
-    Returns
-    -------
-    ndarray, shape (bands, fft_points // 2 + 1), float32
-    """
+    """Triangular mel filters of height 1: (bands, fft_points // 2 + 1) float32, shifted upwards by ``semitones``."""
     frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
     edges = mel_to_hz(np.linspace(0.0, hz_to_mel(sample_rate_hz / 2.0), bands + 2))
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
@@ -155,11 +139,11 @@ class Representation:
     bank : callable
         The filters; takes and gives what `mel_filterbank` does.
     basis : callable or None
-        From a number of bands to the matrix (bands, bands) that turns log powers into rows; None where they are rows.
+        From a number of bands to the matrix (bands, bands) that turns log energies into rows; None where they are rows.
     steps_per_unit : int
-        Of the log powers as the store keeps them, before the basis.
+        Of the log energies as the store keeps them, before the basis.
     zero_at : float
-        Log power in the middle of the store's range, which reaches 32768 steps to either side.
+        Log energy in the middle of the store's range, which reaches 32768 steps to either side.
     """
 
     bank: Callable[..., NDArray[np.float32]]

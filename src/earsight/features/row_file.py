@@ -1,11 +1,11 @@
 """A resumable file of rows: one row for each clip of a data set, computed once and kept in a folder.
 
-Comes in: a data set, a layout, and a function from a decoded wave (samples,) float32 to its row. Goes out: a folder with
-one large file of rows of equal size, small tables with one entry for each row, a table of states, and ``store.json``.
-It is built under another name, under a lock, and renamed when complete; a build that was interrupted computes only the
-rows whose state is not done. A state is written once its row is on the disk, so that no kill, power cut or full disk
-leaves a row of zeros that counts as done. Files are written and read by offset: pages of a memory map would count as
-the process's memory, which would then grow with the number of clips.
+Comes in: a data set, a layout, and a function from a decoded wave (samples,) float32 to its row. Goes out: a folder
+with one large file of rows of equal size, small tables with an entry for each row, a table of states, and
+``store.json``. It is built under another name, under a lock, and renamed when complete; a build that was interrupted
+computes only the rows whose state is not done. A state is written once its row is on the disk, so that no kill, power
+cut or full disk leaves a row of zeros that counts as done. Files are written and read by offset: pages of a memory map
+would count as the process's memory, which would then grow with the number of clips.
 """
 
 from __future__ import annotations

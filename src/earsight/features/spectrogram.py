@@ -1,13 +1,13 @@
-"""Waves to spectrograms: the one front end that training, prediction and export share.
+"""The front end: from waves to spectrograms, one for training, prediction and export.
 
 Comes in: waves (batch, samples) float32 at ``features.sample_rate_hz``, on any device. Goes out: spectrograms
-(batch, 3, bands, frames) float32 of the natural logarithm of the power in bands, or of what a representation makes of
-it (`earsight.features.filterbanks`). Every step is differentiable down to the wave.
+(batch, 3, bands, frames) float32, the three-channel log-mel or another representation
+(`earsight.features.filterbanks`). Every step is differentiable down to the wave.
 
-The numbers: log(power in a band + 1e-6); a periodic Hann window of ``windows_ms`` zero-padded to ``fft_ms``; centred
-frames over a reflected wave; then each channel is resized in time, bilinear with antialiasing, to ``frames`` columns
-(Palanisamy et al. 2020, arXiv 2007.11154). With log-mels, the default, the bands are triangles of height 1 on the HTK
-mel scale from 0 Hz to half the rate.
+The numbers: log(band energy + 1e-6), natural; a periodic Hann window of ``windows_ms`` zero-padded to ``fft_ms``;
+centred frames over a reflected wave; then each channel is resized in time, bilinear with antialiasing, to ``frames``
+columns (Palanisamy et al. 2020, arXiv 2007.11154). With log-mels, the default, the bands are triangles of height 1 on
+the HTK mel scale from 0 Hz to half the rate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def resize_matrix(columns_in: int, columns_out: int) -> Tensor:
 
 
 def basis(features: Features) -> Tensor | None:
-    """The matrix (bands, bands) float32 from log powers to the spectrogram's rows; None where they are the rows already."""
+    """The matrix (bands, bands) float32 from log energies to a spectrogram's rows; None where they are the rows."""
     make = REPRESENTATIONS[features.representation].basis
     return None if make is None else torch.from_numpy(make(features.bands))
 
@@ -46,7 +46,7 @@ def silence(features: Features) -> Tensor:
 
 
 class Spectrogram(nn.Module):
-    """The front end that ``features`` describes, at one or several pitches.
+    """The front end that ``features`` describes, at one or several pitch steps.
 
     Parameters
     ----------
@@ -108,71 +108,54 @@ class Spectrogram(nn.Module):
         self.resizes = nn.ModuleList(Banded(matrix.numpy(), block_rows=RESIZE_ROWS) for matrix in resizes)
 
     def use_kernels(self) -> Spectrogram:
-        """Compute by compiled kernels from now on, where there are some: faster, and the same up to rounding."""
+        """Compute by SIMD kernels from now on, where there are some: faster, and the same up to rounding."""
         self.kernels = nn.ModuleList(
             simd_stft(power) if isinstance(power, BandEnergies) else power for power in self.energies
         )
         return self
 
-    def log_bands(self, waves: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:
-        """Log power in the bands of one window, before the resize.
-
-        Parameters
-        ----------
-        waves : Tensor, shape (batch, samples), float32
-            Mono waves at the features' rate, of any length above half an FFT.
-        window : int
-            Which of ``features.windows_ms``.
-        steps : Tensor of int64, shape (batch,), optional
-            The index of one pitch step for each wave; without it all steps are given for every wave.
-
-        Returns
-        -------
-        Tensor, shape (batch, steps, bands, 1 + samples // hop), float32
-            For log-mels these are the spectrogram's rows; one spectrogram per pitch step, or of ``steps`` one alone.
-        """
-        return self._logs(self._padded(waves), window, steps)
-
-    def _padded(self, waves: Tensor) -> Tensor:
+    def reflected(self, waves: Tensor) -> Tensor:
+        """Waves (batch, samples) with half an FFT of their reflection at each end."""
         half = self.fft_points // 2
         return F.pad(waves[:, None], (half, half), mode="reflect")[:, 0]
 
-    def _logs(self, padded: Tensor, window: int, steps: Tensor | None) -> Tensor:
-        power = (self.kernels or self.energies)[window](padded).mT
-        power = power.view(padded.shape[0], len(self.semitones), self.features.bands, -1)
+    def log_bands(self, reflected: Tensor, *, window: int, steps: Tensor | None = None) -> Tensor:
+        """Log energies (batch, steps, bands, 1 + samples // hop) of one window, before the resize."""
+        power = (self.kernels or self.energies)[window](reflected).mT
+        power = power.view(len(reflected), len(self.semitones), self.features.bands, -1)
         if steps is not None:
             # Picked by index on the device: a batch grouped by pitch would have another shape at each step of training.
-            power = power[torch.arange(len(padded), device=padded.device), steps][:, None]
+            power = power[torch.arange(len(reflected), device=power.device), steps][:, None]
         return torch.log(power + LOG_OFFSET)
 
     def band_energies(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
-        """Log powers at every pitch step, one channel a window: what `spectrograms` gives before the representation's basis.
+        """Log band energies at every pitch step, one channel a window, before the representation's basis.
 
         Parameters
         ----------
         waves : Tensor, shape (batch, features.samples), float32
         steps : Tensor of int64, shape (batch,), optional
-            The index of one pitch step for each wave.
+            The index of one pitch step for each wave; without it all steps are given for every wave.
 
         Returns
         -------
         Tensor, shape (batch, steps, windows, bands, frames), float32
-            With ``steps``, one step for each.
         """
-        padded = self._padded(waves)
-        channels = [resize(self._logs(padded, index, steps)) for index, resize in enumerate(self.resizes)]
+        padded = self.reflected(waves)
+        logs = (self.log_bands(padded, window=window, steps=steps) for window in range(len(self.resizes)))
+        channels = [resize(log) for resize, log in zip(self.resizes, logs, strict=True)]
         return torch.stack(channels, dim=2)
 
-    def finish(self, views: Tensor) -> Tensor:
-        """Spectrograms (..., bands, frames) of log powers of that shape: the representation's basis, where it has one."""
+    def finish(self, logs: Tensor) -> Tensor:
+        """Spectrograms (..., bands, frames) of log energies of that shape: times the representation's basis, if any."""
         rows: Tensor | None = self.basis  # type: ignore[assignment]
-        return views if rows is None else torch.matmul(rows, views)
+        return logs if rows is None else torch.matmul(rows, logs)
 
     def spectrograms(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
         """Spectrograms at every pitch step, one channel a window; takes and gives what `band_energies` does."""
         return self.finish(self.band_energies(waves, steps=steps))
 
     def forward(self, waves: Tensor) -> Tensor:
-        """Spectrograms (batch, 3, bands, frames) at the first pitch step; a single window is copied to three channels."""
+        """Spectrograms (batch, 3, bands, frames) at the first pitch step; a single window fills all three channels."""
         spectrograms = self.spectrograms(waves)[:, 0]
         return spectrograms.expand(-1, 3, -1, -1)

@@ -1,26 +1,16 @@
-"""Power in bands by a compiled kernel, of sixteen frames at once.
-
-Comes in: a `BandEnergies`. Goes out: what it computes, from the same window, grid and bank, up to rounding; the FFT runs
-in float64 too. Each lane of the processor's vectors transforms two frames, as real and imaginary part, and everything
-between the wave and the bands stays in its second cache, which is four times as fast as an FFT library between passes
-over memory (docs/performance.md).
-
-The kernel (`earsight.kernels.stft_power`) is made for a length of FFT when it is first asked for, which takes
-seconds, and is kept for later processes; it computes without the interpreter's lock.
-
-Power of the short-time spectrum in bands: one window length, any filterbank.
+"""Band energies: any filterbank on the power of the short-time Fourier transform, by FFTs or by a SIMD kernel.
 
 Comes in: waves (batch, samples) and a bank (rows, bins) of weights on the power of an FFT of ``fft_points``. Goes out:
-the bank applied to every frame, (batch, rows, columns). Differentiable, on any device.
-
-Where the time goes and does not go (docs/performance.md has the figures):
+the bank applied to every frame, (batch, columns, rows). Differentiable, on any device (docs/performance.md has times):
 
 - A window of n samples has an autocorrelation of 2n - 1 lags, so its power on the grid of a longer, zero-padded FFT is
   an interpolation of its power on a grid of somewhat more than 2n points. The interpolation is folded into the bank,
   once, and the long FFT is never computed (`on_shorter_grid`).
-- A band sees few bins, so the bank is applied in blocks of neighbouring rows over the bins that they see.
+- A band depends on few bins, so the bank is applied in blocks of neighbouring rows, each over the bins of its rows.
 - Frames are transformed a few at a time, so that they stay in the processor's cache between the steps.
-- For many clips a compiled kernel does all of it without passes over memory (`earsight.features.stft`).
+- For many clips a kernel (`earsight.kernels.stft_power`) computes the same, up to rounding, sixteen frames at once in
+  the lanes of the processor's vectors, the FFT in float64 too. It is compiled for a length of FFT when it is first
+  asked for, which takes seconds, and kept for later processes; it runs without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -69,24 +59,12 @@ def _is_smooth(number: int) -> bool:
 def on_shorter_grid(
     bank: NDArray[np.float64], *, window_samples: int, fft_points: int, points: int
 ) -> NDArray[np.float64]:
-    """A bank on the power of an FFT of ``fft_points`` as a bank on the power of one of fewer ``points``.
+    """A bank (rows, fft_points // 2 + 1) as a bank (rows, points // 2 + 1) on the power of a shorter FFT, float64.
 
     The power P of a frame of n samples has no lag beyond n - 1. Sampled at ``points`` > 2n places of the circle it is
     therefore known everywhere, P(u) = sum over j of P(j) K(u - j), with any K whose transform is 1 up to lag n - 1 and
     0 from ``points`` - (n - 1) on. K here is sinc times a Kaiser window (Kaiser and Schafer 1980), which is
-    ``ATTENUATION_DB`` deep and some 50 places long.
-
-    Parameters
-    ----------
-    bank : ndarray of float64, shape (rows, fft_points // 2 + 1)
-    window_samples : int
-    fft_points : int
-    points : int
-        Even, above twice ``window_samples``.
-
-    Returns
-    -------
-    ndarray of float64, shape (rows, points // 2 + 1)
+    ``ATTENUATION_DB`` deep and some 50 places long. ``points`` is even.
     """
     gap = 2 * np.pi * (1 - 2 * (window_samples - 1) / points)  # between the last lag and its mirror image, in radians
     half = (ATTENUATION_DB - 8) / (2.285 * gap) / 2
@@ -109,9 +87,9 @@ class Banded(nn.Module):
     Parameters
     ----------
     matrix : ndarray of float, shape (rows, columns)
-        Rows that begin at neighbouring columns may stand anywhere; they are sorted into blocks here.
+        In any order of rows: they are sorted by their first column.
     block_rows : int
-        Rows of a block, which takes the columns that any of them sees.
+        Rows of a block, which takes the columns that any of them needs.
     """
 
     def __init__(self, matrix: NDArray[np.floating], *, block_rows: int) -> None:
@@ -151,16 +129,7 @@ class Banded(nn.Module):
 
 
 class BandEnergies(nn.Module):
-    """A filterbank on the power of one window's short-time spectrum.
-
-    Parameters
-    ----------
-    bank : ndarray of float, shape (rows, fft_points // 2 + 1)
-    window_samples, hop_samples, fft_points : int
-        A periodic Hann window, zero-padded to the FFT.
-    dtype : torch.dtype
-        In which the FFT runs.
-    """
+    """A filterbank (rows, fft_points // 2 + 1) on the STFT's power: a periodic Hann window, zero-padded to the FFT."""
 
     def __init__(
         self,
@@ -183,17 +152,10 @@ class BandEnergies(nn.Module):
         self.register_buffer("window", F.pad(window, (0, self.points - window_samples)), persistent=False)
 
     def forward(self, padded: Tensor) -> Tensor:
-        """Power in bands of every frame.
+        """Energies (batch, 1 + samples // hop, rows) of every frame, in the waves' dtype.
 
-        Parameters
-        ----------
-        padded : Tensor, shape (batch, fft_points // 2 + samples + fft_points // 2)
-            Waves, reflected at both ends: frame t is centred on sample t * hop of the wave itself.
-
-        Returns
-        -------
-        Tensor, shape (batch, 1 + samples // hop, rows)
-            In the waves' dtype.
+        ``padded`` (batch, fft_points // 2 + samples + fft_points // 2) holds waves that are reflected at both ends:
+        frame t is centred on sample t * hop of the wave itself.
         """
         window: Tensor = self.window  # type: ignore[assignment]
         columns = 1 + (padded.shape[1] - self.fft_points // 2 * 2) // self.hop_samples
@@ -214,15 +176,15 @@ class BandEnergies(nn.Module):
 
 
 LARGEST_RADIX = 16
-"""Short transforms of more points do not fit in registers by far."""
+"""Short transforms of more points do not fit in registers."""
 WORTH_IT = 40
 """Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
 SHORTEST = DOUBLES
-"""Samples of a window: so many are read at once."""
+"""Samples of a window that the kernel reads at once: no window may be shorter."""
 
 
 def radices(points: int) -> tuple[int, int, int, int] | None:
-    """Four factors of an FFT's points, none above `LARGEST_RADIX` and as even as can be; None where there are none."""
+    """Four factors of an FFT's points, none above `LARGEST_RADIX`, as equal as can be; None where there are none."""
     numbers = range(1, LARGEST_RADIX + 1)
     found = [
         (a, b, c, points // (a * b * c))
@@ -243,8 +205,8 @@ def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
     ranges: list[tuple[int, int, int]] = []
     weights: list[NDArray[np.float32]] = []
     for row in bank:
-        seen = np.flatnonzero(row)
-        first, last = (int(seen[0]), int(seen[-1]) + 1) if len(seen) else (0, 0)
+        weighed = np.flatnonzero(row)
+        first, last = (int(weighed[0]), int(weighed[-1]) + 1) if len(weighed) else (0, 0)
         ranges.append((first, last - first, sum(len(before) for before in weights)))
         weights.append(row[first:last])
     return {
@@ -254,34 +216,24 @@ def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
 
 
 def simd_stft(power: BandEnergies) -> nn.Module:
-    """A module that computes ``power`` by a kernel; ``power`` itself where sizes, device or machine allow none."""
+    """A module that computes ``power`` by the SIMD kernel; ``power`` itself where sizes, device or machine forbid."""
     four, window = radices(power.points), power.get_buffer("window")
     if four is None or power.window_samples < SHORTEST or window.dtype != torch.float64 or window.device.type != "cpu":
         return power
-    heard = -(-power.window_samples // (power.points // four[0]))
-    kernel = power_kernel(four, heard)
-    return power if kernel is None else SimdStft(power, four, heard, kernel)
+    used = -(-power.window_samples // (power.points // four[0]))
+    kernel = power_kernel(four, used)
+    return power if kernel is None else SimdStft(power, four, used, kernel)
 
 
 class SimdStft(nn.Module):
-    """What a `BandEnergies` computes, sixteen frames at a time.
+    """The `BandEnergies` ``power`` by a SIMD kernel, sixteen frames at a time.
 
-    Waves that are not float32 on the CPU or shorter than an FFT, and those that require a gradient, go to the
-    `BandEnergies` itself.
-
-    Parameters
-    ----------
-    power : BandEnergies
-        Its window and bank are used.
-    four : tuple of int
-        Factors of its FFT's points.
-    heard : int
-        Of the first factor's samples, how many can be within the window.
-    kernel : object
-        What `earsight.kernels.runtime.power_kernel` gives for both.
+    Waves that are not float32 on the CPU or shorter than an FFT, and those that require a gradient, go to ``power``
+    itself. ``four`` are the factors of its FFT's points, ``used`` of the first factor's samples those that can lie
+    within the window, and ``kernel`` is what `earsight.kernels.runtime.power_kernel` gives for both.
     """
 
-    def __init__(self, power: BandEnergies, four: tuple[int, int, int, int], heard: int, kernel: Any) -> None:
+    def __init__(self, power: BandEnergies, four: tuple[int, int, int, int], used: int, kernel: Any) -> None:
         super().__init__()
         self.power, self._kernel = power, kernel
         a1, a2, b1, b2 = four
@@ -291,7 +243,7 @@ class SimdStft(nn.Module):
         window = power.get_buffer("window")[: power.window_samples] / 2
         # The kernel reads addresses: none of these is a buffer, which a module would move or convert.
         self._tables = {
-            "window": F.pad(window, (0, heard * (power.points // a1) - len(window))),
+            "window": F.pad(window, (0, used * (power.points // a1) - len(window))),
             "inner": _circle(np.arange(a2)[:, None] * np.arange(a1), self.long),
             "between": _circle(n * bins, power.points),
             "outer": _circle(np.arange(b2)[:, None] * np.arange(b1), self.short),
@@ -299,7 +251,7 @@ class SimdStft(nn.Module):
         }
 
     def forward(self, padded: Tensor) -> Tensor:
-        """Power in bands (batch, columns, rows) of every frame; takes and gives what `BandEnergies` does."""
+        """Energies (batch, columns, rows) of every frame; takes and gives what `BandEnergies` does."""
         power, rows, samples = self.power, len(self._tables["ranges"]), self.power.window_samples
         length = padded.shape[1] - power.fft_points // 2 * 2
         tracked = padded.requires_grad and torch.is_grad_enabled()

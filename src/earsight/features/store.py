@@ -1,7 +1,7 @@
 """The store of a data set's spectrograms, computed once at every pitch step and kept on disk.
 
 Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows are read as spectrograms
-(batch, windows, bands, frames) float32, each at one of its pitch steps. Row i is clip i; folds are index sets over rows.
+(batch, windows, bands, frames) float32, each at one of its pitch steps. Row i is clip i; folds are sets of rows.
 
 On disk a store is a folder (`earsight.features.row_file`) named by its key: a hash of format version, feature settings,
 pitch steps and the sound files with their sizes and times. It keeps log band energies, before the basis of the
