@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-import earsight.inference.explanation as explanation_module
+import earsight.analysis.attribution as attribution_module
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.features.filterbanks import FLOOR
 from earsight.inference.classifier import Classifier, load_classifier
@@ -179,12 +179,12 @@ def test_silence_and_what_is_no_sound(classifier, tmp_path):
 
 
 def test_one_that_is_not_complete_is_refused(classifier, monkeypatch):
-    real = explanation_module.integrated_gradients
+    real = attribution_module.integrated_gradients
 
     def rough(*arguments, **keywords):
         return real(*arguments, **keywords, tolerance=1e-9)
 
-    monkeypatch.setattr(explanation_module, "integrated_gradients", rough)
+    monkeypatch.setattr(attribution_module, "integrated_gradients", rough)
     with pytest.raises(ModelError, match=r"after 32 steps \(.* % off; 1e-07 % is asked for\); allow more") as caught:
         classifier.explain(chirp(), rate=RATE, most_steps=32)
     assert "\n" not in str(caught.value)

@@ -11,21 +11,21 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.analysis.attribution import MOST_STEPS, Attribution, grad_cam, integrated_gradients, last_spatial_layer
-from earsight.analysis.clock import band_hz, column_edges, merged
-from earsight.analysis.faithfulness import Curves, in_words, measure_curves, tiles
-from earsight.analysis.masking import positive_part, soft_mask, split_sound
 from earsight.data import audio
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.inference.model import Model
 from earsight.models.ensemble import Ensemble
+
+if TYPE_CHECKING:  # a prediction does not load the analysis
+    from earsight.analysis.attribution import Attribution
+    from earsight.analysis.faithfulness import Curves
 
 ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
 """Names of the maps whose orders `Explanation.curves` compares; the positive part is what the mask is made of."""
@@ -95,6 +95,8 @@ class Explanation:
         """Whether to believe the attributions, and their positive part; empty where the curves were not asked for."""
         if self.curves is None:
             return ""
+        from earsight.analysis.faithfulness import in_words
+
         return " ".join(in_words(self.curves, name, rival=LOUDEST) for name in (ATTRIBUTION, POSITIVE))
 
     @property
@@ -159,7 +161,7 @@ def explain(
     label: str | None = None,
     curves: bool = True,
     seed: int = 0,
-    most_steps: int = MOST_STEPS,
+    most_steps: int = 2048,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
     """Attribute one class's score to the parts of one sound's spectrogram.
@@ -191,6 +193,11 @@ def explain(
     ModelError
         If the attributions are not complete within 1 % after ``most_steps``.
     """
+    from earsight.analysis.attribution import grad_cam, integrated_gradients, last_spatial_layer
+    from earsight.analysis.clock import band_hz, column_edges, merged
+    from earsight.analysis.faithfulness import measure_curves, tiles
+    from earsight.analysis.masking import positive_part, soft_mask, split_sound
+
     wanted = None if label is None else known_class(model.classes, label)
     wave, name = model.waveform(sound, rate=rate)
     _check_length(wave, name, model)
