@@ -37,7 +37,7 @@ def test_a_matrix_names_each_class_and_counts(number):
     elif number <= 80:
         assert sorted(rows) == sorted(f"dog_{index} $  {index + 1}" for index in range(number))
         assert str(number) in found
-    assert {"what the network said", "what the clip is"} <= set(found)
+    assert {"predicted class", "true class"} <= set(found)
 
 
 @pytest.mark.parametrize("number", [10, 20, 21, 50])

@@ -100,8 +100,8 @@ def test_the_figure_says_what_everything_is(explanation, tmp_path):
 def test_another_class_than_the_one_the_model_names_is_told(explanation, tmp_path):
     other = dataclasses.replace(explanation, top_label="sea", curves=None)
     explanation_figure(other, path=tmp_path / "x.svg")
-    assert "(the model says sea)" in _words(tmp_path / "x.svg")
-    assert "(the model says sea)" in next(explanation_lines(_content(other)))
+    assert "(the model predicts sea)" in _words(tmp_path / "x.svg")
+    assert "(the model predicts sea)" in next(explanation_lines(_content(other)))
 
 
 def _content(explanation: Explanation) -> dict:

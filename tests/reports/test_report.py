@@ -102,7 +102,7 @@ def test_the_figures_are_those_computed_anew(tmp_path, seeds):
     assert [cell.split()[0] for cell in columns["precision % (95 %)"]] == [f"{100 * one:.1f}" for one in precision]
     assert columns["F1 %"] == [f"{100 * one:.1f}" for one in f1]
     assert columns["right"] == [str(one) for one in np.diagonal(matrix)]
-    assert columns["said"] == [str(one) for one in matrix.sum(axis=0)]
+    assert columns["predicted"] == [str(one) for one in matrix.sum(axis=0)]
     assert columns["clips"] == [str(one // len(seeds)) for one in answers]
     confused = page.tables["What is taken for what, most often first"][1:]
     wrong = {(a, b): matrix[a, b] for a in range(3) for b in range(3) if a != b and matrix[a, b]}
@@ -229,10 +229,10 @@ def test_a_class_that_is_never_said_and_one_without_clips(tmp_path):
     run = make_run(tmp_path / "run", classes=("cat", "dog", "owl", "elk"), clips=3, folds=(7,), logits=never_dog)
     page, _ = page_of(run)
     text = " ".join(page.text.split())
-    assert re.search(r"Never said: .*\bdog\b.*Without a clip", text)
+    assert re.search(r"Never predicted: .*\bdog\b.*Without a clip", text)
     assert "Without a clip among those tested: elk." in text
     rows = {row[0]: row for row in page.tables["Scores of each class, with 95 % intervals"][1:]}
-    assert rows["dog"][5] == "never said"
+    assert rows["dog"][5] == "never predicted"
     assert rows["elk"][4] == "no clip"
     assert "There is one fold only" in text
 
@@ -249,7 +249,9 @@ def test_optimistic_figures_are_called_so(tmp_path):
     make_run(tmp_path / "chosen", recipe=small_recipe("training.protocol=test"))
     page, _ = page_of(tmp_path / "honest", tmp_path / "chosen", mistakes=0)
     assert page.text.count("Optimistic.") == 1
-    assert page.text.index("Optimistic.") > page.text.index("of the clips were named right", page.text.index("honest"))
+    assert page.text.index("Optimistic.") > page.text.index(
+        "of the clips were classified correctly", page.text.index("honest")
+    )
     assert [row[4] for row in page.tables["The runs"][1:]] == ["last", "test (optimistic)"]
 
 

@@ -210,7 +210,7 @@ def _explained_caption(found: dict[str, Any], label: str, fold: int) -> str:
     return (
         f"Named {called} by a network that never saw it (fold {fold}), with {100 * found['probability']:.0f} %. "
         f"Attributions add up to {complete['sum_of_attributions']:.3g}, the scores differ by "
-        f"{complete['difference']:.3g} ({100 * complete['error']:.2f} % off). Heard with only what was used: "
+        f"{complete['difference']:.3g} ({100 * complete['error']:.2f} % off). Probability with only what was used: "
         f"{100 * audible['used_probability']:.0f} %, without it: {100 * audible['unused_probability']:.0f} %. "
         f"{found['faithfulness']['verdict']}"
     )

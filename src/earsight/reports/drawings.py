@@ -120,8 +120,8 @@ def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
         axis.grid(which="minor", color="black", alpha=0.15, linewidth=0.5)
     axis.tick_params(which="both", length=0)
     axis.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5), aspect="equal")
-    axis.set_xlabel("what the network said", fontsize=10)
-    axis.set_ylabel("what the clip is", fontsize=10)
+    axis.set_xlabel("predicted class", fontsize=10)
+    axis.set_ylabel("true class", fontsize=10)
     return figure
 
 
@@ -236,10 +236,10 @@ def reliability_drawing(curves: Mapping[str, np.ndarray], labels: np.ndarray) ->
         upper.set(xlim=(0, 1), ylim=(0, 1.02))
         upper.set_title(f"{title}: expected calibration error {100 * error:.1f} %", fontsize=10)
         lower.bar(left, curve.clips, width, align="edge", color="black", alpha=0.5, edgecolor="black", linewidth=0.8)
-        lower.set(xlabel="confidence: probability of what it said", yscale="log", ylim=(0.7, 2 * len(labels)))
+        lower.set(xlabel="confidence: probability of the predicted class", yscale="log", ylim=(0.7, 2 * len(labels)))
         lower.minorticks_off()
-    axes[0, 0].set_ylabel("share of answers that are right")
-    axes[1, 0].set_ylabel("answers\n(log scale)")
+    axes[0, 0].set_ylabel("share of predictions that are right")
+    axes[1, 0].set_ylabel("predictions\n(log scale)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=9)
     return figure
 

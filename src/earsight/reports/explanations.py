@@ -66,7 +66,7 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
     cam = draw_cells(axes[-1, 0], explanation.grad_cam, cmap="Greys", low=0, high=cam_top, **clip)
     merged = draw_cells(axes[-1, 1], 1000 * whole, cmap=_FOR_AND_AGAINST, low=-top, high=top, **clip)
     axes[-1, 0].set_ylabel("all windows\nfrequency in kHz")
-    axes[0, 0].set_title("what the network sees: power in each band", fontsize=10)
+    axes[0, 0].set_title("input of the network: band energies", fontsize=10)
     axes[0, 1].set_title("Integrated Gradients: what speaks for the class (dark) or against it (light)", fontsize=10)
     axes[-1, 0].set_title("Grad-CAM: where the last layer looks, coarsely", fontsize=10)
     axes[-1, 1].set_title("Integrated Gradients, the windows added up", fontsize=10)
@@ -132,7 +132,7 @@ def _finish_axes(axes: Any, explanation: Explanation) -> None:
 
 def _headline(explanation: Explanation) -> str:
     found = explanation.attribution
-    top = "" if explanation.label == explanation.top_label else f" (the model says {explanation.top_label})"
+    top = "" if explanation.label == explanation.top_label else f" (the model predicts {explanation.top_label})"
     lines = [
         f"{Path(explanation.path).name or 'a sound'}: {explanation.label}, probability "
         f"{percent(explanation.probability)} %{top}",
@@ -204,7 +204,7 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
     """What `write_explained` returned, as lines of text."""
     complete, audible, faithful = (content[key] for key in ("completeness", "audible", "faithfulness"))
     yield f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %" + (
-        "" if content["label"] == content["top_label"] else f" (the model says {content['top_label']})"
+        "" if content["label"] == content["top_label"] else f" (the model predicts {content['top_label']})"
     )
     yield (
         f"  complete: the attributions add up to {complete['sum_of_attributions']:.4g}, the scores differ by "

@@ -35,7 +35,16 @@ MOST_CONFUSIONS = 15
 MOST_SKIPPED = 30
 ALL_PAIRS = 6
 """With more runs than this each is compared with the first alone."""
-_CLASS_COLUMNS = ["class", "clips", "answers", "right", "said", "recall % (95 %)", "precision % (95 %)", "F1 %"]
+_CLASS_COLUMNS = [
+    "class",
+    "clips",
+    "predictions",
+    "right",
+    "predicted",
+    "recall % (95 %)",
+    "precision % (95 %)",
+    "F1 %",
+]
 _PAIR_COLUMNS = ["A", "B", "clips", "A - B, points", "95 % interval", "p"]
 
 Pair = tuple[tuple[int, int], dict[str, Any]]
@@ -83,7 +92,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
     pairs = common_confusions(counts)
     total, right = int(counts.sum()), int(np.trace(counts))
     many = len(run.seeds) > 1
-    alt = f"Confusion matrix of {len(names)} classes: {right} of {total} answers lie on its diagonal."
+    alt = f"Confusion matrix of {len(names)} classes: {right} of {total} predictions lie on its diagonal."
     if pairs:
         first = pairs[0]
         taken = f"{names[first.true]} taken for {names[first.predicted]}"
@@ -99,7 +108,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
             for one in pairs[:MOST_CONFUSIONS]
         ],
         "more": max(0, len(pairs) - MOST_CONFUSIONS),
-        "columns": _CLASS_COLUMNS if many else [name for name in _CLASS_COLUMNS if name != "answers"],
+        "columns": _CLASS_COLUMNS if many else [name for name in _CLASS_COLUMNS if name != "predictions"],
         "rows": [
             _class_row(number if len(names) > NUMBERED else None, one, many=many)
             for number, one in enumerate(scores, start=1)
@@ -111,7 +120,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
 
 def _class_row(number: int | None, one: ClassScore, *, many: bool) -> list[object]:
     recall = _interval(one.recall, one.recall_ci95) if one.answers else "no clip"
-    precision = _interval(one.precision, one.precision_ci95) if one.named else "never said"
+    precision = _interval(one.precision, one.precision_ci95) if one.named else "never predicted"
     f1 = percent(one.f1) if one.answers + one.named else "none"
     counts = [one.clips, *([one.answers] if many else []), one.right, one.named]
     return [f"{number} {one.name}" if number else one.name, *counts, recall, precision, f1]
