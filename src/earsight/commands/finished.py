@@ -62,7 +62,7 @@ def calibrate(
     """
     from earsight.calibration.calibrate import calibrate_run
     from earsight.calibration.fit import Wanted
-    from earsight.reports.calibration_report import print_calibration
+    from earsight.reports.calibration_report import calibration_lines
 
     wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets)
     with bar("model files") as shown:
@@ -71,7 +71,8 @@ def calibrate(
     if json_output:
         print_json(result)
     else:
-        print_calibration(result, console=out)
+        for line in calibration_lines(result):
+            out.print(line, markup=False, highlight=False)
         out.print(f"figure: {result['figure']}", markup=False)
 
 

@@ -61,14 +61,9 @@ def similarity_figure(result: Mapping[str, Any], *, path: Path) -> None:
             style = _STYLES[number % len(_STYLES)]
             _line(axis, places, means, limits, label=f"{run['start']} start ({run['name']})", style=style)
             if measure == "svcca":
-                axis.plot(
-                    places,
-                    [point["chance"] for point in known],
-                    color=style["color"],
-                    linestyle=(0, (1, 2)),
-                    linewidth=1,
-                    label=_CHANCE if number == 0 else None,
-                )
+                dotted: dict[str, Any] = {"color": style["color"], "linestyle": (0, (1, 2)), "linewidth": 1}
+                dotted |= {"label": _CHANCE if number == 0 else None}
+                axis.plot(places, [point["chance"] for point in known], **dotted)
         axis.set_ylabel(label)
         axis.set_ylim(0, 1.03)
         axis.grid(axis="y", color="0.88")
@@ -99,17 +94,11 @@ def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_l
     limits = [[100 * value for value in point["accuracy"]["ci95"]] for point in points]
     label = "accuracy and 95 % interval"
     _line(axis, np.arange(len(points), dtype=float), means, limits, label=label, style=_STYLES[0])
+    above: dict[str, Any] = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 8}
     for place, point in enumerate(points):
-        axis.annotate(
-            percent(point["accuracy"]["mean"]),
-            (place, limits[place][1]),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
+        axis.annotate(percent(point["accuracy"]["mean"]), (place, limits[place][1]), **above)
     handles, labels = axis.get_legend_handles_labels()
-    order = np.argsort([{"accuracy and 95 % interval": 0, "its 95 % interval": 2}.get(name, 1) for name in labels])
+    order = np.argsort([{label: 0, "its 95 % interval": 2}.get(name, 1) for name in labels])
     axis.legend([handles[i] for i in order], [labels[i] for i in order], fontsize=9, loc="best")
     axis.grid(axis="y", color="0.88")
     axis.set_ylabel("accuracy on held-out clips in %")

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from earsight.calibration.temperature import expected_calibration_error, reliability
 from earsight.reports.drawings import blank, write_figure
 from earsight.reports.text_format import percent, percent_range
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _SCORES = {
     "distance": "distance from the training clips",
@@ -36,9 +33,8 @@ def calibration_figure(
     probabilities : mapping of str to np.ndarray of float, shape (clips, classes)
         Title of a panel -> rows that sum to 1.
     labels : np.ndarray of int, shape (clips,)
-        True class numbers.
     path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
+        Ends in .png or .svg.
     bins : int
 
     Raises
@@ -119,12 +115,6 @@ def confidence_lines(found: Mapping[str, Any] | None) -> list[str]:
     if found["calibrated_on_these"]:
         lines.append("Some of these clips calibrated the model: its figures of confidence are optimistic.")
     return lines
-
-
-def print_calibration(result: Mapping[str, Any], *, console: Console) -> None:
-    """Print `calibration_lines`."""
-    for line in calibration_lines(result):
-        console.print(line, markup=False, highlight=False)
 
 
 def _model_words(model: Mapping[str, Any]) -> str:

@@ -112,8 +112,7 @@ def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     axis.xaxis.set_label_position("top")
     axis.set_xticks(range(0, number, step), columns[::step], rotation=90, fontsize=font)
     axis.set_yticks(range(0, number, step), rows[::step], fontsize=font)
-    for tick in (*axis.get_xticklabels(), *axis.get_yticklabels()):
-        tick.set_parse_math(False)
+    _plain_ticks(axis)
     if number <= COUNTED:
         axis.set_xticks(np.arange(number + 1) - 0.5, minor=True)
         axis.set_yticks(np.arange(number + 1) - 0.5, minor=True)
@@ -123,6 +122,11 @@ def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     axis.set_xlabel("predicted class", fontsize=10)
     axis.set_ylabel("true class", fontsize=10)
     return figure
+
+
+def _plain_ticks(axis: Axes) -> None:
+    for tick in (*axis.get_xticklabels(), *axis.get_yticklabels()):
+        tick.set_parse_math(False)
 
 
 def _cells(axis: Axes, counts: np.ndarray, *, font: float) -> None:
@@ -146,12 +150,8 @@ def _cells(axis: Axes, counts: np.ndarray, *, font: float) -> None:
 def curves_drawing(histories: Sequence[Sequence[Mapping[str, Any]]], *, scored: str = "held-out") -> Figure:
     """Training loss, accuracy (where there is one) and learning rate by epoch: a thin line a trial, a thick mean.
 
-    Parameters
-    ----------
-    histories : sequence of sequence of mapping
-        A trial's rows, one per epoch: ``epoch``, ``loss``, ``learning_rate`` and, where known, ``accuracy`` (0 to 1).
-    scored : str
-        Which clips the accuracy is of, for its label.
+    A history is a trial's rows, one per epoch: ``epoch``, ``loss``, ``learning_rate`` and, where known, ``accuracy`` (0
+    to 1); ``scored`` says which clips the accuracy is of.
 
     Raises
     ------
@@ -190,21 +190,14 @@ def _lines(axis: Axes, histories: Sequence[Sequence[Mapping[str, Any]]], *, key:
         known = [row for row in history if row.get(key) is not None]
         for row in known:
             values.setdefault(row["epoch"], []).append(scale * row[key])
-        axis.plot(
-            [row["epoch"] for row in known],
-            [scale * row[key] for row in known],
-            style,
-            color="black",
-            alpha=1 if alone else 0.3,
-            linewidth=1.5 if alone else 0.8,
-            label=f"each of {len(histories)} trainings" if number == 0 else None,
-            marker="o" if alone and len(known) <= 40 else None,
-            markersize=3,
-        )
+        look: dict[str, Any] = {"alpha": 1, "linewidth": 1.5} if alone else {"alpha": 0.3, "linewidth": 0.8}
+        look |= {"marker": "o" if alone and len(known) <= 40 else None, "markersize": 3}
+        label = f"each of {len(histories)} trainings" if number == 0 else None
+        epochs, shown = [row["epoch"] for row in known], [scale * row[key] for row in known]
+        axis.plot(epochs, shown, style, color="black", label=label, **look)
     if not alone:
-        epochs = sorted(values)
-        means = [float(np.mean(values[epoch])) for epoch in epochs]
-        axis.plot(epochs, means, style, color="black", linewidth=2, label="their mean")
+        means = {epoch: float(np.mean(values[epoch])) for epoch in sorted(values)}
+        axis.plot(list(means), list(means.values()), style, color="black", linewidth=2, label="their mean")
 
 
 def reliability_drawing(curves: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
@@ -254,8 +247,7 @@ def intervals_drawing(bars: Sequence[Bar], *, label: str, zero: bool = False) ->
     if zero:
         axis.axvline(0, color="black", linewidth=1, linestyle="--")
     axis.set_yticks(range(len(bars)), [_shortened(bar.name, 40) for bar in bars])
-    for tick in axis.get_yticklabels():
-        tick.set_parse_math(False)
+    _plain_ticks(axis)
     axis.set_ylim(len(bars) - 0.5, -0.5)
     axis.set_xlabel(label)
     axis.grid(axis="x", color="black", alpha=0.12)

@@ -39,13 +39,7 @@ _LINES = {
 
 
 def explanation_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw spectrogram and attributions side by side, a row a window and one for all together; see `write_figure`.
-
-    Raises
-    ------
-    EarsightError
-        If the suffix is neither .png nor .svg.
-    """
+    """Draw spectrogram and attributions side by side, a row a window and one for all together; see `write_figure`."""
     rows = len(explanation.spectrogram)
     figure = blank(11.5, 1.75 * (rows + 1) + 1.3)
     grid = figure.add_gridspec(rows + 1, 4, width_ratios=[1, 0.022, 1, 0.022])
@@ -80,23 +74,18 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
 
 
 def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw the deletion and insertion curves of an explanation that has them; see `write_figure`.
-
-    Raises
-    ------
-    EarsightError
-        If it has none, or the suffix is neither .png nor .svg.
-    """
+    """Draw the deletion and insertion curves, an `EarsightError` if there are none; see `write_figure`."""
     curves = explanation.curves
     if curves is None:
         raise EarsightError(f"{explanation.path}: explained without curves; ask for them")
     figure = blank(9.0, 4.4)
     axes = figure.subplots(1, 2, sharey=True)
     share = 100 * curves.shares
-    for axis, kind, ranked, random, verb, better in (
-        (axes[0], "deletion", curves.deletion, curves.random_deletion, "silenced", "low"),
-        (axes[1], "insertion", curves.insertion, curves.random_insertion, "put into silence", "high"),
-    ):
+    kinds = (
+        ("deletion", curves.deletion, curves.random_deletion, "silenced", "low"),
+        ("insertion", curves.insertion, curves.random_insertion, "put into silence", "high"),
+    )
+    for axis, (kind, ranked, random, verb, better) in zip(axes, kinds, strict=True):
         areas = curves.areas(kind)
         axis.fill_between(share, random.min(axis=0), random.max(axis=0), color="0.85", linewidth=0)
         axis.plot(share, random.mean(axis=0), ":", color="0.4", label=f"random orders {areas.random.mean():.2f}")

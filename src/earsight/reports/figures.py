@@ -46,12 +46,7 @@ def mel_ticks(sample_rate_hz: int, *, bands: int) -> tuple[NDArray[np.float64], 
 def hz_ticks(hertz: NDArray[np.float64], *, room: float = 0.1) -> tuple[NDArray[np.float64], list[str]]:
     """Octave ticks for an axis of bands with known centre frequencies, as `mel_ticks` returns them.
 
-    Parameters
-    ----------
-    hertz : np.ndarray of float64, shape (bands,)
-        Centre frequencies in Hz, never falling.
-    room : float
-        The share of the axis that a label needs.
+    ``hertz`` is float64 of shape (bands,), never falling; ``room`` is the share of the axis that a label needs.
     """
     ticks = np.array(_TICKS_HZ, dtype=np.float64)
     ticks = ticks[(hertz[0] <= ticks) & (ticks <= hertz[-1])]

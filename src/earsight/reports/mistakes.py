@@ -155,13 +155,7 @@ def limit_media(parts: Sequence[WorstMistakes], *, room: int) -> tuple[list[Wors
 
 
 def _clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
-    """Spectrogram and sound of one clip.
-
-    Raises
-    ------
-    AudioError
-        If the file cannot be read.
-    """
+    """Spectrogram and sound of one clip; `AudioError` if the file cannot be read."""
     features = front_end.features
     seconds = features.samples / features.rate
     wave = audio.read(path, sample_rate_hz=features.rate, seconds=seconds)

@@ -49,18 +49,9 @@ def make_report(
 ) -> Report:
     """Make the page of some runs.
 
-    Parameters
-    ----------
-    folders : sequence of Path
-        Run folders, at least one.
-    data : Path, optional
-        The data set, if it was moved since or the runs do not say where it was.
-    mistakes : int
-        The most mistakes to show of each run.
-    most_bytes : int
-        Players are left out, then spectrograms, to keep the page below this size.
-    progress : callable, optional
-        Called with (steps done, steps in all, name of the step).
+    ``data`` is where the data set lies, if it was moved since or the runs do not say; ``mistakes`` is the most to show
+    of each run; players are left out, then spectrograms, to keep the page below ``most_bytes``; ``progress`` is called
+    with (steps done, steps in all, name of the step).
 
     Raises
     ------

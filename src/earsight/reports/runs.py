@@ -22,25 +22,10 @@ from earsight.recipe import Recipe, parse_recipe
 class RunRead:
     """What a run folder holds.
 
-    Attributes
-    ----------
-    folder : Path
-    trials : list of Predictions
-        Finished trials, by fold and seed.
-    summary : dict
-        Made anew from the predictions; its machine is that of ``summary.json``.
-    histories : list of list of dict
-        Epochs of the finished trials that have a history.
-    recipe : Recipe or None
-        From ``recipe.yaml`` or a model file; of an ensemble, that of its members.
-    version : str
-        Of the earsight that trained it; empty if no model file says.
-    temperature : float
-        Of the model file; 1 if there is none.
-    ensemble : dict
-        ``ensemble.json``; empty for other runs.
-    missing : list of str
-        Sentences.
+    ``trials`` are the finished ones, by fold and seed; ``summary`` is made anew from them, with the machine of
+    ``summary.json``; ``histories`` has their epochs; ``recipe`` is from ``recipe.yaml`` or a model file (of an
+    ensemble, its members'); ``version`` is that of earsight and ``temperature`` that of the model file; ``ensemble``
+    is ``ensemble.json``, empty for other runs; ``missing`` are sentences.
     """
 
     folder: Path

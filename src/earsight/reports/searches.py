@@ -103,25 +103,11 @@ def _field_panel(axis: Axes, result: Mapping[str, Any], field: str) -> None:
     if len(groups) > 1 and min(map(len, groups.values())) > 1:
         means = [np.mean(group) for group in groups.values()]
         axis.plot(list(groups), means, color="0.55", linewidth=1.2, label="mean of the points at a value")
-    axis.plot(
-        [places[n] for n in done],
-        [heights[n] for n in done],
-        marker="o",
-        markersize=6,
-        color="black",
-        fillstyle="none",
-        linestyle="none",
-        label="a point",
-    )
+    ring: dict[str, Any] = {"marker": "o", "markersize": 6, "color": "black", "fillstyle": "none", "linestyle": "none"}
+    axis.plot([places[n] for n in done], [heights[n] for n in done], **ring, label="a point")
     if stopped:
-        axis.scatter(
-            [places[n] for n in stopped],
-            [heights[n] for n in stopped],
-            marker="x",
-            color="0.4",
-            s=30,
-            label="stopped: its last epoch",
-        )
+        cross: dict[str, Any] = {"marker": "x", "color": "0.4", "s": 30, "label": "stopped: its last epoch"}
+        axis.scatter([places[n] for n in stopped], [heights[n] for n in stopped], **cross)
     axis.scatter(places[:1], heights[:1], marker="o", color="black", s=46, label="the best", zorder=3)
     for (place, height), count in Counter(zip(places, heights, strict=True)).items():
         if count > 1 and roomy:

@@ -287,10 +287,8 @@ def comparison_section(runs: Sequence[RunRead], names: Sequence[str]) -> dict[st
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction of p-values for how many of them there are, in the order given.
+    """Holm's correction of p-values for their number, in the order given.
 
-    References
-    ----------
     S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of Statistics 6, 1979.
     """
     out, highest = [0.0] * len(p_values), 0.0

@@ -27,18 +27,10 @@ _PROTOCOLS = {
 
 
 def markdown(rows: list[dict[str, object]]) -> str:
-    """Lay rows out as a Markdown table; columns of numbers are aligned to the right.
+    """Rows as a Markdown table; columns of numbers are aligned to the right; "" for no rows.
 
-    Parameters
-    ----------
-    rows : list of dict
-        One dict per row; the columns are all their keys, in order of first appearance. A missing entry or None is left
-        blank, a float is given at most six digits, other values as ``str`` gives them.
-
-    Returns
-    -------
-    str
-        Lines with their ends, or "" for no rows. Every cell stays on one line and inside its column.
+    The columns are all keys, in order of first appearance. A missing entry or None is left blank, a float has at most
+    six digits. Every cell stays on one line and inside its column.
     """
     columns = _columns(rows)
     if not columns:
@@ -48,15 +40,10 @@ def markdown(rows: list[dict[str, object]]) -> str:
     right = [_is_numeric(rows, name) for name in columns]
     widths = [max(3, *(len(line[index]) for line in table)) for index in range(len(columns))]
 
-    def laid_out(cells: list[str]) -> str:
-        padded = [
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(cells, widths, right, strict=True)
-        ]
-        return f"| {' | '.join(padded)} |\n"
-
-    rule = ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)]
-    return "".join(laid_out(line) for line in [table[0], rule, *table[1:]])
+    table.insert(1, ["-" * (width - 1) + (":" if flush else "-") for width, flush in zip(widths, right, strict=True)])
+    layout = [f"{'>' if flush else '<'}{width}" for width, flush in zip(widths, right, strict=True)]
+    lines = (" | ".join(map(format, line, layout)) for line in table)
+    return "".join(f"| {line} |\n" for line in lines)
 
 
 def csv_text(rows: Sequence[Mapping[str, object]], *, columns: Sequence[str] = ()) -> str:
