@@ -80,11 +80,15 @@ def test_the_epoch_is_the_one_that_the_protocol_reports(prepare_as, cpu, tmp_pat
     prepared = prepare_as(
         f"training.protocol={protocol}", "training.learning_rate=0.3", "training.schedule=constant", "training.epochs=6"
     )
-    folder = run_inner(prepared, Trial(1, 0), run=tmp_path, device=cpu)
-    records = history(folder)
+    for seed in range(20):  # rounding differs from processor to processor, and with it the course of a seed
+        folder = run_inner(prepared, Trial(1, seed), run=tmp_path, device=cpu)
+        records = history(folder)
+        scores = [record["accuracy"] for record in records]
+        if int(np.argmax(scores)) != 5:
+            break
+    else:
+        pytest.fail("the last epoch is the best one of every seed: the test shows nothing")
     found = read_predictions(folder / "inner.npz")
-    scores = [record["accuracy"] for record in records]
-    assert int(np.argmax(scores)) != 5, "the last epoch is the best one here: the test shows nothing"
     assert found.about["epoch"] == (6 if protocol == "last" else 1 + int(np.argmax(scores)))
     assert log_loss(found.logits, found.labels) == pytest.approx(records[found.about["epoch"] - 1]["log_loss"])
 
