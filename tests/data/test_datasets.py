@@ -362,7 +362,7 @@ def test_csv_that_is_wrong(tmp_path):
     assert "line 2: fold is 'inf'" in said(*(line.replace("a,0", "a,inf") for line in folds))
     assert "not a csv" in said(*lines, '"w/0.wav')
     path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
-    assert "a PNG spectrogram" in refused(path)
+    assert "a PNG image" in refused(path)
     path.write_bytes("path,label\nw/0.wav,Köln".encode("latin-1"))
     assert "UTF-8" in refused(path)
 

@@ -1,14 +1,9 @@
-"""A sound file becomes mono float32 samples at one rate, fitted to a length.
+"""Decoding sound files: whole, as mono float32 samples at one rate, or piece by piece in constant memory.
 
-Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), told by its content,
-not by its name. Goes out: `numpy` float32 arrays of shape (samples,), full scale at 1; rates in Hz, lengths in seconds.
-Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device.
-
-A recording of any length as it is decoded, piece by piece, in constant memory.
-
-Comes in: the path of a sound file, hours long or short, and where to begin. Goes out: `Piece`s of mono float32 at the
-file's own rate, the same samples wherever one begins. What can be decoded of a cut or damaged file is given before
-the error.
+Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), recognised by its
+content, not by its name. Goes out: `numpy` float32 arrays of shape (samples,), full scale at 1; rates in Hz, lengths in
+seconds. Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device. `pieces`
+gives what can be decoded of a cut or damaged recording before the error.
 """
 
 from __future__ import annotations
@@ -55,17 +50,7 @@ class AudioInfo:
 
 
 def info(path: Path | str) -> AudioInfo:
-    """Read the header of a sound file.
-
-    Parameters
-    ----------
-    path : Path or str
-        The file.
-
-    Returns
-    -------
-    AudioInfo
-        Rate, channels, length and container. The length is counted by decoding where the header gives none.
+    """Read the header of a sound file; the length is counted by decoding where the header gives none.
 
     Raises
     ------
@@ -85,7 +70,6 @@ def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None)
     Parameters
     ----------
     path : Path or str
-        The file. Its content decides how it is decoded; its extension does not matter.
     sample_rate_hz : int
         Rate of the result, in Hz. Resampling is soxr's at its high quality.
     seconds : float or None
@@ -123,12 +107,7 @@ def resampled(wave: Wave, *, rate_hz: int, sample_rate_hz: int) -> Wave:
 
 
 def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
-    """Decode a sound file piece by piece, in constant memory.
-
-    Parameters
-    ----------
-    path : Path or str
-        The file, of any length.
+    """Decode a sound file of any length block by block, in constant memory.
 
     Yields
     ------
@@ -148,20 +127,7 @@ def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
 
 
 def fit(wave: Wave, samples: int) -> Wave:
-    """Crop a wave from its start, or pad it with zeros at its end.
-
-    Parameters
-    ----------
-    wave : ndarray
-        float32, shape (n,).
-    samples : int
-        Wanted length.
-
-    Returns
-    -------
-    ndarray
-        float32, shape (samples,); always a copy.
-    """
+    """A copy (samples,) float32 of a wave, cropped at its end or padded there with zeros."""
     out = np.zeros(samples, dtype=np.float32)
     kept = min(samples, len(wave))
     out[:kept] = wave[:kept]
@@ -172,7 +138,7 @@ def fit(wave: Wave, samples: int) -> Wave:
 def opened(path: Path | str, *, cut: bool = False) -> Iterator[Any]:
     """Open as `soundfile.SoundFile` by descriptor: libsndfile then sees the content alone, never the extension.
 
-    Where ``cut`` is true, a file whose end is missing is opened too, and said to be cut when the block has ended.
+    Where ``cut`` is true, a file whose end is missing is opened too, and the error is raised when the block has ended.
     """
     import soundfile
 
@@ -202,7 +168,7 @@ def _truncated(name: str, missing: int) -> AudioError:
 
 
 def _descriptor(name: str) -> int:
-    """Open a regular file that is not empty; the kind is looked at first, for opening a pipe would wait for ever."""
+    """Open a regular file that is not empty; its kind is checked first, since opening a pipe would block."""
     try:
         status = Path(name).stat()
     except FileNotFoundError as error:
@@ -286,14 +252,7 @@ class Piece(NamedTuple):
 
 
 def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
-    """Decode a file from some time on and average its channels.
-
-    Parameters
-    ----------
-    path : Path or str
-        The file.
-    begin_seconds : float
-        What lies before is passed over: by a seek where that is exact, else by decoding it.
+    """Decode a file from ``begin_seconds`` on, by a seek where that is exact, and average its channels.
 
     Yields
     ------

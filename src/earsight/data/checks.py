@@ -1,12 +1,8 @@
-"""The data set doctor: what is wrong with the clips, before an hour is spent on them.
+"""Checks of a data set's clips: what would harm training, found before an hour is spent on it.
 
-Comes in: a `Dataset`. Each clip is decoded once, in threads and piece by piece; only its hash and a few numbers are
-kept, so memory does not grow with the sound. Goes out: a `Report` of findings; levels are of full scale 1, lengths in
-seconds, rates in Hz.
-
-What the data set doctor has to say, as data: findings and the report that holds them.
-
-Comes in: findings of `earsight.data.checks`. Goes out: lines to read, or plain lists and dicts for JSON.
+Comes in: a `Dataset`. Each clip is decoded once, in threads and block by block; only its hash and a few numbers are
+kept, so memory does not grow with the sound. Goes out: a `Report` of findings, as lines to read or as lists and dicts
+for JSON; levels are of full scale 1, lengths in seconds, rates in Hz.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found; ``clips`` is how many were looked at, ``counts`` findings' clips by kind."""
+    """All findings, and the number of clips that were checked."""
 
     clips: int
     findings: tuple[Finding, ...]
@@ -114,7 +110,6 @@ def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int
     Parameters
     ----------
     dataset : Dataset
-        What to look at.
     workers : int
         Threads; 0 is one for each processor.
     progress : callable or None
@@ -147,7 +142,7 @@ def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int
 
 def _look(dataset: Dataset, row: int) -> _Clip:
     content = hashlib.sha256()
-    frames = clipped = heard = rate = 0
+    frames = clipped = sounding = rate = 0
     low, high = np.array([np.inf]), np.array([-np.inf])  # of each channel
     try:
         for wave, rate in audio.read_blocks(dataset.file(row)):
@@ -157,7 +152,7 @@ def _look(dataset: Dataset, row: int) -> _Clip:
             content.update((wave + 0.0).tobytes())
             size = np.abs(wave).max(axis=1)
             loud = np.flatnonzero(size > SILENT_LEVEL)
-            heard = frames + int(loud[-1]) + 1 if len(loud) else heard
+            sounding = frames + int(loud[-1]) + 1 if len(loud) else sounding
             clipped += int(np.count_nonzero(size >= FULL_SCALE))
             low, high = np.minimum(low, wave.min(axis=0)), np.maximum(high, wave.max(axis=0))
             frames += len(wave)
@@ -171,7 +166,7 @@ def _look(dataset: Dataset, row: int) -> _Clip:
         spread=float((high - low).max()),
         clipped=clipped / frames,
         # All after the last sound is silence, as some sets pad their clips to one length.
-        silent_tail=1 - heard / frames,
+        silent_tail=1 - sounding / frames,
     )
 
 
@@ -229,10 +224,9 @@ def _levels(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     silent = [row for row, clip in good if clip.peak <= SILENT_LEVEL]
     constant = [row for row, clip in good if clip.peak > SILENT_LEVEL and clip.spread <= CONSTANT_SPREAD]
     clipped = [row for row, clip in good if clip.clipped > CLIPPED_SHARE and clip.spread > CONSTANT_SPREAD]
+    silent_text = "{n} silent (below -80 dB of full scale): nothing can be learnt from them"
     return [
-        *_finding(
-            dataset, "silent", silent, "{n} silent (below -80 dB of full scale): nothing can be learnt from them"
-        ),
+        *_finding(dataset, "silent", silent, silent_text),
         *_finding(dataset, "constant", constant, "{n} constant (a level, no sound): record or export them again"),
         *_finding(dataset, "clipped", clipped, "{n} clipped (over 1 % of the samples at full scale): distorted"),
     ]

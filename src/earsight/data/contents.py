@@ -1,7 +1,7 @@
-"""What a file holds, told from its bytes: the name of what is not sound, and how much sound a header promises.
+"""File types by their first bytes (magic numbers), and the bytes of sound that a cut file lacks.
 
-Comes in: an open file descriptor, or the first bytes of a file. Goes out: words for an error message. Nothing is
-decoded here; `earsight.data.audio` asks only when decoding failed or may have ended early.
+Comes in: an open file descriptor, or the first bytes of a file. Goes out: words for an error message, or a number of
+bytes. Nothing is decoded; `earsight.data.audio` asks when decoding failed or may have ended early.
 """
 
 from __future__ import annotations
@@ -47,17 +47,9 @@ _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 def name_content(head: bytes) -> str | None:
-    """Name what a file that is no readable sound holds.
+    """What a file that is no readable sound holds, by its first `HEAD_BYTES`; None where they are not recognised.
 
-    Parameters
-    ----------
-    head : bytes
-        The first bytes of the file, up to `HEAD_BYTES`.
-
-    Returns
-    -------
-    str or None
-        Such as ``"a PNG image, not sound: ..."``, with the remedy; None when the bytes are not recognised.
+    Such as ``"a PNG image, not sound: ..."``, with the remedy.
     """
     if not head.strip(b"\0"):
         return "nothing but zero bytes; copy or download it again"
@@ -123,20 +115,10 @@ def _decoded(head: bytes) -> str | None:
 
 
 def missing_bytes(descriptor: int) -> int:
-    """How many bytes of sound the header promises beyond the end of the file.
+    """How many bytes of sound the header of an open, seekable file promises beyond its end; 0 where it promises none.
 
     libsndfile cuts the promise of WAV, AIFF, AU, CAF, W64 and Ogg files to what is there, without a word, so a download
     that broke off would pass for a short clip.
-
-    Parameters
-    ----------
-    descriptor : int
-        An open, seekable file; its position is left alone.
-
-    Returns
-    -------
-    int
-        0 when nothing is missing, nothing is promised, or the container is another.
     """
     size = os.fstat(descriptor).st_size
     head = os.pread(descriptor, 64, 0)

@@ -1,4 +1,4 @@
-"""A data set: which clips there are, what each is called, and which are kept apart.
+"""A data set: its clips with their labels, folds and source groups, and the checks of such a list.
 
 Comes in: a folder or a csv file, through the readers of `earsight.data.layouts`. Goes out: a `Dataset` of clips in an
 order that never changes, so that row i means the same clip in every store, fold and prediction. No sound is decoded
@@ -134,13 +134,7 @@ DRAWN_FOLDS = "folds drawn:"
 
 
 def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
-    """Refuse what no experiment can use: no clips, one class, a clip named twice.
-
-    Raises
-    ------
-    DataError
-        With the finding.
-    """
+    """Refuse, as `DataError`, what no experiment can use: no clips, one class, a clip named twice."""
     if not paths:
         raise DataError(f"{where}: no clips found; expected sound files such as .wav, .flac, .ogg or .mp3")
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -154,13 +148,7 @@ def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
 
 
 def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, where: str) -> None:
-    """Refuse to draw more folds than the smallest class can fill.
-
-    Raises
-    ------
-    DataError
-        That names the class and a number of folds that works.
-    """
+    """Refuse to draw more folds than the smallest class can fill, as a `DataError` with a number that works."""
     if folds < 2:
         raise DataError(f"--splits {folds}: at least 2 are needed to train on some and test on the others")
     for label in np.unique(labels):

@@ -1,9 +1,9 @@
-"""Fetching ESC-50 by its public address, for those who have a network.
+"""Download of ESC-50 from its public address.
 
 Comes in: a folder. Goes out: the data set in it, whole or not at all. The archive is about 600 MB; a download that
 broke off goes on where it stopped.
 
-What is checked: GitHub makes this archive anew from time to time, so neither its length nor its hash is stable, and a
+GitHub makes this archive anew from time to time, so neither its length nor its hash is stable, and a
 hash in this file would one day refuse a good download. Instead every member's CRC-32, which the archive itself carries,
 must hold, and ``meta/esc50.csv`` must have 2000 rows whose files are all there. Whoever wants one fixed archive gives
 its ``sha256``.

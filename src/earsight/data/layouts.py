@@ -1,12 +1,8 @@
-"""Known layouts of data sets, and opening one by its path.
+"""Opening a data set by its path: the known layouts, and users' own folders and csv files.
 
 Comes in: the path of a folder or a csv file. Goes out: a `Dataset`. The layout is recognised by the files that define
-it; `LAYOUTS` is the whole list, looked through in its order.
-
-Users' own data sets: a folder per class, or a csv that names the clips.
-
-Comes in: a folder or a csv file. Goes out: `Listing`, the rows as they were found, without folds where none were given.
-Only names are looked at; a directory or a pipe that is named like a sound stays in the list, so that reading it tells.
+it, in the order of `LAYOUTS`, the whole list. Only names are listed and no sound is decoded but for the hints: a
+directory or a pipe that is named like a sound stays in the list, so that reading it reports it.
 """
 
 from __future__ import annotations
@@ -20,7 +16,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -288,7 +285,6 @@ def open_dataset(
     Parameters
     ----------
     path : Path or str
-        A folder, or a csv file.
     layout : str
         A name of `LAYOUTS`, or ``auto`` to recognise it.
     folds : int
@@ -297,11 +293,6 @@ def open_dataset(
         Of that draw.
     subset : str or None
         ``esc10`` for the rows of ESC-50 that are also ESC-10.
-
-    Returns
-    -------
-    Dataset
-        With every clip in a fold.
 
     Raises
     ------
@@ -386,17 +377,14 @@ def _subset(listing: Listing, layout: str, root: Path, subset: str) -> Listing:
     if subset not in _SUBSETS or layout != "esc50":
         raise DataError(f"--subset {subset}: only 'esc10', of a data set in ESC-50's layout; this one is '{layout}'")
     rows = csv_rows(root / "meta" / "esc50.csv", needed=("esc10",))
-    kept = [place for place, (_, row) in enumerate(rows) if row["esc10"].lower() == "true"]
-    folds = listing.folds or []
-    return Listing(
+    kept = [row["esc10"].lower() == "true" for _, row in rows]
+    return replace(
+        listing,
         name=subset,
-        root=listing.root,
-        paths=[listing.paths[place] for place in kept],
-        labels=[listing.labels[place] for place in kept],
-        groups=[listing.groups[place] for place in kept],
-        folds=[folds[place] for place in kept],
-        hints=listing.hints,
-        notes=listing.notes,
+        paths=list(compress(listing.paths, kept)),
+        labels=list(compress(listing.labels, kept)),
+        groups=list(compress(listing.groups, kept)),
+        folds=list(compress(listing.folds or [], kept)),
     )
 
 

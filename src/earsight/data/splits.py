@@ -1,4 +1,4 @@
-"""Which clips are held out: folds and hold-outs that keep classes balanced and sources whole.
+"""Stratified, group-wise splits: folds and hold-outs that keep classes balanced and sources whole.
 
 Comes in: `labels` int64 (clips,) and `groups` (clips,), the recording that each clip was cut from. Goes out: fold
 numbers int64 (clips,) counted from 1, or a mask bool (clips,). All draws come from the seed alone, and a group is never
@@ -22,19 +22,16 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
 
     Parameters
     ----------
-    labels : ndarray
-        Class index of each clip, shape (clips,).
-    groups : ndarray
-        Source of each clip, shape (clips,), of any type that compares.
+    labels, groups : ndarray, shape (clips,)
+        Class and source of each clip, of any type that compares.
     folds : int
         How many, at least 2.
     seed : int
-        Of the draw.
 
     Returns
     -------
-    ndarray
-        int64, shape (clips,), values 1 to ``folds``, all of them used.
+    ndarray of int64, shape (clips,)
+        Values 1 to ``folds``, all of them used.
 
     Raises
     ------
@@ -73,19 +70,16 @@ def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: flo
 
     Parameters
     ----------
-    labels : ndarray
-        Class index of each clip, shape (clips,).
-    groups : ndarray
-        Source of each clip, shape (clips,).
+    labels, groups : ndarray, shape (clips,)
+        Class and source of each clip, of any type that compares.
     fraction : float
         Share to hold out, above 0 and below 1.
     seed : int
-        Of the draw.
 
     Returns
     -------
-    ndarray
-        bool, shape (clips,), true where held out: at least one clip, and every class keeps a clip on the other side.
+    ndarray of bool, shape (clips,)
+        True where held out: at least one clip, and every class keeps a clip on the other side.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Ten kinds of synthesised sounds, for trying everything without a data set: always called synthetic.
+"""The synthetic data set: ten kinds of synthesised sounds, for trying everything without a download.
 
 Comes in: a folder and a seed. Goes out: a data set in ESC-50's layout (16-bit mono WAV, ``meta/esc50.csv``, and
 ``dataset.json`` with its name and hints), the same bytes for the same seed. Waves are float (samples,), full scale at
@@ -15,6 +15,7 @@ import io
 import json
 import wave
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +41,8 @@ def write_synthetic(
         Decides every sample.
     clips_per_class : int
         An even number of at least 10, so that each of five folds holds a source of two clips.
-    seconds : float
-        Length of each clip.
-    sample_rate_hz : int
-        Rate of each clip.
-
-    Returns
-    -------
-    Path
-        ``root``, for `earsight.data.open_dataset`.
+    seconds, sample_rate_hz : float, int
+        Length and rate of each clip.
 
     Raises
     ------
@@ -158,14 +152,6 @@ def _chirp(time: Wave, draw: np.random.Generator, *, upward: bool) -> Wave:
     return _swept(time, low * (high / low) ** (phase if upward else 1 - phase))
 
 
-def _chirp_up(time: Wave, draw: np.random.Generator) -> Wave:
-    return _chirp(time, draw, upward=True)
-
-
-def _chirp_down(time: Wave, draw: np.random.Generator) -> Wave:
-    return _chirp(time, draw, upward=False)
-
-
 def _noise_bursts(time: Wave, draw: np.random.Generator) -> Wave:
     phase = (time * draw.uniform(2, 5)) % 1
     return draw.standard_normal(len(time)) * (phase < draw.uniform(0.2, 0.5))
@@ -215,8 +201,8 @@ def _rain(time: Wave, draw: np.random.Generator) -> Wave:
 
 
 KINDS: dict[str, Callable[[Wave, np.random.Generator], Wave]] = {
-    "chirp_down": _chirp_down,
-    "chirp_up": _chirp_up,
+    "chirp_down": partial(_chirp, upward=False),
+    "chirp_up": partial(_chirp, upward=True),
     "click_train": _click_train,
     "doorbell": _doorbell,
     "noise_bursts": _noise_bursts,
