@@ -98,7 +98,7 @@ def test_moving_on_a_ring_is_a_roll():
     random = np.random.default_rng(0)
     moved, fixed = random.normal(size=(5, 13)), random.normal(size=(5, 13))
     wanted = [(np.roll(moved, by, axis=1) * fixed).mean() for by in range(13)]
-    np.testing.assert_allclose(boundaries._round(moved, fixed), wanted, atol=1e-12)
+    np.testing.assert_allclose(boundaries._circular_correlation(moved, fixed), wanted, atol=1e-12)
 
 
 def test_densities_of_a_loud_block():

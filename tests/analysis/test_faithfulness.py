@@ -7,8 +7,8 @@ from scipy import stats
 from torch import nn
 
 from earsight.analysis.attribution import integrated_gradients
-from earsight.analysis.clock import column_seconds
-from earsight.analysis.faithfulness import TILE_BANDS, TILE_SECONDS, Curves, in_words, measure_curves, tiles
+from earsight.analysis.faithfulness import TILE_BANDS, TILE_SECONDS, Curves, measure_curves, tiles, verdict
+from earsight.analysis.time_axis import column_seconds
 
 SHAPE = (1, 3, 64, 40)
 
@@ -64,11 +64,11 @@ def test_curves_of_a_class_that_needs_a_few_tiles(tile_of):
     assert insertion.ranked["right"] == pytest.approx(0.95, abs=1e-4)
     assert deletion.ranked["right"] < deletion.low < deletion.random.mean() < deletion.high < deletion.ranked["wrong"]
     assert deletion.random.mean() == pytest.approx(0.5, abs=0.1)
-    assert in_words(found, "right", rival="wrong") == (
+    assert verdict(found, "right", rival="wrong") == (
         "Believe the right: better than random orders in deletion and insertion, "
         "better than wrong first in deletion and insertion."
     )
-    assert in_words(found, "wrong", rival="right") == (
+    assert verdict(found, "wrong", rival="right") == (
         "Do not believe the wrong: better than random orders in neither curve, "
         "better than right first in neither curve."
     )
@@ -78,7 +78,7 @@ def test_one_curve_that_convinces_is_told_apart(tile_of):
     flat, steep = np.linspace(1, 0, 5), np.array([1, 0, 0, 0, 0.0])
     random = np.linspace(1, 0, 5) + np.array([[0.01], [-0.01], [0.0]])
     found = Curves(np.linspace(0, 1, 5), {"a": steep, "b": flat}, {"a": flat, "b": flat}, random, random)
-    assert in_words(found, "a", rival="b") == (
+    assert verdict(found, "a", rival="b") == (
         "Believe with care the a: better than random orders in deletion alone, better than b first in deletion alone."
     )
 
@@ -151,7 +151,7 @@ def test_planted_evidence_is_found_and_believed(tile_of):
     deletion, insertion = curves.areas("deletion"), curves.areas("insertion")
     assert deletion.ranked["attribution"] < min(deletion.low - 0.05, deletion.random.mean() - 0.2)
     assert insertion.ranked["attribution"] > max(insertion.high + 0.05, insertion.random.mean() + 0.2)
-    assert in_words(curves, "attribution", rival="loudest").startswith("Believe the attribution: ")
+    assert verdict(curves, "attribution", rival="loudest").startswith("Believe the attribution: ")
     content = curves.to_dict()
     assert content["deletion"]["area"] == deletion.ranked
     assert len(content["shares"]) == len(content["insertion"]["curves"]["loudest"]) == 21

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earsight.analysis.clock import band_hz, filterbank, merged
 from earsight.analysis.masking import half_level, positive_part, smoothed, soft_mask, split_sound
+from earsight.analysis.time_axis import band_hz, filterbank, sum_channels
 from earsight.features.filterbanks import REPRESENTATIONS
 from earsight.features.spectrogram import Spectrogram
 from earsight.recipe import Features
@@ -107,7 +107,7 @@ def test_a_band_of_two_tones_is_heard_without_the_other(front_end):
 def test_a_mask_is_soft_and_whole_where_half_of_the_attribution_is(front_end):
     attribution = np.random.default_rng(0).normal(size=(3, 64, 40))
     mask = soft_mask(attribution, front_end)
-    used = merged(positive_part(attribution, seconds=0.5), front_end)
+    used = sum_channels(positive_part(attribution, seconds=0.5), front_end)
     assert mask.min() >= 0
     assert mask.max() == 1
     whole = mask == 1

@@ -1,12 +1,12 @@
-"""Which cells of a spectrogram speak for a class: Integrated Gradients, and Grad-CAM beside it.
+"""Attribution of a class score to the cells of a spectrogram: Integrated Gradients, and Grad-CAM beside it.
 
 Comes in: a network from log powers (batch, windows, bands, frames) to scores (batch, classes), the log powers of one
 sound, and those of silence. Goes out: attributions (windows, bands, frames) in units of the score, which add up to what
 the sound changed in it; and a Grad-CAM map (bands, frames), 0 and above.
 
-The baseline is the spectrogram of silence, which the front end makes of a wave of zeros. It is the one spectrogram that holds
-no sound at all, so that an attribution tells what the sound adds, a silent cell gets none, and the sum is the score of
-the sound less the score of nothing. Zeros after normalisation would be the spectrogram of noise of average loudness.
+The baseline is the spectrogram of silence, which the front end makes of a wave of zeros: it alone holds no sound, so
+the sum is the score of the sound less the score of nothing, and a silent cell gets none. Zeros after normalisation
+would be the spectrogram of noise of average loudness.
 """
 
 from __future__ import annotations
@@ -32,18 +32,10 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Attribution:
-    """Integrated Gradients of one score.
+    """Integrated Gradients ``values`` (windows, bands, frames), in units of the score, with ``steps`` on the path.
 
-    Attributes
-    ----------
-    values : ndarray of float32, shape (windows, bands, frames)
-        In units of the score.
-    score, silence_score : float
-        Of the spectrogram and of silence: logits, or log probabilities where the network is an ensemble.
-    steps : int
-        Intervals into which the path was cut.
-    tolerance : float
-        How far the sum may be from the difference, as a share of it.
+    ``score`` and ``silence_score`` are logits, or log probabilities of an ensemble. ``tolerance``: how far the sum may
+    be from their difference, as a share of it.
     """
 
     values: NDArray[np.float32]
@@ -104,10 +96,6 @@ def integrated_gradients(
     batch_size : int
         Spectrograms in memory at a time.
 
-    Returns
-    -------
-    Attribution
-
     References
     ----------
     M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017.
@@ -148,20 +136,8 @@ def grad_cam(
 ) -> NDArray[np.float32]:
     """Grad-CAM at some layers, each enlarged to the spectrogram's size; the mean over the layers.
 
-    Parameters
-    ----------
-    network : nn.Module
-        In eval mode.
-    spectrogram : Tensor, shape (1, windows, bands, frames), float32
-    target : int
-        The class.
-    layers : sequence of nn.Module
-        Parts of the network: its `last_spatial_layer`, or that of each member of an ensemble.
-
-    Returns
-    -------
-    ndarray of float32, shape (bands, frames)
-        0 and above; it has no unit.
+    Takes a network in eval mode, a spectrogram (1, windows, bands, frames) float32, the class, and the network's
+    `last_spatial_layer`, or that of each member of an ensemble. Returns (bands, frames), 0 and above, without a unit.
 
     References
     ----------
@@ -179,19 +155,9 @@ def grad_cam(
 
 
 def last_spatial_layer(backbone: nn.Module, run: Callable[[], object]) -> nn.Module:
-    """The last of the modules that make up a backbone's stages whose output has more than one position.
+    """The last module of a backbone's stages, or of all its modules, whose output has more than one position.
 
-    Parameters
-    ----------
-    backbone : nn.Module
-        Where its stages are unknown, all of its modules are looked at.
-    run : callable
-        Lets it see a spectrogram.
-
-    Raises
-    ------
-    ModelError
-        If there is none.
+    ``run`` lets the backbone compute a spectrogram. ModelError if there is no such module.
     """
     named = dict(backbone.named_modules())
     try:

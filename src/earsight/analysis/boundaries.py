@@ -1,22 +1,18 @@
-"""Do attributions lie on the boundaries of loud regions? Numbers for one clip, and for many with intervals.
+"""Whether attributions lie on the boundaries of loud regions: numbers for one clip, and means with intervals.
 
 Comes in: attributions and log powers (windows, bands, frames) of one clip. Goes out: `NAMES`, a number each, as they
-are and as they would be by chance. Palanisamy et al. 2020 (arXiv 2007.11154, Fig. 3) say so of Integrated Gradients
-from looking at some spectrograms.
-
-What is measured, in each channel on its own, and then averaged over the channels:
+are and as they would be by chance. Palanisamy et al. 2020 (arXiv 2007.11154, Fig. 3) claim it of Integrated Gradients
+from looking at some spectrograms. Measured in each channel, and averaged over the channels:
 
 - the rank correlation (and the plain one) of the attributions' size with the spectrogram's gradient magnitude (what a
   boundary is), with its log power (what is loud), and with each of the two given the other (partial correlation);
 - the density of the attributions' size on the boundaries of the loudest quarter of the cells (within one cell of the
   edge), inside, and outside, in units of the mean over all cells.
 
-An attribution is the height of a cell above silence times the gradient of the score along the path, so its size grows
-with loudness by construction. So all is measured for that gradient, the sensitivity, as well.
-
-Chance is what comes of the same attributions moved along the time axis, as on a ring, by every distance of at least a
-tenth of its length: their distribution, their bands, and their structure stay, their alignment with the sound goes.
-Columns of digital silence are left out, for there all attributions are 0.
+An attribution is a cell's height above silence times the gradient of the score along the path, so it grows with
+loudness by construction; all is measured for that gradient, the sensitivity, as well. Chance is the mean over the same
+attributions moved along the time axis, as on a ring, by every distance of at least a tenth of its length. Columns of
+digital silence are left out, for there all attributions are 0.
 """
 
 from __future__ import annotations
@@ -61,17 +57,9 @@ class Mean(NamedTuple):
 
 
 def measure_clip(attribution: NDArray[np.floating], spectrogram: NDArray[np.floating]) -> dict[str, Measured] | None:
-    """What one clip says.
+    """The numbers of one clip from its attributions and log powers, both (windows, bands, frames).
 
-    Parameters
-    ----------
-    attribution, spectrogram : ndarray of float, shape (windows, bands, frames)
-        Attributions from silence, and log powers.
-
-    Returns
-    -------
-    dict of str to Measured
-        For ``attribution`` and ``sensitivity``; None where less than 20 columns hold sound, or nothing varies.
+    For ``attribution`` and ``sensitivity``; None where less than 20 columns hold sound, or nothing varies.
     """
     found: dict[str, list[Measured]] = {"attribution": [], "sensitivity": []}
     for values, power in zip(attribution.astype(np.float64), spectrogram.astype(np.float64), strict=True):
@@ -92,13 +80,7 @@ def measure_clip(attribution: NDArray[np.floating], spectrogram: NDArray[np.floa
 
 
 def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 10_000, seed: int = 0) -> Mean:
-    """Mean over clips, and its 95 % percentile-bootstrap interval.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (clips,)
-        At least two.
-    """
+    """Mean over clips (at least two), and its 95 % percentile-bootstrap interval."""
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -119,7 +101,11 @@ def _measure(size: _Reals, edges: _Reals, power: _Reals, *, places: list[_Reals]
             _standard(rankdata(cells).reshape(cells.shape) if kind == "spearman" else cells)
             for cells in (size, edges, power)
         )
-        with_edges, with_power, between = _round(a, g), _round(a, e), float((g * e).mean())
+        with_edges, with_power, between = (
+            _circular_correlation(a, g),
+            _circular_correlation(a, e),
+            float((g * e).mean()),
+        )
         curves = {
             "gradient": with_edges,
             "energy": with_power,
@@ -131,7 +117,7 @@ def _measure(size: _Reals, edges: _Reals, power: _Reals, *, places: list[_Reals]
             shifted[f"{kind}_{pair}"] = float(curve[far].mean())
     for name, place in zip(_PLACES, places, strict=True):
         share = float(place.mean())
-        curve = _round(size / size.mean(), place) / share if share else np.ones(columns)
+        curve = _circular_correlation(size / size.mean(), place) / share if share else np.ones(columns)
         observed[f"density_{name}"] = float(curve[0])
         shifted[f"density_{name}"] = float(curve[far].mean())
     return Measured(observed, shifted)
@@ -141,7 +127,7 @@ def _standard(cells: _Reals) -> _Reals:
     return np.asarray((cells - cells.mean()) / cells.std())
 
 
-def _round(moved: _Reals, fixed: _Reals) -> _Reals:
+def _circular_correlation(moved: _Reals, fixed: _Reals) -> _Reals:
     """Mean product of two arrays (bands, columns) for each number of columns by which the first is moved on a ring."""
     spectrum = np.conj(np.fft.rfft(moved, axis=1)) * np.fft.rfft(fixed, axis=1)
     return np.asarray(np.fft.irfft(spectrum.sum(axis=0), n=moved.shape[1]) / moved.size)

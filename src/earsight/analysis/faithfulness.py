@@ -1,16 +1,13 @@
-"""Whether a spectrogram of attributions is to be believed: deletion and insertion curves against other orders of cells.
+"""Faithfulness of attributions: deletion and insertion curves against random orders of cells.
 
-Comes in: a function from spectrograms to probabilities of one class, a spectrogram, the spectrogram of silence, and maps that rank
+Comes in: a function from spectrograms to probabilities of one class, a spectrogram, that of silence, and maps that rank
 its cells. Goes out: the probability as cells are silenced from the highest on (deletion), and as they are put into
 silence in that order (insertion); and the areas under both, for each map and for random orders. A deletion curve that
 falls fast and an insertion curve that rises fast show that the network does use what the map names.
 
-Cells are handled in tiles of 8 bands by 0.1 s, in all channels at once. Silencing single cells would make a pattern
-that no sound has, and networks answer to such patterns whatever the sound is.
-
-References
-----------
-V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
+Cells are handled in tiles of 8 bands by 0.1 s, in all channels at once: silencing single cells would make a pattern
+that no sound has. After V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box
+Models", BMVC 2018.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.analysis.clock import column_seconds
+from earsight.analysis.time_axis import column_seconds
 from earsight.features.spectrogram import Spectrogram
 
 TILE_BANDS = 8
@@ -39,16 +36,9 @@ _Reals = NDArray[np.float64]
 
 
 class Areas(NamedTuple):
-    """Areas under one kind of curve, 0 to 1.
+    """Areas under one kind of curve, 0 to 1: of each map, and of each random order (orders,).
 
-    Attributes
-    ----------
-    ranked : dict of str to float
-        Of each map.
-    random : ndarray of float64, shape (orders,)
-        Of each random order.
-    low, high : float
-        The 95 % prediction interval of one more random order (Student's t).
+    ``low`` and ``high``: the 95 % prediction interval of one more random order (Student's t).
     """
 
     ranked: dict[str, float]
@@ -59,15 +49,9 @@ class Areas(NamedTuple):
 
 @dataclass(frozen=True)
 class Curves:
-    """Probability of the class against the share of tiles that were changed.
+    """Probability of the class against the share of tiles that were changed, ``shares`` (points,) from 0 to 1.
 
-    Attributes
-    ----------
-    shares : ndarray of float64, shape (points,)
-        From 0 to 1.
-    deletion, insertion : dict of str to ndarray of float64, shape (points,)
-        Of each map's order.
-    random_deletion, random_insertion : ndarray of float64, shape (orders, points)
+    ``deletion`` and ``insertion`` (points,) of each map's order; the random ones (orders, points).
     """
 
     shares: _Reals
@@ -141,17 +125,13 @@ def measure_curves(
     probability : callable
         Spectrograms (batch, 3, bands, frames) to the probability of the class (batch,).
     spectrogram, silence : Tensor, shape (1, 3, bands, frames)
-        As the network sees them.
+        As the network takes them.
     tile_of : ndarray of int64, shape (windows, bands, frames)
         From `tiles`.
     maps : mapping of str to ndarray of float, shape (windows, bands, frames)
         A tile ranks by the mean of its cells, the highest first.
-    seed : int
-        Of the random orders.
-    points : int
-        Steps from none to all.
-    random_orders : int
-        At least 2, so that they have a spread.
+    points, random_orders : int
+        Steps from none to all; random orders, at least 2, of ``seed``.
     progress : callable, optional
         Called with (orders done, orders in all).
     """
@@ -183,7 +163,7 @@ def measure_curves(
     )
 
 
-def in_words(curves: Curves, name: str, *, rival: str) -> str:
+def verdict(curves: Curves, name: str, *, rival: str) -> str:
     """Whether the map called ``name`` is better than random orders and than the map called ``rival``, as a sentence."""
     beats_random, beats_rival = [], []
     for kind, better in (("deletion", -1), ("insertion", 1)):

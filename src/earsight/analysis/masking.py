@@ -1,14 +1,13 @@
-"""The sound with only what the network used, and the sound without it.
+"""Masking of a sound by attributions: the sound with only what the network used, and the rest.
 
-Comes in: a wave (samples,) float32 and the attributions of its spectrogram (windows, bands, frames). Goes out: two waves
-that add up to the first one, sample by sample.
+Comes in: a wave (samples,) float32 and the attributions of its spectrogram (windows, bands, frames). Goes out: two
+waves that add up to the first one, sample by sample.
 
-The method: the attributions are smoothed over neighbouring cells, what is negative is dropped, and the windows are
-added up. Cells are kept in proportion to that, and whole from the level above which the cells hold half of it: a soft
-mask between 0 and 1. Negative ones go first, because windows that see the same sound otherwise cancel each other out.
-The transpose of the filterbank takes the mask from bands to the bins of an STFT (each bin the mean of the bands that
-hear it, weighted by how well they do), and linear interpolation takes it from columns to frames. The STFT times the
-mask, turned back by overlap-add with the original phase, is the sound that was used; the rest is the wave less that.
+The attributions are smoothed over neighbouring cells, negative ones dropped (windows would otherwise cancel each other
+out), and the windows added up. Cells are kept in proportion to that, and whole from the level above which the cells
+hold half of it: a soft mask between 0 and 1. The transpose of the filterbank takes it from bands to the bins of an
+STFT, linear interpolation from columns to frames. The STFT times the mask, turned back by overlap-add with the original
+phase, is the sound that was used; the rest is the wave less that.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from earsight.analysis.clock import clock_seconds, filterbank, merged
+from earsight.analysis.time_axis import axis_seconds, filterbank, sum_channels
 from earsight.features.spectrogram import Spectrogram
 
 HALF = 0.5
@@ -35,19 +34,12 @@ def positive_part(attribution: NDArray[np.floating], *, seconds: float) -> _Real
 
 
 def soft_mask(attribution: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
-    """How much of each cell is kept, 0 to 1.
+    """How much of each cell is kept, 0 to 1, (bands, frames), from attributions (windows, bands, frames).
 
-    Parameters
-    ----------
-    attribution : ndarray of float, shape (windows, bands, frames)
-
-    Returns
-    -------
-    ndarray of float64, shape (bands, frames)
-        On the common clock (`earsight.analysis.clock.merged`). All 0 where no attribution is positive.
+    On the common time axis; all 0 where no attribution is positive.
     """
     seconds = front_end.features.samples / front_end.features.rate
-    used = merged(positive_part(attribution, seconds=seconds), front_end)
+    used = sum_channels(positive_part(attribution, seconds=seconds), front_end)
     level = half_level(used)
     return np.minimum(used / level, 1.0) if level else np.zeros_like(used)
 
@@ -76,19 +68,10 @@ def half_level(values: _Reals) -> float:
 def split_sound(
     wave: NDArray[np.float32], mask: NDArray[np.floating], front_end: Spectrogram
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A wave cut in two by a mask on its spectrogram.
+    """A wave (samples,), of a clip's length or less, cut in two by a mask (bands, frames) on its spectrogram.
 
-    Parameters
-    ----------
-    wave : ndarray of float32, shape (samples,)
-        At the front end's rate; its length is that of a clip or less.
-    mask : ndarray of float, shape (bands, frames)
-        Between 0 and 1, on the common clock; column 0 begins at the wave's first sample.
-
-    Returns
-    -------
-    kept, removed : ndarray of float32, shape (samples,)
-        They add up to the wave. Neither is scaled, so that both are as loud as they were in it.
+    The mask is between 0 and 1, on the common time axis. The kept and the removed part add up to the wave; neither is
+    scaled.
     """
     points = front_end.fft_points
     length = sorted(front_end.window_samples)[len(front_end.window_samples) // 2]
@@ -109,11 +92,11 @@ def split_sound(
 def _on_bins(mask: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
     """A mask (bands, frames) on the FFT's bins (bins, frames)."""
     bank = filterbank(front_end)
-    heard = bank.sum(axis=0)
+    weights = bank.sum(axis=0)
     gains: _Reals = np.zeros((bank.shape[1], mask.shape[1]))
-    inside = heard > 0
-    gains[inside] = (bank[:, inside].T @ mask) / heard[inside, None]
-    # What no band hears (0 Hz, half the rate) goes with the nearest bin that one does.
+    inside = weights > 0
+    gains[inside] = (bank[:, inside].T @ mask) / weights[inside, None]
+    # A bin in no band (0 Hz, half the rate) goes with the nearest bin that is in one.
     places = np.flatnonzero(inside)
     nearest = places[np.abs(np.flatnonzero(~inside)[:, None] - places).argmin(axis=1)]
     gains[~inside] = gains[nearest]
@@ -121,10 +104,10 @@ def _on_bins(mask: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
 
 
 def _on_frames(gains: _Reals, front_end: Spectrogram, seconds: _Reals) -> _Reals:
-    """Gains (bins, columns of the clock) at some times, (bins, times), between columns by linear interpolation."""
-    clock = clock_seconds(front_end)
-    place = np.interp(seconds, clock, np.arange(len(clock)))
-    left = np.minimum(place.astype(np.int64), len(clock) - 2)
+    """Gains (bins, columns of the axis) at some times, (bins, times), between columns by linear interpolation."""
+    axis = axis_seconds(front_end)
+    place = np.interp(seconds, axis, np.arange(len(axis)))
+    left = np.minimum(place.astype(np.int64), len(axis) - 2)
     share = place - left
     out: _Reals = gains[:, left] * (1 - share) + gains[:, left + 1] * share
     return out

@@ -1,12 +1,12 @@
-"""What fine-tuning left of each stage: SVCCA and CKA between its outputs before and after, on held-out clips.
+"""Similarity of each stage's outputs before and after fine-tuning, on held-out clips: SVCCA and CKA.
 
 Comes in: a run folder. Goes out: for each finished trial and each stage of its network, how alike the stage's outputs
 are between the weights that the trial started from and those it ended with (the paper's "Weights Change", Fig. 2a).
 
-The outputs are feature maps (clips, channels, height, width). Channels are the dimensions. A row is one position of one
+Outputs are feature maps (clips, channels, height, width). Channels are the dimensions. A row is one position of one
 clip, as Raghu et al. count rows of convolutional layers; ``pooled`` averages each clip over its positions, and a row is
-then a clip. Both networks see the same spectrograms in eval mode, so that batch norms use their own statistics. The
-starting weights are made again from the recipe and the trial's seed. The head is left out: it starts at random.
+then a clip. Both networks are in eval mode. The starting weights are made again from the recipe and the trial's seed.
+The head is left out: it starts at random.
 """
 
 from __future__ import annotations
@@ -40,20 +40,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class RunSimilarity:
-    """What `run_similarity` found.
-
-    Attributes
-    ----------
-    name : str
-        Of the run's folder.
-    backbone : str
-    start : str
-        ``pretrained`` or ``random``.
-    stages : tuple of str
-        From input to output.
-    trials : tuple of (int, int, dict)
-        Fold, seed, and each stage's `Likeness`.
-    """
+    """Each stage's `Likeness` by fold and seed, of a run folder's ``name``; ``start``: ``pretrained`` or ``random``."""
 
     name: str
     backbone: str
@@ -83,13 +70,8 @@ def run_similarity(
         Whether rows are clips rather than positions.
     trials : collection of Trial, optional
         Only these.
-    device : torch.device
     progress : callable, optional
         Called with (clips done, clips in all, a note).
-
-    Returns
-    -------
-    RunSimilarity
 
     Raises
     ------
@@ -129,26 +111,10 @@ def run_similarity(
 def compare(
     before: nn.Module, after: nn.Module, batches: Iterable[Tensor], *, pooled: bool = False
 ) -> dict[str, Likeness]:
-    """How alike the outputs of each stage of two networks are.
+    """Similarity of two networks' outputs by stage, from input to output, without the head.
 
-    Parameters
-    ----------
-    before, after : nn.Module
-        Of one architecture, on one device.
-    batches : iterable of Tensor, shape (clips, 3, bands, frames)
-        Spectrograms.
-    pooled : bool
-        Whether rows are clips rather than positions.
-
-    Returns
-    -------
-    dict of str to Likeness
-        By stage, from input to output, without the head.
-
-    Raises
-    ------
-    DataError
-        If a stage gives the same output for every clip, or one that is not finite.
+    Both are of one architecture, on one device; ``batches`` are spectrograms (clips, 3, bands, frames); rows are clips
+    where ``pooled``, else positions. DataError if a stage's outputs are all the same, or not finite.
     """
     ends = stage_ends(after)
     gathered: dict[str, Covariances] = {}
@@ -179,8 +145,8 @@ def spectrograms(card: ModelCard, files: Sequence[Path], *, device: torch.device
     front_end = Spectrogram(features).to(device)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (card.mean, card.std))
     for start in range(0, len(files), BATCH_SIZE):
-        heard = (audio.read(file, sample_rate_hz=rate, seconds=seconds) for file in files[start : start + BATCH_SIZE])
-        waves = [audio.fit(wave, features.samples) for wave in heard]
+        read = (audio.read(file, sample_rate_hz=rate, seconds=seconds) for file in files[start : start + BATCH_SIZE])
+        waves = [audio.fit(wave, features.samples) for wave in read]
         with torch.inference_mode():
             raw = front_end.spectrograms(torch.from_numpy(np.stack(waves)).to(device))[:, 0]
             out = ((raw - mean) / std).expand(-1, 3, -1, -1)
@@ -229,8 +195,8 @@ def _points(found: RunSimilarity) -> list[dict[str, Any]]:
         out.append(
             {
                 "stage": stage,
-                "svcca": spread([(fold, item.svcca) for fold, item in rows]),
-                "cka": spread([(fold, item.cka) for fold, item in rows]),
+                "svcca": mean_interval([(fold, item.svcca) for fold, item in rows]),
+                "cka": mean_interval([(fold, item.cka) for fold, item in rows]),
                 "chance": float(np.mean([item.chance for _, item in rows])),
                 "rows": min(item.rows for _, item in rows),
                 "kept": max(max(item.kept) for _, item in rows),
@@ -248,20 +214,12 @@ def _trial_rows(found: RunSimilarity) -> list[dict[str, Any]]:
     ]
 
 
-def spread(values: Sequence[tuple[int, float | None]], *, within: tuple[float, float] = (0.0, 1.0)) -> dict[str, Any]:
-    """Mean of values by fold, and Student's 95 % interval over the folds' means, or over all where there is one fold.
+def mean_interval(
+    values: Sequence[tuple[int, float | None]], *, within: tuple[float, float] = (0.0, 1.0)
+) -> dict[str, Any]:
+    """Mean of (fold, value) pairs, and Student's 95 % interval over the folds' means, or over all of one fold.
 
-    Parameters
-    ----------
-    values : sequence of (int, float or None)
-        Fold and value.
-    within : tuple of float
-        Between which limits values can lie.
-
-    Returns
-    -------
-    dict
-        ``mean`` (None for no value), ``ci95`` (None for fewer than two units) and ``trials``.
+    Values lie ``within`` limits. A dict of ``mean`` (None for no value), ``ci95`` (None below two units), ``trials``.
     """
     from scipy.stats import t
 

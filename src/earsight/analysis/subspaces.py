@@ -1,4 +1,4 @@
-"""How alike two sets of features are: SVCCA and linear CKA, from covariances that are gathered block by block.
+"""SVCCA and linear CKA of two sets of features, from covariances that are gathered block by block.
 
 Comes in: blocks of rows of two feature matrices, (rows, dimensions of x) and (rows, dimensions of y), where row i of
 both is about the same thing. Goes out: correlations between 0 and 1. Memory is that of three covariance matrices in
@@ -30,12 +30,7 @@ _Matrix = NDArray[np.float64]
 
 
 class Covariances:
-    """Means and co-moments of two feature matrices, updated block by block (Chan, Golub and LeVeque 1979).
-
-    Parameters
-    ----------
-    x_dimensions, y_dimensions : int
-    """
+    """Means and co-moments of two feature matrices, updated block by block (Chan, Golub and LeVeque 1979)."""
 
     def __init__(self, x_dimensions: int, y_dimensions: int) -> None:
         self.rows = 0
@@ -45,18 +40,7 @@ class Covariances:
         self.xy = np.zeros((x_dimensions, y_dimensions))
 
     def add(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> None:
-        """Take in some rows.
-
-        Parameters
-        ----------
-        x, y : ndarray of float, shape (rows, dimensions)
-            As many rows of both.
-
-        Raises
-        ------
-        DataError
-            If a value is not finite.
-        """
+        """Add some rows of both, (rows, dimensions); DataError if a value is not finite."""
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             raise DataError("an output of the network is not finite: its training diverged; train it again")
@@ -101,23 +85,7 @@ class Likeness:
 
 
 def likeness(found: Covariances, *, variance: float = VARIANCE_KEPT) -> Likeness:
-    """SVCCA and linear CKA of what was gathered.
-
-    Parameters
-    ----------
-    found : Covariances
-    variance : float
-        Share of the variance that the kept directions explain, 0 to 1.
-
-    Returns
-    -------
-    Likeness
-
-    Raises
-    ------
-    DataError
-        If one of the two does not vary at all.
-    """
+    """SVCCA and linear CKA; the kept directions explain a share ``variance``. DataError if one side does not vary."""
     x_axes, x_scales = _leading(found.xx, variance)
     y_axes, y_scales = _leading(found.yy, variance)
     kept = (len(x_scales), len(y_scales))

@@ -1,9 +1,9 @@
-"""Which stages must be pretrained, which must be trained, and which are needed at all: lists of recipes.
+"""Sweeps over stages: which must be pretrained, which trained, and which are needed at all.
 
 Comes in: a recipe and a kind of sweep. Goes out: a `Variant`, a recipe with its folder, for each stage; and, once their
 trials are done, accuracies along the depth with differences to the reference, paired over clips. The sweeps are the
-paper's: ``fusion`` (Fig. 2b), ``freeze`` (Fig. 2c) and ``cutoff``. Their reference is one and the same recipe, the one
-that changes nothing, so that sweeps that share a folder train it once.
+paper's: ``fusion`` (Fig. 2b), ``freeze`` (Fig. 2c) and ``cutoff``. They share one reference, the recipe that changes
+nothing, so sweeps in one folder train it once.
 """
 
 from __future__ import annotations
@@ -28,18 +28,10 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Sweep:
-    """One of the paper's analyses.
+    """One of the paper's analyses: a field of the recipe's ``transfer`` section over its stages.
 
-    Attributes
-    ----------
-    field : str
-        Of the recipe's ``transfer`` section.
-    neutral : str
-        The field's value that changes nothing: the reference.
-    lowest : str
-        Its value below the first stage, if it has one other than the reference; else "".
-    title, axis : str
-        What is done, and what the stages of the figure's axis say.
+    ``neutral`` is the value that changes nothing, the reference; ``lowest`` the one below the first stage, if it is
+    another; ``title`` and ``axis`` label the figure.
     """
 
     field: str
@@ -58,16 +50,7 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe of a sweep.
-
-    Attributes
-    ----------
-    stage : str
-        The value of the sweep's field.
-    folder : str
-        Of its run, below the sweep's folder.
-    recipe : Recipe
-    """
+    """One recipe of a sweep: the value of its field, and the folder of its run below the sweep's folder."""
 
     stage: str
     folder: str
@@ -80,7 +63,7 @@ class Variant:
 
 
 def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Variant]:
-    """The recipes of a sweep along the depth, the reference among them.
+    """The recipes of a sweep from input to output, the reference among them.
 
     Parameters
     ----------
@@ -90,11 +73,6 @@ def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Va
         What they have in common; its ``transfer`` section must be the neutral one.
     stages : str, optional
         Which of them, as in ``none,block2``; default all that differ from the reference. The reference is always there.
-
-    Returns
-    -------
-    list of Variant
-        From input to output, as the figure shows them.
 
     Raises
     ------
@@ -110,7 +88,7 @@ def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Va
         raise RecipeError("backbone.weights is none, so there is nothing to fuse; give weights, such as imagenet")
     names = stage_names(build_empty(recipe.backbone.name, classes=2))
     known = [name for name in (sweep.lowest, *names) if name]
-    chosen = _chosen(stages, known, sweep) if stages is not None else _telling(sweep, known)
+    chosen = _chosen(stages, known, sweep) if stages is not None else _worth_a_run(sweep, known)
     made = [
         Variant(
             name,
@@ -125,7 +103,7 @@ def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Va
     return [reference, *made] if sweep.field == "freeze" else [*made, reference]
 
 
-def _telling(sweep: Sweep, known: list[str]) -> list[str]:
+def _worth_a_run(sweep: Sweep, known: list[str]) -> list[str]:
     """The stages worth a run: fused or cut at the last one, all but the final norm of some CNNs is the reference."""
     if sweep.field == "freeze":
         return known
@@ -147,17 +125,7 @@ def pending(found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> 
 
 
 def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> dict[str, Any]:
-    """What the trials of a sweep say.
-
-    Parameters
-    ----------
-    kind : str
-    found : sequence of Variant
-        With the reference among them.
-    trials : sequence of Trial
-        The same for each variant; all DONE.
-    out : Path
-        The sweep's folder.
+    """Accuracies of a sweep's variants, the reference among them, from their trials (all DONE) below ``out``.
 
     Returns
     -------

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from earsight.analysis.similarity import spread
+from earsight.analysis.similarity import mean_interval
 from earsight.evaluation.statistics import TAIL
 from earsight.reports.text_format import percent, percent_range, signed, signed_range
 
@@ -92,7 +92,7 @@ def similarity_claims(result: Row) -> list[str]:
     by_trial = [_similarity_by_trial(run) for run in result["runs"]]
     ours, theirs = by_trial[0], by_trial[1]
     common = sorted(set(ours) & set(theirs))
-    differences = spread(
+    differences = mean_interval(
         [
             (fold, float(np.mean([*ours[fold, seed].values()]) - np.mean([*theirs[fold, seed].values()])))
             for fold, seed in common
@@ -100,7 +100,7 @@ def similarity_claims(result: Row) -> list[str]:
         within=(-1, 1),
     )
     means = [float(np.mean([np.mean([*one[trial].values()]) for trial in common])) for one in (ours, theirs)]
-    falls = spread([(fold, _trend(list(ours[fold, seed].values()))) for fold, seed in common], within=(-1, 1))
+    falls = mean_interval([(fold, _trend(list(ours[fold, seed].values()))) for fold, seed in common], within=(-1, 1))
     held = _sign(differences["ci95"], up="holds", down="is contradicted")
     fall = _sign(falls["ci95"], up="is contradicted", down="holds")
     return [

@@ -95,9 +95,9 @@ class Explanation:
         """Whether to believe the attributions, and their positive part; empty where the curves were not asked for."""
         if self.curves is None:
             return ""
-        from earsight.analysis.faithfulness import in_words
+        from earsight.analysis.faithfulness import verdict
 
-        return " ".join(in_words(self.curves, name, rival=LOUDEST) for name in (ATTRIBUTION, POSITIVE))
+        return " ".join(verdict(self.curves, name, rival=LOUDEST) for name in (ATTRIBUTION, POSITIVE))
 
     @property
     def used_energy(self) -> float:
@@ -194,9 +194,9 @@ def explain(
         If the attributions are not complete within 1 % after ``most_steps``.
     """
     from earsight.analysis.attribution import grad_cam, integrated_gradients, last_spatial_layer
-    from earsight.analysis.clock import band_hz, column_edges, merged
     from earsight.analysis.faithfulness import measure_curves, tiles
     from earsight.analysis.masking import positive_part, soft_mask, split_sound
+    from earsight.analysis.time_axis import band_hz, column_edges, sum_channels
 
     wanted = None if label is None else known_class(model.classes, label)
     wave, name = model.waveform(sound, rate=rate)
@@ -255,7 +255,7 @@ def explain(
         band_hz=band_hz(front_end),
         spectrogram=spectrogram[0].cpu().numpy(),
         attribution=found,
-        merged=merged(found.values, front_end),
+        merged=sum_channels(found.values, front_end),
         grad_cam=cam,
         mask=mask,
         used=used,

@@ -170,7 +170,7 @@ def _png(wave: NDArray[np.float32], front_end: Spectrogram) -> str:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from earsight.analysis.clock import band_hz
+    from earsight.analysis.time_axis import band_hz
 
     features = front_end.features
     with torch.inference_mode():

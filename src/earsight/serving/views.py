@@ -12,8 +12,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from earsight.analysis.clock import band_hz
 from earsight.analysis.masking import smoothed
+from earsight.analysis.time_axis import band_hz
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.features.filterbanks import FLOOR

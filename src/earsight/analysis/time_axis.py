@@ -1,4 +1,4 @@
-"""Where the cells of a spectrogram lie in time and frequency, and one clock for channels whose columns lie differently.
+"""Time and frequency axes of spectrograms, and one time axis for channels whose columns lie differently.
 
 Comes in: the front end that made a spectrogram, and arrays (windows, bands, frames). Goes out: times in seconds,
 frequencies in Hz, and arrays (bands, frames) whose columns all have the same width from 0 s to the end of the clip.
@@ -34,8 +34,8 @@ def column_seconds(front_end: Spectrogram, *, window: int) -> _Reals:
     return (edges[:-1] + edges[1:]) / 2
 
 
-def clock_seconds(front_end: Spectrogram) -> _Reals:
-    """The middle of each column of the common clock, in seconds, shape (frames,)."""
+def axis_seconds(front_end: Spectrogram) -> _Reals:
+    """The middle of each column of the common time axis, in seconds, shape (frames,)."""
     columns = front_end.features.columns
     middles = (np.arange(columns, dtype=np.float64) + 0.5) / columns
     return np.asarray(middles * (front_end.features.samples / front_end.features.rate))
@@ -53,26 +53,18 @@ def band_hz(front_end: Spectrogram) -> _Reals:
     """The middle of each band (the centre of mass of its filter) in Hz, shape (bands,), never falling."""
     bank = filterbank(front_end)
     bins = np.arange(bank.shape[1]) * (front_end.features.rate / front_end.fft_points)
-    heard = bank.sum(axis=1)
+    weights = bank.sum(axis=1)
     # Filters narrower than the bins are far apart may hold none, or one's rounding: they lie between their neighbours.
-    there = np.flatnonzero(heard > 1e-6 * heard.max())
-    middles = np.interp(np.arange(len(bank)), there, (bank[there] @ bins) / heard[there])
+    there = np.flatnonzero(weights > 1e-6 * weights.max())
+    middles = np.interp(np.arange(len(bank)), there, (bank[there] @ bins) / weights[there])
     return np.asarray(np.maximum.accumulate(middles))
 
 
-def merged(values: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
-    """The sum over the channels, each brought to the common clock; the sum over all cells stays what it was.
+def sum_channels(values: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
+    """The sum over the channels of (windows, bands, frames) on the common time axis, (bands, frames) float64.
 
-    A channel's cell is dealt to the columns of the clock in proportion to the time that they share; what lies before
-    0 s or after the end goes to the first and the last column.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (windows, bands, frames)
-
-    Returns
-    -------
-    ndarray of float64, shape (bands, frames)
+    A channel's cell is shared among the columns of the axis by the time they have in common; what lies before 0 s or
+    after the end goes to the first and the last column. The sum over all cells is kept.
     """
     out = np.zeros(values.shape[1:], dtype=np.float64)
     for window, channel in enumerate(values):
@@ -81,11 +73,11 @@ def merged(values: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
 
 
 def _shares(front_end: Spectrogram, *, window: int) -> _Reals:
-    """The share (frames, frames) of each channel column that lies in each clock column; rows add up to 1."""
+    """The share (frames, frames) of each channel column that lies in each column of the axis; rows add up to 1."""
     edges = column_edges(front_end, window=window)
     columns = front_end.features.columns
-    clock = np.linspace(0.0, front_end.features.samples / front_end.features.rate, columns + 1)
-    clock[0], clock[-1] = min(clock[0], edges[0]), max(clock[-1], edges[-1])
-    shared = np.minimum(edges[1:, None], clock[None, 1:]) - np.maximum(edges[:-1, None], clock[None, :-1])
+    axis = np.linspace(0.0, front_end.features.samples / front_end.features.rate, columns + 1)
+    axis[0], axis[-1] = min(axis[0], edges[0]), max(axis[-1], edges[-1])
+    shared = np.minimum(edges[1:, None], axis[None, 1:]) - np.maximum(edges[:-1, None], axis[None, :-1])
     out: _Reals = np.maximum(shared, 0.0) / np.diff(edges)[:, None]
     return out

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earsight.analysis.clock import band_hz, clock_seconds, column_edges, column_seconds, filterbank, merged
+from earsight.analysis.time_axis import axis_seconds, band_hz, column_edges, column_seconds, filterbank, sum_channels
 from earsight.features.spectrogram import Spectrogram, resize_matrix
 from earsight.recipe import Features
 
@@ -35,8 +35,8 @@ def test_a_click_is_found_at_its_time_in_every_channel_and_on_the_common_clock(f
         share = power[window].sum(axis=0)
         assert (share / share.sum()) @ column_seconds(front_end, window=window) == pytest.approx(at, abs=0.008)
     alone = np.stack([channel / channel.sum() for channel in power])
-    share = merged(alone, front_end).sum(axis=0)
-    assert (share / share.sum()) @ clock_seconds(front_end) == pytest.approx(at, abs=0.006)
+    share = sum_channels(alone, front_end).sum(axis=0)
+    assert (share / share.sum()) @ axis_seconds(front_end) == pytest.approx(at, abs=0.006)
 
 
 def test_channels_begin_half_a_hop_before_the_sound_and_end_after_it(front_end):
@@ -53,7 +53,7 @@ def test_merging_loses_nothing(data):
     front_end = Spectrogram(Features(sample_rate_hz=8000, clip_seconds=0.3, frames=17, bands=8))
     seed = data.draw(st.integers(0, 99))
     values = np.random.default_rng(seed).normal(size=(3, 8, 17)).astype(np.float32)
-    found = merged(values, front_end)
+    found = sum_channels(values, front_end)
     np.testing.assert_allclose(found.sum(axis=1), values.astype(np.float64).sum(axis=(0, 2)), atol=1e-10)
 
 
