@@ -192,16 +192,9 @@ def _recordings(
             else:
                 shown(done, total, speed)
 
+        name_of, start = _name_of(wanted.sounds) if wanted.in_folder else None, output.place
         return transcribe(
-            model,
-            paths,
-            options,
-            output,
-            start=output.place,
-            name_of=_name_of(wanted.sounds) if wanted.in_folder else None,
-            progress=progress,
-            report=report,
-            remote=remote,
+            model, paths, options, output, start=start, name_of=name_of, progress=progress, report=report, remote=remote
         )
 
 

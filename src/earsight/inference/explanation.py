@@ -234,13 +234,7 @@ def explain(
     measured = None
     if curves:
         measured = measure_curves(
-            probability,
-            spectrogram,
-            silence=silence,
-            tile_of=tiles(front_end),
-            maps=maps,
-            seed=seed,
-            progress=progress,
+            probability, spectrogram, silence=silence, tile_of=tiles(front_end), maps=maps, seed=seed, progress=progress
         )
     return Explanation(
         path=name,

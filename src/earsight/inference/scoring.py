@@ -133,14 +133,12 @@ def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequenc
     }
     if unknown:
         share = float(np.mean([one.unknown for one in found]))
-        interval = share_interval(share, clips=len(found))
-        out["unknown"] = {"stated": unknown["rate"], "share": share, "ci95": list(interval)}
+        interval = list(share_interval(share, clips=len(found)))
+        out["unknown"] = {"stated": unknown["rate"], "share": share, "ci95": interval}
     if sets:
-        reached = float(inside[np.arange(len(truth)), truth].mean())
-        out["coverage"] = {
-            **{"stated": sets["coverage"], "reached": reached, "mean_size": float(inside.sum(axis=1).mean())},
-            "ci95": list(share_interval(reached, clips=len(found))),
-        }
+        reached, size = float(inside[np.arange(len(truth)), truth].mean()), float(inside.sum(axis=1).mean())
+        interval = list(share_interval(reached, clips=len(found)))
+        out["coverage"] = {"stated": sets["coverage"], "reached": reached, "mean_size": size, "ci95": interval}
     return out
 
 
