@@ -63,7 +63,7 @@ def connected(
     device: str = "auto",
     unit: str = "trial",
 ) -> Iterator[Cluster]:
-    """Connect to a cluster for as long as the block runs.
+    """Connect to a cluster that `check_place` accepts, for as long as the block runs.
 
     Parameters
     ----------
@@ -81,7 +81,6 @@ def connected(
     RunError
         If Ray is not installed, the cluster cannot be reached, or no node of it has what a trial takes.
     """
-    check_place(on)
     ray = _ray()
     if device not in ("auto", "cpu", "cuda"):
         raise RunError(f"--device {device}: on a cluster Ray chooses the card; expected auto, cpu or cuda")

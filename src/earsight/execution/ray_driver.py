@@ -30,6 +30,8 @@ RETRIES = 3  # starts of a trial that has not got further since its last death
 STOP_SECONDS = 5.0  # for workers to end when all is stopped, before they are killed
 _OLD_SECONDS = 24 * 3600
 
+Tokens = Mapping[Path, tuple[Path, str]]
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -51,15 +53,12 @@ class Unit:
 
 
 class Driver:
-    """The driver's side of a mailbox, made by `open_driver`; a unit's number is its place in ``units``."""
+    """The driver's side of a mailbox, made by `open_driver`; a unit's number is its place in ``units``.
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        units: Sequence[Unit],
-        tokens: Mapping[Path, tuple[Path, str]],
-        say: Callable[[str], None],
-    ) -> None:
+    ``tokens`` are, by run folder, a file by which a node finds whether it shares that folder, and the secret in it.
+    """
+
+    def __init__(self, cluster: Cluster, units: Sequence[Unit], tokens: Tokens, say: Callable[[str], None]) -> None:
         import ray
 
         self.units, self.say = units, say

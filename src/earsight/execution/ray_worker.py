@@ -37,8 +37,7 @@ from earsight.version import __version__
 REPORT_SECONDS = 0.5  # between two reports of a trial's progress
 BUSY_SECONDS = 60.0  # that a worker which Ray has given up may still hold a trial's lock
 SEND_COST = 0.05  # share of a trial's time that sending checkpoints may take
-STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")
-"""The files that a trial goes on from, in the order of writing."""
+STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")  # what a trial goes on from, in order of writing
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,8 @@ def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> 
             f"{node_name()}: has earsight {__version__} and the driver {job.version}; install the same on every node"
         )
     torch.set_num_threads(job.threads)
-    shared = _shares(*job.token)
+    token, secret = job.token
+    shared = not _alone() and os.access(token, os.R_OK) and token.read_text(encoding="utf-8") == secret
     prepared = replace(prepared, store=replace(prepared.store, folder=_store_folder(prepared, mailbox)))
     files = "writes in the run folder" if shared else "does not share the run folder: its files come back as bytes"
     mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {job.device}, {files}")
@@ -170,19 +170,6 @@ def _reporter(job: Job, mailbox: Any) -> Step:
     return report
 
 
-def _unshared() -> bool:
-    """Whether this node is to use nothing of the driver's file system, even where it sees it."""
-    return bool(os.environ.get("EARSIGHT_UNSHARED"))
-
-
-def _shares(token: Path, secret: str) -> bool:
-    """Whether this node sees a file that the driver wrote."""
-    try:
-        return not _unshared() and token.read_text(encoding="utf-8") == secret
-    except OSError:
-        return False
-
-
 def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
     """Folder of the spectrograms or waves on this node, fetched into the node's cache where it lacks them."""
     import ray
@@ -195,7 +182,7 @@ def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
             "augment.backend=waveform reads them at every step; put the data set at the same path on shared storage, "
             "or take augment.backend=spectrogram"
         )
-    if not _unshared() and (source / DESCRIPTION).is_file():  # the folder's name is the key of its content
+    if not _alone() and (source / DESCRIPTION).is_file():  # the folder's name is the key of its content
         return source
     target = default_cache() / key
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -220,6 +207,11 @@ def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
                 file.write(ray.get(reference))
         building.replace(target)
     return target
+
+
+def _alone() -> bool:
+    """Whether this node is to use nothing of the driver's file system, even where it sees it."""
+    return bool(os.environ.get("EARSIGHT_UNSHARED"))
 
 
 def node_name() -> str:

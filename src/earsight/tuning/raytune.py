@@ -15,10 +15,8 @@ from typing import Any
 
 from earsight.execution.ray_worker import Job, cancel_by_sigint, work
 
-REDUCTION = 3
-"""ASHA lets one in so many go on, at 1/9 and 1/3 of all epochs."""
-FAILURES = 5
-"""How often a point is started again when its worker dies."""
+REDUCTION = 3  # ASHA lets one point in so many go on, at 1/9 and 1/3 of all epochs
+FAILURES = 5  # how often a point is started again when its worker dies
 
 PointTrial = tuple[Any, Job]
 """A trial of a point: a reference to its prepared data, and its job."""
@@ -84,8 +82,7 @@ def run_point(trials: Sequence[PointTrial], settings: TuneSettings, mailbox: Any
                 mailbox.put_history.remote(number, list(new))
                 reporter.report(new)
 
-            prepared: Any = ray.get(reference)
-            outcome = work(prepared, job, mailbox, on_epoch=keep)
+            outcome = work(ray.get(reference), job, mailbox, on_epoch=keep)
             records, _ = ray.get(mailbox.history.remote(job.number))
             ray.get(mailbox.end.remote(job.number, outcome))
             if isinstance(outcome, Exception):

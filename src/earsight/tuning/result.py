@@ -19,8 +19,6 @@ from earsight.evaluation.metrics import log_loss
 from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
 from earsight.evaluation.summary import read_predictions
 
-METRICS = ("accuracy", "log_loss")
-
 
 def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *, metric: str) -> dict[str, Any]:
     """The points of a search, best first.
@@ -49,7 +47,8 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
     done = [(point, means) for point, means in found if means]
     if not done:
         raise RunError("no point was run to its end; the same command goes on")
-    done.sort(key=lambda pair: _order(pair[0], metric))
+    step = 1 if metric == "accuracy" else -1  # the other metric decides between equals
+    done.sort(key=lambda pair: (-pair[0]["accuracy"]["mean"], pair[0]["log_loss"])[::step])
     best = done[0][1]
     for point, means in done[1:]:
         gap = paired_difference(best.correct, means.correct, folds=best.folds)
@@ -72,17 +71,14 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
     }
 
 
-def _order(point: Mapping[str, Any], metric: str) -> tuple[float, float]:
-    """Sort key of a point, best first."""
-    accuracy, loss = -point["accuracy"]["mean"], point["log_loss"]
-    return (accuracy, loss) if metric == "accuracy" else (loss, accuracy)
-
-
 def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str, Any], ClipMeans | None]:
     """A point as `search_result` describes it, and of one that is done each inner clip's share of right labels."""
     histories = [read_history(folder) for folder in folders]
     epochs = [[record for record in records if record] for records in itertools.zip_longest(*histories)]
-    curves = {name: [float(np.mean([record[name] for record in records])) for records in epochs] for name in METRICS}
+    curves = {
+        name: [float(np.mean([record[name] for record in records])) for records in epochs]
+        for name in ("accuracy", "log_loss")
+    }
     out: dict[str, Any] = {
         "values": dict(values),
         "done": all((folder / "DONE").is_file() for folder in folders),

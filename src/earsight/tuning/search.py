@@ -71,13 +71,10 @@ def search(
     progress: Callable[[int, int, str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Train the points that are not done.
+    """Train the points that are not done, in the search's folder ``out``.
 
     Parameters
     ----------
-    candidates : sequence of Candidate
-    out : Path
-        The search's folder.
     device : torch.device
         To train on here, without a cluster.
     cluster : Cluster, optional

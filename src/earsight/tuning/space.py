@@ -52,7 +52,7 @@ def shown(value: Any) -> str:
 def make_points(
     base: Recipe, *, grid: Sequence[str] = (), random: Sequence[str] = (), samples: int = 1, seed: int = 0
 ) -> list[Point]:
-    """All points: every combination of the grid, with each of some draws of the random fields.
+    """All different points: every combination of the grid, with each of some draws of the random fields.
 
     Parameters
     ----------
@@ -65,11 +65,6 @@ def make_points(
         choice(value,value).
     samples, seed : int
         Draws of the random fields, and their seed; more draws keep those of fewer.
-
-    Returns
-    -------
-    list of Point
-        Without repetitions.
 
     Raises
     ------
