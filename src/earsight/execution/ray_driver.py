@@ -131,15 +131,14 @@ class Driver:
         if number in self._locks:
             self._locks.pop(number).close()
 
-    def _put(self, place: Path) -> list[tuple[str, int, Any]]:
-        """Put the files of a folder, or one file, into the object store: (name, bytes, reference) of their parts."""
+    def _put(self, folder: Path) -> list[tuple[str, int, Any]]:
+        """Put a folder's files into the object store: (name, bytes, reference) of their parts."""
         parts = []
-        for path in sorted(place.iterdir()) if place.is_dir() else [place]:
-            if path.is_file():
-                with path.open("rb") as file:
-                    for _ in range(0, max(1, path.stat().st_size), PART_BYTES):
-                        content = file.read(PART_BYTES)
-                        parts.append((path.name, len(content), self._ray.put(content)))
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            with path.open("rb") as file:
+                for _ in range(0, max(1, path.stat().st_size), PART_BYTES):
+                    content = file.read(PART_BYTES)
+                    parts.append((path.name, len(content), self._ray.put(content)))
         return parts
 
     def start(self, number: int) -> None:

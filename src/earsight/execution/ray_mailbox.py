@@ -71,7 +71,7 @@ class Mailbox:
         self._news["ended"].append((number, outcome))
 
     def artifact(self, source: str) -> list[Any] | None:
-        """References to the parts of a file or folder on the driver; None until the driver has put them."""
+        """References to the parts of a folder's files on the driver; None until the driver has put them."""
         if source not in self._artifacts:
             self._artifacts[source] = None
             self._news["wanted"].append(source)
