@@ -82,7 +82,8 @@ def run_point(trials: Sequence[PointTrial], settings: TuneSettings, mailbox: Any
                 mailbox.put_history.remote(number, list(new))
                 reporter.report(new)
 
-            outcome = work(ray.get(reference), job, mailbox, on_epoch=keep)
+            prepared: Any = ray.get(reference)
+            outcome = work(prepared, job, mailbox, on_epoch=keep)
             records, _ = ray.get(mailbox.history.remote(job.number))
             ray.get(mailbox.end.remote(job.number, outcome))
             if isinstance(outcome, Exception):
