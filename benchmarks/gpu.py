@@ -42,9 +42,9 @@ from earsight.features.augment import draw
 from earsight.models.backbones import build
 from earsight.parallel import in_order
 from earsight.recipe import Recipe, load_recipe
-from earsight.training.batches import Feed, HostFeed, feed_of
+from earsight.training.batches import Batches, HostBatches, batches_of
 from earsight.training.device import describe_machine, make_recorder, pick_device, set_up, step_kind
-from earsight.training.loop import Data
+from earsight.training.batches import Data
 from earsight.training.optim import make_optimizer
 from earsight.training.preparation import Prepared, prepare, source_of
 from earsight.training.step import Step
@@ -102,11 +102,11 @@ def data_of(prepared: Prepared, device: torch.device) -> Data:
     )
 
 
-class StillFeed:
+class StillBatches:
     """One batch, over and over: a step without input work."""
 
     def __init__(self, data: Data) -> None:
-        self._host = HostFeed(data, smoothing=0.0)
+        self._host = HostBatches(data, smoothing=0.0)
 
     def epoch(self, batches: Any) -> Iterator[tuple[torch.Tensor, ...]]:
         drawn = list(batches)
@@ -119,7 +119,7 @@ class StillFeed:
         return spectrograms, targets
 
 
-def images_per_second(prepared: Prepared, data: Data, feed: Feed, *, steps: int) -> float:
+def images_per_second(prepared: Prepared, data: Data, feed: Batches, *, steps: int) -> float:
     """Of epochs of so many steps, each with its draws made and sent up, after one that is not counted."""
     recipe, device = prepared.recipe, data.device
     training, size = recipe.training, recipe.training.batch_size
@@ -189,11 +189,11 @@ def steps_table(dataset: Dataset, size: Size, *, cache: Path, device: torch.devi
         ready = prepare(dataset, recipe_of(size, source=source, compiled=compiled), cache=cache, device=device)
         data = data_of(ready, device)
         say(f"{source}: ready after {time.perf_counter() - started:.1f} s")
-        feed = feed_of(data, smoothing=0.0)
+        feed = batches_of(data, smoothing=0.0)
         found[source] = images_per_second(ready, data, feed, steps=size.steps)
         say(f"{source}: {found[source]:.0f} images/s")
         if source == "store":
-            found["still"] = images_per_second(ready, data, StillFeed(data), steps=size.steps)
+            found["still"] = images_per_second(ready, data, StillBatches(data), steps=size.steps)
             cached = partial(data.source.read, draws=None)
             found["plain, cached"] = plain_images_per_second(ready, data, cached, steps=size.steps)
     waves = [audio.read(dataset.root / f"{number}.wav", sample_rate_hz=44100) for number in range(size.files)]

@@ -12,7 +12,7 @@ from torch import nn
 from earsight.errors import RunError
 from earsight.recipe import Training
 from earsight.training.checkpoint import load_checkpoint, save_checkpoint
-from earsight.training.optim import make_optimizer, make_running_mean
+from earsight.training.optim import copy_state, make_optimizer
 
 
 def small(outputs=3):
@@ -46,7 +46,7 @@ def same(first, second):
 def test_a_checkpoint_gives_back_every_bit(tmp_path, name):
     model, optimizer = fitted(name)
     path = tmp_path / "checkpoint.safetensors"
-    mean = {key: value + 1 for key, value in make_running_mean(model).items()}
+    mean = {key: value + 1 for key, value in copy_state(model).items()}
     record = {"history": [{"loss": 0.1 + 0.2}], "best_epoch": 2}
     save_checkpoint(path, model=model, optimizer=optimizer, extra={"mean": mean, "best": None}, record=record)
     other, other_optimizer = fitted(name, seed=1, steps=1)
@@ -144,7 +144,7 @@ def test_what_is_no_whole_checkpoint_leaves_everything_as_it_was(tmp_path, spoil
     save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={})
     spoil(path)
     other, other_optimizer = fitted("adamw", seed=1, steps=1)
-    before, steps = make_running_mean(other), other_optimizer.state_dict()["state"][0]["step"].clone()
+    before, steps = copy_state(other), other_optimizer.state_dict()["state"][0]["step"].clone()
     assert load_checkpoint(path, model=other, optimizer=other_optimizer) is None
     assert same(other.state_dict(), before)
     assert other_optimizer.state_dict()["state"][0]["step"] == steps == 1

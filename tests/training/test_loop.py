@@ -13,8 +13,13 @@ from earsight.evaluation.metrics import accuracy
 from earsight.features.augment import draw
 from earsight.features.filterbanks import FLOOR
 from earsight.models.backbones import build
+from earsight.recipe import Augment
 from earsight.training import loop
-from earsight.training.loop import Data, fit, no_augmentation, predict
+from earsight.training.batches import Data
+from earsight.training.loop import fit, predict
+
+STILL = Augment(probability=0.0, mixup=0.0, pitch_semitones=0, time_masks=0, band_masks=0, shift=False)
+"""No augmentation at all."""
 
 
 class Shapes:
@@ -56,7 +61,7 @@ def test_it_learns(tiny, optimizer):
     data = data_of(source)
     rate = {"adam": 3e-3, "adamw": 3e-3, "sgd": 3e-2}[optimizer]
     recipe = tiny(f"training.optimizer={optimizer}", f"training.learning_rate={rate}", "training.epochs=10")
-    recipe = recipe.model_copy(update={"augment": no_augmentation()})
+    recipe = recipe.model_copy(update={"augment": STILL})
     model = tiny_model()
     fitted = fit(model, data, np.arange(48), recipe=recipe, seed=0)
     logits = predict(model, data, np.arange(48, 64))
@@ -298,7 +303,7 @@ def test_class_weights_reach_the_loss(tiny):
     losses = {}
     for kind in ("none", "balanced"):
         recipe = tiny(f"training.class_weights={kind}", "training.epochs=1", "training.batch_size=4096")
-        recipe = recipe.model_copy(update={"augment": no_augmentation()})
+        recipe = recipe.model_copy(update={"augment": STILL})
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
         before = model(data_of(source).spectrograms(rows)).detach()

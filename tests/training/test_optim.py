@@ -14,10 +14,11 @@ from earsight.recipe import Training
 from earsight.training.optim import (
     ONE_CYCLE_START,
     class_weights,
+    copy_state,
+    ema_decay,
     learning_rate,
     make_optimizer,
-    make_running_mean,
-    update_running_mean,
+    update_ema,
 )
 
 
@@ -107,7 +108,7 @@ def test_warmups_rise_to_the_rate_and_fall_to_nothing(schedule, warmup, epochs, 
 
 def test_adamw_leaves_biases_and_scales_undecayed():
     model = small()
-    before = make_running_mean(model)
+    before = copy_state(model)
     optimizer = make_optimizer(model, Training(optimizer="adamw", learning_rate=0.1, weight_decay=0.5))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -141,15 +142,15 @@ def test_frozen_parameters_stay_out():
 @settings(deadline=None, max_examples=20)
 def test_running_mean_has_its_closed_form(decay, steps):
     model = small()
-    start = make_running_mean(model)
-    mean = make_running_mean(model)
+    start = copy_state(model)
+    mean = copy_state(model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 1
     model[1].num_batches_tracked += 7
     left = 1.0
     for step in range(steps):
-        update_running_mean(mean, model, decay=decay, step=step)
+        update_ema(mean, model, weight=torch.tensor(1 - ema_decay(decay, step=step)))
         left *= min(decay, (1 + step) / (10 + step))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(mean[name], left * start[name] + (1 - left) * parameter.detach(), atol=1e-5, rtol=0)

@@ -14,10 +14,10 @@ from earsight.features.device_cache import SpectrogramCache
 from earsight.models.backbones import build
 from earsight.training import loop
 from earsight.training import trial as trial_module
-from earsight.training.batches import HostFeed, ResidentFeed, feed_of
+from earsight.training.batches import Data, DeviceBatches, HostBatches, batches_of
 from earsight.training.device import make_recorder, step_kind
-from earsight.training.loop import Data, fit, predict
-from earsight.training.optim import make_optimizer, make_running_mean
+from earsight.training.loop import fit, predict
+from earsight.training.optim import copy_state, make_optimizer
 from earsight.training.step import Step
 from earsight.training.trial import Trial, run_trial
 
@@ -103,8 +103,8 @@ def losses(fitted):
 
 
 def test_feeds_fit_where_the_data_are(data, resident):
-    assert isinstance(feed_of(data, smoothing=0.0), HostFeed)
-    assert isinstance(feed_of(resident, smoothing=0.0), ResidentFeed)
+    assert isinstance(batches_of(data, smoothing=0.0), HostBatches)
+    assert isinstance(batches_of(resident, smoothing=0.0), DeviceBatches)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -117,7 +117,7 @@ def test_both_feeds_give_the_same_spectrograms_and_targets(data, resident, tiny,
 
     found = []
     for given in (data, resident):
-        feed = feed_of(given, smoothing=smoothing)
+        feed = batches_of(given, smoothing=smoothing)
         found.append([feed.assemble(*batch) for batch in feed.epoch(batches())])
     assert [len(spectrograms) for spectrograms, _ in found[1]] == [13, 14, 13]
     for (host, host_targets), (device, device_targets) in zip(*found, strict=True):
@@ -189,8 +189,8 @@ def test_no_step_looks_at_a_value(resident, tiny, extra):
     recipe = tiny(*extra, "training.label_smoothing=0.1")
     training, model = recipe.training, tiny_model()
     optimizer = make_optimizer(model, training, recordable=True)
-    feed = feed_of(resident, smoothing=training.label_smoothing)
-    mean = make_running_mean(model) if training.ema else None
+    feed = batches_of(resident, smoothing=training.label_smoothing)
+    mean = copy_state(model) if training.ema else None
     step = Step(
         model,
         optimizer,
@@ -198,7 +198,7 @@ def test_no_step_looks_at_a_value(resident, tiny, extra):
         training=training,
         device=CPU,
         weights=torch.rand(10),
-        mean=mean,
+        ema=mean,
         recorder=Rehearsal(),
     )
     generator = np.random.default_rng(0)
@@ -206,7 +206,7 @@ def test_no_step_looks_at_a_value(resident, tiny, extra):
     model.train()
     with NoLooking():
         for batch in feed.epoch(batches):
-            step(*batch, rate=0.01, mean_decay=0.9)
+            step(*batch, rate=0.01, ema_decay=0.9)
         with pytest.raises(AssertionError, match="_local_scalar_dense"):
             float(optimizer.param_groups[0]["lr"])
 
@@ -222,11 +222,11 @@ def test_rates_and_batches_reach_what_was_recorded(resident, tiny):
             return super().record(body)
 
     optimizer = make_optimizer(model, training, recordable=True)
-    feed = feed_of(resident, smoothing=0.0)
+    feed = batches_of(resident, smoothing=0.0)
     step = Step(model, optimizer, assemble=feed.assemble, training=training, device=CPU, recorder=Remembering())
     generator = np.random.default_rng(0)
     batches = [(rows, draw(tiny().augment, batch=20, generator=generator)) for rows in np.split(ROWS, 2)]
-    before = make_running_mean(model)
+    before = copy_state(model)
     first, second = (step(*batch, rate=0.0).item() for batch in feed.epoch(batches))
     parameters = dict(model.named_parameters())
     assert all(torch.equal(before[name], value) for name, value in parameters.items())
@@ -266,24 +266,24 @@ def test_a_compiled_step_is_the_same_step(resident, tiny, monkeypatch):
     """Traced as `fused` has it traced, without a compiler behind it: nothing breaks its graph in two."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     training = tiny("training.precision=float32", "training.ema=0.9").training
-    feed, found = feed_of(resident, smoothing=0.0), []
+    feed, found = batches_of(resident, smoothing=0.0), []
     generator = np.random.default_rng(0)
     batches = [(rows, draw(tiny().augment, batch=20, generator=generator)) for rows in np.split(ROWS, 2)]
     for fuse in (False, True):
         model = tiny_model().train()
         optimizer = make_optimizer(model, training, recordable=True)
-        mean = make_running_mean(model)
+        mean = copy_state(model)
         step = Step(
             model,
             optimizer,
             assemble=feed.assemble,
             training=training,
             device=CPU,
-            mean=mean,
+            ema=mean,
             recorder=Rehearsal(),
             fuse=fuse,
         )
         torch.manual_seed(0)
-        found.append([step(*batch, rate=0.003, mean_decay=0.5).item() for batch in feed.epoch(batches)])
+        found.append([step(*batch, rate=0.003, ema_decay=0.5).item() for batch in feed.epoch(batches)])
         assert list(mean) == list(model.state_dict()) == list(tiny_model().state_dict())
     np.testing.assert_allclose(*found, rtol=1e-3)

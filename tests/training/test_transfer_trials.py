@@ -11,12 +11,16 @@ from earsight.execution.schedule import check_start
 from earsight.models.backbones import belongs, build, stages
 from earsight.models.modelfile import load
 from earsight.models.stages import starting_model
-from earsight.recipe import Recipe
-from earsight.training.loop import Data, fit, no_augmentation, predict
+from earsight.recipe import Augment, Recipe
+from earsight.training.batches import Data
+from earsight.training.loop import fit, predict
 from earsight.training.trial import Trial, run_trial
 
 TRIAL = Trial(1, 3)
 HARD = ("training.weight_decay=1", "training.learning_rate=0.01", "training.epochs=2")
+
+STILL = Augment(probability=0.0, mixup=0.0, pitch_semitones=0, time_masks=0, band_masks=0, shift=False)
+"""No augmentation at all."""
 
 
 def stage_of(model: nn.Module) -> dict[str, str]:
@@ -103,7 +107,7 @@ def test_frozen_packaged_weights_stay_through_training(cpu):
     from earsight.models.fast.depthwise import use_fast_depthwise
 
     recipe = Recipe().override(["transfer.freeze=block5", "training.epochs=1", "training.batch_size=4", *HARD[:2]])
-    recipe = recipe.model_copy(update={"augment": no_augmentation()})
+    recipe = recipe.model_copy(update={"augment": STILL})
     model = starting_model(recipe, classes=3).to(memory_format=torch.channels_last)
     before = starting_model(recipe, classes=3)
     use_fast_depthwise(model)

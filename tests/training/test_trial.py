@@ -21,7 +21,8 @@ from earsight.models.backbones import build
 from earsight.models.modelfile import load, load_card
 from earsight.training import loop
 from earsight.training import trial as trial_module
-from earsight.training.loop import Data, predict
+from earsight.training.batches import Data
+from earsight.training.loop import predict
 from earsight.training.preparation import hold_out, prepare
 from earsight.training.trial import Trial, check_run, is_done, run_trial
 

@@ -131,10 +131,19 @@ def train_all(
     """Run the trials that are not DONE, under a bar of that name."""
     from earsight.execution.schedule import check_start, run_trials
 
-    check_start(dataset, recipe, trials, run=folder)
+    start = check_start(dataset, recipe, trials, run=folder)
     ready = prepare_spectrograms(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
     with bar(name) as shown:
-        run_trials(ready, trials, run=folder, device=device, progress=shown, say=say, jobs=jobs, cluster=cluster)
+        run_trials(
+            *(ready, trials),
+            run=folder,
+            device=device,
+            progress=shown,
+            say=say,
+            jobs=jobs,
+            cluster=cluster,
+            start=start,
+        )
 
 
 def more_members(

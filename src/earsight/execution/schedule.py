@@ -22,12 +22,13 @@ from earsight.evaluation.summary import read_predictions
 from earsight.execution.processes import run_at_once
 from earsight.execution.ray_cluster import Cluster
 from earsight.execution.ray_driver import Unit, run_units
+from earsight.files import replace_text, replacing
 from earsight.models.fast.swap import make_kernels_ready
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
 from earsight.training.device import training_dtype
 from earsight.training.preparation import Prepared
-from earsight.training.trial import Trial, check_rows, check_run, is_done, run_trial
+from earsight.training.trial import Start, Trial, check_rows, check_run, is_done, run_trial
 
 
 def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
@@ -49,8 +50,13 @@ def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
-def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> None:
+def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> Start:
     """Find what would stop the trials before hours go into spectrograms.
+
+    Returns
+    -------
+    Start
+        With the network of the first trial that is not DONE, which had to be built to see whether it can be.
 
     Raises
     ------
@@ -61,16 +67,18 @@ def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, ru
     ModelError, RecipeError
         If the backbone or its weights cannot be had, or the recipe names stages that it does not have.
     """
-    check_run(dataset, recipe, run)
+    start = check_run(dataset, recipe, run)
     for fold in sorted({trial.fold for trial in trials}):
         held_out = dataset.folds == fold
         check_rows(dataset, fold, np.flatnonzero(~held_out), np.flatnonzero(held_out))
-    if not all(is_done(trial.folder(run)) for trial in trials):
-        starting_model(recipe, classes=len(dataset.classes))
+    first = next((trial for trial in trials if not is_done(trial.folder(run))), None)
+    if first is not None:
+        start.networks[first.seed] = starting_model(recipe, classes=len(dataset.classes), seed=first.seed)
     there = next(place for place in (run, *run.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         what = "is not a folder" if not there.is_dir() else "may not be written to"
         raise RunError(f"{run}: cannot be written, because {there} {what}; name another folder with --out")
+    return start
 
 
 def run_trials(
@@ -83,6 +91,7 @@ def run_trials(
     say: Callable[[str], None],
     jobs: int = 1,
     cluster: Cluster | None = None,
+    start: Start | None = None,
 ) -> None:
     """Run what is not DONE.
 
@@ -101,18 +110,22 @@ def run_trials(
         Processes that work at the same time, each with as many threads as this one; see `earsight.execution.processes`.
     cluster : Cluster, optional
         Run them there, each on a device of the cluster's; see `earsight.execution.ray_driver`.
+    start : Start, optional
+        What `check_start` found; without it the run is checked here.
 
     Raises
     ------
     RunError
         If the run folder cannot be written, or holds trials of another recipe or data set; see also `check_start`.
     """
+    start = start or check_start(prepared.dataset, prepared.recipe, trials, run=run)
     if cluster:
-        run_groups(cluster, [Group(prepared, trials, run)], progress=progress, say=say)
+        start.networks.clear()  # each node builds its own
+        run_groups(cluster, [Group(prepared, trials, run, start=start)], progress=progress, say=say)
         return
-    _begin(Group(prepared, trials, run))
+    _write_recipe(prepared.recipe, run)
     done = [trial for trial in trials if is_done(trial.folder(run))]
-    if device.type == "cpu" and len(done) < len(trials) and not cluster:
+    if device.type == "cpu" and len(done) < len(trials):
         make_kernels_ready(training_dtype(prepared.recipe.training.precision, device), say=say)
     steps = dict.fromkeys(trials, 0)
 
@@ -128,21 +141,23 @@ def run_trials(
         for trial in list(done):
             say(_line(prepared, trial, run, before=True))
         rest = [trial for trial in steps if trial not in done]
+        start.networks.clear()  # each process builds its own
         run_at_once(prepared, rest, run=run, device=device, jobs=jobs, on_step=show, on_end=end)
         return
     for trial in trials:
-        run_trial(prepared, trial, run=run, device=device, on_step=partial(show, trial))
+        run_trial(prepared, trial, run=run, device=device, on_step=partial(show, trial), start=start)
         end(trial)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials of one recipe in one run folder; ``name`` tells them from those of other recipes."""
+    """Trials of one recipe in one run folder, by a name of its own, and what `check_start` found if it was called."""
 
     prepared: Prepared
     trials: Sequence[Trial]
     run: Path
     name: str = ""
+    start: Start | None = None
 
 
 def run_groups(
@@ -169,7 +184,9 @@ def run_groups(
     units: dict[Path, tuple[Unit, str]] = {}
     done = 0
     for group in groups:
-        _begin(group)
+        if group.start is None:
+            check_start(group.prepared.dataset, group.prepared.recipe, group.trials, run=group.run)
+        _write_recipe(group.prepared.recipe, group.run)
         prefix = f"{group.name}, " if group.name else ""
         for trial in group.trials:
             if is_done(trial.folder(group.run)):
@@ -196,14 +213,13 @@ def run_groups(
         run_units(cluster, [unit for unit, _ in units.values()], on_step=show, on_end=end, say=say)
 
 
-def _begin(group: Group) -> None:
-    """Check a group and write its recipe into its run folder."""
-    check_start(group.prepared.dataset, group.prepared.recipe, group.trials, run=group.run)
+def _write_recipe(recipe: Recipe, run: Path) -> None:
+    """Make the run folder, with its recipe in it."""
     try:
-        group.run.mkdir(parents=True, exist_ok=True)
-        (group.run / "recipe.yaml").write_text(group.prepared.recipe.to_yaml(), encoding="utf-8")
+        run.mkdir(parents=True, exist_ok=True)
+        replace_text(run / "recipe.yaml", recipe.to_yaml())
     except OSError as error:
-        raise RunError(f"{group.run}: cannot be written ({error.strerror}); name another folder with --out") from error
+        raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
 
 
 def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
@@ -218,12 +234,10 @@ def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
 def publish_model(run: Path, trial: Trial) -> Path:
     """Put a trial's model file at the top of its run folder, without a second copy where links are possible."""
     source, target = trial.folder(run) / "model.safetensors", run / "model.safetensors"
-    temporary = target.with_name(".model.safetensors.part")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without links
-        shutil.copyfile(source, temporary)
-    temporary.replace(target)
-    temporary.unlink(missing_ok=True)  # POSIX renames nothing where both are links to the same file already
+    with replacing(target) as part:
+        part.unlink(missing_ok=True)
+        try:
+            os.link(source, part)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, part)
     return target

@@ -1,12 +1,9 @@
-"""What a trial leaves in its folder.
+"""What a trial leaves in its folder, and the feature statistics of its training clips.
 
-Comes in: what was fitted and what it predicted. Goes out: ``history.jsonl``, ``model.safetensors``, ``predictions.npz``
-and ``DONE``, each written beside its name and renamed, DONE last of all.
-
-What a fitted network's training clips look like to it, and how far from them the held-out clips are.
-
-Comes in: a fitted model and its rows. Goes out: the `MahalanobisStatistics` for the model file, and distances (test
-rows,) for ``predictions.npz``, from which `earsight calibrate` takes the threshold of *unknown*.
+Comes in: a fitted network, its rows and logits. Goes out: ``history.jsonl``, ``model.safetensors`` with the
+Mahalanobis statistics of the training clips' features, and ``predictions.npz`` or ``inner.npz``, the former with the
+distance (test rows,) float64 of each held-out clip, from which `earsight calibrate` takes the OOD threshold. Every
+file is replaced whole or not at all.
 """
 
 from __future__ import annotations
@@ -26,14 +23,15 @@ from earsight.files import replace_text, replacing
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
 from earsight.models.modelfile import save
-from earsight.training.loop import Data, Fitted
+from earsight.training.batches import Data
+from earsight.training.loop import Fitted
 from earsight.training.preparation import Prepared
 from earsight.version import __version__
 
 BATCH = 32
 
 
-def known_sounds(
+def feature_statistics(
     model: nn.Module,
     data: Data,
     *,
@@ -41,7 +39,7 @@ def known_sounds(
     test: NDArray[np.int64],
     logits: NDArray[np.float32],
 ) -> tuple[MahalanobisStatistics | None, NDArray[np.float64] | None]:
-    """The reference of the training rows, unchanged by augmentation, and the distance of the test rows from it.
+    """Mahalanobis statistics of the training rows' features, unchanged by augmentation, and the test rows' distances.
 
     Parameters
     ----------
@@ -50,35 +48,37 @@ def known_sounds(
     train, test : ndarray of int64
         Rows.
     logits : ndarray of float32, shape (test rows, classes)
-        What the model says of the test rows.
+        Of the test rows, as `earsight.training.loop.predict` gives them.
 
     Returns
     -------
     reference : MahalanobisStatistics or None
     distance : ndarray of float64, shape (test rows,), or None
-        Both None where the network cannot be asked for what its last layer takes.
+        Both None where the network's last layer has no features to take.
     """
     head = model.get_classifier() if has_features(model) else None  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         return None, None
-    again, features = _seen(model, data, test)
+    again, features = _features(model, data, test)
     # A head that does more than its classifier (a scale, a second classifier) has no features in this sense.
     if not np.allclose(again, logits, atol=1e-4, rtol=1e-4):
         return None, None
-    reference = mahalanobis_statistics(_seen(model, data, train)[1].numpy(), data.labels[train], classes=data.classes)
+    reference = mahalanobis_statistics(
+        _features(model, data, train)[1].numpy(), data.labels[train], classes=data.classes
+    )
     return reference, None if reference is None else reference.distance(features)
 
 
-def _seen(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:
-    """Logits and features of unchanged spectrograms, on the CPU."""
+def _features(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:
+    """Logits, and what the last layer takes, of unchanged spectrograms, on the CPU."""
     model.eval()
-    logits, features = [], []
     with torch.inference_mode():
-        for start in range(0, len(rows), BATCH):
-            said, seen = logits_and_features(model, data.spectrograms(rows[start : start + BATCH]))
-            logits.append(said.float().cpu())
-            features.append(seen.float().cpu())
-    return torch.cat(logits).numpy(), torch.cat(features)
+        parts = [
+            [part.float().cpu() for part in logits_and_features(model, data.spectrograms(rows[start : start + BATCH]))]
+            for start in range(0, len(rows), BATCH)
+        ]
+    logits, features = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logits.numpy(), features
 
 
 def write_outcome(

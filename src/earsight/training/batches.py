@@ -1,32 +1,95 @@
-"""What a training step is fed with: an epoch's batches as tensors on the device.
+"""Batches of labelled spectrograms, as training steps take them.
 
-Comes in: the rows and draws of an epoch's batches. Goes out: for each batch the tensors that `assemble` turns into
-network input and targets. Where the data are on the host it makes the spectrograms there, batch by batch; where they are on
-the device the draws of the whole epoch go up at once, and everything else is the step's own work.
+Comes in: `Data`, and the rows and draws of an epoch's batches. Goes out: for each batch the tensors on the device that
+`assemble` turns into network input (batch, 3, bands, frames) float32 and targets (batch, classes). Data on the host
+become spectrograms there, batch by batch; for data on the device the draws of the whole epoch go up at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.features.augment import BatchedDraws, Draws, apply_batched, batch_draws, mix_targets, one_hot
+from earsight.features.augment import BatchedDraws, Draws, apply, apply_batched, batch_draws, mix_targets, one_hot
 from earsight.features.device_cache import DeviceCache
-
-if TYPE_CHECKING:
-    from earsight.training.loop import Data
 
 Batch = tuple[NDArray[np.int64], Draws]
 """Rows, and what is done to them."""
 
 
-class Feed(Protocol):
-    """Batches of one epoch, as a step takes them."""
+class Source(Protocol):
+    """Where spectrograms come from: the store, or the waveform backend."""
+
+    stretches: bool
+    """Whether `read` has stretched and rolled the sound by the draws already."""
+
+    @property
+    def silence(self) -> Tensor:
+        """What each row of its spectrograms reads in digital silence, shape (bands,)."""
+
+    def read(self, rows: NDArray[np.int64], *, draws: Draws | None) -> Tensor:
+        """Spectrograms (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled, normalised spectrograms.
+
+    Attributes
+    ----------
+    source : Source
+    labels : ndarray of int64, shape (rows,)
+        Of every row of the source, used or not.
+    classes : int
+    mean, std : Tensor, shape (windows,)
+        Normalisation of each channel.
+    device : torch.device
+        Where spectrograms go before they are changed.
+    """
+
+    source: Source
+    labels: NDArray[np.int64]
+    classes: int
+    mean: Tensor
+    std: Tensor
+    device: torch.device
+
+    def spectrograms(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
+        """Network input (batch, 3, bands, frames), channels-last, changed by the draws where there are any."""
+        out = self.normalised(self.source.read(rows, draws=draws).to(self.device, non_blocking=True))
+        if draws is not None:
+            out = apply(out, draws, silence=self.silence, stretch=not self.source.stretches)
+        return self.as_input(out)
+
+    @cached_property
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        return self.mean.to(self.device)[:, None, None], self.std.to(self.device)[:, None, None]
+
+    @cached_property
+    def silence(self) -> Tensor:
+        """Normalised value of digital silence in each row, shape (windows, bands), on the device."""
+        mean, std = self._scale
+        return (self.source.silence.to(self.device) - mean[:, 0]) / std[:, 0]
+
+    def normalised(self, raw: Tensor) -> Tensor:
+        """Spectrograms (batch, windows, bands, frames) less the mean, divided by the deviation, in place."""
+        mean, std = self._scale
+        return raw.sub_(mean).div_(std)
+
+    def as_input(self, spectrograms: Tensor) -> Tensor:
+        """Network input (batch, 3, bands, frames), channels-last, of spectrograms (batch, windows, bands, frames)."""
+        return spectrograms.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+
+class Batches(Protocol):
+    """Where a step gets its input from."""
 
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch, on the device."""
@@ -35,14 +98,14 @@ class Feed(Protocol):
         """Network input (batch, 3, bands, frames) and label distributions (batch, classes)."""
 
 
-def feed_of(data: Data, *, smoothing: float) -> Feed:
-    """The feed that fits where the data are; labels are smoothed towards uniform by ``smoothing``."""
+def batches_of(data: Data, *, smoothing: float) -> Batches:
+    """Batches made where the data are, on the host or the device; labels are smoothed towards uniform."""
     if isinstance(data.source, DeviceCache):
-        return ResidentFeed(data, data.source, smoothing=smoothing)
-    return HostFeed(data, smoothing=smoothing)
+        return DeviceBatches(data, data.source, smoothing=smoothing)
+    return HostBatches(data, smoothing=smoothing)
 
 
-class HostFeed:
+class HostBatches:
     """Spectrograms made by the host, one batch after the other."""
 
     def __init__(self, data: Data, *, smoothing: float) -> None:
@@ -61,7 +124,7 @@ class HostFeed:
         return spectrograms, targets
 
 
-class ResidentFeed:
+class DeviceBatches:
     """Rows and draws of a source on the device, which a step makes its spectrograms of."""
 
     def __init__(self, data: Data, source: DeviceCache, *, smoothing: float) -> None:

@@ -1,8 +1,7 @@
 """The state of a training run between two epochs, as one safetensors file; no pickle.
 
-Comes in: a model, its optimiser, extra named states (running mean, best epoch) and a JSON-able record. Goes out: the
-same tensors to the last bit. A checkpoint is written beside its name and renamed, so that a kill leaves the old one or
-the new one.
+Comes in: a model, its optimiser, extra named states (EMA, best epoch) and a JSON-able record. Goes out: the
+same tensors to the last bit. A kill leaves the old checkpoint or the new one.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from earsight.errors import RunError
+from earsight.files import replacing
 
 State = dict[str, Tensor]
 
@@ -38,7 +38,7 @@ def save_checkpoint(
     model, optimizer
         Their whole state is kept.
     extra : mapping of str to state or None
-        Further states by name, for example the running mean; None is left out.
+        Further states by name, for example the EMA; None is left out.
     record : mapping
         Anything that JSON holds; given back by `load_checkpoint`.
 
@@ -53,16 +53,14 @@ def save_checkpoint(
     for group, state in extra.items():
         tensors |= {f"extra/{group}/{name}": value for name, value in (state or {}).items()}
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
-    temporary = path.with_name(f".{path.name}.part")
     try:
-        save_file(tensors, temporary, metadata={"record": json.dumps(dict(record))})
+        with replacing(path) as part:
+            save_file(tensors, part, metadata={"record": json.dumps(dict(record))})
     except SafetensorError as error:  # what a full disk raises there: it is no OSError
-        temporary.unlink(missing_ok=True)
         raise RunError(
             f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); make room. "
             "The last one is whole: the same command goes on from there."
         ) from error
-    temporary.replace(path)
 
 
 def load_checkpoint(

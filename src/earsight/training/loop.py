@@ -1,10 +1,10 @@
-"""The only training loop.
+"""The training loop: epochs of steps over rows of a data set, with checkpoints.
 
-Comes in: a model and `Data`, the labelled spectrograms by row. Goes out: the fitted model and one record an epoch. The loop
-knows nothing of folds or folders: which rows train and which rows score an epoch is said by its caller.
+Comes in: a model, `Data` (labelled spectrograms by row), and which rows train, score or watch. Goes out: the fitted
+model and one record an epoch. The loop knows nothing of folds or folders.
 
-All randomness of an epoch comes from (seed, epoch) alone, so an interrupted run goes on from its last checkpoint to the
-same bits.
+All randomness of an epoch comes from (seed, epoch) alone, so that an interrupted run goes on from its last checkpoint
+to the same bits.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,83 +23,19 @@ from torch import Tensor, nn
 
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, log_loss
-from earsight.features.augment import Draws, apply, draw
+from earsight.features.augment import draw
 from earsight.models.stages import training_mode
-from earsight.recipe import Augment, Recipe, Training
-from earsight.training.batches import Feed, feed_of
+from earsight.recipe import Recipe, Training
+from earsight.training.batches import Batches, Data, batches_of
 from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
 from earsight.training.device import make_recorder, progress_seconds, step_kind
-from earsight.training.optim import class_weights, learning_rate, make_optimizer, make_running_mean, running_decay
+from earsight.training.optim import class_weights, copy_state, ema_decay, learning_rate, make_optimizer
 from earsight.training.step import Step
 
 CHECKPOINT_SECONDS = 5.0
 """Epochs shorter than this share a checkpoint; a kill costs at most this much work, or one epoch."""
 CHECKPOINT_COST = 0.25
 """Seconds for one checkpoint; those that take longer, of a large network on a fast GPU, stand further apart."""
-
-
-class Source(Protocol):
-    """Where spectrograms come from: the store, or the waveform backend."""
-
-    stretches: bool
-    """Whether `read` has stretched and rolled the sound by the draws already."""
-
-    @property
-    def silence(self) -> Tensor:
-        """What each row of its spectrograms reads in digital silence, shape (bands,)."""
-
-    def read(self, rows: NDArray[np.int64], *, draws: Draws | None) -> Tensor:
-        """Spectrograms (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """Labelled, normalised spectrograms.
-
-    Attributes
-    ----------
-    source : Source
-    labels : ndarray of int64, shape (rows,)
-        Of every row of the source, used or not.
-    classes : int
-    mean, std : Tensor, shape (windows,)
-        Normalisation of each channel.
-    device : torch.device
-        Where spectrograms go before they are changed.
-    """
-
-    source: Source
-    labels: NDArray[np.int64]
-    classes: int
-    mean: Tensor
-    std: Tensor
-    device: torch.device
-
-    def spectrograms(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Network input (batch, 3, bands, frames), channels-last, changed by the draws where there are any."""
-        out = self.normalised(self.source.read(rows, draws=draws).to(self.device, non_blocking=True))
-        if draws is not None:
-            out = apply(out, draws, silence=self.silence, stretch=not self.source.stretches)
-        return self.as_input(out)
-
-    @cached_property
-    def _scale(self) -> tuple[Tensor, Tensor]:
-        return self.mean.to(self.device)[:, None, None], self.std.to(self.device)[:, None, None]
-
-    @cached_property
-    def silence(self) -> Tensor:
-        """Normalised value of digital silence in each row, shape (windows, bands), on the device."""
-        mean, std = self._scale
-        return (self.source.silence.to(self.device) - mean[:, 0]) / std[:, 0]
-
-    def normalised(self, raw: Tensor) -> Tensor:
-        """Spectrograms (batch, windows, bands, frames) with the mean taken off and divided by the deviation, in place."""
-        mean, std = self._scale
-        return raw.sub_(mean).div_(std)
-
-    def as_input(self, spectrograms: Tensor) -> Tensor:
-        """Network input (batch, 3, bands, frames), channels-last, of spectrograms (batch, windows, bands, frames)."""
-        return spectrograms.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -165,20 +100,20 @@ def fit(
     training = recipe.training
     kind = step_kind(training.compile, data.device)
     optimizer = make_optimizer(model, training, recordable=kind != "eager")
-    course = _Course(mean=make_running_mean(model) if training.ema else None)
+    course = _Course(ema=copy_state(model) if training.ema else None)
     resumed = load_checkpoint(checkpoint, model=model, optimizer=optimizer) if checkpoint else None
     if resumed:
         course = _Course.from_checkpoint(*resumed)
-    feed = feed_of(data, smoothing=training.label_smoothing)
+    batches = batches_of(data, smoothing=training.label_smoothing)
     weights = class_weights(data.labels[rows], classes=data.classes, kind=training.class_weights)
     step = Step(
         model,
         optimizer,
-        assemble=feed.assemble,
+        assemble=batches.assemble,
         training=training,
         device=data.device,
         weights=None if weights is None else weights.to(data.device),
-        mean=course.mean,
+        ema=course.ema,
         recorder=make_recorder(kind, data.device),
         fuse=kind == "fused",
     )
@@ -187,7 +122,7 @@ def fit(
         started = time.monotonic()
         record: dict[str, Any] = {"epoch": epoch + 1}
         training_mode(model)
-        record |= _train_epoch(step, feed, rows, recipe=recipe, seed=seed, epoch=epoch, on_step=on_step)
+        record |= _train_epoch(step, batches, rows, recipe=recipe, seed=seed, epoch=epoch, on_step=on_step)
         if score_rows is not None:
             record |= _score(model, data, score_rows, recipe=recipe, course=course, epoch=epoch + 1, pick=pick_epoch)
         if watch_rows is not None:
@@ -202,12 +137,12 @@ def fit(
             save_checkpoint(checkpoint, model=model, optimizer=optimizer, extra=extra, record=about)
             saved = time.monotonic()
             wait = CHECKPOINT_SECONDS * max(1.0, (saved - began) / CHECKPOINT_COST)
-    chosen = course.best or course.mean
+    chosen = course.best or course.ema
     if chosen is not None:
         model.load_state_dict(chosen)
     return Fitted(
         epoch=course.best_epoch if course.best else training.epochs,
-        state=make_running_mean(model),
+        state=copy_state(model),
         history=course.history,
     )
 
@@ -216,7 +151,7 @@ def fit(
 class _Course:
     """What grows from epoch to epoch besides the model and its optimiser."""
 
-    mean: State | None = None
+    ema: State | None = None
     best: State | None = None
     best_epoch: int = -1
     best_score: float = -1.0
@@ -224,16 +159,16 @@ class _Course:
 
     def to_checkpoint(self) -> tuple[dict[str, State | None], dict[str, Any]]:
         record = {"history": self.history, "best_epoch": self.best_epoch, "best_score": self.best_score}
-        return {"mean": self.mean, "best": self.best}, record
+        return {"mean": self.ema, "best": self.best}, record
 
     @classmethod
     def from_checkpoint(cls, extra: dict[str, State], record: dict[str, Any]) -> _Course:
-        return cls(mean=extra.get("mean"), best=extra.get("best"), **record)
+        return cls(ema=extra.get("mean"), best=extra.get("best"), **record)
 
 
 def _train_epoch(
     step: Step,
-    feed: Feed,
+    batches: Batches,
     rows: NDArray[np.int64],
     *,
     recipe: Recipe,
@@ -247,13 +182,13 @@ def _train_epoch(
     generator = np.random.default_rng([seed, epoch])
     torch.manual_seed(int(generator.integers(2**62)))  # dropout has no generator of its own
     order = np.array_split(generator.permutation(rows), count)
-    batches = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
+    drawn = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
     losses: list[Tensor] = []
     rate, told = 0.0, time.monotonic()
-    for batch in feed.epoch(batches):
+    for batch in batches.epoch(drawn):
         done = epoch * count + len(losses)
         rate = learning_rate(training, step=done, steps_per_epoch=count)
-        loss = step(*batch, rate=rate, mean_decay=running_decay(training.ema, step=done))
+        loss = step(*batch, rate=rate, ema_decay=ema_decay(training.ema, step=done))
         losses.append(loss.clone())
         if on_step and (len(losses) == count or time.monotonic() - told >= progress_seconds(loss.device)):
             on_step(done + 1, count * training.epochs, losses[-1].item())
@@ -281,7 +216,7 @@ def _score(
             raise _diverged(epoch, "a logit is not finite", recipe.training)
         score = accuracy(data.labels[rows], logits.argmax(axis=1))
         if pick and score > course.best_score:
-            course.best_epoch, course.best_score, course.best = epoch, score, make_running_mean(model)
+            course.best_epoch, course.best_score, course.best = epoch, score, copy_state(model)
     return {"accuracy": score, "log_loss": log_loss(logits, data.labels[rows])}
 
 
@@ -294,12 +229,12 @@ def _watch(model: nn.Module, data: Data, rows: NDArray[np.int64], *, course: _Co
 
 @contextmanager
 def _reported_weights(model: nn.Module, course: _Course) -> Iterator[None]:
-    """The model with the weights that the epoch would report: the running mean, where there is one."""
-    if course.mean is None:
+    """The model with the weights that the epoch would report: the EMA, where there is one."""
+    if course.ema is None:
         yield
         return
-    kept = make_running_mean(model)
-    model.load_state_dict(course.mean)
+    kept = copy_state(model)
+    model.load_state_dict(course.ema)
     yield
     model.load_state_dict(kept)
 
@@ -319,8 +254,3 @@ def predict(model: nn.Module, data: Data, rows: NDArray[np.int64], *, batch_size
         for start in range(0, len(rows), batch_size):
             out.append(model(data.spectrograms(rows[start : start + batch_size])).float().cpu())
     return torch.cat(out).numpy() if out else np.zeros((0, data.classes), dtype=np.float32)
-
-
-def no_augmentation() -> Augment:
-    """An `Augment` section that changes nothing."""
-    return Augment(probability=0.0, mixup=0.0, pitch_semitones=0, time_masks=0, band_masks=0, shift=False)

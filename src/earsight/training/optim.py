@@ -1,4 +1,4 @@
-"""Optimisers, learning-rate schedules and the running mean of weights, as a recipe names them.
+"""Optimisers, learning-rate schedules, class weights and the EMA of weights, as a recipe names them.
 
 Comes in: a `Training` section. Goes out: a torch optimiser, the learning rate of each step, and class weights. A step
 is one batch; steps count from 0.
@@ -82,25 +82,20 @@ def class_weights(labels: NDArray[np.int64], *, classes: int, kind: str) -> Tens
     return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
 
 
-def make_running_mean(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's state that `update_running_mean` moves towards it, step by step."""
+def copy_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's weights and statistics, such as `update_ema` moves towards them."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def update_running_mean(mean: dict[str, Tensor], model: nn.Module, *, decay: float, step: int) -> None:
-    """Move the mean of weights towards the model's, in place, as far as `running_decay` says."""
-    blend_running_mean(mean, model, weight=torch.tensor(1 - running_decay(decay, step=step)))
-
-
-def running_decay(decay: float, *, step: int) -> float:
-    """Share of the running mean that stays at a step: it grows to its value over the first ones."""
+def ema_decay(decay: float, *, step: int) -> float:
+    """Share of the EMA (exponential moving average) that stays at a step: it grows to ``decay`` over the first ones."""
     return min(decay, (1 + step) / (10 + step))
 
 
-def blend_running_mean(mean: dict[str, Tensor], model: nn.Module, *, weight: Tensor) -> None:
-    """Move the mean of weights towards the model's by ``weight`` (), float32, in place."""
+def update_ema(ema: dict[str, Tensor], model: nn.Module, *, weight: Tensor) -> None:
+    """Move the EMA of weights towards the model's by ``weight`` (), float32, in place."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
-            mean[name].lerp_(value.detach(), weight)
+            ema[name].lerp_(value.detach(), weight)
         else:
-            mean[name].copy_(value)
+            ema[name].copy_(value)

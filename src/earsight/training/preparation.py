@@ -1,13 +1,11 @@
-"""A data set made ready for trials: its recipe resolved, its spectrograms computed, its unreadable clips known.
+"""A data set made ready for trials, and where its training steps read it from.
 
-Comes in: a `Dataset` and a `Recipe`. Goes out: `Prepared`, what all trials on it share.
+Comes in: a `Dataset`, a `Recipe` and the device to train on. Goes out: `Prepared`, what all trials share (the resolved
+recipe, the spectrograms or waves on disk, the clips left out), and the source of a trial's spectrograms.
 
-Where the data of training steps lie: on disk, or on the device as spectrograms or as waves.
-
-Comes in: a recipe (``training.source``), a data set and a device. Goes out: the source that fits. ``auto`` takes the
-store on a CPU. On a GPU it takes what costs a step least and fits in `SHARE` of the GPU's memory: the store's spectrograms,
-which a step only copies; else the waves, which take less room and whose spectrograms each step computes anew; else the
-store. The share is of the memory that the GPU has, not of what is free: nothing else that runs there decides it.
+``training.source: auto`` takes the store on a CPU. On a GPU it takes what costs a step least and fits in `SHARE` of all
+its memory (what is free would let other processes decide): the store's spectrograms, which a step only copies; else the
+waves, which take less room and whose spectrograms each step computes anew; else the store on disk.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,53 +28,12 @@ from earsight.features.row_file import Progress
 from earsight.features.store import FORMAT_VERSION, Store, open_store, store_bytes, store_key
 from earsight.features.waves import Waves, open_waves, waves_bytes
 from earsight.recipe import Features, Recipe
+from earsight.training.batches import Source
 from earsight.training.device import memory_bytes
 
-if TYPE_CHECKING:
-    from earsight.training.loop import Source
-
+HELD_OUT_SHARE = 0.2
 SHARE = 0.1
 """Of a GPU's memory, for the data of one process: room is left for the steps, and for several processes."""
-
-
-def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str:
-    """``store``, ``spectrograms`` or ``waves``, for a resolved recipe."""
-    if recipe.augment.backend != "spectrogram":
-        return "store"
-    if recipe.training.source != "auto":
-        return recipe.training.source
-    room = SHARE * memory_bytes(device)
-    if store_bytes(dataset, recipe.features, pitch_steps(recipe.augment)) <= room:
-        return "spectrograms"
-    return "waves" if waves_bytes(dataset, recipe.features) <= room else "store"
-
-
-def source_of(prepared: Prepared, device: torch.device) -> Source:
-    """The source of a trial's spectrograms; what lies on a device is kept there for the process's next trial."""
-    dataset, recipe, store = prepared.dataset, prepared.recipe, prepared.store
-    if recipe.augment.backend == "waveform":
-        from earsight.features.augment_waveform import WaveformSource
-
-        return WaveformSource(dataset, recipe.features)
-    if isinstance(store, Waves):
-        return _on_device(store, device)
-    if wanted_source(dataset, recipe, device) == "spectrograms":
-        return _on_device(store, device)
-    return store
-
-
-_LAST: dict[tuple[Path, Features, tuple[int, ...], torch.device], DeviceCache] = {}
-
-
-def _on_device(store: Store | Waves, device: torch.device) -> DeviceCache:
-    key = (store.folder, store.features, store.semitones, device)
-    if key not in _LAST:
-        _LAST.clear()
-        _LAST[key] = WaveCache(store, device) if isinstance(store, Waves) else SpectrogramCache(store, device)
-    return _LAST[key]
-
-
-HELD_OUT_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -93,7 +49,7 @@ class Prepared:
     skipped : tuple of str
         Clips that are left out because they cannot be read.
     identity : str
-        Sixteen hexadecimal digits that name what the trials hear, wherever its files lie and whenever written.
+        Sixteen hexadecimal digits that name the decoded sounds and the front end, wherever the files lie.
     key : str
         Names the sound files as they lie there, by size and time of change, and what is made of them; the store's own
         name where it is left out.
@@ -132,8 +88,8 @@ def prepare(
 ) -> Prepared:
     """Resolve a recipe for a data set and open (or build) what its training reads.
 
-    That is the store of spectrograms. Where a ``device`` to train on is named, it is the cache of waves instead if
-    `earsight.training.preparation.wanted_source` says so.
+    That is the store of spectrograms; or, where a ``device`` to train on is named and `wanted_source` says so, the
+    cache of waves.
 
     Raises
     ------
@@ -142,8 +98,7 @@ def prepare(
     """
     recipe = resolved(dataset, recipe)
     semitones = pitch_steps(recipe.augment)
-    wanted = "store" if device is None else wanted_source(dataset, recipe, device)
-    open_it = open_waves if wanted == "waves" else open_store
+    open_it = open_waves if device is not None and wanted_source(dataset, recipe, device) == "waves" else open_store
     store: Store | Waves = open_it(
         dataset, recipe.features, semitones=semitones, cache=cache, workers=workers, progress=progress
     )
@@ -155,13 +110,15 @@ def prepare(
             "Mend or remove them, or leave them out with --skip-bad."
         )
     skipped = tuple(dataset.clips[row].path for row in sorted(store.errors))
+    front_end = [FORMAT_VERSION, store.features.model_dump(mode="json"), list(semitones)]
+    content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     prepared = Prepared(
         dataset,
         recipe,
         store,
         skipped,
-        identity=_identity(dataset, store, skipped, semitones),
-        key=store_key(dataset, recipe.features, semitones),
+        identity=hashlib.sha256(content.encode()).hexdigest()[:16],
+        key=store.folder.name if isinstance(store, Store) else store_key(dataset, recipe.features, semitones),
     )
     left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
     if (left == 0).any():
@@ -171,15 +128,45 @@ def prepare(
     return prepared
 
 
-def _identity(dataset: Dataset, store: Store | Waves, skipped: tuple[str, ...], semitones: tuple[int, ...]) -> str:
-    front_end = [FORMAT_VERSION, store.features.model_dump(mode="json"), list(semitones)]
-    names = [clip.path for clip in dataset.clips]
-    content = json.dumps([front_end, names, store.sounds.tobytes().hex(), skipped])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
 def hold_out(dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int) -> Dataset:
     """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest."""
     mask = holdout(dataset.labels, dataset.groups, fraction=fraction, seed=seed)
     clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
     return replace(dataset, clips=clips)
+
+
+def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str:
+    """``store``, ``spectrograms`` or ``waves``, for a resolved recipe."""
+    if recipe.augment.backend != "spectrogram":
+        return "store"
+    if recipe.training.source != "auto":
+        return recipe.training.source
+    room = SHARE * memory_bytes(device)
+    if not room:
+        return "store"
+    if store_bytes(dataset, recipe.features, pitch_steps(recipe.augment)) <= room:
+        return "spectrograms"
+    return "waves" if waves_bytes(dataset, recipe.features) <= room else "store"
+
+
+def source_of(prepared: Prepared, device: torch.device) -> Source:
+    """The source of a trial's spectrograms; what lies on a device is kept there for the process's next trial."""
+    dataset, recipe, store = prepared.dataset, prepared.recipe, prepared.store
+    if recipe.augment.backend == "waveform":
+        from earsight.features.augment_waveform import WaveformSource
+
+        return WaveformSource(dataset, recipe.features)
+    if isinstance(store, Waves) or wanted_source(dataset, recipe, device) == "spectrograms":
+        return _on_device(store, device)
+    return store
+
+
+_LAST: dict[tuple[Path, Features, tuple[int, ...], torch.device], DeviceCache] = {}
+
+
+def _on_device(store: Store | Waves, device: torch.device) -> DeviceCache:
+    key = (store.folder, store.features, store.semitones, device)
+    if key not in _LAST:
+        _LAST.clear()
+        _LAST[key] = WaveCache(store, device) if isinstance(store, Waves) else SpectrogramCache(store, device)
+    return _LAST[key]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from earsight.recipe import Training
 from earsight.training.checkpoint import State
 from earsight.training.device import training_dtype
-from earsight.training.optim import blend_running_mean
+from earsight.training.optim import update_ema
 
 WARM_UP_STEPS = 3
 """Steps before a recording, in which libraries choose their kernels and take their workspaces; undone afterwards."""
@@ -37,7 +37,7 @@ class Recorder(Protocol):
 
 
 class Step:
-    """Forward, backward, optimiser and running mean of weights for one batch.
+    """Forward, backward, optimiser and EMA of weights for one batch.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ class Step:
         Of the model and of every batch.
     weights : Tensor, optional
         Of the classes, shape (classes,).
-    mean : state, optional
-        Running mean of weights, moved in place.
+    ema : state, optional
+        EMA of weights, moved in place.
     recorder : Recorder, optional
         Without one every step runs as it is.
     fuse : bool
@@ -68,19 +68,19 @@ class Step:
         training: Training,
         device: torch.device,
         weights: Tensor | None = None,
-        mean: State | None = None,
+        ema: State | None = None,
         recorder: Recorder | None = None,
         fuse: bool = False,
     ) -> None:
         self._model, self._optimizer, self._assemble = model, optimizer, assemble
-        self._device, self._weights, self._mean, self._recorder = device, weights, mean, recorder
+        self._device, self._weights, self._ema, self._recorder = device, weights, ema, recorder
         self._dtype = training_dtype(training.precision, device)
         self._loss = torch.zeros((), device=device)
-        self._mean_weight = torch.zeros((), device=device)
+        self._ema_weight = torch.zeros((), device=device)
         self._recorded: dict[tuple[torch.Size, ...], tuple[tuple[Tensor, ...], Callable[[], None]]] = {}
         self._forward = torch.compile(self._losses, dynamic=False) if fuse else self._losses
 
-    def __call__(self, *batch: Tensor, rate: float, mean_decay: float = 1.0) -> Tensor:
+    def __call__(self, *batch: Tensor, rate: float, ema_decay: float = 1.0) -> Tensor:
         """Take one step.
 
         Parameters
@@ -89,8 +89,8 @@ class Step:
             What ``assemble`` takes, on the device.
         rate : float
             Learning rate.
-        mean_decay : float
-            Share of the running mean that stays.
+        ema_decay : float
+            Share of the EMA that stays.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class Step:
                 group["lr"].fill_(rate)
             else:
                 group["lr"] = rate
-        self._mean_weight.fill_(1 - mean_decay)
+        self._ema_weight.fill_(1 - ema_decay)
         if self._recorder is None:
             self._run(*batch)
         else:
@@ -115,8 +115,8 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        if self._mean is not None:
-            blend_running_mean(self._mean, self._model, weight=self._mean_weight)
+        if self._ema is not None:
+            update_ema(self._ema, self._model, weight=self._ema_weight)
         self._loss.copy_(loss.detach())
 
     def _losses(self, spectrograms: Tensor, targets: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ class Step:
     def _record(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
         """Record the step for batches of these shapes; weights and optimiser end as they were."""
         slots = tuple(part.clone() for part in batch)
-        state = [*self._model.state_dict().values(), *(self._mean or {}).values()]
+        state = [*self._model.state_dict().values(), *(self._ema or {}).values()]
         before = self._optimizer_state()
         kept = [value.clone() for value in [*state, *before]]
         recorder.warm_up(lambda: self._run(*slots), times=WARM_UP_STEPS)

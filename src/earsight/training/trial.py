@@ -1,6 +1,6 @@
 """One trial: a recipe on one fold with one seed, in a crash-safe folder.
 
-Comes in: a `Trial` and a folder. Goes out, in ``fold-k/seed-s/``: ``history.jsonl``, ``predictions.npz``,
+Comes in: a `Trial` and a run folder. Goes out, in ``fold-k/seed-s/``: ``history.jsonl``, ``predictions.npz``,
 ``model.safetensors`` and last of all ``DONE``. A trial that was killed goes on from its checkpoint and ends with the
 same bits; one that is DONE is not run again.
 """
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from earsight.files import replace_text
 from earsight.models.fast.swap import use_fast_layers
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
-from earsight.training.artifacts import known_sounds, tidy, write_history, write_inner, write_outcome
+from earsight.training.artifacts import feature_statistics, tidy, write_history, write_inner, write_outcome
+from earsight.training.batches import Data
 from earsight.training.device import memory_errors, set_up
-from earsight.training.loop import Data, Fitted, fit, predict
+from earsight.training.loop import Fitted, fit, predict
 from earsight.training.preparation import Prepared, source_of
 
 Step = Callable[[int, int, float], None]
@@ -55,6 +56,22 @@ class Trial:
         return run / f"fold-{self.fold}" / f"seed-{self.seed}"
 
 
+@dataclass
+class Start:
+    """What is known of a run before its spectrograms are: its folder fits, and its network can be built.
+
+    Attributes
+    ----------
+    begun : mapping of Path to dict
+        Identity of each trial in the run folder that is DONE or has a checkpoint, by its folder.
+    networks : dict of int to nn.Module
+        Starting networks that were built to check the recipe, by seed, for the first trials of those seeds to take.
+    """
+
+    begun: Mapping[Path, Mapping[str, Any]]
+    networks: dict[int, nn.Module] = field(default_factory=dict)
+
+
 def is_done(folder: Path) -> bool:
     """Whether a trial's folder is complete."""
     return (folder / "DONE").is_file()
@@ -68,6 +85,7 @@ def run_trial(
     device: torch.device,
     weights: str | None = None,
     on_step: Step | None = None,
+    start: Start | None = None,
 ) -> Path:
     """Train on every fold but one, predict that one, and write the trial's folder.
 
@@ -82,6 +100,8 @@ def run_trial(
         Where the recipe's starting weights lie on this machine, if not where the recipe says.
     on_step : callable, optional
         Called with (steps done, steps in all, loss).
+    start : Start, optional
+        From `check_run`, if the run folder has been checked before.
 
     Returns
     -------
@@ -95,14 +115,15 @@ def run_trial(
     DataError
         If the fold has no usable clip to test or a class none to train on.
     """
+    start = _checked(prepared, run, start)
 
     def work(folder: Path) -> None:
         rows = _rows(prepared, trial)
         fitted, model, data = _fitted(
-            prepared, trial, rows, folder, device=device, weights=weights, on_step=on_step, on_epoch=None
+            *(prepared, trial, rows, folder), start=start, device=device, weights=weights, on_step=on_step
         )
         logits = predict(model, data, rows.test)
-        reference, distance = known_sounds(model, data, train=rows.train, test=rows.test, logits=logits)
+        statistics, distance = feature_statistics(model, data, train=rows.train, test=rows.test, logits=logits)
         write_outcome(
             folder,
             prepared,
@@ -113,11 +134,11 @@ def run_trial(
             test_rows=rows.test,
             logits=logits,
             train_clips=len(rows.train),
-            reference=reference,
+            reference=statistics,
             distance=distance,
         )
 
-    return _once(prepared, trial, run, work)
+    return _once(trial.folder(run), _identity(prepared, trial), work)
 
 
 def run_inner(
@@ -147,34 +168,49 @@ def run_inner(
 
     Raises
     ------
-    RunError
-        If the run folder holds a trial of another recipe or data set, or another process is at work on this one.
-    DataError
-        If a class has no clip to train on, or no clip can be set aside.
+    RunError, DataError
+        As `run_trial`; also if no clip can be set aside.
     """
+    start = _checked(prepared, run, None)
 
     def work(folder: Path) -> None:
         train, inner = inner_split(prepared, trial.fold)
         rows = _Rows(train=train, score=inner, pick=prepared.recipe.training.protocol != "last", test=inner)
         fitted, model, data = _fitted(
-            prepared, trial, rows, folder, device=device, weights=weights, on_step=on_step, on_epoch=on_epoch
+            *(prepared, trial, rows, folder),
+            start=start,
+            device=device,
+            weights=weights,
+            on_step=on_step,
+            on_epoch=on_epoch,
         )
         logits = predict(model, data, inner)
         write_inner(folder, prepared, fitted, fold=trial.fold, seed=trial.seed, inner_rows=inner, logits=logits)
 
-    return _once(prepared, trial, run, work)
+    return _once(trial.folder(run), _identity(prepared, trial), work)
 
 
-def _once(prepared: Prepared, trial: Trial, run: Path, work: Callable[[Path], None]) -> Path:
+def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
+    """What a trial is trained on; keys as in ``trial.json``, where ``pictures`` names the state of the sound files."""
+    dataset, recipe = prepared.dataset, prepared.recipe
+    identity = {"recipe": recipe.digest, "dataset": dataset.digest, "pictures": prepared.identity}
+    # Where the sounds lay is no identity, for a folder may be moved: it is for what looks at held-out clips again.
+    return identity | {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
+
+
+def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) -> Path:
     """The trial's folder, after the work in it if it is not DONE."""
-    folder = trial.folder(run)
-    check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
     if is_done(folder):
         tidy(folder)
         return folder
     with lock_trial(folder):
-        if not is_done(folder):  # another process may have ended it meanwhile
+        # Another process may have been at work here since the run folder was checked.
+        found = _begun(folder)
+        if found is not None:
+            _check_same({folder: found}, {key: identity[key] for key in _NAMES})
+        if not is_done(folder):
             started = time.monotonic()
+            replace_text(folder / "trial.json", json.dumps(identity))
             with memory_errors():
                 work(folder)
             replace_text(folder / "DONE", f"{time.monotonic() - started:.1f} s\n")
@@ -214,26 +250,19 @@ def _fitted(
     rows: _Rows,
     folder: Path,
     *,
+    start: Start,
     device: torch.device,
     weights: str | None,
     on_step: Step | None,
-    on_epoch: Epoch | None,
+    on_epoch: Epoch | None = None,
 ) -> tuple[Fitted, nn.Module, Data]:
-    """Name the trial in its folder, and fit a new model, or go on from the folder's checkpoint."""
+    """Fit the starting network to the training rows, or go on from the folder's checkpoint."""
     set_up(device)
-    dataset, recipe = prepared.dataset, prepared.recipe
-    identity = {
-        "recipe": recipe.digest,
-        "dataset": dataset.digest,
-        "pictures": prepared.identity,
-        "fold": trial.fold,
-        "seed": trial.seed,
-    }
-    # Where the sounds lay, for what looks at the held-out clips again; no identity, for a folder may be moved.
-    replace_text(folder / "trial.json", json.dumps(identity | {"root": str(dataset.root.absolute())}))
     data = _data(prepared, rows.train, device=device)
-    model = starting_model(recipe, classes=data.classes, seed=trial.seed, weights=weights).to(device)
-    model = model.to(memory_format=torch.channels_last)
+    model = start.networks.pop(trial.seed, None)  # built when the recipe was checked
+    if model is None:
+        model = starting_model(prepared.recipe, classes=data.classes, seed=trial.seed, weights=weights)
+    model = model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         use_fast_layers(model)
 
@@ -246,7 +275,7 @@ def _fitted(
         model,
         data,
         rows.train,
-        recipe=recipe,
+        recipe=prepared.recipe,
         seed=trial.seed,
         score_rows=rows.score,
         pick_epoch=rows.pick,
@@ -259,11 +288,11 @@ def _fitted(
 
 
 def _rows(prepared: Prepared, trial: Trial) -> _Rows:
-    dataset, training = prepared.dataset, prepared.recipe.training
-    held_out = dataset.folds == trial.fold
+    training = prepared.recipe.training
+    held_out = prepared.dataset.folds == trial.fold
     test = np.flatnonzero(held_out & prepared.usable)
     train = np.flatnonzero(~held_out & prepared.usable)
-    check_rows(dataset, trial.fold, train, test)
+    check_rows(prepared.dataset, trial.fold, train, test)
     score = None
     if training.protocol == "test":
         score = test
@@ -300,7 +329,11 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
     )
 
 
-def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None) -> None:
+_NAMES = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": "state of the sound files"}
+"""What a trial's identity holds, in words."""
+
+
+def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None) -> Start:
     """Refuse a run folder that holds trials of another recipe or data set, DONE or stopped in the midst of training.
 
     With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too.
@@ -310,23 +343,43 @@ def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str 
     RunError
         That names the first such trial.
     """
-    identity = {"recipe": recipe.digest, "dataset": dataset.digest}
-    if spectrograms is not None:
-        identity["pictures"] = spectrograms
-    names = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": "state of the sound files"}
-    for path in sorted(run.glob("fold-*/seed-*/trial.json")):
-        if not is_done(path.parent) and not (path.parent / "checkpoint.safetensors").is_file():
-            continue  # nothing was trained, as after a mistake in the recipe that this one mends
-        found = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in identity if found.get(name) != identity[name]]
+    wanted = {"recipe": recipe.digest, "dataset": dataset.digest}
+    begun = _begun_trials(run)
+    _check_same(begun, wanted | ({} if spectrograms is None else {"pictures": spectrograms}))
+    return Start(begun)
+
+
+def _checked(prepared: Prepared, run: Path, start: Start | None) -> Start:
+    """The run folder's check, with what could be known only once the spectrograms were there."""
+    if start is None:
+        return check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
+    _check_same(start.begun, {"pictures": prepared.identity})
+    return start
+
+
+def _begun_trials(run: Path) -> dict[Path, dict[str, Any]]:
+    """The identity of each trial in a run folder that is DONE or has a checkpoint, by its folder."""
+    found = {path.parent: _begun(path.parent) for path in sorted(run.glob("fold-*/seed-*/trial.json"))}
+    return {folder: identity for folder, identity in found.items() if identity is not None}
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """A trial's identity; None where nothing was trained, as after a mistake in a recipe that was mended."""
+    path = folder / "trial.json"
+    if not path.is_file() or not (is_done(folder) or (folder / "checkpoint.safetensors").is_file()):
+        return None
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _check_same(begun: Mapping[Path, Mapping[str, Any]], wanted: Mapping[str, Any]) -> None:
+    for folder, found in begun.items():
+        changed = [name for name in wanted if found.get(name) != wanted[name]]
         if changed:
-            what = " and ".join(names[name] for name in changed)
-            raise RunError(
-                f"{path.parent}: holds a trial of another {what}; name another folder with --out, or remove it"
-            )
+            what = " and ".join(_NAMES[name] for name in changed)
+            raise RunError(f"{folder}: holds a trial of another {what}; name another folder with --out, or remove it")
 
 
-def check_rows(dataset: Dataset, fold: int, train_rows: NDArray[np.int64], test_rows: NDArray[np.int64]) -> None:
+def check_rows(dataset: Dataset, fold: int, train_rows: _Numbers, test_rows: _Numbers) -> None:
     """Refuse a fold without clips to test, or with a class that no clip outside it shows."""
     if not len(test_rows):
         raise DataError(f"fold {fold}: has no usable clip; the folds are {list(dataset.fold_numbers)}")
