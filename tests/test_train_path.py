@@ -2,7 +2,8 @@
 
 A *stop* is a call of one of earsight's functions that is given a `Dataset`, a `Recipe` or a `Prepared`, counted each time
 from the verb to `training.loop.fit`, which is the last one. What the three classes do themselves (methods, properties) is
-no stop, nor is a function that is given a part of them alone, such as a list of labels.
+no stop, nor is a function that is given a part of them alone, such as a list of labels. docs/design.md lists the stops,
+without those inside the room `features`, below `open_store`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-import torch
 from typer.testing import CliRunner
 
 import earsight
 from conftest import TINY_MODEL
 from earsight.cli import app
 from earsight.data.datasets import Dataset
-from earsight.models import backbones, stages
+from earsight.models import stages
 from earsight.recipe import Recipe
 from earsight.training import trial
 from earsight.training.preparation import Prepared
@@ -72,15 +71,15 @@ def test_the_run_folder_is_checked_once_and_the_network_is_built_once(synthetic_
         monkeypatch.setattr(module, name, wrapper)
 
     counted(stages, "build")
-    counted(backbones, "_create")
-    counted(trial, "begun_trials")
+    counted(trial, "_begun_trials")
     train(synthetic_folder, tmp_path / "run")
-    assert counts == {"build": 1, "_create": 1, "begun_trials": 1}
+    assert counts == {"build": 1, "_begun_trials": 1}
 
 
 def test_the_stops_are_few_and_the_design_page_names_them(synthetic_folder, tmp_path):
     found = stops(lambda: train(synthetic_folder, tmp_path / "run"))
     assert found[-1] == "training.loop.fit"
     assert len(found) <= 30
+    outside = [name for name in found if not name.startswith("features.") or name == "features.store.open_store"]
     section = DESIGN.read_text(encoding="utf-8").partition("## The way of a clip through train\n")[2].partition("\n## ")[0]
-    assert re.findall(r"^\d+\. `([\w.]+)`", section, flags=re.MULTILINE) == found
+    assert re.findall(r"^\d+\. `([\w.]+)`", section, flags=re.MULTILINE) == outside

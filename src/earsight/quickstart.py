@@ -1,7 +1,7 @@
 """The first run: the main job on synthetic sounds, from nothing to a prediction and a spectrogram.
 
-Comes in: a folder to work in. Goes out, in it: the synthetic data set, a run with its model file, and a spectrogram of one
-sound. No network is used; the ImageNet weights come out of an installed package.
+Comes in: a folder to work in. Goes out, in it: the synthetic data set, a run with its model file, and a spectrogram of
+one sound. No network is used; the ImageNet weights come out of an installed package.
 """
 
 from __future__ import annotations

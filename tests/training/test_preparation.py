@@ -70,6 +70,15 @@ def test_a_recipe_names_the_source(synthetic, tiny, cpu, cache, overrides, kept,
     assert type(prepare(synthetic, tiny(*overrides), cache=cache).store) is Store
 
 
+@pytest.mark.parametrize("kind", ["waves", "spectrograms"])
+def test_a_device_cache_is_not_taken_for_other_pitch_steps(synthetic, tiny, cpu, cache, kind):
+    """Waves of one and the same folder serve all pitch steps; the cache on the device holds those of its recipe."""
+    for reach in (1, 2, 1):
+        recipe = tiny(f"training.source={kind}", f"augment.pitch_semitones={reach}")
+        prepared = prepare(synthetic, recipe, cache=cache, device=cpu)
+        assert source_of(prepared, cpu).semitones == tuple(range(-reach, reach + 1))
+
+
 def test_trials_give_the_same_from_every_source(synthetic, tiny, cpu, cache, tmp_path):
     found, identities = {}, set()
     for name in ("store", "spectrograms", "waves"):

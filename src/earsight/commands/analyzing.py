@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,29 +11,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from earsight.commands.options import (
-    Cache,
-    Cpus,
     Data,
+    DataOptions,
     Device,
-    Gpus,
+    DeviceOptions,
+    Folds,
     Json,
-    Layout,
-    On,
-    RecipeName,
-    Set,
-    SkipBad,
-    Splits,
-    Subset,
+    RayOptions,
+    RecipeOptions,
+    Seeds,
+    StoreOptions,
     Threads,
+    grouped,
 )
-from earsight.commands.steps import cluster, computer, load_recipe_for, open_data, prepare_spectrograms
-from earsight.console import bar, out, print_json, say, verb
+from earsight.commands.steps import (
+    Place,
+    computer,
+    load_recipe_for,
+    open_trials,
+    place,
+    prepare_spectrograms,
+    publish_table,
+)
+from earsight.console import bar, say, verb
 
 if TYPE_CHECKING:
     import torch
 
     from earsight.analysis.sweeps import Variant
-    from earsight.execution.ray_cluster import Cluster
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
 
@@ -56,17 +60,14 @@ def similarity(
     on = computer(device, threads)
     found = []
     for folder in (run, *((other,) if other else ())):
-        with bar(f"listening, {folder.name}") as shown:
+        with bar(f"features, {folder.name}") as shown:
             found.append(run_similarity(folder, data=data, pooled=pooled, device=on, progress=shown))
     result = similarity_result(found, pooled=pooled)
     name = "similarity-pooled" if pooled else "similarity"
+    rows, notes = similarity_rows(result), similarity_notes(result)
     _publish(
-        result,
-        similarity_rows(result),
-        folder=run / "analysis",
-        name=name,
-        draw=lambda path: similarity_figure(result, path=path),
-        notes=similarity_notes(result),
+        *(result, rows, notes, lambda path: similarity_figure(result, path=path)),
+        path=run / "analysis" / name,
         as_json=json_output,
     )
 
@@ -76,53 +77,39 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
 
     def sweep(
         data: Data,
+        *,
         folder: Annotated[Path, typer.Option("--out", help="Folder of the runs; the three analyses may share it.")],
         stages: Annotated[str | None, typer.Option(help="Which stages, as in block2,block3; default all.")] = None,
-        folds: Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")] = None,
-        seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
-        recipe: RecipeName = "default",
-        assignments: Set = None,
-        layout: Layout = "auto",
-        subset: Subset = None,
-        splits: Splits = 5,
-        skip_bad: SkipBad = False,
-        cache: Cache = None,
-        device: Device = "auto",
-        threads: Threads = None,
-        on: On = "local",
-        cpus: Cpus = None,
-        gpus: Gpus = None,
+        folds: Folds = None,
+        seeds: Seeds = 1,
+        recipe: RecipeOptions,
+        form: DataOptions,
+        store: StoreOptions,
+        compute: DeviceOptions,
+        ray: RayOptions,
         json_output: Json = False,
     ) -> None:
         from earsight.analysis.sweeps import SWEEPS, sweep_result, variants
-        from earsight.execution.schedule import check_start, chosen_folds
+        from earsight.execution.schedule import check_start
         from earsight.reports.analysis_figures import transfer_figure, transfer_notes, transfer_rows
-        from earsight.training.trial import Trial
 
-        dataset = open_data(data, layout=layout, subset=subset, splits=splits)
-        numbers = chosen_folds(folds, dataset.fold_numbers)
-        trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
-        found = variants(kind, load_recipe_for(dataset, recipe, assignments), stages=stages)
+        dataset, trials = open_trials(data, form, folds=folds, seeds=seeds)
+        found = variants(kind, load_recipe_for(dataset, recipe), stages=stages)
         for item in found:
             check_start(dataset, item.recipe, trials, run=folder / item.folder)
-        with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as where:
-            computes = computer("cpu" if where else device, threads)
-            ready = prepare_spectrograms(dataset, found[0].recipe, cache=cache, skip_bad=skip_bad)
-            run_sweep(ready, found, trials, folder=folder, device=computes, cluster=where)
+        with place(compute, ray) as on:
+            ready = prepare_spectrograms(dataset, found[0].recipe, store)
+            run_sweep(ready, found, trials, folder=folder, on=on)
         result = sweep_result(kind, found, trials, out=folder)
-        about = SWEEPS[kind]
+        draw = partial(transfer_figure, result, title=SWEEPS[kind].title, axis_label=SWEEPS[kind].axis)
         _publish(
-            result,
-            transfer_rows(result),
-            folder=folder / "analysis",
-            name=kind,
-            draw=lambda path: transfer_figure(result, path=path, title=about.title, axis_label=about.axis),
-            notes=transfer_notes(result),
+            *(result, transfer_rows(result), transfer_notes(result), lambda path: draw(path=path)),
+            path=folder / "analysis" / kind,
             as_json=json_output,
         )
 
     sweep.__name__, sweep.__doc__ = kind, description
-    return verb(sweep)
+    return verb(grouped(sweep))
 
 
 fusion = _sweep_verb("fusion", "Give only the stages up to each one the pretrained weights, and fine-tune all.")
@@ -130,55 +117,42 @@ freeze = _sweep_verb("freeze", "Freeze the stages up to each one, and fine-tune 
 cutoff = _sweep_verb("cutoff", "Cut the network after each stage, and fine-tune what is left under a new head.")
 
 
-def run_sweep(
-    ready: Prepared,
-    found: list[Variant],
-    trials: list[Trial],
-    *,
-    folder: Path,
-    device: torch.device,
-    cluster: Cluster | None = None,
-) -> None:
-    """Tell what a sweep costs, and train what of it is not DONE; on a cluster all recipes side by side."""
+def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, folder: Path, on: Place) -> None:
+    """Print what a sweep costs, and train what of it is not DONE; on a cluster all recipes side by side."""
     from earsight.analysis.sweeps import pending
     from earsight.evaluation.summary import write_summary
     from earsight.execution.schedule import Group, run_groups, run_trials
-    from earsight.training.device import describe_machine
     from earsight.training.trial import check_run
 
     for item in found:
         check_run(ready.dataset, item.recipe, folder / item.folder, spectrograms=ready.identity)
     todo = pending(found, trials, out=folder)
-    if cluster:
+    if on.cluster:
         say(f"{len(found)} recipes x {len(trials)} trials, {len(found) * len(trials) - len(todo)} done")
         groups = [
             Group(replace(ready, recipe=item.recipe), trials, folder / item.folder, item.folder) for item in found
         ]
         with bar("training") as shown:
-            run_groups(cluster, groups, progress=shown, say=say)
+            run_groups(on.cluster, groups, progress=shown, say=say)
         for item in found:
-            write_summary(folder / item.folder, machine=describe_machine(device) | cluster.machine)
+            write_summary(folder / item.folder, machine=on.machine)
         return
-    say(_cost(ready, found, trials, todo, device=device))
+    say(_cost(ready, found, trials, todo, device=on.device))
     done = 0
     with bar("training") as shown:
         for item in found:
             mine = [trial for variant, trial in todo if variant is item]
-
-            counted = partial(_over_all, shown, name=item.folder, mine=len(mine), before=done, every=len(todo))
-
             if mine:
                 say(f"{item.folder}:")
                 run_trials(
-                    replace(ready, recipe=item.recipe),
-                    mine,
+                    *(replace(ready, recipe=item.recipe), mine),
                     run=folder / item.folder,
-                    device=device,
-                    progress=counted,
+                    device=on.device,
+                    progress=partial(_over_all, shown, name=item.folder, mine=len(mine), before=done, every=len(todo)),
                     say=lambda text: say(f"  {text}"),
                 )
             done += len(mine)
-            write_summary(folder / item.folder, machine=describe_machine(device))
+            write_summary(folder / item.folder, machine=on.machine)
 
 
 def _over_all(
@@ -222,28 +196,11 @@ def _cost(
 def _publish(
     result: dict[str, Any],
     rows: list[dict[str, object]],
-    *,
-    folder: Path,
-    name: str,
-    draw: Callable[[Path], None],
     notes: list[str],
+    draw: Callable[[Path], None],
+    *,
+    path: Path,
     as_json: bool,
 ) -> None:
-    """Write the figure, the table and the numbers behind them, and print them."""
-    from earsight.files import replace_text
-    from earsight.reports.tables import csv_text, markdown
-
-    folder.mkdir(parents=True, exist_ok=True)
-    table = markdown(rows)
-    replace_text(folder / f"{name}.json", json.dumps(result, indent=2) + "\n")
-    replace_text(folder / f"{name}.csv", csv_text(rows))
-    replace_text(folder / f"{name}.md", table + "\n" + "".join(f"{note}\n" for note in notes))
-    for suffix in (".png", ".svg"):
-        draw(folder / f"{name}{suffix}")
-    if as_json:
-        print_json(result)
-    else:
-        out.print(table, markup=False, end="")
-        for note in notes:
-            out.print(note, markup=False)
-    say(f"figure: {folder / name}.png (and .svg); numbers: .json, .csv, .md beside it")
+    publish_table(result, rows, notes, draw, path=path, as_json=as_json)
+    say(f"figure: {path}.png (and .svg); numbers: .json, .csv, .md beside it")

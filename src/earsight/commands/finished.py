@@ -1,31 +1,15 @@
-"""Verbs about finished runs: ensemble and compare.
-
-The verb that gives model files an honest confidence: calibrate.
-The verb that writes a page about finished runs: report.
-"""
+"""Verbs about finished runs: calibrate, report, ensemble and compare."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from earsight.commands.options import (
-    Cache,
-    Cpus,
-    Device,
-    Gpus,
-    Jobs,
-    Json,
-    Layout,
-    On,
-    SkipBad,
-    Splits,
-    Subset,
-    Threads,
-)
-from earsight.commands.steps import calibrate_members, cluster, computer, more_members, open_data
+from earsight.commands.options import DataOptions, DeviceOptions, Jobs, Json, RayOptions, StoreOptions, grouped
+from earsight.commands.steps import calibrate_members, computer, more_members, open_data, place, show
 from earsight.console import bar, out, print_json, say, verb
 from earsight.errors import EarsightError
 
@@ -118,8 +102,10 @@ def report(
 
 
 @verb
+@grouped
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; every seed in them is a member.")],
+    *,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Where the ensemble goes; default RUN/ensemble of the first run.")
     ] = None,
@@ -131,17 +117,11 @@ def ensemble(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="First train what the runs lack of this many seeds; needs --data.")
     ] = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    form: DataOptions,
+    store: StoreOptions,
+    compute: DeviceOptions,
     jobs: Jobs = 1,
-    on: On = "local",
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    ray: RayOptions,
     json_output: Json = False,
 ) -> None:
     """Average the members of runs, tell whether that is worth it, and write one model file.
@@ -158,35 +138,23 @@ def ensemble(
     check_method(method)
     target = folder or runs[0] / "ensemble"
     check_place(target)
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits) if data else None
-    if seeds is None and (on != "local" or jobs > 1):
+    dataset = open_data(data, **asdict(form)) if data else None
+    if seeds is None and (ray.on != "local" or jobs > 1):
         raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
     if seeds is None and dataset is not None:
         say("--data serves only to train members: without --seeds it is not used")
     if seeds is not None:
         if dataset is None:
             raise EarsightError(f"--seeds {seeds}: members are trained on the runs' data set; name it with --data")
-        with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
-            trains = computer("cpu" if where else device, threads, jobs)
+        with place(compute, ray, jobs=jobs) as on:
             for run in runs:
-                more_members(
-                    *(run, dataset, trains),
-                    fold=fold,
-                    seeds=seeds,
-                    cache=cache,
-                    skip_bad=skip_bad,
-                    jobs=jobs,
-                    cluster=where,
-                )
-    computes = computer(device, threads)
+                more_members(run, dataset, fold=fold, seeds=seeds, store=store, on=on)
+    computes = computer(compute.device, compute.threads)
     result = make_ensemble(
         runs, out=target, fold=fold, method=method, device=computes, machine=describe_machine(computes)
     )
     calibrate_members(target)
-    if json_output:
-        print_json(result)
-    else:
-        print_ensemble(result, console=out)
+    show(result, print_ensemble, as_json=json_output)
 
 
 @verb
@@ -208,11 +176,8 @@ def compare(
         raise EarsightError(f"{wanted}, found {len(runs)}; see `earsight compare --help`")
     if protocols:
         result = compare_protocols(runs[0])
-        shown = print_protocols
+        print_it = print_protocols
     else:
         result = compare_runs(read_run(runs[0]), read_run(runs[1]), names=(str(runs[0]), str(runs[1])))
-        shown = print_comparison
-    if json_output:
-        print_json(result)
-    else:
-        shown(result, console=out)
+        print_it = print_comparison
+    show(result, print_it, as_json=json_output)

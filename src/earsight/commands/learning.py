@@ -1,48 +1,46 @@
-"""Verbs that train: prepare, train, crossval; and summary, which reads what they left.
-
-The first verb of a new user.
-Verbs about data sets: check and download.
-Verbs that show recipes: list and show.
-"""
+"""Verbs that train (quickstart, prepare, train, crossval, summary), and those about data sets and recipes."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from earsight.commands.options import (
-    Cache,
-    Cpus,
     Data,
-    Device,
-    Gpus,
+    DataOptions,
+    DeviceOptions,
+    Folds,
     Jobs,
     Json,
     Layout,
-    On,
     Out,
-    RecipeName,
+    RayOptions,
+    RecipeOptions,
+    Seeds,
     Set,
-    SkipBad,
-    Splits,
+    StoreOptions,
     Subset,
-    Threads,
+    grouped,
 )
 from earsight.commands.steps import (
+    Place,
     calibrate_members,
-    cluster,
     computer,
     load_recipe_for,
     open_data,
+    open_trials,
+    place,
     prepare_spectrograms,
     report,
-    run,
+    show_lines,
+    train_all,
 )
-from earsight.console import bar, out, print_json, say, verb
+from earsight.console import bar, out, say, verb
 
 
 @verb
@@ -64,14 +62,10 @@ def check(data: Data, layout: Layout = "auto", subset: Subset = None, json_outpu
     from earsight.data.checks import check_dataset
 
     dataset = open_data(data, layout=layout, subset=subset, splits=2)
-    with bar("listening") as shown:
-        report = check_dataset(dataset, progress=shown)
-    if json_output:
-        print_json(report.to_dict())
-    else:
-        for line in report.lines():
-            out.print(line, markup=False)
-    if report.errors:
+    with bar("checking") as shown:
+        found = check_dataset(dataset, progress=shown)
+    show_lines(found.to_dict(), found.lines(), as_json=json_output)
+    if found.errors:
         raise typer.Exit(2)
 
 
@@ -97,12 +91,9 @@ def recipe_list(json_output: Json = False) -> None:
     from earsight.recipe import list_recipes, recipe_notes
 
     about = {name: recipe_notes(name)[name][1] for name in list_recipes()}
-    if json_output:
-        print_json([{"name": name, "about": line} for name, line in about.items()])
-        return
     width = max(map(len, about))
-    for name, line in about.items():
-        out.print(f"{name:{width}}  {line}", markup=False)
+    rows = [{"name": name, "about": line} for name, line in about.items()]
+    show_lines(rows, [f"{name:{width}}  {line}" for name, line in about.items()], as_json=json_output)
 
 
 @verb
@@ -121,44 +112,33 @@ def recipe_show(
 
 
 @verb
+@grouped
 def prepare(
-    data: Data,
-    recipe: RecipeName = "default",
-    assignments: Set = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
-    json_output: Json = False,
+    data: Data, *, recipe: RecipeOptions, form: DataOptions, store: StoreOptions, json_output: Json = False
 ) -> None:
     """Compute a data set's spectrograms ahead of training; a second time does nothing."""
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits)
-    ready = prepare_spectrograms(dataset, load_recipe_for(dataset, recipe, assignments), cache=cache, skip_bad=skip_bad)
-    size = ready.store.bytes_on_disk
-    if json_output:
-        print_json(
-            {"folder": str(ready.store.folder), "bytes": size, "shape": ready.store.shape, "skipped": ready.skipped}
-        )
-    else:
-        out.print(f"{ready.store.shape[0]} clips, {size / 1e9:.2f} GB in {ready.store.folder}", markup=False)
+    dataset = open_data(data, **asdict(form))
+    made = prepare_spectrograms(dataset, load_recipe_for(dataset, recipe), store)
+    size, shape, folder = made.store.bytes_on_disk, made.store.shape, made.store.folder
+    show_lines(
+        {"folder": str(folder), "bytes": size, "shape": shape, "skipped": made.skipped},
+        [f"{shape[0]} clips, {size / 1e9:.2f} GB in {folder}"],
+        as_json=json_output,
+    )
 
 
 @verb
+@grouped
 def train(
     data: Data,
     folder: Out,
+    *,
     fold: Annotated[int | None, typer.Option(help="Hold this fold out; default a stratified, group-wise 20 %.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    recipe: RecipeName = "default",
-    assignments: Set = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    recipe: RecipeOptions,
+    form: DataOptions,
+    store: StoreOptions,
+    compute: DeviceOptions,
     json_output: Json = False,
 ) -> None:
     """Train one model and tell its accuracy on clips that it never saw."""
@@ -166,62 +146,46 @@ def train(
     from earsight.training.preparation import hold_out
     from earsight.training.trial import Trial
 
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits, drawn=fold is not None)
+    dataset = open_data(data, **asdict(form), drawn=fold is not None)
     if fold is None:
         dataset, fold = hold_out(dataset, seed=seed), 1
         held = int((dataset.folds == 1).sum())
         say(f"  held out: {held} of {len(dataset.clips)} clips, by label and source, seed {seed}")
-    loaded = load_recipe_for(dataset, recipe, assignments)
-    on = computer(device, threads)
-    run(dataset, loaded, [Trial(fold, seed)], folder, on, cache=cache, skip_bad=skip_bad, as_json=json_output)
+    loaded, trial = load_recipe_for(dataset, recipe), Trial(fold, seed)
+    on = Place(computer(compute.device, compute.threads))
+    train_all(dataset, loaded, [trial], folder, store=store, on=on)
+    report(folder, on, as_json=json_output)
     calibrate_members(folder)
-    model = publish_model(folder, Trial(fold, seed))
+    model = publish_model(folder, trial)
     say(f"model: {model}\nnext:  earsight predict {shlex.quote(str(model))} FILES...")
 
 
 @verb
+@grouped
 def crossval(
     data: Data,
     folder: Out,
-    folds: Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
-    recipe: RecipeName = "default",
-    assignments: Set = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    *,
+    folds: Folds = None,
+    seeds: Seeds = 1,
+    recipe: RecipeOptions,
+    form: DataOptions,
+    store: StoreOptions,
+    compute: DeviceOptions,
     jobs: Jobs = 1,
-    on: On = "local",
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    ray: RayOptions,
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
-    from earsight.execution.schedule import chosen_folds
-    from earsight.training.trial import Trial
-
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits)
-    numbers = chosen_folds(folds, dataset.fold_numbers)
-    trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
-    loaded = load_recipe_for(dataset, recipe, assignments)
-    with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
-        computes = computer("cpu" if where else device, threads, jobs)
-        run(
-            *(dataset, loaded, trials, folder, computes),
-            cache=cache,
-            skip_bad=skip_bad,
-            as_json=json_output,
-            jobs=jobs,
-            cluster=where,
-        )
+    dataset, trials = open_trials(data, form, folds=folds, seeds=seeds)
+    loaded = load_recipe_for(dataset, recipe)
+    with place(compute, ray, jobs=jobs) as on:
+        train_all(dataset, loaded, trials, folder, store=store, on=on)
+        report(folder, on, as_json=json_output)
     calibrate_members(folder)
 
 
 @verb
 def summary(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
     """Make a run's summary anew from its saved predictions, and print it."""
-    report(folder, computer("auto", None), as_json=json_output)
+    report(folder, Place(computer("auto", None)), as_json=json_output)

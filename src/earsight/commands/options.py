@@ -1,9 +1,21 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, each once: aliases for single ones, data classes for those that come together.
+
+A verb names a group as one parameter, and `grouped` hands Typer the group's fields in its place::
+
+    @verb
+    @grouped
+    def train(data: Data, *, recipe: RecipeOptions, compute: DeviceOptions) -> None: ...
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -11,15 +23,13 @@ Data = Annotated[
     Path, typer.Argument(help="Data set: a folder (one folder a class, ESC-50, UrbanSound8K, GTZAN) or a csv.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Run folder; a run that was stopped goes on in it.")]
-RecipeName = Annotated[str, typer.Option("--recipe", help="Name in the package, or a .yaml file.")]
+Folds = Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a field, as in training.epochs=10; repeatable.")]
 Layout = Annotated[str, typer.Option(help="auto, esc50, urbansound8k, gtzan, folder or csv.")]
 Subset = Annotated[str | None, typer.Option(help="esc10: only those rows of ESC-50.")]
 Splits = Annotated[int, typer.Option(help="Folds to draw where the data set brings none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
-Cache = Annotated[
-    Path | None, typer.Option(help="Folder for spectrograms; default $EARSIGHT_CACHE or the user's cache.")
-]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
 Jobs = Annotated[
@@ -34,18 +44,89 @@ On = Annotated[
         "here; or ray://HOST:PORT.",
     ),
 ]
-Cpus = Annotated[
-    float | None,
-    typer.Option(
-        "--cpus-per-trial", min=0.01, help="On Ray: CPUs that a trial reserves; default its --threads, which is 1."
-    ),
-]
-Gpus = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus-per-trial", min=0, help="On Ray: GPUs a trial, as in 0.2 for five on one card; default 1 if there are."
-    ),
-]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """Which recipe, and what of it is changed."""
+
+    recipe: Annotated[str, typer.Option("--recipe", help="Name in the package, or a .yaml file.")] = "default"
+    assignments: Set = None
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a data set is read."""
+
+    layout: Layout = "auto"
+    subset: Subset = None
+    splits: Splits = 5
+
+
+@dataclass(frozen=True)
+class StoreOptions:
+    """How its spectrograms are made, and where they are kept."""
+
+    skip_bad: SkipBad = False
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for spectrograms; default $EARSIGHT_CACHE or the user's cache.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """What to compute on here."""
+
+    device: Device = "auto"
+    threads: Threads = None
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Whether trials run on a Ray cluster, and what each reserves there."""
+
+    on: On = "local"
+    cpus: Annotated[
+        float | None,
+        typer.Option(
+            "--cpus-per-trial", min=0.01, help="On Ray: CPUs that a trial reserves; default its --threads, which is 1."
+        ),
+    ] = None
+    gpus: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-trial",
+            min=0,
+            help="On Ray: GPUs a trial, as in 0.2 for five on one card; default 1 if there are.",
+        ),
+    ] = None
+
+
+def grouped(function: Callable[..., None]) -> Callable[..., None]:
+    """A function that takes the fields of its option groups one by one, as Typer gives them, in the groups' places."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        fields = [parameter.replace(annotation=hints[parameter.name])]
+        if parameter.name in groups:
+            inner = get_type_hints(groups[parameter.name], include_extras=True)
+            fields = [
+                inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=inner[field.name])
+                for field in dataclasses.fields(groups[parameter.name])
+            ]
+        parameters += fields
+
+    @functools.wraps(function)
+    def wrapper(**given: Any) -> None:
+        for name, kind in groups.items():
+            values = {field.name: given.pop(field.name) for field in dataclasses.fields(kind)}
+            given[name] = kind(**values)  # type: ignore[operator]
+        function(**given)
+
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper

@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from earsight.commands.options import Cache, Cpus, Device, Gpus, Jobs, Json, On, Set, SkipBad, Threads
-from earsight.commands.steps import cluster, computer, prepare_spectrograms, train_all
-from earsight.console import bar, out, print_json, say, verb
+from earsight.commands.options import DeviceOptions, Jobs, Json, RayOptions, Set, StoreOptions, grouped
+from earsight.commands.steps import Place, place, prepare_spectrograms, show_lines, train_all
+from earsight.console import bar, print_json, say, verb
 
 if TYPE_CHECKING:
-    import torch
-
-    from earsight.execution.ray_cluster import Cluster
-    from earsight.experiments.cells import Asked, Cell
-    from earsight.experiments.collection import Found
+    from earsight.experiments.cells import Cell
+    from earsight.experiments.paper_tables import View
     from earsight.experiments.plan import Job
-    from earsight.experiments.scale import Scale
 
 
 @verb
+@grouped
 def reproduce(
     what: Annotated[
         Literal["table1", "table2", "table3", "representations", "figures", "all"],
@@ -30,6 +27,7 @@ def reproduce(
     data: Annotated[
         list[Path] | None, typer.Argument(help="Folders of ESC-50 or ESC-10, UrbanSound8K, GTZAN; those you have.")
     ] = None,
+    *,
     folder: Annotated[Path, typer.Option("--out", help="Where runs and report go; what is DONE there is kept.")] = Path(
         "reproduction"
     ),
@@ -46,14 +44,10 @@ def reproduce(
         list[str] | None, typer.Option(help="BACKBONE=FILE: ImageNet weights from a local file; repeatable.")
     ] = None,
     assignments: Set = None,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
-    device: Device = "auto",
-    threads: Threads = None,
+    store: StoreOptions,
+    compute: DeviceOptions,
     jobs: Jobs = 1,
-    on: On = "local",
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    ray: RayOptions,
     json_output: Json = False,
 ) -> None:
     """Run the paper's experiments and set our figures beside its own.
@@ -63,50 +57,44 @@ def reproduce(
     """
     from earsight.experiments.cells import Asked, chosen, merged, section_cells, weight_files
     from earsight.experiments.collection import recognise
+    from earsight.experiments.paper_tables import View
     from earsight.experiments.plan import check_jobs, make_jobs, without_weights
     from earsight.experiments.scale import load_scale
 
     size = load_scale(scale)
     sections = size.sections if what == "all" else (what,)
-    asked = Asked(sections, folds, seeds, tuple(only or ()), tuple(assignments or ()), None, skip_bad)
+    asked = Asked(sections, folds, seeds, tuple(only or ()), tuple(assignments or ()), None, store.skip_bad)
     every = merged(cell for section in sections for cell in section_cells(size, section, asked))
-    asked = Asked(sections, folds, seeds, asked.only, asked.assignments, weight_files(weights or (), every), skip_bad)
+    asked = Asked(
+        sections, folds, seeds, asked.only, asked.assignments, weight_files(weights or (), every), store.skip_bad
+    )
     cells = chosen(merged(cell for section in sections for cell in section_cells(size, section, asked)), asked.only)
     found = recognise(data or [])
-    for place in found.values():
-        say(f"{place.path}: {place.dataset.describe()}")
+    for one in found.values():
+        say(f"{one.path}: {one.dataset.describe()}")
     work = make_jobs(cells, found, asked, out=folder)
     left_out = without_weights(work, named=asked.only)
     work = [job for job in work if job.cell.name not in left_out]
     check_jobs(work)
-    with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device, jobs=jobs) as where:
-        computes = computer("cpu" if where else device, threads, jobs)
-        costs = _tell_cost(cells, work, left_out, device=computes, cache=cache)
+    with place(compute, ray, jobs=jobs) as on:
+        costs = _tell_cost(cells, work, left_out, on=on, cache=store.cache)
         if plan:
             if json_output:
                 print_json({"plan": costs})
             return
-        _train(work, device=computes, cache=cache, skip_bad=skip_bad, jobs=jobs, where=where)
-    _publish(size, asked, found, folder, left_out, device=computes, as_json=json_output)
+        _train(work, store=store, on=on)
+    _publish(View(size, asked, found, folder, left_out), on=on, as_json=json_output)
 
 
-def _train(
-    work: list[Job],
-    *,
-    device: torch.device,
-    cache: Path | None,
-    skip_bad: bool,
-    jobs: int,
-    where: Cluster | None,
-) -> None:
+def _train(work: list[Job], *, store: StoreOptions, on: Place) -> None:
     """Train what is not DONE: cell after cell here, and on a cluster the trials of all cells side by side."""
     from earsight.execution.schedule import Group, run_groups
 
     pending = [job for job in work if job.pending]
-    if where:
+    if on.cluster:
         groups = [
             Group(
-                prepare_spectrograms(job.dataset, job.recipe, cache=cache, skip_bad=skip_bad, device=device),
+                prepare_spectrograms(job.dataset, job.recipe, store, device=on.device),
                 job.trials,
                 job.run,
                 job.cell.name,
@@ -114,63 +102,40 @@ def _train(
             for job in pending
         ]
         with bar("training") as shown:
-            run_groups(where, groups, progress=shown, say=say)
+            run_groups(on.cluster, groups, progress=shown, say=say)
         return
     for job in pending:
         say(f"{job.cell.name} (cell {work.index(job) + 1} of {len(work)}):")
-        train_all(
-            *(job.dataset, job.recipe, job.trials, job.run, device),
-            cache=cache,
-            skip_bad=skip_bad,
-            jobs=jobs,
-            name=job.cell.name,
-        )
+        train_all(job.dataset, job.recipe, job.trials, job.run, store=store, on=on, name=job.cell.name)
 
 
 def _tell_cost(
-    cells: list[Cell], work: list[Job], left_out: dict[str, str], *, device: torch.device, cache: Path | None
+    cells: list[Cell], work: list[Job], left_out: dict[str, str], *, on: Place, cache: Path | None
 ) -> list[dict[str, Any]]:
     """Print what each cell costs, and all of them together, on standard error."""
     from earsight.experiments.cost import job_costs
     from earsight.reports.reproduction import plan_lines
 
     with bar("timing") as shown:
-        costs = job_costs(work, device=device, cache=cache, progress=shown)
+        costs = job_costs(work, device=on.device, cache=cache, progress=shown)
     for line in plan_lines(costs, not_run={cell.name: left_out.get(cell.name, "") for cell in cells}):
         say(line)
     return costs
 
 
-def _publish(
-    scale: Scale,
-    asked: Asked,
-    found: dict[str, Found],
-    folder: Path,
-    left_out: dict[str, str],
-    *,
-    device: torch.device,
-    as_json: bool,
-) -> None:
+def _publish(view: View, *, on: Place, as_json: bool) -> None:
     """Write the report and print the sections that were asked for."""
     from earsight.experiments.output import write_report
     from earsight.experiments.paper_figures import make_figures
-    from earsight.experiments.paper_tables import View, make_section
+    from earsight.experiments.paper_tables import make_section
     from earsight.reports.reproduction import section_markdown
     from earsight.training.device import describe_machine
 
-    view = View(scale, asked, found, folder, left_out)
-    sections = []
-    for name in asked.sections:
-        if name == "figures":
-            sections.append(make_figures(view, device=device, bars=bar))
-        else:
-            sections.append(make_section(view, name))
-    files = write_report(sections, out=folder, scale=scale, machine=describe_machine(device))
-    if as_json:
-        print_json({"sections": sections})
-    else:
-        for section in sections:
-            out.print(section_markdown(section), markup=False)
-        for note in scale.notes:
-            out.print(note, markup=False)
+    sections = [
+        make_figures(view, device=on.device, bars=bar) if name == "figures" else make_section(view, name)
+        for name in view.asked.sections
+    ]
+    files = write_report(sections, out=view.out, scale=view.scale, machine=describe_machine(on.device))
+    lines = [*map(section_markdown, sections), *view.scale.notes]
+    show_lines({"sections": sections}, lines, as_json=as_json)
     say(f"report: {files['html']} (and .md, .json beside it)")

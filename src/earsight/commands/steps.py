@@ -1,12 +1,15 @@
-"""Steps that several verbs share: open, resolve, prepare, run, report."""
+"""Steps that several verbs share: open, resolve, prepare, train, report, calibrate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from earsight.commands.options import DataOptions, DeviceOptions, RayOptions, RecipeOptions, StoreOptions
 from earsight.console import bar, out, print_json, say
 from earsight.errors import counted
 
@@ -18,6 +21,22 @@ if TYPE_CHECKING:
     from earsight.recipe import Recipe
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where trials run: on a device here, in so many processes, or on a cluster."""
+
+    device: torch.device
+    cluster: Cluster | None = None
+    jobs: int = 1
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """What figures depend on, for summaries."""
+        from earsight.training.device import describe_machine
+
+        return describe_machine(self.device) | (self.cluster.machine if self.cluster else {})
 
 
 def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, drawn: bool = True) -> Dataset:
@@ -33,22 +52,32 @@ def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, d
     return dataset
 
 
-def load_recipe_for(dataset: Dataset, name: str, assignments: list[str] | None) -> Recipe:
+def open_trials(data: Path, options: DataOptions, *, folds: str | None, seeds: int) -> tuple[Dataset, list[Trial]]:
+    """A data set, and the trials of so many seeds on its folds or those that are named."""
+    from earsight.execution.schedule import chosen_folds
+    from earsight.training.trial import Trial
+
+    dataset = open_data(data, **asdict(options))
+    numbers = chosen_folds(folds, dataset.fold_numbers)
+    return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
+
+
+def load_recipe_for(dataset: Dataset, options: RecipeOptions) -> Recipe:
     """The recipe with its overrides, resolved for the data set."""
     from earsight.recipe import load_recipe
     from earsight.training.preparation import resolved
 
-    return resolved(dataset, load_recipe(name, overrides=assignments or (), say=say))
+    return resolved(dataset, load_recipe(options.recipe, overrides=options.assignments or (), say=say))
 
 
 def prepare_spectrograms(
-    dataset: Dataset, recipe: Recipe, *, cache: Path | None, skip_bad: bool, device: torch.device | None = None
+    dataset: Dataset, recipe: Recipe, store: StoreOptions, *, device: torch.device | None = None
 ) -> Prepared:
     """Compute what is missing of what training on the device reads, with a progress bar."""
     from earsight.training.preparation import prepare
 
     with bar("spectrograms") as shown:
-        ready = prepare(dataset, recipe, cache=cache, skip_bad=skip_bad, progress=shown, device=device)
+        ready = prepare(dataset, recipe, **asdict(store), progress=shown, device=device)
     if ready.skipped:
         say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
     return ready
@@ -70,6 +99,14 @@ def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
 
 
 @contextmanager
+def place(compute: DeviceOptions, ray: RayOptions, *, jobs: int = 1) -> Iterator[Place]:
+    """Where the options say that trials run, connected; beside a cluster this machine computes on its CPU."""
+    asked = {"cpus": ray.cpus, "gpus": ray.gpus, "threads": compute.threads, "device": compute.device}
+    with cluster(ray.on, **asked, jobs=jobs) as found:  # type: ignore[arg-type]
+        yield Place(computer("cpu" if found else compute.device, compute.threads, jobs), found, jobs)
+
+
+@contextmanager
 def cluster(
     on: str,
     *,
@@ -80,7 +117,7 @@ def cluster(
     jobs: int = 1,
     unit: str = "trial",
 ) -> Iterator[Cluster | None]:
-    """The cluster that ``--on`` names, connected and told of; None for this machine."""
+    """The Ray cluster that ``--on`` names, connected, with a line that describes it; None for this machine."""
     from earsight.errors import RunError
     from earsight.execution.ray_cluster import check_place, connected
 
@@ -97,71 +134,38 @@ def cluster(
         yield found
 
 
-def run(
-    dataset: Dataset,
-    recipe: Recipe,
-    trials: list[Trial],
-    folder: Path,
-    device: torch.device,
-    *,
-    cache: Path | None,
-    skip_bad: bool,
-    as_json: bool,
-    jobs: int = 1,
-    cluster: Cluster | None = None,
-) -> None:
-    """Run the trials that are not DONE and print what came of them."""
-    train_all(dataset, recipe, trials, folder, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
-    report(folder, device, as_json=as_json, cluster=cluster)
-
-
 def train_all(
     dataset: Dataset,
     recipe: Recipe,
     trials: Sequence[Trial],
     folder: Path,
-    device: torch.device,
     *,
-    cache: Path | None,
-    skip_bad: bool,
-    jobs: int = 1,
-    cluster: Cluster | None = None,
+    store: StoreOptions,
+    on: Place,
     name: str = "training",
 ) -> None:
     """Run the trials that are not DONE, under a bar of that name."""
     from earsight.execution.schedule import check_start, run_trials
 
     start = check_start(dataset, recipe, trials, run=folder)
-    ready = prepare_spectrograms(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
+    ready = prepare_spectrograms(dataset, recipe, store, device=on.device)
     with bar(name) as shown:
         run_trials(
             *(ready, trials),
             run=folder,
-            device=device,
+            device=on.device,
             progress=shown,
             say=say,
-            jobs=jobs,
-            cluster=cluster,
+            jobs=on.jobs,
+            cluster=on.cluster,
             start=start,
         )
 
 
-def more_members(
-    run: Path,
-    dataset: Dataset,
-    device: torch.device,
-    *,
-    fold: int | None,
-    seeds: int,
-    cache: Path | None,
-    skip_bad: bool,
-    jobs: int,
-    cluster: Cluster | None,
-) -> None:
+def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, store: StoreOptions, on: Place) -> None:
     """Train what a run lacks of so many seeds, on its folds or one of them, by the recipe that it holds."""
     from earsight.errors import RunError
     from earsight.evaluation.summary import write_summary
-    from earsight.training.device import describe_machine
     from earsight.training.trial import Trial
 
     if not (run / "recipe.yaml").is_file():
@@ -169,24 +173,60 @@ def more_members(
     folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
     trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
     if not trials:
-        return  # the fold is none of the run's, which whoever combines its members says
-    recipe = load_recipe_for(dataset, str(run / "recipe.yaml"), None)
-    train_all(dataset, recipe, trials, run, device, cache=cache, skip_bad=skip_bad, jobs=jobs, cluster=cluster)
-    write_summary(run, machine=describe_machine(device) | (cluster.machine if cluster else {}))
+        return  # the fold is none of the run's, as the ensemble's own check says
+    train_all(
+        dataset, load_recipe_for(dataset, RecipeOptions(str(run / "recipe.yaml"))), trials, run, store=store, on=on
+    )
+    write_summary(run, machine=on.machine)
     calibrate_members(run)
 
 
-def report(folder: Path, device: torch.device, *, as_json: bool, cluster: Cluster | None = None) -> None:
+def report(folder: Path, on: Place, *, as_json: bool) -> None:
     """Write the run's summary and print it."""
     from earsight.evaluation.summary import write_summary
     from earsight.reports.tables import print_summary
-    from earsight.training.device import describe_machine
 
-    result = write_summary(folder, machine=describe_machine(device) | (cluster.machine if cluster else {}))
+    show(write_summary(folder, machine=on.machine), print_summary, as_json=as_json)
+
+
+def show(result: dict[str, Any], print_it: Callable[..., None], *, as_json: bool) -> None:
+    """Print a result as JSON, or by a function that takes it and the ``console``."""
     if as_json:
         print_json(result)
     else:
-        print_summary(result, console=out)
+        print_it(result, console=out)
+
+
+def show_lines(result: Any, lines: Sequence[str], *, as_json: bool) -> None:
+    """Print a result as JSON, or as lines."""
+    if as_json:
+        print_json(result)
+        return
+    for line in lines:
+        out.print(line, markup=False)
+
+
+def publish_table(
+    result: dict[str, Any],
+    rows: list[dict[str, object]],
+    notes: list[str],
+    draw: Callable[[Path], None],
+    *,
+    path: Path,
+    as_json: bool,
+) -> None:
+    """Write a table and the numbers behind it as ``path`` .json, .csv and .md, draw its figure, and print it."""
+    from earsight.files import replace_text
+    from earsight.reports.tables import csv_text, markdown
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = markdown(rows)
+    replace_text(path.with_name(f"{path.name}.json"), json.dumps(result, indent=2) + "\n")
+    replace_text(path.with_name(f"{path.name}.csv"), csv_text(rows))
+    replace_text(path.with_name(f"{path.name}.md"), table + "\n" + "".join(f"{note}\n" for note in notes))
+    for suffix in (".png", ".svg"):
+        draw(path.with_name(path.name + suffix))
+    show_lines(result, [*table.splitlines(), *notes], as_json=as_json)
 
 
 def calibrate_members(folder: Path) -> None:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from earsight.commands.options import (
-    Cache,
-    Cpus,
     Data,
-    Device,
-    Gpus,
+    DataOptions,
+    DeviceOptions,
     Json,
-    Layout,
     On,
+    RayOptions,
+    Seeds,
     Set,
-    SkipBad,
-    Splits,
-    Subset,
-    Threads,
+    StoreOptions,
+    grouped,
 )
-from earsight.commands.steps import cluster, computer, open_data, prepare_spectrograms
-from earsight.console import bar, out, print_json, say, verb
+from earsight.commands.steps import open_trials, place, prepare_spectrograms, publish_table
+from earsight.console import bar, say, verb
 
 if TYPE_CHECKING:
     import torch
@@ -38,10 +34,19 @@ if TYPE_CHECKING:
     from earsight.tuning.space import Point
 
 
+@dataclass(frozen=True)
+class SearchOptions(RayOptions):
+    """As `RayOptions`; a search runs on Ray if nothing else is said."""
+
+    on: On = "ray"
+
+
 @verb
+@grouped
 def tune(
     recipe: Annotated[str, typer.Argument(help="What to start from: a name in the package, or a .yaml file.")],
     data: Data,
+    *,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the search; one that was stopped goes on in it.")] = (
         Path("search")
     ),
@@ -70,18 +75,12 @@ def tune(
         str | None,
         typer.Option(help="Held-out folds whose training folds are split for it, as in 1,2; default the first alone."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")] = 1,
+    seeds: Seeds = 1,
     assignments: Set = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
-    skip_bad: SkipBad = False,
-    cache: Cache = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    on: On = "ray",
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    form: DataOptions,
+    store: StoreOptions,
+    compute: DeviceOptions,
+    ray: SearchOptions,
     json_output: Json = False,
 ) -> None:
     """Search for a better recipe by inner validation, with Ray Tune; the held-out folds are never looked at.
@@ -89,35 +88,31 @@ def tune(
     Each point is trained on a part of the training folds and judged on the rest (training.inner_fraction). The best is
     written as best.yaml. --on local does without Ray and runs one point after the other.
     """
-    from earsight.execution.schedule import chosen_folds
     from earsight.recipe import load_recipe
-    from earsight.training.device import describe_machine
-    from earsight.training.trial import Trial
     from earsight.tuning.search import check_search, search
     from earsight.tuning.space import make_points
 
     base = load_recipe(recipe, overrides=assignments or (), say=say)
     points = make_points(base, grid=grid or (), random=random or (), samples=samples, seed=draw_seed)
-    check_search(asha=asha, on=on)
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits)
-    numbers = chosen_folds(folds, dataset.fold_numbers) if folds else [dataset.fold_numbers[0]]
-    trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
+    check_search(asha=asha, on=ray.on)
+    dataset, trials = open_trials(data, form, folds=folds, seeds=seeds)
+    if not folds:
+        trials = [trial for trial in trials if trial.fold == dataset.fold_numbers[0]]
     say(f"{len(points)} points x {len(trials)} trials of {base.training.epochs} epochs")
-    with cluster(on, cpus=cpus, gpus=gpus, threads=threads, device=device) as where:
-        computes = computer("cpu" if where else device, threads)
-        candidates = _candidates(points, dataset, trials, folder, cache=cache, skip_bad=skip_bad, device=computes)
+    with place(compute, ray) as on:
+        candidates = _candidates(points, dataset, trials, folder, store=store, device=on.device)
         with bar("search") as shown:
             search(
                 candidates,
                 out=folder,
-                device=computes,
-                cluster=where,
+                device=on.device,
+                cluster=on.cluster,
                 asha=asha,
                 metric=metric,
                 progress=shown,
                 say=say,
             )
-        machine = describe_machine(computes) | (where.machine if where else {})
+        machine = on.machine
     _publish(candidates, dataset, trials, folder, metric=metric, data=data, machine=machine, as_json=json_output)
 
 
@@ -127,11 +122,10 @@ def _candidates(
     trials: list[Trial],
     folder: Path,
     *,
-    cache: Path | None,
-    skip_bad: bool,
+    store: StoreOptions,
     device: torch.device,
 ) -> list[Candidate]:
-    """Each point with its spectrograms, which most of them share; whatever would stop one is found before any starts."""
+    """Each point with its spectrograms, which most of them share; what would stop one is found before any starts."""
     from earsight.execution.schedule import check_start
     from earsight.features.augment import pitch_steps
     from earsight.training.preparation import Prepared, resolved
@@ -141,13 +135,13 @@ def _candidates(
     for recipe in recipes:
         check_start(dataset, recipe, trials, run=folder / "points" / recipe.digest)
     ready: dict[Any, Prepared] = {}
-    out = []
+    made = []
     for point, recipe in zip(points, recipes, strict=True):
         key = (recipe.features, pitch_steps(recipe.augment), recipe.augment.backend, recipe.training.source)
         if key not in ready:
-            ready[key] = prepare_spectrograms(dataset, recipe, cache=cache, skip_bad=skip_bad, device=device)
-        out.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))
-    return out
+            ready[key] = prepare_spectrograms(dataset, recipe, store, device=device)
+        made.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))
+    return made
 
 
 def _publish(
@@ -164,15 +158,13 @@ def _publish(
     """Write the table, the figure, the numbers and the best recipe, and print them."""
     from earsight.files import replace_text
     from earsight.reports.searches import search_figure, search_notes, search_rows
-    from earsight.reports.tables import csv_text, markdown
     from earsight.tuning.result import search_result
 
     found = search_result(
         [(one.point.values, [unit.folder for unit in one.units]) for one in candidates], metric=metric
     )
-    command = shlex.join(["earsight", *sys.argv[1:]])
     result = {
-        "command": command,
+        "command": shlex.join(["earsight", *sys.argv[1:]]),
         "dataset": {"name": dataset.name, "clips": len(dataset.clips), "digest": dataset.digest},
         "backbone": candidates[0].prepared.recipe.backbone.name,
         "folds": sorted({trial.fold for trial in trials}),
@@ -181,21 +173,13 @@ def _publish(
         "recipe": str(folder / "best.yaml"),
         "machine": machine,
     }
-    rows, notes = search_rows(result), search_notes(result)
-    table = markdown(rows)
-    replace_text(folder / "search.json", json.dumps(result, indent=2) + "\n")
-    replace_text(folder / "search.csv", csv_text(rows))
-    replace_text(folder / "search.md", table + "\n" + "".join(f"{note}\n" for note in notes))
-    for suffix in (".png", ".svg"):
-        search_figure(result, path=folder / f"search{suffix}")
     best = next(one for one in candidates if one.point.values == result["best"])
     replace_text(folder / "best.yaml", _best_recipe(best.point, result, data=data, folder=folder))
-    if as_json:
-        print_json(result)
-    else:
-        out.print(table, markup=False, end="")
-        for note in notes:
-            out.print(note, markup=False)
+    publish_table(
+        *(result, search_rows(result), search_notes(result), lambda path: search_figure(result, path=path)),
+        path=folder / "search",
+        as_json=as_json,
+    )
     say(f"best recipe: {folder / 'best.yaml'}; figure: {folder / 'search.png'}; numbers: .json, .csv, .md beside it")
 
 

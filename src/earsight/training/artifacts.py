@@ -52,7 +52,7 @@ def feature_statistics(
 
     Returns
     -------
-    reference : MahalanobisStatistics or None
+    statistics : MahalanobisStatistics or None
     distance : ndarray of float64, shape (test rows,), or None
         Both None where the network's last layer has no features to take.
     """
@@ -92,7 +92,7 @@ def write_outcome(
     test_rows: NDArray[np.int64],
     logits: NDArray[np.float32],
     train_clips: int,
-    reference: MahalanobisStatistics | None = None,
+    statistics: MahalanobisStatistics | None = None,
     distance: NDArray[np.float64] | None = None,
 ) -> None:
     """Write the model file and the predictions of a finished trial.
@@ -108,8 +108,8 @@ def write_outcome(
     logits : ndarray of float32, shape (clips, classes)
     train_clips : int
         How many clips changed the weights.
-    reference : MahalanobisStatistics, optional
-        What they look like to the network.
+    statistics : MahalanobisStatistics, optional
+        Of their features.
     distance : ndarray of float64, shape (clips,), optional
         How far the test rows are from them.
     """
@@ -132,7 +132,7 @@ def write_outcome(
         std=tuple(data.std.tolist()),
         trained_on=trained_on,
     )
-    save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(reference,))
+    save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(statistics,))
     about = _about(prepared, fitted, fold=fold, seed=seed)
     path = folder / "predictions.npz"
     _write_predictions(path, prepared, rows=test_rows, logits=logits, about=about, distance=distance)

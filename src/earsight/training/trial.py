@@ -134,7 +134,7 @@ def run_trial(
             test_rows=rows.test,
             logits=logits,
             train_clips=len(rows.train),
-            reference=statistics,
+            statistics=statistics,
             distance=distance,
         )
 
