@@ -234,8 +234,9 @@ def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
 def publish_model(run: Path, trial: Trial) -> Path:
     """Put a trial's model file at the top of its run folder, without a second copy where links are possible."""
     source, target = trial.folder(run) / "model.safetensors", run / "model.safetensors"
+    for left in run.glob(".model.safetensors*.part"):  # by a kill
+        left.unlink(missing_ok=True)
     with replacing(target) as part:
-        part.unlink(missing_ok=True)
         try:
             os.link(source, part)
         except OSError:  # a file system without links
