@@ -1,11 +1,8 @@
-"""What this machine can do, and how to make it do it: device, precision, memory allocator.
+"""The device that training computes on: which one, in which precision, and settings that make results repeat.
 
-Goes out: a torch device, the dtype for training, and the description that run folders record.
-
-What NVIDIA GPUs need: settings that make results repeat, and recording a step as a CUDA graph.
-
-Comes in: a CUDA device, and functions whose tensors stay where they are. Goes out: how steps run on it, process-wide
-settings of torch, and functions that replay what was recorded.
+Comes in: the name of a device, or functions on tensors that stay where they are. Goes out: a torch device, the dtype
+of training steps, steps recorded as CUDA graphs, settings of this process, and the machine's description for run
+folders.
 """
 
 from __future__ import annotations
