@@ -299,4 +299,4 @@ def test_the_example_asks_for_the_models_rate(exact, tmp_path):
     command = [sys.executable, str(EXAMPLE), str(exact), str(tmp_path / "other.wav")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("is at 44100 Hz and the model hears 22050 Hz: resample it first")
+    assert done.stderr.strip().endswith("is at 44100 Hz and the model takes 22050 Hz: resample it first")
