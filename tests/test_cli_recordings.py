@@ -91,7 +91,7 @@ def test_a_folder_of_recordings_into_a_folder(model, synthetic, tmp_path):
     _predict(model, tmp_path / "in", "--hop", "0.5", "--rows", "both", "--format", "raven", "--out", out)
     found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     assert found == sorted(
-        ["recordings.csv"]
+        [".finished", "recordings.csv"]
         + [
             f"{name}.{what}.txt"
             for name in ("0.wav", "2.wav", "deep/1.wav", "deep/3.wav")
@@ -125,7 +125,7 @@ def test_killed_while_it_writes(model, long, tmp_path):
         kills += 1
     assert kills
     assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.csv", "whole.csv"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["killed.csv", "whole.csv"]
 
 
 def test_clips_go_on_too(model, synthetic, tmp_path):

@@ -1,13 +1,15 @@
-"""Files are replaced whole or not at all."""
+"""Files are replaced whole or not at all, and state that changed is named."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from earsight.files import replace_bytes, replace_text, replacing
+from earsight.errors import RunError
+from earsight.files import read_state, replace_bytes, replace_text, replacing, write_state
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -81,3 +83,30 @@ def test_sync_waits_for_the_file_before_it_gets_its_name_and_for_the_folder_afte
     synced.clear()
     replace_text(path, "y")
     assert synced == []
+
+
+def test_state_that_changed_is_named(tmp_path):
+    """Each flipped byte of a state file is named with its remedy, or what is read is the same."""
+    path, content = tmp_path / "trial.json", {"recipe": "abc", "fold": 1, "share": 0.1 + 0.2, "rows": [1, None]}
+    write_state(path, content)
+    fields = {"recipe": str, "fold": int}
+    assert read_state(path, fields, remedy="mend it") == content
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        said = f"{path}: cannot be read"
+        try:
+            found = read_state(path, fields, remedy="mend it", error=RunError)
+        except RunError as error:
+            said, found = str(error), content
+        assert said.startswith(f"{path}: cannot be read")
+        assert content.items() <= found.items()
+    for text in ("", "{", "[]", "1", '{"fold": 1}', "[" * 10**5, data.decode()[:-1]):
+        path.write_text(text)
+        with pytest.raises(RunError, match="cannot be read"):
+            read_state(path, fields, remedy="mend it", error=RunError)
+    path.write_text(json.dumps(content))  # without a digest, as earlier versions wrote it
+    assert read_state(path, fields, remedy="mend it") == content
+    path.unlink()
+    with pytest.raises(RunError, match="is not there any more; mend it"):
+        read_state(path, fields, remedy="mend it", error=RunError)

@@ -1,12 +1,25 @@
-"""Files that are replaced whole or not at all: written beside their name, then renamed."""
+"""Files that are replaced whole or not at all, and state that is checked when it is read back.
+
+A file is written beside its name, then renamed. State is a JSON object with a digest of itself; what is damaged is
+named, with its remedy. State without a digest, as earlier versions wrote it, is read too.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
+import logging
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from earsight.errors import EarsightError
+
+_DIGEST = "digest"
 
 
 @contextmanager
@@ -49,6 +62,62 @@ def replace_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write a file whole or not at all; see `replacing`."""
     with replacing(path, sync=sync) as part:
         part.write_bytes(data)
+
+
+def write_state(path: Path, content: Mapping[str, Any], *, sync: bool = False, indent: int | None = None) -> None:
+    """Write a JSON object with a digest of itself, whole or not at all; see `replacing`."""
+    held = json.loads(json.dumps(content))
+    replace_text(path, json.dumps(held | {_DIGEST: _digest_of(held)}, indent=indent), sync=sync)
+
+
+def read_state(
+    path: Path, fields: Mapping[str, type], *, remedy: str, error: type[EarsightError] = EarsightError
+) -> dict[str, Any]:
+    """Read what `write_state` wrote, without the digest; one that an earlier version left without is not checked.
+
+    Parameters
+    ----------
+    path : Path
+    fields : mapping of str to type
+        Members that must be there.
+    remedy : str
+        What to do where it is damaged, for the message.
+    error : type
+        What is raised.
+
+    Raises
+    ------
+    EarsightError
+        Of the type ``error``, if the file is missing, unreadable, or damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as cause:
+        raise error(f"{path}: is not there any more; {remedy}") from cause
+    except (OSError, ValueError, RecursionError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else "it is no JSON"
+        raise error(f"{path}: cannot be read ({reason}); {remedy}") from cause
+    known = found.pop(_DIGEST, None) if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(found.get(name), kind) for name, kind in fields.items()):
+        raise error(f"{path}: cannot be read (it lacks what earsight writes there); {remedy}")
+    if known is not None and known != _digest_of(found):
+        raise error(f"{path}: cannot be read (it does not fit its digest, so it is damaged); {remedy}")
+    return found
+
+
+def say_damage(text: str) -> None:
+    """Report what was found damaged and made anew: a line on standard error, unless logging is set up otherwise."""
+    logging.getLogger("earsight").warning("earsight: %s", text)
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Report, once in a process, state that cannot be checked."""
+    say_damage(text)
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import signal
 
@@ -38,10 +40,11 @@ def test_going_on_cuts_back_to_what_is_whole(tmp_path):
     again.write("", "three\n")
     again.end()
     assert (tmp_path / "x.csv").read_text() == "one\ntwo\nthree\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.csv.finished", "x.csv"]
     done = _output(tmp_path / "x.csv", resume=True)
     assert done.whole
     assert done.place is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.csv.finished", "x.csv"]
 
 
 def test_nothing_is_written_over(tmp_path):
@@ -80,6 +83,105 @@ def test_a_journal_that_does_not_fit(tmp_path, spoil, words):
     spoil(tmp_path / "x.csv")
     with pytest.raises(EarsightError, match=words):
         _output(tmp_path / "x.csv", resume=True)
+
+
+def _folder(path, lives=99):
+    """A folder with an index and two recordings; it is left as a kill would leave it after so many steps."""
+    output = _output(path, folder=True)
+    steps = [lambda: output.commit({"done": 0}, now=True), lambda: output.open("recordings.csv")]
+    for name in ("a.csv", "b.csv"):
+        steps += [
+            lambda name=name: output.open(name),
+            lambda name=name: output.write(name, "row of a file\n"),
+            lambda name=name: output.write("recordings.csv", f"{name},1\n"),
+            lambda name=name: output.close(name),
+            lambda name=name: output.commit({"done": "ab".index(name[0]) + 1}, now=True),
+        ]
+    for step in [*steps, output.end][:lives]:
+        step()
+    output.drop()
+    return path
+
+
+@pytest.mark.parametrize("name", [".progress.new", ".progress.lock", "..progress.17.abcd.part"])
+def test_a_folder_without_a_first_journal_is_begun(tmp_path, name):
+    """A kill, or a full disk, before the first journal took its name: nothing is written, so nothing is whole."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("{")
+    for resume in (True, False):
+        output = _output(tmp_path / "out", folder=True, resume=resume)
+        assert (output.whole, output.place) == (False, None)
+        output.drop()
+
+
+@pytest.mark.parametrize(("name", "folder"), [("x.csv", False), ("out", True)])
+def test_rows_without_a_journal_that_are_cut_are_not_whole(tmp_path, name, folder):
+    place = tmp_path / "out" / "a.csv" if folder else tmp_path / "x.csv"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("one\ntw")
+    with pytest.raises(EarsightError, match="has no journal and is not as a finished output is"):
+        _output(tmp_path / name, folder=folder, resume=True)
+    assert place.read_text() == "one\ntw"
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_an_earlier_version_finished_is_whole_and_said_not_to_be_checked(tmp_path, caplog, folder):
+    place = tmp_path / "recordings.csv" if folder else tmp_path / "x.csv"
+    place.write_text("one\n")
+    assert _output(tmp_path if folder else place, folder=folder, resume=True).whole
+    assert "it cannot be checked" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == [place.name]
+
+
+def test_an_earlier_version_s_journal_is_gone_on_with(tmp_path, caplog):
+    (tmp_path / "x.csv").write_text("one\ntwo\nth")
+    (tmp_path / "x.csv.progress").write_text(json.dumps({"settings": SETTINGS, "place": {"done": 2}, "files": {"": 8}}))
+    again = _output(tmp_path / "x.csv", resume=True)
+    again.open("")
+    again.write("", "three\n")
+    again.end()
+    assert "the rows so far cannot be checked" in caplog.text
+    assert (tmp_path / "x.csv").read_text() == "one\ntwo\nthree\n"
+    assert _output(tmp_path / "x.csv", resume=True).whole
+
+
+def test_every_byte_that_changes_is_noticed(tmp_path):
+    """Each bit that flips in an output, begun or finished, is named, or the same is gone on with."""
+    places = [_folder(tmp_path / "begun", lives=8), _folder(tmp_path / "finished")]
+    for folder in places:
+        whole = {path: path.read_bytes() for path in folder.iterdir()}
+        expected = _output(folder, folder=True, resume=True)
+        expected.drop()
+        for path, data in whole.items():
+            named = 0
+            for place in range(len(data)):
+                path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+                try:
+                    output = _output(folder, folder=True, resume=True)
+                except EarsightError:
+                    named += 1
+                else:
+                    output.drop()
+                    assert (output.place, output.whole) == (expected.place, expected.whole), (path, place)
+                assert not list(folder.glob("*.lock"))
+            # What no journal counts yet is written again, and a digest's name may be lost.
+            assert named >= len(data) - 12 or (folder == places[0] and path.name == "b.csv"), path
+            path.write_bytes(data)
+            os.truncate(path, max(0, len(data) - 1))
+            if folder == places[1]:
+                with pytest.raises(EarsightError, match="remove it and"):
+                    _output(folder, folder=True, resume=True)
+            path.write_bytes(data)
+
+
+def test_an_output_of_a_list_that_was_left_behind_is_begun(tmp_path):
+    _folder(tmp_path / "out")
+    for path in (tmp_path / "out").glob("*.csv"):
+        path.unlink()
+    output = _output(tmp_path / "out", folder=True)
+    output.drop()
+    assert not output.whole
 
 
 def test_other_settings(tmp_path):

@@ -109,7 +109,7 @@ def run(wanted: Wanted, *, device: str, threads: int | None, on: str) -> int:
         )
     output = _output(wanted)
     if output.whole:
-        say(f"earsight: {wanted.to} is whole (there is no journal beside it); nothing to do")
+        say(f"earsight: {wanted.to} is whole; nothing to do")
         return 0
     # On a cluster nothing is computed here: the model is loaded for what its card says.
     model = Model.load(wanted.model, device=computer("cpu" if on != "local" else device, threads))

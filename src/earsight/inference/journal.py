@@ -1,10 +1,11 @@
 """Resumable output: files of rows with a journal of committed sizes, so that a killed command can go on.
 
 Comes in: lines of text, and the position (JSON values) from which to go on behind them. Goes out: files that end with a
-whole line even where the disk is full, and until all is written the journal ``FILE.progress`` (in a folder,
-``.progress``): JSON with ``settings``, ``place`` (the position) and ``files`` (the committed size of each open file).
-Rows are on the disk before the journal counts them. Resuming cuts the files back to those sizes; what was behind is
-computed again, to the same bytes.
+whole line even where the disk is full; until all is written the journal ``FILE.progress`` (in a folder, ``.progress``):
+``settings``, ``place`` (the position) and ``files`` (committed size and CRC-32 of each open file); and the list
+``.FILE.finished`` (``.finished``) of the files that are whole, with their sizes and CRC-32s. The journal is written
+before any row, and rows are on the disk before it counts them. It goes last; the list then ends with a line that says
+so. Resuming checks all files and cuts the open ones back; what was behind is computed again, to the same bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +14,22 @@ import glob
 import json
 import os
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import filelock
 
 from earsight.errors import EarsightError
-from earsight.files import replace_text
+from earsight.files import read_state, say_once, write_state
 
+INDEX = "recordings.csv"
+"""The first file of an output folder."""
+_LIST = ".finished"
+_END = "finished"
+_Part = tuple[int, int]
+"""Size and CRC-32 of a file, or of its beginning."""
 COMMIT_SECONDS = 1.0
 """At most this much work is done again after a kill, and what one batch takes."""
 
@@ -85,36 +93,44 @@ class FileOutput(Output):
     settings : dict
         JSON values that must be the same to go on.
     resume : bool
-        Go on from `place`, the position in the journal (None to begin). Where the output is there without a journal
-        it is `whole`: the journal goes when all is written.
+        Go on from `place`, the position in the journal (None to begin); where all was written, the output is `whole`.
 
     Raises
     ------
     EarsightError
-        If there is an output already and ``resume`` is false; if another process writes it; if the journal is damaged,
-        is of other settings, or does not fit the files.
+        If there is an output already and ``resume`` is false; if another process writes it; if the journal or a file is
+        damaged, or of other settings.
     """
 
     def __init__(self, path: Path, *, folder: bool, settings: Mapping[str, Any], resume: bool) -> None:
         self._path, self._settings = path, json.loads(json.dumps(settings))
         self._journal = path / ".progress" if folder else path.with_name(f"{path.name}.progress")
+        self._list = path / _LIST if folder else path.with_name(f".{path.name}{_LIST}")
         self._files: dict[str, int] = {}  # descriptors of the open files
-        self._sizes: dict[str, int] = {}
+        self._parts: dict[str, _Part] = {}  # what is whole of them
         self._committed = -COMMIT_SECONDS
         self._lock = filelock.FileLock(f"{self._journal}.lock")
-        files = [file for file in path.iterdir() if file.suffix not in (".lock", ".part")] if path.is_dir() else [path]
-        present = any(file.exists() for file in files)
-        if present and not resume:
+        ours = (_LIST, ".progress.lock", ".progress.new")  # the last as earlier versions named a journal's first draft
+        names = [file.name for file in path.iterdir()] if path.is_dir() else [path.name] * path.exists()
+        rows = [name for name in names if name not in ours and not name.endswith(".part")]
+        if rows and not resume:
             raise EarsightError(f"{path}: is there already; --resume goes on with it, or name another with --out")
         self._acquire()
-        self.whole = present and not self._journal.exists()
-        if present and not self.whole:
-            self._read_journal()
+        try:
+            if resume and self._journal.exists():
+                self._read_journal()
+            elif rows:
+                self._check_finished(folder)
+                self.whole = True
+                self.drop()
+        except EarsightError:
+            self.drop()
+            raise
 
     def open(self, name: str) -> bool:
         """Open a file behind its last whole line, or a new one."""
         path = self._file(name)
-        new = name not in self._sizes
+        new = name not in self._parts
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -122,9 +138,9 @@ class FileOutput(Output):
         except OSError as error:
             raise self._refused(path, error) from error
         if not new:
-            os.ftruncate(self._files[name], self._sizes[name])
+            os.ftruncate(self._files[name], self._parts[name][0])
             os.lseek(self._files[name], 0, os.SEEK_END)
-        self._sizes.setdefault(name, 0)
+        self._parts.setdefault(name, (0, 0))
         return new
 
     def write(self, name: str, text: str) -> None:
@@ -135,15 +151,17 @@ class FileOutput(Output):
             while done < len(data):
                 done += os.write(descriptor, data[done:])
         except OSError as error:
-            os.ftruncate(descriptor, self._sizes[name])
+            os.ftruncate(descriptor, self._parts[name][0])
             raise self._refused(self._file(name), error) from error
-        self._sizes[name] += len(data)
+        size, crc = self._parts[name]
+        self._parts[name] = size + len(data), zlib.crc32(data, crc)
 
     def close(self, name: str) -> None:
-        """Finish a file: it is on the disk."""
+        """Finish a file: it is on the disk, and listed."""
         self._sync(name)
+        self._add_line([name, *self._parts[name]])
         os.close(self._files.pop(name))
-        del self._sizes[name]
+        del self._parts[name]
 
     def commit(self, place: Mapping[str, Any], *, now: bool = False) -> None:
         """Write the journal anew, at most once in `COMMIT_SECONDS` but for ``now``."""
@@ -152,16 +170,18 @@ class FileOutput(Output):
         for name in self._files:
             self._sync(name)
         try:
-            content = {"settings": self._settings, "place": place, "files": self._sizes}
-            replace_text(self._journal, json.dumps(content), sync=True)
+            content = {"settings": self._settings, "place": place, "files": self._parts}
+            write_state(self._journal, content, sync=True)
         except OSError as error:
             raise self._refused(self._journal, error) from error
         self._committed = time.monotonic()
 
     def end(self) -> None:
-        """All is written and on the disk: the journal goes."""
-        for name in list(self._files):
+        """All is written and on the disk: the list says so, and the journal goes."""
+        for name in [name for name in self._files if name != _LIST]:
             self.close(name)
+        self._add_line([_END, *self._parts.get(_LIST, (0, 0)), self._settings])
+        self._sync(_LIST)
         self._journal.unlink(missing_ok=True)
         self.drop()
 
@@ -186,6 +206,11 @@ class FileOutput(Output):
         except OSError as error:
             raise self._refused(self._path, error) from error
 
+    def _add_line(self, values: list[Any]) -> None:
+        if _LIST not in self._files:
+            self.open(_LIST)
+        self.write(_LIST, json.dumps(values) + "\n")
+
     def _sync(self, name: str) -> None:
         try:
             os.fsync(self._files[name])
@@ -193,7 +218,7 @@ class FileOutput(Output):
             raise self._refused(self._file(name), error) from error
 
     def _file(self, name: str) -> Path:
-        return self._path / name if name else self._path
+        return self._list if name == _LIST else self._path / name if name else self._path
 
     def _refused(self, path: Path, error: OSError) -> EarsightError:
         return EarsightError(
@@ -202,19 +227,72 @@ class FileOutput(Output):
         )
 
     def _read_journal(self) -> None:
-        try:
-            content = json.loads(self._journal.read_text(encoding="utf-8"))
-            found, self.place, self._sizes = content["settings"], content["place"], dict(content["files"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EarsightError(
-                f"{self._journal}: cannot be read; remove it and {self._path} and begin anew"
-            ) from error
+        """Take the journal's place, once all that it counts is found to be as it was written."""
+        remedy = f"remove it and {self._path} and begin anew"
+        content = read_state(self._journal, {"settings": dict, "place": dict, "files": dict}, remedy=remedy)
+        self._check_settings(content["settings"])
+        for name, part in content["files"].items():
+            if isinstance(part, int):  # of an earlier version, which counted sizes alone
+                say_once(f"{self._journal}: was begun by an earlier version; the rows so far cannot be checked")
+                part = [part, None]
+            self._parts[name] = self._checked(name, *part)
+        listed = self._parts.get(_LIST, (0, 0))[0]
+        for name, size, crc in self._lines(self._list.read_bytes()[:listed]) if listed else ():
+            self._checked(name, size, crc, whole=True)
+        self.place = content["place"]
+
+    def _check_finished(self, folder: bool) -> None:
+        """Raise where an output without a journal is not what its list says."""
+        if not self._list.exists():
+            # An earlier version removed the journal at the end and left no list. Its journal came before its rows.
+            index = self._path / INDEX if folder else self._path
+            if not index.is_file() or index.read_bytes()[-1:] not in (b"\n", b""):
+                raise EarsightError(
+                    f"{self._path}: has no journal and is not as a finished output is; remove it, or name another --out"
+                )
+            say_once(
+                f"{self._path}: has no journal, as an earlier version leaves what it finished; it cannot be checked"
+            )
+            return
+        data = self._list.read_bytes()
+        head = data[: data.rfind(b"\n", 0, -1) + 1]
+        end = next(self._lines(data[len(head) :]), None)
+        if not data.endswith(b"\n") or end is None or len(end) != 4 or end[:3] != [_END, len(head), zlib.crc32(head)]:
+            raise self._damaged_list()
+        self._check_settings(end[3])
+        for name, size, crc in self._lines(head):
+            self._checked(name, size, crc, whole=True)
+
+    def _lines(self, data: bytes) -> Iterator[list[Any]]:
+        for line in data.splitlines():
+            try:
+                found = json.loads(line)
+            except ValueError as error:
+                raise self._damaged_list() from error
+            if not isinstance(found, list) or not isinstance(found[-1], int | dict):
+                raise self._damaged_list()
+            yield found
+
+    def _damaged_list(self) -> EarsightError:
+        return EarsightError(f"{self._list}: is damaged; remove it and {self._path} and begin anew")
+
+    def _check_settings(self, found: Mapping[str, Any]) -> None:
         other = sorted(key for key in found.keys() | self._settings.keys() if found.get(key) != self._settings.get(key))
         if other:
             raise EarsightError(
                 f"{self._path}: was begun with another {', '.join(other)}; give the same, or another --out"
             )
-        for name, size in self._sizes.items():
-            path = self._file(name)
-            if not path.is_file() or path.stat().st_size < size:
-                raise EarsightError(f"{path}: is shorter than its journal says; remove it and begin anew")
+
+    def _checked(self, name: str, size: int, crc: int | None, *, whole: bool = False) -> _Part:
+        """Size and CRC-32 of a file's first bytes, which must be what is known of them."""
+        path, found, left = self._file(name), 0, size
+        if not path.is_file() or path.stat().st_size < size or (whole and path.stat().st_size != size):
+            raise EarsightError(f"{path}: is shorter than its journal says; remove it and begin anew")
+        with path.open("rb") as file:
+            while left and (data := file.read(min(left, 1 << 20))):
+                found, left = zlib.crc32(data, found), left - len(data)
+        if crc not in (None, found):
+            raise EarsightError(
+                f"{path}: has changed since it was written; remove it and {self._journal} and begin anew"
+            )
+        return size, found

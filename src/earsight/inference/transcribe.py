@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from earsight.errors import EarsightError
 from earsight.inference.events import EventRules, EventTracker
 from earsight.inference.formats import FORMATS, Kind, Writer, csv_line
-from earsight.inference.journal import Output
+from earsight.inference.journal import INDEX, Output
 from earsight.inference.model import Model
 from earsight.inference.predictions import Event, Window
 from earsight.inference.ray_inference import RayInference
@@ -27,7 +27,6 @@ from earsight.inference.recordings import Batch, Recording, classify
 from earsight.parallel import in_order
 
 Rows = list[tuple[Kind, str]]
-INDEX = "recordings.csv"
 
 
 @dataclass(frozen=True)
