@@ -6,6 +6,7 @@ import resource
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -143,11 +144,49 @@ def test_what_is_no_whole_checkpoint_leaves_everything_as_it_was(tmp_path, spoil
     path = tmp_path / "checkpoint.safetensors"
     save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={})
     spoil(path)
+    (tmp_path / "checkpoint.previous.safetensors").unlink(missing_ok=True)
     other, other_optimizer = fitted("adamw", seed=1, steps=1)
     before, steps = copy_state(other), other_optimizer.state_dict()["state"][0]["step"].clone()
     assert load_checkpoint(path, model=other, optimizer=other_optimizer) is None
     assert same(other.state_dict(), before)
     assert other_optimizer.state_dict()["state"][0]["step"] == steps == 1
+
+
+def test_a_byte_that_changed_is_noticed_and_the_one_before_is_taken(tmp_path, caplog):
+    model, optimizer = fitted("adamw")
+    path = tmp_path / "checkpoint.safetensors"
+    for epoch in (1, 2, 3):
+        save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": epoch})
+    before = tmp_path / "checkpoint.previous.safetensors"
+    assert sorted(tmp_path.iterdir()) == [before, path]
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    places = [*range(0, 8 + length, 37), *range(8 + length, len(data), len(data) // 40)]
+    noticed = 0
+    for place in places:
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        record = load_checkpoint(path, model=model, optimizer=optimizer)[1]
+        noticed += record == {"epoch": 2}
+        assert record in ({"epoch": 2}, {"epoch": 3})
+        assert record == {"epoch": 2} or place < 8 + length, "a weight changed in silence"
+    assert noticed > 0.9 * len(places)
+    assert f"{path}: is damaged, or of another model; training goes on from the one before it" in caplog.text
+    before.write_bytes(data[:-4])
+    caplog.clear()
+    path.write_bytes(data[:-4])
+    assert load_checkpoint(path, model=model, optimizer=optimizer) is None
+    assert f"{before}: is damaged, or of another model; training begins anew" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_is_taken_and_said_not_to_be_checked(tmp_path, caplog):
+    model, optimizer = fitted("adamw")
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, model=model, optimizer=optimizer, extra={}, record={"epoch": 1})
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata={"record": '{"epoch": 1}'})
+    assert load_checkpoint(path, model=model, optimizer=optimizer)[1] == {"epoch": 1}
+    assert "without a digest; it cannot be checked" in caplog.text
 
 
 def test_a_write_that_fails_leaves_the_old_one(tmp_path):

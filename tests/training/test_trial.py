@@ -162,6 +162,41 @@ def test_killed_at_random_instants_it_ends_with_the_same_bits(prepare_as, cpu, t
     assert sorted(path.name for path in trial.folder(run).iterdir()) == FILES
 
 
+@pytest.mark.parametrize("spoilt", [1, 2])
+def test_damaged_checkpoints_do_not_change_a_bit(prepared, cpu, first_run, tmp_path, monkeypatch, caplog, spoilt):
+    """The one before the newest is taken, or none: the trial ends with the bits of one that nothing happened to."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_COST", 1e9)
+    with pytest.raises(StoppedError):
+        run_trial(prepared, Trial(1, 0), run=tmp_path, device=cpu, on_step=stopped_after(4))
+    folder, steps = Trial(1, 0).folder(tmp_path), []
+    for name in ("checkpoint.safetensors", "checkpoint.previous.safetensors")[:spoilt]:
+        data = bytearray((folder / name).read_bytes())
+        data[-1000] ^= 4
+        (folder / name).write_bytes(data)
+    run_trial(prepared, Trial(1, 0), run=tmp_path, device=cpu, on_step=lambda done, *_: steps.append(done))
+    assert steps[0] == (3 if spoilt == 1 else 1)
+    assert "is damaged" in caplog.text
+    assert model_bytes(tmp_path, Trial(1, 0)) == model_bytes(first_run, Trial(1, 0))
+    assert np.array_equal(logits(tmp_path, Trial(1, 0)), logits(first_run, Trial(1, 0)))
+    assert sorted(path.name for path in folder.iterdir()) == FILES
+
+
+def test_a_damaged_identity_is_named(prepared, cpu, first_run, tmp_path):
+    folder = Trial(1, 0).folder(tmp_path)
+    shutil.copytree(Trial(1, 0).folder(first_run), folder)
+    place = folder / "trial.json"
+    data = place.read_bytes()
+    for at in range(0, len(data), 5):
+        place.write_bytes(data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :])
+        try:
+            run_trial(prepared, Trial(1, 0), run=tmp_path, device=cpu)
+        except RunError as error:
+            assert str(folder) in str(error)  # noqa: PT017 (a lost name of the digest changes nothing)
+        else:
+            assert b'"digest"' not in place.read_bytes()
+
+
 @pytest.mark.parametrize("protocol", ["last", "inner"])
 def test_held_out_rows_never_reach_training(prepare_as, cpu, tmp_path, monkeypatch, protocol):
     prepared = prepare_as(f"training.protocol={protocol}", "training.inner_fraction=0.3", "training.epochs=2")

@@ -24,6 +24,7 @@ from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
 from earsight.models.modelfile import save
 from earsight.training.batches import Data
+from earsight.training.checkpoint import checkpoints
 from earsight.training.loop import Fitted
 from earsight.training.preparation import Prepared
 from earsight.version import __version__
@@ -184,8 +185,8 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
 
 
 def tidy(folder: Path) -> None:
-    """Remove from a DONE trial the checkpoint, and what kills left half written under hidden names."""
-    for path in (folder / "checkpoint.safetensors", *folder.glob(".*")):
+    """Remove from a DONE trial the checkpoints, and what kills left half written under hidden names."""
+    for path in (*checkpoints(folder), *folder.glob(".*")):
         path.unlink(missing_ok=True)
 
 

@@ -1,12 +1,14 @@
 """The state of a training run between two epochs, as one safetensors file; no pickle.
 
-Comes in: a model, its optimiser, extra named states (EMA, best epoch) and a JSON-able record. Goes out: the
-same tensors to the last bit. A kill leaves the old checkpoint or the new one.
+Comes in: a model, its optimiser, extra named states (EMA, best epoch) and a JSON-able record. Goes out: the same
+tensors to the last bit. A kill leaves the old checkpoint or the new one. Each holds a digest of all that is in it; the
+one before the newest is kept, and taken where that is damaged.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from earsight.errors import RunError
-from earsight.files import replacing
+from earsight.files import replacing, say_damage, say_once
 
 State = dict[str, Tensor]
+_FILES = ("checkpoint.safetensors", "checkpoint.previous.safetensors")
+
+
+def checkpoints(folder: Path) -> tuple[Path, Path]:
+    """Where a trial's newest checkpoint lies, there or not, and the one before it."""
+    return folder / _FILES[0], folder / _FILES[1]
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one."""
+    return any(path.is_file() for path in checkpoints(folder))
 
 
 def save_checkpoint(
@@ -52,10 +65,17 @@ def save_checkpoint(
         tensors |= {f"optimizer/{index}/{name}": value for name, value in values.items() if value is not None}
     for group, state in extra.items():
         tensors |= {f"extra/{group}/{name}": value for name, value in (state or {}).items()}
-    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text, before = json.dumps(dict(record)), path.with_name(_FILES[1])
     try:
         with replacing(path) as part:
-            save_file(tensors, part, metadata={"record": json.dumps(dict(record))})
+            save_file(tensors, part, metadata={"record": text, "digest": _digest(tensors, text)})
+            if path.exists():
+                before.unlink(missing_ok=True)
+                try:
+                    before.hardlink_to(path)
+                except OSError:  # a file system without links
+                    path.replace(before)
     except SafetensorError as error:  # what a full disk raises there: it is no OSError
         raise RunError(
             f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); make room. "
@@ -66,20 +86,36 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, State], dict[str, Any]] | None:
-    """Put a checkpoint's state into a model and its optimiser.
+    """Put a checkpoint's state into a model and its optimiser: the newest of the last two that is whole.
 
     Returns
     -------
     tuple or None
         The extra states and the record; None where there is no whole checkpoint, so that training starts afresh.
     """
-    if not path.is_file():
-        return None
+    places = [place for place in (path, path.with_name(_FILES[1])) if place.is_file()]
+    for place in places:
+        found = _load(place, model=model, optimizer=optimizer)
+        if found is not None:
+            return found
+        then = "begins anew" if place == places[-1] else "goes on from the one before it"
+        say_damage(f"{place}: is damaged, or of another model; training {then}")
+    return None
+
+
+def _load(
+    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, State], dict[str, Any]] | None:
     try:
         with safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["record"])
+            about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, KeyError, ValueError):
+        record = json.loads(about["record"])
+    except (OSError, SafetensorError, KeyError, ValueError):
+        return None
+    if "digest" not in about:
+        say_once(f"{path}: was written by an earlier version, without a digest; it cannot be checked")
+    elif about["digest"] != _digest(tensors, about["record"]):
         return None
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
     shapes = {name: value.shape for name, value in model.state_dict().items()}
@@ -99,6 +135,16 @@ def load_checkpoint(
             extra.setdefault(group, {})[name] = value.to(device)
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     return extra, record
+
+
+def _digest(tensors: Mapping[str, Tensor], record: str) -> str:
+    """CRC-32 of the record, and of every tensor's name, dtype, shape and bytes: quick, and no byte's change escapes."""
+    found = zlib.crc32(record.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}\n".encode(), found)
+        found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def _laid_out(value: Tensor, *, like: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ same bits; one that is DONE is not run again.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -25,12 +24,13 @@ from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
 from earsight.features.device_cache import WaveCache
-from earsight.files import replace_text
+from earsight.files import read_state, replace_text, write_state
 from earsight.models.fast.swap import use_fast_layers
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
 from earsight.training.artifacts import feature_statistics, tidy, write_history, write_inner, write_outcome
 from earsight.training.batches import Data
+from earsight.training.checkpoint import checkpoints, has_checkpoint
 from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Fitted, fit, predict
 from earsight.training.preparation import Prepared, source_of
@@ -210,7 +210,9 @@ def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) 
             _check_same({folder: found}, {key: identity[key] for key in _NAMES})
         if not is_done(folder):
             started = time.monotonic()
-            replace_text(folder / "trial.json", json.dumps(identity))
+            for part in folder.glob(".*.part"):  # as large as a checkpoint, when a kill left it
+                part.unlink()
+            write_state(folder / "trial.json", identity)
             with memory_errors():
                 work(folder)
             replace_text(folder / "DONE", f"{time.monotonic() - started:.1f} s\n")
@@ -280,7 +282,7 @@ def _fitted(
         score_rows=rows.score,
         pick_epoch=rows.pick,
         watch_rows=rows.watch,
-        checkpoint=folder / "checkpoint.safetensors",
+        checkpoint=checkpoints(folder)[0],
         on_step=on_step,
         on_epoch=note,
     )
@@ -366,9 +368,10 @@ def _begun_trials(run: Path) -> dict[Path, dict[str, Any]]:
 def _begun(folder: Path) -> dict[str, Any] | None:
     """A trial's identity; None where nothing was trained, as after a mistake in a recipe that was mended."""
     path = folder / "trial.json"
-    if not path.is_file() or not (is_done(folder) or (folder / "checkpoint.safetensors").is_file()):
+    if not path.is_file() or not (is_done(folder) or has_checkpoint(folder)):
         return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    remedy = f"remove {folder} and give the command again: this trial is then trained anew"
+    return read_state(path, {"recipe": str, "dataset": str}, remedy=remedy, error=RunError)
 
 
 def _check_same(begun: Mapping[Path, Mapping[str, Any]], wanted: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from earsight.errors import RunError
 from earsight.execution.ray_cluster import Cluster
 from earsight.execution.ray_driver import POLL_SECONDS, STOP_SECONDS, Unit, beside_driver, open_driver
 from earsight.files import replace_text
+from earsight.training.checkpoint import checkpoints
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, check_run, is_done, run_inner
 from earsight.tuning.raytune import TuneSettings, run_tune
@@ -185,7 +186,8 @@ def _tune(
         one.run.mkdir(parents=True, exist_ok=True)
         replace_text(one.run / STOPPED, "by ASHA: others were further ahead at the same epoch\n")
         for unit in one.units:
-            (unit.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+            for path in checkpoints(unit.folder):
+                path.unlink(missing_ok=True)
         say(f"{one.point.name}: stopped by ASHA")
 
 
