@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 from earsight.cli import app
 from earsight.commands import predicting
 from earsight.evaluation.summary import read_predictions
-from earsight.inference.classifier import Classifier
+from earsight.inference.model import Model
 from earsight.recipe import list_recipes, load_recipe, parse_recipe
 
 TINY = [
@@ -314,8 +314,8 @@ def test_predict_in_three_forms(model, sounds):
 @pytest.mark.parametrize(("files", "asked"), [(3, 0), (4, 1)])
 def test_predict_asks_for_kernels_where_there_are_many_files(model, synthetic, monkeypatch, files, asked):
     calls = []
-    real = Classifier.use_kernels
-    monkeypatch.setattr(Classifier, "use_kernels", lambda self: calls.append(real(self)))
+    real = Model.use_kernels
+    monkeypatch.setattr(Model, "use_kernels", lambda self: calls.append(real(self)))
     monkeypatch.setattr(predicting, "MANY_CLIPS", 4)
     names = [synthetic.file(row) for row in range(files)]
     rows = [json.loads(line) for line in invoke("predict", model, *names, *THREAD, "--json").stdout.splitlines()]
