@@ -9,8 +9,11 @@ import math
 import os
 import pickle
 import resource
+import shutil
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -25,7 +28,8 @@ from torch import Tensor
 from earsight.errors import ModelError
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
-from earsight.models.modelfile import FORMAT_VERSION, _digest, load, load_card, save
+from earsight.models.modelfile import FORMAT_VERSION, _digest, load, load_card, load_probe, save
+from earsight.models.stages import empty_model
 from earsight.models.weights import load_pretrained
 from earsight.recipe import load_recipe
 
@@ -442,6 +446,119 @@ def test_changed_weights(saved, change, message, sealed):
     else:
         with pytest.raises(ModelError, match=message):
             load(saved)
+
+
+# What the card asks for
+
+
+def _hostile(path: Path, change) -> Path:
+    def apply(content: dict) -> dict:
+        change(content["card"])
+        return _reseal(content)
+
+    _rewritten(path, apply)
+    return path
+
+
+@pytest.fixture
+def built(monkeypatch) -> list[tuple[str, str]]:
+    """The networks that loading makes: their names and devices."""
+    found = []
+
+    def spy(recipe, *, classes, device="meta"):
+        found.append((recipe.backbone.name, device))
+        return empty_model(recipe, classes=classes, device=device)
+
+    monkeypatch.setattr("earsight.models.modelfile.empty_model", spy)
+    return found
+
+
+def test_features_beyond_the_budget_are_refused_before_anything_is_made(saved, built, monkeypatch):
+    _hostile(saved, lambda card: card["recipe"]["features"].update(hops_ms=[0.07] * 3, clip_seconds=300))
+    monkeypatch.setattr("earsight.models.modelfile.read_safetensors", lambda path: pytest.fail("read the weights"))
+    with pytest.raises(ModelError, match=r"asks for 4,410,001 columns.*; a model file may ask for.*EARSIGHT_MODEL_B"):
+        load(saved)
+    assert not built
+
+
+def test_a_network_of_billions_is_compared_without_memory(saved, built):
+    _hostile(saved, lambda card: card["recipe"]["backbone"].update(name="vit_5b_patch16_sapiens2"))
+    with pytest.raises(ModelError, match="weights do not fit vit_5b_patch16_sapiens2"):
+        load(saved)
+    assert built == [("vit_5b_patch16_sapiens2", "meta")]
+
+
+def _many(card: dict, members: int) -> None:
+    one = {key: card[key] for key in card if key not in ("members", "weights")}
+    card.update(members=[one] * members, weights=[1 / members] * members, mean=[0.0] * 3, std=[1.0] * 3)
+
+
+def test_of_members_without_weights_the_first_alone_is_made(saved, built):
+    _hostile(saved, lambda card: _many(card, 90))  # as many as there are tensors, all of them another's
+    with pytest.raises(ModelError, match="of its weights do not fit an ensemble of 90"):
+        load(saved)
+    assert built == [("test_resnet", "meta")]
+
+
+def test_too_many_members(saved, built):
+    _hostile(saved, lambda card: _many(card, 3000))
+    with pytest.raises(ModelError, match="asks for 3,000 members; a model file may ask for 1,000"):
+        load(saved)
+    assert not built
+
+
+def test_buffers_that_no_state_has_get_their_values(tmp_path, built):
+    recipe = load_recipe(overrides=["backbone.name=resnetblur18", "backbone.weights=none"])
+    recipe = recipe.resolve(sample_rate_hz=8000, clip_seconds=1.0, frames=64)
+    full = build("resnetblur18", classes=len(CLASSES), weights="none").eval()
+    save(tmp_path / "m", state=full.state_dict(), card=_card(recipe=recipe))
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "m")[1](x), full(x))
+    assert built == [("resnetblur18", "meta"), ("resnetblur18", "cpu")] * 2
+
+
+_IN_LITTLE_MEMORY = """
+import resource, sys
+from earsight.errors import ModelError
+from earsight.models.modelfile import load
+load(sys.argv[1])  # what is imported on first use
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (200 << 20),) * 2)
+for path in sys.argv[1:]:
+    try:
+        load(path)
+        print("loaded")
+    except ModelError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a process's size is read from /proc")
+def test_hostile_cards_take_little_memory(saved, tmp_path):
+    changes = [
+        lambda card: card["recipe"]["features"].update(hops_ms=[0.07] * 3, clip_seconds=600),
+        lambda card: card["recipe"]["backbone"].update(name="vit_5b_patch16_sapiens2"),
+        lambda card: card["recipe"]["backbone"].update(name="regnety_2560"),
+        lambda card: _many(card, 90),
+        lambda card: card["classes"].extend(map(str, range(100_000))),
+    ]
+    paths = [shutil.copy(saved, tmp_path / f"{number}.safetensors") for number in range(len(changes))]
+    for path, change in zip(paths, changes, strict=True):
+        _hostile(path, change)
+    command = [sys.executable, "-c", _IN_LITTLE_MEMORY, saved, *paths]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert found[0] == "loaded"
+    assert "asks for 600 seconds of sound" in found[1]
+    assert [("do not fit" in line) for line in found[2:]] == [True] * 4
+
+
+@pytest.mark.parametrize("value", [10**400, 1e300, "1e999"])
+def test_logits_of_the_probe_that_are_none(saved, value):
+    _rewritten(saved, lambda content: content | {"probe": [value, *content["probe"][1:]]})
+    saved.write_bytes(saved.read_bytes().replace(b'\\"1e999\\"', b"1e999    "))
+    with pytest.raises(ModelError, match="its answer to the probe cannot be read"):
+        load_probe(saved)
 
 
 # Fuzzing

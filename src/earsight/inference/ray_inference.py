@@ -8,6 +8,7 @@ here, on the same kind of processor. A batch whose worker dies is computed again
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ import torch
 from earsight.errors import EarsightError, counted
 from earsight.execution.ray_cluster import Cluster
 from earsight.inference.model import Model
+from earsight.models.card import BUDGET_VARIABLE
 from earsight.version import __version__
 
 Kept = TypeVar("Kept")
@@ -51,6 +53,7 @@ class RayInference:
             "threads": cluster.threads,
             "device": cluster.device,
             "kernels": kernels,
+            "budget": os.environ.get(BUDGET_VARIABLE, "1"),
         }
         self._work: Any = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=RETRIES)(_work)
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -107,6 +110,7 @@ def _work(content: bytes, order: dict[str, Any], compute: Callable[[Model, Job],
     torch.set_num_threads(order["threads"])
     if order["key"] not in _LOADED:
         _LOADED.clear()
+        os.environ[BUDGET_VARIABLE] = order["budget"]
         with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
             file.write(content)
             file.flush()

@@ -119,11 +119,11 @@ def build(
     return model
 
 
-def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int = 3) -> nn.Module:
+def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int = 3, device: str = "meta") -> nn.Module:
     """Make the architecture that `build` gives without initial weights, for ``load_state_dict(assign=True)``.
 
-    Its parameters and buffers lie on the ``meta`` device, without memory, until a whole state dict is assigned. A model
-    with buffers outside its state dict is built in full instead, as those would stay without values.
+    On the ``meta`` device it takes no memory, but buffers outside its state dict have no values either, as ``cpu``
+    gives them.
 
     Raises
     ------
@@ -131,16 +131,8 @@ def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int 
         As `build` does for ``name`` and ``classes``.
     """
     _check(name, classes=classes)
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with torch.device("meta"):
-                model = _create(name, classes=classes, dropout=dropout, channels=channels)
-        except (RuntimeError, NotImplementedError):  # an architecture that computes with values while it is built
-            return _create(name, classes=classes, dropout=dropout, channels=channels)
-        kept = set(model.state_dict())
-        if any(key not in kept for key, _ in model.named_buffers()):
-            return _create(name, classes=classes, dropout=dropout, channels=channels)
-    return model
+    with torch.random.fork_rng(devices=[]), torch.device(device):
+        return _create(name, classes=classes, dropout=dropout, channels=channels)
 
 
 def stages(model: nn.Module) -> dict[str, list[str]]:
@@ -204,7 +196,7 @@ def _create(name: str, *, classes: int, dropout: float, channels: int) -> nn.Mod
         model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=classes, in_chans=channels, drop_rate=dropout
         )
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise ModelError(f"backbone {name}: cannot be built with a head, dropout and channels ({error})") from error
     return model
 
@@ -226,7 +218,7 @@ def _check(name: str, *, classes: int) -> None:
     if not known:
         near = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() shows the names"
-        raise ModelError(f"backbone {name}: timm has no such model; {hint}")
+        raise ModelError(f"backbone {name[:80]}: timm has no such model; {hint}")
     if config is not None and config.fixed_input_size:
         size = " x ".join(str(side) for side in config.input_size[1:])
         raise ModelError(

@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from earsight.errors import ModelError, RecipeError
-from earsight.recipe import Recipe
+from earsight.recipe import Features, Recipe
+
+BUDGET = {
+    "members": 1000,
+    "seconds of sound in a window": 300,
+    "points in an FFT": 1 << 17,
+    "columns in a spectrogram, before or after its resize": 20_000,
+    "values in the STFTs of a window": 1 << 28,
+    "bytes of memory": 8 << 30,
+}
+"""What the card of a model file may ask for; $EARSIGHT_MODEL_BUDGET multiplies it."""
+BUDGET_VARIABLE = "EARSIGHT_MODEL_BUDGET"
+_CLIPS = 16  # that are classified at once
+_VALUES = 128  # that a network keeps at once for each cell of a spectrogram: VGG's, the most
+_FLOATS = (1e-37, 3e38)  # numbers that float32 keeps with all their digits
 
 
 @dataclass(frozen=True)
@@ -59,9 +74,10 @@ class ModelCard:
     def __post_init__(self) -> None:
         if not self.classes or len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise ModelError(f"model card: {len(self.classes)} classes; expected at least one, all named and different")
-        if not self.mean or len(self.mean) != len(self.std) or not all(map(math.isfinite, self.mean + self.std)):
+        least, most = _FLOATS
+        if not self.mean or len(self.mean) != len(self.std) or not all(abs(one) < most for one in self.mean + self.std):
             raise ModelError(f"model card: mean {self.mean} and std {self.std}; expected one finite number per channel")
-        if min(self.std) <= 0 or not 0 < self.temperature < math.inf:
+        if min(self.std) < least or not least < self.temperature < most:
             raise ModelError(f"model card: std {self.std}, temperature {self.temperature}; expected numbers above 0")
         try:
             self.recipe.features.rate, self.recipe.features.samples, self.recipe.features.columns  # noqa: B018
@@ -89,6 +105,44 @@ class ModelCard:
                     raise ModelError(f"model card: member {number} has other {name} than the ensemble; leave it out")
             if member.members:
                 raise ModelError(f"model card: member {number} is an ensemble itself; give its members instead")
+
+
+def check_budget(card: ModelCard) -> None:
+    """Refuse, by a `ModelError`, a card that asks for more than `BUDGET`; nothing is built for that."""
+    given = os.environ.get(BUDGET_VARIABLE, "1")
+    try:
+        factor = float(given)
+    except ValueError:
+        factor = 0.0
+    if not factor > 0:
+        raise ModelError(f"{BUDGET_VARIABLE} is {given!r}; expected how many times the budget is given, such as 4")
+    found = _asked(card.recipe.features) | {"members": len(card.members)}
+    for what, most in BUDGET.items():
+        if found[what] > most * factor:
+            enough = math.ceil(min(found[what] / most, 1e12))
+            raise ModelError(
+                f"asks for {found[what]:,.0f} {what}; a model file may ask for {most * factor:,.0f}. If you trust "
+                f"whoever made it, set {BUDGET_VARIABLE}={enough}, which multiplies all that it may ask for"
+            )
+
+
+def _asked(features: Features) -> dict[str, float]:
+    """What features ask for; the bytes are bounds of what is held at once, for the front end and a batch of clips."""
+    rate, samples, bands, frames = features.rate, features.samples, features.bands, features.columns
+    points = features.fft_ms * rate / 1000
+    columns = [1 + samples // max(1, round(min(ms * rate / 1000, samples))) for ms in features.hops_ms]
+    # Long FFTs are interpolated from grids of 3 points a sample of the window, which takes a matrix of both.
+    grids = [3 * ms * rate / 1000 for ms in features.windows_ms]
+    banks = 8 * points / 2 * (6 * bands * len(grids) + max((grid / 2 for grid in grids if grid < points), default=0))
+    resize = 4 * max(columns) * (max(columns) + 4 * frames)
+    clip = 12 * samples + 12 * bands * sum(columns) + 4 * _VALUES * bands * frames
+    return dict(
+        zip(
+            list(BUDGET)[1:],
+            (samples / rate, points, max(*columns, frames), points * sum(columns), banks + resize + _CLIPS * clip),
+            strict=True,
+        )
+    )
 
 
 def ensemble_card(

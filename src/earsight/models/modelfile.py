@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from earsight.errors import ModelError
 from earsight.features.spectrogram import Spectrogram
 from earsight.files import replace_bytes
-from earsight.models.card import ModelCard, card_of, described
+from earsight.models.card import ModelCard, card_of, check_budget, described
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_from_tensors
 from earsight.models.stages import empty_model
@@ -94,33 +94,39 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     """Read a model file: its card, and the module in eval mode, on the CPU, with the very bits that were saved.
 
     Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`).
+    Memory and time are in proportion to the file, and what its card asks for is within `earsight.models.card.BUDGET`:
+    networks are compared with the weights on the ``meta`` device, member by member, before any is built.
 
     Raises
     ------
     ModelError
-        As `load_card` does; and if the weights are damaged, NaN, or do not fit the backbone that the card names.
+        As `load_card` does; and if the card asks for too much, or the weights are damaged, NaN, or do not fit the
+        backbone that the card names.
     """
     path = Path(path)
     card, tensors_sha256 = _card(path)
+    try:
+        check_budget(card)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     tensors = read_safetensors(path)
     if _digest(tensors) != tensors_sha256:
         raise damaged(path, "its weights are not those that were saved")
-    _check_finite(tensors, where=str(path))
     if len(tensors) < len(card.members):
         raise damaged(path, f"it has {len(tensors)} weights for {len(card.members)} members")
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
-    model = _empty(card)
     found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_STATISTICS)}
-    wrong = _wrong(model, tensors)
+    networks, wrong = _compared(card, tensors)
     if wrong:
         name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
         raise ModelError(
             f"{path}: {len(wrong)} of its weights do not fit {name} with {len(card.classes)} classes "
             f"({', '.join(wrong[:3])}); it was saved from another model or by another timm: train it again"
         )
-    model = _filled(model, tensors)
+    model = _filled(card, networks, tensors)
     _attach_all(path, model, found, classes=len(card.classes))
+    _check_finite(tensors | found, where=str(path))
     return card, model
 
 
@@ -138,7 +144,7 @@ def load_probe(path: str | Path) -> NDArray[np.float32] | None:
     if found is None:
         return None
     numbers = [value for value in found if type(value) in (int, float)] if isinstance(found, list) else []
-    if len(numbers) != len(card.classes):
+    if len(numbers) != len(card.classes) or not all(abs(value) < 1e30 for value in numbers):
         raise damaged(path, "its answer to the probe cannot be read")
     return np.array(numbers, dtype=np.float32)
 
@@ -203,26 +209,48 @@ def _noise(samples: int) -> NDArray[np.float64]:
 
 def _probe(card: ModelCard, tensors: Mapping[str, Tensor]) -> list[float] | None:
     """The probe's logits that go into the file; None where the weights do not fit the card, or overflow."""
-    model = _empty(card)
     weights = {key: value for key, value in tensors.items() if key.startswith(_PREFIX)}
-    if _wrong(model, weights):
+    networks, wrong = _compared(card, weights)
+    if wrong:
         return None
     # Strides of the plain layout: others are kept by weights of size 1, and lead to other bits.
     plain = {key: value.flatten().view(value.shape) for key, value in weights.items()}
-    logits = _probe_logits(card, _filled(model, plain))
+    logits = _probe_logits(card, _filled(card, networks, plain))
     return [round(float(value), 5) for value in logits] if np.isfinite(logits).all() else None
 
 
-def _filled(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def _compared(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[list[nn.Module], list[str]]:
+    """A card's networks on the ``meta`` device, and the tensors that they lack or have in another shape or type.
+
+    The first network that does not fit is the last that is made. Tensors of no network are named too.
+    """
+    left = {key: (value.shape, value.dtype) for key, value in tensors.items()}
+    networks: list[nn.Module] = []
+    for place, one in enumerate(card.members or (card,)):
+        prefix = f"{_PREFIX}networks.{place}." if card.members else _PREFIX
+        # Always three channels: a spectrogram of one window is copied to three.
+        networks.append(empty_model(one.recipe, classes=len(one.classes)))
+        wanted = {prefix + key: (value.shape, value.dtype) for key, value in networks[-1].state_dict().items()}
+        wrong = [key for key, kind in wanted.items() if left.pop(key, None) != kind]
+        if wrong:
+            return networks, sorted(wrong + [key for key in left if key.startswith(prefix)])
+    return networks, sorted(left)
+
+
+def _filled(card: ModelCard, networks: Sequence[nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The module that a card describes, in eval mode, of networks that `_compared` let pass and their tensors."""
+    model = networks[0]
+    if card.members:
+        pairs = zip(networks, card.members, card.weights, strict=True)
+        model = Ensemble(
+            [Member(network, one.mean, one.std, one.temperature, weight) for network, one, weight in pairs]
+        )
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in tensors.items()}, assign=True)
+    if any(buffer.is_meta for buffer in model.buffers()):  # some are in no state dict, but computed from the sizes
+        cards = card.members or (card,)
+        whole = [empty_model(one.recipe, classes=len(one.classes), device="cpu") for one in cards]
+        return _filled(card, whole, tensors)
     return model.eval()
-
-
-def _wrong(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Names of the tensors that a model lacks, has in excess, or has in another shape or type."""
-    wanted = {_PREFIX + key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
-    found = {key: (value.shape, value.dtype) for key, value in tensors.items()}
-    return [key for key in sorted(wanted.keys() | found.keys()) if wanted.get(key) != found.get(key)]
 
 
 def _attach_all(path: Path, model: nn.Module, found: Mapping[str, Tensor], *, classes: int) -> None:
@@ -239,15 +267,6 @@ def _attach_all(path: Path, model: nn.Module, found: Mapping[str, Tensor], *, cl
             attach_statistics(networks[int(place)], statistics_from_tensors(tensors, classes=classes))
         except ModelError as error:
             raise damaged(path, f"it has {error}") from error
-
-
-def _empty(card: ModelCard) -> nn.Module:
-    """The module that a card describes, without weights."""
-    if card.members:
-        pairs = zip(card.members, card.weights, strict=True)
-        return Ensemble([Member(_empty(one), one.mean, one.std, one.temperature, weight) for one, weight in pairs])
-    # Always three channels: a spectrogram of one window is copied to three.
-    return empty_model(card.recipe, classes=len(card.classes))
 
 
 def _card(path: Path) -> tuple[ModelCard, str]:

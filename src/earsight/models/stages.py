@@ -68,15 +68,15 @@ def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str 
     return model
 
 
-def empty_model(recipe: Recipe, *, classes: int) -> nn.Module:
-    """The architecture of `starting_model` without weights, for ``load_state_dict(assign=True)``.
+def empty_model(recipe: Recipe, *, classes: int, device: str = "meta") -> nn.Module:
+    """The architecture of `starting_model` without weights, as `earsight.models.backbones.build_empty` makes it.
 
     Raises
     ------
     ModelError, RecipeError
         As `starting_model` does for the backbone and the cut.
     """
-    model = build_empty(recipe.backbone.name, classes=classes, dropout=recipe.backbone.dropout)
+    model = build_empty(recipe.backbone.name, classes=classes, dropout=recipe.backbone.dropout, device=device)
     if recipe.transfer.cut == "none":
         return model
     _check(model, recipe.backbone, Transfer(cut=recipe.transfer.cut))

@@ -1,0 +1,91 @@
+"""The budget: what a model file's card may ask for before anything is built."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from earsight.errors import ModelError
+from earsight.models.card import BUDGET_VARIABLE, ModelCard, check_budget, ensemble_card
+from earsight.recipe import Recipe, list_recipes, load_recipe
+
+
+def _card(recipe: Recipe, **changes: object) -> ModelCard:
+    windows = len(recipe.features.windows_ms)
+    values: dict[str, object] = {"classes": ("a", "b"), "recipe": recipe, "mean": (0.0,) * windows}
+    return ModelCard(**(values | {"std": (1.0,) * windows} | changes))  # type: ignore[arg-type]
+
+
+def _recipe(*overrides: str) -> Recipe:
+    return load_recipe(overrides=overrides).resolve(sample_rate_hz=44100, clip_seconds=5.0, frames=250)
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_recipes_of_the_package_stay_far_below_it(name, monkeypatch):
+    recipe = load_recipe(name).resolve(sample_rate_hz=44100, clip_seconds=5.0, frames=250)
+    monkeypatch.setenv(BUDGET_VARIABLE, "0.4")
+    check_budget(_card(recipe))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (["clip_seconds=600", "frames=250", "hops_ms=[0.07, 0.07, 0.07]"], "600 seconds of sound in a window"),
+        (["clip_seconds=300", "frames=250", "hops_ms=[0.07, 10, 10]"], "4,410,001 columns in a spectrogram"),
+        (["hops_ms=[1e-300, 10, 10]"], "220,501 columns in a spectrogram"),
+        (
+            ["clip_seconds=290", "frames=250", "sample_rate_hz=384000", "fft_ms=100", "hops_ms=[500, 500, 500]"],
+            "bytes of memory",
+        ),
+        (["frames=20000", "bands=1024"], "bytes of memory"),
+        (["fft_ms=2900", "windows_ms=[700, 700, 700]"], "bytes of memory"),
+        (["fft_ms=2900", "hops_ms=[1, 1, 1]"], "values in the STFTs of a window"),
+        (["fft_ms=4000"], "176,400 points in an FFT; a model file may ask for 131,072"),
+        (["fft_ms=1e306"], "points in an FFT"),
+    ],
+)
+def test_features_that_ask_for_too_much(overrides, what, monkeypatch):
+    card = _card(_recipe(*(f"features.{one}" for one in overrides)))
+    with pytest.raises(ModelError, match=re.escape(what)) as caught:
+        check_budget(card)
+    for _ in range(3):  # what the message says lets it pass, or names the next
+        factor = re.search(rf"set {BUDGET_VARIABLE}=(\d+)", str(caught.value))
+        assert factor, caught.value
+        monkeypatch.setenv(BUDGET_VARIABLE, factor[1])
+        try:
+            check_budget(card)
+            break
+        except ModelError as error:
+            caught.value.args = error.args
+    else:
+        assert "1e306" in overrides[0]
+
+
+def test_members_that_are_too_many():
+    member = _card(_recipe())
+    check_budget(ensemble_card([member] * 1000, trained_on={}))
+    with pytest.raises(ModelError, match="asks for 1,001 members; a model file may ask for 1,000"):
+        check_budget(ensemble_card([member] * 1001, trained_on={}))
+
+
+@pytest.mark.parametrize("value", ["much", "", "0", "-1", "nan"])
+def test_a_factor_that_is_none(value, monkeypatch):
+    monkeypatch.setenv(BUDGET_VARIABLE, value)
+    with pytest.raises(ModelError, match=f"{BUDGET_VARIABLE} is '{value}'; expected how many times"):
+        check_budget(_card(_recipe()))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": (1e39, 0.0, 0.0)},
+        {"std": (1.0, 1.0, 1e39)},
+        {"std": (1.0, 1e-50, 1.0)},
+        {"temperature": 1e-320},
+        {"temperature": 1e300},
+    ],
+)
+def test_numbers_that_float32_has_not(changes):
+    with pytest.raises(ModelError, match="model card"):
+        _card(_recipe(), **changes)
