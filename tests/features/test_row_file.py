@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import wave
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from earsight.data import audio
 from earsight.data.datasets import Clip, Dataset, Hints
+from earsight.errors import DataError
 from earsight.features import row_file
 from earsight.features.row_file import RowFile, RowLayout, open_rows
 from earsight.features.store import open_store, store_key
@@ -21,7 +23,7 @@ from earsight.recipe import Features
 COUNT = 12
 SMALL = Features(sample_rate_hz=8000, clip_seconds=0.5, frames=32, bands=32)
 LAYOUT = RowLayout("rows", "rows.f32", row_bytes=4 * 4000, tables={"peak.f64": ("float64", (1,))})
-FILES = ("rows.f32", "peak.f64", "sounds.u8", "state.u8")
+FILES = ("rows.f32", "peak.f64", "sounds.u8", "checks.u32", "state.u8")
 
 
 def make(folder, count=COUNT):
@@ -82,7 +84,7 @@ class Disk:
                     raise OSError(errno.ENOSPC, "No space left on device", self.name)
                 if name == "state.u8":
                     done = np.flatnonzero(np.frombuffer(values, dtype=np.uint8) == 1)
-                    disk.undone += [(row, at) for row in done for at in FILES[:3] if row not in disk.synced[at]]
+                    disk.undone += [(row, at) for row in done for at in FILES[:-1] if row not in disk.synced[at]]
                 disk.dirty[name].add(row)
                 return super().write(values)
 
@@ -115,13 +117,13 @@ def test_a_state_is_written_after_its_row_is_on_the_disk(clips, tmp_path, monkey
     disk = Disk(monkeypatch)
     build(clips, tmp_path / "rows")
     assert disk.undone == []
-    assert all(disk.synced[name] == set(range(COUNT)) for name in FILES[:3])
-    assert disk.syncs == (4 * (COUNT + 1) if seconds == 0 else 4)
+    assert all(disk.synced[name] == set(range(COUNT)) for name in FILES[:-1])
+    assert disk.syncs == (5 * (COUNT + 1) if seconds == 0 else 5)
 
 
 @needs_proc
 @pytest.mark.parametrize("how", ["short", "refused"])
-@pytest.mark.parametrize("file", FILES[:3])
+@pytest.mark.parametrize("file", FILES[:-1])
 @pytest.mark.parametrize("seconds", [0.0, 1000.0])
 def test_a_full_disk_leaves_no_row_that_only_seems_done(clips, tmp_path, monkeypatch, file, how, seconds):
     whole = content(build(clips, tmp_path / "whole").folder)
@@ -135,7 +137,7 @@ def test_a_full_disk_leaves_no_row_that_only_seems_done(clips, tmp_path, monkeyp
     left = content(tmp_path / "rows.building")
     done = np.flatnonzero(np.frombuffer(left["state.u8"], dtype=np.uint8) == 1)
     assert done.tolist() == list(range(7))
-    for name in FILES[:3]:
+    for name in FILES[:-1]:
         assert np.array_equal(rows_of(left, name)[done], rows_of(whole, name)[done])
     reads = []
     assert content(build(clips, tmp_path / "rows", reads=reads).folder) == whole
@@ -143,13 +145,13 @@ def test_a_full_disk_leaves_no_row_that_only_seems_done(clips, tmp_path, monkeyp
 
 
 @needs_proc
-@pytest.mark.parametrize("file", [1, 2, 3])
+@pytest.mark.parametrize("file", [1, 2, 3, 4])
 def test_a_sync_that_fails_leaves_its_rows_undone(clips, tmp_path, monkeypatch, file):
     """The next sync may succeed though the rows of this one are lost: it must not count them."""
     with monkeypatch.context() as patch:
         patch.setattr(row_file, "_SYNC_SECONDS", 0.0)
         patch.setattr(row_file, "_SYNC_SHARE", 1e9)
-        disk = Disk(patch, fails=2 * 4 + file)
+        disk = Disk(patch, fails=2 * 5 + file)
         with pytest.raises(OSError, match="Input/output"):
             build(clips, tmp_path / "rows")
         assert disk.undone == []
@@ -158,7 +160,7 @@ def test_a_sync_that_fails_leaves_its_rows_undone(clips, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("lost", ["removed", "cut"])
-@pytest.mark.parametrize("file", FILES[:3])
+@pytest.mark.parametrize("file", FILES[:-1])
 def test_rows_whose_file_is_lost_are_computed_again(clips, tmp_path, monkeypatch, file, lost):
     whole = content(build(clips, tmp_path / "whole").folder)
     (build(clips, tmp_path / "rows").folder).rename(tmp_path / "rows.building")  # as if killed before the end
@@ -169,12 +171,16 @@ def test_rows_whose_file_is_lost_are_computed_again(clips, tmp_path, monkeypatch
 
 
 GOLDEN = ("1760ccef0cfd7957", "5f3a66c8647bd311")
-"""Keys that version 0.1.0 gave: a change of these builds everybody's stores again."""
+"""Keys that version 0.1.0 gave, by size and time: their stores are still found."""
 
 
-def test_keys_are_those_of_earlier_versions(tmp_path):
+KEYS = ("86415329df259c50", "5fa8993aa3ac0362")
+"""Keys that this version gives, by content: a change of these builds everybody's stores again."""
+
+
+def test_keys_stay(tmp_path):
     clips = make(tmp_path / "data", 3)
-    assert (store_key(clips, SMALL, (-1, 0, 2)), waves_key(clips, SMALL)) == GOLDEN
+    assert (store_key(clips, SMALL, (-1, 0, 2)), waves_key(clips, SMALL)) == KEYS
 
 
 def test_a_store_of_an_earlier_version_is_opened_as_it_is(tmp_path, monkeypatch):
@@ -210,4 +216,89 @@ def test_a_store_of_an_earlier_version_is_opened_as_it_is(tmp_path, monkeypatch)
     raw = open_waves(clips, SMALL, semitones=steps, cache=cache)
     assert raw.read_waves(np.array([1]))[0].tolist() == list(range(4000, 8000))
     assert (raw.sounds == 7).all()
-    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path.name for path in cache.iterdir() if path.is_dir()} == set(GOLDEN)
+
+
+def flipped(path, place, bit=3):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["store", "waves"])
+def test_whatever_changes_in_a_folder_of_rows_is_made_anew(clips, tmp_path, monkeypatch, caplog, kind):
+    """Flipped bytes, cut and lost files: the rows read are the same, and the damage is said."""
+    opens = {"store": open_store, "waves": open_waves}[kind]
+    steps, rows = (-1, 0, 2), np.arange(COUNT)
+
+    def read():
+        one = opens(clips, SMALL, semitones=steps, cache=tmp_path / "cache", workers=1)
+        values = [one.read_codes(rows, rows % 3)] if kind == "store" else [one.read_waves(rows).numpy()]
+        return one, [held.tobytes() for held in (*values, one.sounds, *one.tables.values())]
+
+    one, expected = read()
+    whole = {path.name: path.read_bytes() for path in one.folder.iterdir()}
+    generator = np.random.default_rng(5)
+    large = one.layout.file
+    for name, data in whole.items():
+        for how in ("flip", "flip", "cut", "lost"):
+            caplog.clear()
+            path = one.folder / name
+            if how == "flip":
+                flipped(path, int(generator.integers(len(data))), int(generator.integers(8)))
+            elif how == "cut":
+                os.truncate(path, len(data) - int(generator.integers(1, len(data))))
+            else:
+                path.unlink()
+            spoilt = {path.name: path.read_bytes() for path in one.folder.iterdir()}
+            again, found = read()
+            assert found == expected, (name, how)
+            assert (
+                name == "state.u8"
+                or caplog.text
+                or b'"digest"' not in spoilt["store.json"]
+                or (
+                    name == large and how == "flip"  # in a part that was not read
+                )
+            ), (name, how)
+            if name not in ("state.u8", large):
+                assert {file: (again.folder / file).read_bytes() for file in whole if file != "state.u8"} == {
+                    file: data for file, data in whole.items() if file != "state.u8"
+                }, (name, how)
+            path.write_bytes(data)
+
+
+def test_a_damaged_row_without_its_sound_is_named(clips, tmp_path, caplog):
+    store = open_store(clips, SMALL, semitones=(0,), cache=tmp_path / "cache", workers=1)
+    whole = store.read_codes(np.arange(COUNT), np.zeros(COUNT, dtype=np.int64))
+    flipped(store.folder / "pictures.i16", whole[:1].nbytes * 4 + 77)
+    clips.file(4).rename(tmp_path / "away.wav")
+    with pytest.raises(
+        DataError, match=r"the row of 4\.wav is damaged, and its sound cannot be read .*remove .*built anew"
+    ):
+        store.read_codes(np.array([4]), np.array([0]))
+    clips.file(5).rename(clips.file(4))
+    with pytest.raises(DataError, match=r"the row of 4\.wav is damaged, and its sound gives another one now; remove"):
+        store.read_codes(np.array([4]), np.array([0]))
+    (tmp_path / "away.wav").rename(clips.file(4))
+    assert np.array_equal(store.read_codes(np.array([4]), np.array([0])), whole[4:5])
+    assert "the row of 4.wav is damaged and made anew from its sound" in caplog.text
+    caplog.clear()
+    assert np.array_equal(store.read_codes(np.array([4]), np.array([0])), whole[4:5])
+    assert not caplog.text, "it was written in its place"
+    shutil.rmtree(store.folder)
+    with pytest.raises(DataError, match="is not there any more; give the command again, and it is built anew"):
+        store.read_codes(np.array([4]), np.array([0]))
+
+
+def test_a_state_that_lies_is_not_believed(clips, tmp_path):
+    """A killed build whose table of states changed on the disk: no row of zeros counts as done."""
+    whole = content(build(clips, tmp_path / "whole").folder)
+    shutil.copytree(tmp_path / "whole", tmp_path / "rows.building")
+    (tmp_path / "rows.building" / "store.json").unlink()
+    for name, size in (("rows.f32", 16000), ("checks.u32", 12)):
+        os.truncate(tmp_path / "rows.building" / name, 3 * size)
+    reads = []
+    assert content(build(clips, tmp_path / "rows", reads=reads).folder) == whole
+    assert sorted(reads) == list(range(3, COUNT))

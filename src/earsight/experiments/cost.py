@@ -66,7 +66,7 @@ def _row(
     pending, seconds = job.pending, 0.0
     if pending:
         measured = _seconds_of_done(job)
-        store = store_key(job.dataset, job.recipe.features, pitch_steps(job.recipe.augment))
+        store = store_key(job.dataset, job.recipe.features, pitch_steps(job.recipe.augment), cache=cache)
         kind = f"{job.recipe.backbone.name} {store} {job.recipe.training.batch_size}"
         if measured is None and kind not in rates:
             rates[kind] = _rate(job, store, device=device, cache=cache)

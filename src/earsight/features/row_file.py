@@ -4,20 +4,22 @@ Comes in: a data set, a layout, and a function from a decoded wave (samples,) fl
 with one large file of rows of equal size, small tables with an entry for each row, a table of states, and
 ``store.json``. It is built under another name, under a lock, and renamed when complete; a build that was interrupted
 computes only the rows whose state is not done. A state is written once its row is on the disk, so that no kill, power
-cut or full disk leaves a row of zeros that counts as done. Files are written and read by offset: pages of a memory map
-would count as the process's memory, which would then grow with the number of clips.
+cut or full disk leaves a row of zeros that counts as done. ``checks.u32`` has the CRC-32 of each part of a row that is
+read on its own, and of its entries in the tables; ``store.json`` has those of the tables. What does not fit is
+computed again. Files are written and read by offset: pages of a memory map would count as the process's memory, which
+would then grow with the number of clips.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
@@ -31,15 +33,16 @@ from torch import Tensor
 
 from earsight.data import audio
 from earsight.data.datasets import Dataset
-from earsight.errors import AudioError, DataError
+from earsight.errors import AudioError, DataError, counted
 from earsight.features.spectrogram import silence
-from earsight.files import replace_text
+from earsight.files import read_state, say_damage, say_once, write_state
 from earsight.parallel import in_order
 from earsight.recipe import Features
 
 DESCRIPTION = "store.json"
-_SOUNDS, _STATES = "sounds.u8", "state.u8"
+_SOUNDS, _CHECKS, _STATES = "sounds.u8", "checks.u32", "state.u8"
 _DONE, _UNREADABLE = 1, 2
+_REMEDY = "what does not fit is computed again"
 _SYNC_SECONDS = 1.0
 _SYNC_SHARE = 0.02
 """Rows are synced to the disk in batches: once a second, and less often where that would take over 2 % of the time."""
@@ -64,6 +67,8 @@ class RowLayout:
         A row's place in it.
     tables : mapping of str to (str, tuple of int)
         Dtype and shape of an entry of each table, by file name.
+    parts : int
+        How many parts of equal size a row has, each of which is read on its own.
     remedy : str
         What else helps where the disk is too small, with a comma after it.
     """
@@ -72,7 +77,13 @@ class RowLayout:
     file: str
     row_bytes: int
     tables: Mapping[str, tuple[str, tuple[int, ...]]]
+    parts: int = 1
     remedy: str = ""
+
+    @property
+    def stored(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """All tables: those of the layout, the sounds' digests, and the checks (parts, entries, bytes of the row)."""
+        return {**self.tables, _SOUNDS: ("uint8", (16,)), _CHECKS: ("uint32", (self.parts + 2,))}
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,11 @@ class RowFile:
     errors : dict
         Row to reason, for the clips that could not be read.
     tables : dict
-        The layout's tables, one entry for each row.
+        The layout's tables, one entry for each row, and the checks, but for folders of earlier versions.
+    layout : RowLayout
+    dataset : Dataset
+    key : str
+        Names the content; the folder's name, but for folders of earlier versions.
     """
 
     folder: Path
@@ -100,6 +115,9 @@ class RowFile:
     sounds: NDArray[np.uint8]
     errors: dict[int, str]
     tables: dict[str, NDArray[Any]]
+    layout: RowLayout
+    dataset: Dataset
+    key: str
 
     stretches = False
     """Rows are read at a pitch step; stretching and rolling are left to `earsight.features.augment.apply`."""
@@ -109,33 +127,60 @@ class RowFile:
         """What each row of the spectrograms reads in digital silence, shape (bands,)."""
         return silence(self.features)
 
-    def read_values(self, name: str, rows: NDArray[Any], offsets: Iterable[int]) -> None:
-        """Fill each row of an array from a file of the folder, from its offset in bytes on."""
-        with (self.folder / name).open("rb", buffering=0) as file:
-            for row, offset in zip(rows, offsets, strict=True):
-                file.seek(offset)
-                if file.readinto(row.data) != row.nbytes:
-                    raise DataError(f"{self.folder}: shorter than it was written; delete it, and it is built again")
+    def read_values(self, out: NDArray[Any], rows: Iterable[int], parts: Iterable[int]) -> None:
+        """Fill each of an array with a part of a row; one that is damaged is made anew from its sound.
+
+        Raises
+        ------
+        DataError
+            If the rows are gone, or a sound that is needed again is not what it was.
+        """
+        checks, path = self.tables.get(_CHECKS), self.folder / self.layout.file
+        try:
+            with path.open("rb", buffering=0) as file:
+                for values, row, part in zip(out, rows, parts, strict=True):
+                    file.seek(row * self.layout.row_bytes + part * values.nbytes)
+                    whole = file.readinto(values.data) == values.nbytes
+                    if checks is not None and row not in self.errors:
+                        whole = whole and zlib.crc32(values.data) == checks[row, part]
+                    if not whole:
+                        values[...] = self._again(row)[part].view(values.dtype).reshape(values.shape)
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: is not there any more; give the command again, and it is built anew") from error
+
+    def computed(self, wave: NDArray[np.float32]) -> Iterable[Row]:
+        """The row of a wave (samples,), in each way in which it may have been computed when it was stored."""
+        raise NotImplementedError
+
+    def _again(self, row: int) -> NDArray[np.uint8]:
+        """A row's parts (parts, bytes), computed from its sound as they were, and written in their place."""
+        clip = f"{self.folder}: the row of {self.dataset.clips[row].path} is damaged"
+        remedy = f"remove {self.folder} and give the command again: it is built anew"
+        if _CHECKS not in self.tables:
+            raise DataError(f"{clip}; {remedy}")
+        try:
+            wave = _wave(self.dataset, row, self.features)
+        except AudioError as error:
+            raise DataError(f"{clip}, and its sound cannot be read ({error.reason}); {remedy}") from error
+        for values, _ in self.computed(audio.fit(wave, self.features.samples)):
+            parts = values.reshape(self.layout.parts, -1).view(np.uint8)
+            if [zlib.crc32(part.data) for part in parts] == self.tables[_CHECKS][row, : len(parts)].tolist():
+                say_damage(f"{clip} and made anew from its sound")
+                with suppress(OSError), (self.folder / self.layout.file).open("r+b", buffering=0) as file:
+                    _write(file, parts, offset=row * self.layout.row_bytes)
+                return parts
+        raise DataError(f"{clip}, and its sound gives another one now; {remedy}")
 
 
 R = TypeVar("R", bound=RowFile)
 
 
-def content_key(dataset: Dataset, *settings: Any) -> str:
-    """Sixteen hexadecimal digits that name settings (as JSON) and the sounds: path, size and time of change of each."""
-    files: list[list[Any]] = []
-    for row, clip in enumerate(dataset.clips):
-        try:
-            status = dataset.file(row).stat()
-            files.append([clip.path, status.st_size, status.st_mtime_ns])
-        except OSError:
-            files.append([clip.path, None, None])
-    return hashlib.sha256(json.dumps([*settings, files]).encode()).hexdigest()[:16]
-
-
 def is_complete(folder: Path) -> bool:
     """Whether every row of a folder is computed: `open_rows` then decodes nothing."""
-    return (folder / DESCRIPTION).is_file() and not _description(folder)["errors"]
+    try:
+        return not _description(folder)["errors"]
+    except DataError:
+        return False
 
 
 def open_rows(
@@ -150,8 +195,9 @@ def open_rows(
     about: Mapping[str, Any],
     workers: int = 0,
     progress: Progress | None = None,
+    earlier: Path | None = None,
 ) -> R:
-    """Open a folder of rows, computing those that are not there yet.
+    """Open a folder of rows, computing those that are not there yet, or are damaged.
 
     Parameters
     ----------
@@ -173,14 +219,20 @@ def open_rows(
         Threads; 0 is one a core.
     progress : callable, optional
         Called after every clip.
+    earlier : Path, optional
+        A folder of the same rows that an earlier version left; it is read where ``final`` is not there.
 
     Raises
     ------
     DataError
         If the disk has too little room, or the folder cannot be made.
     """
-    described = final / DESCRIPTION
-    if not is_complete(final):
+    count, settings = len(dataset.clips), (features, tuple(semitones))
+    if earlier is not None and not final.is_dir() and (found := _opened(earlier, layout, count)) is not None:
+        say_once(f"{earlier}: was written by an earlier version, without digests; it cannot be checked")
+        return kind(earlier, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name)
+    found = _opened(final, layout, count) if final.is_dir() else None
+    if found is None or found[0]:
         cache = final.parent
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -188,22 +240,59 @@ def open_rows(
             raise DataError(f"{cache}: cannot be made ({error.strerror}); set EARSIGHT_CACHE or --cache") from error
         with _locked(cache / f"{final.name}.lock"):
             # What could not be read before may be readable now, after a chmod or when a disk is back: those rows alone
-            # are tried again, in place, since nobody reads them. Another process may have built all in the meantime.
-            built = described.is_file()
-            if not is_complete(final):
+            # are tried again, in place, since nobody reads them; so are those that are damaged. Another process may
+            # have built all in the meantime.
+            built = final.is_dir()
+            found = _opened(final, layout, count, quiet=True) if built else None
+            if found is None or found[0]:
                 folder = final if built else final.with_name(final.name + ".building")
                 _build(folder, layout, dataset, features, compute, workers=workers, progress=progress, about=about)
                 if not built:
                     folder.replace(final)
-    stored = {**layout.tables, _SOUNDS: ("uint8", (16,))}
-    tables = {name: np.fromfile(final / name, dtype=of).reshape(-1, *shape) for name, (of, shape) in stored.items()}
-    errors = {int(row): reason for row, reason in _description(final)["errors"].items()}
-    return kind(final, features, tuple(semitones), tables.pop(_SOUNDS), errors, tables)
+                found = _opened(final, layout, count)
+    if found is None:
+        raise DataError(
+            f"{final}: is damaged as soon as it is written; look at the disk, or set EARSIGHT_CACHE or --cache"
+        )
+    return kind(final, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name)
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    return content
+    return read_state(folder / DESCRIPTION, {"errors": dict}, remedy=_REMEDY, error=DataError)
+
+
+def _opened(
+    folder: Path, layout: RowLayout, count: int, *, quiet: bool = False
+) -> tuple[dict[int, str], dict[str, NDArray[Any]]] | None:
+    """The reasons of clips that could not be read, and the tables; None where they are damaged, said unless quiet."""
+    try:
+        content = _description(folder)
+        known, tables = content.get("tables"), {}
+        for name, (of, shape) in layout.stored.items():
+            if name == _CHECKS and known is None:
+                continue  # an earlier version's
+            tables[name] = np.fromfile(folder / name, dtype=of)
+            if tables[name].nbytes != count * _entry_bytes(of, shape):
+                raise DataError(
+                    f"{folder / name}: is not as long as it was written; what does not fit is computed again"
+                )
+            if known is not None and known.get(name) != zlib.crc32(tables[name].data):
+                raise DataError(f"{folder / name}: is damaged; what does not fit is computed again")
+            tables[name] = tables[name].reshape(count, *shape)
+        if (folder / layout.file).stat().st_size != count * layout.row_bytes:
+            raise DataError(
+                f"{folder / layout.file}: is not as long as it was written; what is lacking is computed again"
+            )
+        return {int(row): reason for row, reason in content["errors"].items()}, tables
+    except FileNotFoundError as error:
+        reason = f"{error.filename}: is not there any more; it is written anew"
+    except ValueError:
+        reason = f"{folder / DESCRIPTION}: is damaged; it is written anew"
+    except DataError as error:
+        reason = str(error)
+    if not quiet:
+        say_damage(reason)
+    return None
 
 
 def _locked(path: Path) -> AbstractContextManager[Any]:
@@ -231,17 +320,18 @@ def _build(
 
     def work(row: int) -> tuple[int, Row | None, str]:
         try:
-            wave = audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
+            wave = _wave(dataset, row, features)
         except AudioError as error:
             return row, None, error.reason
         sound = np.frombuffer(hashlib.blake2b(wave.tobytes(), digest_size=16).digest(), dtype=np.uint8)
         values, entries = compute(audio.fit(wave, features.samples))
-        return row, (values, {**entries, _SOUNDS: sound}), ""
+        entries = {**entries, _SOUNDS: sound}
+        return row, (values, {**entries, _CHECKS: _checks(values, entries, layout)}), ""
 
     folder.mkdir(exist_ok=True)
     count = len(dataset.clips)
-    places = {layout.file: layout.row_bytes, _SOUNDS: 16, _STATES: 1}
-    places |= {name: np.dtype(kind).itemsize * int(np.prod(shape)) for name, (kind, shape) in layout.tables.items()}
+    tables = {name: _entry_bytes(*of) for name, of in layout.stored.items()}
+    places = {layout.file: layout.row_bytes, **tables, _STATES: 1}
     needed = count * layout.row_bytes
     present = sum(path.stat().st_blocks * 512 for path in folder.iterdir() if path.is_file())
     free = shutil.disk_usage(folder).free
@@ -250,12 +340,11 @@ def _build(
             f"{folder.parent}: the {layout.what} need {_size(needed)} and {_size(free)} are free; "
             f"make room, {layout.remedy}name another folder with --cache"
         )
-    if any(not (folder / name).is_file() or (folder / name).stat().st_size != count * places[name] for name in places):
-        (folder / _STATES).unlink(missing_ok=True)  # a file that was lost, or never sized, holds no row that is done
     errors: dict[int, str] = {}
     with ExitStack() as stack:
         files = {name: stack.enter_context(_sized(folder / name, count * place)) for name, place in places.items()}
         states = np.fromfile(folder / _STATES, dtype=np.uint8)
+        _check_rows(files, states, layout)
         todo = np.flatnonzero(states != _DONE).tolist()
         written: dict[int, int] = {}
 
@@ -292,8 +381,45 @@ def _build(
         finally:
             sync()
     location = {"name": dataset.name, "digest": dataset.digest, "root": str(dataset.root)}
-    content = {**about, "dataset": location, "errors": {str(row): errors[row] for row in sorted(errors)}}
-    replace_text(folder / DESCRIPTION, json.dumps(content, indent=1), sync=True)
+    digests = {name: zlib.crc32((folder / name).read_bytes()) for name in tables}
+    content = {"dataset": location, "errors": {str(row): errors[row] for row in sorted(errors)}, "tables": digests}
+    write_state(folder / DESCRIPTION, {**about, **content}, sync=True, indent=1)
+
+
+def _wave(dataset: Dataset, row: int, features: Features) -> NDArray[np.float32]:
+    return audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
+
+
+def _entry_bytes(kind: str, shape: tuple[int, ...]) -> int:
+    return np.dtype(kind).itemsize * int(np.prod(shape))
+
+
+def _checks(values: NDArray[Any], entries: Mapping[str, NDArray[Any]], layout: RowLayout) -> NDArray[np.uint32]:
+    """CRC-32 of each part of a row, and of its entries in the tables; then the bytes of the row."""
+    parts = [zlib.crc32(part.data) for part in values.reshape(layout.parts, -1)]
+    held = b"".join(entries[name].tobytes() for name in layout.stored if name != _CHECKS)
+    return np.array([*parts, zlib.crc32(held), values.nbytes], dtype=np.uint32)
+
+
+def _check_rows(files: Mapping[str, FileIO], states: NDArray[np.uint8], layout: RowLayout) -> None:
+    """Take back the state of rows that count as done and are not what their checks say, or have none."""
+    lost = 0
+    for row in np.flatnonzero(states == _DONE).tolist():
+        entries = {name: _read(files[name], _entry_bytes(*of), row) for name, of in layout.stored.items()}
+        checks = entries[_CHECKS].view(np.uint32)
+        size = min(int(checks[-1]), layout.row_bytes) // layout.parts * layout.parts
+        files[layout.file].seek(row * layout.row_bytes)
+        values = np.frombuffer(files[layout.file].read(size), dtype=np.uint8)
+        if not size or len(values) < size or (_checks(values, entries, layout) != checks).any():
+            states[row], lost = 0, lost + 1
+    if lost:
+        folder = Path(str(files[layout.file].name)).parent
+        say_damage(f"{folder}: {counted(lost, 'damaged row')} made anew, from the sound")
+
+
+def _read(file: FileIO, size: int, row: int) -> NDArray[np.uint8]:
+    file.seek(row * size)
+    return np.frombuffer(file.read(size) or b"", dtype=np.uint8)
 
 
 def _sized(path: Path, size: int) -> FileIO:

@@ -4,16 +4,17 @@ Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows a
 (batch, windows, bands, frames) float32, each at one of its pitch steps. Row i is clip i; folds are sets of rows.
 
 On disk a store is a folder (`earsight.features.row_file`) named by its key: a hash of format version, feature settings,
-pitch steps and the sound files with their sizes and times. It keeps log band energies, before the basis of the
+pitch steps and the content of the sound files. It keeps log band energies, before the basis of the
 representations that have one (MFCCs), as int16 in steps of 1/1024 from -16 to 48: 8 times finer than float16 between 8
 and 16. `earsight.features.filterbanks.REPRESENTATIONS` has the figures of each representation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -23,13 +24,16 @@ from torch import Tensor
 from earsight.cache import default_cache
 from earsight.data.datasets import Dataset
 from earsight.features.augment import Draws, step_indices
+from earsight.features.content_key import content_key, earlier_folder
 from earsight.features.filterbanks import REPRESENTATIONS
-from earsight.features.row_file import Progress, Row, RowFile, RowLayout, content_key, is_complete, open_rows
+from earsight.features.row_file import Progress, Row, RowFile, RowLayout, open_rows
 from earsight.features.spectrogram import Spectrogram, basis
 from earsight.features.stft import WORTH_IT
 from earsight.recipe import Features
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+VALUES_VERSION = 3
+"""Of the values alone, as trials name them; folders without digests had it as their format's version."""
 _CODES, _MOMENTS = "pictures.i16", "moments.f64"
 
 
@@ -76,9 +80,13 @@ class Store(RowFile):
         """The int16 codes (batch, windows, bands, frames) of some rows, each at the pitch step of that index."""
         shape = self.shape
         codes = np.empty((len(rows), *shape[2:]), dtype=np.int16)
-        places = (int(row) * shape[1] + int(step) for row, step in zip(rows, steps, strict=True))
-        self.read_values(_CODES, codes, (place * codes[:1].nbytes for place in places))
+        self.read_values(codes, rows.tolist(), steps.tolist())
         return codes
+
+    def computed(self, wave: NDArray[np.float32]) -> Iterator[Row]:
+        """See `RowFile.computed`; kernels differ by their rounding."""
+        for kernels in (False, True):
+            yield _computer(self.features, self.semitones, kernels=kernels)(wave)
 
     def statistics(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and standard deviation, each (windows,), over the unshifted spectrograms of some rows."""
@@ -112,9 +120,25 @@ def decode(codes: Tensor, *, representation: str = "log_mel") -> Tensor:
     return codes.float().div_(kept.steps_per_unit).add_(kept.zero_at)
 
 
-def store_key(dataset: Dataset, features: Features, semitones: Sequence[int]) -> str:
-    """Sixteen hexadecimal digits that name a store's content."""
-    return content_key(dataset, FORMAT_VERSION, features.model_dump(mode="json"), list(semitones))
+def _computer(features: Features, semitones: Sequence[int], *, kernels: bool) -> Callable[[NDArray[np.float32]], Row]:
+    front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
+    centre = list(semitones).index(0)
+    if kernels:
+        front_end.use_kernels()
+
+    def compute(wave: NDArray[np.float32]) -> Row:
+        with torch.inference_mode():
+            logs = front_end.band_energies(torch.from_numpy(wave)[None])[0]
+            codes = encode(logs, representation=features.representation)
+            return codes, {_MOMENTS: moments(front_end.finish(logs[centre])[None])[0]}
+
+    return compute
+
+
+def store_key(dataset: Dataset, features: Features, semitones: Sequence[int], *, cache: Path | None = None) -> str:
+    """Sixteen hexadecimal digits that name a store's content; ``cache`` is where the files' digests are kept."""
+    settings = FORMAT_VERSION, features.model_dump(mode="json"), list(semitones)
+    return content_key(dataset, *settings, cache=cache or default_cache())
 
 
 def open_store(
@@ -152,24 +176,27 @@ def open_store(
     DataError
         If the disk has too little room, or the folder cannot be made.
     """
-    front_end = Spectrogram(features, semitones=tuple(float(step) for step in semitones))
-    centre = list(semitones).index(0)
+    cache = cache or default_cache()
+    key = store_key(dataset, features, semitones, cache=cache)
+    folder = cache / key
+    settings = VALUES_VERSION, features.model_dump(mode="json"), list(semitones)
+    earlier = None if folder.is_dir() else earlier_folder(dataset, *settings, key=key, cache=cache)
+    computers: list[Callable[[NDArray[np.float32]], Row]] = []
+    lock = Lock()
 
     def compute(wave: NDArray[np.float32]) -> Row:
-        with torch.inference_mode():
-            logs = front_end.band_energies(torch.from_numpy(wave)[None])[0]
-            codes = encode(logs, representation=features.representation)
-            return codes, {_MOMENTS: moments(front_end.finish(logs[centre])[None])[0]}
+        with lock:
+            if not computers:  # kernels are loaded where there is work for them
+                computers.append(_computer(features, semitones, kernels=len(dataset.clips) >= WORTH_IT))
+        return computers[0](wave)
 
-    folder = (cache or default_cache()) / store_key(dataset, features, semitones)
-    if len(dataset.clips) >= WORTH_IT and not is_complete(folder):
-        front_end.use_kernels()
     shape = _shape(len(dataset.clips), features, semitones)
     layout = RowLayout(
         what="spectrograms",
         file=_CODES,
         row_bytes=2 * int(np.prod(shape[1:], dtype=np.int64)),
         tables={_MOMENTS: ("float64", (shape[2], 2))},
+        parts=len(semitones),
         remedy="keep fewer pitch steps with --set augment.pitch_semitones=0, or ",
     )
     about = {
@@ -189,6 +216,7 @@ def open_store(
         about=about,
         workers=workers,
         progress=progress,
+        earlier=earlier,
     )
 
 

@@ -13,7 +13,7 @@ off by 1.6 where they are promised to 1e-3; float16, with three bits less on lou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from torch import Tensor
 from earsight.cache import default_cache
 from earsight.data.datasets import Dataset
 from earsight.features.augment import Draws, step_indices
-from earsight.features.row_file import Progress, Row, RowFile, RowLayout, content_key, open_rows
+from earsight.features.content_key import content_key, earlier_folder
+from earsight.features.row_file import Progress, Row, RowFile, RowLayout, open_rows
 from earsight.features.spectrogram import Spectrogram
 from earsight.features.store import moments, statistics
 from earsight.recipe import Features
 
-WAVES_VERSION = 2
+WAVES_VERSION = 3
+_WITHOUT_DIGESTS = 2
 _FILE, _SCALES = "waves.bin", "scales.f32"
 _FINEST = 30
 """Largest power of two by which a clip's samples are multiplied in search of whole numbers."""
@@ -66,8 +68,12 @@ class Waves(RowFile):
         """A clip as it is kept, (samples,): int16 to be multiplied by its scale, or float32; zeros if unreadable."""
         values: NDArray[Any] = np.zeros(self.features.samples, dtype=np.int16 if self.scales[row] else np.float32)
         if row not in self.errors:
-            self.read_values(_FILE, values[None], [row * len(values) * 4])
+            self.read_values(values[None], [row], [0])
         return values
+
+    def computed(self, wave: NDArray[np.float32]) -> Iterator[Row]:
+        """See `RowFile.computed`."""
+        yield _row(wave)
 
     def read_waves(self, rows: NDArray[np.int64]) -> Tensor:
         """Waves (batch, samples) float32 of some rows."""
@@ -101,9 +107,16 @@ def exact_scale(wave: NDArray[np.float32]) -> float:
     return 0.0
 
 
-def waves_key(dataset: Dataset, features: Features) -> str:
+def _row(wave: NDArray[np.float32]) -> Row:
+    scale = exact_scale(wave)
+    values = (wave / np.float32(scale)).astype(np.int16) if scale else wave
+    return values, {_SCALES: np.array([scale], dtype=np.float32)}
+
+
+def waves_key(dataset: Dataset, features: Features, *, cache: Path | None = None) -> str:
     """Sixteen hexadecimal digits that name the waves: the files, and the rate and length that they are brought to."""
-    return content_key(dataset, "waves", WAVES_VERSION, features.rate, features.samples)
+    settings = "waves", WAVES_VERSION, features.rate, features.samples
+    return content_key(dataset, *settings, cache=cache or default_cache())
 
 
 def waves_bytes(dataset: Dataset, features: Features) -> int:
@@ -121,21 +134,19 @@ def open_waves(
     progress: Progress | None = None,
 ) -> Waves:
     """Open a data set's waves, decoding what is not there yet; takes and raises what `open_store` does."""
-
-    def compute(wave: NDArray[np.float32]) -> Row:
-        scale = exact_scale(wave)
-        values = (wave / np.float32(scale)).astype(np.int16) if scale else wave
-        return values, {_SCALES: np.array([scale], dtype=np.float32)}
-
+    cache = cache or default_cache()
+    key = waves_key(dataset, features, cache=cache)
+    folder, settings = cache / key, ("waves", _WITHOUT_DIGESTS, features.rate, features.samples)
     return open_rows(
         Waves,
-        (cache or default_cache()) / waves_key(dataset, features),
+        folder,
         RowLayout("waves", _FILE, row_bytes=4 * features.samples, tables={_SCALES: ("float32", ())}),
         dataset=dataset,
         features=features,
         semitones=semitones,
-        compute=compute,
+        compute=_row,
         about={"waves_version": WAVES_VERSION, "sample_rate_hz": features.rate, "samples": features.samples},
         workers=workers,
         progress=progress,
+        earlier=None if folder.is_dir() else earlier_folder(dataset, *settings, key=key, cache=cache),
     )

@@ -25,7 +25,7 @@ from earsight.errors import DataError
 from earsight.features.augment import pitch_steps
 from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
 from earsight.features.row_file import Progress
-from earsight.features.store import FORMAT_VERSION, Store, open_store, store_bytes, store_key
+from earsight.features.store import VALUES_VERSION, Store, open_store, store_bytes
 from earsight.features.waves import Waves, open_waves, waves_bytes
 from earsight.recipe import Features, Recipe
 from earsight.training.batches import Source
@@ -110,7 +110,7 @@ def prepare(
             "Mend or remove them, or leave them out with --skip-bad."
         )
     skipped = tuple(dataset.clips[row].path for row in sorted(store.errors))
-    front_end = [FORMAT_VERSION, store.features.model_dump(mode="json"), list(semitones)]
+    front_end = [VALUES_VERSION, store.features.model_dump(mode="json"), list(semitones)]
     content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     prepared = Prepared(
         dataset,
@@ -118,7 +118,7 @@ def prepare(
         store,
         skipped,
         identity=hashlib.sha256(content.encode()).hexdigest()[:16],
-        key=store.folder.name if isinstance(store, Store) else store_key(dataset, recipe.features, semitones),
+        key=store.key,
     )
     left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
     if (left == 0).any():

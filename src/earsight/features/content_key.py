@@ -1,0 +1,117 @@
+"""Keys of folders of rows: they name settings and the content of the sound files.
+
+Comes in: a data set, settings as JSON, the cache folder. Goes out: sixteen hexadecimal digits. Files are hashed once:
+``sounds-*.json`` in the cache folder holds each one's digest with size, times and inode, which decide whether to hash
+again. That file may be lost or damaged; all is then hashed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+from earsight.data.datasets import Dataset
+from earsight.errors import EarsightError
+from earsight.files import read_state, write_state
+from earsight.parallel import in_order
+
+_RECENT_NS = 2_000_000_000
+"""A file that changed so shortly before it was hashed may change again within one tick of its times: not kept."""
+
+
+def content_key(dataset: Dataset, *settings: Any, cache: Path) -> str:
+    """Sixteen hexadecimal digits that name settings (as JSON) and the sounds: path and content of each."""
+    return _named(
+        settings, [[clip.path, digest] for clip, digest in zip(dataset.clips, _digests(dataset, cache), strict=True)]
+    )
+
+
+def earlier_folder(dataset: Dataset, *settings: Any, key: str, cache: Path) -> Path | None:
+    """The folder that earlier versions named by path, size and time of change of each sound, if it is there.
+
+    Such a name cannot tell sounds that were exchanged: the folder stays with the content that it is first asked for.
+    """
+    files: list[list[Any]] = []
+    for row, clip in enumerate(dataset.clips):
+        try:
+            found = dataset.file(row).stat()
+            files.append([clip.path, found.st_size, found.st_mtime_ns])
+        except OSError:
+            files.append([clip.path, None, None])
+    name = _named(settings, files)
+    if not (cache / name).is_dir():
+        return None
+    place = _place(dataset, cache)
+    content = _read(place)
+    if content["earlier"].setdefault(name, key) != key:
+        return None
+    _write(place, content)
+    return cache / name
+
+
+def _named(settings: Any, files: list[list[Any]]) -> str:
+    return hashlib.sha256(json.dumps([*settings, files]).encode()).hexdigest()[:16]
+
+
+def _digests(dataset: Dataset, cache: Path) -> list[str | None]:
+    """The digest of each clip's file; None where there is none that can be read."""
+    place = _place(dataset, cache)
+    content = _read(place)
+    held, kept = content["files"], dict(content["files"])
+
+    def digest(row: int) -> str | None:
+        path, name = dataset.file(row), dataset.clips[row].path
+        identity = _status(path)
+        if identity is None:
+            return None
+        if isinstance(known := held.get(name), list) and known[:-1] == identity:
+            return str(known[-1])
+        began = time.time_ns()
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        except OSError:
+            return None
+        if _status(path) == identity and began - max(identity[1], identity[3]) > _RECENT_NS:
+            kept[name] = [*identity, found]
+        return found
+
+    digests = list(in_order(digest, range(len(dataset.clips)), ahead=16))
+    if kept != held:
+        _write(place, content | {"files": {name: kept[name] for name in sorted(kept)}})
+    return digests
+
+
+def _status(path: Path) -> list[int] | None:
+    """Size, time of change, inode and time of the inode's change; None where there is no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    known = [found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
+    return known if stat.S_ISREG(found.st_mode) else None
+
+
+def _place(dataset: Dataset, cache: Path) -> Path:
+    root = hashlib.sha256(os.fsencode(dataset.root.absolute())).hexdigest()[:16]
+    return cache / f"sounds-{root}.json"
+
+
+def _read(place: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return read_state(place, {"files": dict, "earlier": dict}, remedy="")
+    except EarsightError:
+        return {"files": {}, "earlier": {}}
+
+
+def _write(place: Path, content: dict[str, dict[str, Any]]) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_state(place, content)
+    except OSError:  # a folder that cannot be written is named where rows are
+        pass
