@@ -11,13 +11,9 @@ pools never contend for the same cores. An STFT kernel runs in the thread that c
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,34 +22,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight.cache import default_cache
-
-_SETTINGS = threading.RLock()
+from earsight.kernels.code_cache import code_folder, is_kept, load_or_compile, numba_settings
 
 
 @cache
 def power_kernel(radices: tuple[int, int, int, int], inside: int) -> Any:
     """A kernel of `earsight.kernels.stft_power`, or None where numba is not there."""
-    # A folder each: numba tells kernels apart by a number that two processes could give at once.
-    folder = _code_folder("runtime", "widths", "simd", "fft", "stft_power") / "-".join(map(str, (*radices, inside)))
     try:
-        with _kept_in(folder):
-            module = importlib.import_module("earsight.kernels.stft_power")
-            try:
-                return module.compiled(radices, inside, keep=_can_write(folder))
-            except OSError:  # the disk filled up
-                return module.compiled(radices, inside, keep=False)
+        module = importlib.import_module("earsight.kernels.stft_power")
+        # A folder each: numba tells kernels apart by a number that two processes could give at once.
+        folder = code_folder("runtime", "widths", "simd", "fft", "stft_power") / "-".join(map(str, (*radices, inside)))
+        return load_or_compile(folder, lambda keep: module.compiled(radices, inside, keep=keep))
     except ImportError:  # numba is not there for every Python and every NumPy
         return None
-
-
-def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 def job_of(fields: Mapping[str, int]) -> NDArray[np.void]:
@@ -66,28 +47,6 @@ def _record(kind: np.dtype[Any], fields: Mapping[str, float]) -> NDArray[np.void
     for name, value in fields.items():
         record[name] = value
     return record
-
-
-def _code_folder(*modules: str) -> Path:
-    """Where the machine code of kernels is kept: under the cache folder, by their source."""
-    sources = (Path(__file__).with_name(f"{module}.py") for module in modules)
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
-    return default_cache() / "kernels" / digest.hexdigest()[:16]
-
-
-@contextmanager
-def _kept_in(folder: Path) -> Iterator[Any]:
-    """Numba's settings; what it compiles in the block is kept in the folder. One thread at a time is in a block."""
-    from numba.core import config
-
-    settings: Any = config
-    with _SETTINGS:
-        before = settings.CACHE_DIR
-        try:
-            settings.CACHE_DIR = str(folder)  # whatever NUMBA_CACHE_DIR says, which does not know all of the sources
-            yield settings
-        finally:
-            settings.CACHE_DIR = before
 
 
 _KERNELS = {
@@ -122,7 +81,7 @@ def compile_kernels(dtype: torch.dtype) -> None:
 def is_compiled(dtype: torch.dtype) -> bool:
     """Whether an earlier process has left the kernels for a dtype in the cache folder."""
     kind = str(dtype).removeprefix("torch.")
-    return all(any(folder().glob(f"*/*.{name}_{kind}-*.nbi")) for name in _MODULES)
+    return all(is_kept(folder() / f"{name}_{kind}") for name in _MODULES)
 
 
 @cache
@@ -137,7 +96,7 @@ def why_none() -> str | None:
 
 def folder() -> Path:
     """Where the machine code of the kernels for feature maps is kept."""
-    return _code_folder("runtime", "widths", "simd", "sliding_window", *_KERNELS)
+    return code_folder("runtime", "widths", "simd", "sliding_window", *_KERNELS)
 
 
 @cache
@@ -145,15 +104,13 @@ def _compiled(name: str, kind: str) -> tuple[Any, np.dtype[Any]]:
     """A kernel's code, whose memory lives as long as the object, and the dtype of its record."""
     module, simd = (importlib.import_module(f"earsight.kernels.{one}") for one in (_MODULES[name], "simd"))
     numba: Any = importlib.import_module("numba")
-    with _kept_in(folder()) as settings:
-        before = settings.OPT
-        try:
-            # The third level of optimisation takes twice as long as the second, for kernels that are no faster.
-            settings.OPT = type(before)(2)
-            entry = numba.types.void(numba.types.CPointer(numba.from_dtype(module.JOB)))
-            return numba.cfunc(entry, cache=True, **simd.OPTIONS)(getattr(module, f"{name}_{kind}")), module.JOB
-        finally:
-            settings.OPT = before
+    entry = numba.types.void(numba.types.CPointer(numba.from_dtype(module.JOB)))
+    function = getattr(module, f"{name}_{kind}")
+    # The third level of optimisation takes twice as long as the second, for kernels that are no faster.
+    with numba_settings(OPT=type(numba.core.config.OPT)(2)):
+        return load_or_compile(
+            folder() / f"{name}_{kind}", lambda keep: numba.cfunc(entry, cache=keep, **simd.OPTIONS)(function)
+        ), module.JOB
 
 
 @cache

@@ -1,0 +1,160 @@
+"""Machine code of numba kernels on disk: read only if its digests match and only its user can have written it.
+
+Comes in: the folder of a kernel, and a function that has numba compile it. Goes out: the kernel. Numba's files are
+pickles, which could run anything when they are read, so that a file whose SHA-256 is not in ``SHA256SUMS`` beside it is
+removed and the kernel compiled anew. Folders that other users can write are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import os
+import shutil
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from earsight.cache import default_cache
+from earsight.files import replacing
+
+T = TypeVar("T")
+DIGESTS = "SHA256SUMS"
+_LOCK_SECONDS = 120.0  # for another process to compile a kernel
+_SETTINGS = threading.RLock()
+
+
+def code_folder(*modules: str) -> Path:
+    """Where the machine code of kernels is kept: under the cache folder, by their source, numba and the processor."""
+    return default_cache() / "kernels" / _code_key(modules)
+
+
+@cache
+def _code_key(modules: tuple[str, ...]) -> str:
+    numba, registry = (importlib.import_module(name) for name in ("numba", "numba.core.registry"))
+    processor = registry.cpu_target.target_context.codegen().magic_tuple()
+    digest = hashlib.sha256(repr((processor, numba.__version__, sys.version)).encode())
+    for module in (Path(__file__).stem, *modules):
+        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def load_or_compile(folder: Path, build: Callable[[bool], T]) -> T:
+    """A kernel's ``build(True)``, which numba reads from a `code_folder`'s folder or compiles and keeps there.
+
+    Where nothing can be kept, or others could have written it, this is ``build(False)``. One process at a time compiles
+    a kernel; what it compiled for others is read by them.
+    """
+    settings = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    try:
+        if _is_private(folder):
+            with numba_settings(**settings):
+                return build(True) if _is_whole(folder) else _compile(folder, build)
+    except OSError:  # the disk is full or may not be written, or another process is stopped while it compiles
+        pass
+    return build(False)
+
+
+def is_kept(folder: Path) -> bool:
+    """Whether a kernel's code is there; it is checked when it is loaded."""
+    return (folder / DIGESTS).is_file()
+
+
+@contextmanager
+def numba_settings(**values: Any) -> Iterator[None]:
+    """Settings of numba for a block, whatever the environment says; one thread at a time is in such a block."""
+    from numba.core import config
+
+    with _SETTINGS:
+        before = {name: getattr(config, name, None) for name in values}
+        try:
+            for name, value in values.items():
+                setattr(config, name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(config, name, value)
+
+
+def _is_private(folder: Path) -> bool:
+    """Make the folder and whether this user alone can write on the way to it; else that is reported.
+
+    A cache folder may be writable for a group, or for all if it is sticky as /tmp is: what is in it stays its owner's.
+    """
+    top = default_cache()
+    top.mkdir(parents=True, exist_ok=True)
+    for place in (top, *reversed([one for one in (folder, *folder.parents) if top in one.parents])):
+        place.mkdir(mode=0o700, exist_ok=True)
+        if _others_write(place, 0o002 if place == top else 0o022) and not (
+            place == top and place.stat().st_mode & stat.S_ISVTX
+        ):
+            _warn(
+                f"{place}: other users can write there, so compiled kernels are neither read nor kept, and every "
+                "process compiles its own; remove the folder, or take another one with EARSIGHT_CACHE"
+            )
+            return False
+    return os.access(folder, os.W_OK)
+
+
+def _others_write(path: Path, bits: int = 0o022) -> bool:
+    found = path.stat()
+    return os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & bits))
+
+
+def _digests(folder: Path) -> bytes:
+    """The lines of ``SHA256SUMS``, as `sha256sum` writes and checks them."""
+    files = sorted(folder.rglob("*.nb[ic]"))
+    lines = (
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in files
+    )
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _is_whole(folder: Path) -> bool:
+    return (
+        is_kept(folder)
+        and (folder / DIGESTS).read_bytes() == _digests(folder)
+        and not any(map(_others_write, folder.rglob("*")))
+    )
+
+
+def _compile(folder: Path, build: Callable[[bool], T]) -> T:
+    from filelock import FileLock  # only here: it takes a while to import
+
+    with FileLock(folder / ".lock", timeout=_LOCK_SECONDS):
+        if _is_whole(folder):  # by another process, meanwhile
+            return build(True)
+        if any(folder.rglob("*.nb[ic]")) or is_kept(folder):
+            _warn(f"{folder.parent}: compiled kernels differ from their digests; they are removed and compiled anew")
+        _clear(folder)
+        try:
+            kernel = build(True)
+            for path in folder.rglob("*"):
+                path.chmod(path.stat().st_mode & ~0o022)  # whatever the umask says
+            with replacing(folder / DIGESTS) as part:
+                part.write_bytes(_digests(folder))
+                part.chmod(0o644)
+        except OSError:
+            _clear(folder)
+            raise
+        return kernel
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != ".lock":
+            path.unlink()
+
+
+@cache
+def _warn(text: str) -> None:
+    """Report once in a process; without a set-up of logging it is a line on standard error."""
+    logging.getLogger("earsight.kernels").warning("note: %s", text)

@@ -1,0 +1,180 @@
+"""Kernels' machine code on disk: nothing is read that was changed, or that others could have written."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from earsight.kernels.code_cache import DIGESTS, _warn
+from earsight.kernels.runtime import power_kernel
+
+PROGRAM = """
+import torch
+from earsight.kernels import runtime
+from earsight.models.fast.norm_act import NormAct
+torch.manual_seed(0)
+torch.set_num_threads(1)
+norm, x = NormAct(4), torch.randn(2, 4, 5, 3, requires_grad=True)
+for _ in range(2):
+    out = norm(x)
+    out.square().sum().backward()
+print(hash((out.detach().numpy().tobytes(), x.grad.numpy().tobytes(), norm.weight.grad.numpy().tobytes())))
+kernel = runtime.power_kernel((2, 2, 2, 2), 2)
+print(sum(kernel.stats.cache_hits.values()), [runtime._compiled(name, "float32")[0].cache_hits for name in USED])
+""".replace("USED", '("moments", "apply", "affine_gradients", "input_gradient")')
+READ, COMPILED = "1 [1, 1, 1, 1]", "0 [0, 0, 0, 0]"
+
+
+def start(cache):
+    environment = os.environ | {"EARSIGHT_CACHE": str(cache), "PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process):
+    """Bits, which kernels were read, and the lines of standard error, of a process that went well."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return (*out.splitlines(), err.splitlines())
+
+
+def code(cache):
+    return sorted(cache.rglob("*.nb[ic]"))
+
+
+def cut(path, _):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path, draw):
+    data = bytearray(path.read_bytes())
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    path.write_bytes(data)
+
+
+def test_damaged_code_is_compiled_anew_with_the_same_bits(tmp_path):
+    """Two processes compile at once, later ones read; what was cut or flipped never gets as far as numba."""
+    both = [start(tmp_path), start(tmp_path)]
+    (bits, _, said), other = map(finished, both)
+    assert (other[0], said, other[2]) == (bits, [], [])
+    assert len(code(tmp_path)) == 10
+    assert finished(start(tmp_path)) == (bits, READ, [])
+    draw = random.Random(13)
+    for path in code(tmp_path):
+        draw.choice([cut, flip])(path, draw)
+    *found, lines = finished(start(tmp_path))
+    assert found == [bits, COMPILED]
+    # Once for the kernels of feature maps, and once for those of the STFT.
+    assert ["differ from their digests" in line for line in lines] == [True, True], lines
+    assert finished(start(tmp_path)) == (bits, READ, [])
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch, caplog):
+    """Loads a kernel as a new process would; returns how often numba has read it, and what was reported."""
+    monkeypatch.setenv("EARSIGHT_CACHE", str(tmp_path / "cache"))
+
+    def again():
+        _warn.cache_clear()
+        caplog.clear()
+        kernel = power_kernel.__wrapped__((2, 2, 2, 2), 2)
+        kept = type(kernel._cache).__name__ != "NullCache"
+        return "read" if kernel.stats.cache_hits else "compiled" if kept else "not kept", caplog.messages
+
+    assert again() == ("compiled", [])
+    assert again() == ("read", [])
+    return again
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+@pytest.mark.parametrize("name", ["*.nbi", "*.nbc", DIGESTS])
+def test_one_damaged_file_is_noticed(load, tmp_path, name, damage):
+    (path,) = tmp_path.rglob(name)
+    for seed in range(3 if damage is flip else 1):
+        damage(path, random.Random(seed))
+        seen, (line,) = load()
+        assert seen == "compiled"
+        assert line.startswith(f"note: {tmp_path / 'cache' / 'kernels'}")
+        assert load() == ("read", [])
+
+
+def test_unknown_code_is_removed(load, tmp_path):
+    """As a killed process leaves it, before its digests are written."""
+    (path,) = tmp_path.rglob(DIGESTS)
+    path.unlink()
+    seen, lines = load()
+    assert (seen, len(lines)) == ("compiled", 1)
+    (data,) = tmp_path.rglob("*.nbc")
+    planted = data.with_name("planted.1.nbc")
+    planted.write_bytes(data.read_bytes())
+    assert load()[0] == "compiled"
+    assert not planted.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes and owners are those of POSIX")
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_a_folder_that_others_can_write_is_not_used(load, tmp_path, depth):
+    (digests,) = tmp_path.rglob(DIGESTS)
+    place = [*reversed(digests.parents)][len(tmp_path.parts) :][depth]
+    for mode in (0o777, 0o775)[: 1 if depth == 0 else 2]:  # a cache folder may be a group's
+        place.chmod(mode)
+        before = digests.stat().st_mtime_ns
+        seen, (line,) = load()
+        assert seen == "not kept"
+        assert line.startswith(f"note: {place}: other users can write there")
+        assert digests.stat().st_mtime_ns == before
+    place.chmod(0o1777 if depth == 0 else 0o755)  # as /tmp
+    assert load() == ("read", [])
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
+def test_a_folder_of_another_user_is_not_used(load, tmp_path, depth):
+    (digests,) = tmp_path.rglob(DIGESTS)
+    place = [*reversed(digests.parents)][len(tmp_path.parts) :][depth]
+    os.chown(place, 12345, -1)
+    seen, (line,) = load()
+    assert (seen, str(place) in line) == ("not kept", True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are those of POSIX")
+def test_files_that_others_can_write_are_compiled_anew(load, tmp_path):
+    for name in ("*.nbc", "*.nbi", DIGESTS):
+        (path,) = tmp_path.rglob(name)
+        path.chmod(0o666)
+        assert load()[0] == "compiled"
+    next(tmp_path.rglob("*.nbc")).parent.chmod(0o777)
+    assert load()[0] == "compiled"
+    assert load() == ("read", [])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask elsewhere")
+def test_whatever_the_umask_says_only_the_user_can_write(tmp_path, monkeypatch):
+    monkeypatch.setenv("EARSIGHT_CACHE", str(tmp_path / "cache"))
+    before = os.umask(0o002)
+    try:
+        power_kernel.__wrapped__((2, 2, 2, 2), 2)
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "cache" / "kernels").rglob("*"):
+        assert path.name == ".lock" or path.stat().st_mode & 0o022 == 0, path
+    kernel = power_kernel.__wrapped__((2, 2, 2, 2), 2)
+    assert kernel.stats.cache_hits
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(load, tmp_path, monkeypatch):
+    (digests,) = tmp_path.rglob(DIGESTS)
+    digests.unlink()
+
+    def full(self, name, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("numba.core.caching.IndexDataCacheFile._save_data", full)
+        assert load()[0] == "not kept"
+    assert not code(Path(digests.parent))
+    assert load() == ("compiled", [])
