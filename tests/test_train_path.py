@@ -81,5 +81,7 @@ def test_the_stops_are_few_and_the_design_page_names_them(synthetic_folder, tmp_
     assert found[-1] == "training.loop.fit"
     assert len(found) <= 30
     outside = [name for name in found if not name.startswith("features.") or name == "features.store.open_store"]
-    section = DESIGN.read_text(encoding="utf-8").partition("## The way of a clip through train\n")[2].partition("\n## ")[0]
+    section = (
+        DESIGN.read_text(encoding="utf-8").partition("## The way of a clip through train\n")[2].partition("\n## ")[0]
+    )
     assert re.findall(r"^\d+\. `([\w.]+)`", section, flags=re.MULTILINE) == outside

@@ -6,6 +6,7 @@ import atexit
 import gc
 import io
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from earsight.commands import (
     tuning,
 )
 from earsight.console import Verbs, out
+from earsight.signals import stop_at
 
 app = typer.Typer(
     cls=Verbs,
@@ -67,6 +69,8 @@ def main() -> None:
     # Importing torch makes a million objects that stay. Garbage collections over them take some 0.3 s of a short
     # command; with so large a first generation they are rare.
     gc.set_threshold(100_000)
+    kinds = (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else (signal.SIGTERM,)
+    stop_at(*(kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL))  # not below nohup
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, for which torch looks when it first takes memory
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):

@@ -26,6 +26,7 @@ from rich.progress import (
 from typer.core import TyperGroup
 
 from earsight.errors import EarsightError
+from earsight.signals import stop_status
 
 P = ParamSpec("P")
 
@@ -64,7 +65,7 @@ def _in_one_line() -> Iterator[None]:
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a verb: a user's error prints one or two lines and exits with 2, Ctrl-C tells how to go on (130)."""
+    """Decorate a verb: a user's error prints one or two lines and exits with 2, a stop tells how to go on."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -86,7 +87,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             err.print("earsight: stopped; all files are whole. The same command goes on from here.", markup=False)
-            raise typer.Exit(130) from error
+            raise typer.Exit(stop_status(error)) from error
 
     return wrapped
 

@@ -118,6 +118,21 @@ def test_a_process_that_dies_is_named_and_its_trial_goes_on(short, serial, cpu, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_workers_end_by_themselves(short, cpu, tmp_path):
+    """They tidy up: temporary files are not left as by a kill."""
+
+    def stop(*_):
+        workers.extend(multiprocessing.active_children())
+        raise KeyboardInterrupt
+
+    workers = []
+    with pytest.raises(KeyboardInterrupt):
+        run_at_once(short, TRIALS, run=tmp_path, device=cpu, jobs=2, on_step=stop, on_end=stop)
+    assert [worker.exitcode for worker in workers] == [143, 143]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_and_a_kill_leave_no_process(prepare_as, tmp_path, how, capfd):
     """Ctrl-C goes to the whole group of processes; SIGKILL to the parent alone."""

@@ -56,6 +56,7 @@ def run_group(prepared, trials, run, log):
     """Trials two at a time, in a group of processes of its own; the workers' numbers are written down at a step."""
     os.setpgrp()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as on a terminal: in the background it may be ignored
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited by the workers, as below `trap "" TERM`
     torch.set_num_threads(1)
 
     def note(*_):

@@ -18,6 +18,7 @@ from earsight.commands.steps import cluster, computer, open_data
 from earsight.console import bar, err, out, print_json, say, verb
 from earsight.errors import EarsightError
 from earsight.inference.formats import FORMATS, Kind
+from earsight.signals import stop_status
 
 if TYPE_CHECKING:
     from earsight.inference.events import EventRules
@@ -281,7 +282,7 @@ def predict(
         failed = run(wanted, device=device, threads=threads, on=on)
     except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
         say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
-        raise typer.Exit(130) from error
+        raise typer.Exit(stop_status(error)) from error
     if failed:
         say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
         raise typer.Exit(1)

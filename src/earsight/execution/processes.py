@@ -8,6 +8,7 @@ step.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -24,9 +25,11 @@ from typing import Any
 import torch
 
 from earsight.errors import EarsightError, RunError
+from earsight.signals import stop_at, stop_status
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, run_trial
 
+STOP_SECONDS = 10.0  # for a worker to tidy up before it is killed
 # A fork of this process would share its GPU context and its locks.
 _METHOD = "forkserver" if os.name == "posix" else "spawn"
 
@@ -100,6 +103,8 @@ def run_at_once(
             worker.pipe.close()
             worker.process.terminate()
         for worker in workers:
+            worker.process.join(STOP_SECONDS)
+            worker.process.kill()
             worker.process.join()
 
 
@@ -137,6 +142,8 @@ def _news(worker: _Worker) -> tuple[int, int, float] | None:
 def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: torch.device, threads: int) -> None:
     """A worker's life: take a trial, run it, tell."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    stop_at(signal.SIGTERM)  # by this, which may be ignored below a script's background job
+    logging.getLogger("earsight.kernels").disabled = True  # the parent has reported the same
     torch.set_num_threads(threads)
     try:
         while True:
@@ -144,6 +151,8 @@ def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: to
             pipe.send(_outcome(pipe, prepared, trial, run=run, device=device))
     except (EOFError, OSError):
         return  # the parent has gone
+    except KeyboardInterrupt as error:
+        raise SystemExit(stop_status(error)) from None
 
 
 def _outcome(pipe: connection.Connection, prepared: Prepared, trial: Trial, *, run: Path, device: torch.device) -> Any:

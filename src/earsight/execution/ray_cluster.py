@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,7 +87,10 @@ def connected(
     if device not in ("auto", "cpu", "cuda"):
         raise RunError(f"--device {device}: on a cluster Ray chooses the card; expected auto, cpu or cuda")
     try:
+        before = signal.getsignal(signal.SIGTERM)
         where = _connect(ray, on)
+        if before and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own handler would end this process without a word
         yield _fitted(ray, where, cpus=cpus, gpus=gpus, threads=threads, device=device, unit=unit)
     finally:
         ray.shutdown()

@@ -30,6 +30,7 @@ from earsight.errors import DataError, EarsightError, RunError
 from earsight.execution.ray_mailbox import Files
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
+from earsight.signals import keep_stops
 from earsight.training.preparation import Prepared
 from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, run_trial
 from earsight.version import __version__
@@ -80,6 +81,7 @@ def cancel_by_sigint() -> None:
     """Let SIGINT end this process, as `ray.cancel` needs it: below a script's background job it would be ignored."""
     if threading.current_thread() is threading.main_thread():  # not so in the workers of Ray Tune
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        keep_stops()
 
 
 def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> Files:

@@ -1,0 +1,43 @@
+"""Signals that stop a process as Ctrl-C does, by a KeyboardInterrupt, so that workers and temporary files go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+
+def stop_at(*kinds: int) -> None:
+    """Let signals raise KeyboardInterrupt(128 + number), the first time; and see to it that none is lost."""
+    for kind in kinds:
+        signal.signal(kind, _stop)
+    keep_stops()
+
+
+def stop_status(error: KeyboardInterrupt) -> int:
+    """The exit code of a stop, by the convention of shells: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    return int(error.args[0]) if error.args else 130
+
+
+def keep_stops() -> None:
+    """Raise a KeyboardInterrupt again that came where Python drops exceptions, such as in a ``__del__``."""
+    sys.unraisablehook = _dropped
+
+
+def _stop(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one, such as to a group of processes, does not disturb the end
+    raise KeyboardInterrupt(128 + number)
+
+
+def _dropped(event: Any) -> None:
+    if not isinstance(event.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(event)
+        return
+    number = stop_status(event.exc_value) - 128
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, _stop)
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
