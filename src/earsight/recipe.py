@@ -29,14 +29,14 @@ class _Section(BaseModel):
 
 
 _M = TypeVar("_M", bound=_Section)
-_NEUTRAL = {
+NEUTRAL = {
     "features.representation": "log_mel",
     "training.compile": "auto",
     "training.source": "auto",
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
     "training.watch": False,
 }
-"""Fields that came after the first runs; at these values they change nothing and stay out of the digest."""
+"""A field added now goes here with the value at which it changes nothing: there it stays out of the digest."""
 _RENAMED = {"augment.backend": ("picture", "spectrogram"), "training.source": ("pictures", "spectrograms")}
 """Values by their old and their new name: both are read, the new one is written, the old one enters the digest."""
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -228,7 +228,7 @@ class Recipe(_Section):
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the recipe's content; its name does not enter."""
         content = self.model_dump(mode="json", exclude={"name"})
-        for path, value in _NEUTRAL.items():
+        for path, value in NEUTRAL.items():
             *parents, leaf = path.split(".")
             place = content[parents[0]] if parents else content
             if place[leaf] == value:

@@ -8,7 +8,7 @@ become spectrograms there, batch by batch; for data on the device the draws of t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -131,26 +131,28 @@ class DeviceBatches:
         self._data, self._source, self._smoothing = data, source, smoothing
         self._labels = torch.tensor(data.labels, device=data.device)
         self._classes = torch.arange(data.classes, device=data.device)
-        self._time_masks = 0
+        self._layout: BatchedDraws | None = None
 
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """Whole-numbered and real choices of each batch; all of them go up before the first."""
         drawn = list(batches)
-        packed = batch_draws(drawn, semitones=self._source.semitones, device=self._data.device)
-        self._time_masks = packed.time_masks
+        all_draws = batch_draws(drawn, semitones=self._source.semitones, device=self._data.device)
+        self._layout = all_draws[:0]
         start = 0
         for rows, _ in drawn:
-            part = packed[start : start + len(rows)]
+            part = all_draws[start : start + len(rows)]
             start += len(rows)
             yield part.whole, part.real
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         """Spectrograms at the drawn pitch, changed by the draws; and their labels, mixed as they are."""
+        if self._layout is None:
+            raise RuntimeError("a batch is assembled before its epoch has begun")
         whole, real = batch
-        packed = BatchedDraws(whole, real, time_masks=self._time_masks)
+        draws = replace(self._layout, whole=whole, real=real)
         rows, steps, partner = whole.unbind(1)
         spectrograms = self._data.normalised(self._source.pick(rows, steps))
-        spectrograms = apply_batched(spectrograms, packed, silence=self._data.silence)
+        spectrograms = apply_batched(spectrograms, draws, silence=self._data.silence)
         hot = (self._labels[rows][:, None] == self._classes).float()
         targets = hot * (1.0 - self._smoothing) + self._smoothing / len(self._classes)
-        return self._data.as_input(spectrograms), torch.lerp(targets[partner], targets, packed.share[:, None])
+        return self._data.as_input(spectrograms), torch.lerp(targets[partner], targets, draws.share[:, None])
