@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from earsight.errors import RecipeError, RunError
-from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import Predictions, read_predictions
+from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference
+from earsight.evaluation.summary import Predictions, clip_means, read_predictions
 from earsight.models.backbones import build_empty
 from earsight.models.stages import empty_model, freeze, stage_names
 from earsight.recipe import Recipe, Transfer
@@ -63,23 +63,12 @@ class Variant:
 
 
 def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Variant]:
-    """The recipes of a sweep from input to output, the reference among them.
+    """The recipes of a sweep (``fusion``, ``freeze`` or ``cutoff``) from input to output, the reference among them.
 
-    Parameters
-    ----------
-    kind : str
-        ``fusion``, ``freeze`` or ``cutoff``.
-    recipe : Recipe
-        What they have in common; its ``transfer`` section must be the neutral one.
-    stages : str, optional
-        Which of them, as in ``none,block2``; default all that differ from the reference. The reference is always there.
-
-    Raises
-    ------
-    RecipeError
-        If a stage is unknown, the recipe transfers in a way of its own, or it has no weights to fuse.
-    ModelError
-        If the backbone has one stage alone.
+    ``recipe`` is what they have in common; its ``transfer`` section must be the neutral one. ``stages`` says which of
+    them, as in ``none,block2``; default all that differ from the reference, which is always there. RecipeError if a
+    stage is unknown, the recipe transfers in a way of its own, or has no weights to fuse; ModelError if the backbone
+    has one stage alone.
     """
     sweep = SWEEPS[kind]
     if recipe.transfer.model_copy(update={"freeze_statistics": True}) != Transfer():
@@ -127,21 +116,14 @@ def pending(found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> 
 def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> dict[str, Any]:
     """Accuracies of a sweep's variants, the reference among them, from their trials (all DONE) below ``out``.
 
-    Returns
-    -------
-    dict
-        ``analysis``, ``backbone``, ``weights``, ``reference``, ``folds``, ``seeds``, ``protocol``, ``dataset`` and
-        ``points``: for each variant ``stage``, ``run``, ``accuracy`` (mean, ci95), ``difference`` to the reference
-        (mean, ci95, p_value; None for the reference itself), ``parameters``, ``trained`` (those of them with a
-        gradient), ``clips`` and ``seconds`` (mean over trials). Intervals are about the choice of clips.
-
-    Raises
-    ------
-    RunError
-        If a trial is not DONE, or one held out other clips than the reference did.
+    Returns ``analysis``, ``backbone``, ``weights``, ``reference``, ``folds``, ``seeds``, ``protocol``, ``dataset`` and
+    ``points``: for each variant ``stage``, ``run``, ``accuracy`` (mean, ci95), ``difference`` to the reference (mean,
+    ci95, p_value; None for the reference itself), ``parameters``, ``trained`` (those of them with a gradient),
+    ``clips`` and ``seconds`` (mean over trials). Intervals are about the choice of clips. RunError if a trial is not
+    DONE, or one held out other clips than the reference did.
     """
     read = {item.folder: [_read(out / item.folder, trial) for trial in trials] for item in found}
-    means = {folder: _clip_means(items) for folder, items in read.items()}
+    means = {folder: clip_means(items) for folder, items in read.items()}
     reference = next(item for item in found if item.is_reference)
     first = read[reference.folder][0]
     points = []
@@ -155,17 +137,13 @@ def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *
         difference = None
         if not item.is_reference:
             paired = paired_difference(here.correct, means[reference.folder].correct, folds=here.folds)
-            difference = {
-                "mean": paired.difference,
-                "ci95": [paired.low, paired.high],
-                "p_value": paired.p_value,
-            }
+            difference = {"mean": paired.difference, "ci95": [paired.low, paired.high], "p_value": paired.p_value}
         whole, trained = parameters(item.recipe, classes=len(first.classes))
         points.append(
             {
                 "stage": item.stage,
                 "run": item.folder,
-                "accuracy": {"mean": interval.mean, "ci95": [interval.low, interval.high]},
+                "accuracy": interval.to_dict(),
                 "difference": difference,
                 "parameters": whole,
                 "trained": trained,
@@ -203,11 +181,3 @@ def _read(run: Path, trial: Trial) -> Predictions:
     if not is_done(folder):
         raise RunError(f"{folder}: has not ended; give the same command again")
     return read_predictions(folder / "predictions.npz")
-
-
-def _clip_means(items: Sequence[Predictions]) -> ClipMeans:
-    return average_seeds(
-        np.concatenate([item.correct for item in items]),
-        clips=np.concatenate([item.clips for item in items]),
-        folds=np.concatenate([np.full(len(item.labels), item.about["fold"]) for item in items]),
-    )

@@ -88,32 +88,14 @@ def make_ensemble(
     method: str = "average",
     machine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Combine the members of runs, measure each way to do so, and write the folder of one of them.
+    """Combine the members of runs of one data set, measure each way to do so, and write the folder of one of them.
 
-    Parameters
-    ----------
-    runs : sequence of Path
-        Run folders of one data set; every seed in them is a member.
-    out : Path
-        The ensemble's folder.
-    fold : int, optional
-        Only this fold's members.
-    method : {"average", "greedy"}
-        What the model files hold.
-    machine : mapping, optional
-        Goes into the report.
-
-    Returns
-    -------
-    dict
-        ``runs``, ``folds``, ``members``, ``left_out``, ``protocol``, ``dataset``, ``rows`` (one for the single network
-        and one for each way), ``chosen`` (of the greedy way, by fold), ``model`` (path, method, networks,
-        milliseconds_per_clip, seen), ``models`` (path and fold), ``notes``, ``method``, ``machine``.
-
-    Raises
-    ------
-    RunError
-        If the runs do not go together, or the method is unknown or cannot be had.
+    Every seed in the runs is a member, or those of one ``fold`` only; ``method`` (average or greedy) says what the
+    model files in ``out`` hold; ``machine`` goes into the report. Returns ``runs``, ``folds``, ``members``,
+    ``left_out``, ``protocol``, ``dataset``, ``rows`` (one for the single network and one for each way), ``chosen`` (of
+    the greedy way, by fold), ``model`` (path, method, networks, milliseconds_per_clip, seen), ``models`` (path and
+    fold), ``notes``, ``method`` and ``machine``. RunError if the runs do not go together, or the method is unknown or
+    cannot be had.
     """
     check_method(method)
     members, left_out = _open(runs, fold=fold, device=device)
@@ -132,7 +114,11 @@ def make_ensemble(
         raise RunError(f"--method {method}: cannot be made here; {' '.join(notes)}")
     rows = _rows(members, ways)
     accuracy = next(row["accuracy"]["mean"] for row in rows if row["method"] == method)
-    models = {one: _fold_model(members, one, weights, method=method) for one, weights in ways[method].items()}
+    models = {}
+    for one, weights in ways[method].items():
+        card, network = members.part(one, weights, method=method)
+        card.trained_on["held_out_accuracy"] = float(members.correct(one, weights).mean())
+        models[one] = FoldModel(card, network, grid.mixed(one, weights), grid.mixed_distance(one, weights))
     published = _published(members, models, method=method, accuracy=accuracy)
     if left_out:
         names = (f"seed {member.seed} of {runs[member.run]}" for member in left_out)
@@ -166,12 +152,7 @@ def make_ensemble(
 
 
 def check_method(method: str) -> None:
-    """Refuse a method that there is not, or no longer.
-
-    Raises
-    ------
-    RunError
-    """
+    """Refuse, by `RunError`, a method that there is not, or no longer."""
     if method in ("soup", "greedy-soup"):
         raise RunError(
             f"--method {method}: weight soups were removed, for no measured run gained from one; "
@@ -219,12 +200,6 @@ def _rows(members: _Members, ways: Mapping[str, Mapping[int, Weights]]) -> list[
         row = method_row(grid, name, correct, networks=networks)
         rows.append(row | {"milliseconds_per_clip": round(spent, 2)})
     return rows
-
-
-def _fold_model(members: _Members, fold: int, weights: Weights, *, method: str) -> FoldModel:
-    card, network = members.part(fold, weights, method=method)
-    card.trained_on["held_out_accuracy"] = float(members.correct(fold, weights).mean())
-    return FoldModel(card, network, members.grid.mixed(fold, weights), members.grid.mixed_distance(fold, weights))
 
 
 def _published(members: _Members, models: Mapping[int, FoldModel], *, method: str, accuracy: float) -> Part:

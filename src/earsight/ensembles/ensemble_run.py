@@ -49,21 +49,10 @@ class FoldModel:
 
 
 def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, trained_on: dict[str, Any]) -> Part:
-    """Networks as one; a single network stays what it is.
+    """Networks as one, with ``trained_on`` for its card; a single network stays what it is.
 
-    Parameters
-    ----------
-    parts : sequence of (ModelCard, nn.Module)
-        Ensembles among them are taken apart, each of their members at its share.
-    weights : sequence of float, optional
-        Shares of the mean probability, above 0; default equal ones.
-    trained_on : dict
-        For the card.
-
-    Raises
-    ------
-    ModelError
-        If the parts do not fit each other.
+    Ensembles among the parts are taken apart, each of their members at its share. ``weights`` are shares of the mean
+    probability, above 0; default equal ones. ModelError if the parts do not fit each other.
     """
     shares = list(weights) if weights is not None else [1 / len(parts)] * len(parts)
     flat: list[tuple[ModelCard, nn.Module, float]] = []
@@ -105,12 +94,7 @@ def write_ensemble(
     """Write the folder of an ensemble, whole or not at all; an older ensemble there is replaced.
 
     ``published`` is the model to deploy, ``report`` the content of ``ensemble.json``, its ``machine`` that of
-    ``summary.json`` too.
-
-    Raises
-    ------
-    RunError
-        If the folder holds something else, or cannot be written.
+    ``summary.json`` too. RunError if the folder holds something else, or cannot be written.
     """
     check_place(out)
     partial = out.with_name(f".{out.name}.part")

@@ -30,17 +30,10 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """The members' predictions on each fold.
+    """The predictions of at least two members on each fold.
 
-    Attributes
-    ----------
-    members : tuple of Member
-        At least two, each on every fold.
-    clips, labels : mapping of fold to ndarray, shape (clips,)
-        Manifest paths, and class numbers int64.
-    probabilities : mapping of fold to ndarray of float64, shape (members, clips, classes)
-    left_out : tuple of Member
-        Members that lack a fold.
+    By fold: ``clips`` (clips,) are manifest paths, ``labels`` (clips,) class numbers, ``probabilities`` (members,
+    clips, classes). ``left_out`` are members that lack a fold.
     """
 
     folds: tuple[int, ...]
@@ -73,24 +66,11 @@ def gather(
     fold: int | None = None,
     temperature: Callable[[int, Predictions], float] = lambda run, trial: 1.0,
 ) -> Grid:
-    """Line up the members of some runs.
+    """Line up the members of some runs, given by their trials (`earsight.evaluation.summary.read_run`) and folders.
 
-    Parameters
-    ----------
-    runs : sequence of sequence of Predictions
-        Each run's trials, as `earsight.evaluation.summary.read_run` gives them.
-    names : sequence of str
-        The runs' folders, for messages.
-    fold : int, optional
-        Only this fold; default every fold that all runs have.
-    temperature : callable, optional
-        Of (place of the run, trial): its logits are divided by it before the softmax.
-
-    Raises
-    ------
-    RunError
-        If the runs are of different data sets, classes or protocols, share no fold or clips, or give fewer than two
-        members.
+    Takes one ``fold``, by default every fold that all runs have. ``temperature`` of (place of the run, trial) divides
+    that trial's logits before the softmax. RunError if the runs are of different data sets, classes or protocols, share
+    no fold or clips, or give fewer than two members.
     """
     trials = {
         (trial.about["fold"], Member(place, trial.about["seed"])): trial
@@ -165,24 +145,9 @@ def greedy_weights(
     the way the best is taken, the smallest of equals (R. Caruana et al., "Ensemble Selection from Libraries of
     Models", ICML 2004).
 
-    Parameters
-    ----------
-    own : ndarray of float64, shape (members, clips)
-        The probability that each member gave to the right class.
-    shares : ndarray of float64, shape (clips,)
-        Each clip's weight in the mean log loss.
-    rounds : int
-        Members taken at most, repeats counted.
-
-    Returns
-    -------
-    ndarray of float64, shape (members,)
-        Weights of the members, adding up to 1.
-
-    Raises
-    ------
-    DataError
-        If there is no member or clip, or a value is no probability.
+    ``own`` (members, clips) is the probability that each member gave to the right class, ``shares`` (clips,) each
+    clip's weight in the mean log loss. Returns the members' weights (members,), float64, adding up to 1. DataError if
+    there is no member or clip, or a value is no probability.
     """
     if own.ndim != 2 or not own.size or shares.shape != own.shape[1:]:
         raise DataError(
@@ -247,35 +212,17 @@ def single_row(grid: Grid) -> dict[str, Any]:
 def method_row(grid: Grid, name: str, correct: Mapping[int, NDArray[np.bool_]], *, networks: float) -> dict[str, Any]:
     """One way to combine the members: its accuracy, and its gain over a single one on the same clips.
 
-    Parameters
-    ----------
-    grid : Grid
-    name : str
-    correct : mapping of fold to ndarray of bool, shape (clips,)
-        Whether the combination is right on each clip.
-    networks : float
-        How many networks a clip goes through, mean over the folds.
-
-    Returns
-    -------
-    dict
-        ``method``, ``networks``, ``accuracy`` (mean, ci95) and ``gain`` (difference, ci95, p_value, beyond_noise):
-        paired over clips, against the share of the members that is right on each, with an interval over clips.
+    ``correct`` says by fold whether the combination is right on each clip (clips,), ``networks`` how many networks a
+    clip goes through, mean over the folds. The gain is paired over clips, against the share of the members that is
+    right on each, with an interval over clips.
     """
     own, folds = _by_clip(grid, correct)
     single, _ = _by_clip(grid, {fold: grid.correct(fold).mean(axis=0) for fold in grid.folds})
-    interval = bootstrap_accuracy(own, folds=folds)
-    gain = paired_difference(own, single, folds=folds)
     return {
         "method": name,
         "networks": networks,
-        "accuracy": {"mean": interval.mean, "ci95": [interval.low, interval.high]},
-        "gain": {
-            "difference": gain.difference,
-            "ci95": [gain.low, gain.high],
-            "p_value": gain.p_value,
-            "beyond_noise": gain.beyond_noise,
-        },
+        "accuracy": bootstrap_accuracy(own, folds=folds).to_dict(),
+        "gain": paired_difference(own, single, folds=folds).to_dict(),
     }
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.evaluation.metrics import confusion, softmax
-from earsight.evaluation.summary import Predictions
+from earsight.evaluation.summary import Predictions, labels_and_predictions
 
 _NORMAL = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -67,9 +67,7 @@ class Mistake(NamedTuple):
 
 def confusion_counts(trials: Sequence[Predictions]) -> NDArray[np.int64]:
     """Predictions by true class (row) and predicted class (column), added up over the trials."""
-    labels = np.concatenate([one.labels for one in trials])
-    predictions = np.concatenate([one.logits.argmax(axis=1) for one in trials])
-    return confusion(labels, predictions, classes=len(trials[0].classes))
+    return confusion(*labels_and_predictions(trials), classes=len(trials[0].classes))
 
 
 def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
@@ -106,12 +104,7 @@ def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share out of ``count`` independent cases; (0, 1) for none.
-
-    References
-    ----------
-    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22, 1927.
-    """
+    """Wilson's 95 % interval (JASA 22, 1927) of a share out of ``count`` independent cases; (0, 1) for none."""
     if count <= 0:
         return 0.0, 1.0
     square = _NORMAL**2

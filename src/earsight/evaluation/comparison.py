@@ -43,17 +43,10 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Compare two runs, of these names and trials (`earsight.evaluation.summary.read_run`), on their common folds.
 
-    Returns
-    -------
-    dict
-        ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds`` (those
-        compared pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95,
-        ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes``, ``method``.
-
-    Raises
-    ------
-    RunError
-        If the runs have other classes, no fold in common, or other clips or labels in a fold.
+    Returns ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds``
+    (those compared pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95,
+    ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes`` and ``method``. RunError if the
+    runs have other classes, no fold in common, or other clips or labels in a fold.
     """
     folds = _common_folds(a, b, names)
     seeds = _common_seeds(a, b, folds)
@@ -95,19 +88,10 @@ def compare_runs(
 def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:
     """Limits of a 95 % interval of the difference that holds for other clips and other seeds.
 
-    Clips and seeds are redrawn with replacement at once within each fold (the pigeonhole bootstrap), so that a
-    network's luck on all of its clips counts as one draw. Of S seeds S - 1 are redrawn, which makes the variance of the
-    mean right for few of them. Where a and b are paired, a seed is drawn for both.
-
-    Returns
-    -------
-    tuple of float
-        Low and high, between -1 and 1; NaN where a run has one seed only on some fold.
-
-    References
-    ----------
-    A. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2), 2007; for S - 1, J. Rao and C. Wu,
-    "Resampling inference with complex survey data", JASA 83, 1988.
+    Clips and seeds are redrawn with replacement at once within each fold (the pigeonhole bootstrap; A. Owen, Annals of
+    Applied Statistics 1 (2), 2007), so that a network's luck on all of its clips counts as one draw. Of S seeds S - 1
+    are redrawn, which makes the variance of the mean right for few of them (J. Rao and C. Wu, JASA 83, 1988). Where a
+    and b are paired, a seed is drawn for both. NaN where a run has one seed only on some fold.
     """
     if any(min(len(one.a), len(one.b)) < 2 for one in answers):
         return float("nan"), float("nan")

@@ -30,15 +30,7 @@ class PerClass(NamedTuple):
 def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Share of the clips whose predicted class is the labelled one, from 0 to 1.
 
-    Parameters
-    ----------
-    labels, predictions : np.ndarray of int, shape (clips,)
-        True and predicted class numbers.
-
-    Raises
-    ------
-    DataError
-        If there is no clip, the lengths differ, or an entry is no class number.
+    Class numbers are int, (clips,); DataError if there is no clip, the lengths differ, or an entry is no class number.
     """
     labels, predictions = _paired(labels, predictions)
     return float(np.mean(labels == predictions))
@@ -47,16 +39,8 @@ def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
 def confusion(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> NDArray[np.int64]:
     """The confusion matrix, shape (classes, classes): clips by true class (row) and predicted class (column).
 
-    Parameters
-    ----------
-    labels, predictions : np.ndarray of int, shape (clips,)
-        True and predicted class numbers, below `classes`.
-    classes : int
-
-    Raises
-    ------
-    DataError
-        If there is no clip, the lengths differ, or a class number is out of range.
+    Class numbers are int, (clips,), below ``classes``; DataError if there is no clip, the lengths differ, or a number
+    is out of range.
     """
     labels, predictions = _paired(labels, predictions)
     highest = int(max(labels.max(), predictions.max()))
@@ -105,15 +89,7 @@ def log_softmax(logits: np.ndarray) -> NDArray[np.float64]:
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean negative log probability of the labels, in nats; ``log(classes)`` is that of a uniform guess.
 
-    Parameters
-    ----------
-    logits : np.ndarray of float, shape (clips, classes)
-    labels : np.ndarray of int, shape (clips,)
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit each other or a logit is not finite.
+    Takes logits float (clips, classes) and labels int (clips,), as `checked_logits` checks them.
     """
     scores, labels = checked_logits(logits, labels)
     return float(-np.take_along_axis(log_softmax(scores), labels[:, None], axis=1).mean())
@@ -122,10 +98,7 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 def checked_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Logits as float64 (clips, classes) and labels as int64 (clips,), once they fit each other.
 
-    Raises
-    ------
-    DataError
-        If there is no clip, a shape is wrong, a label is out of range, or a value is not finite.
+    DataError if there is no clip, a shape is wrong, a label is out of range, or a value is not finite.
     """
     scores = np.asarray(logits, dtype=np.float64)
     numbers = _class_numbers(labels, "labels")

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import RunError
-from earsight.evaluation.statistics import average_seeds, bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import Predictions, read_run
+from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference
+from earsight.evaluation.summary import Predictions, clip_means, read_run
 
 
 class Watched(NamedTuple):
@@ -32,37 +32,19 @@ class Watched(NamedTuple):
 def compare_protocols(run: Path, *, trials: Sequence[Predictions] | None = None) -> dict[str, Any]:
     """Compare the protocols over a run's trials; default all that are DONE.
 
-    Returns
-    -------
-    dict
-        ``run``, ``protocol`` (that of the run), ``protocols`` (a row each: protocol, accuracy with mean and ci95,
-        optimistic, and for all but ``last`` over_last with difference and ci95), ``trials`` (fold, seed, and each
-        protocol's epoch and accuracy) and ``notes``. The interval of a difference is about the choice of clips, with
-        the epochs that were chosen.
-
-    Raises
-    ------
-    RunError
-        If the folder is no run, or an epoch was not watched.
+    Returns ``run``, ``protocol`` (that of the run), ``protocols`` (a row each: protocol, accuracy with mean and ci95,
+    optimistic, and for all but ``last`` over_last with difference and ci95), ``trials`` (fold, seed, and each
+    protocol's epoch and accuracy) and ``notes``. The interval of a difference is about the choice of clips, with the
+    epochs that were chosen. RunError if the folder is no run, or an epoch was not watched.
     """
     watched = [_watched(run, trial) for trial in (read_run(run) if trials is None else trials)]
     names = [name for name in ("last", "inner", "test") if all(name in one.epochs for one in watched)]
-    clips = np.concatenate([one.trial.clips for one in watched])
-    folds = np.concatenate([np.full(len(one.trial.clips), one.trial.about["fold"]) for one in watched])
-    right = {
-        name: average_seeds(
-            np.concatenate([one.right[one.epochs[name] - 1] for one in watched]), clips=clips, folds=folds
-        )
-        for name in names
-    }
+    held_out = [one.trial for one in watched]
+    right = {name: clip_means(held_out, [one.right[one.epochs[name] - 1] for one in watched]) for name in names}
     rows: list[dict[str, Any]] = []
     for name in names:
         interval = bootstrap_accuracy(right[name].correct, folds=right[name].folds)
-        row: dict[str, Any] = {
-            "protocol": name,
-            "accuracy": {"mean": interval.mean, "ci95": [interval.low, interval.high]},
-            "optimistic": name == "test",
-        }
+        row: dict[str, Any] = {"protocol": name, "accuracy": interval.to_dict(), "optimistic": name == "test"}
         if name != "last":
             above = paired_difference(right[name].correct, right["last"].correct, folds=right[name].folds)
             row["over_last"] = {"difference": above.difference, "ci95": [above.low, above.high]}

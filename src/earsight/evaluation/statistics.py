@@ -11,7 +11,7 @@ The intervals are about the choice of clips; `variance_parts` is about the folds
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,10 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """``mean`` and ``ci95``, as JSON values."""
+        return {"mean": self.mean, "ci95": [self.low, self.high]}
+
 
 class PairedResult(NamedTuple):
     """Accuracy of a minus that of b, its 95 % interval, and the two-sided p-value of "no difference"."""
@@ -45,6 +49,11 @@ class PairedResult(NamedTuple):
         Both are asked: where few clips differ and all in one direction, the bootstrap leaves 0 out too soon.
         """
         return (self.low > 0 or self.high < 0) and self.p_value < 2 * TAIL
+
+    def to_dict(self) -> dict[str, Any]:
+        """``difference``, ``ci95``, ``p_value`` and ``beyond_noise``, as JSON values."""
+        found = {"difference": self.difference, "ci95": [self.low, self.high], "p_value": self.p_value}
+        return found | {"beyond_noise": self.beyond_noise}
 
 
 class VarianceParts(NamedTuple):
@@ -65,17 +74,8 @@ class ClipMeans(NamedTuple):
 def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) -> ClipMeans:
     """Average each clip's predictions over the seeds, matching clips by name.
 
-    Parameters
-    ----------
-    correct : np.ndarray of bool, shape (predictions,)
-        Whether each prediction is right; those of all folds and seeds one after the other, in any order.
-    clips, folds : np.ndarray, shape (predictions,)
-        Each prediction's clip, and its fold.
-
-    Raises
-    ------
-    DataError
-        If the lengths differ or a clip is in two folds.
+    ``correct`` is bool, ``clips`` names and ``folds`` numbers, all (predictions,): those of every fold and seed in any
+    order. DataError if the lengths differ or a clip is in two folds.
     """
     values, folds = _checked(correct, folds)
     clips = np.asarray(clips)
@@ -92,18 +92,14 @@ def bootstrap_accuracy(correct: np.ndarray, *, folds: np.ndarray, draws: int = 1
     """Mean accuracy over the folds with a 95 % percentile-bootstrap interval over clips, drawn within each fold.
 
     Where every clip is right, or every clip is wrong, resampling has no spread to show; the limit is then the exact
-    binomial one (Clopper and Pearson 1934) of that many clips.
+    binomial one (Clopper and Pearson 1934) of that many clips. The same ``seed`` gives the same interval, whatever the
+    order of the clips.
 
     Parameters
     ----------
     correct : np.ndarray of bool or float, shape (clips,)
         Whether each clip is right, or the share of its seeds that are (`average_seeds`).
     folds : np.ndarray, shape (clips,)
-        Fold of each clip.
-    draws : int
-        Resamples.
-    seed : int
-        Of the generator; the same seed gives the same interval, whatever the order of the clips.
 
     Raises
     ------
@@ -130,15 +126,7 @@ def variance_parts(accuracies: np.ndarray) -> VarianceParts:
     variance between seeds; the fold variance is that of the folds' means less the part the seeds put there (not below
     0). Searle, Casella and McCulloch, "Variance Components", 1992, chapter 3.
 
-    Parameters
-    ----------
-    accuracies : np.ndarray of float, shape (folds, seeds)
-        At least two of each.
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two folds or seeds, or a value is missing.
+    ``accuracies`` is float of shape (folds, seeds); DataError if one of them is below two, or a value is missing.
     """
     table = np.asarray(accuracies, dtype=np.float64)
     if table.ndim != 2 or min(table.shape) < 2 or not np.isfinite(table).all():
@@ -165,11 +153,8 @@ def paired_difference(
         Whether a and b are right on each clip, or the share of their seeds that are (`average_seeds`); entry i of both
         is about the same clip.
     folds : np.ndarray, shape (clips,)
-        Fold of each clip.
     draws : int
         Resamples, and random sign flips.
-    seed : int
-        Of the generator.
 
     Raises
     ------

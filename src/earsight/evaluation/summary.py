@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,7 @@ class Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read one ``predictions.npz``.
-
-    Raises
-    ------
-    RunError
-        If it is missing, broken, or lacks an array.
-    """
+    """Read one ``predictions.npz``; RunError if it is missing, broken, or lacks an array."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return Predictions(
@@ -86,13 +80,7 @@ def read_predictions(path: Path) -> Predictions:
 
 
 def read_run(run: Path) -> list[Predictions]:
-    """The predictions of every finished trial of a run folder, by fold and seed.
-
-    Raises
-    ------
-    RunError
-        If the folder is missing or no trial in it is DONE.
-    """
+    """The predictions of every finished trial of a run folder, by fold and seed; RunError if there is none."""
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")
     found = [read_predictions(path.with_name("predictions.npz")) for path in run.glob("fold-*/seed-*/DONE")]
@@ -104,29 +92,19 @@ def read_run(run: Path) -> list[Predictions]:
 def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of some trials, of one recipe on one data set; ``machine`` is kept as it is.
 
-    Returns
-    -------
-    dict
-        ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap over clips within folds),
-        ``macro_f1``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``. With several seeds, each
-        on each fold: ``accuracy.std_over_seeds`` (of the mean over folds), ``accuracy.std_parts`` (the deviation
-        between folds without the seeds' share, and that between the seeds of a fold), and ``ensemble`` (accuracy with
-        its interval, members, and the gain over a single network, paired over clips).
-
-    Raises
-    ------
-    RunError
-        If the trials are of different recipes or data sets.
+    It has ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap over clips within folds),
+    ``macro_f1``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``. With several seeds, each on
+    each fold: ``accuracy.std_over_seeds`` (of the mean over folds), ``accuracy.std_parts`` (the deviation between folds
+    without the seeds' share, and that between the seeds of a fold), and ``ensemble`` (accuracy with its interval,
+    members, and the gain over a single network, paired over clips). RunError if the trials are of different recipes,
+    protocols or data sets.
     """
     for name in ("recipe_digest", "protocol", "dataset"):
         found = [trial.about[name]["digest"] if name == "dataset" else trial.about[name] for trial in trials]
         values = sorted({str(value) for value in found})
         if len(values) > 1:
             raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
-    first = trials[0].about
-    correct = np.concatenate([trial.correct for trial in trials])
-    folds = np.concatenate([np.full(len(trial.labels), trial.about["fold"]) for trial in trials])
-    means = average_seeds(correct, clips=np.concatenate([trial.clips for trial in trials]), folds=folds)
+    first, means = trials[0].about, clip_means(trials)
     interval = bootstrap_accuracy(means.correct, folds=means.folds)
     rows = [
         {
@@ -143,6 +121,7 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
     for row in rows:
         by_fold[row["fold"]].append(row["accuracy"])
         by_seed[row["seed"]].append(row["accuracy"])
+    labels, predictions = labels_and_predictions(trials)
     fold_means = [float(np.mean(values)) for values in by_fold.values()]
     seed_means = [float(np.mean(values)) for values in by_seed.values()]
     out: dict[str, Any] = {
@@ -151,11 +130,7 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
             "std": _deviation(fold_means),
             "ci95": [interval.low, interval.high],
         },
-        "macro_f1": macro_f1(
-            np.concatenate([trial.labels for trial in trials]),
-            np.concatenate([trial.logits.argmax(axis=1) for trial in trials]),
-            classes=len(trials[0].classes),
-        ),
+        "macro_f1": macro_f1(labels, predictions, classes=len(trials[0].classes)),
         "folds": rows,
     }
     if len(by_seed) > 1 and len(rows) == len(by_seed) * len(by_fold):  # each seed on each fold, or they do not compare
@@ -174,6 +149,24 @@ def write_summary(run: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
     return summary
 
 
+def labels_and_predictions(trials: Sequence[Predictions]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """True and predicted class numbers of all trials, one after the other, (predictions,) each."""
+    predicted = [trial.logits.argmax(axis=1) for trial in trials]
+    return np.concatenate([trial.labels for trial in trials]), np.concatenate(predicted)
+
+
+def clip_means(trials: Sequence[Predictions], right: Sequence[NDArray[np.bool_]] | None = None) -> ClipMeans:
+    """For each clip of some trials, the share of its predictions that is right.
+
+    ``right`` are a trial's predictions each, (clips,) bool; default those it saved.
+    """
+    return average_seeds(
+        np.concatenate([trial.correct for trial in trials] if right is None else right),
+        clips=np.concatenate([trial.clips for trial in trials]),
+        folds=np.concatenate([np.full(len(trial.labels), trial.about["fold"]) for trial in trials]),
+    )
+
+
 def _deviation(values: list[float]) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
@@ -190,13 +183,4 @@ def _ensemble(trials: list[Predictions], single: ClipMeans) -> dict[str, Any]:
     own = np.array([right[clip] for clip in single.clips.tolist()])
     interval = bootstrap_accuracy(own, folds=single.folds)
     gain = paired_difference(own, single.correct, folds=single.folds)
-    return {
-        "accuracy": interval.mean,
-        "ci95": [interval.low, interval.high],
-        "gain": {
-            "difference": gain.difference,
-            "ci95": [gain.low, gain.high],
-            "p_value": gain.p_value,
-            "beyond_noise": gain.beyond_noise,
-        },
-    }
+    return {"accuracy": interval.mean, "ci95": [interval.low, interval.high], "gain": gain.to_dict()}
