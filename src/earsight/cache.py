@@ -1,4 +1,4 @@
-"""The cache folder, where everything lies that can be made again: stores of a data set, and compiled kernels."""
+"""The cache folder: stores of data sets and compiled kernels, all of which can be computed again."""
 
 from __future__ import annotations
 

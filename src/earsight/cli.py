@@ -1,4 +1,4 @@
-"""The command line: which verbs there are, in the order in which ``--help`` shows them."""
+"""The command line: its verbs, in the order in which ``--help`` shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors that a user can mend.
+"""Errors that a user can correct.
 
 Every message names the value that was found, what was expected, and the remedy. The command line prints the message
 alone, on standard error, and ends with exit code 2.

@@ -1,4 +1,4 @@
-"""The first run: the main job on synthetic sounds, from nothing to a prediction and a spectrogram.
+"""The quickstart: make synthetic sounds, train on them, predict one and draw its spectrogram.
 
 Comes in: a folder to work in. Goes out, in it: the synthetic data set, a run with its model file, and a spectrogram of
 one sound. No network is used; the ImageNet weights come out of an installed package.
@@ -56,7 +56,7 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     drawing = folder / "spectrogram.png"
     _show_one(model, dataset.file(row), label=dataset.clips[row].label, drawing=drawing)
     out.print(
-        f"spectrogram: {drawing}\nmodel:   {model}\n"
+        f"spectrogram: {drawing}\nmodel:       {model}\n"
         f"all in {time.monotonic() - started:.0f} s. Now your own sounds, one folder a class:",
         markup=False,
     )

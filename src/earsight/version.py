@@ -1,3 +1,3 @@
-"""The version of earsight, apart from the package's face so that any module may ask for it."""
+"""The version, kept out of earsight/__init__.py so that any module can import it."""
 
 __version__ = "0.1.0"

@@ -1,1 +1,1 @@
-"""What a trained network kept of its weights, what it needs of them, and what it looks at."""
+"""Analyses of trained networks: similarity to their pretrained weights, stages, and attributions."""

@@ -1,4 +1,4 @@
-"""Attribution of a class score to the cells of a spectrogram: Integrated Gradients, and Grad-CAM beside it.
+"""Attribution of a class score to the cells of a spectrogram: Integrated Gradients and Grad-CAM.
 
 Comes in: a network from log powers (batch, windows, bands, frames) to scores (batch, classes), the log powers of one
 sound, and those of silence. Goes out: attributions (windows, bands, frames) in units of the score, which add up to what

@@ -1,4 +1,4 @@
-"""Whether attributions lie on the boundaries of loud regions: numbers for one clip, and means with intervals.
+"""Measure whether attributions lie on the boundaries of loud regions.
 
 Comes in: attributions and log powers (windows, bands, frames) of one clip. Goes out: `NAMES`, a number each, as they
 are and as they would be by chance. Palanisamy et al. 2020 (arXiv 2007.11154, Fig. 3) claim it of Integrated Gradients

@@ -1,4 +1,4 @@
-"""Masking of a sound by attributions: the sound with only what the network used, and the rest.
+"""Split a sound in two by attributions: the part the network used, and the rest.
 
 Comes in: a wave (samples,) float32 and the attributions of its spectrogram (windows, bands, frames). Goes out: two
 waves that add up to the first one, sample by sample.

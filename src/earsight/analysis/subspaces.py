@@ -1,4 +1,4 @@
-"""SVCCA and linear CKA of two sets of features, from covariances that are gathered block by block.
+"""SVCCA and linear CKA of two sets of features, from covariances summed over blocks.
 
 Comes in: blocks of rows of two feature matrices, (rows, dimensions of x) and (rows, dimensions of y), where row i of
 both is about the same thing. Goes out: correlations between 0 and 1. Memory is that of three covariance matrices in

@@ -1,4 +1,4 @@
-"""Sweeps over stages: which must be pretrained, which trained, and which are needed at all.
+"""Sweeps over stages: fewer pretrained, fewer trained, or fewer kept.
 
 Comes in: a recipe and a kind of sweep. Goes out: a `Variant`, a recipe with its folder, for each stage; and, once their
 trials are done, accuracies along the depth with differences to the reference, paired over clips. The sweeps are the

@@ -1,4 +1,4 @@
-"""Time and frequency axes of spectrograms, and one time axis for channels whose columns lie differently.
+"""Axes of spectrograms, and resampling of channels with different hops to one time axis.
 
 Comes in: the front end that made a spectrogram, and arrays (windows, bands, frames). Goes out: times in seconds,
 frequencies in Hz, and arrays (bands, frames) whose columns all have the same width from 0 s to the end of the clip.

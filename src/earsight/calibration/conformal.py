@@ -1,4 +1,4 @@
-"""Conformal prediction sets: the classes that hold the true one with a stated probability.
+"""Conformal prediction sets: sets of classes that contain the true one with a stated probability.
 
 Comes in: probabilities (clips, classes) float of clips that did not choose the weights, and their labels (clips,) int.
 Goes out: a threshold (no unit) for a coverage, and with it the prediction set of any clip. If the clips and those to

@@ -1,4 +1,4 @@
-"""Options that several verbs share, each once: aliases for single ones, data classes for those that come together.
+"""Shared options: type aliases for single ones, data classes for groups.
 
 A verb names a group as one parameter, and `grouped` hands Typer the group's fields in its place::
 

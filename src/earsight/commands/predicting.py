@@ -1,4 +1,4 @@
-"""Verbs that apply a model file to sounds: predict (clips to rows, recordings to events or timelines) and evaluate."""
+"""Verbs that apply a model file to sounds: predict (rows of clips, of events or of windows) and evaluate."""
 
 from __future__ import annotations
 

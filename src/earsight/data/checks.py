@@ -1,4 +1,4 @@
-"""Checks of a data set's clips: what would harm training, found before an hour is spent on it.
+"""Checks of a data set's clips before training, for what would harm it.
 
 Comes in: a `Dataset`. Each clip is decoded once, in threads and block by block; only its hash and a few numbers are
 kept, so memory does not grow with the sound. Goes out: a `Report` of findings, as lines to read or as lists and dicts

@@ -1,4 +1,4 @@
-"""File types by their first bytes (magic numbers), and the bytes of sound that a cut file lacks.
+"""Recognise file types by their first bytes, and count the bytes missing from a truncated sound file.
 
 Comes in: an open file descriptor, or the first bytes of a file. Goes out: words for an error message, or a number of
 bytes. Nothing is decoded; `earsight.data.audio` asks when decoding failed or may have ended early.

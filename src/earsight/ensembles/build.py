@@ -1,4 +1,4 @@
-"""Build an ensemble from finished runs: measure each way to combine the members, and write the folder of one of them.
+"""Build an ensemble: compare the ways to combine members, and write a run folder for the chosen one.
 
 Comes in: run folders; every seed in them is a member. Goes out: the folder that `earsight.ensembles.ensemble_run` lays
 out, and its report (accuracies between 0 and 1, milliseconds per clip).

@@ -1,4 +1,4 @@
-"""The members of an ensemble, which of them to take, and what averaging them is worth.
+"""Choose ensemble members, and measure the gain from averaging them.
 
 Comes in: the predictions of one or more runs on one data set. A member is one seed of one run; on each fold it is a
 network of its own, which that fold did not train. Goes out: a `Grid` of probabilities by fold and member, weights of

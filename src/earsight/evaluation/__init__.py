@@ -1,1 +1,1 @@
-"""Metrics, statistics and calibration: pure functions of the arrays that a run saved."""
+"""Metrics, statistics and summaries of saved predictions."""

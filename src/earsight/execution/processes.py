@@ -1,4 +1,4 @@
-"""Several trials at once on one device, each in a process of its own.
+"""Several trials at once on one device, each in its own process.
 
 Comes in: prepared data and trials. Goes out: the trials' folders, each DONE, with the bits that the trials would have
 one after the other at the same thread count. A trial's lock and checkpoint are those of `earsight.training.trial`:

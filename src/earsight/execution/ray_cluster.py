@@ -1,4 +1,4 @@
-"""A Ray cluster to run trials on: one that runs already, or one that is started on this machine for a while.
+"""The Ray cluster that trials run on: a running one, or one started on this machine for the command.
 
 Comes in: ``ray`` or ``ray://HOST:PORT``, and what a trial takes. Goes out: a connected `Cluster`. Ray is imported only
 when a cluster is asked for.

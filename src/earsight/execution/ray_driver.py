@@ -1,4 +1,4 @@
-"""The driver of trials on a Ray cluster: starts them, follows them, and starts those again whose worker died.
+"""The driver of trials on a Ray cluster: starts them, follows them, and restarts any whose worker died.
 
 Comes in: a connected cluster and units (a trial, its data, its run folder). Goes out: the trials' folders, each DONE,
 with the bits of a local run at the same thread count on the same kind of processor. The driver keeps no state of its

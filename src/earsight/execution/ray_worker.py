@@ -1,4 +1,4 @@
-"""The worker on a node of a Ray cluster: runs one trial, and fetches what it reads where the node lacks it.
+"""Runs one trial on a Ray node, after fetching the inputs that the node lacks.
 
 Comes in: prepared data, a `Job` and the driver's mailbox. Goes out: the trial's folder where the node shares the run
 folder; else checkpoints into the mailbox and the trial's files as the result. Whether it shares the folder is found by

@@ -1,4 +1,4 @@
-"""Trials, one after the other in this process, several at once in processes of their own, or on a Ray cluster.
+"""Run trials: in this process, in several, or on a Ray cluster.
 
 Comes in: prepared data, trials and a run folder. Goes out: the trials' folders, each DONE. A trial that is DONE is not
 run again; the one that was stopped goes on where it was.

@@ -1,4 +1,4 @@
-"""How long a trial will take, from its first steps.
+"""Estimate how long a trial takes, from its first steps.
 
 Comes in: prepared data, a trial and a device. Goes out: seconds. The trial is begun in a folder of its own, which is
 thrown away: what is timed is the very code that trains.

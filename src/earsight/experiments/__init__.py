@@ -1,1 +1,1 @@
-"""The paper's experiments as a whole: which cells there are, what they cost, and what came of them."""
+"""The paper's experiments: their cells, cost and results."""

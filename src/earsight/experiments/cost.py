@@ -1,4 +1,4 @@
-"""The cost of jobs before they start: trials, and about how long those that are not DONE take on this machine.
+"""Estimated time of jobs: how many trials are unfinished, and how long they take here.
 
 Comes in: jobs. Goes out: rows with seconds. A cell with trials that are DONE goes by their times. For the others a few
 training steps of each backbone on each kind of spectrogram are timed: on the data set's spectrograms if they are in the

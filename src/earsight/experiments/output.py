@@ -1,4 +1,4 @@
-"""The files of a reproduction: each section's numbers, and a report of all of them as Markdown, HTML and JSON.
+"""The files of a reproduction: each section's numbers as JSON, and the report as Markdown, HTML and JSON.
 
 Comes in: sections, and the folder that a user named. Goes out, in it: ``sections/NAME.json``, and ``report.md``,
 ``report.html`` and ``report.json`` of every section that was ever made there, in the paper's order; each written whole

@@ -1,4 +1,4 @@
-"""The paper's tables as sections of the report, with our numbers beside its figures.
+"""The paper's tables as sections of the report: our numbers beside the paper's.
 
 Comes in: a scale, what was asked, and the finished runs below ``OUT/runs``. Goes out: a dictionary a section, of JSON
 values: our accuracies between 0 and 1, the paper's in per cent. A cell without numbers has the reason, and the command

@@ -1,4 +1,4 @@
-"""What is to be run: a job for each cell whose data set is at hand, and why the others are not run.
+"""The jobs to run: one for each cell whose data set was given, with reasons for those left out.
 
 Comes in: cells, the data sets that were given, and an output folder. Goes out: `Job`s (a cell with its trials and its
 run folder, ``OUT/runs/CELL``) and reasons. What is DONE is not run again.

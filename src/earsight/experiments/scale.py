@@ -1,4 +1,4 @@
-"""A scale: which recipes make up the paper's tables and figures, and the published figures to set beside ours.
+"""A scale (paper, small): its list of recipes for the tables and figures, and the published figures.
 
 Comes in: the name of a scale in the package (``paper``, ``small``) or a YAML file. Goes out: a `Scale`. Figures are
 accuracies in per cent, as published. How a network is trained stands in the recipes, not here.

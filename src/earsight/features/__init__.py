@@ -1,1 +1,1 @@
-"""Spectrograms of sound: the front end, random changes, and the store."""
+"""Spectrograms: front end, augmentation, and the store on disk."""

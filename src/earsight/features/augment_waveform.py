@@ -1,4 +1,4 @@
-"""Augmentation of waves, the slow reference: pitch and speed are changed on the wave, then its spectrogram is computed.
+"""Slow reference augmentation: changes the wave, then computes its spectrogram.
 
 Comes in: a data set, features, and the same draws as `earsight.features.augment` takes, which a test holds to this.
 Goes out: spectrograms (batch, windows, bands, frames). Every example is decoded anew and changed by Signalsmith Stretch

@@ -1,4 +1,4 @@
-"""Filterbanks on the power of the STFT: mel, linear, gammatone, and MFCCs; what the rows of a spectrogram are.
+"""Filterbanks (mel, linear, gammatone) on the power of the STFT, and MFCCs.
 
 Comes in: a rate in Hz, the points of the FFT, a number of bands, and a pitch step. Goes out: a bank (bands, bins)
 float32, bins = points // 2 + 1, of weights of at least 0, lowest band first. A spectrogram is log(bank @ power + 1e-6),

@@ -1,4 +1,4 @@
-"""A resumable file of rows: one row for each clip of a data set, computed once and kept in a folder.
+"""A folder of one row per clip, computed once; an interrupted build resumes.
 
 Comes in: a data set, a layout, and a function from a decoded wave (samples,) float32 to its row. Goes out: a folder
 with one large file of rows of equal size, small tables with an entry for each row, a table of states, and

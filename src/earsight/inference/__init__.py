@@ -1,1 +1,1 @@
-"""A model file applied to sound."""
+"""Predictions, events and explanations of sounds, by a model file."""

@@ -1,4 +1,4 @@
-"""The whole of a model's abilities in one object: clips, many files, recordings, events and explanations.
+"""`Classifier`: one object for predicting clips, files, recordings and events, and for explaining.
 
 Comes in: the path of a model file, then audio files or waves. Goes out: `Prediction`s, `Window`s, `Event`s and
 `Explanation`s. What a single clip needs is in `earsight.inference.model`; nothing in this folder but `scoring` imports

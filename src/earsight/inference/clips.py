@@ -1,4 +1,4 @@
-"""Predict many sound files, a batch at a time, here or on a Ray cluster; and find the files that are meant.
+"""Predict many sound files in batches; expand folder names to files.
 
 Comes in: names of files and folders, then a model. Goes out: a `Prediction` for each file in their order; that of a
 file which cannot be read says why.

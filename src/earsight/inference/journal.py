@@ -1,4 +1,4 @@
-"""Resumable output: files of rows with a journal of committed sizes, so that a killed command can go on.
+"""Resumable output: row files, and a journal of how much of each is safely on disk.
 
 Comes in: lines of text, and the position (JSON values) from which to go on behind them. Goes out: files that end with a
 whole line even where the disk is full; until all is written the journal ``FILE.progress`` (in a folder, ``.progress``):

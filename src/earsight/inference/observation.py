@@ -1,4 +1,4 @@
-"""Do attributions lie on the boundaries of loud regions? The paper's observation, tested on a run's held-out clips.
+"""Run analysis.boundaries on a run's held-out clips, resumably.
 
 Comes in: a run folder with its models and sounds. Goes out: what `earsight.analysis.boundaries` measures, for each
 clip, and the means over clips with 95 % bootstrap intervals, as they are and against attributions moved in time. Rows

@@ -1,4 +1,4 @@
-"""What a model finds in sound, as plain values: predictions of clips, windows of a recording, and events.
+"""Predictions of clips, windows of a recording, and events, as plain data classes.
 
 Times are in seconds from the recording's start, probabilities are 0 to 1. Nothing here needs numpy or torch.
 """

@@ -1,4 +1,4 @@
-"""Batch-norm kernels with an activation, forward and backward, each in as few passes over memory as there can be.
+"""Batch-norm kernels with an activation, forward and backward, with few passes over memory.
 
 Comes in: a `JOB` record of addresses and sizes. Feature maps are channels-last: ``rows`` positions (batch, height,
 width) of ``channels`` values; those of ``x`` begin every ``stride`` elements. All else is float32. Goes out: the arrays

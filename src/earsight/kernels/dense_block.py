@@ -1,4 +1,4 @@
-"""Dense-block kernels, backward: a dense block's layers normalise the same channels again and again.
+"""Backward kernels for dense blocks, whose layers normalise the same channels repeatedly.
 
 Comes in: the `JOB` record of `earsight.kernels.batch_norm`. ``x`` and what has its shape have rows that begin every
 ``stride`` elements; maps of one layer's own are whole. Goes out: the arrays that the record names, changed. Imports

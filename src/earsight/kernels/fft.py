@@ -1,4 +1,4 @@
-"""FFTs of a few points as straight-line code, of eight complex numbers at once, for numba's kernels.
+"""Short FFTs as straight-line code, eight transforms side by side.
 
 Comes in: addresses of arrays of float64 in which each point of a transform is a vector of eight real and a vector of
 eight imaginary parts, so that eight transforms run side by side, nothing is shuffled, and any length is as good as a

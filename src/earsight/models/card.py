@@ -1,4 +1,4 @@
-"""The model card: what a model file holds beside its weights to turn a sound into a label.
+"""The model card: the settings, labels and calibration that a model file holds beside its weights.
 
 Comes in: labels, a resolved recipe, normalisation and the origin of the training. Goes out: a checked `ModelCard`, and
 the tree of JSON values that a model file keeps of it. An ensemble's card has members, a card and a weight for each.

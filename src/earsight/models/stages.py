@@ -1,4 +1,4 @@
-"""Stages of a backbone: where each ends, and what of the pretrained weights a trial starts with: fuse, freeze and cut.
+"""Stages of a backbone: where each ends; what a trial loads (fuse), does not train (freeze) and removes (cut).
 
 Comes in: a recipe's ``backbone`` and ``transfer`` sections, or a backbone with `earsight.models.backbones.stages`. Goes
 out: the network that a trial starts with, from spectrograms (batch, 3, bands, frames) float32 to logits (batch,

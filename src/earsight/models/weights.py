@@ -1,4 +1,4 @@
-"""Pretrained weights: where they come from, how files are read without running code, and how they fit a backbone.
+"""Pretrained weights: their sources, reading files without running code, and fitting them to a backbone.
 
 Comes in: a timm model and a source: ``imagenet`` or a checkpoint file. Goes out: the same model with every weight set
 but the classifier's, which stays new; or the state dict or header of a file. ImageNet weights come, in this order, from

@@ -1,1 +1,1 @@
-"""A model file as one ONNX file, front end included."""
+"""Export of a model file, front end included, to one ONNX file."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime beside torch: the largest differences between an exported model and the model file it comes from.
+"""Compare an exported ONNX model with its model file: the largest output differences.
 
 Comes in: a classifier and the bytes of an ONNX model. Goes out: the ONNX model's outputs for waves (batch, samples)
 float32, and the largest differences of probabilities, spectrograms and OOD scores (`Parity`).

@@ -1,4 +1,4 @@
-"""A model traced into ONNX: three graphs, and their join into one file.
+"""Trace a model into three ONNX graphs and join them into one file.
 
 Comes in: a model card and its network. Goes out: by `graphs_of` three models of opset 18 with a free batch (the front
 end with its FFTs as matrix products, the network, the calibration), and by `joined` one ONNX model with

@@ -1,1 +1,1 @@
-"""Tables and figures made from what a run saved: dicts and arrays in; text and spectrogram files out."""
+"""Tables and figures made from what a run saved: dicts and arrays in; text and image files out."""

@@ -1,4 +1,4 @@
-"""Figures of a run: confusion matrix, training curves, reliability diagram, intervals; and how a figure is written.
+"""Figures of a run: confusion matrix, training curves, reliability diagram, intervals; and saving them.
 
 Comes in: arrays and rows that a run saved. Goes out: a `matplotlib.figure.Figure`, for `write_figure` (PNG or SVG) or
 `earsight.reports.html.inline_svg`. Drawings are black with transparency on nothing, so that they read in grey, and on

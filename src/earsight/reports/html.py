@@ -1,4 +1,4 @@
-"""Pages: a template, its values and drawn figures become one self-contained HTML file.
+"""HTML pages: a template, its values and its figures become one self-contained file.
 
 Comes in: the name of a template in ``templates/``, its values, and matplotlib figures. Goes out: text, and a file that
 is written whole or not at all. Every value is escaped; names of files and classes are isolated from the direction of

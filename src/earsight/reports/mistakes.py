@@ -1,4 +1,4 @@
-"""A run's worst mistakes for a page: a small spectrogram and a small player of each clip, as far as there is room.
+"""The worst mistakes, each with a spectrogram and a player, within the page's size limit.
 
 Comes in: a `RunRead`, and where its sounds lie. Goes out: `WorstMistakes`, whose media are data URIs: PNG (black on
 white, dark where it is loud) and MP3 (FLAC where libsndfile writes no MP3), the same bytes for the same file.

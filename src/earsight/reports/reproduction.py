@@ -1,4 +1,4 @@
-"""The report of `earsight reproduce`: the paper's tables with our numbers beside its figures, as Markdown and HTML.
+"""The report of `earsight reproduce`: our numbers beside the paper's, as Markdown and HTML.
 
 Comes in: the sections that `earsight.experiments.paper_tables` and `earsight.experiments.paper_figures` make (our
 accuracies between 0 and 1, the paper's in per cent). Goes out: Markdown text, and one HTML file that holds its figures

@@ -1,4 +1,4 @@
-"""A run folder as a report reads it: predictions, summary, histories, recipe; and sentences on what is missing.
+"""Load a run folder for a report: predictions, summary, histories, recipe; and sentences on missing parts.
 
 Comes in: a run folder. Goes out: a `RunRead`. Only the predictions are needed; whatever else is missing or cannot be
 read is named in ``missing``, and the report is made without it.

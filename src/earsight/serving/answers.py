@@ -1,4 +1,4 @@
-"""Make one `Answer` of the predictions of a sound's windows."""
+"""Combine the predictions of a sound's windows into one `Answer`."""
 
 from __future__ import annotations
 

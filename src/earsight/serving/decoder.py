@@ -1,4 +1,4 @@
-"""The decoding process: uploads are opened here, where a crash costs nothing but this process.
+"""The decoding process: opens uploads, so that a decoder's crash ends only this process.
 
 ``python -m earsight.serving.decoder BYTES FILE_BYTES``: memory that it may use, and the longest file that it may write.
 It answers each line of JSON on standard input with one on standard output; the first says that it is ready. A job is

@@ -1,4 +1,4 @@
-"""ASGI middleware: security headers on every response, and a time within which it must be read.
+"""ASGI middleware: security headers, and a timeout for clients that read too slowly.
 
 The headers keep the page to its own scripts, styles and sounds: nothing comes from, or goes to, another host.
 """

@@ -1,4 +1,4 @@
-"""The bodies of the service's answers, as its OpenAPI description has them. Times in seconds, rates in Hz."""
+"""Response bodies of the service, as in its OpenAPI description. Times in seconds, rates in Hz."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server (uvicorn): the parity check of the model, the port, and a stop that lets requests in flight end.
+"""The server (uvicorn): parity check of the model, the port, and a stop that lets open requests end.
 
 Comes in: a `Classifier`, `Limits`, a bound socket. `Server.work` returns after SIGINT or SIGTERM.
 """

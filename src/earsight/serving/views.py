@@ -1,4 +1,4 @@
-"""Arrays as a web page draws and plays them: levels of a byte each, outlines, WAV files; all in base64.
+"""Encode arrays for the web page: 8-bit images, outlines and WAV, in base64.
 
 Comes in: waves (samples,) float32 and explanations. Goes out: the parts of an answer in `earsight.serving.schemas`.
 """

@@ -1,1 +1,1 @@
-"""Training: the loop, trials, and running them."""
+"""Training: data preparation, the loop, and one trial."""

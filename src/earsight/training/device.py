@@ -1,4 +1,4 @@
-"""The device that training computes on: which one, in which precision, and settings that make results repeat.
+"""The device that computes, its precision, and the settings that make results reproducible.
 
 Comes in: the name of a device, or functions on tensors that stay where they are. Goes out: a torch device, the dtype
 of training steps, steps recorded as CUDA graphs, settings of this process, and the machine's description for run

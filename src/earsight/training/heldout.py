@@ -1,4 +1,4 @@
-"""The clips that a run's trials held out: their sound files, their labels, and the model that never saw them.
+"""The held-out clips of each trial, with the model that was not trained on them.
 
 Comes in: a run folder. Goes out: one `HeldOut` for each finished trial, its clips in the order of its predictions.
 """

@@ -1,4 +1,4 @@
-"""A data set made ready for trials, and where its training steps read it from.
+"""Prepare a data set for trials, and choose whether steps read from disk or device.
 
 Comes in: a `Dataset`, a `Recipe` and the device to train on. Goes out: `Prepared`, what all trials share (the resolved
 recipe, the spectrograms or waves on disk, the clips left out), and the source of a trial's spectrograms.

@@ -1,4 +1,4 @@
-"""What a search found: how each point did on the inner rows, and which cannot be told from the best.
+"""Results of a search: each point's accuracy on the inner rows, and the points not distinguishable from the best.
 
 Comes in: the trials' folders of each point, with ``inner.npz`` where a trial was run to its end and ``history.jsonl``
 anyway. Goes out: a dict for tables, figures and JSON; accuracies between 0 and 1.

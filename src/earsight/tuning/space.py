@@ -1,4 +1,4 @@
-"""The points of a search: a recipe with some of its fields set to each of some values, or drawn at random.
+"""Points of a search: a recipe with fields from a grid or drawn at random.
 
 Comes in: ``field=1e-3,1e-4`` for a grid, ``field=loguniform(1e-5,1e-2)`` for draws. Goes out: `Point` s, each a whole
 recipe that has been checked. The same texts give the same points, so that a search that was stopped goes on.
