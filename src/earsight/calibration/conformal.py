@@ -45,18 +45,9 @@ def conformal_threshold(
 ) -> float:
     """The score up to which a class is in the set: the ``ceil((clips + 1) coverage)``-th smallest of the true classes'.
 
-    It is from 0 to 1, and 1, which lets every class in, where the clips are too few for the coverage (from 0 to 1).
-
-    Parameters
-    ----------
-    probabilities : np.ndarray of float, shape (clips, classes)
-        Of clips that did not train the network.
-    labels : np.ndarray of int, shape (clips,)
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit each other, or the coverage is not between 0 and 1.
+    It is from 0 to 1, and 1, which lets every class in, where the clips are too few for the coverage. Probabilities
+    (clips, classes) float and labels (clips,) int are those of clips that did not train the network. DataError if they
+    do not fit each other, or the coverage is not between 0 and 1.
     """
     shares, labels = checked_logits(probabilities, labels)
     own = np.take_along_axis(nonconformity_scores(shares, method=method), labels[:, None], axis=1)[:, 0]

@@ -32,12 +32,8 @@ class Wanted:
 
     ``score``: the OOD score, one of `earsight.calibration.ood.SCORES`, or ``auto`` for the best that the trials have.
     ``false_alarms``: the share of known sounds that may be called unknown. ``coverage``: how often the prediction set
-    is to hold the true class. ``method``: one of `earsight.calibration.conformal.METHODS`.
-
-    Raises
-    ------
-    DataError
-        If one is not among those, or a share is not between 0 and 1.
+    is to hold the true class. ``method``: one of `earsight.calibration.conformal.METHODS`. DataError if one is not
+    among those, or a share is not between 0 and 1.
     """
 
     score: str = "auto"
@@ -112,13 +108,7 @@ def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibratio
 
 
 def score_of(trials: Sequence[Predictions], wanted: str) -> str:
-    """The OOD score that ``auto`` stands for with these trials; any other stands for itself.
-
-    Raises
-    ------
-    DataError
-        If a trial lacks what the wanted score needs.
-    """
+    """The OOD score that ``auto`` stands for; any other stands for itself, DataError if a trial lacks what it needs."""
     has = {
         "distance": all(trial.distance is not None for trial in trials),
         # An ensemble's logits are log probabilities: their energy is 0 for every sound.

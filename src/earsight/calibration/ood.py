@@ -65,11 +65,7 @@ def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> tuple[float, tuple[
     distribution, whose middle 95 % are the interval.
 
     ``scores`` (clips,) are those of known sounds that the network was not trained on; ``rate`` is between 0 and 1.
-
-    Raises
-    ------
-    DataError
-        If there are too few clips for the rate (fewer than ``1 / rate - 1``), or a score is not finite.
+    DataError if there are too few clips for the rate (fewer than ``1 / rate - 1``), or a score is not finite.
     """
     from scipy.stats import beta  # slow to load, and a prediction does not need it
 

@@ -37,13 +37,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     is returned, which changes nothing.
 
     Comes in: logits (clips, classes) float of held-out clips, and labels (clips,) int. Goes out: T, from 0.01 to 100;
-    above 1, the classifier was too sure. C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017,
-    section 4.2.
+    above 1, the classifier was too sure. DataError if the arrays do not fit each other or a logit is not finite.
 
-    Raises
-    ------
-    DataError
-        If the arrays do not fit each other or a logit is not finite.
+    C. Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
     """
     scores, labels = checked_logits(logits, labels)
     own = np.take_along_axis(scores, labels[:, None], axis=1)[:, 0]
@@ -72,12 +68,7 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
     """How often the predicted class is right, in bins of its probability; bins include their upper edge.
 
     Comes in: probabilities (clips, classes) float, whose rows sum to 1, labels (clips,) int, and how many bins, at
-    least 1, of equal width.
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit each other, the rows are not probabilities, or `bins` is below 1.
+    least 1, of equal width. DataError if these are not such.
     """
     if bins < 1:
         raise DataError(f"bins is {bins}, expected 1 or more")

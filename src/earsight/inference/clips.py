@@ -27,12 +27,8 @@ from earsight.parallel import in_order
 def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
     """Paths of sounds: files as they are named, folders searched for audio, ``-`` for lines of ``stdin``.
 
-    Folders are searched before the first path is given, so that a mistake shows before there is any output.
-
-    Raises
-    ------
-    DataError
-        If a folder holds no audio file.
+    Folders are searched before the first path is given, so that a mistake (DataError: a folder holds no audio file)
+    shows before there is any output.
     """
     folders: dict[str, list[str]] = {}
     for name in names:

@@ -28,21 +28,12 @@ _ROUNDING = 1e-6  # seconds by which two times that mean the same may differ
 
 @dataclass(frozen=True)
 class EventRules:
-    """How windows become events.
+    """How windows become events; EarsightError if a number is out of its range.
 
-    Parameters
-    ----------
-    threshold : float
-        A class whose probability reaches this begins an event.
-    release : float, optional
-        The event goes on while the probability is at least this; default 0.7 times the threshold.
-    shortest_seconds : float
-        Shorter events are left out, after joining.
-    gap_seconds : float, optional
-        Events of a class with at most this much between them are one; default one hop, or a window where that is
-        shorter: a single window that missed the sound does not part it.
-
-    Raises EarsightError if a number is out of its range.
+    A class whose probability reaches ``threshold`` begins an event, which goes on while it is at least ``release``
+    (default 0.7 times the threshold). Events of a class with at most ``gap_seconds`` between them are one (default one
+    hop, or a window where that is shorter: a single window that missed the sound does not part it); events shorter than
+    ``shortest_seconds`` are left out, after joining.
     """
 
     threshold: float = THRESHOLD

@@ -39,56 +39,33 @@ class Explanation:
 
     Attributes
     ----------
-    path, label, top_label : str
-        The file as it was named (empty for an array), the class that is explained, and the most probable one.
-    probability, used_probability, unused_probability : float
-        Of ``label`` in the whole sound, in ``used`` and in ``unused``.
-    sample_rate_hz : int
     wave, used, unused : ndarray of float32, shape (samples,)
         The sound that was classified, without padding; with only what the network used; and without it. The latter two
         add up to the first.
-    clip_seconds : float
-        Length of the spectrogram's time axis.
-    windows_ms : tuple of float
-        The window of each channel.
-    edges : ndarray of float64, shape (windows, frames + 1)
-        Where each channel's columns begin and end, in seconds.
-    band_hz : ndarray of float64, shape (bands,)
-        Middle of each band.
-    spectrogram : ndarray of float32, shape (windows, bands, frames)
-        Log power in the bands.
-    attribution : Attribution
-        Integrated Gradients, ``values`` of shape (windows, bands, frames).
-    merged : ndarray of float64, shape (bands, frames)
-        The attributions summed over the channels, on the common clock.
-    grad_cam : ndarray of float32, shape (bands, frames)
-        0 and above.
-    mask : ndarray of float64, shape (bands, frames)
-        How much of each cell the network used, 0 to 1, on the common clock.
-    curves : Curves or None
-        Faithfulness of the attribution; None where it was not asked for.
+    probability, used_probability, unused_probability : float
+        Of ``label`` in these three.
     """
 
-    path: str
-    label: str
-    top_label: str
+    path: str  # the file as it was named; empty for an array
+    label: str  # the class that is explained
+    top_label: str  # the most probable class
     probability: float
     sample_rate_hz: int
     wave: NDArray[np.float32]
-    clip_seconds: float
-    windows_ms: tuple[float, ...]
-    edges: NDArray[np.float64]
-    band_hz: NDArray[np.float64]
-    spectrogram: NDArray[np.float32]
-    attribution: Attribution
-    merged: NDArray[np.float64]
-    grad_cam: NDArray[np.float32]
-    mask: NDArray[np.float64]
+    clip_seconds: float  # length of the spectrogram's time axis
+    windows_ms: tuple[float, ...]  # the window of each channel
+    edges: NDArray[np.float64]  # (windows, frames + 1): where each channel's columns begin and end, in seconds
+    band_hz: NDArray[np.float64]  # (bands,): middle of each band
+    spectrogram: NDArray[np.float32]  # (windows, bands, frames): log power in the bands
+    attribution: Attribution  # Integrated Gradients, `values` of shape (windows, bands, frames)
+    merged: NDArray[np.float64]  # (bands, frames): the attributions summed over the channels, on the common clock
+    grad_cam: NDArray[np.float32]  # (bands, frames), 0 and above
+    mask: NDArray[np.float64]  # (bands, frames): how much of each cell the network used, 0 to 1, on the common clock
     used: NDArray[np.float32]
     unused: NDArray[np.float32]
     used_probability: float
     unused_probability: float
-    curves: Curves | None
+    curves: Curves | None  # faithfulness of the attribution; None where it was not asked for
 
     @property
     def verdict(self) -> str:
@@ -270,13 +247,7 @@ def bands_of(model: Model, wave: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
 
 
 def known_class(classes: tuple[str, ...], label: str) -> int:
-    """The index of a label.
-
-    Raises
-    ------
-    DataError
-        If the model does not know it; the near name is suggested.
-    """
+    """The index of a label; DataError with the nearest name if the model does not know it."""
     if label in classes:
         return classes.index(label)
     near = difflib.get_close_matches(label, classes, n=1, cutoff=0.5)

@@ -40,29 +40,14 @@ def observe_boundaries(
 ) -> dict[str, Any]:
     """Measure a run's held-out clips, each with the model that never saw it, for the class that this model names.
 
-    Parameters
-    ----------
-    run : Path
-        A run folder.
-    data : Path, optional
-        Where the data set is now, if the run does not say or it was moved.
-    seed, clips : int, optional
-        Which of the run's seeds, default the lowest; at most so many clips of each fold, default all.
-    most_steps : int
-        Bound of the steps of Integrated Gradients; a clip that is not complete within 1 % by then is counted as such.
-    progress : callable, optional
-        Called with (clips done, clips in all, a note).
+    ``data`` is where the data set is now, if the run does not say or it was moved; ``seed`` one of the run's, default
+    the lowest; ``clips`` how many of each fold at most, default all; ``most_steps`` bounds the steps of Integrated
+    Gradients (a clip that is not complete within 1 % by then is counted as such). ``progress`` is called with (clips
+    done, clips in all, a note).
 
-    Returns
-    -------
-    dict
-        ``clips`` (measured, left out, not complete), ``means`` (kind, name: observed, shifted, difference, each with
-        mean and ci95), ``verdict`` and ``rows``, one for each clip.
-
-    Raises
-    ------
-    RunError
-        If the run has no finished trial, its sounds are not found, or fewer than two clips can be measured.
+    Returns ``clips`` (measured, left out, not complete), ``means`` (kind, name: observed, shifted, difference, each
+    with mean and ci95), ``verdict`` and ``rows``, one for each clip. RunError if the run has no finished trial, its
+    sounds are not found, or fewer than two clips can be measured.
     """
     trials = held_out(run, data=data, seed=seed)
     chosen = [(trial, trial.sample(clips) if clips else np.arange(len(trial.clips))) for trial in trials]

@@ -10,31 +10,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Prediction:
-    """The classes of one sound, most probable first.
+    """The classes of one sound, most probable first, and their probabilities, which add up to 1.
 
-    Attributes
-    ----------
-    path : str
-        The file as it was named; empty for an array.
-    classes : tuple of str
-        Most probable first.
-    probabilities : tuple of float
-        Of ``classes``, adding up to 1 over all of the model's classes.
-    error : str
-        Why there is no prediction; empty where there is one.
-    unknown : bool
-        The OOD score is above the model's threshold: the sound is unlike any of its classes.
-    novelty : float, optional
-        The OOD score; higher for sounds less like any class. None where the model was not calibrated.
-    plausible : tuple of str
-        The prediction set, most probable first: it holds the sound's class with the coverage that the model file
-        states, if the sound is of a known class. Empty where the model was not calibrated.
+    ``unknown``: the OOD score is above the model's threshold, for the sound is unlike any of its classes. ``novelty``:
+    that score, higher for sounds less like any class; None where the model was not calibrated. ``plausible``: the
+    prediction set, most probable first, which holds the sound's class with the coverage that the model file states, if
+    the sound is of a known class; empty where the model was not calibrated.
     """
 
-    path: str
+    path: str  # the file as it was named; empty for an array
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
-    error: str = ""
+    error: str = ""  # why there is no prediction; empty where there is one
     unknown: bool = False
     novelty: float | None = None
     plausible: tuple[str, ...] = ()
@@ -61,17 +48,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Event:
-    """One class, detected for some time.
-
-    Attributes
-    ----------
-    label : str
-    begin_seconds, end_seconds : float
-    score, mean : float
-        The highest and the mean probability of the class in the event's windows.
-    windows : int
-        How many windows detected it.
-    """
+    """One class, detected for some time, in so many windows: its highest and its mean probability in them."""
 
     label: str
     begin_seconds: float

@@ -68,13 +68,8 @@ class RayInference:
         """The result of each job, computed on some node, in order, beside what was kept of it; None of None.
 
         ``compute`` is a function of a module of earsight, called with the model and the job; ``jobs`` are (kept, job),
-        read as far as is needed.
-
-        Raises
-        ------
-        EarsightError
-            If a node cannot run earsight, workers die again and again, or the cluster is gone; also what ``compute``
-            raises.
+        read as far as is needed. Raises what ``compute`` raises, and EarsightError if a node cannot run earsight,
+        workers die again and again, or the cluster is gone.
         """
         under_way: deque[tuple[Kept, Any]] = deque()
         with _ray_errors(self._ray):

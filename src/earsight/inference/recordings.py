@@ -44,23 +44,10 @@ class Batch(NamedTuple):
 class Recording:
     """One recording; iterating, once or more often, gives its windows.
 
-    Parameters
-    ----------
-    model : Model
-    path : str or Path
-    hop_seconds : float
-        From the start of one window to that of the next; may be longer than a window. EarsightError if it is no length.
-
-    Attributes
-    ----------
-    rate_hz : int
-        The file's own, once reading has begun; 0 before.
-    promised_seconds : float
-        The file's length as its header has it, once reading has begun; 0 where it does not say.
-    seconds : float
-        What was read.
-    failure : AudioError, optional
-        Why reading ended before the recording's end.
+    ``hop_seconds`` is the time from the start of one window to that of the next, and may be longer than a window;
+    EarsightError if it is no length. Once reading has begun, ``rate_hz`` is the file's own and ``promised_seconds`` its
+    length as its header has it (0 where it does not say); ``seconds`` is what was read, ``failure`` the `AudioError`
+    that ended it before the recording's end.
     """
 
     def __init__(self, model: Model, path: str | Path, *, hop_seconds: float) -> None:

@@ -55,33 +55,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Predict a data set's clips and compare with their labels.
 
-    Parameters
-    ----------
-    classifier : Classifier
-    dataset : Dataset
-        Its labels must be classes of the model.
-    fold : int, optional
-        Only this fold. Default: the clips that were held out, where the model was trained on this data set; else all,
-        as for an ensemble whose members held out other folds, so that together they saw every clip.
-    skip_bad : bool
-        Leave unreadable clips out instead of stopping.
-    progress : callable, optional
-        Called with (clips done, clips in all).
+    Without ``fold`` these are the clips that were held out, where the model was trained on this data set; else all, as
+    for an ensemble whose members held out other folds, so that together they saw every clip. With ``skip_bad``
+    unreadable clips are left out; ``progress`` is called with (clips done, clips in all).
 
-    Returns
-    -------
-    dict
-        ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold), ``held_out``
-        (whether they are what training held out), ``seen_in_training`` (None where it is not known), ``classes``
-        and ``skipped``. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the model's temperature,
-        ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``,
-        ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and ``calibrated_on_these``:
-        whether some of the clips calibrated the model, so that these figures are optimistic.
+    Returns ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold),
+    ``held_out`` (whether they are what training held out), ``seen_in_training`` (None where it is not known),
+    ``classes`` and ``skipped``. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the model's
+    temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``,
+    ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and ``calibrated_on_these``:
+    whether some of the clips calibrated the model, so that these figures are optimistic.
 
-    Raises
-    ------
-    DataError
-        If a label is unknown to the model, the fold is not there, or clips cannot be read.
+    DataError if a label is unknown to the model, the fold is not there, or clips cannot be read.
     """
     check_labels(classifier, dataset)
     trained, fold_held = trained_rows(classifier, dataset)

@@ -31,25 +31,13 @@ Rows = list[tuple[Kind, str]]
 
 @dataclass(frozen=True)
 class TranscriptOptions:
-    """How recordings become rows.
-
-    Parameters
-    ----------
-    hop_seconds : float
-    rules : EventRules
-    kinds : tuple of str
-        ``windows``, ``events`` or both.
-    form : str
-        A name in `earsight.inference.formats.FORMATS`.
-    top : int
-        How many classes a window's row shows.
-    """
+    """How recordings become rows."""
 
     hop_seconds: float = 1.0
     rules: EventRules = field(default_factory=EventRules)
-    kinds: tuple[Kind, ...] = ("events",)
-    form: str = "text"
-    top: int = 1
+    kinds: tuple[Kind, ...] = ("events",)  # windows, events or both
+    form: str = "text"  # a name in `earsight.inference.formats.FORMATS`
+    top: int = 1  # how many classes a window's row shows
 
     def writer(self, kind: Kind, model: Model) -> Writer:
         """A writer of rows of this kind."""
@@ -140,30 +128,14 @@ def transcribe(
     report: Callable[[str, str], None] = lambda *_: None,
     remote: RayInference | None = None,
 ) -> int:
-    """Classify the windows of recordings and write their rows.
+    """Classify the windows of recordings and write their rows; how many could not be read to their end.
 
-    Parameters
-    ----------
-    model : Model
-    names : iterable of str
-        Read as far as is needed.
-    options : TranscriptOptions
-    output : Output
-    start : dict, optional
-        The output's place, to go on from there.
-    name_of : callable, optional
-        The name in a folder of a recording's files, without their ending; None where all rows go to one file.
-    progress : callable
-        Called with (seconds done of this recording, its seconds by its header, recordings done, speed).
-    report : callable
-        Called with (path, reason) for every recording that could not be read to its end; their number is returned.
-    remote : RayInference, optional
-        A cluster that classifies what is decoded here.
+    ``names`` are read as far as is needed; ``start`` is the output's place, to go on from there; ``name_of`` gives the
+    name in a folder of a recording's files, without their ending, and is None where all rows go to one file; ``remote``
+    classifies what is decoded here. ``progress`` is called with (seconds done of this recording, its seconds by its
+    header, recordings done, speed), ``report`` with (path, reason) of a recording that could not be read to its end.
 
-    Raises
-    ------
-    EarsightError
-        If the output cannot be written, or ``names`` or the recording to go on with are not what they were.
+    EarsightError if the output cannot be written, or ``names`` or the recording to go on with are not what they were.
     """
     begin = _Position(**start) if start else _Position()
     files = _Files(model, options, output, name_of=name_of, start=begin)

@@ -35,32 +35,15 @@ def export_onnx(
     skip_bad: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write a model as ONNX, after ONNX Runtime has given torch's probabilities.
+    """Write a model file as ONNX, after ONNX Runtime has given torch's probabilities.
 
-    Parameters
-    ----------
-    path : str or Path
-        A model file.
-    out : Path, optional
-        Default: beside the model file, with the ending ``.onnx``.
-    dataset : Dataset, optional
-        Some of its clips are compared too.
-    skip_bad : bool
-        Leave unreadable clips out instead of stopping.
-    progress : callable, optional
-        Called with (steps done, steps in all, what is done next).
+    ``out`` is by default beside the model file, with the ending ``.onnx``. Some clips of the ``dataset`` are compared
+    too; with ``skip_bad`` unreadable ones are left out. ``progress`` is called with (steps done, steps in all, what is
+    done next). Returns ``file``, ``bytes``, ``opset``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``parity``
+    and ``skipped``.
 
-    Returns
-    -------
-    dict
-        ``file``, ``bytes``, ``opset``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``parity`` and ``skipped``.
-
-    Raises
-    ------
-    ModelError
-        If the file is no model, the packages are missing, the target cannot be written, or the check fails.
-    DataError
-        If a label is unknown to the model, or clips cannot be read.
+    ModelError if the file is no model, the packages are missing, the target cannot be written, or the check fails;
+    DataError if a label is unknown to the model, or clips cannot be read.
     """
     check_installed()
     classifier = load_classifier(path)

@@ -37,10 +37,7 @@ _CONNECTIONS = 512  # beyond so many the answer is that the service is busy; bey
 def check_parity(path: Path, classifier: Classifier) -> str:
     """Compare this machine's logits for the probe with those in the model file; a note for the user, or nothing.
 
-    Raises
-    ------
-    ModelError
-        If they differ, or this machine's are not finite.
+    ModelError if they differ, or this machine's are not finite.
     """
     stored = load_probe(path)
     found = classifier.logits(probe_wave(classifier.card.recipe.features)[None])[0]
@@ -79,17 +76,7 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """One service at one port.
-
-    Parameters
-    ----------
-    classifier : Classifier
-    limits : Limits
-    listening : socket
-        From `bind`; closed in the end.
-    started : callable
-        Called when requests are answered.
-    """
+    """One service at one port; ``listening``, from `bind`, is closed in the end, ``started`` called when it answers."""
 
     def __init__(
         self, classifier: Classifier, limits: Limits, *, listening: socket.socket, started: Callable[[], None]
@@ -112,10 +99,7 @@ class Server(uvicorn.Server):
         self._listening, self._on_start = listening, started
 
     async def work(self) -> None:
-        """Serve until `should_exit`, SIGINT or SIGTERM; then let what is in flight end, for ``stop_seconds`` at most.
-
-        `ServiceError` if the decoding processes do not start.
-        """
+        """Serve until `should_exit`, SIGINT or SIGTERM; `ServiceError` if the decoding processes do not start."""
         async with self.service.opened():
             await self.serve(sockets=[self._listening])
 

@@ -39,15 +39,10 @@ class Upload:
 
 @asynccontextmanager
 async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIterator[Upload]:
-    """A request's sound as a file, removed when the block ends.
+    """A request's sound as a file, removed when the block ends; `ClientDisconnect` if the sender went away.
 
-    Raises
-    ------
-    Refusal
-        400 for a form that cannot be read, 408 if it takes too long, 413 if it is too large, 422 if there is no file in
-        it, 507 if the disk is full.
-    starlette.requests.ClientDisconnect
-        If the sender went away.
+    `Refusal` 400 for a form that cannot be read, 408 if it takes too long, 413 if it is too large, 422 if there is no
+    file in it, 507 if the disk is full.
     """
     path = folder / f"{secrets.token_hex(8)}.sound"
     body = _Body(request, limits)
