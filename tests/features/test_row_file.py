@@ -279,7 +279,7 @@ def test_a_damaged_row_without_its_sound_is_named(clips, tmp_path, caplog):
     ):
         store.read_codes(np.array([4]), np.array([0]))
     clips.file(5).rename(clips.file(4))
-    with pytest.raises(DataError, match=r"the row of 4\.wav is damaged, and its sound gives another one now; remove"):
+    with pytest.raises(DataError, match=r"the row of 4\.wav is damaged, and its sound has changed since; remove"):
         store.read_codes(np.array([4]), np.array([0]))
     (tmp_path / "away.wav").rename(clips.file(4))
     assert np.array_equal(store.read_codes(np.array([4]), np.array([0])), whole[4:5])
@@ -288,7 +288,7 @@ def test_a_damaged_row_without_its_sound_is_named(clips, tmp_path, caplog):
     assert np.array_equal(store.read_codes(np.array([4]), np.array([0])), whole[4:5])
     assert not caplog.text, "it was written in its place"
     shutil.rmtree(store.folder)
-    with pytest.raises(DataError, match="is not there any more; give the command again, and it is built anew"):
+    with pytest.raises(DataError, match="is gone; run the command again, which builds it anew"):
         store.read_codes(np.array([4]), np.array([0]))
 
 

@@ -2,12 +2,11 @@
 
 Comes in: a data set, a layout, and a function from a decoded wave (samples,) float32 to its row. Goes out: a folder
 with one large file of rows of equal size, small tables with an entry for each row, a table of states, and
-``store.json``. It is built under another name, under a lock, and renamed when complete; a build that was interrupted
-computes only the rows whose state is not done. A state is written once its row is on the disk, so that no kill, power
-cut or full disk leaves a row of zeros that counts as done. ``checks.u32`` has the CRC-32 of each part of a row that is
-read on its own, and of its entries in the tables; ``store.json`` has those of the tables. What does not fit is
-computed again. Files are written and read by offset: pages of a memory map would count as the process's memory, which
-would then grow with the number of clips.
+``store.json``. It is built under another name, under a lock, and renamed when complete; a resumed build computes only
+the rows whose state is not done. A state is written after its row is on the disk, so that no kill, power cut or full
+disk leaves a row of zeros that counts as done. ``checks.u32`` has the CRC-32 of each part of a row that is read on its
+own, and of its entries in the tables; ``store.json`` has those of the tables. Damaged rows are computed again. No
+memory map: its pages count towards the process's memory.
 """
 
 from __future__ import annotations
@@ -64,13 +63,13 @@ class RowLayout:
     file : str
         Name of the large file.
     row_bytes : int
-        A row's place in it.
+        Size of a row in it.
     tables : mapping of str to (str, tuple of int)
         Dtype and shape of an entry of each table, by file name.
     parts : int
-        How many parts of equal size a row has, each of which is read on its own.
+        Number of equal parts of a row; each can be read on its own.
     remedy : str
-        What else helps where the disk is too small, with a comma after it.
+        Further remedy for a full disk, in messages; ends with a comma.
     """
 
     what: str
@@ -88,7 +87,7 @@ class RowLayout:
 
 @dataclass(frozen=True)
 class RowFile:
-    """An open folder of rows, and how spectrograms are read from it.
+    """An open folder of rows, with methods that read spectrograms from it.
 
     Attributes
     ----------
@@ -102,11 +101,11 @@ class RowFile:
     errors : dict
         Row to reason, for the clips that could not be read.
     tables : dict
-        The layout's tables, one entry for each row, and the checks, but for folders of earlier versions.
+        The layout's tables, one entry for each row, and the checks (not in folders of earlier versions).
     layout : RowLayout
     dataset : Dataset
     key : str
-        Names the content; the folder's name, but for folders of earlier versions.
+        Hash of the content; also the folder's name (not in earlier versions).
     """
 
     folder: Path
@@ -120,20 +119,20 @@ class RowFile:
     key: str
 
     stretches = False
-    """Rows are read at a pitch step; stretching and rolling are left to `earsight.features.augment.apply`."""
+    """`read` only shifts the pitch; `earsight.features.augment.apply` stretches and rolls."""
 
     @cached_property
     def silence(self) -> Tensor:
-        """What each row of the spectrograms reads in digital silence, shape (bands,)."""
+        """Value of each spectrogram row in digital silence, shape (bands,)."""
         return silence(self.features)
 
     def read_values(self, out: NDArray[Any], rows: Iterable[int], parts: Iterable[int]) -> None:
-        """Fill each of an array with a part of a row; one that is damaged is made anew from its sound.
+        """Fill each entry of ``out`` with a part of a row; a damaged row is computed again from its sound.
 
         Raises
         ------
         DataError
-            If the rows are gone, or a sound that is needed again is not what it was.
+            If the file of rows is gone, or the sound of a damaged row has changed.
         """
         checks, path = self.tables.get(_CHECKS), self.folder / self.layout.file
         try:
@@ -146,14 +145,14 @@ class RowFile:
                     if not whole:
                         values[...] = self._again(row)[part].view(values.dtype).reshape(values.shape)
         except FileNotFoundError as error:
-            raise DataError(f"{path}: is not there any more; give the command again, and it is built anew") from error
+            raise DataError(f"{path}: is gone; run the command again, which builds it anew") from error
 
     def computed(self, wave: NDArray[np.float32]) -> Iterable[Row]:
-        """The row of a wave (samples,), in each way in which it may have been computed when it was stored."""
+        """The row of a wave (samples,), by each method that may have computed the stored one."""
         raise NotImplementedError
 
     def _again(self, row: int) -> NDArray[np.uint8]:
-        """A row's parts (parts, bytes), computed from its sound as they were, and written in their place."""
+        """Compute a damaged row's parts (parts, bytes) again from its sound, and write them to the file."""
         clip = f"{self.folder}: the row of {self.dataset.clips[row].path} is damaged"
         remedy = f"remove {self.folder} and give the command again: it is built anew"
         if _CHECKS not in self.tables:
@@ -169,14 +168,14 @@ class RowFile:
                 with suppress(OSError), (self.folder / self.layout.file).open("r+b", buffering=0) as file:
                     _write(file, parts, offset=row * self.layout.row_bytes)
                 return parts
-        raise DataError(f"{clip}, and its sound gives another one now; {remedy}")
+        raise DataError(f"{clip}, and its sound has changed since; {remedy}")
 
 
 R = TypeVar("R", bound=RowFile)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every row of a folder is computed: `open_rows` then decodes nothing."""
+    """Whether every row of a folder is computed, so that `open_rows` decodes nothing."""
     try:
         return not _description(folder)["errors"]
     except DataError:
@@ -197,12 +196,12 @@ def open_rows(
     progress: Progress | None = None,
     earlier: Path | None = None,
 ) -> R:
-    """Open a folder of rows, computing those that are not there yet, or are damaged.
+    """Open a folder of rows, computing those that are missing or damaged.
 
     Parameters
     ----------
     kind : type
-        The subclass of `RowFile` to give.
+        The subclass of `RowFile` to return.
     final : Path
         The folder; its name is the `content_key` of its content.
     layout : RowLayout
@@ -214,13 +213,13 @@ def open_rows(
     compute : callable
         From a wave (features.samples,) to its row; called in threads.
     about : mapping
-        What the description says besides data set and errors, as JSON.
+        Further content of ``store.json``.
     workers : int
         Threads; 0 is one a core.
     progress : callable, optional
         Called after every clip.
     earlier : Path, optional
-        A folder of the same rows that an earlier version left; it is read where ``final`` is not there.
+        A folder of the same rows from an earlier version; it is read if ``final`` does not exist.
 
     Raises
     ------
@@ -239,9 +238,8 @@ def open_rows(
         except OSError as error:
             raise DataError(f"{cache}: cannot be made ({error.strerror}); set EARSIGHT_CACHE or --cache") from error
         with _locked(cache / f"{final.name}.lock"):
-            # What could not be read before may be readable now, after a chmod or when a disk is back: those rows alone
-            # are tried again, in place, since nobody reads them; so are those that are damaged. Another process may
-            # have built all in the meantime.
+            # Clips that could not be read may be readable now (after a chmod, or when a disk is back): only their rows
+            # and the damaged ones are computed again, in place. Another process may have built them in the meantime.
             built = final.is_dir()
             found = _opened(final, layout, count, quiet=True) if built else None
             if found is None or found[0]:
@@ -252,7 +250,7 @@ def open_rows(
                 found = _opened(final, layout, count)
     if found is None:
         raise DataError(
-            f"{final}: is damaged as soon as it is written; look at the disk, or set EARSIGHT_CACHE or --cache"
+            f"{final}: is damaged right after writing; check the disk, or set EARSIGHT_CACHE or --cache"
         )
     return kind(final, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name)
 
@@ -264,7 +262,7 @@ def _description(folder: Path) -> dict[str, Any]:
 def _opened(
     folder: Path, layout: RowLayout, count: int, *, quiet: bool = False
 ) -> tuple[dict[int, str], dict[str, NDArray[Any]]] | None:
-    """The reasons of clips that could not be read, and the tables; None where they are damaged, said unless quiet."""
+    """Reasons of unreadable clips, and the tables; None if they are damaged, which is reported unless quiet."""
     try:
         content = _description(folder)
         known, tables = content.get("tables"), {}
@@ -297,7 +295,7 @@ def _opened(
 
 def _locked(path: Path) -> AbstractContextManager[Any]:
     try:
-        # The proxy that acquire returns lets go once; `with` on the lock itself would take it a second time.
+        # The proxy that acquire returns releases the lock once; `with` on the lock itself would acquire it twice.
         return FileLock(path).acquire(timeout=12 * 3600)
     except Timeout as error:
         raise DataError(f"{path}: held by another process for 12 hours; end that process or remove the file") from error
@@ -351,7 +349,7 @@ def _build(
         def sync() -> None:
             """Write the states of the rows that were written, once these are on the disk."""
             rows = dict(written)
-            written.clear()  # whatever fails below: a second sync can succeed though the first has lost rows
+            written.clear()  # first: after a failed sync a second one can succeed although rows were lost
             for name, file in files.items():
                 if name != _STATES:
                     os.fsync(file.fileno())
@@ -402,7 +400,7 @@ def _checks(values: NDArray[Any], entries: Mapping[str, NDArray[Any]], layout: R
 
 
 def _check_rows(files: Mapping[str, FileIO], states: NDArray[np.uint8], layout: RowLayout) -> None:
-    """Take back the state of rows that count as done and are not what their checks say, or have none."""
+    """Mark rows as not done whose checks are missing or do not match."""
     lost = 0
     for row in np.flatnonzero(states == _DONE).tolist():
         entries = {name: _read(files[name], _entry_bytes(*of), row) for name, of in layout.stored.items()}
@@ -423,7 +421,7 @@ def _read(file: FileIO, size: int, row: int) -> NDArray[np.uint8]:
 
 
 def _sized(path: Path, size: int) -> FileIO:
-    """A file of that size, open for writing, which keeps what an earlier, interrupted build wrote to it."""
+    """Open a file of that size for writing; what an interrupted build wrote to it is kept."""
     with path.open("ab") as file:
         file.truncate(size)
     return path.open("r+b", buffering=0)
@@ -431,11 +429,11 @@ def _sized(path: Path, size: int) -> FileIO:
 
 def _write(file: FileIO, values: NDArray[Any], *, offset: int) -> None:
     file.seek(offset)
-    if file.write(values.data) != values.nbytes:  # a disk that fills up takes a part, and refuses the next
+    if file.write(values.data) != values.nbytes:  # a nearly full disk writes only part and raises at the next write
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
 
 
 def _size(count: int) -> str:
-    """Bytes for people, in the unit that leaves a figure to read."""
+    """A byte count in a readable unit."""
     power = min(3, max(0, (len(str(count)) - 1) // 3))
     return f"{count / 1000**power:.{int(power > 0)}f} {('bytes', 'kB', 'MB', 'GB')[power]}"

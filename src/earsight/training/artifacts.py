@@ -1,4 +1,4 @@
-"""What a trial leaves in its folder, and the feature statistics of its training clips.
+"""Write a trial's output files, and compute the feature statistics of its training clips.
 
 Comes in: a fitted network, its rows and logits. Goes out: ``history.jsonl``, ``model.safetensors`` with the
 Mahalanobis statistics of the training clips' features, and ``predictions.npz`` or ``inner.npz``, the former with the
@@ -40,7 +40,7 @@ def feature_statistics(
     test: NDArray[np.int64],
     logits: NDArray[np.float32],
 ) -> tuple[MahalanobisStatistics | None, NDArray[np.float64] | None]:
-    """Mahalanobis statistics of the training rows' features, unchanged by augmentation, and the test rows' distances.
+    """Mahalanobis statistics of the training rows' features (without augmentation), and the test rows' distances.
 
     Parameters
     ----------
@@ -55,13 +55,13 @@ def feature_statistics(
     -------
     statistics : MahalanobisStatistics or None
     distance : ndarray of float64, shape (test rows,), or None
-        Both None where the network's last layer has no features to take.
+        Both None if the network's last layer takes no feature vector.
     """
     head = model.get_classifier() if has_features(model) else None  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         return None, None
     again, features = _features(model, data, test)
-    # A head that does more than its classifier (a scale, a second classifier) has no features in this sense.
+    # A head with more than one linear layer (a scale, a second classifier) takes no single feature vector.
     if not np.allclose(again, logits, atol=1e-4, rtol=1e-4):
         return None, None
     reference = mahalanobis_statistics(
@@ -71,7 +71,7 @@ def feature_statistics(
 
 
 def _features(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:
-    """Logits, and what the last layer takes, of unchanged spectrograms, on the CPU."""
+    """Logits and last-layer inputs of spectrograms without augmentation, on the CPU."""
     model.eval()
     with torch.inference_mode():
         parts = [
@@ -103,7 +103,7 @@ def write_outcome(
     folder : Path
         The trial's folder.
     prepared, fitted, data
-        What was trained on, what came of it, and how spectrograms were normalised.
+        The data set and recipe, the fitted model, and the normalisation of spectrograms.
     fold, seed : int
     test_rows : ndarray of int64, shape (clips,)
     logits : ndarray of float32, shape (clips, classes)
@@ -112,7 +112,7 @@ def write_outcome(
     statistics : MahalanobisStatistics, optional
         Of their features.
     distance : ndarray of float64, shape (clips,), optional
-        How far the test rows are from them.
+        Mahalanobis distances of the test rows.
     """
     dataset, recipe = prepared.dataset, prepared.recipe
     labels = dataset.labels[test_rows]
@@ -149,14 +149,14 @@ def write_inner(
     inner_rows: NDArray[np.int64],
     logits: NDArray[np.float32],
 ) -> None:
-    """Write ``inner.npz``: as ``predictions.npz``, but of rows that were set aside from the training folds.
+    """Write ``inner.npz``: like ``predictions.npz``, for the rows set aside from the training folds.
 
     Parameters
     ----------
     folder : Path
         The trial's folder.
     prepared, fitted
-        What was trained on, and what came of it.
+        The data set and recipe, and the fitted model.
     fold, seed : int
     inner_rows : ndarray of int64, shape (clips,)
     logits : ndarray of float32, shape (clips, classes)
@@ -185,7 +185,7 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
 
 
 def tidy(folder: Path) -> None:
-    """Remove from a DONE trial the checkpoints, and what kills left half written under hidden names."""
+    """Remove a DONE trial's checkpoints and the half-written hidden files that kills left."""
     for path in (*checkpoints(folder), *folder.glob(".*")):
         path.unlink(missing_ok=True)
 

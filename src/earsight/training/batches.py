@@ -21,21 +21,21 @@ from earsight.features.augment import BatchedDraws, Draws, apply, apply_batched,
 from earsight.features.device_cache import DeviceCache
 
 Batch = tuple[NDArray[np.int64], Draws]
-"""Rows, and what is done to them."""
+"""Rows of a batch, and its augmentation draws."""
 
 
 class Source(Protocol):
     """Where spectrograms come from: the store, or the waveform backend."""
 
     stretches: bool
-    """Whether `read` has stretched and rolled the sound by the draws already."""
+    """Whether `read` already stretches and rolls the sound by the draws."""
 
     @property
     def silence(self) -> Tensor:
-        """What each row of its spectrograms reads in digital silence, shape (bands,)."""
+        """Value of each spectrogram row in digital silence, shape (bands,)."""
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None) -> Tensor:
-        """Spectrograms (batch, windows, bands, frames) of some rows, at the pitch that the draws say."""
+        """Spectrograms (batch, windows, bands, frames) of some rows, at the drawn pitch."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Data:
     mean, std : Tensor, shape (windows,)
         Normalisation of each channel.
     device : torch.device
-        Where spectrograms go before they are changed.
+        Where spectrograms are augmented.
     """
 
     source: Source
@@ -62,7 +62,7 @@ class Data:
     device: torch.device
 
     def spectrograms(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Network input (batch, 3, bands, frames), channels-last, changed by the draws where there are any."""
+        """Network input (batch, 3, bands, frames), channels-last, augmented by the draws if given."""
         out = self.normalised(self.source.read(rows, draws=draws).to(self.device, non_blocking=True))
         if draws is not None:
             out = apply(out, draws, silence=self.silence, stretch=not self.source.stretches)
@@ -89,7 +89,7 @@ class Data:
 
 
 class Batches(Protocol):
-    """Where a step gets its input from."""
+    """Source of a training step's input."""
 
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch, on the device."""
@@ -99,7 +99,7 @@ class Batches(Protocol):
 
 
 def batches_of(data: Data, *, smoothing: float) -> Batches:
-    """Batches made where the data are, on the host or the device; labels are smoothed towards uniform."""
+    """Batches assembled on the host or on the device, wherever the data are; labels are smoothed towards uniform."""
     if isinstance(data.source, DeviceCache):
         return DeviceBatches(data, data.source, smoothing=smoothing)
     return HostBatches(data, smoothing=smoothing)
@@ -119,13 +119,13 @@ class HostBatches:
             yield data.spectrograms(rows, draws=draws), mix_targets(targets, draws).to(data.device)
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """What `epoch` gave, as it is."""
+        """The tensors from `epoch`, unchanged."""
         spectrograms, targets = batch
         return spectrograms, targets
 
 
 class DeviceBatches:
-    """Rows and draws of a source on the device, which a step makes its spectrograms of."""
+    """Rows and draws of a source on the device, from which a step computes its spectrograms."""
 
     def __init__(self, data: Data, source: DeviceCache, *, smoothing: float) -> None:
         self._data, self._source, self._smoothing = data, source, smoothing
@@ -134,7 +134,7 @@ class DeviceBatches:
         self._layout: BatchedDraws | None = None
 
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
-        """Whole-numbered and real choices of each batch; all of them go up before the first."""
+        """Integer and real draws of each batch; those of the whole epoch are uploaded before its first batch."""
         drawn = list(batches)
         all_draws = batch_draws(drawn, semitones=self._source.semitones, device=self._data.device)
         self._layout = all_draws[:0]
@@ -145,7 +145,7 @@ class DeviceBatches:
             yield part.whole, part.real
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Spectrograms at the drawn pitch, changed by the draws; and their labels, mixed as they are."""
+        """Augmented spectrograms at the drawn pitch, and their labels, mixed in the same shares."""
         if self._layout is None:
             raise RuntimeError("a batch is assembled before its epoch has begun")
         whole, real = batch

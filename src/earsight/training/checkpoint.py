@@ -1,8 +1,8 @@
 """The state of a training run between two epochs, as one safetensors file; no pickle.
 
 Comes in: a model, its optimiser, extra named states (EMA, best epoch) and a JSON-able record. Goes out: the same
-tensors to the last bit. A kill leaves the old checkpoint or the new one. Each holds a digest of all that is in it; the
-one before the newest is kept, and taken where that is damaged.
+tensors to the last bit. A kill leaves the old checkpoint or the new one. Each holds a digest of its content; the last
+but one is kept too, and loaded if the newest is damaged.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FILES = ("checkpoint.safetensors", "checkpoint.previous.safetensors")
 
 
 def checkpoints(folder: Path) -> tuple[Path, Path]:
-    """Where a trial's newest checkpoint lies, there or not, and the one before it."""
+    """Paths of a trial's newest checkpoint and of the one before it, whether they exist or not."""
     return folder / _FILES[0], folder / _FILES[1]
 
 
@@ -58,7 +58,7 @@ def save_checkpoint(
     Raises
     ------
     RunError
-        If the disk refuses; an earlier checkpoint stays as it was.
+        If the disk is full or not writable; an earlier checkpoint stays unchanged.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -76,22 +76,22 @@ def save_checkpoint(
                     before.hardlink_to(path)
                 except OSError:  # a file system without links
                     path.replace(before)
-    except SafetensorError as error:  # what a full disk raises there: it is no OSError
+    except SafetensorError as error:  # safetensors raises this, not OSError, when the disk is full
         raise RunError(
             f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); make room. "
-            "The last one is whole: the same command goes on from there."
+            "The last one is intact: the same command resumes from it."
         ) from error
 
 
 def load_checkpoint(
     path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, State], dict[str, Any]] | None:
-    """Put a checkpoint's state into a model and its optimiser: the newest of the last two that is whole.
+    """Load the newest undamaged checkpoint into a model and its optimiser.
 
     Returns
     -------
     tuple or None
-        The extra states and the record; None where there is no whole checkpoint, so that training starts afresh.
+        The extra states and the record; None if there is no undamaged checkpoint, so training starts at epoch 1.
     """
     places = [place for place in (path, path.with_name(_FILES[1])) if place.is_file()]
     for place in places:
@@ -120,7 +120,7 @@ def _load(
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in weights.items()} != shapes:
-        return None  # of another model: looked at first, for a failed load would leave half of it behind
+        return None  # of another model: checked first, because a failed load would leave the model half loaded
     model.load_state_dict(weights)
     device = next(model.parameters()).device
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -138,7 +138,7 @@ def _load(
 
 
 def _digest(tensors: Mapping[str, Tensor], record: str) -> str:
-    """CRC-32 of the record, and of every tensor's name, dtype, shape and bytes: quick, and no byte's change escapes."""
+    """CRC-32 of the record, and of every tensor's name, dtype, shape and bytes."""
     found = zlib.crc32(record.encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -148,5 +148,5 @@ def _digest(tensors: Mapping[str, Tensor], record: str) -> str:
 
 
 def _laid_out(value: Tensor, *, like: Tensor) -> Tensor:
-    """The value in the memory layout of its parameter: fused optimisers walk through both side by side."""
+    """The value in its parameter's memory layout, which fused optimisers require."""
     return torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value

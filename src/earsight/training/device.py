@@ -42,7 +42,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def make_recorder(kind: str, device: torch.device) -> GraphRecorder | None:
-    """What records the steps of a `step_kind`; None where they run as they are."""
+    """The recorder for a `step_kind`; None if steps run eagerly."""
     return None if kind == "eager" else GraphRecorder(device)
 
 
@@ -50,10 +50,10 @@ def repeat_results() -> None:
     """Make the same work give the same bits, in this process.
 
     Kernels are chosen by rule rather than by timing, and sums are taken in a fixed order; operations that have no such
-    kernel warn. Float32 is computed in all of its 24 bits: TF32, which torch allows in convolutions, keeps 11 and would
-    move predictions and log-mels by more than 1e-3. Training steps are in bfloat16 and lose nothing by it.
+    kernel warn. TF32, which torch allows in convolutions, is off: it keeps 11 of float32's 24 bits and would change
+    predictions and log-mels by more than 1e-3. Training steps are in bfloat16 and are no slower without it.
     """
-    # Read when cuBLAS first starts: one of the two sizes with which its sums have a fixed order.
+    # Read when cuBLAS starts: one of the two workspace sizes for which its sums have a fixed order.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
@@ -65,7 +65,7 @@ def repeat_results() -> None:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn a GPU's full memory into what to do about it.
+    """Turn torch's out-of-memory error into a message that says what to change.
 
     Raises
     ------
@@ -107,12 +107,12 @@ class GraphRecorder:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
-        """Record the body without running it, and give what replays it on the same tensors.
+        """Record the body without running it; the returned function replays it on the same tensors.
 
         Raises
         ------
         RunError
-            If the body does what a graph cannot hold.
+            If the body cannot be recorded as a graph.
         """
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
@@ -151,7 +151,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of a training step's matrix work; ``auto`` is bfloat16 where the hardware computes in it."""
+    """The dtype of a training step's matrix products; ``auto`` is bfloat16 if the hardware computes in it."""
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     if device.type == "cuda":
@@ -160,7 +160,7 @@ def training_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def progress_seconds(device: torch.device) -> float:
-    """How long to leave a loss unread, at least: reading one makes the host wait for a GPU."""
+    """Least time between two readings of the loss, in seconds: each makes the host wait for the GPU."""
     return 0.0 if device.type == "cpu" else 0.5
 
 
@@ -177,9 +177,9 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep large freed blocks instead of giving them back and faulting them in again at every step.
+    """Let glibc keep large freed blocks, instead of returning them to the system at every step.
 
-    Returns whether the allocator took it; other C libraries are left as they are. Measured in docs/performance.md.
+    Returns whether glibc accepted it; other C libraries are left unchanged. Measured in docs/performance.md.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -197,7 +197,7 @@ def keep_freed_memory() -> bool:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on: processor, cores, threads, versions."""
+    """The machine on which results were computed: processor, cores, threads, versions."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cores": os.cpu_count(),

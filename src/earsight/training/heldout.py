@@ -43,14 +43,14 @@ class HeldOut:
     classes: tuple[str, ...]
 
     def sample(self, count: int, *, seed: int = 0) -> NDArray[np.int64]:
-        """Positions, rising, of at most ``count`` clips, taken from the classes in turn.
+        """Ascending positions of at most ``count`` clips, drawn from the classes in turn.
 
         Parameters
         ----------
         count : int
             At least 1.
         seed : int
-            Of the draw; the fold enters too. A larger count keeps the clips of a smaller one.
+            Of the draw, together with the fold. A larger count keeps the clips of a smaller one.
         """
         generator = np.random.default_rng([seed, self.fold])
         order = generator.permutation(len(self.labels))
@@ -70,14 +70,14 @@ def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) ->
     run : Path
         A run folder.
     data : Path, optional
-        The data set's folder or csv, where it has been moved since or the run does not say where it was.
+        The data set's folder or csv, if it has been moved or the run does not name it.
     seed : int, optional
         Default: the lowest.
 
     Raises
     ------
     RunError
-        If no trial (of that seed) is finished, or the sounds are not where the run or ``data`` says.
+        If no trial (of that seed) is finished, or the sounds are not found where the run or ``data`` says.
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")

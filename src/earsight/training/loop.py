@@ -1,10 +1,9 @@
 """The training loop: epochs of steps over rows of a data set, with checkpoints.
 
-Comes in: a model, `Data` (labelled spectrograms by row), and which rows train, score or watch. Goes out: the fitted
+Comes in: a model, `Data` (labelled spectrograms by row), and the rows to train on, score and watch. Goes out: the fitted
 model and one record an epoch. The loop knows nothing of folds or folders.
 
-All randomness of an epoch comes from (seed, epoch) alone, so that an interrupted run goes on from its last checkpoint
-to the same bits.
+All random numbers of an epoch depend only on (seed, epoch), so a run resumed from a checkpoint ends with the same bits.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from earsight.training.optim import class_weights, copy_state, ema_decay, learni
 from earsight.training.step import Step
 
 CHECKPOINT_SECONDS = 5.0
-"""Epochs shorter than this share a checkpoint; a kill costs at most this much work, or one epoch."""
+"""Least seconds between checkpoints: a kill costs at most this much work, or one epoch if that is longer."""
 CHECKPOINT_COST = 0.25
-"""Seconds for one checkpoint; those that take longer, of a large network on a fast GPU, stand further apart."""
+"""Seconds that one checkpoint may take; slower ones (a large network on a fast GPU) are written less often."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` leaves: the epoch reported, its state, and one record an epoch."""
+    """Result of `fit`: the reported epoch, its state, and one record an epoch."""
 
     epoch: int
     state: State
@@ -72,16 +71,16 @@ def fit(
         The training rows.
     recipe : Recipe
     seed : int
-        Of the batch order and the augmentation; the model's own start is the caller's.
+        Of the batch order and the augmentation; the caller initialises the model.
     score_rows : ndarray of int64, optional
-        Rows whose accuracy picks the epoch; without them the last epoch is taken.
+        Rows whose accuracy picks the epoch to report; without them the last epoch is reported.
     pick_epoch : bool
-        False takes the last epoch all the same: the score rows are only told of.
+        False reports the last epoch: the score rows' accuracy is only recorded.
     watch_rows : ndarray of int64, optional
-        Rows whose accuracy each epoch's record tells, and which decide nothing: ``held_out`` holds their ``accuracy``
-        and the positions of those that are ``wrong``.
+        Rows that decide nothing; each epoch's record has under ``held_out`` their ``accuracy`` and the positions of
+        those that are ``wrong``.
     checkpoint : Path, optional
-        File to go on from, and to write to.
+        File to resume from, and to write to.
     on_step : callable, optional
         Called with (steps done, steps in all, loss) as work goes on.
     on_epoch : callable, optional
@@ -149,7 +148,7 @@ def fit(
 
 @dataclass
 class _Course:
-    """What grows from epoch to epoch besides the model and its optimiser."""
+    """State of the training besides the model and its optimiser."""
 
     ema: State | None = None
     best: State | None = None
@@ -180,7 +179,7 @@ def _train_epoch(
     training = recipe.training
     count = max(1, round(len(rows) / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
-    torch.manual_seed(int(generator.integers(2**62)))  # dropout has no generator of its own
+    torch.manual_seed(int(generator.integers(2**62)))  # dropout draws from torch's global generator
     order = np.array_split(generator.permutation(rows), count)
     drawn = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
     losses: list[Tensor] = []
@@ -209,7 +208,7 @@ def _score(
     epoch: int,
     pick: bool,
 ) -> dict[str, float]:
-    """Accuracy and log loss of the epoch on rows that did not train it; to pick from, the best state is kept."""
+    """Accuracy and log loss of the epoch on the score rows; the best state is kept if they pick the epoch."""
     with _reported_weights(model, course):
         logits = predict(model, data, rows)
         if not np.isfinite(logits).all():
@@ -221,7 +220,7 @@ def _score(
 
 
 def _watch(model: nn.Module, data: Data, rows: NDArray[np.int64], *, course: _Course) -> dict[str, Any]:
-    """What the epoch's weights get wrong on rows that decide nothing."""
+    """Accuracy of the epoch's weights on the watched rows, and the positions of the wrong ones."""
     with _reported_weights(model, course):
         wrong = np.flatnonzero(predict(model, data, rows).argmax(axis=1) != data.labels[rows])
     return {"accuracy": 1 - len(wrong) / len(rows), "wrong": wrong.tolist()}
@@ -229,7 +228,7 @@ def _watch(model: nn.Module, data: Data, rows: NDArray[np.int64], *, course: _Co
 
 @contextmanager
 def _reported_weights(model: nn.Module, course: _Course) -> Iterator[None]:
-    """The model with the weights that the epoch would report: the EMA, where there is one."""
+    """The model with the weights that the epoch would report: the EMA if there is one."""
     if course.ema is None:
         yield
         return
@@ -247,7 +246,7 @@ def _diverged(epoch: int, found: str, training: Training) -> RunError:
 
 
 def predict(model: nn.Module, data: Data, rows: NDArray[np.int64], *, batch_size: int = 32) -> NDArray[np.float32]:
-    """Logits (rows, classes) float32 of unchanged spectrograms, in float32: the same numbers that serving computes."""
+    """Logits (rows, classes) float32 of spectrograms without augmentation, computed as serving does."""
     model.eval()
     out = []
     with torch.inference_mode():

@@ -22,10 +22,9 @@ ONE_CYCLE_START = 1 / 25
 def make_optimizer(model: nn.Module, training: Training, *, recordable: bool = False) -> torch.optim.Optimizer:
     """The optimiser over all parameters that take a gradient.
 
-    AdamW leaves biases and normalisation scales without decay. Adam and SGD decay every parameter, through the
-    gradient, as the paper does. On a CPU, and where it is ``recordable``, it computes in torch's fused kernels, which
-    go through memory once; a recordable one's learning rates are tensors on the parameters' device, to be filled in
-    place: a recorded step reads them there.
+    AdamW does not decay biases and normalisation scales. Adam and SGD decay every parameter, through the gradient, as
+    in the paper. On a CPU, and if ``recordable``, torch's fused kernels are used, which pass over memory once. A
+    recordable optimiser's learning rates are tensors on the parameters' device, changed in place.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     rate, decay = training.learning_rate, training.weight_decay
@@ -83,12 +82,12 @@ def class_weights(labels: NDArray[np.int64], *, classes: int, kind: str) -> Tens
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of a model's weights and statistics, such as `update_ema` moves towards them."""
+    """A copy of a model's weights and statistics, with which `update_ema` starts."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def ema_decay(decay: float, *, step: int) -> float:
-    """Share of the EMA (exponential moving average) that stays at a step: it grows to ``decay`` over the first ones."""
+    """Decay of the EMA (exponential moving average) at a step: it grows to ``decay`` over the first steps."""
     return min(decay, (1 + step) / (10 + step))
 
 

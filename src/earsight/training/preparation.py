@@ -3,9 +3,9 @@
 Comes in: a `Dataset`, a `Recipe` and the device to train on. Goes out: `Prepared`, what all trials share (the resolved
 recipe, the spectrograms or waves on disk, the clips left out), and the source of a trial's spectrograms.
 
-``training.source: auto`` takes the store on a CPU. On a GPU it takes what costs a step least and fits in `SHARE` of all
-its memory (what is free would let other processes decide): the store's spectrograms, which a step only copies; else the
-waves, which take less room and whose spectrograms each step computes anew; else the store on disk.
+``training.source: auto`` takes the store on a CPU. On a GPU it takes the first of these that fits in `SHARE` of the
+GPU's whole memory (not of what is free, which depends on other processes): the store's spectrograms; the waves, which
+take less room but whose spectrograms every step computes anew; the store on disk.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from earsight.training.device import memory_bytes
 
 HELD_OUT_SHARE = 0.2
 SHARE = 0.1
-"""Of a GPU's memory, for the data of one process: room is left for the steps, and for several processes."""
+"""Share of a GPU's memory for one process's data; the rest is for the steps, and for other processes."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set with its spectrograms: what every trial on it shares.
+    """A data set with its spectrograms, shared by all trials on it.
 
     Attributes
     ----------
@@ -49,10 +49,9 @@ class Prepared:
     skipped : tuple of str
         Clips that are left out because they cannot be read.
     identity : str
-        Sixteen hexadecimal digits that name the decoded sounds and the front end, wherever the files lie.
+        Hash (16 hex digits) of the decoded sounds and the front end, whatever the files' place.
     key : str
-        Names the sound files as they lie there, by size and time of change, and what is made of them; the store's own
-        name where it is left out.
+        Hash of the sound files' paths, sizes and modification times, and of the settings; default the store's key.
     """
 
     dataset: Dataset
@@ -150,7 +149,7 @@ def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str
 
 
 def source_of(prepared: Prepared, device: torch.device) -> Source:
-    """The source of a trial's spectrograms; what lies on a device is kept there for the process's next trial."""
+    """The source of a trial's spectrograms; data on a device stays there for the process's next trial."""
     dataset, recipe, store = prepared.dataset, prepared.recipe, prepared.store
     if recipe.augment.backend == "waveform":
         from earsight.features.augment_waveform import WaveformSource

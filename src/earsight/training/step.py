@@ -1,9 +1,8 @@
 """One training step, written so that a GPU can record it once and replay it.
 
 Comes in: a model, its optimiser and, at each call, a batch as tensors. Goes out: weights changed in place, and the loss
-as a tensor on the device. Whatever changes from step to step is a tensor that stays where it is, and no value is looked
-at from Python, so that the same function runs as it is on a CPU and, recorded as a CUDA graph, without the host on a
-GPU.
+as a tensor on the device. Whatever changes from step to step is a tensor at a fixed address, and Python reads no value,
+so that the same function runs directly on a CPU and as a recorded CUDA graph on a GPU.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from earsight.training.device import training_dtype
 from earsight.training.optim import update_ema
 
 WARM_UP_STEPS = 3
-"""Steps before a recording, in which libraries choose their kernels and take their workspaces; undone afterwards."""
+"""Steps before a recording, in which libraries choose kernels and allocate workspaces; they are undone afterwards."""
 
 Assemble = Callable[..., tuple[Tensor, Tensor]]
 """From a batch's tensors to network input (batch, 3, bands, frames) and label distributions (batch, classes)."""
 
 
 class Recorder(Protocol):
-    """What makes a function replayable: CUDA graphs (`earsight.training.device`)."""
+    """Records a function so that it can be replayed, as a CUDA graph (`earsight.training.device`)."""
 
     def warm_up(self, body: Callable[[], None], *, times: int) -> None:
-        """Run the body some times where recording would run it; the random generators are left as they were."""
+        """Run the body ``times`` times where it will be recorded; the random generators end unchanged."""
 
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
-        """Record the body without running it, and give what replays it on the same tensors."""
+        """Record the body without running it; the returned function replays it on the same tensors."""
 
 
 class Step:
@@ -54,7 +53,7 @@ class Step:
     ema : state, optional
         EMA of weights, moved in place.
     recorder : Recorder, optional
-        Without one every step runs as it is.
+        Without one every step runs eagerly.
     fuse : bool
         Whether torch compiles the forward and backward pass into fewer kernels first.
     """
@@ -134,14 +133,14 @@ class Step:
         replay()
 
     def _record(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Callable[[], None]]:
-        """Record the step for batches of these shapes; weights and optimiser end as they were."""
+        """Record the step for batches of these shapes; weights and optimiser end unchanged."""
         slots = tuple(part.clone() for part in batch)
         state = [*self._model.state_dict().values(), *(self._ema or {}).values()]
         before = self._optimizer_state()
         kept = [value.clone() for value in [*state, *before]]
         recorder.warm_up(lambda: self._run(*slots), times=WARM_UP_STEPS)
         with torch.no_grad():
-            # What the optimiser made in these steps stays, since the recording needs it there, at its first value.
+            # The optimiser's state tensors stay, since the recording holds their addresses; their values are reset.
             known = {id(value) for value in before}
             for value in self._optimizer_state():
                 if id(value) not in known:

@@ -58,14 +58,14 @@ class Trial:
 
 @dataclass
 class Start:
-    """What is known of a run before its spectrograms are: its folder fits, and its network can be built.
+    """Results of the checks before spectrograms are computed: the run folder matches, the network can be built.
 
     Attributes
     ----------
     begun : mapping of Path to dict
         Identity of each trial in the run folder that is DONE or has a checkpoint, by its folder.
     networks : dict of int to nn.Module
-        Starting networks that were built to check the recipe, by seed, for the first trials of those seeds to take.
+        By seed, the starting networks that were built to check the recipe; a seed's first trial uses its network.
     """
 
     begun: Mapping[Path, Mapping[str, Any]]
@@ -97,7 +97,7 @@ def run_trial(
         The run folder.
     device : torch.device
     weights : str, optional
-        Where the recipe's starting weights lie on this machine, if not where the recipe says.
+        Path of the recipe's starting weights on this machine, if not that in the recipe.
     on_step : callable, optional
         Called with (steps done, steps in all, loss).
     start : Start, optional
@@ -111,9 +111,9 @@ def run_trial(
     Raises
     ------
     RunError
-        If the run folder holds a trial of another recipe or data set, or another process is at work on this one.
+        If the run folder holds a trial of another recipe or data set, or another process runs this trial.
     DataError
-        If the fold has no usable clip to test or a class none to train on.
+        If the fold has no test clip, or a class has no training clip.
     """
     start = _checked(prepared, run, start)
 
@@ -151,7 +151,7 @@ def run_inner(
     on_step: Step | None = None,
     on_epoch: Epoch | None = None,
 ) -> Path:
-    """Train on a part of the training folds and predict the rest of them; the held-out fold is not looked at.
+    """Train on a part of the training folds and predict the rest of them; the held-out fold is not used.
 
     Parameters
     ----------
@@ -163,13 +163,13 @@ def run_inner(
     Returns
     -------
     Path
-        The trial's folder, with DONE and ``inner.npz`` in it: what the epoch that the recipe's protocol reports (the
-        last one; the best for ``inner`` and ``test``) predicts for the inner rows.
+        The trial's folder, with DONE and ``inner.npz`` in it: predictions for the inner rows, at the last epoch
+        (protocol ``last``) or the best (``inner``, ``test``).
 
     Raises
     ------
     RunError, DataError
-        As `run_trial`; also if no clip can be set aside.
+        As `run_trial`; also if too few clips are left to set some aside.
     """
     start = _checked(prepared, run, None)
 
@@ -191,26 +191,26 @@ def run_inner(
 
 
 def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
-    """What a trial is trained on; keys as in ``trial.json``, where ``pictures`` names the state of the sound files."""
+    """Recipe and data of a trial, as in ``trial.json``; its key ``pictures`` is the state of the sound files."""
     dataset, recipe = prepared.dataset, prepared.recipe
     identity = {"recipe": recipe.digest, "dataset": dataset.digest, "pictures": prepared.identity}
-    # Where the sounds lay is no identity, for a folder may be moved: it is for what looks at held-out clips again.
+    # `root` is not compared, since folders move; later analyses use it to find the held-out clips.
     return identity | {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
 
 
 def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) -> Path:
-    """The trial's folder, after the work in it if it is not DONE."""
+    """Do the work in the trial's folder unless it is DONE, and return the folder."""
     if is_done(folder):
         tidy(folder)
         return folder
     with lock_trial(folder):
-        # Another process may have been at work here since the run folder was checked.
+        # Another process may have trained here since the run folder was checked.
         found = _begun(folder)
         if found is not None:
             _check_same({folder: found}, {key: identity[key] for key in _NAMES})
         if not is_done(folder):
             started = time.monotonic()
-            for part in folder.glob(".*.part"):  # as large as a checkpoint, when a kill left it
+            for part in folder.glob(".*.part"):  # left by a kill, and as large as a checkpoint
                 part.unlink()
             write_state(folder / "trial.json", identity)
             with memory_errors():
@@ -221,12 +221,12 @@ def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) 
 
 
 def lock_trial(folder: Path) -> AbstractContextManager[Any]:
-    """Keep other processes from a trial's folder, which is made, for as long as the block runs.
+    """Make a trial's folder and lock it against other processes while the block runs.
 
     Raises
     ------
     BusyError
-        If another process is at work on it.
+        If another process has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -237,7 +237,7 @@ def lock_trial(folder: Path) -> AbstractContextManager[Any]:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What each row is for: training, scoring an epoch (and whether that picks it), being predicted, being watched."""
+    """Rows to train on, to score an epoch (and whether that picks it), to predict, and to watch."""
 
     train: _Numbers
     score: _Numbers | None
@@ -258,7 +258,7 @@ def _fitted(
     on_step: Step | None,
     on_epoch: Epoch | None = None,
 ) -> tuple[Fitted, nn.Module, Data]:
-    """Fit the starting network to the training rows, or go on from the folder's checkpoint."""
+    """Fit the starting network to the training rows, or resume from the folder's checkpoint."""
     set_up(device)
     data = _data(prepared, rows.train, device=device)
     model = start.networks.pop(trial.seed, None)  # built when the recipe was checked
@@ -304,16 +304,16 @@ def _rows(prepared: Prepared, trial: Trial) -> _Rows:
 
 
 def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
-    """Rows of the training folds that train, and the inner rows: whole groups that are set aside, by label."""
+    """Split the training folds into rows to train on and inner rows: whole source groups, stratified by label."""
     dataset, training = prepared.dataset, prepared.recipe.training
     rows = np.flatnonzero((dataset.folds != fold) & prepared.usable)
-    # One split for all seeds, so that the head and the order of the batches alone tell them apart.
+    # One split for all seeds: they differ only in the head's start and the order of the batches.
     inner = holdout(dataset.labels[rows], dataset.groups[rows], fraction=training.inner_fraction, seed=0)
     return rows[~inner], rows[inner]
 
 
 def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> Data:
-    """The spectrograms as the network takes them, normalised by the training rows alone."""
+    """The spectrograms, normalised by the statistics of the training rows only."""
     dataset, recipe = prepared.dataset, prepared.recipe
     source = source_of(prepared, device)
     windows = len(recipe.features.windows_ms)
@@ -332,18 +332,18 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
 
 
 _NAMES = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": "state of the sound files"}
-"""What a trial's identity holds, in words."""
+"""Descriptions of a trial's identity keys, for messages."""
 
 
 def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None) -> Start:
-    """Refuse a run folder that holds trials of another recipe or data set, DONE or stopped in the midst of training.
+    """Raise if a run folder holds finished or interrupted trials of another recipe or data set.
 
     With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too.
 
     Raises
     ------
     RunError
-        That names the first such trial.
+        Names the first such trial.
     """
     wanted = {"recipe": recipe.digest, "dataset": dataset.digest}
     begun = _begun_trials(run)
@@ -352,7 +352,7 @@ def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str 
 
 
 def _checked(prepared: Prepared, run: Path, start: Start | None) -> Start:
-    """The run folder's check, with what could be known only once the spectrograms were there."""
+    """Check the run folder, once the spectrograms' identity is known."""
     if start is None:
         return check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
     _check_same(start.begun, {"pictures": prepared.identity})
@@ -366,7 +366,7 @@ def _begun_trials(run: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:
-    """A trial's identity; None where nothing was trained, as after a mistake in a recipe that was mended."""
+    """A trial's identity; None if training never started, e.g. because the recipe was wrong and has been fixed."""
     path = folder / "trial.json"
     if not path.is_file() or not (is_done(folder) or has_checkpoint(folder)):
         return None
@@ -383,7 +383,7 @@ def _check_same(begun: Mapping[Path, Mapping[str, Any]], wanted: Mapping[str, An
 
 
 def check_rows(dataset: Dataset, fold: int, train_rows: _Numbers, test_rows: _Numbers) -> None:
-    """Refuse a fold without clips to test, or with a class that no clip outside it shows."""
+    """Raise if the fold has no test clips, or a class has no training clip."""
     if not len(test_rows):
         raise DataError(f"fold {fold}: has no usable clip; the folds are {list(dataset.fold_numbers)}")
     absent = np.bincount(dataset.labels[train_rows], minlength=len(dataset.classes)) == 0
