@@ -249,9 +249,7 @@ def open_rows(
                     folder.replace(final)
                 found = _opened(final, layout, count)
     if found is None:
-        raise DataError(
-            f"{final}: is damaged right after writing; check the disk, or set EARSIGHT_CACHE or --cache"
-        )
+        raise DataError(f"{final}: is damaged right after writing; check the disk, or set EARSIGHT_CACHE or --cache")
     return kind(final, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name)
 
 
