@@ -100,9 +100,9 @@ def test_auto_takes_the_best_score_that_there_is():
     assert score_of(_trials(distance=False), "auto") == "energy"
     ensemble = [replace(one, about={**one.about, "ensemble": 5}) for one in _trials(distance=False)]
     assert score_of(ensemble, "auto") == "doubt"
-    with pytest.raises(DataError, match=r"--score distance.*train again\), or take energy, doubt"):
+    with pytest.raises(DataError, match=r"--score distance.*train again\); choose one of energy, doubt"):
         score_of([*_trials(), *_trials(distance=False)], "distance")
-    with pytest.raises(DataError, match=r"an ensemble has none\), or take doubt"):
+    with pytest.raises(DataError, match=r"an ensemble has none\); choose one of doubt"):
         score_of(ensemble, "energy")
 
 

@@ -2,8 +2,8 @@
 
 Comes in: a run folder, of trials or of an ensemble. Goes out: the same model files with their cards' ``calibration``
 filled in, and ``calibration.json``. A fold's model is calibrated by the other folds' held-out predictions, so that its
-own held-out clips still test it; the file at the top of the run, which is for new sounds, by those of all folds. Where
-one fold alone was held out, its clips calibrate, and every figure says so.
+own held-out clips still test it; the file at the top of the run, which is for new sounds, by those of all folds. If
+only one fold was held out, its clips calibrate, and every figure is marked as optimistic.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def calibrate_run(
 
 
 def wanted_before(run: Path) -> Wanted:
-    """What the run was last calibrated for; the defaults where it was not, or the file does not say."""
+    """Options of the run's last calibration; the defaults if there was none or it does not record them."""
     try:
         asked = json.loads((run / REPORT).read_text(encoding="utf-8"))["wanted"]
         return Wanted(**asked)

@@ -28,7 +28,7 @@ from earsight.evaluation.summary import Predictions
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a calibration is asked for.
+    """Options of a calibration.
 
     ``score``: the OOD score, one of `earsight.calibration.ood.SCORES`, or ``auto`` for the best that the trials have.
     ``false_alarms``: the share of known sounds that may be called unknown. ``coverage``: how often the prediction set
@@ -52,11 +52,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a model card takes over.
+    """The calibration that goes into a model card.
 
-    ``unknown`` holds ``score``, ``threshold``, ``rate`` (of false alarms, at most, on average) and ``ci95`` (where it
-    lies with these clips); ``sets`` holds ``method``, ``threshold``, ``coverage`` and ``ci95``. Either is None where
-    the clips are too few for it. ``folds`` are those that held the ``clips`` out.
+    ``unknown`` holds ``score``, ``threshold``, ``rate`` (mean false-alarm rate, at most) and ``ci95`` (its interval for
+    these clips); ``sets`` holds ``method``, ``threshold``, ``coverage`` and ``ci95``. Either is None if the clips are
+    too few for it. ``folds`` are those that held the ``clips`` out.
     """
 
     temperature: float
@@ -66,7 +66,7 @@ class Calibration:
     folds: tuple[int, ...]
 
     def for_card(self, *, own: bool) -> dict[str, Any]:
-        """JSON values for `ModelCard.calibration`; ``own``: the clips are among those that test this very model."""
+        """JSON values for `ModelCard.calibration`; ``own``: whether these clips include the model's own test clips."""
         parts = {"unknown": self.unknown, "sets": self.sets}
         about = {"clips": self.clips, "folds": list(self.folds), "own_held_out": own}
         return {name: part for name, part in parts.items() if part} | about
@@ -123,12 +123,12 @@ def score_of(trials: Sequence[Predictions], wanted: str) -> str:
             "energy": "an ensemble has none",
         }
         possible = ", ".join(score for score in SCORES if has[score])
-        raise DataError(f"--score {wanted}: cannot be had of this run ({why[wanted]}), or take {possible}")
+        raise DataError(f"--score {wanted}: not available for this run ({why[wanted]}); choose one of {possible}")
     return wanted
 
 
 def calibrated_trial(trial: Predictions, calibration: Calibration) -> CalibratedTrial:
-    """Apply a calibration to what a trial predicted for its held-out clips."""
+    """Apply a calibration to a trial's held-out predictions."""
     logits = trial.logits.astype(np.float64)
     after = softmax(logits / calibration.temperature)
     strange, inside = None, None
@@ -141,11 +141,11 @@ def calibrated_trial(trial: Predictions, calibration: Calibration) -> Calibrated
 
 
 def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
-    """What calibrations reach on the clips of some trials, as JSON values.
+    """Measured results of calibrations on the trials' clips, as JSON values.
 
     ``clips``; ``log_loss`` and ``ece``, each with ``before`` and ``after``; ``coverage`` (``stated``, ``reached``,
     ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and ``false_alarms``
-    (``stated``, ``reached``, ``ci95``), each None where some calibration has no threshold for it. Intervals are Clopper
+    (``stated``, ``reached``, ``ci95``), each None if some calibration has no threshold for it. Intervals are Clopper
     and Pearson's over different clips; several seeds' predictions of one clip count as one clip.
     """
     labels = np.concatenate([trial.labels for trial in trials])

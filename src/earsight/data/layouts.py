@@ -1,8 +1,8 @@
 """Opening a data set by its path: the known layouts, and users' own folders and csv files.
 
-Comes in: the path of a folder or a csv file. Goes out: a `Dataset`. The layout is recognised by the files that define
-it, in the order of `LAYOUTS`, the whole list. Only names are listed and no sound is decoded but for the hints: a
-directory or a pipe that is named like a sound stays in the list, so that reading it reports it.
+Comes in: the path of a folder or a csv file. Goes out: a `Dataset`. The layout is recognised by its defining files, in
+the order of `LAYOUTS`; its title, and whether its folds are official, stand in ``datasets.py``. Sounds are decoded only
+for the hints. Directories and pipes named like a sound stay in the list, so that reading them reports them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows of a data set before its folds are settled; `folds` is None where they are to be drawn."""
+    """Rows of a data set before its folds are fixed; `folds` is None if they are to be drawn."""
 
     name: str
     root: Path
@@ -225,7 +225,7 @@ def integer(text: str, *, column: str, line: int, where: Path) -> int:
         if value.is_integer():
             return int(value)
     except ValueError:
-        pass  # answered below, with every other value that is no integer
+        pass  # raised below, as for every other value that is no integer
     raise DataError(f"{where}: line {line}: {column} is '{text}'; expected an integer such as 1")
 
 
@@ -288,7 +288,7 @@ def open_dataset(
     layout : str
         A name of `LAYOUTS`, or ``auto`` to recognise it.
     folds : int
-        How many to draw where the data set brings none: stratified by label, groups whole.
+        How many to draw if the data set has none: stratified by label, groups whole.
     seed : int
         Of that draw.
     subset : str or None
@@ -389,7 +389,7 @@ def _subset(listing: Listing, layout: str, root: Path, subset: str) -> Listing:
 
 
 def _marker(root: Path) -> tuple[str | None, Hints | None]:
-    """Name and hints of a data set that borrows the layout, from an optional ``dataset.json``."""
+    """Name and hints of another data set in this layout, from an optional ``dataset.json``."""
     path = root / MARKER
     if not path.is_file():
         return None, None

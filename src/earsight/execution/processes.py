@@ -57,7 +57,7 @@ def run_at_once(
     ----------
     prepared : Prepared
     trials : sequence of Trial
-        Given out in this order, each to the first process that is free.
+        Run in this order, each by the first free process.
     run : Path
         The run folder.
     device : torch.device
@@ -71,8 +71,8 @@ def run_at_once(
     Raises
     ------
     RunError
-        If a process dies; also whatever a trial raises. The other processes are ended; their trials go on when they are
-        run again.
+        If a process dies; also whatever a trial raises. The other processes are ended; their trials resume when they
+        are run again.
     """
     waiting = deque(trials)
     context = multiprocessing.get_context(_METHOD)
@@ -113,13 +113,13 @@ def _start(context: BaseContext, prepared: Prepared, trial: Trial, *, run: Path,
     arguments = (theirs, prepared, run, device, torch.get_num_threads())
     process = context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
     process.start()
-    theirs.close()  # or its end would never be seen here
+    theirs.close()  # otherwise the parent never sees the end of the pipe
     ours.send(trial)
     return _Worker(process, ours, trial)
 
 
 def _news(worker: _Worker) -> tuple[int, int, float] | None:
-    """What a worker says: its progress, or None when its trial has ended.
+    """Read a worker's message: its progress, or None when its trial has ended.
 
     Raises
     ------
@@ -140,9 +140,9 @@ def _news(worker: _Worker) -> tuple[int, int, float] | None:
 
 
 def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: torch.device, threads: int) -> None:
-    """A worker's life: take a trial, run it, tell."""
+    """Main loop of a worker: receive a trial, run it, send the outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    stop_at(signal.SIGTERM)  # by this, which may be ignored below a script's background job
+    stop_at(signal.SIGTERM)  # the parent ends workers by SIGTERM, which a background job's children may ignore
     logging.getLogger("earsight.kernels").disabled = True  # the parent has reported the same
     torch.set_num_threads(threads)
     try:
@@ -150,7 +150,7 @@ def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: to
             trial = pipe.recv()
             pipe.send(_outcome(pipe, prepared, trial, run=run, device=device))
     except (EOFError, OSError):
-        return  # the parent has gone
+        return  # the parent has ended
     except KeyboardInterrupt as error:
         raise SystemExit(stop_status(error)) from None
 
@@ -165,6 +165,6 @@ def _outcome(pipe: connection.Connection, prepared: Prepared, trial: Trial, *, r
         raise
     except (EarsightError, OSError) as error:
         return error
-    except Exception as error:  # of any kind, so perhaps one that does not pass between processes
+    except Exception as error:  # of any kind, so perhaps one that cannot be pickled
         return RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     return None

@@ -2,7 +2,7 @@
 
 Comes in: a connected cluster and units (a trial, its data, its run folder). Goes out: the trials' folders, each DONE,
 with the bits of a local run at the same thread count on the same kind of processor. The driver keeps no state of its
-own: after whatever stop, the same call goes on from the run folders, on this machine or on any cluster.
+own: after any stop, the same call resumes from the run folders, on this machine or on any cluster.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from earsight.training.artifacts import tidy
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, is_done, lock_trial
 
-PART_BYTES = 32 * 2**20  # of a file that is sent: Ray's object store moves parts to disk that do not fit in memory
-POLL_SECONDS = 0.3  # between two looks into the mailbox
-RETRIES = 3  # starts of a trial that has not got further since its last death
+PART_BYTES = 32 * 2**20  # files are sent in parts of this size, which Ray's object store can move to disk one by one
+POLL_SECONDS = 0.3  # between two readings of the mailbox
+RETRIES = 3  # restarts allowed without progress since the last crash
 STOP_SECONDS = 5.0  # for workers to end when all is stopped, before they are killed
 _OLD_SECONDS = 24 * 3600
 
@@ -35,7 +35,7 @@ Tokens = Mapping[Path, tuple[Path, str]]
 
 @dataclass(frozen=True)
 class Unit:
-    """A trial, what it is trained on, and its run folder."""
+    """A trial, its prepared data, and its run folder."""
 
     prepared: Prepared
     trial: Trial
@@ -55,7 +55,7 @@ class Unit:
 class Driver:
     """The driver's side of a mailbox, made by `open_driver`; a unit's number is its place in ``units``.
 
-    ``tokens`` are, by run folder, a file by which a node finds whether it shares that folder, and the secret in it.
+    ``tokens`` are, by run folder, a file and its secret, by which a node finds whether it shares that folder.
     """
 
     def __init__(self, cluster: Cluster, units: Sequence[Unit], tokens: Tokens, say: Callable[[str], None]) -> None:
@@ -67,13 +67,13 @@ class Driver:
         self.steps: dict[int, int] = {}  # last reported step of each unit
         self._ray: Any = ray
         self._cluster, self._tokens = cluster, tokens
-        self._deaths: dict[int, tuple[int, int]] = {}  # of each unit: step of the last one, and how many at that step
+        self._deaths: dict[int, tuple[int, int]] = {}  # per unit: (step of last crash, crashes without progress)
         self._locks: dict[int, ExitStack] = {}
         self._data: dict[int, Any] = {}  # references to prepared data by its id
         self._weights: dict[str, tuple[str, Any]] = {}  # names of and references to weights by the recipe's path
 
     def job(self, number: int, *, inner: bool = False) -> tuple[Any, Job]:
-        """A reference to a unit's data, and its job; the state that it goes on from is put into the mailbox."""
+        """A reference to a unit's data, and its job; puts the unit's checkpoint into the mailbox."""
         unit = self.units[number]
         prepared, dataset, store = unit.prepared, unit.prepared.dataset, unit.prepared.store
         self._unlock(number)
@@ -100,7 +100,7 @@ class Driver:
         return self._data[id(prepared)], job
 
     def collect(self) -> dict[str, Any]:
-        """Take the mailbox's news: say notes, write checkpoints, put what workers lack; returns all the news."""
+        """Process the mailbox: print notes, save checkpoints, upload requested folders; returns it all."""
         news: dict[str, Any] = self._ray.get(self.mailbox.take_news.remote())
         for text in news["notes"]:
             self.say(text)
@@ -148,7 +148,7 @@ class Driver:
         self.running[self._ray.remote(**options)(work).remote(prepared, job, self.mailbox)] = number
 
     def finish(self, task: Any) -> bool:
-        """Take a task's result; where its worker has died, start the unit again and return False."""
+        """Receive a task's result; if its worker has died, restart the unit and return False."""
         number, lost = self.running.pop(task), self._ray.exceptions
         died = (lost.WorkerCrashedError, lost.NodeDiedError, lost.LocalRayletDiedError, lost.ObjectLostError)
         try:
@@ -177,7 +177,7 @@ class Driver:
         self.start(number)
 
     def close(self) -> None:
-        """End what still runs, first so that it can tidy up and then by force; let go of locks."""
+        """Cancel running tasks, kill those that do not end in time, and release locks."""
         for force in (False, True):
             for task in self.running:
                 self._ray.cancel(task, force=force)
@@ -192,7 +192,7 @@ class Driver:
 def open_driver(
     cluster: Cluster, units: Sequence[Unit], *, say: Callable[[str], None], root: Path | None = None
 ) -> Iterator[Driver]:
-    """Open a mailbox for units; ``root`` is the folder that holds all of their run folders, if there is one."""
+    """Open a mailbox for units; ``root`` is the common parent of their run folders, if there is one."""
     name, secret = f".shared-{secrets.token_hex(8)}", secrets.token_hex(16)
     tokens = {unit.run: ((root or unit.run).absolute() / name, secret) for unit in units}
     with cluster_errors(), ExitStack() as stack:
@@ -209,7 +209,7 @@ def open_driver(
 
 
 def beside_driver() -> Any:
-    """Keeps an actor or a task on the node that the driver is connected to: without it there is no cluster."""
+    """Scheduling strategy that pins an actor or a task to the driver's node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -238,8 +238,8 @@ def run_units(
     Raises
     ------
     RunError
-        If a trial's worker dies `RETRIES` times more without getting further, or the cluster is gone; also whatever a
-        trial raises. The other trials are stopped; they go on when they are run again.
+        If a trial's worker dies `RETRIES` times more without progress, or the cluster is gone; also whatever a trial
+        raises. The other trials are stopped, and resume when they are run again.
     """
     import ray
 

@@ -1,8 +1,8 @@
 """The mailbox between a driver and its workers: an actor that holds progress, checkpoints and histories of trials.
 
-Workers put in what they have, the newest wins; the driver takes the news out a few times a second, so that neither
-waits for the other. The actor lives on the driver's node of a Ray cluster and outlives every worker. It imports nothing
-heavy: its process is small.
+Workers put in their newest values; the driver reads them a few times a second, so that neither waits for the other.
+The actor lives on the driver's node of a Ray cluster and outlives every worker. It imports nothing heavy, so that its
+process is small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mailbox:
         self.take_news()
 
     def take_news(self) -> dict[str, Any]:
-        """What came since the last call: steps and states by trial, notes, ended trials, and paths that are wanted."""
+        """Everything since the last call: steps and states by trial, notes, ended trials, and requested paths."""
         news, self._news = self._news, {"steps": {}, "notes": [], "states": {}, "ended": [], "wanted": []}
         return news
 
@@ -35,38 +35,38 @@ class Mailbox:
         self._news["steps"][number] = done, total, loss
 
     def note(self, text: str) -> None:
-        """A line for the user; each text is passed on once."""
+        """Add a line for the user; equal lines are shown once."""
         if text not in self._notes:
             self._notes.add(text)
             self._news["notes"].append(text)
 
     def put_state(self, number: int, files: Files, *, fresh: bool = True) -> None:
-        """The newest files that a trial goes on from; ``fresh`` ones are news to the driver."""
+        """Store a trial's newest checkpoint files; ``fresh`` ones are passed on to the driver."""
         self._states.setdefault(number, {}).update(files)
         if fresh:
             self._news["states"].setdefault(number, {}).update(files)
 
     def state(self, number: int) -> Files:
-        """Those files; empty where there are none."""
+        """A trial's newest checkpoint files; empty if there are none."""
         return self._states.get(number, {})
 
     def forget_state(self, number: int) -> None:
-        """Drop the files of a trial that goes no further; a checkpoint is large."""
+        """Drop an ended trial's checkpoint files, which are large."""
         self._states.pop(number, None)
         self._news["states"].get(number, {}).pop("checkpoint.safetensors", None)
 
     def put_history(self, number: int, records: list[dict[str, Any]], *, done: bool = False) -> None:
-        """All epochs of a trial so far; ``done`` where it ended in an earlier run of the command."""
+        """Store all epochs of a trial so far; ``done`` if it ended in an earlier run of the command."""
         self._histories[number] = records
         if done:
             self._ended.add(number)
 
     def history(self, number: int) -> tuple[list[dict[str, Any]], bool]:
-        """Those epochs, and whether the trial has ended."""
+        """A trial's epochs so far, and whether it has ended."""
         return self._histories.get(number, []), number in self._ended
 
     def end(self, number: int, outcome: Files | Exception) -> None:
-        """A trial has ended, with its files (none if it wrote them itself) or an error."""
+        """Store an ended trial's files (none if it wrote them itself) or its error."""
         self._ended.add(number)
         self._news["ended"].append((number, outcome))
 

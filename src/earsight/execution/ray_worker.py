@@ -1,9 +1,9 @@
 """Runs one trial on a Ray node, after fetching the inputs that the node lacks.
 
 Comes in: prepared data, a `Job` and the driver's mailbox. Goes out: the trial's folder where the node shares the run
-folder; else checkpoints into the mailbox and the trial's files as the result. Whether it shares the folder is found by
-a file with a secret, never by a path that exists on both sides. Spectrograms and waves are looked for by their key,
-which names their content, and else fetched once into the node's own cache.
+folder; else checkpoints into the mailbox and the trial's files as the result. A file with a secret shows whether the
+folder is shared, since an equal path does not. Spectrograms and waves are found by the hash of their content, or
+fetched once into the node's own cache.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, ru
 from earsight.version import __version__
 
 REPORT_SECONDS = 0.5  # between two reports of a trial's progress
-BUSY_SECONDS = 60.0  # that a worker which Ray has given up may still hold a trial's lock
+BUSY_SECONDS = 60.0  # for which a worker that Ray counts as dead may still hold a trial's lock
 SEND_COST = 0.05  # share of a trial's time that sending checkpoints may take
-STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")  # what a trial goes on from, in order of writing
+STATE = ("trial.json", "history.jsonl", "checkpoint.safetensors")  # files to resume from, in order of writing
 
 
 @dataclass(frozen=True)
 class Job:
     """A trial to run, under its number in the mailbox.
 
-    ``run`` is the run folder on the driver; ``token`` a file there, which a node that shares run folders sees too, and
-    the secret in it; ``weights`` name and content of the recipe's file of weights; ``version`` the driver's earsight.
+    ``run`` is the run folder on the driver; ``token`` a file there and its secret, by which a node finds whether it
+    shares the folder; ``weights`` name and content of the recipe's weights file; ``version`` the driver's earsight.
     """
 
     number: int
@@ -63,8 +63,8 @@ class Job:
 def work(prepared: Prepared, job: Job, mailbox: Any, *, on_epoch: Epoch | None = None) -> Files | Exception:
     """Run a trial in this process: the remote function of a task, whose data may lie elsewhere on this node.
 
-    Returns the trial's files, DONE last, or none where they were written in the run folder. Errors are returned, not
-    raised, because these pass between machines whole. ``on_epoch`` (inner trials) gets all records after each epoch.
+    Returns the trial's files, DONE last, or none if they were written in the run folder. Errors are returned, not
+    raised, because Ray would wrap them. ``on_epoch`` (inner trials) gets all records after each epoch.
     """
     cancel_by_sigint()
     try:
@@ -173,7 +173,7 @@ def _reporter(job: Job, mailbox: Any) -> Step:
 
 
 def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
-    """Folder of the spectrograms or waves on this node, fetched into the node's cache where it lacks them."""
+    """Folder of the spectrograms or waves on this node, fetched into the node's cache if missing."""
     import ray
 
     source, key = prepared.store.folder, prepared.store.folder.name
@@ -212,7 +212,7 @@ def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
 
 
 def _alone() -> bool:
-    """Whether this node is to use nothing of the driver's file system, even where it sees it."""
+    """Whether this node must not use the driver's file system, even if it is shared."""
     return bool(os.environ.get("EARSIGHT_UNSHARED"))
 
 

@@ -1,7 +1,7 @@
 """Run trials: in this process, in several, or on a Ray cluster.
 
 Comes in: prepared data, trials and a run folder. Goes out: the trials' folders, each DONE. A trial that is DONE is not
-run again; the one that was stopped goes on where it was.
+run again; an interrupted one resumes.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
 
 
 def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> Start:
-    """Find what would stop the trials before hours go into spectrograms.
+    """Check everything that would stop the trials, before spectrograms are computed.
 
     Returns
     -------
     Start
-        With the network of the first trial that is not DONE, which had to be built to see whether it can be.
+        With the network of the first trial that is not DONE, which was built as a check.
 
     Raises
     ------
     RunError
         If the run folder cannot be written, or holds trials of another recipe or data set.
     DataError
-        If a fold has no clip, or a class no clip outside it.
+        If a fold has no test clip, or a class has no training clip.
     ModelError, RecipeError
-        If the backbone or its weights cannot be had, or the recipe names stages that it does not have.
+        If the backbone or its weights are not available, or the recipe names stages that it does not have.
     """
     start = check_run(dataset, recipe, run)
     for fold in sorted({trial.fold for trial in trials}):
@@ -200,7 +200,7 @@ def run_groups(
 
     def show(unit: Unit, step: int, total: int, loss: float) -> None:
         steps[unit.folder], totals[unit.folder] = step, total
-        # Of trials that have not begun nobody knows how many steps they take: as many as the others, for now.
+        # The steps of trials that have not begun are unknown: assume as many as the others have.
         typical = sum(totals.values()) / len(totals)
         every = round(sum(totals.get(folder, typical) for folder in units) + done * typical)
         ahead = sum(steps.values()) + round(done * typical)
@@ -223,7 +223,7 @@ def _write_recipe(recipe: Recipe, run: Path) -> None:
 
 
 def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
-    """What came of a trial."""
+    """One line on a trial's result."""
     found = read_predictions(trial.folder(run) / "predictions.npz")
     note = "done before" if before else f"{found.about['seconds']:.0f} s"
     optimistic = ", optimistic: they chose the epoch" if prepared.recipe.training.protocol == "test" else ""

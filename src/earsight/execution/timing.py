@@ -1,7 +1,7 @@
 """Estimate how long a trial takes, from its first steps.
 
-Comes in: prepared data, a trial and a device. Goes out: seconds. The trial is begun in a folder of its own, which is
-thrown away: what is timed is the very code that trains.
+Comes in: prepared data, a trial and a device. Goes out: seconds. The real training code is timed, in a temporary
+folder.
 """
 
 from __future__ import annotations

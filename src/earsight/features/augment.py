@@ -1,17 +1,20 @@
 """Augmentation of spectrograms: random draws, applied to one batch on the host or to many batches on a device.
 
-Comes in: spectrograms (batch, channels, bands, frames) float, and the `Draws` of the batch, drawn before and apart from
-them so that they can be replayed. Goes out: spectrograms of the same shape, of any representation, on any device:
+Comes in: spectrograms (batch, channels, bands, frames) float, and the `Draws` of the batch, drawn beforehand so that
+they can be replayed. Goes out: spectrograms of the same shape, of any representation, on any device:
 
 - pitch: one of the pitch steps that the front end computed with warped filterbanks, without a phase vocoder;
-- stretch by r: the spectrogram is read at r times the speed, with linear interpolation between columns. The result
-  keeps its own time scale: a faster sound leaves room, which is filled with silence, a slower one is cropped;
+- stretch by r: the spectrogram is read at r times the speed, with linear interpolation between columns. A faster sound
+  is padded with silence, a slower one is cropped;
 - shift: the spectrogram is rolled in time; its end goes to the beginning;
-- masks: whole stretches of time or of bands are set to the mean (SpecAugment, Park et al. 2019, arXiv 1904.08779);
+- masks: ranges of columns or of bands are set to the mean (SpecAugment, Park et al. 2019, arXiv 1904.08779);
 - mixup: convex combinations of two examples and of their labels (Zhang et al. 2018, arXiv 1710.09412).
 
-Batched augmentation (`BatchedDraws`) gives the same to rounding. No value is read by Python, so the host never waits
-and a GPU can record the work once and replay it with other draws.
+Batched augmentation (`BatchedDraws`) gives the same to rounding, and Python reads no value, so a GPU can replay it.
+
+A new augmentation goes into both `apply` and `apply_batched` (a test compares them). Guard its draw as mixup's is, so
+that nothing is drawn while it is off: one generator serves the epoch, and an extra draw would change old runs' bits. A
+new single number goes before ``share`` in the columns of `BatchedDraws.real`; its recipe field goes into ``NEUTRAL``.
 """
 
 from __future__ import annotations
@@ -39,9 +42,9 @@ class Draws:
     speed : ndarray of float64, shape (batch,)
         Stretch factor; above 1 the sound is faster and shorter.
     place : ndarray of float64, shape (batch,)
-        In [0, 1): where the crop begins in a longer sound, or where a shorter one stands.
+        In [0, 1): where a longer sound is cropped, or where a shorter one is placed.
     roll : ndarray of float64, shape (batch,)
-        In [0, 1): share of the clip by which it is rolled.
+        In [0, 1): roll in time, as a share of the clip.
     time_masks, band_masks : ndarray of float64, shape (batch, masks, 2)
         Start and end of each mask as shares of the spectrogram.
     partner : ndarray of int64, shape (batch,)
@@ -89,7 +92,7 @@ def draw(augment: Augment, *, batch: int, generator: np.random.Generator) -> Dra
         time_masks=_masks(augment.time_masks, augment.time_mask_fraction, changed, generator),
         band_masks=_masks(augment.band_masks, augment.band_mask_fraction, changed, generator),
         partner=generator.permutation(batch),
-        # The larger share stays with the example itself, so that its own label is the one it mostly shows.
+        # The example itself keeps the larger share, so that its own label stays the main one.
         share=np.maximum(share, 1.0 - share),
     )
 
@@ -105,7 +108,7 @@ def _masks(
 def stretch_matrix(
     speed: NDArray[np.float64], *, place: NDArray[np.float64], roll: NDArray[np.float64], frames: int
 ) -> Tensor:
-    """Matrices (batch, frames, frames) float32 that roll spectrograms and read them at another speed.
+    """Matrices (batch, frames, frames) float32 that roll and stretch spectrograms.
 
     Column t of the result is the (rolled) input at ``start + speed * t``, interpolated between two columns. Columns
     that lie outside the sound have no weight at all; the caller fills them with silence.
@@ -130,7 +133,7 @@ def stretch_matrix(
 
 
 def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
-    """Roll, stretch, mask and mix a batch of normalised spectrograms that were read at their drawn pitch.
+    """Roll, stretch, mask and mix a batch of normalised spectrograms; their pitch is shifted already.
 
     Parameters
     ----------
@@ -139,9 +142,9 @@ def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool 
     draws : Draws
         The batch's random choices.
     silence : Tensor, shape (channels, bands)
-        Normalised value of digital silence, which fills what a faster sound leaves empty.
+        Normalised value of digital silence, with which faster sounds are padded.
     stretch : bool
-        False where the wave itself was stretched and rolled already.
+        False if the wave itself has been stretched and rolled.
 
     Returns
     -------
@@ -170,7 +173,7 @@ def _keep(masks: NDArray[np.float64], size: int) -> Tensor:
 
 
 def mix_targets(targets: Tensor, draws: Draws) -> Tensor:
-    """Label distributions (batch, classes) mixed in the shares in which the spectrograms are."""
+    """Label distributions (batch, classes), mixed in the same shares as the spectrograms."""
     share = torch.from_numpy(draws.share).to(targets)[:, None]
     return torch.lerp(targets[torch.from_numpy(draws.partner).to(targets.device)], targets, share)
 
@@ -191,12 +194,12 @@ class BatchedDraws:
     Attributes
     ----------
     whole : Tensor of int64, shape (examples, 3)
-        Row, index of the pitch step, and the place in its batch of the example that it is mixed with.
+        Row, index of the pitch step, and the mixup partner's place in the batch.
     real : Tensor of float64, shape (examples, 4 + 2 * masks)
         Speed, place, roll, share, then start and end of each time mask and of each band mask. Double precision, as on
         the host: rounding must not push a column over the edge of a sound.
     time_masks : int
-        How many of the masks are of time.
+        Number of time masks.
     """
 
     whole: Tensor
@@ -228,7 +231,7 @@ def batch_draws(
 
 
 def apply_batched(spectrograms: Tensor, draws: BatchedDraws, *, silence: Tensor) -> Tensor:
-    """Roll, stretch, mask and mix a batch of normalised spectrograms; takes and gives what `apply` does."""
+    """Roll, stretch, mask and mix a batch of normalised spectrograms; shapes as in `apply`."""
     batch, _, bands, frames = spectrograms.shape
     speed, place, roll = draws.real[:, : _SINGLE - 1, None].unbind(1)
     masks = draws.real[:, _SINGLE:].reshape(batch, -1, 2)

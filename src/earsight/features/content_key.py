@@ -1,8 +1,8 @@
-"""Keys of folders of rows: they name settings and the content of the sound files.
+"""Keys of folders of rows: a hash of settings and of the sound files' content.
 
 Comes in: a data set, settings as JSON, the cache folder. Goes out: sixteen hexadecimal digits. Files are hashed once:
 ``sounds-*.json`` in the cache folder holds each one's digest with size, times and inode, which decide whether to hash
-again. That file may be lost or damaged; all is then hashed again.
+again. If that file is lost or damaged, all sounds are hashed again.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from earsight.files import read_state, write_state
 from earsight.parallel import in_order
 
 _RECENT_NS = 2_000_000_000
-"""A file that changed so shortly before it was hashed may change again within one tick of its times: not kept."""
+"""Digests of files that changed so shortly before are not kept: a second change might not alter the times."""
 
 
 def content_key(dataset: Dataset, *settings: Any, cache: Path) -> str:
-    """Sixteen hexadecimal digits that name settings (as JSON) and the sounds: path and content of each."""
+    """Hash (16 hex digits) of settings (as JSON) and of the path and content of each sound."""
     return _named(
         settings, [[clip.path, digest] for clip, digest in zip(dataset.clips, _digests(dataset, cache), strict=True)]
     )
 
 
 def earlier_folder(dataset: Dataset, *settings: Any, key: str, cache: Path) -> Path | None:
-    """The folder that earlier versions named by path, size and time of change of each sound, if it is there.
+    """The folder that earlier versions named by a hash of the sounds' paths, sizes and modification times, if any.
 
-    Such a name cannot tell sounds that were exchanged: the folder stays with the content that it is first asked for.
+    Such a name does not show whether sounds were exchanged, so the folder is tied to the first content asked for.
     """
     files: list[list[Any]] = []
     for row, clip in enumerate(dataset.clips):
@@ -59,7 +59,7 @@ def _named(settings: Any, files: list[list[Any]]) -> str:
 
 
 def _digests(dataset: Dataset, cache: Path) -> list[str | None]:
-    """The digest of each clip's file; None where there is none that can be read."""
+    """The digest of each clip's file; None if the file cannot be read."""
     place = _place(dataset, cache)
     content = _read(place)
     held, kept = content["files"], dict(content["files"])
@@ -113,5 +113,5 @@ def _write(place: Path, content: dict[str, dict[str, Any]]) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_state(place, content)
-    except OSError:  # a folder that cannot be written is named where rows are
+    except OSError:  # an unwritable cache folder is reported when rows are written
         pass

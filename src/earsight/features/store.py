@@ -33,7 +33,7 @@ from earsight.recipe import Features
 
 FORMAT_VERSION = 4
 VALUES_VERSION = 3
-"""Of the values alone, as trials name them; folders without digests had it as their format's version."""
+"""Version of the values, in trials' identities; folders without digests have it as their format's version."""
 _CODES, _MOMENTS = "pictures.i16", "moments.f64"
 
 
@@ -108,7 +108,7 @@ def statistics(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
 
 
 def encode(logs: Tensor, *, representation: str = "log_mel") -> NDArray[np.int16]:
-    """Log band energies as int16 codes; values out of range are held at its end."""
+    """Log band energies as int16 codes; values out of range are clipped."""
     kept = REPRESENTATIONS[representation]
     codes = torch.round((logs - kept.zero_at) * kept.steps_per_unit)
     return codes.clamp_(-32768, 32767).to(torch.int16).numpy()
@@ -136,7 +136,7 @@ def _computer(features: Features, semitones: Sequence[int], *, kernels: bool) ->
 
 
 def store_key(dataset: Dataset, features: Features, semitones: Sequence[int], *, cache: Path | None = None) -> str:
-    """Sixteen hexadecimal digits that name a store's content; ``cache`` is where the files' digests are kept."""
+    """Hash (16 hex digits) of a store's content; ``cache`` is the folder that keeps the files' digests."""
     settings = FORMAT_VERSION, features.model_dump(mode="json"), list(semitones)
     return content_key(dataset, *settings, cache=cache or default_cache())
 
@@ -150,7 +150,7 @@ def open_store(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Store:
-    """Open a data set's store, computing what is not there yet.
+    """Open a data set's store, computing missing rows.
 
     Parameters
     ----------

@@ -6,9 +6,8 @@ features' rate, bit for bit what `earsight.data.audio` decodes, and as spectrogr
 
 A clip is kept as int16 with a power of two as its scale wherever that gives each sample back exactly: 8- and 16-bit
 sources at the features' rate, quiet clips of finer ones too. All others (resampled, mixed from channels, decoded from
-MP3) are kept as float32. Rounding them to int16 would not do: its noise, spread evenly over all frequencies, lies at a
-mel power of 4e-6 in the upper bands of a full-scale clip, and silence there is drawn at 1e-6, so that log-mels would be
-off by 1.6 where they are promised to 1e-3; float16, with three bits less on loud samples, is worse.
+MP3) are kept as float32. Rounded to int16, a full-scale clip has noise of mel power 4e-6 in its upper bands, where
+silence is 1e-6: log-mels would be off by 1.6, and 1e-3 is promised. Float16 has three bits less on loud samples.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ WAVES_VERSION = 3
 _WITHOUT_DIGESTS = 2
 _FILE, _SCALES = "waves.bin", "scales.f32"
 _FINEST = 30
-"""Largest power of two by which a clip's samples are multiplied in search of whole numbers."""
+"""Largest power of two tried as a clip's scale."""
 
 
 class Waves(RowFile):
@@ -97,7 +96,7 @@ class Waves(RowFile):
 
 
 def exact_scale(wave: NDArray[np.float32]) -> float:
-    """The power of two of which every sample is a whole multiple within int16, the largest tried first; 0 for none."""
+    """The largest power of two of which every sample is a whole multiple within int16; 0 if there is none."""
     for power in range(15, _FINEST + 1):
         whole = wave * np.float32(2.0**power)
         if whole.min() < -32768 or whole.max() > 32767:
@@ -114,13 +113,13 @@ def _row(wave: NDArray[np.float32]) -> Row:
 
 
 def waves_key(dataset: Dataset, features: Features, *, cache: Path | None = None) -> str:
-    """Sixteen hexadecimal digits that name the waves: the files, and the rate and length that they are brought to."""
+    """Hash (16 hex digits) of the sound files, and of the waves' rate and length."""
     settings = "waves", WAVES_VERSION, features.rate, features.samples
     return content_key(dataset, *settings, cache=cache or default_cache())
 
 
 def waves_bytes(dataset: Dataset, features: Features) -> int:
-    """Size of the waves on a device, in bytes, if no clip can be held in int16."""
+    """Size of the waves on a device, in bytes, if all are float32."""
     return 4 * len(dataset.clips) * features.samples
 
 
@@ -133,7 +132,7 @@ def open_waves(
     workers: int = 0,
     progress: Progress | None = None,
 ) -> Waves:
-    """Open a data set's waves, decoding what is not there yet; takes and raises what `open_store` does."""
+    """Open a data set's waves, decoding missing rows; arguments and errors as in `open_store`."""
     cache = cache or default_cache()
     key = waves_key(dataset, features, cache=cache)
     folder, settings = cache / key, ("waves", _WITHOUT_DIGESTS, features.rate, features.samples)

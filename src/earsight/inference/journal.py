@@ -1,11 +1,11 @@
 """Resumable output: row files, and a journal of how much of each is safely on disk.
 
-Comes in: lines of text, and the position (JSON values) from which to go on behind them. Goes out: files that end with a
-whole line even where the disk is full; until all is written the journal ``FILE.progress`` (in a folder, ``.progress``):
-``settings``, ``place`` (the position) and ``files`` (committed size and CRC-32 of each open file); and the list
-``.FILE.finished`` (``.finished``) of the files that are whole, with their sizes and CRC-32s. The journal is written
-before any row, and rows are on the disk before it counts them. It goes last; the list then ends with a line that says
-so. Resuming checks all files and cuts the open ones back; what was behind is computed again, to the same bytes.
+Comes in: lines of text, and the position (JSON values) to resume from after them. Goes out: 1. row files, which end
+with a whole line even if the disk is full; 2. until the end the journal ``FILE.progress`` (in a folder, ``.progress``):
+``settings``, ``place`` (the position), ``files`` (committed size and CRC-32 of each open file); 3. ``.FILE.finished``
+(``.finished``), the list of finished files with their sizes and CRC-32s. The journal is written before any row, counts
+only rows that are on the disk, and is removed last, after the list's closing line. Resuming checks all files and
+truncates the open ones to their committed size; the rest is computed again, to the same bytes.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _END = "finished"
 _Part = tuple[int, int]
 """Size and CRC-32 of a file, or of its beginning."""
 COMMIT_SECONDS = 1.0
-"""At most this much work is done again after a kill, and what one batch takes."""
+"""A kill costs at most this many seconds of work, plus one batch."""
 
 
 class Output:
-    """Where rows go; what only files need does nothing by default."""
+    """Base class of outputs; methods that only files need do nothing here."""
 
     place: dict[str, Any] | None = None
     whole = False
 
     def open(self, name: str) -> bool:
-        """Begin or go on with a file; whether it is new."""
+        """Open or resume a file; returns True if it is new."""
         return True
 
     def write(self, name: str, text: str) -> None:
@@ -52,7 +52,7 @@ class Output:
         """Finish a file."""
 
     def commit(self, place: Mapping[str, Any], *, now: bool = False) -> None:
-        """Record that all rows so far are whole, and the position behind them; seldom, but for ``now``."""
+        """Record the position after the rows so far; every `COMMIT_SECONDS` at most, unless ``now``."""
 
     def end(self) -> None:
         """Finish: all is written."""
@@ -62,13 +62,13 @@ class Output:
 
 
 class StreamOutput(Output):
-    """Rows to a stream, whatever their file; it cannot be resumed."""
+    """Rows of all files to one stream; it cannot be resumed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, name: str, text: str) -> None:
-        """Write and flush, so that rows are seen as they come."""
+        """Write and flush, so that rows appear at once."""
         try:
             self._stream.write(text)
             self._stream.flush()
@@ -77,7 +77,7 @@ class StreamOutput(Output):
         except OSError as error:
             raise EarsightError(
                 f"rows cannot be written ({error.strerror or error}); make room and give the command again. "
-                "With --out FILE and --resume one goes on"
+                "Output to --out FILE can be resumed with --resume"
             ) from error
 
 
@@ -87,19 +87,19 @@ class FileOutput(Output):
     Parameters
     ----------
     path : Path
-        The file, whose name in `open` is the empty text; or the folder, in which files are named.
+        The file, whose name in `open` is the empty string; or the folder of the named files.
     folder : bool
         Which of the two.
     settings : dict
-        JSON values that must be the same to go on.
+        JSON values that must be the same to resume.
     resume : bool
-        Go on from `place`, the position in the journal (None to begin); where all was written, the output is `whole`.
+        Resume from `place`, the position in the journal (None to begin); a complete output is `whole`.
 
     Raises
     ------
     EarsightError
-        If there is an output already and ``resume`` is false; if another process writes it; if the journal or a file is
-        damaged, or of other settings.
+        If the output exists and ``resume`` is false; if another process writes it; if the journal or a file is damaged
+        or has other settings.
     """
 
     def __init__(self, path: Path, *, folder: bool, settings: Mapping[str, Any], resume: bool) -> None:
@@ -107,7 +107,7 @@ class FileOutput(Output):
         self._journal = path / ".progress" if folder else path.with_name(f"{path.name}.progress")
         self._list = path / _LIST if folder else path.with_name(f".{path.name}{_LIST}")
         self._files: dict[str, int] = {}  # descriptors of the open files
-        self._parts: dict[str, _Part] = {}  # what is whole of them
+        self._parts: dict[str, _Part] = {}  # size and CRC-32 of their complete lines
         self._committed = -COMMIT_SECONDS
         self._lock = filelock.FileLock(f"{self._journal}.lock")
         ours = (_LIST, ".progress.lock", ".progress.new")  # the last as earlier versions named a journal's first draft
@@ -128,7 +128,7 @@ class FileOutput(Output):
             raise
 
     def open(self, name: str) -> bool:
-        """Open a file behind its last whole line, or a new one."""
+        """Open a file after its last whole line, or a new one."""
         path = self._file(name)
         new = name not in self._parts
         try:
@@ -144,7 +144,7 @@ class FileOutput(Output):
         return new
 
     def write(self, name: str, text: str) -> None:
-        """Add lines; where they do not fit, the file ends with those before them."""
+        """Add lines; if the disk is full, the file is truncated to the lines before them."""
         data = text.encode("utf-8", "surrogateescape")
         descriptor, done = self._files[name], 0
         try:
@@ -157,14 +157,14 @@ class FileOutput(Output):
         self._parts[name] = size + len(data), zlib.crc32(data, crc)
 
     def close(self, name: str) -> None:
-        """Finish a file: it is on the disk, and listed."""
+        """Finish a file: sync it to the disk, and list it."""
         self._sync(name)
         self._add_line([name, *self._parts[name]])
         os.close(self._files.pop(name))
         del self._parts[name]
 
     def commit(self, place: Mapping[str, Any], *, now: bool = False) -> None:
-        """Write the journal anew, at most once in `COMMIT_SECONDS` but for ``now``."""
+        """Write the journal anew, at most once in `COMMIT_SECONDS` unless ``now``."""
         if not now and time.monotonic() - self._committed < COMMIT_SECONDS:
             return
         for name in self._files:
@@ -177,7 +177,7 @@ class FileOutput(Output):
         self._committed = time.monotonic()
 
     def end(self) -> None:
-        """All is written and on the disk: the list says so, and the journal goes."""
+        """Add the list's closing line once all files are on the disk, and remove the journal."""
         for name in [name for name in self._files if name != _LIST]:
             self.close(name)
         self._add_line([_END, *self._parts.get(_LIST, (0, 0)), self._settings])
@@ -186,7 +186,7 @@ class FileOutput(Output):
         self.drop()
 
     def drop(self) -> None:
-        """Close the files, finished or not; another process may go on with them."""
+        """Close the files, finished or not; another process may resume them."""
         for descriptor in self._files.values():
             os.close(descriptor)
         self._files.clear()
@@ -195,7 +195,7 @@ class FileOutput(Output):
             self._lock.release()
 
     def _acquire(self) -> None:
-        """Lock the output, and remove what a killed process left of a journal that it was writing."""
+        """Lock the output, and remove a killed process's half-written journal."""
         try:
             self._journal.parent.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -227,7 +227,7 @@ class FileOutput(Output):
         )
 
     def _read_journal(self) -> None:
-        """Take the journal's place, once all that it counts is found to be as it was written."""
+        """Read the position from the journal, after checking all files that it lists."""
         remedy = f"remove it and {self._path} and begin anew"
         content = read_state(self._journal, {"settings": dict, "place": dict, "files": dict}, remedy=remedy)
         self._check_settings(content["settings"])
@@ -242,9 +242,9 @@ class FileOutput(Output):
         self.place = content["place"]
 
     def _check_finished(self, folder: bool) -> None:
-        """Raise where an output without a journal is not what its list says."""
+        """Raise if an output without a journal differs from its list."""
         if not self._list.exists():
-            # An earlier version removed the journal at the end and left no list. Its journal came before its rows.
+            # Earlier versions removed the journal at the end and wrote no list; their journals came before the rows.
             index = self._path / INDEX if folder else self._path
             if not index.is_file() or index.read_bytes()[-1:] not in (b"\n", b""):
                 raise EarsightError(
@@ -284,7 +284,7 @@ class FileOutput(Output):
             )
 
     def _checked(self, name: str, size: int, crc: int | None, *, whole: bool = False) -> _Part:
-        """Size and CRC-32 of a file's first bytes, which must be what is known of them."""
+        """Size and CRC-32 of a file's first bytes; raise if they are not those recorded."""
         path, found, left = self._file(name), 0, size
         if not path.is_file() or path.stat().st_size < size or (whole and path.stat().st_size != size):
             raise EarsightError(f"{path}: is shorter than its journal says; remove it and begin anew")
