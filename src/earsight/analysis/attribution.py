@@ -78,27 +78,13 @@ def integrated_gradients(
 ) -> Attribution:
     """Integrated Gradients from silence to the spectrogram, with as many steps as completeness takes.
 
-    The integral is taken by the trapezoidal rule. Its steps are doubled until the attributions add up to the difference
-    of the scores within ``tolerance``; a doubling only adds the middles of the steps before it.
+    M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017. The integral is taken by the
+    trapezoidal rule. Its steps are doubled until the attributions add up to the difference of the scores within
+    ``tolerance``, a share of it; a doubling only adds the middles of the steps before it. With ``most_steps`` it stops,
+    and the result is not `Attribution.complete`.
 
-    Parameters
-    ----------
-    network : nn.Module
-        In eval mode.
-    spectrogram, silence : Tensor, shape (1, windows, bands, frames), float32
-        On the network's device.
-    target : int
-        The class.
-    tolerance : float
-        Share of the difference.
-    most_steps : int
-        Where to stop; the result then is not `Attribution.complete`.
-    batch_size : int
-        Spectrograms in memory at a time.
-
-    References
-    ----------
-    M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017.
+    The network is in eval mode; spectrogram and silence are float32 (1, windows, bands, frames) on its device;
+    ``target`` is the class; ``batch_size`` spectrograms are in memory at a time.
     """
     from captum.attr import IntegratedGradients
 
@@ -138,9 +124,6 @@ def grad_cam(
 
     Takes a network in eval mode, a spectrogram (1, windows, bands, frames) float32, the class, and the network's
     `last_spatial_layer`, or that of each member of an ensemble. Returns (bands, frames), 0 and above, without a unit.
-
-    References
-    ----------
     R. Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
     """
     from captum.attr import LayerGradCam

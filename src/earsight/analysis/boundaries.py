@@ -76,7 +76,14 @@ def measure_clip(attribution: NDArray[np.floating], spectrogram: NDArray[np.floa
             if any(float(np.ptp(cell)) == 0 for cell in cells[:3]):
                 return None
             found[name].append(_measure(*cells[:3], places=cells[3:]))
-    return {name: _averaged(channels) for name, channels in found.items()}
+    averaged = {}
+    for name, channels in found.items():
+        observed, shifted = (
+            {number: float(np.mean([part[number] for part in parts])) for number in NAMES}
+            for parts in zip(*channels, strict=True)
+        )
+        averaged[name] = Measured(observed, shifted)
+    return averaged
 
 
 def bootstrap_mean(values: NDArray[np.floating], *, draws: int = 10_000, seed: int = 0) -> Mean:
@@ -101,11 +108,8 @@ def _measure(size: _Reals, edges: _Reals, power: _Reals, *, places: list[_Reals]
             _standard(rankdata(cells).reshape(cells.shape) if kind == "spearman" else cells)
             for cells in (size, edges, power)
         )
-        with_edges, with_power, between = (
-            _circular_correlation(a, g),
-            _circular_correlation(a, e),
-            float((g * e).mean()),
-        )
+        with_edges, with_power = _circular_correlation(a, g), _circular_correlation(a, e)
+        between = float((g * e).mean())
         curves = {
             "gradient": with_edges,
             "energy": with_power,
@@ -145,12 +149,3 @@ def _places(power: _Reals, level: float) -> list[_Reals]:
     wide = F.max_pool2d(loud, 3, stride=1, padding=1)[0, 0].numpy()
     narrow = 1 - F.max_pool2d(1 - loud, 3, stride=1, padding=1)[0, 0].numpy()
     return [wide - narrow, narrow, 1 - wide]
-
-
-def _averaged(channels: list[Measured]) -> Measured:
-    return Measured(
-        *(
-            {name: float(np.mean([getattr(one, part)[name] for one in channels])) for name in NAMES}
-            for part in Measured._fields
-        )
-    )

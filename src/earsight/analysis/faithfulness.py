@@ -118,22 +118,12 @@ def measure_curves(
     random_orders: int = RANDOM_ORDERS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curves:
-    """Deletion and insertion curves of some maps and of random orders.
+    """Deletion and insertion curves, in ``points`` steps from none to all, of some maps and of random orders.
 
-    Parameters
-    ----------
-    probability : callable
-        Spectrograms (batch, 3, bands, frames) to the probability of the class (batch,).
-    spectrogram, silence : Tensor, shape (1, 3, bands, frames)
-        As the network takes them.
-    tile_of : ndarray of int64, shape (windows, bands, frames)
-        From `tiles`.
-    maps : mapping of str to ndarray of float, shape (windows, bands, frames)
-        A tile ranks by the mean of its cells, the highest first.
-    points, random_orders : int
-        Steps from none to all; random orders, at least 2, of ``seed``.
-    progress : callable, optional
-        Called with (orders done, orders in all).
+    ``probability`` takes spectrograms (batch, 3, bands, frames) to the probability of the class (batch,);
+    ``spectrogram`` and ``silence`` are (1, 3, bands, frames), as the network takes them; ``tile_of`` is from `tiles`;
+    a tile ranks by the mean of its cells in a map (windows, bands, frames), the highest first. There are at least 2
+    ``random_orders``. ``progress`` is called with (orders done, orders in all).
     """
     count = int(tile_of.max()) + 1
     generator = np.random.default_rng(seed)

@@ -58,27 +58,12 @@ def run_similarity(
     device: torch.device,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> RunSimilarity:
-    """Compare every finished trial of a run with its start.
+    """Compare every finished trial of a run folder (or only some ``trials``) with its start.
 
-    Parameters
-    ----------
-    run : Path
-        A run folder.
-    data : Path, optional
-        The data set, where it has been moved since.
-    pooled : bool
-        Whether rows are clips rather than positions.
-    trials : collection of Trial, optional
-        Only these.
-    progress : callable, optional
-        Called with (clips done, clips in all, a note).
-
-    Raises
-    ------
-    RunError
-        If the run has no finished trial, its sounds are not found, or its starting weights cannot be made again.
-    DataError
-        If the rows are too few for every stage.
+    ``data`` is the data set, where it has been moved since; rows are clips rather than positions where ``pooled``;
+    ``progress`` is called with (clips done, clips in all, a note). RunError if the run has no finished trial, its
+    sounds are not found, or its starting weights cannot be made again; DataError if the rows are too few for every
+    stage.
     """
     seeds = sorted({int(found.about["seed"]) for found in read_run(run)})
     every = [item for seed in seeds for item in held_out(run, data=data, seed=seed)]
@@ -87,7 +72,7 @@ def run_similarity(
     found, card, names = [], None, []
     for item in chosen:
         card, after = load(item.model)
-        before = _start(item, card, classes=len(card.classes))
+        before = _start(item, card)
         names = stage_names(after)
 
         def shown(batch: Tensor, item: HeldOut = item) -> Tensor:
@@ -133,13 +118,7 @@ def compare(
 
 
 def spectrograms(card: ModelCard, files: Sequence[Path], *, device: torch.device) -> Iterator[Tensor]:
-    """Network inputs (clips, 3, bands, frames) of sound files as a model takes them, a batch at a time.
-
-    Raises
-    ------
-    AudioError
-        If a file cannot be read.
-    """
+    """Network inputs (clips, 3, bands, frames) of sound files as a model takes them, a batch at a time."""
     features = card.recipe.features
     rate, seconds = features.rate, float(features.clip_seconds)
     front_end = Spectrogram(features).to(device)
@@ -159,17 +138,10 @@ def similarity_result(found: Sequence[RunSimilarity], *, pooled: bool) -> dict[s
     The interval is Student's, over the folds' means where there are several folds and over the seeds otherwise. Folds
     share most of their training clips, so that it is narrower than one over new data sets would be.
 
-    Returns
-    -------
-    dict
-        ``backbone``, ``rows`` (positions or clips) and ``runs``: for each ``name``, ``start``, ``points`` (a stage
-        each: ``svcca`` and ``cka`` with mean, ci95 or None, and trials; ``chance``, ``rows``, ``kept``, ``uncertain``;
-        a mean is None where the rows were too few) and ``trials`` (fold, seed, stage and its values).
-
-    Raises
-    ------
-    RunError
-        If the runs are not of one backbone.
+    Returns ``backbone``, ``rows`` (positions or clips) and ``runs``: for each ``name``, ``start``, ``points`` (a stage
+    each: ``svcca`` and ``cka`` with mean, ci95 or None, and trials; ``chance``, ``rows``, ``kept``, ``uncertain``; a
+    mean is None where the rows were too few) and ``trials`` (fold, seed, stage and its values). RunError if the runs
+    are not of one backbone.
     """
     for one in found[1:]:
         if (one.backbone, one.stages) != (found[0].backbone, found[0].stages):
@@ -177,7 +149,14 @@ def similarity_result(found: Sequence[RunSimilarity], *, pooled: bool) -> dict[s
                 f"{one.name} is of {one.backbone} ({len(one.stages)} stages), {found[0].name} of {found[0].backbone} "
                 f"({len(found[0].stages)}); compare runs of one network"
             )
-    runs = [{"name": one.name, "start": one.start, "points": _points(one), "trials": _trial_rows(one)} for one in found]
+    runs = []
+    for one in found:
+        trials = [
+            {"fold": fold, "seed": seed, "stage": stage, **asdict(item)}
+            for fold, seed, here in one.trials
+            for stage, item in here.items()
+        ]
+        runs.append({"name": one.name, "start": one.start, "points": _points(one), "trials": trials})
     return {
         "analysis": "similarity",
         "backbone": found[0].backbone,
@@ -206,14 +185,6 @@ def _points(found: RunSimilarity) -> list[dict[str, Any]]:
     return out
 
 
-def _trial_rows(found: RunSimilarity) -> list[dict[str, Any]]:
-    return [
-        {"fold": fold, "seed": seed, "stage": stage, **asdict(item)}
-        for fold, seed, here in found.trials
-        for stage, item in here.items()
-    ]
-
-
 def mean_interval(
     values: Sequence[tuple[int, float | None]], *, within: tuple[float, float] = (0.0, 1.0)
 ) -> dict[str, Any]:
@@ -236,9 +207,9 @@ def mean_interval(
     return {"mean": mean, "ci95": limits, "trials": len(known)}
 
 
-def _start(item: HeldOut, card: ModelCard, *, classes: int) -> nn.Module:
+def _start(item: HeldOut, card: ModelCard) -> nn.Module:
     try:
-        return starting_model(card.recipe, classes=classes, seed=item.seed).eval()
+        return starting_model(card.recipe, classes=len(card.classes), seed=item.seed).eval()
     except EarsightError as error:
         raise RunError(f"{item.model.parent}: its starting weights cannot be made again: {error}") from error
 

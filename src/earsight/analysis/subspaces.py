@@ -64,17 +64,10 @@ class Covariances:
 class Likeness:
     """What two sets of features have in common.
 
-    Attributes
-    ----------
-    svcca : float or None
-        Mean canonical correlation of the kept directions; None where the rows are too few for it to mean anything.
-    cka : float
-        Linear centred kernel alignment.
-    rows : int
-    kept : tuple of int
-        Directions that explain 99 % of the variance, of x and of y.
-    chance : float
-        The SVCCA that independent features of as many kept directions would show on as many independent rows.
+    ``svcca`` is the mean canonical correlation of the kept directions, None where the rows are too few for it to mean
+    anything; ``cka`` is linear; ``kept`` are the numbers of directions that explain 99 % of the variance, of x and of
+    y; ``chance`` is the SVCCA that independent features of as many kept directions would show on as many independent
+    rows.
     """
 
     svcca: float | None
@@ -105,19 +98,8 @@ def chance(first: int, second: int, *, rows: int) -> float:
 
     The squares of the correlations follow the limit law of Wachter (1980, Annals of Statistics 8, 937): with shares
     a <= b of the two dimensions in the rows, density sqrt((high - l)(l - low)) / (2 pi a l (1 - l)) between
-    low, high = (sqrt(a (1 - b)) -+ sqrt(b (1 - a)))².
-
-    Parameters
-    ----------
-    first, second : int
-        Dimensions of the two.
-    rows : int
-        Independent rows.
-
-    Returns
-    -------
-    float
-        1 where the rows are no more than the dimensions together.
+    low, high = (sqrt(a (1 - b)) -+ sqrt(b (1 - a)))². Takes the dimensions of the two and the number of independent
+    rows; 1 where the rows are no more than the dimensions together.
     """
     a, b = sorted((first / max(rows - 1, 1), second / max(rows - 1, 1)))
     if a + b >= 1:

@@ -106,10 +106,7 @@ def cell_name(data: str, source: str) -> str:
 def section_cells(scale: Scale, section: Section, asked: Asked) -> list[Cell]:
     """The cells that a section needs.
 
-    Raises
-    ------
-    RecipeError
-        If a recipe is unknown, extends itself, does not take an override, or two of one name differ.
+    RecipeError if a recipe is unknown, extends itself, does not take an override, or two of one name differ.
     """
     seeds = asked.seeds or getattr(scale, section).seeds
     cells = [_cell(scale, data, source, asked, seeds=seeds) for data, source in _sources(scale, section)]
@@ -142,13 +139,7 @@ def _variants(kind: str, recipe: Recipe, stages: str | None) -> list[Variant]:
 
 
 def merged(cells: Iterable[Cell]) -> list[Cell]:
-    """Cells of one name as one, with the folds and seeds of all of them.
-
-    Raises
-    ------
-    RecipeError
-        If their recipes differ.
-    """
+    """Cells of one name as one, with the folds and seeds of all of them; RecipeError if their recipes differ."""
     out: dict[str, Cell] = {}
     for cell in cells:
         known = out.setdefault(cell.name, cell)
@@ -160,13 +151,7 @@ def merged(cells: Iterable[Cell]) -> list[Cell]:
 
 
 def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
-    """The cells that were named.
-
-    Raises
-    ------
-    RecipeError
-        If a name or pattern fits none; the near name is suggested.
-    """
+    """The cells that were named; RecipeError, which suggests the near name, if a name or pattern fits none."""
     if not only:
         return list(cells)
     names = [cell.name for cell in cells]
@@ -181,10 +166,7 @@ def chosen(cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 def weight_files(texts: Sequence[str], cells: Sequence[Cell]) -> dict[str, str]:
     """Files of weights by backbone, out of ``NAME=FILE``.
 
-    Raises
-    ------
-    RecipeError
-        If a text has no name or no file, or no cell starts from ImageNet weights of that backbone.
+    RecipeError if a text has no name or no file, or no cell starts from ImageNet weights of that backbone.
     """
     known = sorted({cell.backbone for cell in cells if cell.recipe.backbone.weights == "imagenet"})
     out = {}
@@ -227,18 +209,12 @@ def cell_numbers(name: str, run: Path, trials: Sequence[Trial], *, watched: bool
 
     Beside the ``trials`` that were asked for, any further seed counts that is DONE on all of their folds, as when
     another table has run more seeds of the same cell. ``watched`` says whether each epoch was evaluated on the held-out
-    fold, so that protocols can be compared.
-
-    Raises
-    ------
-    RunError
-        If predictions cannot be read.
+    fold, so that protocols can be compared. RunError if predictions cannot be read.
     """
     asked = [trial for trial in trials if is_done(trial.folder(run))]
     folds = sorted({trial.fold for trial in trials})
-    known = {trial.seed for trial in trials}
     more = []
-    for seed in sorted(_seeds(run) - known):
+    for seed in sorted(_seeds(run) - {trial.seed for trial in trials}):
         others = [Trial(fold, seed) for fold in folds]
         more += others if all(is_done(trial.folder(run)) for trial in others) else []
     if not asked and not more:

@@ -53,10 +53,7 @@ class Found:
 def recognise(paths: Sequence[Path]) -> dict[str, Found]:
     """Open what the paths hold, by the names of `KINDS`.
 
-    Raises
-    ------
-    DataError
-        If a path is missing, holds none of the paper's data sets, or two hold the same.
+    DataError if a path is missing, holds none of the paper's data sets, or two hold the same.
     """
     whole: dict[str, Found] = {}
     parts: dict[str, Found] = {}

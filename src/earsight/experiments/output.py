@@ -27,12 +27,8 @@ def write_report(
 ) -> dict[str, Path]:
     """Write new sections, and the report of all sections in the folder; return the report's paths by suffix.
 
-    ``machine`` is from `earsight.training.device.describe_machine`.
-
-    Raises
-    ------
-    RunError
-        If the folder cannot be written, or a section's file in it is broken.
+    ``machine`` is from `earsight.training.device.describe_machine`. RunError if the folder cannot be written, or a
+    section's file in it is broken.
     """
     try:
         (out / "sections").mkdir(parents=True, exist_ok=True)

@@ -40,13 +40,7 @@ class Job:
 
 
 def make_jobs(cells: Sequence[Cell], found: Mapping[str, Found], asked: Asked, *, out: Path) -> list[Job]:
-    """A job for each cell whose data set was given.
-
-    Raises
-    ------
-    DataError
-        If a fold that was asked for is none of a data set's.
-    """
+    """A job for each cell whose data set was given; DataError if a fold that was asked for is none of a data set's."""
     jobs = []
     for cell in cells:
         if cell.data in found:
@@ -64,12 +58,8 @@ def run_folder(out: Path, name: str) -> Path:
 def cell_trials(cell: Cell, asked: Asked, *, folds: Sequence[int] | None = None) -> list[Trial]:
     """The trials of a cell; folds that were asked for come before those of the scale.
 
-    ``folds`` are those that the data set has, by default the usual ones of the paper's data set.
-
-    Raises
-    ------
-    DataError
-        If a fold that was asked for is none of them.
+    ``folds`` are those that the data set has, by default the usual ones of the paper's data set. DataError if a fold
+    that was asked for is none of them.
     """
     there = KINDS[cell.data].folds if folds is None else tuple(folds)
     numbers = [fold for fold in there if cell.folds is None or fold in cell.folds]
@@ -80,19 +70,20 @@ def cell_trials(cell: Cell, asked: Asked, *, folds: Sequence[int] | None = None)
 def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, str]:
     """Cells whose ImageNet weights are not on this machine, and why.
 
-    Raises
-    ------
-    ModelError
-        If such a cell is among ``named``, the cells that were asked for by name.
+    ModelError if such a cell is among ``named``, the cells that were asked for by name.
     """
-    reasons: dict[str, str | None] = {}
+    reasons: dict[str, str] = {}
     out = {}
     for job in jobs:
         backbone = job.recipe.backbone
         if backbone.weights != "imagenet" or not job.pending:
             continue
         if backbone.name not in reasons:
-            reasons[backbone.name] = _absent(job.recipe)
+            try:
+                starting_model(job.recipe, classes=2)
+                reasons[backbone.name] = ""
+            except ModelError as error:
+                reasons[backbone.name] = str(error)
         reason = reasons[backbone.name]
         if reason:
             # Only the reason: the message's other remedies would change the cell's recipe.
@@ -133,20 +124,8 @@ def filling_command(
     words += ["--seeds", str(asked.seeds)] if asked.seeds else []
     for assignment in asked.assignments:
         words += ["--set", assignment]
-    files = dict(asked.weights or {})
-    if weights:
-        files[cell.backbone] = f"{cell.backbone}.pth"
-    for name, file in files.items():
-        if name == cell.backbone:
-            words += ["--weights", f"{name}={file}"]
+    file = f"{cell.backbone}.pth" if weights else (asked.weights or {}).get(cell.backbone)
+    words += ["--weights", f"{cell.backbone}={file}"] if file is not None else []
     # As the recipes of the paper say of the one data set that has a broken file.
     words += ["--skip-bad"] if asked.skip_bad or KINDS[cell.data].broken else []
     return shlex.join(words)
-
-
-def _absent(recipe: Recipe) -> str | None:
-    try:
-        starting_model(recipe, classes=2)
-    except ModelError as error:
-        return str(error)
-    return None

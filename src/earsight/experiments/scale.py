@@ -125,13 +125,7 @@ class Scale(_Part):
 
 
 def load_scale(source: str) -> Scale:
-    """Read a scale by the name that it has in the package, or from a YAML file.
-
-    Raises
-    ------
-    RecipeError
-        If there is none, or it does not parse.
-    """
+    """Read a scale by its name in the package, or from a YAML file; RecipeError if there is none or it is broken."""
     is_file = source.endswith((".yaml", ".yml"))
     if not is_file and source not in SCALES:
         raise RecipeError(f"--scale {source}: unknown; choose from {', '.join(SCALES)}, or name a .yaml file")

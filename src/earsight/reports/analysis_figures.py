@@ -30,6 +30,7 @@ _STYLES = (
     {"color": "0.45", "linestyle": "--", "marker": "s"},
     {"color": "0.25", "linestyle": ":", "marker": "^"},
 )
+_REFERENCES = {"fusion": "all pretrained", "freeze": "nothing frozen", "cutoff": "nothing cut"}
 _CHANCE = "outputs that are independent"
 _TITLES = {
     "gradient": "how fast the spectrogram changes",
@@ -89,7 +90,8 @@ def transfer_figure(result: Mapping[str, Any], *, path: Path, title: str, axis_l
     reference = next(point["accuracy"] for point in points if point["difference"] is None)
     low, high = (100 * value for value in reference["ci95"])
     axis.axhspan(low, high, color="0.9", zorder=0, label="its 95 % interval")
-    axis.axhline(100 * reference["mean"], color="0.4", linestyle="--", linewidth=1, label=_reference_label(result))
+    name = _REFERENCES[result["analysis"]]
+    axis.axhline(100 * reference["mean"], color="0.4", linestyle="--", linewidth=1, label=name)
     means = [100 * point["accuracy"]["mean"] for point in points]
     limits = [[100 * value for value in point["accuracy"]["ci95"]] for point in points]
     label = "accuracy and 95 % interval"
@@ -169,15 +171,12 @@ def transfer_notes(result: Mapping[str, Any]) -> list[str]:
     tested = [point for point in points if point["difference"]]
     clear = [point for point in tested if not point["difference"]["ci95"][0] <= 0 <= point["difference"]["ci95"][1]]
     named = ", ".join(f"{point['stage']} ({signed(point['difference']['mean'])})" for point in clear)
+    one_seed = " One seed: how far another would move each value is not in the intervals."
+    one_seed = one_seed if len(result["seeds"]) == 1 else ""
     return [
         f"Intervals are 95 % over the {points[0]['clips']} held-out clips; differences are paired over them. "
         f"Chance is {100 / result['classes']:.1f} %.",
-        f"Outside the noise of the clips: {named or 'none'}."
-        + (
-            " One seed: how far another would move each value is not in the intervals."
-            if len(result["seeds"]) == 1
-            else ""
-        ),
+        f"Outside the noise of the clips: {named or 'none'}.{one_seed}",
     ]
 
 
@@ -252,10 +251,6 @@ def _stage_axis(axis: Axes, stages: Sequence[str], label: str) -> None:
     axis.set_xlabel(label)
 
 
-def _reference_label(result: Mapping[str, Any]) -> str:
-    return {"fusion": "all pretrained", "freeze": "nothing frozen", "cutoff": "nothing cut"}[result["analysis"]]
-
-
 def _value(found: Mapping[str, Any]) -> str:
     if found["mean"] is None:
         return "too few rows"
@@ -270,17 +265,10 @@ def _boundary_panel(axis: Axes, rows: list[tuple[str, dict[str, Any]]]) -> None:
             ("shifted", -0.16, "s", "white", "moved in time (chance)"),
         ):
             mean, (low, high) = entry[part]["mean"], entry[part]["ci95"]
-            axis.errorbar(
-                mean,
-                len(rows) - 1 - number + offset,
-                xerr=[[mean - low], [high - mean]],
-                fmt=marker,
-                color="black",
-                markerfacecolor=fill,
-                markersize=6,
-                capsize=3,
-                label=label if number == 0 else None,
-            )
+            reach = [[mean - low], [high - mean]]
+            look: dict[str, Any] = {"fmt": marker, "color": "black", "markerfacecolor": fill, "markersize": 6}
+            look |= {"capsize": 3, "label": label if number == 0 else None}
+            axis.errorbar(mean, len(rows) - 1 - number + offset, xerr=reach, **look)
     axis.set_yticks(range(len(rows)), [title for title, _ in reversed(rows)])
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.grid(axis="x", color="0.92")

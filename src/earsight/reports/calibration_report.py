@@ -23,29 +23,16 @@ _SCORES = {
 }
 
 
-def calibration_figure(
-    probabilities: Mapping[str, np.ndarray], labels: np.ndarray, *, path: Path, bins: int = 10
-) -> None:
+def calibration_figure(probabilities: Mapping[str, np.ndarray], labels: np.ndarray, *, path: Path) -> None:
     """Draw reliability diagrams side by side: accuracy by confidence, with the number of clips below.
 
-    Parameters
-    ----------
-    probabilities : mapping of str to np.ndarray of float, shape (clips, classes)
-        Title of a panel -> rows that sum to 1.
-    labels : np.ndarray of int, shape (clips,)
-    path : Path
-        Ends in .png or .svg.
-    bins : int
-
-    Raises
-    ------
-    EarsightError
-        If the arrays do not fit each other, or the suffix is another.
+    ``probabilities`` maps the title of a panel to rows (clips, classes) that sum to 1; ``labels`` are int (clips,);
+    ``path`` ends in .png or .svg. EarsightError if the arrays do not fit each other, or the suffix is another.
     """
     figure = blank(4.6 * len(probabilities), 5.6)
     axes = figure.subplots(2, len(probabilities), sharex=True, sharey="row", height_ratios=[3, 1], squeeze=False)
     for (title, shares), upper, lower in zip(probabilities.items(), axes[0], axes[1], strict=True):
-        curve = reliability(shares, labels, bins=bins)
+        curve = reliability(shares, labels, bins=10)
         left, width = curve.edges[:-1], np.diff(curve.edges)
         bars = np.nan_to_num(curve.accuracy)
         upper.bar(left, bars, width, align="edge", color="0.78", edgecolor="0.3", label="accuracy")

@@ -49,20 +49,14 @@ def blank(width: float, height: float) -> Figure:
 def write_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG, by the path's suffix, whole or not at all; the same figure gives the same bytes.
 
-    Its folder is made.
-
-    Raises
-    ------
-    EarsightError
-        If the suffix is another.
+    Its folder is made. EarsightError if the suffix is another.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    suffix = Path(path).suffix.lower()
+    suffix = path.suffix.lower()
     if suffix not in (".png", ".svg"):
         raise EarsightError(f"{path}: found suffix '{suffix}', expected .png or .svg")
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     # SVG keeps text as text, and neither format carries a date: the same data gives the same bytes.
@@ -84,16 +78,8 @@ def _shortened(name: str, most: int = _LONGEST) -> str:
 def confusion_drawing(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     """A confusion matrix: the shade is the share of the true class, the number counts predictions.
 
-    Parameters
-    ----------
-    counts : np.ndarray of int, shape (classes, classes)
-        Row: the true class. Column: the predicted class.
-    classes : sequence of str
-
-    Raises
-    ------
-    EarsightError
-        If the matrix does not fit the names.
+    ``counts`` is int (classes, classes), a row for each true class and a column for each predicted one. EarsightError
+    if it does not fit the names of the classes.
     """
     counts, number = np.asarray(counts), len(classes)
     if counts.shape != (number, number) or number == 0:
@@ -151,12 +137,7 @@ def curves_drawing(histories: Sequence[Sequence[Mapping[str, Any]]], *, scored: 
     """Training loss, accuracy (where there is one) and learning rate by epoch: a thin line a trial, a thick mean.
 
     A history is a trial's rows, one per epoch: ``epoch``, ``loss``, ``learning_rate`` and, where known, ``accuracy`` (0
-    to 1); ``scored`` says which clips the accuracy is of.
-
-    Raises
-    ------
-    EarsightError
-        If there is no row, or a key is missing.
+    to 1); ``scored`` says which clips the accuracy is of. EarsightError if there is no row, or a key is missing.
     """
     needed = ("epoch", "loss", "learning_rate")
     rows = [row for history in histories for row in history]
@@ -203,16 +184,8 @@ def _lines(axis: Axes, histories: Sequence[Sequence[Mapping[str, Any]]], *, key:
 def reliability_drawing(curves: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
     """Reliability diagrams side by side: accuracy by confidence in 15 bins, the number of clips below.
 
-    Parameters
-    ----------
-    curves : mapping of str to np.ndarray, shape (clips, classes)
-        Title, and rows that sum to 1.
-    labels : np.ndarray of int, shape (clips,)
-
-    Raises
-    ------
-    EarsightError
-        If the arrays do not fit each other.
+    ``curves`` maps a title to rows (clips, classes) that sum to 1; ``labels`` are int (clips,). EarsightError if they
+    do not fit each other.
     """
     figure = blank(4.4 * len(curves), 5.5)
     axes = figure.subplots(2, len(curves), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])

@@ -51,9 +51,8 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
     for row, (left, right) in enumerate(axes[:-1]):
         edges = explanation.edges[row]
         ends = {"left": edges[0], "right": edges[-1]}
-        power = draw_cells(
-            left, explanation.spectrogram[row], cmap="magma", low=low, high=max(high, low + 1e-6), **ends
-        )
+        shown = explanation.spectrogram[row]
+        power = draw_cells(left, shown, cmap="magma", low=low, high=max(high, low + 1e-6), **ends)
         cells = draw_cells(right, 1000 * channels[row], cmap=_FOR_AND_AGAINST, low=-reach, high=reach, **ends)
         left.set_ylabel(f"{explanation.windows_ms[row]:g} ms window\nfrequency in kHz")
     clip, cam_top = {"left": 0.0, "right": explanation.clip_seconds}, explanation.grad_cam.max() or 1.0
@@ -148,8 +147,7 @@ def made_from(model: Path, **settings: Any) -> str:
     """Twelve hexadecimal digits that name the model file's bytes and the settings of an explanation."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with model.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+        hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()[:12]
 
 

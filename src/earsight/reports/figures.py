@@ -23,17 +23,11 @@ _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
 
 
 def mel_ticks(sample_rate_hz: int, *, bands: int) -> tuple[NDArray[np.float64], list[str]]:
-    """Octave ticks for an axis of HTK mel bands from 0 Hz to half the rate.
+    """Octave ticks for an axis of HTK mel bands from 0 Hz to half the rate: positions (ticks,), and labels in kHz.
 
     The bands' centres and the two outer edges are ``bands + 2`` points at equal steps of ``2595 log10(1 + f / 700)``:
-    band 0 is one step above 0 Hz.
-
-    Returns
-    -------
-    positions : np.ndarray of float64, shape (ticks,)
-        In bands; 3.0 is the centre of band 3. Only ticks between the bands' centres that leave room to read.
-    labels : list of str
-        The frequencies in kHz.
+    band 0 is one step above 0 Hz, and position 3.0 is the centre of band 3. Only ticks between the bands' centres that
+    leave room to read are given.
     """
     frequencies = np.array(_TICKS_HZ, dtype=np.float64)
     positions = _mel(frequencies) / _mel(np.float64(sample_rate_hz / 2)) * (bands + 1) - 1
@@ -89,13 +83,10 @@ def spectrogram_figure(
         Log power, band 0 the lowest.
     path : Path
         A ``.png`` or ``.svg`` file; its folder is made.
-    seconds : float
-        Length of the clip.
-    sample_rate_hz : int
-        Of the waveform that the bands were made from.
+    seconds, sample_rate_hz
+        Length of the clip, and the rate of the waveform that the bands were made from.
     windows_ms : sequence of float
         Each channel's window. One window for several channels means copies: one is drawn.
-    title : str
     wave : np.ndarray of float, shape (samples,), optional
         The waveform over the same `seconds`.
 

@@ -41,13 +41,7 @@ def render(template: str, *, title: str, context: Mapping[str, object]) -> str:
 
 
 def write_page(text: str, path: Path) -> None:
-    """Write a page whole or not at all.
-
-    Raises
-    ------
-    RunError
-        If it cannot be written there.
-    """
+    """Write a page whole or not at all; RunError if it cannot be written there."""
     try:
         if path.exists() and not path.is_file():  # a device or a pipe, which no file may replace
             path.write_text(text, encoding="utf-8")
@@ -62,16 +56,9 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
     """A drawn figure as an SVG element of a page; the same figure gives the same characters.
 
     Its text stays text in the page's font, black takes the page's text colour and white its background, so that it
-    reads on dark pages as on light ones.
-
-    Parameters
-    ----------
-    figure : Figure
-        From `earsight.reports.drawings.blank`, in black, white and their shades (``alpha``) only.
-    name : str
-        Letters and digits, unique on the page: a prefix for the ids within the figure.
-    alt : str
-        What the figure shows, for those who do not see it.
+    reads on dark pages as on light ones. The figure is from `earsight.reports.drawings.blank`, in black, white and
+    their shades (``alpha``) only; ``name``, letters and digits unique on the page, is a prefix for the ids within it;
+    ``alt`` says what it shows, for those who do not see it.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -69,6 +69,8 @@ def worst_mistakes(run: RunRead, *, data: Path | None, most: int) -> WorstMistak
 
     ``data`` is where the sounds lie now, if they were moved or the run does not say.
     """
+    from earsight.features.spectrogram import Spectrogram
+
     wrong = mistakes(run.trials)
     tested = len({(trial.about["fold"], clip) for trial in run.trials for clip in trial.clips.tolist()})
     chosen = wrong[:most]
@@ -76,7 +78,9 @@ def worst_mistakes(run: RunRead, *, data: Path | None, most: int) -> WorstMistak
         return WorstMistakes((), len(wrong), tested)
     try:
         files = _files(run, data)
-        front_end = _front_end(run)
+        if run.recipe is None:
+            raise RecipeError(f"{run.folder}: no recipe.yaml and no model file that says how its spectrograms are made")
+        front_end = Spectrogram(run.recipe.features)
     except EarsightError as error:
         return WorstMistakes(tuple(ShownMistake(one, None) for one in chosen), len(wrong), tested, str(error))
     shown = []
@@ -111,14 +115,6 @@ def _members_data(run: RunRead) -> Path | None:
     return None
 
 
-def _front_end(run: RunRead) -> Spectrogram:
-    from earsight.features.spectrogram import Spectrogram
-
-    if run.recipe is None:
-        raise RecipeError(f"{run.folder}: no recipe.yaml and no model file that says how its spectrograms are made")
-    return Spectrogram(run.recipe.features)
-
-
 def without_media(part: WorstMistakes) -> WorstMistakes:
     """The same with one character for each medium, to measure the page without them."""
     shown = [replace(one, media=ClipMedia("-", "-")) if one.media else one for one in part.shown]
@@ -128,14 +124,8 @@ def without_media(part: WorstMistakes) -> WorstMistakes:
 def limit_media(parts: Sequence[WorstMistakes], *, room: int) -> tuple[list[WorstMistakes], int, int]:
     """Keep as many players and spectrograms as fit into ``room`` bytes, the worst mistakes of every run first.
 
-    Where a player is too large, its spectrogram may stay.
-
-    Returns
-    -------
-    parts : list of WorstMistakes
-        One a run, as given.
-    players, spectrograms : int
-        How many were left out.
+    Where a player is too large, its spectrogram may stay. Returns the parts, one a run as given, and how many players
+    and spectrograms were left out.
     """
     kept = [list(part.shown) for part in parts]
     players = spectrograms = 0

@@ -186,11 +186,9 @@ _ROWS: dict[str, Callable[[Section], Rows]] = {
 def _beside(cell: Mapping[str, Any], row: Mapping[str, Any], number: Mapping[str, int]) -> dict[str, object]:
     """Our accuracy, the paper's, and the gap."""
     spread = f" ± {cell['paper_std']:.2f}" if cell.get("paper_std") is not None else ""
-    return {
-        "ours %": _value(cell, number),
-        "paper %": _paper(cell["paper"], row, spread),
-        "gap": _gap(cell),
-    }
+    where = f" ({row['paper_title']})" if row["paper_title"] else ""
+    paper = None if cell["paper"] is None else f"{cell['paper']:.2f}{spread}{where}"
+    return {"ours %": _value(cell, number), "paper %": paper, "gap": _gap(cell)}
 
 
 def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
@@ -203,13 +201,6 @@ def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
     optimistic = ", optimistic" if cell["protocol"] == "test" else ""
     text = f"{percent(found['mean'])}{spread} ({percent_range(found['ci95'])}{optimistic})"
     return f"{text} {mark}".strip()
-
-
-def _paper(value: float | None, row: Mapping[str, Any], spread: str = "") -> str | None:
-    if value is None:
-        return None
-    where = f" ({row['paper_title']})" if row["paper_title"] else ""
-    return f"{value:.2f}{spread}{where}"
 
 
 def _gap(cell: Mapping[str, Any]) -> str | None:

@@ -57,10 +57,7 @@ class RunRead:
 def read_for_report(folder: Path) -> RunRead:
     """Read a run folder.
 
-    Raises
-    ------
-    RunError
-        If it is no run folder, no trial in it is finished, its trials do not go together, or predictions are broken.
+    RunError if it is none, no trial in it is finished, its trials do not go together, or predictions are broken.
     """
     trials = read_run(folder)
     missing: list[str] = []
@@ -69,7 +66,12 @@ def read_for_report(folder: Path) -> RunRead:
     ensemble = _json(folder / REPORT, missing, without="its parts are not known") if (folder / REPORT).exists() else {}
     histories = [] if ensemble else _histories(folder, trials, missing)
     made_by = _recipe(folder, trials, missing, ensemble=bool(ensemble))
-    missing += _unfinished(folder)
+    for path in sorted(folder.glob("fold-*/seed-*")):
+        if path.is_dir() and not (path / "DONE").is_file():
+            fold, seed = path.parent.name.removeprefix("fold-"), path.name.removeprefix("seed-")
+            missing.append(
+                f"Fold {fold}, seed {seed} was begun and has not ended: it is left out of every figure here."
+            )
     return RunRead(folder, trials, summarize(trials, machine=machine), histories, *made_by, ensemble, missing)
 
 
@@ -134,13 +136,3 @@ def _recipe(
 
 def _trial_folder(folder: Path, trial: Predictions) -> Path:
     return folder / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}"
-
-
-def _unfinished(folder: Path) -> list[str]:
-    """A sentence for each trial that was begun and is not finished."""
-    out = []
-    for path in sorted(folder.glob("fold-*/seed-*")):
-        if path.is_dir() and not (path / "DONE").is_file():
-            fold, seed = path.parent.name.removeprefix("fold-"), path.name.removeprefix("seed-")
-            out.append(f"Fold {fold}, seed {seed} was begun and has not ended: it is left out of every figure here.")
-    return out

@@ -35,16 +35,8 @@ MOST_CONFUSIONS = 15
 MOST_SKIPPED = 30
 ALL_PAIRS = 6
 """With more runs than this each is compared with the first alone."""
-_CLASS_COLUMNS = [
-    "class",
-    "clips",
-    "predictions",
-    "right",
-    "predicted",
-    "recall % (95 %)",
-    "precision % (95 %)",
-    "F1 %",
-]
+_CLASS_COLUMNS = ["class", "clips", "predictions", "right", "predicted"]
+_CLASS_COLUMNS += ["recall % (95 %)", "precision % (95 %)", "F1 %"]
 _PAIR_COLUMNS = ["A", "B", "clips", "A - B, points", "95 % interval", "p"]
 
 Pair = tuple[tuple[int, int], dict[str, Any]]
@@ -54,11 +46,11 @@ Pair = tuple[tuple[int, int], dict[str, Any]]
 def result_section(run: RunRead) -> dict[str, Any]:
     """The headline, the table of folds and what belongs under it."""
     accuracy, dataset = run.summary["accuracy"], run.summary["dataset"]
-    low, high = accuracy["ci95"]
+    low, high = map(percent, accuracy["ci95"])
     columns, rows = columns_and_cells(summary_rows(run.summary))
     single = len(run.trials) == 1
     return {
-        "headline": {"accuracy": percent(accuracy["mean"]), "low": percent(low), "high": percent(high)},
+        "headline": {"accuracy": percent(accuracy["mean"]), "low": low, "high": high},
         "chance": percent(1 / dataset["classes"]),
         "optimistic": run.summary["protocol"] == "test",
         "columns": columns,
@@ -322,8 +314,8 @@ def _difference(pair: Pair, names: Sequence[str]) -> Bar:
     """A pair's difference in points, with the wider interval: over clips, and over seeds too if there are several."""
     (a, b), found = pair
     difference = found["difference"]
-    limits = [difference["ci95"], *([difference["ci95_with_seeds"]] if difference["ci95_with_seeds"] else [])]
-    low, high = 100 * min(low for low, _ in limits), 100 * max(high for _, high in limits)
+    limits = np.array([difference["ci95"], difference["ci95_with_seeds"] or difference["ci95"]])
+    low, high = 100 * float(limits[:, 0].min()), 100 * float(limits[:, 1].max())
     return Bar(f"{names[a]} less {names[b]}", 100 * difference["mean"], low, high)
 
 

@@ -91,10 +91,7 @@ def print_rows(
 def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
     """Rows of the fold table of a ``summary.json``: one for each fold and seed, then the mean with its deviation.
 
-    Raises
-    ------
-    RunError
-        If the summary lacks an entry.
+    RunError if the summary lacks an entry.
     """
     try:
         rows: list[dict[str, object]] = [
@@ -119,12 +116,8 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
 def summary_notes(summary: dict[str, Any]) -> list[str]:
     """Sentences that belong under the fold table: interval, chance, ensemble, protocol, clips left out.
 
-    With protocol ``test`` one of them says that the accuracy is optimistic.
-
-    Raises
-    ------
-    RunError
-        If the summary lacks an entry, or its protocol is unknown.
+    With protocol ``test`` one of them says that the accuracy is optimistic. RunError if the summary lacks an entry, or
+    its protocol is unknown.
     """
     try:
         accuracy, dataset, protocol = summary["accuracy"], summary["dataset"], summary["protocol"]
@@ -167,12 +160,8 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     from rich.table import Table
 
     rows = [
-        {
-            "class": row["name"],
-            "clips": row["clips"],
-            "precision %": percent(row["precision"]),
-            "recall %": percent(row["recall"]),
-        }
+        {"class": row["name"], "clips": row["clips"]}
+        | {f"{score} %": percent(row[score]) for score in ("precision", "recall")}
         for row in result["classes"]
     ]
     print_rows(rows, table=Table(), console=console)
