@@ -1,11 +1,10 @@
 """Attribution of a class score to the cells of a spectrogram: Integrated Gradients and Grad-CAM.
 
 Comes in: a network from log powers (batch, windows, bands, frames) to scores (batch, classes), the log powers of one
-sound, and those of silence. Goes out: attributions (windows, bands, frames) in units of the score, which add up to what
-the sound changed in it; and a Grad-CAM map (bands, frames), 0 and above.
+sound, and those of silence. Goes out: attributions (windows, bands, frames) in units of the score, which add up to the
+score's difference between sound and silence; and a Grad-CAM map (bands, frames), 0 and above.
 
-The baseline is the spectrogram of silence, which the front end makes of a wave of zeros: it alone holds no sound, so
-the sum is the score of the sound less the score of nothing, and a silent cell gets none. Zeros after normalisation
+The baseline is the spectrogram of a wave of zeros, so that silent cells get no attribution. Zeros after normalisation
 would be the spectrogram of noise of average loudness.
 """
 
@@ -34,8 +33,8 @@ BATCH_SIZE = 16
 class Attribution:
     """Integrated Gradients ``values`` (windows, bands, frames), in units of the score, with ``steps`` on the path.
 
-    ``score`` and ``silence_score`` are logits, or log probabilities of an ensemble. ``tolerance``: how far the sum may
-    be from their difference, as a share of it.
+    ``score`` and ``silence_score`` are logits, or log probabilities of an ensemble. ``tolerance``: allowed error of the
+    sum, as a share of their difference.
     """
 
     values: NDArray[np.float32]
@@ -46,17 +45,17 @@ class Attribution:
 
     @property
     def difference(self) -> float:
-        """What the attributions should add up to."""
+        """The score's difference between sound and silence, to which the attributions should add up."""
         return self.score - self.silence_score
 
     @property
     def total(self) -> float:
-        """What they add up to."""
+        """The sum of the attributions."""
         return float(self.values.sum(dtype=np.float64))
 
     @property
     def error(self) -> float:
-        """How far that is off, as a share of the difference."""
+        """The error of the sum, as a share of the difference."""
         gap = abs(self.total - self.difference)
         return gap / abs(self.difference) if self.difference else float("inf") if gap else 0.0
 
@@ -76,7 +75,7 @@ def integrated_gradients(
     most_steps: int = MOST_STEPS,
     batch_size: int = BATCH_SIZE,
 ) -> Attribution:
-    """Integrated Gradients from silence to the spectrogram, with as many steps as completeness takes.
+    """Integrated Gradients from silence to the spectrogram, with as many steps as completeness needs.
 
     M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017. The integral is taken by the
     trapezoidal rule. Its steps are doubled until the attributions add up to the difference of the scores within
@@ -112,7 +111,7 @@ def integrated_gradients(
 
 @contextmanager
 def _exact() -> Iterator[None]:
-    """Float32 as such on GPUs too: sums of cancelling attributions do not bear convolutions in TF32."""
+    """Switch TF32 off on GPUs: it is too coarse for sums of attributions that cancel."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
 
@@ -140,7 +139,7 @@ def grad_cam(
 def last_spatial_layer(backbone: nn.Module, run: Callable[[], object]) -> nn.Module:
     """The last module of a backbone's stages, or of all its modules, whose output has more than one position.
 
-    ``run`` lets the backbone compute a spectrogram. ModelError if there is no such module.
+    ``run`` runs the backbone on a spectrogram. ModelError if there is no such module.
     """
     named = dict(backbone.named_modules())
     try:

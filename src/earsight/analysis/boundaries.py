@@ -1,18 +1,18 @@
 """Measure whether attributions lie on the boundaries of loud regions.
 
-Comes in: attributions and log powers (windows, bands, frames) of one clip. Goes out: `NAMES`, a number each, as they
-are and as they would be by chance. Palanisamy et al. 2020 (arXiv 2007.11154, Fig. 3) claim it of Integrated Gradients
-from looking at some spectrograms. Measured in each channel, and averaged over the channels:
+Comes in: attributions and log powers (windows, bands, frames) of one clip. Goes out: a number for each of `NAMES`,
+as observed and by chance. Palanisamy et al. 2020 (arXiv 2007.11154, Fig. 3) claim it for Integrated Gradients after
+looking at some spectrograms. Measured in each channel, and averaged over the channels:
 
 - the rank correlation (and the plain one) of the attributions' size with the spectrogram's gradient magnitude (what a
   boundary is), with its log power (what is loud), and with each of the two given the other (partial correlation);
 - the density of the attributions' size on the boundaries of the loudest quarter of the cells (within one cell of the
   edge), inside, and outside, in units of the mean over all cells.
 
-An attribution is a cell's height above silence times the gradient of the score along the path, so it grows with
-loudness by construction; all is measured for that gradient, the sensitivity, as well. Chance is the mean over the same
-attributions moved along the time axis, as on a ring, by every distance of at least a tenth of its length. Columns of
-digital silence are left out, for there all attributions are 0.
+An attribution is a cell's height above silence times the mean gradient of the score, so it grows with loudness by
+construction; everything is therefore measured for that gradient (the sensitivity) too. Chance is the mean over the same
+attributions rolled in time by every distance of at least a tenth of the clip. Columns of digital silence are left out,
+since all attributions are 0 there.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ NAMES = (
     *(f"{kind}_{pair}" for kind in ("spearman", "pearson") for pair in _PAIRS),
     *(f"density_{place}" for place in _PLACES),
 )
-"""What is measured of attributions, and of sensitivities."""
+"""Measures of attributions, and of sensitivities."""
 
 
 class Measured(NamedTuple):
-    """One number for each of `NAMES`: as it is, and its mean over the shifts."""
+    """One number for each of `NAMES`: as observed, and its mean over the shifts."""
 
     observed: dict[str, float]
     shifted: dict[str, float]
@@ -132,13 +132,13 @@ def _standard(cells: _Reals) -> _Reals:
 
 
 def _circular_correlation(moved: _Reals, fixed: _Reals) -> _Reals:
-    """Mean product of two arrays (bands, columns) for each number of columns by which the first is moved on a ring."""
+    """Mean product of two arrays (bands, columns) for each roll of the first along the columns."""
     spectrum = np.conj(np.fft.rfft(moved, axis=1)) * np.fft.rfft(fixed, axis=1)
     return np.asarray(np.fft.irfft(spectrum.sum(axis=0), n=moved.shape[1]) / moved.size)
 
 
 def _partial(first: _Reals, second: _Reals, between: float) -> _Reals:
-    """Correlation with the first given the second, from those with each and that between the two."""
+    """Partial correlation with the first given the second, from the three plain correlations."""
     left = np.sqrt(np.maximum((1 - second**2) * (1 - between**2), 1e-12))
     return np.asarray((first - second * between) / left)
 

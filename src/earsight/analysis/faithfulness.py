@@ -1,9 +1,9 @@
 """Faithfulness of attributions: deletion and insertion curves against random orders of cells.
 
 Comes in: a function from spectrograms to probabilities of one class, a spectrogram, that of silence, and maps that rank
-its cells. Goes out: the probability as cells are silenced from the highest on (deletion), and as they are put into
-silence in that order (insertion); and the areas under both, for each map and for random orders. A deletion curve that
-falls fast and an insertion curve that rises fast show that the network does use what the map names.
+its cells. Goes out: the probability as cells are silenced, highest first (deletion), and as they are put into silence
+in that order (insertion); and the areas under both, for each map and for random orders. A deletion curve that falls
+fast and an insertion curve that rises fast show that the network uses the cells that the map ranks high.
 
 Cells are handled in tiles of 8 bands by 0.1 s, in all channels at once: silencing single cells would make a pattern
 that no sound has. After V. Petsiuk, A. Das, K. Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box

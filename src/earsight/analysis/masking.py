@@ -29,12 +29,12 @@ _Reals = NDArray[np.float64]
 
 
 def positive_part(attribution: NDArray[np.floating], *, seconds: float) -> _Reals:
-    """What is above 0 of the smoothed attributions (windows, bands, frames) of so many seconds; the same shape."""
+    """The smoothed attributions (windows, bands, frames) of so many seconds, negative ones set to 0; same shape."""
     return np.stack([np.maximum(smoothed(channel, seconds=seconds), 0.0) for channel in attribution])
 
 
 def soft_mask(attribution: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
-    """How much of each cell is kept, 0 to 1, (bands, frames), from attributions (windows, bands, frames).
+    """The kept share of each cell, 0 to 1, (bands, frames), from attributions (windows, bands, frames).
 
     On the common time axis; all 0 where no attribution is positive.
     """
@@ -96,7 +96,7 @@ def _on_bins(mask: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
     gains: _Reals = np.zeros((bank.shape[1], mask.shape[1]))
     inside = weights > 0
     gains[inside] = (bank[:, inside].T @ mask) / weights[inside, None]
-    # A bin in no band (0 Hz, half the rate) goes with the nearest bin that is in one.
+    # A bin in no band (0 Hz, half the rate) takes the value of the nearest bin that is in one.
     places = np.flatnonzero(inside)
     nearest = places[np.abs(np.flatnonzero(~inside)[:, None] - places).argmin(axis=1)]
     gains[~inside] = gains[nearest]

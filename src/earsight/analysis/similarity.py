@@ -190,7 +190,7 @@ def mean_interval(
 ) -> dict[str, Any]:
     """Mean of (fold, value) pairs, and Student's 95 % interval over the folds' means, or over all of one fold.
 
-    Values lie ``within`` limits. A dict of ``mean`` (None for no value), ``ci95`` (None below two units), ``trials``.
+    Limits are clipped to ``within``. Returns ``mean`` (None for no value), ``ci95`` (None below two units), ``trials``.
     """
     from scipy.stats import t
 
@@ -240,7 +240,7 @@ def _rows(maps: Tensor, *, pooled: bool) -> NDArray[np.float64]:
 
 
 def _check_enough(run: Path, found: list[tuple[int, int, dict[str, Likeness]]], *, pooled: bool) -> None:
-    """Refuse where no stage of any trial has as many rows as directions."""
+    """Raise if no stage of any trial has as many rows as directions."""
     every = [item for _, _, here in found for item in here.values()]
     if every and all(item.svcca is None for item in every):
         least = min(every, key=lambda item: sum(item.kept))

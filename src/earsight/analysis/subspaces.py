@@ -1,8 +1,8 @@
 """SVCCA and linear CKA of two sets of features, from covariances summed over blocks.
 
 Comes in: blocks of rows of two feature matrices, (rows, dimensions of x) and (rows, dimensions of y), where row i of
-both is about the same thing. Goes out: correlations between 0 and 1. Memory is that of three covariance matrices in
-float64, however many rows there are.
+both is of the same input. Goes out: correlations between 0 and 1. Memory is that of three covariance matrices in
+float64, for any number of rows.
 
 SVCCA (Raghu, Gilmer, Yosinski and Sohl-Dickstein 2017, arXiv 1706.05806): centre both; keep of each the first
 directions of its singular value decomposition that explain 99 % of its variance; canonical correlations of what is
@@ -24,7 +24,7 @@ from earsight.errors import DataError
 
 VARIANCE_KEPT = 0.99
 _NEGLIGIBLE = 1e-12
-"""Share of the greatest eigenvalue below which a direction is rounding."""
+"""Share of the greatest eigenvalue below which a direction counts as rounding error."""
 
 _Matrix = NDArray[np.float64]
 
@@ -48,8 +48,7 @@ class Covariances:
             return
         rows = self.rows + len(x)
         x_step, y_step = x.mean(axis=0) - self.x_mean, y.mean(axis=0) - self.y_mean
-        # What lies around the block's own mean, and the block's mean around the mean so far: no large number is ever
-        # subtracted from another.
+        # Deviations from the block's mean, and of that mean from the mean so far: no two large numbers are subtracted.
         x, y = x - x.mean(axis=0), y - y.mean(axis=0)
         share = self.rows * (len(x) / rows)
         self.xx += x.T @ x + share * np.outer(x_step, x_step)
@@ -62,7 +61,7 @@ class Covariances:
 
 @dataclass(frozen=True)
 class Likeness:
-    """What two sets of features have in common.
+    """Similarity of two sets of features.
 
     ``svcca`` is the mean canonical correlation of the kept directions, None where the rows are too few for it to mean
     anything; ``cka`` is linear; ``kept`` are the numbers of directions that explain 99 % of the variance, of x and of
@@ -83,7 +82,7 @@ def likeness(found: Covariances, *, variance: float = VARIANCE_KEPT) -> Likeness
     y_axes, y_scales = _leading(found.yy, variance)
     kept = (len(x_scales), len(y_scales))
     svcca = None
-    # With fewer rows some combinations agree in every row, whatever the features are.
+    # With fewer rows any two sets of features have perfectly correlated combinations.
     if found.rows - 1 > sum(kept):
         between = (x_axes.T @ found.xy @ y_axes) / x_scales[:, None] / y_scales
         correlations = np.linalg.svd(between, compute_uv=False)
@@ -120,6 +119,6 @@ def _leading(covariance: _Matrix, variance: float) -> tuple[_Matrix, _Matrix]:
         raise DataError("an output of the network is the same for every clip, so nothing can be compared with it")
     real = values > _NEGLIGIBLE * values[0]
     share = np.cumsum(values[real]) / values[real].sum()
-    # Up to and with the direction that reaches the share; rounding may not ask for one more.
+    # Up to the direction that reaches the share, inclusive, with a tolerance for rounding.
     kept = int(np.searchsorted(share, variance - 1e-12)) + 1
     return axes[:, :kept], np.sqrt(values[:kept])

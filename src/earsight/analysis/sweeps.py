@@ -2,8 +2,8 @@
 
 Comes in: a recipe and a kind of sweep. Goes out: a `Variant`, a recipe with its folder, for each stage; and, once their
 trials are done, accuracies along the depth with differences to the reference, paired over clips. The sweeps are the
-paper's: ``fusion`` (Fig. 2b), ``freeze`` (Fig. 2c) and ``cutoff``. They share one reference, the recipe that changes
-nothing, so sweeps in one folder train it once.
+paper's: ``fusion`` (Fig. 2b), ``freeze`` (Fig. 2c) and ``cutoff``. They share one reference, the unchanged recipe,
+which sweeps in one folder train once.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ REFERENCE = "reference"
 class Sweep:
     """One of the paper's analyses: a field of the recipe's ``transfer`` section over its stages.
 
-    ``neutral`` is the value that changes nothing, the reference; ``lowest`` the one below the first stage, if it is
-    another; ``title`` and ``axis`` label the figure.
+    ``neutral`` is the reference's value, which changes nothing; ``lowest`` the value below the first stage, if that
+    is not the reference's; ``title`` and ``axis`` label the figure.
     """
 
     field: str
@@ -65,10 +65,10 @@ class Variant:
 def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Variant]:
     """The recipes of a sweep (``fusion``, ``freeze`` or ``cutoff``) from input to output, the reference among them.
 
-    ``recipe`` is what they have in common; its ``transfer`` section must be the neutral one. ``stages`` says which of
-    them, as in ``none,block2``; default all that differ from the reference, which is always there. RecipeError if a
-    stage is unknown, the recipe transfers in a way of its own, or has no weights to fuse; ModelError if the backbone
-    has one stage alone.
+    ``recipe`` is the common part; its ``transfer`` section must be neutral. ``stages`` chooses some, as in
+    ``none,block2``; default all that differ from the reference, which is always included. RecipeError if a stage is
+    unknown, the recipe fuses, freezes or cuts already, or it has no weights to fuse; ModelError if the backbone has
+    only one stage.
     """
     sweep = SWEEPS[kind]
     if recipe.transfer.model_copy(update={"freeze_statistics": True}) != Transfer():
@@ -88,15 +88,15 @@ def variants(kind: str, recipe: Recipe, *, stages: str | None = None) -> list[Va
         if name in chosen
     ]
     reference = Variant(sweep.neutral, REFERENCE, recipe)
-    # Nothing frozen is the shallow end of its sweep, all pretrained and nothing cut the deep end of theirs.
+    # The reference (nothing frozen) begins the freeze sweep; it (all pretrained, nothing cut) ends the other two.
     return [reference, *made] if sweep.field == "freeze" else [*made, reference]
 
 
 def _worth_a_run(sweep: Sweep, known: list[str]) -> list[str]:
-    """The stages worth a run: fused or cut at the last one, all but the final norm of some CNNs is the reference."""
+    """Drop the last stage from fuse and cut sweeps: that network is the reference, but for some CNNs' final norm."""
     if sweep.field == "freeze":
         return known
-    # A network cut after its stem is a linear model of edges; whoever wants that can ask for it.
+    # A network cut after its stem is a linear model of edges: only on request.
     return [name for name in known[:-1] if sweep.field == "fuse" or name != "stem"]
 
 
@@ -109,7 +109,7 @@ def _chosen(text: str, known: list[str], sweep: Sweep) -> list[str]:
 
 
 def pending(found: Sequence[Variant], trials: Sequence[Trial], *, out: Path) -> list[tuple[Variant, Trial]]:
-    """What is still to be trained."""
+    """Variants and trials that are not DONE."""
     return [(item, trial) for item in found for trial in trials if not is_done(trial.folder(out / item.folder))]
 
 

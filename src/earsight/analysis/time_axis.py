@@ -50,11 +50,11 @@ def filterbank(front_end: Spectrogram) -> _Reals:
 
 
 def band_hz(front_end: Spectrogram) -> _Reals:
-    """The middle of each band (the centre of mass of its filter) in Hz, shape (bands,), never falling."""
+    """The middle of each band (the centre of mass of its filter) in Hz, shape (bands,), in ascending order."""
     bank = filterbank(front_end)
     bins = np.arange(bank.shape[1]) * (front_end.features.rate / front_end.fft_points)
     weights = bank.sum(axis=1)
-    # Filters narrower than the bins are far apart may hold none, or one's rounding: they lie between their neighbours.
+    # Filters narrower than the bins' spacing may hold no bin, or only rounding: they are put between their neighbours.
     there = np.flatnonzero(weights > 1e-6 * weights.max())
     middles = np.interp(np.arange(len(bank)), there, (bank[there] @ bins) / weights[there])
     return np.asarray(np.maximum.accumulate(middles))
@@ -63,8 +63,8 @@ def band_hz(front_end: Spectrogram) -> _Reals:
 def sum_channels(values: NDArray[np.floating], front_end: Spectrogram) -> _Reals:
     """The sum over the channels of (windows, bands, frames) on the common time axis, (bands, frames) float64.
 
-    A channel's cell is shared among the columns of the axis by the time they have in common; what lies before 0 s or
-    after the end goes to the first and the last column. The sum over all cells is kept.
+    A channel's cell is divided among the axis's columns by their overlap in time; parts before 0 s or after the end go
+    to the first or last column. The sum over all cells is kept.
     """
     out = np.zeros(values.shape[1:], dtype=np.float64)
     for window, channel in enumerate(values):

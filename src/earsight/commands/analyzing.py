@@ -73,7 +73,7 @@ def similarity(
 
 
 def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
-    """One verb of the three that train a list of recipes."""
+    """Make one of the three verbs that train a list of recipes."""
 
     def sweep(
         data: Data,
@@ -118,7 +118,7 @@ cutoff = _sweep_verb("cutoff", "Cut the network after each stage, and fine-tune 
 
 
 def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, folder: Path, on: Place) -> None:
-    """Print what a sweep costs, and train what of it is not DONE; on a cluster all recipes side by side."""
+    """Print a sweep's cost, and train its unfinished trials; on a cluster all recipes side by side."""
     from earsight.analysis.sweeps import pending
     from earsight.evaluation.summary import write_summary
     from earsight.execution.schedule import Group, run_groups, run_trials
@@ -179,7 +179,7 @@ def _cost(
     *,
     device: torch.device,
 ) -> str:
-    """How many trials there are to train, and about how long they take here."""
+    """Number of trials to train, and their estimated time on this machine."""
     from earsight.execution.timing import seconds_per_trial
 
     every = len(found) * len(trials)

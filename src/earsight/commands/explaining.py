@@ -28,10 +28,10 @@ def explain(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Show which parts of a sound its class comes from: attributions, masked sounds, and whether to believe them.
+    """Show which parts of a sound decide its class: attributions, masked sounds, and whether to believe them.
 
-    For each sound: a figure, one of its faithfulness, an .npz, a .json, and two .wav files, with only what the network
-    used and without it. What is there already is not made again. Exit code 1: some sound could not be explained.
+    For each sound: a figure, one of its faithfulness, an .npz, a .json, and two .wav files: what the network used, and
+    the rest. Existing explanations are kept. Exit code 1: some sound could not be explained.
     """
     from earsight.errors import AudioError, EarsightError, ModelError
     from earsight.inference.classifier import load_classifier
@@ -90,8 +90,8 @@ def boundaries(
 ) -> None:
     """Test whether attributions lie on the boundaries of loud regions, over a run's held-out clips.
 
-    Correlations of their size with the spectrogram's gradient and loudness, against the same attributions moved in
-    time, with 95 % intervals over clips. A run that was stopped goes on where it was.
+    Correlations of their size with the spectrogram's gradient and loudness, compared with the same attributions moved
+    in time, with 95 % intervals over clips. Give the command again to resume.
     """
     from earsight.inference.observation import observe_boundaries
     from earsight.reports.analysis_figures import boundary_rows, write_boundaries

@@ -30,8 +30,8 @@ def export(
     """Write a model as one file for ONNX Runtime: waves in, probabilities out, nothing else needed.
 
     The file takes waves (batch, samples), mono float32 at the model's rate, of any batch and length. It is written only
-    if ONNX Runtime gives torch's probabilities within 1e-4, on real clips if there are (--data), on synthetic sounds,
-    noise, silence, and waves too short and too long.
+    if ONNX Runtime's probabilities equal torch's within 1e-4, on synthetic sounds, noise, silence, waves too short and
+    too long, and real clips (with --data).
     """
     from earsight.onnx.export import export_onnx
 

@@ -22,7 +22,7 @@ def calibrate(
     folder: Annotated[Path, typer.Argument(help="A run folder, of crossval, train or ensemble.")],
     score: Annotated[
         Literal["auto", "distance", "energy", "doubt"],
-        typer.Option(help="What tells unknown sounds; auto takes the first of these that the run has."),
+        typer.Option(help="OOD score that marks unknown sounds; auto takes the first of these that the run has."),
     ] = "auto",
     false_alarms: Annotated[
         float, typer.Option("--false-alarms", help="Share of known sounds that may be called unknown.")
@@ -38,11 +38,11 @@ def calibrate(
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Make a run's model files say what they do not know.
+    """Calibrate a run's model files: temperature, unknown sounds and prediction sets.
 
-    From what each fold's model said of its held-out clips come a temperature for the probabilities, a threshold above
-    which a sound is unknown, and one for the set of plausible classes. A fold's model gets those of the other folds,
-    the model at the top of the run those of all. crossval, train and ensemble do so by themselves, with the defaults.
+    Held-out predictions give a temperature for the probabilities, a threshold above which a sound is unknown, and one
+    for the set of plausible classes. A fold's model is calibrated on the other folds, the model at the top of the run
+    on all. crossval, train and ensemble calibrate by themselves, with the defaults.
     """
     from earsight.calibration.calibrate import calibrate_run
     from earsight.calibration.fit import Wanted
@@ -84,10 +84,10 @@ def report(
     ] = None,
     mistakes: Annotated[int, typer.Option(min=0, help="At most so many of each run's worst mistakes.")] = 12,
 ) -> None:
-    """Write one HTML file about runs: accuracy, classes, mistakes to hear, confidence, and how to get them again.
+    """Write one HTML file about runs: accuracy, classes, mistakes to hear, confidence, and how to reproduce them.
 
-    It holds all it shows, loads nothing from elsewhere, and stays below 7 MB, so that it can be mailed. Of several runs
-    it says which differences are more than noise.
+    It is self-contained and below 7 MB, so that it can be mailed. For several runs it says which differences are
+    significant.
     """
     from earsight.reports.html import write_page
     from earsight.reports.report import make_report
@@ -111,11 +111,11 @@ def ensemble(
     ] = None,
     fold: Annotated[int | None, typer.Option(help="Only this fold's members; default all folds.")] = None,
     method: Annotated[
-        str, typer.Option(metavar="[average|greedy]", help="Which of them the model files hold.")
+        str, typer.Option(metavar="[average|greedy]", help="How the model files combine the members.")
     ] = "average",
     data: Annotated[Path | None, typer.Option(help="The runs' data set, to train members.")] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="First train what the runs lack of this many seeds; needs --data.")
+        int | None, typer.Option(min=1, help="First train the members missing from this many seeds; needs --data.")
     ] = None,
     form: DataOptions,
     store: StoreOptions,
@@ -124,7 +124,7 @@ def ensemble(
     ray: RayOptions,
     json_output: Json = False,
 ) -> None:
-    """Average the members of runs, tell whether that is worth it, and write one model file.
+    """Average the members of runs, measure the gain, and write one model file.
 
     Members are the seeds of the runs. The table has the single network (mean and deviation over the members), the
     average of their probabilities, and a greedy choice of members made on the other folds; each with its interval, its
@@ -161,11 +161,11 @@ def ensemble(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two run folders; with --protocols one.")],
     protocols: Annotated[
-        bool, typer.Option("--protocols", help="What last, inner and test claim of one run with training.watch=true.")
+        bool, typer.Option("--protocols", help="Compare last, inner and test on one run with training.watch=true.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Tell whether two runs differ by more than noise, paired over clips, folds and seeds."""
+    """Test whether two runs differ significantly, paired over clips, folds and seeds."""
     from earsight.evaluation.comparison import compare_runs
     from earsight.evaluation.protocols import compare_protocols
     from earsight.evaluation.summary import read_run

@@ -58,7 +58,7 @@ def quickstart(
 
 @verb
 def check(data: Data, layout: Layout = "auto", subset: Subset = None, json_output: Json = False) -> None:
-    """Look for what is wrong with a data set: unreadable, silent, clipped, duplicate or leaking clips."""
+    """Check a data set for unreadable, silent, clipped, duplicate or leaking clips."""
     from earsight.data.checks import check_dataset
 
     dataset = open_data(data, layout=layout, subset=subset, splits=2)
@@ -74,7 +74,7 @@ def download(
     name: Annotated[str, typer.Argument(help="Which data set: esc50.")],
     folder: Annotated[Path, typer.Argument(help="Where to put it.")],
 ) -> None:
-    """Download a data set by its public address (ESC-50: 600 MB, CC BY-NC); a part is taken up again."""
+    """Download a data set from its public address (ESC-50: 600 MB, CC BY-NC); an interrupted download resumes."""
     from earsight.data.download import download_esc50
     from earsight.errors import DataError
 
@@ -101,7 +101,7 @@ def recipe_show(
     name: Annotated[str, typer.Argument(help="Name in the package, or a .yaml file.")] = "default",
     assignments: Set = None,
 ) -> None:
-    """Print a recipe, every field with its value, under its notes and those of what it extends."""
+    """Print a recipe: its notes, those of the recipes that it extends, and every field with its value."""
     from earsight.recipe import load_recipe, recipe_notes
 
     text = load_recipe(name, overrides=assignments or (), say=say).to_yaml()
@@ -141,7 +141,7 @@ def train(
     compute: DeviceOptions,
     json_output: Json = False,
 ) -> None:
-    """Train one model and tell its accuracy on clips that it never saw."""
+    """Train one model and print its accuracy on clips that it never saw."""
     from earsight.execution.schedule import publish_model
     from earsight.training.preparation import hold_out
     from earsight.training.trial import Trial
@@ -187,5 +187,5 @@ def crossval(
 
 @verb
 def summary(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
-    """Make a run's summary anew from its saved predictions, and print it."""
+    """Compute a run's summary again from its saved predictions, and print it."""
     report(folder, Place(computer("auto", None)), as_json=json_output)

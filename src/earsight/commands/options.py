@@ -22,13 +22,13 @@ import typer
 Data = Annotated[
     Path, typer.Argument(help="Data set: a folder (one folder a class, ESC-50, UrbanSound8K, GTZAN) or a csv.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="Run folder; a run that was stopped goes on in it.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run resumes in it.")]
 Folds = Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a field, as in training.epochs=10; repeatable.")]
 Layout = Annotated[str, typer.Option(help="auto, esc50, urbansound8k, gtzan, folder or csv.")]
 Subset = Annotated[str | None, typer.Option(help="esc10: only those rows of ESC-50.")]
-Splits = Annotated[int, typer.Option(help="Folds to draw where the data set brings none.")]
+Splits = Annotated[int, typer.Option(help="Folds to draw if the data set has none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
@@ -51,7 +51,7 @@ Json = Annotated[
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """Which recipe, and what of it is changed."""
+    """The recipe, and overrides of its fields."""
 
     recipe: Annotated[str, typer.Option("--recipe", help="Name in the package, or a .yaml file.")] = "default"
     assignments: Set = None
@@ -68,7 +68,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """How its spectrograms are made, and where they are kept."""
+    """How spectrograms are computed, and where they are kept."""
 
     skip_bad: SkipBad = False
     cache: Annotated[
@@ -106,7 +106,7 @@ class RayOptions:
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
-    """A function that takes the fields of its option groups one by one, as Typer gives them, in the groups' places."""
+    """Wrap a verb so that Typer passes the fields of its option groups one by one."""
     hints = get_type_hints(function, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []

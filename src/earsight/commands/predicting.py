@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from earsight.inference.ray_inference import RayInference
 
 CLIPS = 16
-"""Clips that are classified at once, also after a kill: the same bits always, of the same files."""
+"""Clips classified at once, also in a resumed command, so that the same files give the same bits."""
 MANY_CLIPS = 100
-"""From so many named files on, compiled kernels save more time than they take to load. Recordings do without them: the
-kernels take memory, of which a recording promises to need little."""
+"""From this many files on, compiled kernels save more time than they take to load. Recordings do not use them, to keep
+memory low."""
 _KINDS: dict[str, tuple[Kind, ...]] = {"events": ("events",), "windows": ("windows",), "both": ("events", "windows")}
 _FOR_ALL = [name for name, form in FORMATS.items() if not form.one_recording]
 _FOR_ONE = [name for name, form in FORMATS.items() if form.one_recording]
@@ -52,7 +52,7 @@ class Wanted:
 
     @property
     def in_folder(self) -> bool:
-        """Whether ``to`` is a folder: it is there as one, or its name has no ending."""
+        """Whether ``to`` is a folder: an existing one, or a name without ending."""
         return self.to is not None and (self.to.is_dir() or (not self.to.exists() and not self.to.suffix))
 
 
@@ -70,7 +70,7 @@ def form_of(name: str, *, json_output: bool, csv_output: bool) -> str:
 
 
 def check(wanted: Wanted) -> None:
-    """Raise EarsightError where options do not go together, before anything is loaded."""
+    """Raise EarsightError if options contradict each other, before anything is loaded."""
     from earsight.inference.events import EventRules
 
     if wanted.rows not in _KINDS:
@@ -88,7 +88,7 @@ def check(wanted: Wanted) -> None:
 
 
 def run(wanted: Wanted, *, device: str, threads: int | None, on: str) -> int:
-    """Predict and write; how many files could not be read, or not to their end."""
+    """Predict and write; returns the number of files that could not be read to their end."""
     from earsight.execution.ray_cluster import check_place
     from earsight.inference.clips import find_sounds
     from earsight.inference.model import Model
@@ -182,7 +182,7 @@ def _recordings(
     options = TranscriptOptions(wanted.hop_seconds or 0.0, wanted.rules, _KINDS[wanted.rows], wanted.form, wanted.top)
 
     def report(path: str, reason: str) -> None:
-        if wanted.form in _FOR_ONE:  # their rows have no place for it
+        if wanted.form in _FOR_ONE:  # these formats have no row for errors
             say(f"earsight: {path}: {reason}")
 
     with _progress(wanted) as shown:
@@ -200,7 +200,7 @@ def _recordings(
 
 
 def _name_of(sounds: list[str]) -> Callable[[str], str]:
-    """The name in a folder of a recording: its path below the only folder that was named, else its whole path."""
+    """A recording's name in the output folder: its path below the only input folder, else its whole path."""
     root = Path(sounds[0]) if len(sounds) == 1 and sounds[0] != "-" and Path(sounds[0]).is_dir() else None
     flat = {Path(name).name for name in sounds}
     by_name = len(flat) == len(sounds) and "-" not in sounds and not any(Path(name).is_dir() for name in sounds)
@@ -255,14 +255,14 @@ def predict(
         float | None, typer.Option(help="Join events of a class at most this many seconds apart; default one hop.")
     ] = None,
     to: Target = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it was stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted --out.")] = False,
     device: Device = "auto",
     threads: Threads = None,
     on: Place = "local",
 ) -> None:
-    """Name the class of each sound; with --hop, of each window of long recordings, as events or as a timeline.
+    """Predict the class of each sound; with --hop, of long recordings, as rows of events or windows.
 
-    Exit code 1 says that some file could not be read, or not to its end; its row says why.
+    Exit code 1: some file could not be read to its end; its row says why.
     """
     from earsight.inference.events import EventRules
 

@@ -34,7 +34,7 @@ def reproduce(
     scale: Annotated[
         str, typer.Option(help="paper: its recipes as they are; small: on ESC-10, for two cores; or a .yaml file.")
     ] = "small",
-    plan: Annotated[bool, typer.Option("--plan", help="Tell what it costs, and stop there.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only print the estimated time.")] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="These cells, by name or pattern; repeatable.")
     ] = None,
@@ -50,9 +50,9 @@ def reproduce(
     ray: RayOptions,
     json_output: Json = False,
 ) -> None:
-    """Run the paper's experiments and set our figures beside its own.
+    """Run the paper's experiments and compare the results with the paper's.
 
-    Tells the cost first, runs what is not DONE, and writes report.md and report.html into --out: each cell with its
+    Prints the cost first, runs unfinished trials, and writes report.md and report.html into --out: each cell with its
     95 % interval and the gap, and whether the paper's claims hold. Beside an empty cell is the command that fills it.
     """
     from earsight.experiments.cells import Asked, chosen, merged, section_cells, weight_files
@@ -87,7 +87,7 @@ def reproduce(
 
 
 def _train(work: list[Job], *, store: StoreOptions, on: Place) -> None:
-    """Train what is not DONE: cell after cell here, and on a cluster the trials of all cells side by side."""
+    """Train unfinished trials: cell after cell here, on a cluster the trials of all cells side by side."""
     from earsight.execution.schedule import Group, run_groups
 
     pending = [job for job in work if job.pending]

@@ -1,4 +1,4 @@
-"""The verb that puts a model behind HTTP."""
+"""The verb ``serve``: a model behind HTTP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def serve(
     most_mb: Annotated[float, typer.Option("--max-mb", min=0.001, help="Largest upload, in megabytes.")] = 50.0,
     most_seconds: Annotated[float, typer.Option("--max-seconds", min=0.1, help="Longest sound.")] = 900.0,
     decode_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time that decoding a sound may take.")] = 20.0,
-    queue: Annotated[int, typer.Option(min=1, help="Requests in flight; more are asked to come again.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Most requests in flight; further ones get status 503.")] = 64,
     batch: Annotated[int, typer.Option(min=1, help="Windows in a batch of the network.")] = 16,
     wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits to be filled.")] = 4.0,
     decoders: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
@@ -33,7 +33,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: POST /predict, /healthz, /metrics, /openapi.json, and a page at /.
 
-    Starts only with a model whose predictions here are those where it was saved. Ctrl-C lets what is in flight end.
+    Starts only if the model's predictions here equal those saved with it. Ctrl-C lets open requests end.
     """
     import asyncio
     import importlib.util

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """Where trials run: on a device here, in so many processes, or on a cluster."""
+    """Where trials run: on a device here, in one or several processes, or on a cluster."""
 
     device: torch.device
     cluster: Cluster | None = None
@@ -33,14 +33,14 @@ class Place:
 
     @property
     def machine(self) -> dict[str, Any]:
-        """What figures depend on, for summaries."""
+        """The machine's description, for summaries."""
         from earsight.training.device import describe_machine
 
         return describe_machine(self.device) | (self.cluster.machine if self.cluster else {})
 
 
 def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, drawn: bool = True) -> Dataset:
-    """Open a data set and say aloud what was recognised."""
+    """Open a data set and print what was recognised."""
     from earsight.data.datasets import DRAWN_FOLDS
     from earsight.data.layouts import open_dataset
 
@@ -53,7 +53,7 @@ def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, d
 
 
 def open_trials(data: Path, options: DataOptions, *, folds: str | None, seeds: int) -> tuple[Dataset, list[Trial]]:
-    """A data set, and the trials of so many seeds on its folds or those that are named."""
+    """A data set, and the trials of so many seeds on all its folds or the named ones."""
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
@@ -73,7 +73,7 @@ def load_recipe_for(dataset: Dataset, options: RecipeOptions) -> Recipe:
 def prepare_spectrograms(
     dataset: Dataset, recipe: Recipe, store: StoreOptions, *, device: torch.device | None = None
 ) -> Prepared:
-    """Compute what is missing of what training on the device reads, with a progress bar."""
+    """Compute missing spectrograms or waves for training on the device, with a progress bar."""
     from earsight.training.preparation import prepare
 
     with bar("spectrograms") as shown:
@@ -100,7 +100,7 @@ def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
 
 @contextmanager
 def place(compute: DeviceOptions, ray: RayOptions, *, jobs: int = 1) -> Iterator[Place]:
-    """Where the options say that trials run, connected; beside a cluster this machine computes on its CPU."""
+    """The place that the options name, connected; with a cluster this machine computes on its CPU."""
     asked = {"cpus": ray.cpus, "gpus": ray.gpus, "threads": compute.threads, "device": compute.device}
     with cluster(ray.on, **asked, jobs=jobs) as found:  # type: ignore[arg-type]
         yield Place(computer("cpu" if found else compute.device, compute.threads, jobs), found, jobs)
@@ -163,7 +163,7 @@ def train_all(
 
 
 def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, store: StoreOptions, on: Place) -> None:
-    """Train what a run lacks of so many seeds, on its folds or one of them, by the recipe that it holds."""
+    """Train a run's missing trials of so many seeds, on its folds or one of them, by its own recipe."""
     from earsight.errors import RunError
     from earsight.evaluation.summary import write_summary
     from earsight.training.trial import Trial
@@ -173,7 +173,7 @@ def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, s
     folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
     trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
     if not trials:
-        return  # the fold is none of the run's, as the ensemble's own check says
+        return  # not a fold of the run; the ensemble's own check reports it
     train_all(
         dataset, load_recipe_for(dataset, RecipeOptions(str(run / "recipe.yaml"))), trials, run, store=store, on=on
     )

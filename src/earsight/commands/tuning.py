@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchOptions(RayOptions):
-    """As `RayOptions`; a search runs on Ray if nothing else is said."""
+    """As `RayOptions`, with Ray as the default."""
 
     on: On = "ray"
 
@@ -83,7 +83,7 @@ def tune(
     ray: SearchOptions,
     json_output: Json = False,
 ) -> None:
-    """Search for a better recipe by inner validation, with Ray Tune; the held-out folds are never looked at.
+    """Search for a better recipe by inner validation, with Ray Tune; the held-out folds are never used.
 
     Each point is trained on a part of the training folds and judged on the rest (training.inner_fraction). The best is
     written as best.yaml. --on local does without Ray and runs one point after the other.
@@ -125,7 +125,7 @@ def _candidates(
     store: StoreOptions,
     device: torch.device,
 ) -> list[Candidate]:
-    """Each point with its spectrograms, which most of them share; what would stop one is found before any starts."""
+    """Each point with its spectrograms, which most points share; all points are checked before any starts."""
     from earsight.execution.schedule import check_start
     from earsight.features.augment import pitch_steps
     from earsight.training.preparation import Prepared, resolved
@@ -184,7 +184,7 @@ def _publish(
 
 
 def _best_recipe(point: Point, result: dict[str, Any], *, data: Path, folder: Path) -> str:
-    """The best recipe as YAML, opened by its command, its inner figure and where that was measured."""
+    """The best recipe as YAML, under comments with its command, its inner accuracy and the machine."""
     first, machine = result["points"][0], result["machine"]
     low, high = (f"{100 * limit:.1f}" for limit in first["accuracy"]["ci95"])
     run = ["earsight", "crossval", str(data), "--recipe", str(folder / "best.yaml"), "--out", str(folder / "best")]

@@ -181,7 +181,7 @@ def transfer_notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def boundaries_figure(found: dict[str, Any], *, path: Path) -> None:
-    """Draw how attributions go with loudness and change: correlations and densities, each beside chance.
+    """Draw correlations of attributions with loudness and change, and their densities, each beside chance.
 
     ``found`` is from `earsight.inference.observation.observe_boundaries`; ``path`` ends in .png or .svg.
     """
@@ -240,7 +240,7 @@ def _line(
     label: str,
     style: Mapping[str, Any],
 ) -> None:
-    """A line with error bars; where a limit is the mean itself, no bar is drawn."""
+    """A line with error bars; no bar is drawn for a limit that equals the mean."""
     bars = np.abs(np.array(limits, dtype=float).T.reshape(2, -1) - np.array(means, dtype=float))
     axis.errorbar(places, means, yerr=bars, label=label, markersize=5, capsize=3, linewidth=1.4, **style)
 

@@ -50,7 +50,7 @@ def calibration_figure(probabilities: Mapping[str, np.ndarray], labels: np.ndarr
 
 
 def calibration_lines(result: Mapping[str, Any]) -> list[str]:
-    """What `earsight.calibration.calibrate.calibrate_run` returned, as sentences."""
+    """The result of `earsight.calibration.calibrate.calibrate_run`, as sentences."""
     found = result["figures"]
     how = "measured on the clips that calibrated" if result["optimistic"] else "each fold measured by the others"
     lines = [f"{found['clips']} held-out clips, {how}:"]
@@ -85,7 +85,7 @@ def calibration_line(result: Mapping[str, Any]) -> str:
 
 
 def confidence_lines(found: Mapping[str, Any] | None) -> list[str]:
-    """How well a calibrated model's confidence holds on the clips, as sentences; none without calibration."""
+    """Sentences on a calibrated model's confidence, measured on the clips; none without calibration."""
     if not found:
         return []
     lines = [f"calibration error {percent(found['ece'])} %, log loss {found['log_loss']:.3f}."]

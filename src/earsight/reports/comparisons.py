@@ -94,7 +94,7 @@ def _beyond(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def print_ensemble(result: dict[str, Any], *, console: Console) -> None:
-    """Print an ensemble's table and what belongs to it."""
+    """Print an ensemble's table and its notes."""
     _print(ensemble_rows(result), ensemble_notes(result), console=console)
 
 
@@ -132,7 +132,7 @@ def _networks(run: dict[str, Any]) -> str:
 
 
 def print_comparison(result: dict[str, Any], *, console: Console) -> None:
-    """Print two runs side by side and what belongs to them."""
+    """Print the table of two runs and its notes."""
     _print(comparison_rows(result), comparison_notes(result), console=console)
 
 
@@ -154,7 +154,7 @@ def protocol_rows(result: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def print_protocols(result: dict[str, Any], *, console: Console) -> None:
-    """Print the protocols side by side and what belongs to them."""
+    """Print the table of protocols and its notes."""
     trials = counted(len(result["trials"]), "trial")
     run = f"{result['run']}: {trials}, trained under protocol {result['protocol']}."
     _print(protocol_rows(result), [run, *result["notes"]], console=console)

@@ -1,8 +1,8 @@
 """Figures of a run: confusion matrix, training curves, reliability diagram, intervals; and saving them.
 
 Comes in: arrays and rows that a run saved. Goes out: a `matplotlib.figure.Figure`, for `write_figure` (PNG or SVG) or
-`earsight.reports.html.inline_svg`. Drawings are black with transparency on nothing, so that they read in grey, and on
-a dark page once black is turned into its text colour.
+`earsight.reports.html.inline_svg`. Drawings use black, transparency and no background, so that they print in grey and
+can take a dark page's text colour.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 NUMBERED = 20
-"""With more classes a matrix names its columns by number alone; its rows have number and name."""
+"""Above this many classes a matrix numbers its columns; its rows have number and name."""
 COUNTED = 60
-"""With more classes the cells of a matrix have no numbers."""
+"""Above this many classes the cells of a matrix have no numbers."""
 _LONGEST = 32
 
 
@@ -134,7 +134,7 @@ def _cells(axis: Axes, counts: np.ndarray, *, font: float) -> None:
 
 
 def curves_drawing(histories: Sequence[Sequence[Mapping[str, Any]]], *, scored: str = "held-out") -> Figure:
-    """Training loss, accuracy (where there is one) and learning rate by epoch: a thin line a trial, a thick mean.
+    """Training loss, accuracy (if recorded) and learning rate by epoch: a thin line a trial, a thick mean.
 
     A history is a trial's rows, one per epoch: ``epoch``, ``loss``, ``learning_rate`` and, where known, ``accuracy`` (0
     to 1); ``scored`` says which clips the accuracy is of. EarsightError if there is no row, or a key is missing.

@@ -1,9 +1,9 @@
-"""The files of an explanation: figures, arrays, numbers, and the sound with and without what was used.
+"""The files of an explanation: figures, arrays, numbers, and the used and unused parts of the sound.
 
 Comes in: an `Explanation` and a folder. Goes out: ``NAME.png`` (spectrogram beside attributions),
 ``NAME.faithfulness.png`` (deletion and insertion curves, where there are any), ``NAME.npz``, ``NAME.used.wav``,
 ``NAME.unused.wav`` and, last of all, ``NAME.json``, each written whole or not at all. The sounds are mono 32-bit floats
-at the model's rate, unclipped, and add up to the network's input. Figures read in grey: dark speaks for the class.
+at the model's rate, unclipped, and add up to the network's input. Figures print in grey: dark is for the class.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from earsight.reports.drawings import blank, write_figure
 from earsight.reports.figures import draw_cells, hz_ticks
 from earsight.reports.text_format import percent
 
-# From light (against the class) by a grey of middle lightness (nothing) to dark (for it).
+# From light (against the class) through middle grey (no influence) to dark (for it).
 _FOR_AND_AGAINST = "cividis_r"
 _UNIT = "thousandths of\nthe score per cell"
 _LINES = {
@@ -102,7 +102,7 @@ def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
 
 
 def _reach(values: NDArray[np.floating]) -> float:
-    """Where the colours end, in thousandths; 0.3 % of the cells may lie beyond."""
+    """Limit of the colour scale, in thousandths; 0.3 % of the cells may lie beyond."""
     return 1000 * float(np.percentile(np.abs(values), 99.7)) or 1e-12
 
 
@@ -131,7 +131,7 @@ def _headline(explanation: Explanation) -> str:
 
 
 def file_names(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each path with a name for its files: its stem, and a number where an earlier one has the same."""
+    """Each path with a name for its files: its stem, and a number if an earlier path has the same stem."""
     used: set[str] = set()
     for path in paths:
         stem = Path(path).stem or "sound"
@@ -144,7 +144,7 @@ def file_names(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def made_from(model: Path, **settings: Any) -> str:
-    """Twelve hexadecimal digits that name the model file's bytes and the settings of an explanation."""
+    """Hash (12 hex digits) of the model file's bytes and the settings of an explanation."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     with model.open("rb") as file:
         hashlib.file_digest(file, lambda: digest)
@@ -152,7 +152,7 @@ def made_from(model: Path, **settings: Any) -> str:
 
 
 def read_explained(folder: Path, name: str, *, sound: str, origin: str) -> dict[str, Any] | None:
-    """The numbers of an explanation written before, if it is of this sound as it is now and of this origin; else None.
+    """The numbers of an earlier explanation if sound, model and settings are unchanged; else None.
 
     ``name`` is from `file_names`, ``sound`` the path of the sound, ``origin`` from `made_from`.
     """
@@ -165,7 +165,7 @@ def read_explained(folder: Path, name: str, *, sound: str, origin: str) -> dict[
 
 
 def write_explained(explanation: Explanation, folder: Path, name: str, *, origin: str) -> dict[str, Any]:
-    """Write an explanation's files and return its numbers, with where the files are under ``files``."""
+    """Write an explanation's files and return its numbers, with the files' paths under ``files``."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {"figure": folder / f"{name}.png"}
     explanation_figure(explanation, path=files["figure"])

@@ -1,6 +1,6 @@
-"""The figure of a spectrogram, and what all figures of spectrograms share: cells as an image, ticks in kHz.
+"""The figure of a spectrogram, and functions for other such figures: cells as an image, ticks in kHz.
 
-Comes in: a spectrogram (channels, bands, frames) of log power and what its axes mean. Goes out: one file, PNG or SVG by
+Comes in: a spectrogram (channels, bands, frames) of log power, and its axes. Goes out: one file, PNG or SVG by
 its suffix, written whole or not at all.
 """
 
@@ -108,7 +108,7 @@ def spectrogram_figure(
     axes = [first, *(figure.add_subplot(grid[row], sharex=first) for row in range(1, panels + extra))]
     if wave is not None:
         _draw_wave(axes[0], np.asarray(wave, dtype=np.float64), seconds)
-    # One scale for all channels; the quietest hundredth (digital silence) may not eat the contrast of the rest.
+    # One scale for all channels, without the quietest hundredth (digital silence), which would cost contrast.
     low, high = np.percentile(spectrogram[:panels], [1, 100])
     positions, labels = mel_ticks(sample_rate_hz, bands=bands)
     for axis, channel, window in zip(axes[extra:], spectrogram, windows_ms, strict=False):
@@ -128,7 +128,7 @@ def _mel(hz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
 
 
 def _draw_wave(axis: Axes, wave: NDArray[np.float64], seconds: float) -> None:
-    # Least and greatest of each column: a line through every sample of a long clip is slow and looks no different.
+    # Minimum and maximum of each column: a line through every sample of a long clip is slow and looks the same.
     columns = np.array_split(wave, min(len(wave), 1500))
     times = (np.arange(len(columns)) + 0.5) * seconds / len(columns)
     low, high = [part.min() for part in columns], [part.max() for part in columns]

@@ -1,8 +1,8 @@
 """HTML pages: a template, its values and its figures become one self-contained file.
 
 Comes in: the name of a template in ``templates/``, its values, and matplotlib figures. Goes out: text, and a file that
-is written whole or not at all. Every value is escaped; names of files and classes are isolated from the direction of
-the text around them; a page loads nothing and runs no script.
+is written whole or not at all. Every value is escaped; names of files and classes are isolated from the writing
+direction of the text around them; a page loads nothing and runs no script.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def render(template: str, *, title: str, context: Mapping[str, object]) -> str:
 def write_page(text: str, path: Path) -> None:
     """Write a page whole or not at all; RunError if it cannot be written there."""
     try:
-        if path.exists() and not path.is_file():  # a device or a pipe, which no file may replace
+        if path.exists() and not path.is_file():  # a device or a pipe, which must not be replaced
             path.write_text(text, encoding="utf-8")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
 
 
 def _in_page(tag: str, name: str) -> str:
-    """A tag of a drawing with ids of its own and the page's colours."""
+    """A drawing's tag, with ids prefixed by its name and with the page's colours."""
     tag = _NAMESPACES.sub("", tag).replace("xlink:href", "href")
     tag = tag.replace("#000000", "currentColor").replace("#ffffff", "var(--paper)")
     tag = re.sub(r'\bid="', f'id="{name}-', tag)
@@ -104,7 +104,7 @@ def _visible(sign: str) -> str:
 
 
 def _name(value: object) -> Markup:
-    """A user's name for something, isolated from the direction of the text around it."""
+    """A name from the user, isolated from the writing direction of the text around it."""
     return value if isinstance(value, Markup) else Markup("<bdi>{}</bdi>").format(shown(value))
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from earsight.features.spectrogram import Spectrogram
 
 PLAYER_RATE_HZ = 24_000
-"""Sampling rate of the players: what lies above 12 kHz is left out to keep the page small."""
+"""Sampling rate of the players: frequencies above 12 kHz are left out to keep the page small."""
 PLAYER_SECONDS = 60.0
 """Longer clips are cut at this length in their players."""
 
@@ -47,7 +47,7 @@ class ClipMedia:
 
 @dataclass(frozen=True)
 class ShownMistake:
-    """A mistake as the page has it: its media, or a sentence that says why there are none."""
+    """A mistake on the page: its media, or a sentence that says why there are none."""
 
     mistake: Mistake
     media: ClipMedia | None
@@ -56,7 +56,7 @@ class ShownMistake:
 
 @dataclass(frozen=True)
 class WorstMistakes:
-    """A run's worst mistakes, how many clips are wrong and tested in all, and why there is no media, if so."""
+    """A run's worst mistakes, the numbers of wrong and of tested clips, and why media are missing, if they are."""
 
     shown: tuple[ShownMistake, ...]
     wrong: int
@@ -67,7 +67,7 @@ class WorstMistakes:
 def worst_mistakes(run: RunRead, *, data: Path | None, most: int) -> WorstMistakes:
     """At most ``most`` clips whose true class got the least probability, with their media where the sounds are found.
 
-    ``data`` is where the sounds lie now, if they were moved or the run does not say.
+    ``data`` is the sounds' present place, if they were moved or the run does not record it.
     """
     from earsight.features.spectrogram import Spectrogram
 
@@ -104,7 +104,7 @@ def _files(run: RunRead, data: Path | None) -> dict[tuple[int, str], Path]:
 
 
 def _members_data(run: RunRead) -> Path | None:
-    """Where the sounds of an ensemble's first member lay, if that run is still there."""
+    """Folder of the sounds of an ensemble's first member, if that run still exists."""
     for name in run.ensemble.get("runs", ()):
         for folder in (Path(name), run.folder.parent):
             try:

@@ -49,9 +49,9 @@ def make_report(
 ) -> Report:
     """Make the page of some runs.
 
-    ``data`` is where the data set lies, if it was moved since or the runs do not say; ``mistakes`` is the most to show
-    of each run; players are left out, then spectrograms, to keep the page below ``most_bytes``; ``progress`` is called
-    with (steps done, steps in all, name of the step). RunError if a folder is no run, has no finished trial, or is
+    ``data`` is the data set's place, if it was moved or the runs do not record it; ``mistakes`` is the most to show of
+    each run; players are left out first, then spectrograms, to keep the page below ``most_bytes``; ``progress`` is
+    called with (steps done, steps in all, name of the step). RunError if a folder is no run, has no finished trial, or is
     named twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
@@ -90,7 +90,7 @@ def make_report(
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """A different name for each run: its folder's, with as much of the path above as it takes."""
+    """A different name for each run: its folder's, with as many parent folders as needed."""
     paths = [Path(os.path.abspath(folder)) for folder in folders]  # noqa: PTH100 - links keep the name they were given
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = [str(Path(*path.parts[-depth:])) for path in paths]

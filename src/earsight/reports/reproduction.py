@@ -25,7 +25,7 @@ _TEXT_COLUMNS = frozenset(
         *("cell", "trained under", "stage", "of", "with"),
     }
 )
-"""Columns that hold words; the others hold figures, which stand to the right."""
+"""Columns of words; all others are figures, aligned to the right."""
 _PROTOCOLS = (
     "What the protocols claim of the same runs. last reports the last epoch, test the epoch that the tested fold "
     "itself liked best, as the paper's released code does: optimistic, and shown for that alone."
@@ -33,7 +33,7 @@ _PROTOCOLS = (
 
 
 def section_rows(section: Section) -> Rows:
-    """Rows of a section's table, as text; [] for one of figures alone."""
+    """Rows of a section's table, as text; [] for a section that has only figures."""
     make = _ROWS.get(section["section"])
     return make(section) if make else []
 
@@ -192,7 +192,7 @@ def _beside(cell: Mapping[str, Any], row: Mapping[str, Any], number: Mapping[str
 
 
 def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
-    """As ``95.2 ± 0.4 (93.2 to 97.2) [1]``: the number of its command where trials are missing, alone where all are."""
+    """As ``95.2 ± 0.4 (93.2 to 97.2) [1]``, where [1] is the command for missing trials; only [1] if all are missing."""
     mark = f"[{number[cell['cell']]}]" if cell["cell"] in number else ""
     found = cell["accuracy"]
     if not found:
@@ -254,7 +254,7 @@ def _inline(figure: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _laid_out(rows: Rows) -> dict[str, Any] | None:
-    """A table as the page's macro takes it; None for no rows."""
+    """A table for the page's macro; None for no rows."""
     if not rows:
         return None
     columns, cells = columns_and_cells(rows)
@@ -272,7 +272,7 @@ def _without(row: dict[str, object], *names: str) -> dict[str, object]:
 
 
 def plan_lines(costs: Sequence[Mapping[str, Any]], *, not_run: Mapping[str, str]) -> list[str]:
-    """What the cells cost, as lines of text.
+    """Estimated costs of the cells, as lines of text.
 
     ``costs`` are from `earsight.experiments.cost.job_costs`; ``not_run`` maps every cell that was asked for to the
     reason why it is not run, if it is known.

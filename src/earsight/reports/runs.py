@@ -20,12 +20,12 @@ from earsight.recipe import Recipe, parse_recipe
 
 @dataclass(frozen=True)
 class RunRead:
-    """What a run folder holds.
+    """Contents of a run folder.
 
-    ``trials`` are the finished ones, by fold and seed; ``summary`` is made anew from them, with the machine of
-    ``summary.json``; ``histories`` has their epochs; ``recipe`` is from ``recipe.yaml`` or a model file (of an
-    ensemble, its members'); ``version`` is that of earsight and ``temperature`` that of the model file; ``ensemble``
-    is ``ensemble.json``, empty for other runs; ``missing`` are sentences.
+    ``trials``: the finished ones, by fold and seed; ``summary``: computed from them, with the machine from
+    ``summary.json``; ``histories``: their epochs; ``recipe``: from ``recipe.yaml`` or a model file (of an ensemble,
+    its members'); ``version``: earsight's; ``temperature``: the model file's; ``ensemble``: ``ensemble.json``, empty
+    for other runs; ``missing``: sentences.
     """
 
     folder: Path

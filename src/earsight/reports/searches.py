@@ -1,7 +1,7 @@
 """The table, the notes and the figure of a hyperparameter search.
 
 Comes in: the dict of `earsight.tuning.result`. Goes out: rows and sentences, and a PNG or SVG. The figure reads in
-grey: points differ in marker, and how many points coincide stands beside them.
+grey: points differ in marker, and the number of coinciding points is beside them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PER_ROW = 3
 
 
 def search_rows(result: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Rows of the table, best first; values of points that were stopped are those of their last epoch."""
+    """Rows of the table, best first; stopped points have the values of their last epoch."""
     rows: list[dict[str, object]] = []
     for point in result["points"]:
         accuracy, gap = point["accuracy"], point["behind"]
@@ -119,7 +119,7 @@ def _field_panel(axis: Axes, result: Mapping[str, Any], field: str) -> None:
 
 
 def _places(axis: Axes, values: Sequence[Any]) -> tuple[list[float], bool]:
-    """Where values lie on the axis, and whether they lie well apart; its scale and ticks are set.
+    """Set the axis's scale and ticks; return the values' positions, and whether they are far enough apart.
 
     Names stand side by side; numbers on a scale that is logarithmic if they span a decade.
     """

@@ -1,8 +1,8 @@
 """The sections of a report page: those of one run, and the comparison of several runs.
 
 Comes in: `RunRead`s. Goes out: dictionaries of sentences, rows and SVG drawings for the templates, shares in per cent
-with one decimal. In the comparison a difference counts only beyond the noise; runs that cannot be compared, as those of
-different data sets, stand side by side with the reason. Nothing here opens a sound file.
+with one decimal. The comparison names a difference only if it is significant. Incomparable runs (e.g. different data
+sets) are listed with the reason. Nothing here opens a sound file.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from earsight.reports.text_format import percent, percent_range
 MOST_CONFUSIONS = 15
 MOST_SKIPPED = 30
 ALL_PAIRS = 6
-"""With more runs than this each is compared with the first alone."""
+"""Above this many runs, each is compared only with the first."""
 _CLASS_COLUMNS = ["class", "clips", "predictions", "right", "predicted"]
 _CLASS_COLUMNS += ["recall % (95 %)", "precision % (95 %)", "F1 %"]
 _PAIR_COLUMNS = ["A", "B", "clips", "A - B, points", "95 % interval", "p"]
 
 Pair = tuple[tuple[int, int], dict[str, Any]]
-"""Places of two runs in the list, and what `compare_runs` found."""
+"""Indices of two runs, and the result of `compare_runs`."""
 
 
 def result_section(run: RunRead) -> dict[str, Any]:
-    """The headline, the table of folds and what belongs under it."""
+    """The headline, the table of folds and its notes."""
     accuracy, dataset = run.summary["accuracy"], run.summary["dataset"]
     low, high = map(percent, accuracy["ci95"])
     columns, rows = columns_and_cells(summary_rows(run.summary))
@@ -62,7 +62,7 @@ def result_section(run: RunRead) -> dict[str, Any]:
 
 
 def data_section(run: RunRead) -> dict[str, Any]:
-    """What the data set is, and which clips were left out."""
+    """The data set's description, and the clips left out."""
     dataset = run.summary["dataset"]
     tested = len({clip for trial in run.trials for clip in trial.clips.tolist()})
     skipped = list(dataset.get("skipped") or [])
@@ -163,7 +163,7 @@ def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
 
 
 def ensemble_section(run: RunRead) -> dict[str, Any] | None:
-    """The parts of an ensemble; None for other runs, and where ``ensemble.json`` is of another make."""
+    """The parts of an ensemble; None for other runs, or if ``ensemble.json`` was written by another version."""
     if not run.ensemble:
         return None
     try:
@@ -179,7 +179,7 @@ def ensemble_section(run: RunRead) -> dict[str, Any] | None:
 
 
 def recipe_section(run: RunRead) -> dict[str, Any]:
-    """The recipe, and how to get the same figures again."""
+    """The recipe, and the command that reproduces the figures."""
     dataset, machine = run.summary["dataset"], run.summary["machine"]
     digest = run.summary["recipe_digest"]
     seconds = sum(row["seconds"] for row in run.summary["folds"])

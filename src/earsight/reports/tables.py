@@ -56,7 +56,7 @@ def csv_text(rows: Sequence[Mapping[str, object]], *, columns: Sequence[str] = (
 
 
 def columns_and_cells(rows: Sequence[Mapping[str, object]]) -> tuple[list[str], list[list[object]]]:
-    """Column names, and each row's cells in their order, of rows that all have the keys of the first."""
+    """Column names, and each row's cells in that order; all rows have the keys of the first."""
     columns = list(rows[0])
     return columns, [[row[name] for name in columns] for row in rows]
 
@@ -73,7 +73,7 @@ def print_rows(
     """Print rows in an empty table, with sentences below.
 
     The first ``left`` columns are aligned to the left, the others to the right; ``total`` rules off the last row.
-    Nothing in a name or a sentence is taken for rich's markup.
+    Names and sentences are not read as rich's markup.
     """
     from rich.markup import escape
 
@@ -107,7 +107,7 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
         mean, std = summary["accuracy"]["mean"], summary["accuracy"].get("std")
     except KeyError as error:
         raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
-    # Several seeds of one fold have no spread over folds; a 0.0 there would read as certainty.
+    # Seeds of a single fold have no spread over folds; 0.0 would look like certainty.
     spread = "" if std is None or len({row["fold"] for row in rows}) < 2 else f" ± {percent(std)}"
     rows.append({"fold": "mean", "seed": None, "clips": None, "accuracy %": percent(mean) + spread, "seconds": None})
     return rows
