@@ -30,10 +30,7 @@ class Classifier(Model):
     def recording(self, path: str | Path, *, hop_seconds: float = 1.0) -> Recording:
         """A recording of any length; iterating gives a `Window` every ``hop_seconds``, in constant memory.
 
-        Raises
-        ------
-        EarsightError
-            If the hop is no length. Iterating raises AudioError, for a damaged file after what could be read of it.
+        EarsightError if the hop is no length; iterating raises AudioError, after what could be read of the file.
         """
         return Recording(self, path, hop_seconds=hop_seconds)
 

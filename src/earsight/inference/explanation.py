@@ -145,17 +145,12 @@ def explain(
 
     Parameters
     ----------
-    model : Model
     sound : path or ndarray of float, shape (samples,) or (samples, channels)
-        Longer ones than a clip are cut at its length, as in `predict`.
-    rate : int, optional
-        Of an array, in Hz; must be given for one.
+        Longer ones than a clip are cut at its length, as in `predict`; of an array ``rate``, in Hz, must be given.
     label : str, optional
         The class to explain; default the most probable one.
     curves : bool
-        Whether to measure the attributions' faithfulness, by deletion and insertion.
-    seed : int
-        Of the random orders that they are compared with.
+        Whether to measure the attributions' faithfulness, by deletion and insertion, against random orders of ``seed``.
     most_steps : int
         Bound of the steps of Integrated Gradients, which are doubled until it is complete within 1 %.
     progress : callable, optional
