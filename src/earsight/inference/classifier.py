@@ -24,7 +24,7 @@ class Classifier(Model):
     """A loaded model: `predict` takes files and waves, `logits` a batch of waves; see `Model` for its parameters."""
 
     def predict_files(self, paths: Iterable[str | Path], *, batch_size: int = 16) -> Iterator[Prediction]:
-        """Classify many files in constant memory, in their order; an unreadable one becomes a row with its error."""
+        """Classify many files in constant memory, in order; an unreadable one gives a `Prediction` with its error."""
         yield from predict_clips(self, paths, batch_size=batch_size)
 
     def recording(self, path: str | Path, *, hop_seconds: float = 1.0) -> Recording:
@@ -35,7 +35,7 @@ class Classifier(Model):
         return Recording(self, path, hop_seconds=hop_seconds)
 
     def events(self, path: str | Path, *, hop_seconds: float = 1.0, rules: EventRules | None = None) -> Iterator[Event]:
-        """Detect sound events in a recording of any length: each as soon as it is over, in constant memory.
+        """Detect sound events in a recording of any length; yields each when it has ended, in constant memory.
 
         ``hop_seconds`` and errors are those of `recording`; ``rules`` are threshold, release, shortest event and
         longest gap.

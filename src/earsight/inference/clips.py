@@ -1,7 +1,7 @@
 """Predict many sound files in batches; expand folder names to files.
 
-Comes in: names of files and folders, then a model. Goes out: a `Prediction` for each file in their order; that of a
-file which cannot be read says why.
+Comes in: names of files and folders, then a model. Goes out: a `Prediction` for each file, in order; that of an
+unreadable file holds the reason.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
     folders: dict[str, list[str]] = {}
     for name in names:
         if name != "-" and Path(name).is_dir():
-            # A data set keeps a folder named like a sound, to report it; here it is no sound.
+            # Data sets list folders named like a sound, to report them; here they are left out.
             folders[name] = [str(path) for path in sounds_below(Path(name)) if not path.is_dir()]
             if not folders[name]:
                 raise DataError(f"{name}: no audio file below this folder; name the files, or another folder")
@@ -48,7 +48,7 @@ def predict_clips(
     names = iter(paths)
     batches = iter(lambda: [str(name) for name in islice(names, batch_size)], [])
     if remote is None:
-        # One thread takes a batch from files to predictions: two such do more than two threads for each step.
+        # Each thread takes a batch from files to predictions, which is faster than a thread for each step.
         for found in in_order(lambda batch: _predict(model, batch), batches, ahead=2):
             yield from found
         return
@@ -58,7 +58,7 @@ def predict_clips(
 
 
 class _Clips(NamedTuple):
-    """A batch of decoded files: the waves of those that are sounds, and why the others, by place, are none."""
+    """A batch of decoded files: waves of the readable ones, and errors of the others by their index."""
 
     paths: list[str]
     waves: NDArray[np.float32] | None

@@ -1,12 +1,11 @@
 """Sound event detection: windows of a recording become events, by a threshold with hysteresis.
 
-Comes in: `Window`s of one recording, in their order. Goes out: `Event`s, each as soon as no later window can change it,
-which is the order in which they end. Times are in seconds from the recording's start.
+Comes in: `Window`s of one recording, in order. Goes out: `Event`s in the order of their ends, each when no later window
+can change it. Times are in seconds from the recording's start.
 
-A window says that a class is somewhere within it, not where. Where windows overlap, each therefore stands for the hop
-around its middle alone, the first one also for all before, the last one for all after it: the bounds of a sound longer
-than a window are then right within a hop, and a shorter one comes out as long as a window. Windows that do not overlap
-stand for all of themselves.
+A window's prediction does not show where in it the sound is. An overlapping window therefore covers only the hop around
+its middle (the first also the time before, the last the time after): the bounds of sounds longer than a window are
+right within a hop, and shorter sounds get the length of a window. Windows that do not overlap cover their full length.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from earsight.inference.predictions import Event, Window
 THRESHOLD = 0.5
 """An event begins where a class is more probable than all others together."""
 RELEASE_SHARE = 0.7
-"""Of the threshold: where an event ends, unless something else is asked for."""
-_ROUNDING = 1e-6  # seconds by which two times that mean the same may differ
+"""Default release, as a share of the threshold."""
+_ROUNDING = 1e-6  # seconds by which equal times may differ
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class EventRules:
 
 @dataclass
 class _Open:
-    """An event that is not over, or may yet be joined with the next."""
+    """An event that has not ended, or may still be joined with the next."""
 
     begin: float
     end: float
@@ -75,7 +74,7 @@ class _Open:
 
 
 class EventTracker:
-    """Events of one recording, fed with its windows one at a time; ``state`` is what `state` gave, to go on from it."""
+    """Turns one recording's windows into events, one window at a time; ``state``, from `state`, resumes."""
 
     def __init__(
         self, rules: EventRules, *, hop_seconds: float, window_seconds: float, state: dict[str, Any] | None = None
@@ -89,12 +88,12 @@ class EventTracker:
         self._first, self._end = bool(state["first"]), float(state["end"])
 
     def state(self) -> dict[str, Any]:
-        """The open events, as JSON values; their names stand in journals."""
+        """The open events, as JSON values for journals, which fix the keys' names."""
         events = {label: asdict(event) for label, event in self._open.items()}
         return {"heard": events, "first": self._first, "end": self._end}
 
     def add(self, window: Window) -> list[Event]:
-        """Take the next window; the events that are over."""
+        """Add the next window; returns the events that have ended."""
         begin = window.begin_seconds + (0.0 if self._first else self._margin)
         end = min(window.begin_seconds + self._window - self._margin, window.end_seconds)
         self._first, self._end = False, window.end_seconds
@@ -109,7 +108,7 @@ class EventTracker:
         return over
 
     def close(self) -> list[Event]:
-        """The events that the recording's end ends; they reach to it."""
+        """End the open events at the recording's end, and return them."""
         for event in self._open.values():
             if event.going_on:
                 event.end = max(event.end, self._end)
@@ -135,7 +134,7 @@ class EventTracker:
 def events_of(
     windows: Iterable[Window], rules: EventRules, *, hop_seconds: float, window_seconds: float
 ) -> Iterator[Event]:
-    """Events of a recording's windows, as they end; an error of the windows comes after the events before it."""
+    """Events of a recording's windows, as they end; if reading fails, the events so far come before the error."""
     tracker = EventTracker(rules, hop_seconds=hop_seconds, window_seconds=window_seconds)
     failure = None
     try:

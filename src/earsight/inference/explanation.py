@@ -1,4 +1,4 @@
-"""Explain one prediction: attributions over the spectrogram, the sound that they select, and how faithful they are.
+"""Explain one prediction: attributions over the spectrogram, the sound that they select, and their faithfulness.
 
 Comes in: a model and a sound. Goes out: an `Explanation`, arrays and numbers about one class. Spectrograms and
 attributions have one channel a window, (windows, bands, frames); what is merged is (bands, frames), its columns evenly
@@ -28,9 +28,9 @@ if TYPE_CHECKING:  # a prediction does not load the analysis
     from earsight.analysis.faithfulness import Curves
 
 ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
-"""Names of the maps whose orders `Explanation.curves` compares; the positive part is what the mask is made of."""
+"""Names of the maps whose orders `Explanation.curves` compares; the mask is made from the positive part."""
 
-_SILENT = 1e-3  # how far a spectrogram is above that of silence at most, for a sound to count as silent
+_SILENT = 1e-3  # a sound counts as silent if its spectrogram is nowhere further above that of silence
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Explanation:
     Attributes
     ----------
     wave, used, unused : ndarray of float32, shape (samples,)
-        The sound that was classified, without padding; with only what the network used; and without it. The latter two
-        add up to the first.
+        The classified sound without padding, the part that the network used, and the rest; the two parts add up to it.
     probability, used_probability, unused_probability : float
         Of ``label`` in these three.
     """
@@ -69,7 +68,7 @@ class Explanation:
 
     @property
     def verdict(self) -> str:
-        """Whether to believe the attributions, and their positive part; empty where the curves were not asked for."""
+        """Whether to believe the attributions, and their positive part; empty if the curves were not measured."""
         if self.curves is None:
             return ""
         from earsight.analysis.faithfulness import verdict
@@ -113,10 +112,10 @@ class Explanation:
 
 
 class FromBands(nn.Module):
-    """A model's network with all that comes between log powers in bands and its scores.
+    """A model's network, from log band powers to scores.
 
-    With it, attributions are to the power of the sound in bands of frequency, whatever the representation makes of
-    that; a single window is one channel; and a normalised spectrogram need not be undone.
+    With it, attributions are to the sound's power in frequency bands, whatever the representation and its
+    normalisation; a single window is one channel.
     """
 
     def __init__(self, model: Model) -> None:
@@ -152,7 +151,7 @@ def explain(
     curves : bool
         Whether to measure the attributions' faithfulness, by deletion and insertion, against random orders of ``seed``.
     most_steps : int
-        Bound of the steps of Integrated Gradients, which are doubled until it is complete within 1 %.
+        Most steps of Integrated Gradients; they are doubled until it is complete within 1 %.
     progress : callable, optional
         Called with (curves done, curves in all).
 

@@ -36,7 +36,7 @@ class Writer(ABC):
     high_hz: float = 0.0
 
     def header(self) -> str:
-        """The line before the first row; empty where the format has none."""
+        """The line before the first row; empty if the format has none."""
         return ""
 
     @abstractmethod
@@ -49,14 +49,14 @@ class Writer(ABC):
 
     @abstractmethod
     def problem(self, path: str, reason: str) -> str:
-        """The row of a recording that could not be read to its end; empty where the format has no place for it."""
+        """The row of a recording that could not be read to its end; empty if the format has no such row."""
 
     def _pairs(self, found: Prediction) -> list[tuple[str, float]]:
         return list(zip(found.classes, found.probabilities, strict=True))[: self.top]
 
 
 class _Text(Writer):
-    """For people, parted by tabs."""
+    """Text for reading, separated by tabs."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         if found.error:
@@ -73,7 +73,7 @@ class _Text(Writer):
 
 
 class _Csv(Writer):
-    """For programs, with a header."""
+    """csv with a header."""
 
     def header(self) -> str:
         return csv_line(self._columns())
@@ -110,7 +110,7 @@ class _Csv(Writer):
 
 
 class _JsonLines(Writer):
-    """For programs, an object a row."""
+    """A JSON object a row."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         row = {"path": found.path, **_rounded(times), "classes": dict(self._pairs(found))}
@@ -131,7 +131,7 @@ class _JsonLines(Writer):
 
 
 class _Audacity(Writer):
-    """A label track: begin, end and label, parted by tabs."""
+    """A label track: begin, end and label, separated by tabs."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         return self._selection(found.answer, found.probabilities[0], *times)

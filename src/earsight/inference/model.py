@@ -56,7 +56,7 @@ class Model:
         return cls(*load(Path(path)), device=device)
 
     def use_kernels(self) -> Self:
-        """Compute spectrograms with compiled kernels: files take half the time, results change by rounding alone.
+        """Compute spectrograms with compiled kernels: files take half the time, results change only by rounding.
 
         Worth it from a hundred sounds on: they take half a second to load (the first time on a machine, some seconds
         to compile) and 130 MB of memory.
@@ -106,7 +106,7 @@ class Model:
             return np.asarray(self._network(spectrograms)(spectrograms).float().cpu().numpy())
 
     def probabilities(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
-        """The same as probabilities (batch, classes) float32, at the model's calibrated temperature."""
+        """Probabilities (batch, classes) float32 of waves, at the model's calibrated temperature."""
         return np.asarray(torch.softmax(torch.from_numpy(self.logits(waves)) / self.card.temperature, dim=1).numpy())
 
     def outputs(self, waves: NDArray[np.floating]) -> Outputs:
@@ -120,7 +120,7 @@ class Model:
             return self.predict_spectrograms(self._checked(waves), name=name)
 
     def predict_spectrograms(self, spectrograms: Tensor, *, name: str = "") -> list[Prediction]:
-        """The same of a batch of `spectrograms`, which other threads may compute in the meantime."""
+        """Predictions for a batch of `spectrograms`, which other threads may compute in advance."""
         found = self._outputs(spectrograms)
         predictions = []
         for row, shares in enumerate(found.probabilities):
@@ -160,7 +160,7 @@ class Model:
     def waveform(
         self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
     ) -> tuple[NDArray[np.float32], str]:
-        """The part of a sound that is classified: its first `samples` or less, mono at `sample_rate_hz`; and its name.
+        """The classified part of a sound (its first `samples` or less, mono at `sample_rate_hz`), and its name.
 
         Takes and raises what `predict` does.
         """
@@ -171,11 +171,11 @@ class Model:
         return wave[: self.samples], ""
 
     def _checked(self, waves: NDArray[np.floating]) -> Tensor:
-        """Network input of a batch from outside."""
+        """Network input of a batch of waves from the caller, after checks."""
         return self.spectrograms(torch.from_numpy(batch(waves, samples=self.samples)).to(self.device))
 
     def _network(self, spectrograms: Tensor) -> nn.Module:
-        """The network with batch norms folded; `model` keeps its stages and gradients."""
+        """The network with batch norms folded; `model` itself is unchanged."""
         with self._folding:
             if self._folded is None:
                 noise = torch.randn((1, *spectrograms.shape[1:]), generator=torch.Generator().manual_seed(0))

@@ -1,8 +1,8 @@
 """Run analysis.boundaries on a run's held-out clips, resumably.
 
 Comes in: a run folder with its models and sounds. Goes out: what `earsight.analysis.boundaries` measures, for each
-clip, and the means over clips with 95 % bootstrap intervals, as they are and against attributions moved in time. Rows
-of clips are kept in ``RUN/analysis/boundaries.jsonl``, so that a stopped run goes on where it was.
+clip, and the means over clips with 95 % bootstrap intervals, as observed and with attributions moved in time. Rows of
+clips are kept in ``RUN/analysis/boundaries.jsonl``, from which an interrupted call resumes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def observe_boundaries(
     device: torch.device | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure a run's held-out clips, each with the model that never saw it, for the class that this model names.
+    """Measure a run's held-out clips, each with the model that was not trained on it, for its predicted class.
 
     ``data`` is where the data set is now, if the run does not say or it was moved; ``seed`` one of the run's, default
     the lowest; ``clips`` how many of each fold at most, default all; ``most_steps`` bounds the steps of Integrated
@@ -71,7 +71,7 @@ def observe_boundaries(
 
 
 def _measure(model: Model, trial: HeldOut, place: int, *, most_steps: int) -> dict[str, Any]:
-    """One clip's row: its classes, how complete its attributions are, and what was measured, or why nothing was."""
+    """One clip's row: its classes, the completeness of its attributions, and the measures or why there are none."""
     row: dict[str, Any] = {"label": trial.classes[int(trial.labels[place])]}
     try:
         wave, _ = model.waveform(trial.files[place])
@@ -91,13 +91,13 @@ def _measure(model: Model, trial: HeldOut, place: int, *, most_steps: int) -> di
 
 
 class _KeptRows:
-    """Rows of clips that were measured, one JSON line each under a line with the settings; of others: begun anew."""
+    """Rows of measured clips, a JSON line each, under a line with the settings; other settings restart it."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path = path
         self._rows: dict[str, dict[str, Any]] = {}
         try:
-            head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut what is behind
+            head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last line
             if json.loads(head) == settings:
                 entries = [json.loads(line) for line in lines]
                 self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries}
@@ -143,7 +143,7 @@ def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:
 
 
 def verdict(means: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
-    """Whether the paper's statement holds, in sentences: for boundaries at a given loudness, and for their density."""
+    """Sentences on whether the paper's claim holds: for boundaries at a given loudness, and for their density."""
     partial = means["attribution"]["spearman_gradient_given_energy"]
     low, high = partial["difference"]["ci95"]
     found = f"{partial['observed']['mean']:.3f}, {partial['shifted']['mean']:.3f} when moved in time"

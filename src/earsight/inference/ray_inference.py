@@ -29,9 +29,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 RETRIES = 3
-"""How often a batch is computed again whose worker died."""
+"""How often a batch is computed again after its worker died."""
 AHEAD = 3
-"""Batches under way for each that the cluster can compute at once."""
+"""Batches submitted for each that the cluster can compute at once."""
 
 
 class RayInference:
@@ -65,7 +65,7 @@ class RayInference:
     def map(
         self, compute: Callable[[Model, Job], Result], jobs: Iterable[tuple[Kept, Job | None]]
     ) -> Iterator[tuple[Kept, Result | None]]:
-        """The result of each job, computed on some node, in order, beside what was kept of it; None of None.
+        """Compute each job on some node; yields (kept, result) in order. The result of None is None.
 
         ``compute`` is a function of a module of earsight, called with the model and the job; ``jobs`` are (kept, job),
         read as far as is needed. Raises what ``compute`` raises, and EarsightError if a node cannot run earsight,
@@ -86,7 +86,7 @@ class RayInference:
                         self._ray.cancel(task, force=True)
 
     def _sent(self, compute: Callable[[Model, Job], Result], job: Job) -> Any:
-        # Put by itself: Ray's client carries what is within a call again and again, and warns of it.
+        # Put separately: Ray's client sends a call's arguments again with every call, and warns of it.
         return self._work.remote(self._model, self._order, compute, self._ray.put(job))
 
     def _next(self, under_way: deque[tuple[Kept, Any]]) -> tuple[Kept, Any]:
@@ -95,7 +95,7 @@ class RayInference:
 
 
 _LOADED: dict[str, Model] = {}
-"""In a worker: the one model that is loaded, by the digest of its file and how it computes."""
+"""In a worker: the loaded model, by its file's digest and settings."""
 
 
 def _work(content: bytes, order: dict[str, Any], compute: Callable[[Model, Job], Result], job: Job) -> Result:
@@ -117,7 +117,7 @@ def _work(content: bytes, order: dict[str, Any], compute: Callable[[Model, Job],
 
 @contextmanager
 def _ray_errors(ray: Any) -> Iterator[None]:
-    """Turn what went wrong on the cluster into an EarsightError of one line."""
+    """Turn Ray's errors into an EarsightError of one line."""
     lost = ray.exceptions
     try:
         yield

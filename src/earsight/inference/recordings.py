@@ -1,12 +1,12 @@
 """A recording of any length as overlapping windows, each classified as a clip, in constant memory.
 
 Comes in: a model and the path of a sound file. Goes out: `Window`s of the model's clip length, every ``hop_seconds``.
-Each has the prediction of that excerpt cut from the file: overlapping windows share their decoding, but each is
-resampled by itself. (Resampling is a twentieth of the work; shared, it changed probabilities by up to 0.05, for a cut
-before resampling rings at its edges as none after it does.)
+Overlapping windows share their decoding, but each is resampled by itself, so that its prediction equals that of the
+excerpt cut from the file. (Shared resampling saves a twentieth of the work, but changed probabilities by up to 0.05,
+because an excerpt that is cut before resampling rings at its edges.)
 
-The first window begins at 0. The last one is the first that reaches the recording's end, and is padded with silence as
-a short clip is; where windows do not overlap it is left out if less than a tenth of it would be sound.
+The first window begins at 0. The last one is the first that reaches the recording's end, and is padded with silence
+like a short clip; if windows do not overlap, it is left out if less than a tenth of it is sound.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from earsight.inference.predictions import Window
 from earsight.parallel import in_order
 
 BATCH = 2
-"""Windows that are classified at once: more are no faster on a CPU and take more memory. Batches begin at multiples of
-it, also where a stopped run goes on: the same bits always."""
+"""Windows classified at once: more are no faster on a CPU and take more memory. Batches begin at multiples of it, also
+in a resumed command, so that the bits are the same."""
 _LEAST_SHARE = 0.1
 
 
@@ -59,16 +59,16 @@ class Recording:
         self._model, self._hop = model, hop_seconds
 
     def __iter__(self) -> Iterator[Window]:
-        """Windows in their order; AudioError if the file cannot be read, after the windows of what could be."""
+        """Windows in order; AudioError if the file cannot be read, after the windows of its readable part."""
         for windows in in_order(lambda batch: classify(self._model, batch), self.batches(), ahead=2):
             yield from windows
         if self.failure is not None:
             raise self.failure
 
     def batches(self, *, first: int = 0) -> Iterator[Batch]:
-        """The windows' waves, from batch ``first`` on; where reading fails, `failure` says why after the last."""
+        """The windows' waves, from batch ``first`` on; if reading fails, `failure` is set after the last batch."""
         number = first * BATCH
-        begin = 0  # place in the recording of the first sample that is held
+        begin = 0  # index in the recording of the first buffered sample
         held: NDArray[np.float32] = np.empty(0, dtype=np.float32)
         waiting: list[tuple[int, NDArray[np.float32]]] = []
         for piece in self._pieces(number * self._hop):
@@ -102,7 +102,7 @@ class Recording:
         return round(number * self._hop * self.rate_hz)
 
     def _has_another(self, number: int, end: int) -> bool:
-        """Whether the window ``number`` is the last: the recording's end lies in it, and in none before."""
+        """Whether there is a window ``number``: the recording's end lies in no window before it."""
         if number == 0:
             return end > 0
         return self._start(number - 1) + self._size < end and self._start(number) + _LEAST_SHARE * self._size <= end
@@ -114,7 +114,7 @@ class Recording:
 
 
 def classify(model: Model, batch: Batch) -> list[Window]:
-    """The windows of a batch with their predictions; each is resampled as the excerpt that it is."""
+    """The windows of a batch with their predictions; each is resampled by itself."""
     waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=model.sample_rate_hz) for wave in batch.waves]
     found = model.predict_waves(np.stack([audio.fit(wave, model.samples) for wave in waves]), name=batch.path)
     return [Window(begin, end, one) for (begin, end), one in zip(batch.spans, found, strict=True)]

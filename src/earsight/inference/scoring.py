@@ -1,9 +1,8 @@
 """Evaluate a model file on labelled clips, and time one clip.
 
 Comes in: a classifier and a data set. Goes out: a dictionary with accuracy, its interval and the classes' figures, and
-of a calibrated model its calibration error and the coverage of its prediction sets. It says whether the model was
-trained or calibrated on these clips, so that nobody mistakes memory for skill. The time is that from a wave in memory
-to its probabilities.
+of a calibrated model its calibration error and the coverage of its prediction sets. It also holds whether the model was
+trained or calibrated on these clips. The time is that from a wave in memory to its probabilities.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def milliseconds_per_clip(classifier: Classifier, *, repeats: int = 15) -> float
     times = []
     for turn in range(WARM_UP + repeats):
         started = time.perf_counter()
-        classifier.probabilities(wave)  # gives an array in memory, so that a GPU has ended its work
+        classifier.probabilities(wave)  # returns an array on the host, so a GPU has finished
         if turn >= WARM_UP:
             times.append(time.perf_counter() - started)
     return 1000 * statistics.median(times)
@@ -144,7 +143,7 @@ def _predictions(
     skip_bad: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.int64], list[Prediction], list[str]]:
-    """True class numbers and predictions of the rows that can be read, and what is wrong with the others."""
+    """True class numbers and predictions of the readable rows, and errors of the others."""
     number = {name: index for index, name in enumerate(classifier.classes)}
     good: dict[int, Prediction] = {}
     skipped = []
@@ -182,7 +181,7 @@ def _by_class(classes: tuple[str, ...], truth: NDArray[np.int64], guess: NDArray
 
 
 def trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
-    """Which rows some member was trained on, and the fold that the others are; None where the model does not tell."""
+    """Rows that some member was trained on, and the fold of the other rows; None if the model file does not show it."""
     found = [_trained_by(card, dataset) for card in classifier.card.members or (classifier.card,)]
     rows = [mask for mask, _ in found if mask is not None]
     if len(rows) < len(found):
@@ -192,7 +191,7 @@ def trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.b
 
 
 def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
-    """The same for one network; where it held clips out by its seed, the same draw finds them again."""
+    """The same for one network; clips held out by a seed are found by repeating the draw."""
     about = card.trained_on
     if about.get("digest") == dataset.digest:
         return dataset.folds != about["fold"], int(about["fold"])
@@ -205,7 +204,7 @@ def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | 
 def _seen(
     classifier: Classifier, dataset: Dataset, trained: NDArray[np.bool_] | None, rows: NDArray[np.int64]
 ) -> bool | None:
-    """Whether training saw any of the rows; None where the model file does not show it."""
+    """Whether any of the rows trained the model; None if the model file does not show it."""
     if trained is not None:
         return bool(trained[rows].any())
     cards = classifier.card.members or (classifier.card,)

@@ -1,9 +1,8 @@
-"""Transcription of recordings: rows of their windows or events, written as they come, in constant memory.
+"""Transcription of recordings: rows of their windows or events, written one by one, in constant memory.
 
 Comes in: a model, names of recordings, and `TranscriptOptions`. Goes out: rows in an `Output`, which can be resumed. A
-recording that cannot be read becomes a row with its error, one that is cut or damaged has it behind its other rows;
-none stops the rest. In a folder every recording has files of its own, ``NAME.events.csv`` or the like, and
-``recordings.csv`` has a row for each.
+recording that cannot be read becomes a row with its error; a truncated or damaged one has it after its other rows. In
+a folder every recording has its own files, such as ``NAME.events.csv``, and ``recordings.csv`` has a row for each.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class TranscriptOptions:
 
 
 class Transcript:
-    """The rows of one recording, fed with its windows; ``state`` is what `state` gave, to go on from there."""
+    """Turns one recording's windows into rows; ``state``, from `state`, resumes."""
 
     def __init__(
         self, model: Model, path: str, options: TranscriptOptions, *, state: dict[str, Any] | None = None
@@ -61,13 +60,13 @@ class Transcript:
         self._tracker = EventTracker(options.rules, hop_seconds=hop, window_seconds=window, state=state["tracker"])
 
     def state(self) -> dict[str, Any]:
-        """Counts, and what is not written yet, as JSON values."""
+        """Counts and open events, as JSON values."""
         numbers = {kind: writer.number for kind, writer in self.writers.items()}
         counts = {"seconds": self.seconds, "windows": self.windows, "events": self.events, "high_hz": self._high_hz}
         return {"numbers": numbers, "tracker": self._tracker.state(), **counts}
 
     def add(self, windows: list[Window], *, rate_hz: int) -> Rows:
-        """Take the next windows of a recording with this rate; the rows that are ready."""
+        """Add the next windows of a recording at this rate; returns the finished rows."""
         rows: Rows = []
         self._high_hz = min(rate_hz, self._rate_hz) / 2
         for writer in self.writers.values():
@@ -95,7 +94,7 @@ class Transcript:
 
 
 class _Item(NamedTuple):
-    """A batch of a recording, or with none the recording's end."""
+    """A batch of a recording; None marks the recording's end."""
 
     number: int
     recording: Recording
@@ -105,7 +104,7 @@ class _Item(NamedTuple):
 
 @dataclass
 class _Position:
-    """Where to go on: behind so many recordings, and in the next behind so many batches; as journals hold it."""
+    """Position in a journal: number of finished recordings, and of finished batches in the next one."""
 
     done: int = 0
     names: str = ""
@@ -179,7 +178,7 @@ def _classified(
 
 
 class _Files:
-    """The files that rows go to, one recording after the other, and the position that the journal holds."""
+    """The output files of the rows, one recording after the other, and the journal's position."""
 
     def __init__(
         self,
@@ -201,7 +200,7 @@ class _Files:
             self._open(INDEX, "path,seconds,windows,events,error\n")
 
     def skip(self, names: Iterator[str]) -> Iterator[str]:
-        """The names behind those that are done, which must be the same as they were."""
+        """The names after the finished ones, which must not have changed."""
         position = self.position
         for _ in range(position.done):
             self._add_name(next(names, ""))
@@ -219,7 +218,7 @@ class _Files:
             yield name
 
     def transcript(self, recording: Recording) -> Transcript:
-        """The transcript of the recording that is under way, its files open."""
+        """Open the current recording's files, and return its transcript."""
         if self._transcript is None:
             path = recording.path
             self._transcript = Transcript(self._model, path, self._options, state=self.position.state)
@@ -230,14 +229,14 @@ class _Files:
         return self._transcript
 
     def add(self, item: _Item, windows: list[Window]) -> None:
-        """Write the rows that a batch of windows made ready."""
+        """Write the rows that a batch of windows finished."""
         transcript = self.transcript(item.recording)
         self._write(transcript.path, transcript.add(windows, rate_hz=item.recording.rate_hz))
         self.position.batch, self.position.state = item.place + 1, transcript.state()
         self._output.commit(vars(self.position))
 
     def finish(self, recording: Recording) -> str:
-        """Write a recording's last rows; why it could not be read to its end, or nothing."""
+        """Write a recording's last rows; returns why it could not be read to its end, or an empty string."""
         transcript = self.transcript(recording)
         reason = recording.failure.reason if recording.failure else ""
         if reason and transcript.seconds:
@@ -271,7 +270,7 @@ class _Files:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """Size and time of a file, zeros where it cannot be reached: another file has others."""
+    """Size and modification time of a file, by which it is recognised; zeros if it cannot be reached."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):

@@ -51,8 +51,8 @@ def make_report(
 
     ``data`` is the data set's place, if it was moved or the runs do not record it; ``mistakes`` is the most to show of
     each run; players are left out first, then spectrograms, to keep the page below ``most_bytes``; ``progress`` is
-    called with (steps done, steps in all, name of the step). RunError if a folder is no run, has no finished trial, or is
-    named twice.
+    called with (steps done, steps in all, name of the step). RunError if a folder is no run, has no finished trial, or
+    is named twice.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RunError(f"{' '.join(map(str, folders))}: a run is given twice; name each once")

@@ -192,7 +192,7 @@ def _beside(cell: Mapping[str, Any], row: Mapping[str, Any], number: Mapping[str
 
 
 def _value(cell: Mapping[str, Any], number: Mapping[str, int]) -> str:
-    """As ``95.2 ± 0.4 (93.2 to 97.2) [1]``, where [1] is the command for missing trials; only [1] if all are missing."""
+    """As ``95.2 ± 0.4 (93.2 to 97.2) [1]``; [1] is the command for missing trials, alone if all are missing."""
     mark = f"[{number[cell['cell']]}]" if cell["cell"] in number else ""
     found = cell["accuracy"]
     if not found:

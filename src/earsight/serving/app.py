@@ -53,8 +53,8 @@ _REFUSALS = {
     408: "The upload takes too long.",
     413: "The upload is too large.",
     422: "The file is no sound, the sound is too long, or a parameter does not fit.",
-    500: "A fault of the service.",
-    503: "Too much is asked at once; Retry-After says when to come again.",
+    500: "An internal error.",
+    503: "Too many requests at once; send it again after Retry-After.",
     504: "Decoding takes too long.",
     507: "The service's disk is full.",
 }
@@ -151,7 +151,7 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/healthz", response_model=Health, summary="Whether the service can answer")
     async def health(response: Response) -> Health:
-        """200 as long as sounds can be decoded; 503 while they cannot."""
+        """200 while sounds can be decoded, else 503."""
         alive = service.decoders.alive
         response.status_code = 200 if alive else 503
         status = "ok" if alive == limits.decoders else "degraded"

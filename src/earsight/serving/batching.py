@@ -1,7 +1,7 @@
 """Micro-batching: the windows of several requests go through the network together.
 
-Comes in: spectrograms, one at a time. Goes out: for each, its prediction. A batch is what has come while the last one
-was computed, and in ``wait_seconds`` more, if that does not fill it and more are on their way.
+Comes in: spectrograms, one at a time. Goes out: for each, its prediction. A batch holds the items that arrived while
+the last one was computed; if it is not full and more are expected, it waits for ``wait_seconds``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Batcher(Generic[Item, Answer]):
     wait_seconds : float
         How long a batch that is not full waits for more.
     coming : callable
-        How many items there are at most in this batch, the queue, and on their way: nothing is waited for beyond them.
+        Returns the number of items in this batch, in the queue and expected; with all of them here, nothing waits.
     on_batch : callable
         Called with the size of each batch.
     """
@@ -52,7 +52,7 @@ class Batcher(Generic[Item, Answer]):
         self._worker = asyncio.create_task(self._work())
 
     async def close(self) -> None:
-        """End; who still waits is cancelled."""
+        """Stop; waiting items are cancelled."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -62,11 +62,11 @@ class Batcher(Generic[Item, Answer]):
 
     @property
     def waiting(self) -> int:
-        """How many items are in no batch yet."""
+        """Number of items that are in no batch yet."""
         return self._waiting.qsize()
 
     async def submit(self, item: Item) -> Answer:
-        """The prediction for one item; an error of its batch is raised for each of it."""
+        """The prediction for one item; an error of its batch is raised for every item in it."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((item, future))
         return await future
@@ -83,13 +83,13 @@ class Batcher(Generic[Item, Answer]):
                 for _, future in batch:
                     future.cancel()
                 raise
-            except Exception as error:  # whoever asked gets it, and the next batch is another
+            except Exception as error:  # raised for the items of this batch; the next one goes on
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
                 continue
             for (_, future), answer in zip(batch, answers, strict=True):
-                if not future.done():  # who asked may have gone
+                if not future.done():  # its request may have been cancelled
                     future.set_result(answer)
 
     async def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:

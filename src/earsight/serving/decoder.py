@@ -65,9 +65,9 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(job: dict[str, Any], found: AudioInfo) -> int:
-    """Write the part that is asked for; how many samples that are.
+    """Write the requested part; returns its number of samples.
 
-    A part has the very samples that `earsight predict` reads. A whole sound is written as it is decoded, in constant
+    A part has the same samples that `earsight predict` reads. A whole sound is written block by block, in constant
     memory.
     """
     rate, start, seconds = job["rate"], job["start"], job["seconds"]
@@ -87,7 +87,7 @@ def _write(job: dict[str, Any], found: AudioInfo) -> int:
 
 
 def _limit(most_bytes: int, file_bytes: int) -> None:
-    """Take from this process what a sound does not need."""
+    """Limit this process's memory, file sizes, open files and child processes."""
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: 32}
     if sys.platform == "linux":  # macOS knows the names and refuses the values
         limits |= {resource.RLIMIT_AS: most_bytes, resource.RLIMIT_NPROC: 0}
@@ -96,7 +96,7 @@ def _limit(most_bytes: int, file_bytes: int) -> None:
 
 
 def _lend_seconds(seconds: float) -> None:
-    """Let the kernel end this process when one job takes more of the processor's time."""
+    """Let the kernel end this process if one job takes more CPU time than this."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
@@ -104,7 +104,7 @@ def _lend_seconds(seconds: float) -> None:
 
 def main() -> None:
     """Answer jobs until standard input ends."""
-    # What a library prints must not pass for an answer.
+    # Output of libraries must not be read as an answer.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

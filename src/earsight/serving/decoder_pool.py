@@ -26,9 +26,9 @@ from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal, unreadable
 
 _START_SECONDS = 60.0
-_JOBS_OF_ONE = 500  # what a library leaks on odd files goes with its process
+_JOBS_OF_ONE = 500  # then a process is replaced, in case a library leaks memory
 _LINE_BYTES = 1 << 16
-# What a decoder's codes mean for whoever sent the sound: status and remedy. `unreadable` brings its own.
+# HTTP status and remedy of each decoder code; `unreadable` has its own.
 _REMEDIES = {
     "too_long": (422, "cut it into pieces, or use `earsight predict MODEL FILE` instead"),
     "past_the_end": (422, "choose a time within the sound"),
@@ -51,7 +51,7 @@ class Decoded:
 
     def part(self, first: int, count: int) -> Wave:
         """``count`` samples from number ``first`` on, or as many as there are, at least one."""
-        # No memory map: one of a file that shrinks would end the service.
+        # No memory map: if its file shrank, the service would crash.
         wave = np.fromfile(self.raw, dtype=np.float32, count=min(count, self.samples - first), offset=4 * first)
         if not len(wave) or not np.isfinite(wave).all():
             raise Refusal(422, "decoder_died", "the decoded sound is not whole", "send it again")
@@ -79,7 +79,7 @@ class Decoders:
 
     @property
     def alive(self) -> int:
-        """How many processes there are."""
+        """Number of living processes."""
         return len(self._all)
 
     async def start(self) -> None:
@@ -219,7 +219,7 @@ class _Child:
         return child
 
     async def ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Do one job; a process that answers anything but one object of JSON counts as gone."""
+        """Do one job; a process that answers anything but one JSON object counts as dead."""
         self.jobs += 1
         if self._process.stdin is None:
             raise _Gone(None)

@@ -9,7 +9,7 @@ from earsight.errors import ServiceError
 
 @dataclass(frozen=True)
 class Limits:
-    """What requests may cost; `ServiceError` if a limit is not above 0."""
+    """Limits of requests; `ServiceError` if one is not above 0."""
 
     body_bytes: int = 50 * 1000 * 1000  # of one upload
     upload_seconds: float = 30.0  # from a request's first byte to its last

@@ -20,14 +20,14 @@ class Refusal(Exception):  # noqa: N818 - it is no error of the service
 
 
 def busy(what: str, *, close: bool = False) -> Refusal:
-    """Too much is asked at once."""
+    """The refusal of a request beyond the service's capacity."""
     return Refusal(503, "busy", what, f"send it again after {RETRY_SECONDS} s", close=close)
 
 
 def unreadable(reason: str) -> Refusal:
     """A file that is no sound, from an `AudioError`'s reason, which names the remedy after a semicolon or a colon."""
     message, _, remedy = reason.partition("; " if "; " in reason else ": ")
-    if not remedy or "remove it" in remedy:  # as one says of a file in a data set
+    if not remedy or "remove it" in remedy:  # a remedy for files of a data set, not for an upload
         remedy = "send a WAV, FLAC, OGG, MP3, AIFF or AU file"
     return Refusal(422, "unreadable", message, remedy)
 

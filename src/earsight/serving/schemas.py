@@ -102,8 +102,8 @@ class Answer(PredictionBody):
     )
     spectrogram: SpectrogramImage | None = Field(description="Of the first window, with `spectrogram`; else null.")
     waveform: Waveform | None = Field(description="With `spectrogram`; else null.")
-    explanation: ExplanationBody | None = Field(description="With `explain`, if it could be had; else null.")
-    notes: list[str] = Field(description="What could not be done, and why.")
+    explanation: ExplanationBody | None = Field(description="With `explain`, if it could be computed; else null.")
+    notes: list[str] = Field(description="Parts that are missing, and why.")
 
 
 class ErrorContent(BaseModel):

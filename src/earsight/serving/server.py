@@ -31,7 +31,7 @@ from earsight.serving.refusals import Refusal, busy, refused
 from earsight.serving.service import Service
 
 HEADER_SECONDS = 10.0
-_CONNECTIONS = 512  # beyond so many the answer is that the service is busy; beyond an eighth more there is none
+_CONNECTIONS = 512  # further connections get "busy"; beyond an eighth more they get no response
 
 
 def check_parity(path: Path, classifier: Classifier) -> str:
@@ -56,7 +56,7 @@ def check_parity(path: Path, classifier: Classifier) -> str:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 takes a free one. `ServiceError` if the port is in use, or cannot be had."""
+    """A listening socket; port 0 takes a free one. `ServiceError` if the port is in use or not available."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
             app,
             http=_Protocol,
             ws="none",
-            lifespan="off",  # opened in `work`, so that what goes wrong there comes out as it is
+            lifespan="off",  # `work` opens the service, so that its errors are raised unchanged
             log_config=None,
             log_level="error",
             access_log=False,
@@ -111,7 +111,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop at a signal, the second time at once; unlike with uvicorn's own, it is not raised again at the end."""
+        """Stop at a signal, at once at the second; unlike uvicorn, do not raise the signal again at the end."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -177,6 +177,6 @@ class _Protocol(H11Protocol):
 
 
 async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The answer to whoever comes when there are too many connections."""
+    """The response to connections beyond the limit."""
     refusal = busy("there are more connections than this service takes", close=True)
     await refused(refusal)(scope, receive, send)

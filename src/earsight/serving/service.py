@@ -54,7 +54,7 @@ class Service:
             coming=lambda: max(self.in_flight, self._windows),
             on_batch=self.meters.batch_size.observe,
         )
-        # One core each, as `earsight.parallel` has it; the network's thread has them all.
+        # Each of these threads uses one core (as in `earsight.parallel`); the network's thread uses all.
         self._front_end = ThreadPoolExecutor(
             torch.get_num_threads(), "spectrogram", initializer=torch.set_num_threads, initargs=(1,)
         )
@@ -79,7 +79,7 @@ class Service:
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
-        """A place among the requests in flight; `Refusal` 503 if there is none."""
+        """Count a request as in flight; `Refusal` 503 if there are too many."""
         if self.in_flight >= self.limits.queue:
             raise busy(f"{self.in_flight} requests are in flight, which is all that this service takes", close=True)
         self.in_flight += 1
@@ -119,7 +119,7 @@ class Service:
         starts = [0]
         if options.hop is not None:
             step = max(1, round(options.hop * rate))
-            # Until one reaches the sound's end; hops longer than a window leave gaps.
+            # Stop at the window that reaches the sound's end; hops longer than a window leave gaps.
             starts = list(range(0, max(1, min(decoded.samples, decoded.samples - samples + step)), step))
         if len(starts) > self.limits.windows:
             raise Refusal(
@@ -127,7 +127,7 @@ class Service:
                 f"ask for a hop of {math.ceil(100 * decoded.seconds / self.limits.windows) / 100:g} s or more",
             )
         out: list[tuple[float, Prediction]] = []
-        # Those of one sound never fill the queue, so that short sounds pass between.
+        # One sound's windows never fill the queue, so that short sounds need not wait for a long one.
         for begin in range(0, len(starts), self.limits.batch):
             group = starts[begin : begin + self.limits.batch]
             parts = [audio.fit(decoded.part(start, samples), samples) for start in group]

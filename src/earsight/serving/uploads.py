@@ -31,7 +31,7 @@ _FORM_EXTRA_BYTES = 64 * 1024  # a form's own lines, beside the file
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was sent, and its name there."""
+    """An uploaded file, and the sender's name for it."""
 
     path: Path
     name: str
@@ -73,7 +73,7 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
 
 
 async def drain(request: Request) -> None:
-    """Let the rest of a refused body pass for a moment: many senders read no answer before they have sent it all."""
+    """Read the rest of a refused body for a moment: many clients read the response only after sending everything."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_DRAIN_SECONDS):
             while (await request.receive()).get("more_body", False):
@@ -81,7 +81,7 @@ async def drain(request: Request) -> None:
 
 
 class _Body:
-    """A request's body, which stops at a size whatever its headers promise."""
+    """A request's body, cut off at the size limit whatever its headers say."""
 
     def __init__(self, request: Request, limits: Limits) -> None:
         self.is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")

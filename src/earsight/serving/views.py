@@ -83,7 +83,7 @@ def explanation_of(found: Explanation) -> ExplanationBody:
 
 
 def _wav(wave: NDArray[np.float32], rate_hz: int) -> str:
-    """A WAV file of 16 bits; what is louder than full scale is made quieter as a whole, for it would clip."""
+    """A 16-bit WAV file; a wave that exceeds full scale is scaled down instead of clipped."""
     peak = max(1.0, float(np.abs(wave).max(initial=0.0)))
     file = io.BytesIO()
     soundfile.write(file, wave / peak, rate_hz, format="WAV", subtype="PCM_16")
