@@ -65,7 +65,7 @@ def _in_one_line() -> Iterator[None]:
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
-    """Decorate a verb: a user's error prints one or two lines and exits with 2, a stop tells how to go on."""
+    """Decorate a verb: a user's error prints one or two lines and exits with 2; a stop prints how to resume."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -102,7 +102,7 @@ def print_json(content: Any) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False)
     try:
         text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8, as JSON must be: written with escapes
+    except UnicodeEncodeError:  # a file name that is not UTF-8 is written with escapes
         text = json.dumps(content, indent=2)
     sys.stdout.write(text + "\n")
 

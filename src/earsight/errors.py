@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class EarsightError(Exception):
-    """A mistake that the user can mend; its text is one or two lines and says how."""
+    """A mistake that the user can correct; its text is one or two lines and says how."""
 
 
 class RecipeError(EarsightError):
@@ -36,7 +36,7 @@ class AudioError(DataError):
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
-        """Pickle by both arguments, so that the error crosses process borders whole."""
+        """Pickle by both arguments, so that the error passes unchanged between processes."""
         return type(self), (self.path, self.reason)
 
 

@@ -24,10 +24,10 @@ _DIGEST = "digest"
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it takes the name of ``path`` when the block ends well, and goes otherwise.
+    """A temporary path beside ``path``; renamed to ``path`` when the block succeeds, and removed otherwise.
 
-    Its name is hidden and drawn anew each time: two threads, or processes of one number in two containers, never write
-    to one file. What a kill leaves behind under such a name is never read.
+    Its hidden name is random, so that no two threads or processes (even of one number in two containers) write to one
+    file. What a kill leaves under such a name is never read.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def write_state(path: Path, content: Mapping[str, Any], *, sync: bool = False, i
 def read_state(
     path: Path, fields: Mapping[str, type], *, remedy: str, error: type[EarsightError] = EarsightError
 ) -> dict[str, Any]:
-    """Read what `write_state` wrote, without the digest; one that an earlier version left without is not checked.
+    """Read what `write_state` wrote, without its digest; files of earlier versions have none and are not checked.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def read_state(
 
 
 def say_damage(text: str) -> None:
-    """Report what was found damaged and made anew: a line on standard error, unless logging is set up otherwise."""
+    """Report damage that was repaired: a line on standard error, unless logging is set up otherwise."""
     logging.getLogger("earsight").warning("earsight: %s", text)
 
 

@@ -30,7 +30,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ah
     workers : int
         Threads; 0 is one a core.
     ahead : int
-        Items a worker, those at work included.
+        Items a worker, including the current one.
     """
     workers = workers or os.cpu_count() or 1
     pending: deque[Future[R]] = deque()
@@ -45,6 +45,6 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ah
             while pending:
                 yield pending.popleft().result()
         finally:
-            for future in pending:  # the taker stopped early
+            for future in pending:  # the caller stopped early
                 future.cancel()
             torch.set_num_threads(before)  # the workers' calls also set what later threads begin with

@@ -21,9 +21,9 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     Parameters
     ----------
     folder : Path
-        Where everything goes; made if it is not there. What an earlier quickstart left is gone over again.
+        Output folder, made if missing. Results of an earlier quickstart are reused.
     epochs : int
-        How long to train.
+        Epochs of training.
     """
     import torch
 
@@ -38,7 +38,7 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
 
     started = time.monotonic()
     sounds = folder / "synthetic"
-    if not sounds.is_dir():  # written once: other times of change would call for other spectrograms and another run
+    if not sounds.is_dir():  # written once: new modification times would mean new spectrograms and another run
         write_synthetic(folder / "synthetic.part").replace(sounds)
     dataset = open_dataset(sounds)
     say(f"1. {dataset.describe()}, in {sounds}")

@@ -36,9 +36,9 @@ NEUTRAL = {
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
     "training.watch": False,
 }
-"""A field added now goes here with the value at which it changes nothing: there it stays out of the digest."""
+"""A new field goes here with its neutral value, at which it is left out of the digest."""
 _RENAMED = {"augment.backend": ("picture", "spectrogram"), "training.source": ("pictures", "spectrograms")}
-"""Values by their old and their new name: both are read, the new one is written, the old one enters the digest."""
+"""Renamed values (old, new): both are read, the new one is written, the old one enters the digest."""
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -104,7 +104,7 @@ class Backbone(_Section):
 
 
 class Transfer(_Section):
-    """What of the starting weights is kept; each field names a stage as `earsight.models.backbones.stages` does."""
+    """Which starting weights are kept; each field names a stage of `earsight.models.backbones.stages`."""
 
     fuse: str = Field("all", description="the last stage that gets backbone.weights; those above start at random")
     freeze: str = Field("none", description="the last stage that is not trained")
@@ -135,7 +135,7 @@ class Augment(_Section):
 
 
 class Training(_Section):
-    """The optimiser, its schedule, and what decides which epoch is reported."""
+    """The optimiser, its schedule, and the choice of the reported epoch."""
 
     epochs: int = Field(30, ge=1, le=10000)
     batch_size: int = Field(32, ge=2, le=4096)
@@ -193,7 +193,7 @@ class Recipe(_Section):
         """
         found = {"sample_rate_hz": sample_rate_hz, "clip_seconds": clip_seconds, "frames": frames}
         if self.features.clip_seconds != "auto" and self.features.frames == "auto":
-            # The user set the length: keep the data set's columns per second rather than its columns.
+            # The user set the length: keep the data set's columns per second, not its number of columns.
             found["frames"] = max(16, round(frames * self.features.clip_seconds / clip_seconds))
         changes = {name: value for name, value in found.items() if getattr(self.features, name) == "auto"}
         return self.model_copy(update={"features": _validated(Features, {**self.features.model_dump(), **changes})})
@@ -226,7 +226,7 @@ class Recipe(_Section):
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the recipe's content; its name does not enter."""
+        """Hash (12 hex digits) of the recipe's content, without its name."""
         content = self.model_dump(mode="json", exclude={"name"})
         for path, value in NEUTRAL.items():
             *parents, leaf = path.split(".")
@@ -300,7 +300,7 @@ def _lineage(
     """Text and tree of all that a recipe extends, ancestors first, and of itself, last."""
     found = {} if found is None else found
     is_file = source.endswith((".yaml", ".yml"))
-    # One spelling for a file, or ../here/a.yaml in a.yaml would never come back to itself.
+    # One spelling for a file, so that ../here/a.yaml in a.yaml is recognised as itself.
     identity = str(Path(source).resolve()) if is_file else source
     if identity in chain:
         names = " -> ".join(map(_short, (*chain, identity)))
@@ -373,7 +373,7 @@ def _numbers(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; the number is meant. Other text that looks like a number was put in quotes."""
+    """Read 1e-3 as a number, which YAML 1.1 reads as text; other texts that look like numbers were quoted."""
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return "none" if value is None else value

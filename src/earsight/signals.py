@@ -1,4 +1,4 @@
-"""Signals that stop a process as Ctrl-C does, by a KeyboardInterrupt, so that workers and temporary files go."""
+"""Signals that stop a process like Ctrl-C, by a KeyboardInterrupt, so that workers and temporary files are removed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def stop_at(*kinds: int) -> None:
-    """Let signals raise KeyboardInterrupt(128 + number), the first time; and see to it that none is lost."""
+    """Let the first of these signals raise KeyboardInterrupt(128 + number), and ensure that it is not lost."""
     for kind in kinds:
         signal.signal(kind, _stop)
     keep_stops()
@@ -22,7 +22,7 @@ def stop_status(error: KeyboardInterrupt) -> int:
 
 
 def keep_stops() -> None:
-    """Raise a KeyboardInterrupt again that came where Python drops exceptions, such as in a ``__del__``."""
+    """Raise a KeyboardInterrupt again if it came where Python drops exceptions, such as in a ``__del__``."""
     sys.unraisablehook = _dropped
 
 

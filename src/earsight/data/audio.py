@@ -3,7 +3,7 @@
 Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), recognised by its
 content, not by its name. Goes out: `numpy` float32 arrays of shape (samples,), full scale at 1; rates in Hz, lengths in
 seconds. Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device. `pieces`
-gives what can be decoded of a cut or damaged recording before the error.
+gives the readable part of a truncated or damaged recording before the error.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXTENSIONS = frozenset(
     | {".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist"}
 )
 """Lower-case suffixes that a search through folders takes for sound."""
-# A header may promise this much more than decodes before the file counts as cut: MP3 headers count whole frames.
+# A header may promise this much more than decodes before a file counts as truncated: MP3 headers count whole frames.
 _SLACK_FRAMES = 2304
 _SLACK_SHARE = 0.01
 _SLACK_BYTES = 64
@@ -41,7 +41,7 @@ _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter se
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a header says: rate in Hz, channels, length in seconds, and the container's name, such as ``WAV``."""
+    """A header: rate in Hz, channels, length in seconds, and the container's name, such as ``WAV``."""
 
     sample_rate_hz: int
     channels: int
@@ -119,7 +119,7 @@ def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
     Raises
     ------
     AudioError
-        As `read`; that the file is cut may show only at its end.
+        As `read`; a truncated file may be noticed only at its end.
     """
     with opened(path) as sound:
         for block in blocks(sound, path, limit=None, mono=False):
@@ -181,7 +181,7 @@ def _descriptor(name: str) -> int:
     if status.st_size == 0:
         raise AudioError(name, "an empty file (0 bytes); copy or download it again")
     try:
-        # Not to block even if the file was swapped for a pipe just now.
+        # Non-blocking, in case the file has just been replaced by a pipe.
         return os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise AudioError(name, f"cannot be opened ({error.strerror})") from error
@@ -195,7 +195,7 @@ def _kind(mode: int) -> str:
 def blocks(
     sound: Any, path: Path | str, *, limit: int | None, mono: bool, skipped: int = 0, values: int = 0
 ) -> Iterator[Wave]:
-    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN, and in the end for loss.
+    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN and, at the end, for truncation.
 
     ``skipped`` frames were passed before; a block holds at most ``values`` samples times channels,
     where it is given.
@@ -226,7 +226,7 @@ def blocks(
 
 
 _VALUES = 1 << 18
-"""Samples times channels decoded at a time: what a damaged place costs of the sound before it."""
+"""Samples times channels decoded at a time; up to this much before a damaged place is lost with it."""
 _EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
 _EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
@@ -242,7 +242,7 @@ class Piece(NamedTuple):
         float32, shape (samples,).
     rate_hz : int
     seconds : float
-        The recording's length as its header has it; 0 where it does not say.
+        The recording's length by its header; 0 if it has none.
     """
 
     first: int
@@ -277,7 +277,7 @@ def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
 
 
 def _go_to(sound: Any, frame: int) -> int:
-    """Seek where that is exact; the frame that is read next."""
+    """Seek if that is exact for this format; returns the next frame."""
     exact = sound.format in _EXACT_CONTAINERS and sound.subtype.startswith(_EXACT_CODINGS)
     if not frame or not exact or not sound.seekable() or frame > sound.frames:
         return 0

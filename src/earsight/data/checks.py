@@ -28,7 +28,7 @@ Severity = Literal["error", "warning"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of trouble: its severity, the clips it was found in, and a line that says what it means."""
+    """One kind of finding: its severity, its clips, and a line that explains it."""
 
     kind: str
     severity: Severity
@@ -57,7 +57,7 @@ class Report:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     def lines(self) -> list[str]:
-        """The same as lines to read: each finding with its first clips, at most 20 of a kind, and a last line."""
+        """The report as lines of text: each finding with its first clips, at most 20 of a kind, and a last line."""
         out = []
         shown: Counter[str] = Counter()
         for finding in self.findings:
@@ -74,7 +74,7 @@ class Report:
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain lists and dicts, for JSON."""
+        """The report as plain lists and dicts, for JSON."""
         findings = [{**asdict(finding), "clips": list(finding.clips)} for finding in self.findings]
         return {"clips": self.clips, "errors": len(self.errors), "counts": self.counts, "findings": findings}
 
@@ -190,7 +190,7 @@ def _same_content(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     for row, clip in enumerate(looked):
         if not clip.error and clip.peak > SILENT_LEVEL:  # silence is reported as silence
             rows_of[clip.digest].append(row)
-    # Folds drawn here are one draw of many: what matters is that two copies can end up on both sides.
+    # Folds drawn here are one of many draws: in another, two copies may be on both sides.
     drawn = any(note.startswith(DRAWN_FOLDS) for note in dataset.notes)
     findings = []
     for rows in (rows for rows in rows_of.values() if len(rows) > 1):

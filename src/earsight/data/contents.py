@@ -47,7 +47,7 @@ _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 def name_content(head: bytes) -> str | None:
-    """What a file that is no readable sound holds, by its first `HEAD_BYTES`; None where they are not recognised.
+    """Describe a file that is no readable sound, by its first `HEAD_BYTES`; None if they are not recognised.
 
     Such as ``"a PNG image, not sound: ..."``, with the remedy.
     """
@@ -72,7 +72,7 @@ def name_content(head: bytes) -> str | None:
 
 
 def explain(head: bytes, error: str) -> str:
-    """Say what a file is that did not decode, from its first bytes and, failing that, the decoder's own words."""
+    """Describe a file that did not decode, by its first bytes or else by the decoder's message."""
     found = name_content(head)
     if found is not None:
         return found

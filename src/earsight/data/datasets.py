@@ -61,7 +61,7 @@ class Dataset:
     hints : Hints
         Rate, length and columns that fit the clips.
     notes : tuple of str
-        What a user should know, one line each.
+        Notes for the user, one line each.
     """
 
     name: str
@@ -99,21 +99,21 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the rows: path, label, fold and group, in order; not the root."""
+        """Hash (12 hex digits) of the rows: path, label, fold and group, in order; not the root."""
         content = hashlib.sha256()
         for clip in self.clips:
-            # JSON, in ASCII: no two different rows give the same bytes, and any file name passes.
+            # ASCII JSON: different rows never give the same bytes, and any file name can be written.
             content.update(json.dumps([clip.path, clip.label, clip.fold, clip.group]).encode() + b"\n")
         return content.hexdigest()[:12]
 
     @cached_property
     def clips_digest(self) -> str:
-        """Twelve hexadecimal digits that name the clips and their labels, whatever their folds and order."""
+        """Hash (12 hex digits) of the clips and their labels, whatever their folds and order."""
         rows = sorted(json.dumps([clip.path, clip.label]) for clip in self.clips)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12]
 
     def describe(self, *, drawn: bool = True) -> str:
-        """One line that says what was recognised; with ``drawn`` unset it is silent about folds that were drawn."""
+        """One line that describes the data set; with ``drawn`` unset, drawn folds are not mentioned."""
         kind = "official" if self.layout in OFFICIAL_FOLDS else "given" if self.layout == "csv" else "stratified"
         if self.layout == "csv" and any(note.startswith(DRAWN_FOLDS) for note in self.notes):
             kind = "stratified"
@@ -134,7 +134,7 @@ DRAWN_FOLDS = "folds drawn:"
 
 
 def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
-    """Refuse, as `DataError`, what no experiment can use: no clips, one class, a clip named twice."""
+    """Raise `DataError` if there are no clips or only one class, or a clip is named twice."""
     if not paths:
         raise DataError(f"{where}: no clips found; expected sound files such as .wav, .flac, .ogg or .mp3")
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -148,7 +148,7 @@ def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
 
 
 def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, where: str) -> None:
-    """Refuse to draw more folds than the smallest class can fill, as a `DataError` with a number that works."""
+    """Raise `DataError`, with a number that works, if the smallest class cannot fill so many folds."""
     if folds < 2:
         raise DataError(f"--splits {folds}: at least 2 are needed to train on some and test on the others")
     for label in np.unique(labels):
@@ -192,7 +192,7 @@ def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
 
 
 def straddling_notes(groups: list[str], folds: list[int]) -> list[str]:
-    """A note where clips of one source are in several folds, so that a network is tested on sources that it knows."""
+    """A note if clips of one source are in several folds, so that a network is tested on sources it was trained on."""
     used: dict[str, set[int]] = {}
     for group, fold in zip(groups, folds, strict=True):
         used.setdefault(group, set()).add(fold)

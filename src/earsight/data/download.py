@@ -3,10 +3,9 @@
 Comes in: a folder. Goes out: the data set in it, whole or not at all. The archive is about 600 MB; a download that
 broke off goes on where it stopped.
 
-GitHub makes this archive anew from time to time, so neither its length nor its hash is stable, and a
-hash in this file would one day refuse a good download. Instead every member's CRC-32, which the archive itself carries,
-must hold, and ``meta/esc50.csv`` must have 2000 rows whose files are all there. Whoever wants one fixed archive gives
-its ``sha256``.
+GitHub builds this archive anew from time to time, so its length and hash are not stable. Instead the CRC-32 of every
+member, which the archive itself has, must be right, and ``meta/esc50.csv`` must have 2000 rows with all their files.
+``sha256`` asks for one fixed archive.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def write_synthetic(
         (root / "dataset.json").write_text(marker, encoding="utf-8", newline="\n")
         table = io.StringIO()
         csv.writer(table, lineterminator="\n").writerows(rows)
-        # Last, so that a data set broken off is not taken for whole.
+        # Last, so that an interrupted data set does not look complete.
         (root / "meta" / "esc50.csv").write_text(table.getvalue(), encoding="utf-8", newline="\n")
     except OSError as error:
         raise DataError(
@@ -83,7 +83,7 @@ def write_synthetic(
 
 
 def synthetic_waves(*, seconds: float, sample_rate_hz: int, seed: int = 0) -> Iterator[npt.NDArray[np.float32]]:
-    """One sound of each kind in memory, shape (samples,); those of a data set of the same seed are others."""
+    """One sound of each kind in memory, shape (samples,); a data set of the same seed has different ones."""
     for target, make in enumerate(KINDS.values()):
         drawn = (seed, target, 1 << 31)  # a source that no data set reaches
         clip = _clip(make, seed=drawn, take=0, seconds=seconds, rate=sample_rate_hz)
@@ -135,7 +135,7 @@ def _swept(time: Wave, frequency: Wave) -> Wave:
 
 
 def _coloured(noise: Wave, *, slope: float) -> Wave:
-    """Noise whose amplitude goes with frequency to the power of ``slope``; -0.5 is pink."""
+    """Noise whose amplitude is proportional to frequency to the power of ``slope``; -0.5 is pink."""
     spectrum = np.fft.rfft(noise)
     spectrum *= np.maximum(np.arange(len(spectrum)), 8.0) ** slope
     return np.fft.irfft(spectrum, len(noise))

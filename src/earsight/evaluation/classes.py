@@ -1,8 +1,8 @@
 """Scores and confusions of each class, and the clips that were misclassified.
 
 Comes in: a run's trials, as `earsight.evaluation.summary.read_run` gives them. Goes out: the confusion matrix, scores
-with 95 % intervals, the pairs of classes that are taken for each other, and the misclassified clips. Each seed gives
-one prediction (an "answer" in names) of a clip that it held out.
+with 95 % intervals, the pairs of confused classes, and the misclassified clips. Each seed gives one prediction (an
+"answer" in names) of each held-out clip.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def confusion_counts(trials: Sequence[Predictions]) -> NDArray[np.int64]:
 def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
     """Scores of every class, in the order of the classes.
 
-    The intervals are Wilson's. A clip counts once in them, for several seeds' predictions of it are not independent.
+    The intervals are Wilson's. Each clip counts once, since several seeds' predictions of it are not independent.
     """
     counts = confusion_counts(trials)
     labels = {
@@ -121,7 +121,7 @@ def common_confusions(counts: NDArray[np.int64]) -> list[Confusion]:
 
 
 def mistakes(trials: Sequence[Predictions]) -> list[Mistake]:
-    """The misclassified clips, those first whose own class got the least probability."""
+    """The misclassified clips, sorted by the probability of the true class, lowest first."""
     predictions: dict[tuple[int, str], list[tuple[int, NDArray[np.float64]]]] = defaultdict(list)
     for one in trials:
         shares = softmax(one.logits)

@@ -209,7 +209,7 @@ def _notes(
     with_seeds: bool,
     names: tuple[str, str],
 ) -> list[str]:
-    """What a reader must know beside the figures."""
+    """Notes on the comparison's limits."""
     notes = []
     protocols = [run[0].about["protocol"] for run in (a, b)]
     if protocols[0] != protocols[1]:

@@ -171,7 +171,7 @@ def paired_difference(
 
 
 def settled(difference: float) -> float:
-    """A difference of accuracies without what rounding left of it, so that none is 0 and lies in no interval's way."""
+    """A difference of accuracies with rounding errors set to 0."""
     return round(float(difference), 10) + 0.0
 
 

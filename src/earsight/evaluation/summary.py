@@ -1,7 +1,7 @@
 """A run folder's predictions, and the summary derived from them alone.
 
 Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predictions`, and the dictionary that is kept as
-``summary.json``. A summary that is deleted and made anew has the same bytes, but for the machine.
+``summary.json``. A summary computed again has the same bytes, except for the machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from earsight.files import replace_text
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one trial predicted for its held-out fold.
+    """A trial's predictions for its held-out fold.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Predictions:
     about : mapping
         Fold, seed, seconds, protocol, recipe digest and data set.
     distance : ndarray of float64, shape (clips,), optional
-        How far each clip is from the training clips, where that was measured.
+        Mahalanobis distance of each clip from the training clips, if measured.
     """
 
     clips: NDArray[np.str_]
@@ -90,7 +90,7 @@ def read_run(run: Path) -> list[Predictions]:
 
 
 def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of some trials, of one recipe on one data set; ``machine`` is kept as it is.
+    """The summary of some trials, of one recipe on one data set; ``machine`` is copied into it.
 
     It has ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap over clips within folds),
     ``macro_f1``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``. With several seeds, each on

@@ -26,7 +26,7 @@ from earsight.training.trial import Trial, is_done
 
 @dataclass(frozen=True)
 class Asked:
-    """What a user asked for.
+    """The user's options.
 
     ``folds`` is as in ``1,2`` and ``seeds`` a number, both by default the scale's; ``only`` are names of cells, or
     patterns such as ``esc50-*``; ``assignments`` override every recipe; ``weights`` maps a backbone to the file of its
@@ -134,7 +134,7 @@ def sweep_variants(kind: str, scale: Scale, asked: Asked) -> list[Variant]:
 
 @functools.cache
 def _variants(kind: str, recipe: Recipe, stages: str | None) -> list[Variant]:
-    """The sweep's recipes, cached: to find the stages of a large network takes a second."""
+    """The sweep's recipes, cached: finding the stages of a large network takes a second."""
     return variants(kind, recipe, stages=stages)
 
 
@@ -207,9 +207,8 @@ def _cell(scale: Scale, data: str, source: str, asked: Asked, *, seeds: int) -> 
 def cell_numbers(name: str, run: Path, trials: Sequence[Trial], *, watched: bool) -> CellNumbers | None:
     """Results of a cell's finished trials; None where none is DONE.
 
-    Beside the ``trials`` that were asked for, any further seed counts that is DONE on all of their folds, as when
-    another table has run more seeds of the same cell. ``watched`` says whether each epoch was evaluated on the held-out
-    fold, so that protocols can be compared. RunError if predictions cannot be read.
+    Besides the requested ``trials``, further seeds that are DONE on all of their folds count too (another table may
+    have run them). ``watched``: whether each epoch was evaluated on the held-out fold, to compare protocols. RunError if predictions cannot be read.
     """
     asked = [trial for trial in trials if is_done(trial.folder(run))]
     folds = sorted({trial.fold for trial in trials})

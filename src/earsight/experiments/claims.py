@@ -1,8 +1,8 @@
 """The paper's claims against our numbers, in sentences: Tables I to III, representations, Figures 2a to 2c, the cutoff.
 
 Comes in: the rows of a section, or the dictionaries of `earsight.analysis.similarity` and `earsight.analysis.sweeps`.
-Goes out: sentences. A difference counts only beyond the noise: its 95 % interval leaves 0 out and its p-value is below
-0.05. What was not run is not judged.
+Goes out: sentences. A difference counts only if it is significant: its 95 % interval excludes 0 and its p-value is
+below 0.05. Claims on cells that were not run are not judged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 
 
 def table1_claims(rows: Sequence[Row]) -> list[str]:
-    """Whether pretrained networks are better than random ones, row by row, and how ours stand to the paper's."""
+    """Whether pretrained networks are better than random ones, row by row, and how ours compare with the paper's."""
     pairs = [
         {
             **_pair(row["difference"], f"{row['model']} on {row['title']}"),
@@ -78,7 +78,7 @@ def table3_claims(ours: Sequence[Row], others: Sequence[Row]) -> list[str]:
 
 
 def representations_claims(rows: Sequence[Row], best: str) -> list[str]:
-    """Whether the representation that won in the paper wins here, against each other one."""
+    """Whether the paper's best representation is better here than each other one."""
     pairs = [
         {**_pair(row["difference"], f"Against {row['name']}"), "paper": None, "of": None}
         for row in rows
@@ -112,7 +112,7 @@ def similarity_claims(result: Row) -> list[str]:
 
 
 def sweep_claims(result: Row) -> list[str]:
-    """What the paper says of fusion, freezing or cutting, against a sweep's differences to its reference."""
+    """The paper's claim on fusion, freezing or cutting, checked by a sweep's differences to its reference."""
     points = [point for point in result["points"] if point["difference"]]
     lost = [point for point in points if _beyond(point) and point["difference"]["mean"] < 0]
     listed = ", ".join(_point(point) for point in points)
@@ -122,7 +122,7 @@ def sweep_claims(result: Row) -> list[str]:
 
 
 def _pair(compared: Row, name: str) -> dict[str, Any]:
-    """What `compare_runs` found of two cells."""
+    """The result of `compare_runs` for two cells, by name."""
     return {"name": name, "difference": compared["difference"], "beyond_noise": compared["beyond_noise"]}
 
 
@@ -160,7 +160,7 @@ def _one(pair: Row) -> str:
 
 
 def _gaps(cells: Sequence[tuple[Row, Row]]) -> list[str]:
-    """How our intervals stand to the paper's figures on the same data set."""
+    """Our intervals compared with the paper's figures on the same data set."""
     known = [(row, cell) for row, cell in cells if cell["gap"]]
     if not known:
         return []
@@ -235,7 +235,7 @@ def _similarity_by_trial(run: Row) -> dict[tuple[int, int], dict[str, float]]:
 
 
 def _trend(values: Sequence[float]) -> float | None:
-    """Rank correlation of values with their place; None for fewer than three, or where all are the same."""
+    """Rank correlation of values with their index; None for fewer than three, or if all are equal."""
     from scipy.stats import spearmanr
 
     if len(values) < 3 or len(set(values)) < 2:

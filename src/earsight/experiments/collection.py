@@ -39,12 +39,12 @@ KINDS = {
     "gtzan": Kind("GTZAN", "gtzan", 10, "path/to/GTZAN", _FIVE, broken=True),
 }
 _SUBSETS = {"esc10": "esc50"}
-"""A data set that is marked as a subset -> the whole."""
+"""Subset -> the data set that contains it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A data set of the paper, and the path that it was given by."""
+    """A data set of the paper, and its path on the command line."""
 
     path: Path
     dataset: Dataset
@@ -70,7 +70,7 @@ def recognise(paths: Sequence[Path]) -> dict[str, Found]:
 
 
 def _names(path: Path, dataset: Dataset) -> list[str]:
-    """Which of the paper's data sets a folder is, and which it also holds."""
+    """The paper's data set in a folder, and those that it contains."""
     names = [name for name, kind in KINDS.items() if kind.layout == dataset.layout and name not in _SUBSETS]
     held = [name for name, whole in _SUBSETS.items() if whole in names and _has_part(path, name)]
     whole = [name for name in names if KINDS[name].classes == len(dataset.classes)]

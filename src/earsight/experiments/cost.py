@@ -1,8 +1,8 @@
 """Estimated time of jobs: how many trials are unfinished, and how long they take here.
 
-Comes in: jobs. Goes out: rows with seconds. A cell with trials that are DONE goes by their times. For the others a few
-training steps of each backbone on each kind of spectrogram are timed: on the data set's spectrograms if they are in the
-cache, and else on those of a few of its clips, which are computed for this and thrown away.
+Comes in: jobs. Goes out: rows with seconds. Cells with DONE trials use their times. For the others a few training steps
+of each backbone on each kind of spectrogram are timed: on the data set's spectrograms if they are in the cache, else on
+those of a few of its clips, which are not kept.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _seconds_of_done(job: Job) -> float | None:
 
 
 def _steps(job: Job, fold: int) -> float:
-    """Training steps of a trial, its predictions included at their cost."""
+    """Training steps of a trial, with its predictions converted to steps."""
     training = job.recipe.training
     held = float((job.dataset.folds == fold).sum())
     train = len(job.dataset.clips) - held
@@ -109,7 +109,7 @@ def _steps(job: Job, fold: int) -> float:
 def _rate(job: Job, store: str, *, device: torch.device, cache: Path | None) -> _Rate:
     """Time a few steps."""
     fold = job.pending[0].fold
-    # Weights do not change how long a step takes, but what is frozen or cut does: this is the longest.
+    # The time of a step does not depend on weights, but on frozen or cut stages: without them it is longest.
     recipe = _untransferred(job.recipe)
     if ((cache or default_cache()) / store / DESCRIPTION).is_file():
         ready = prepare(job.dataset, recipe, cache=cache, skip_bad=True, device=device)

@@ -19,7 +19,7 @@ from earsight.reports.reproduction import report_html, report_markdown
 from earsight.version import __version__
 
 _OLD_NAMES = {"pictures": "figures"}
-"""Keys of a section's file that earlier versions wrote, and what they are called now."""
+"""Old keys of a section's file -> their present names."""
 
 
 def write_report(

@@ -1,4 +1,4 @@
-"""Figures 2 and 3 as a section of the report: what fine-tuning changed, which stages it needs, what the network uses.
+"""Figures 2 and 3 as a section of the report: similarity, sweeps over stages, attributions and boundaries.
 
 Comes in: a `View` and finished runs. Goes out: a section as `earsight.experiments.paper_tables` makes them, with
 ``figures`` (title, path below the output folder, caption, rows of the table). What was computed from the same models
@@ -51,7 +51,7 @@ _NAMES = {"fusion": "Figure 2b", "freeze": "Figure 2c", "cutoff": "Model cutoff"
 
 @dataclass(frozen=True)
 class _Sources:
-    """What all figures are made from: the view, the cells, and the two runs that are compared."""
+    """Inputs of all figures: the view, the cells, and the two compared runs."""
 
     view: View
     part: Figures
@@ -204,7 +204,7 @@ def _explained(sources: _Sources) -> _Result:
 
 
 def _explained_caption(found: dict[str, Any], label: str, fold: int) -> str:
-    """What an explanation is of, whether it is complete, and whether it is faithful."""
+    """Caption of an explanation: its sound and class, its completeness and its faithfulness."""
     complete, audible = found["completeness"], found["audible"]
     called = "rightly" if found["label"] == label else f"wrongly, as {found['label'].replace('_', ' ')},"
     return (
@@ -263,7 +263,7 @@ def _empty(sources: _Sources, title: str, needs: Sequence[Cell]) -> dict[str, An
     view, first, base = sources.view, needs[0], sources.pretrained.name
     names = list(dict.fromkeys([base, *(cell.name for cell in needs)]))
     fields = {f"{base}-{sweep.field}-*" for sweep in SWEEPS.values()}
-    # A sweep is one pattern: what of it is DONE is not run again.
+    # One pattern covers a sweep: its DONE trials are not run again.
     names = list(dict.fromkeys(next((f for f in fields if fnmatchcase(name, f)), name) for name in names))
     return {
         "cell": title,
@@ -294,7 +294,7 @@ def _state(run: Path, trials: Sequence[Trial]) -> list[Any]:
 
 
 def _read_result(path: Path, state: list[Any]) -> dict[str, Any] | None:
-    """What was computed from the same models before; None if there is nothing."""
+    """The earlier result for the same models; None if there is none."""
     if not path.is_file():
         return None
     try:

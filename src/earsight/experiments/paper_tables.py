@@ -31,7 +31,7 @@ TITLES: dict[Section, str] = {
 
 @dataclass(frozen=True)
 class View:
-    """What all sections are made from.
+    """Inputs of all sections.
 
     ``found`` are the data sets that were given, by name; ``left_out`` says why cells cannot be run here.
     """

@@ -51,7 +51,7 @@ def make_jobs(cells: Sequence[Cell], found: Mapping[str, Found], asked: Asked, *
 
 
 def run_folder(out: Path, name: str) -> Path:
-    """Where a cell's run lies."""
+    """A cell's run folder."""
     return out / "runs" / name
 
 
@@ -95,7 +95,7 @@ def without_weights(jobs: Sequence[Job], *, named: Sequence[str]) -> dict[str, s
 
 
 def check_jobs(jobs: Sequence[Job]) -> None:
-    """Find what would stop any job before the first starts; see `earsight.execution.schedule.check_start`."""
+    """Check all jobs before the first starts; see `earsight.execution.schedule.check_start`."""
     for job in jobs:
         if job.trials:
             check_start(job.dataset, job.recipe, job.trials, run=job.run)
@@ -126,6 +126,6 @@ def filling_command(
         words += ["--set", assignment]
     file = f"{cell.backbone}.pth" if weights else (asked.weights or {}).get(cell.backbone)
     words += ["--weights", f"{cell.backbone}={file}"] if file is not None else []
-    # As the recipes of the paper say of the one data set that has a broken file.
+    # One of the paper's data sets has a broken file; its recipes name the same option.
     words += ["--skip-bad"] if asked.skip_bad or KINDS[cell.data].broken else []
     return shlex.join(words)

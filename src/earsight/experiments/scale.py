@@ -1,7 +1,7 @@
 """A scale (paper, small): its list of recipes for the tables and figures, and the published figures.
 
 Comes in: the name of a scale in the package (``paper``, ``small``) or a YAML file. Goes out: a `Scale`. Figures are
-accuracies in per cent, as published. How a network is trained stands in the recipes, not here.
+accuracies in per cent, as published. The recipes say how a network is trained.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Scale(_Part):
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """What it has, in the paper's order."""
+        """Its sections, in the paper's order."""
         return tuple(section for section in SECTIONS if getattr(self, section) is not None)
 
 

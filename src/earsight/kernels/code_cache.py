@@ -1,8 +1,8 @@
 """Machine code of numba kernels on disk: read only if its digests match and only its user can have written it.
 
 Comes in: the folder of a kernel, and a function that has numba compile it. Goes out: the kernel. Numba's files are
-pickles, which could run anything when they are read, so that a file whose SHA-256 is not in ``SHA256SUMS`` beside it is
-removed and the kernel compiled anew. Folders that other users can write are not used.
+pickles, which can run code, so a file whose SHA-256 is not in ``SHA256SUMS`` beside it is removed and the kernel
+compiled anew. Folders that other users can write are not used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SETTINGS = threading.RLock()
 
 
 def code_folder(*modules: str) -> Path:
-    """Where the machine code of kernels is kept: under the cache folder, by their source, numba and the processor."""
+    """Folder of kernels' machine code below the cache folder, named by source, numba and processor."""
     return default_cache() / "kernels" / _code_key(modules)
 
 

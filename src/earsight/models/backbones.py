@@ -58,7 +58,7 @@ class SoundNet8(nn.Module):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of feature maps, or with ``pre_logits`` what the classifier takes (batch, 1024)."""
+        """Logits of feature maps, or with ``pre_logits`` the classifier's input (batch, 1024)."""
         x = F.dropout(self.global_pool(x).flatten(1), self.drop_rate, self.training)
         return x if pre_logits else self.fc(x)
 
@@ -89,25 +89,25 @@ def build(
     name : str
         A timm name, such as ``tf_efficientnet_lite0`` or ``densenet201.tv_in1k``, or one of `OWN`.
     classes : int
-        Outputs of the head, at least 1. The head is new even where a checkpoint has one of the same size.
+        Outputs of the head, at least 1. The head is new even if a checkpoint has one of the same size.
     weights : str
         ``imagenet``, ``none`` (random), or the path of a checkpoint; see `earsight.models.weights.load_pretrained`.
     dropout : float
         Rate before the head, 0 to 1.
     seed : int
-        Decides every random weight: the head's, and with ``none`` all. The global generators are left as they were.
+        Of every random weight: the head's, and with ``none`` all. The global generators end unchanged.
     channels : int
         Channels of the spectrograms; a pretrained first convolution is summed or repeated to fit.
 
     Raises
     ------
     ModelError
-        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size alone, or the
-        weights cannot be had.
+        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size only, or the
+        weights are not available.
     """
     _check(name, classes=classes)
     with torch.random.fork_rng(devices=[]):
-        # The CPU's generator alone: torch.manual_seed would reach the accelerators' too.
+        # Only the CPU's generator: torch.manual_seed would seed those of GPUs too.
         torch.default_generator.manual_seed(seed)
         model = _create(name, classes=classes, dropout=dropout, channels=channels)
         head = getattr(model, "get_classifier", lambda: None)()
@@ -122,8 +122,7 @@ def build(
 def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int = 3, device: str = "meta") -> nn.Module:
     """Make the architecture that `build` gives without initial weights, for ``load_state_dict(assign=True)``.
 
-    On the ``meta`` device it takes no memory, but buffers outside its state dict have no values either, as ``cpu``
-    gives them.
+    On the ``meta`` device it takes no memory, but buffers outside its state dict have no values; on ``cpu`` they have.
 
     Raises
     ------
@@ -140,7 +139,7 @@ def stages(model: nn.Module) -> dict[str, list[str]]:
 
     The groups are those of timm's ``group_matcher(coarse=True)``, in its order: the first is ``stem``, the last, with
     the classifier, ``head``, those between ``block1``, ``block2``, ... Every parameter and buffer belongs to exactly
-    one stage (see `belongs`). What the matcher does not name lies in ``head``.
+    one stage (see `belongs`). Keys that the matcher does not name belong to ``head``.
 
     The prefixes are module names or, where a module is shared between stages, parameter names; in the model's order.
     For DenseNet the stages are the paper's: ``blockN`` is a dense block and the transition after it, and the norm after

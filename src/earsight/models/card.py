@@ -24,10 +24,10 @@ BUDGET = {
     "values in the STFTs of a window": 1 << 28,
     "bytes of memory": 8 << 30,
 }
-"""What the card of a model file may ask for; $EARSIGHT_MODEL_BUDGET multiplies it."""
+"""Limits of the sizes in a model file's card; $EARSIGHT_MODEL_BUDGET multiplies them."""
 BUDGET_VARIABLE = "EARSIGHT_MODEL_BUDGET"
-_CLIPS = 16  # that are classified at once
-_VALUES = 128  # that a network keeps at once for each cell of a spectrogram: VGG's, the most
+_CLIPS = 16  # classified at once
+_VALUES = 128  # kept at once for each cell of a spectrogram by VGG, the largest
 _FLOATS = (1e-37, 3e38)  # numbers that float32 keeps with all their digits
 
 
@@ -42,7 +42,7 @@ class ModelCard:
     recipe : Recipe
         Resolved: no feature field is ``auto``.
     mean, std : tuple of float
-        For each spectrogram channel, in the units of its spectrogram: the network sees ``(spectrogram - mean) / std``.
+        For each spectrogram channel: the network's input is ``(spectrogram - mean) / std``.
     temperature : float
         Logits are divided by it before the softmax.
     trained_on : dict
@@ -58,7 +58,7 @@ class ModelCard:
     Raises
     ------
     ModelError
-        If a value could not serve a prediction.
+        If a value makes predictions impossible.
     """
 
     classes: tuple[str, ...]
@@ -108,7 +108,7 @@ class ModelCard:
 
 
 def check_budget(card: ModelCard) -> None:
-    """Refuse, by a `ModelError`, a card that asks for more than `BUDGET`; nothing is built for that."""
+    """Raise `ModelError` if a card asks for more than `BUDGET`, before anything is built."""
     given = os.environ.get(BUDGET_VARIABLE, "1")
     try:
         factor = float(given)
@@ -127,7 +127,7 @@ def check_budget(card: ModelCard) -> None:
 
 
 def _asked(features: Features) -> dict[str, float]:
-    """What features ask for; the bytes are bounds of what is held at once, for the front end and a batch of clips."""
+    """Sizes that the features need; bytes are upper bounds for the front end and for a batch of clips."""
     rate, samples, bands, frames = features.rate, features.samples, features.bands, features.columns
     points = features.fft_ms * rate / 1000
     columns = [1 + samples // max(1, round(min(ms * rate / 1000, samples))) for ms in features.hops_ms]
@@ -173,7 +173,7 @@ def ensemble_card(
 
 
 def described(card: ModelCard) -> dict[str, Any]:
-    """A card as JSON values; a single network's has no keys of members."""
+    """A card as JSON values; a single network's has no keys for members."""
     tree = {one.name: getattr(card, one.name) for one in dataclasses.fields(card)}
     tree["recipe"] = card.recipe.model_dump(mode="json")
     if card.members:

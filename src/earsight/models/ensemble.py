@@ -1,8 +1,8 @@
 """Ensembles: several networks as one, whose probabilities are averaged over the members.
 
 Comes in: raw spectrograms (batch, 3, bands, frames) float32, as the front end gives them; each member normalises them
-itself. Goes out: the logarithm of the members' weighted mean probability (batch, classes), so that a softmax of it is
-that mean and an ensemble serves wherever one network does.
+itself. Goes out: the logarithm of the members' weighted mean probability (batch, classes). Its softmax is that mean, so
+an ensemble can be used like one network.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Member(NamedTuple):
 class Ensemble(nn.Module):
     """At least one member behind one front end.
 
-    Their state keys become ``networks.0.KEY``, ...; all else of them is in the model card.
+    Their state keys become ``networks.0.KEY``, ...; the model card has their other settings.
     """
 
     def __init__(self, members: Sequence[Member]) -> None:

@@ -1,12 +1,12 @@
 """Mahalanobis distance of a sound's features from the training clips, as an OOD score.
 
-Comes in: features (clips, channels) float32, what the classifier of a network takes, and labels (clips,). Goes out:
+Comes in: features (clips, channels) float32, the inputs of a network's classifier, and labels (clips,). Goes out:
 `MahalanobisStatistics`, which the model file keeps beside the weights, and distances (clips,) without unit: about 1 for
 sounds like those that trained the network, higher for others.
 
-The distance is to the nearest class mean (Lee et al. 2018), of features brought to length 1, for their length grows
-with loudness as with familiarity. One covariance serves all classes. Clips are fewer than channels, so it is shrunk
-halfway to equal variances, and kept as its leading directions and one variance for the rest. K. Lee et al., "A Simple
+The distance is to the nearest class mean (Lee et al. 2018), of features normalised to length 1, because their length
+also grows with loudness. All classes share one covariance. Clips are fewer than channels, so it is shrunk halfway to
+equal variances, and kept as its leading directions and one variance for the rest. K. Lee et al., "A Simple
 Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018.
 """
 
@@ -40,7 +40,7 @@ class MahalanobisStatistics:
     directions : Tensor of float32, shape (directions, channels)
         Orthonormal: the leading eigenvectors of the covariance within classes.
     variances : Tensor of float32, shape (directions + 1,)
-        Along each of them; the last is that along any other.
+        Along each direction; the last one is for all other directions.
     """
 
     means: Tensor
@@ -48,7 +48,7 @@ class MahalanobisStatistics:
     variances: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a model file keeps."""
+        """The tensors for a model file."""
         return {"means": self.means, "directions": self.directions, "variances": self.variances}
 
     def distance(self, features: Tensor) -> NDArray[np.float64]:
@@ -71,7 +71,7 @@ class MahalanobisStatistics:
 def mahalanobis_statistics(
     features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int
 ) -> MahalanobisStatistics | None:
-    """Statistics of training clips' features (clips, channels); None where all clips of each class are alike.
+    """Statistics of training clips' features (clips, channels); None if all clips of each class have equal features.
 
     ``labels`` is (clips,); each class has a clip.
     """
@@ -116,7 +116,7 @@ def statistics_from_tensors(tensors: Mapping[str, Tensor], *, classes: int) -> M
 
 
 def attach_statistics(network: nn.Module, statistics: MahalanobisStatistics | None) -> None:
-    """Let a network carry its statistics; None takes them away. Its state dict stays as it is.
+    """Attach statistics to a network, or remove them with None. Its state dict does not change.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def attach_statistics(network: nn.Module, statistics: MahalanobisStatistics | No
 
 
 def statistics_of(model: nn.Module) -> tuple[MahalanobisStatistics | None, ...]:
-    """The statistics that a single network carries, or each member of an ensemble."""
+    """The statistics attached to a single network, or to each member of an ensemble."""
     networks = model.networks if isinstance(model, Ensemble) else [model]
     return tuple(getattr(network, _ATTRIBUTE, None) for network in networks)
 

@@ -5,8 +5,8 @@ bit for bit. Loading runs no code from the file. The tensors are the state dict'
 `earsight.models.ensemble.Ensemble`'s), and the N-th network's Mahalanobis statistics under ``reference.N.``; the
 metadata is one JSON text under ``earsight``: ``{"format_version", "tensors_sha256", "card_sha256", "card", "probe"}``.
 
-``probe``: the logits (classes,) of `probe_wave`, one synthetic sound, by which a machine shows that it computes the
-same (null where the weights fit no network; absent from older files).
+``probe``: the logits (classes,) of the synthetic sound `probe_wave`, with which a machine's own logits are compared
+(null if the weights fit no network; absent in older files).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEY = "earsight"
 _PREFIX = "model."
 _STATISTICS = "reference."
 TOLERANCE = 0.01
-"""How far a logit of the probe may be off, as a share of the distance between the highest and the lowest."""
+"""Allowed error of the probe's logits, as a share of the difference between the highest and the lowest."""
 
 
 def save(
@@ -55,7 +55,7 @@ def save(
     Raises
     ------
     ModelError
-        If a weight is NaN or infinite, the card holds something other than JSON values, or the disk refuses.
+        If a weight is NaN or infinite, the card holds something other than JSON values, or the file cannot be written.
     """
     from safetensors.torch import save as serialized
 
@@ -91,11 +91,11 @@ def load_card(path: str | Path) -> ModelCard:
 
 
 def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
-    """Read a model file: its card, and the module in eval mode, on the CPU, with the very bits that were saved.
+    """Read a model file: its card, and the module in eval mode, on the CPU, bit for bit as saved.
 
     Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`).
-    Memory and time are in proportion to the file, and what its card asks for is within `earsight.models.card.BUDGET`:
-    networks are compared with the weights on the ``meta`` device, member by member, before any is built.
+    Memory and time are in proportion to the file, and its card's sizes within `earsight.models.card.BUDGET`: networks
+    are compared with the weights on the ``meta`` device, member by member, before any is built.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def load_probe(path: str | Path) -> NDArray[np.float32] | None:
 def probe_wave(features: Features) -> NDArray[np.float32]:
     """The probe: a rising chirp over noise with clicks, (samples,) float32 at the rate of resolved features.
 
-    It is made by arithmetic alone, so that its samples are the same on every machine.
+    It uses only basic arithmetic, so that its samples are the same on every machine.
     """
     rate, samples = features.rate, features.samples
     seconds = np.arange(samples) / rate
@@ -208,12 +208,12 @@ def _noise(samples: int) -> NDArray[np.float64]:
 
 
 def _probe(card: ModelCard, tensors: Mapping[str, Tensor]) -> list[float] | None:
-    """The probe's logits that go into the file; None where the weights do not fit the card, or overflow."""
+    """The probe's logits for the file; None if the weights do not fit the card, or overflow."""
     weights = {key: value for key, value in tensors.items() if key.startswith(_PREFIX)}
     networks, wrong = _compared(card, weights)
     if wrong:
         return None
-    # Strides of the plain layout: others are kept by weights of size 1, and lead to other bits.
+    # Plain strides: weights with axes of size 1 may have others, which lead to other bits.
     plain = {key: value.flatten().view(value.shape) for key, value in weights.items()}
     logits = _probe_logits(card, _filled(card, networks, plain))
     return [round(float(value), 5) for value in logits] if np.isfinite(logits).all() else None
@@ -246,7 +246,7 @@ def _filled(card: ModelCard, networks: Sequence[nn.Module], tensors: Mapping[str
             [Member(network, one.mean, one.std, one.temperature, weight) for network, one, weight in pairs]
         )
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in tensors.items()}, assign=True)
-    if any(buffer.is_meta for buffer in model.buffers()):  # some are in no state dict, but computed from the sizes
+    if any(buffer.is_meta for buffer in model.buffers()):  # some are not in the state dict, but computed from sizes
         cards = card.members or (card,)
         whole = [empty_model(one.recipe, classes=len(one.classes), device="cpu") for one in cards]
         return _filled(card, whole, tensors)

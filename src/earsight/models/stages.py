@@ -27,8 +27,8 @@ from earsight.errors import ModelError, RecipeError
 from earsight.models.backbones import belongs, build, build_empty, stages
 from earsight.recipe import Backbone, Recipe, Transfer
 
-_SIZE = (3, 128, 256)  # of the spectrogram that a network is run on once, where timm names none
-# A model's attribute: which of its parts stay in eval mode; by name, for modules are swapped for faster ones.
+_SIZE = (3, 128, 256)  # of the spectrogram for a model's trial run, if timm names no size
+# Name of a model's attribute: the parts that stay in eval mode, by name, since modules are swapped for faster ones.
 _KEPT_EVAL = "_earsight_stays_in_eval"
 
 
@@ -42,9 +42,9 @@ def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str 
     classes : int
         Outputs of the head.
     seed : int
-        Decides every weight that is not pretrained. The global generators are left as they were.
+        Of every weight that is not pretrained. The global generators end unchanged.
     weights : str, optional
-        In place of ``backbone.weights``, for where the same file has another path.
+        Replaces ``backbone.weights``, if the same file has another path here.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def freeze(model: nn.Module, *, upto: str, statistics: bool = True) -> None:
 
 
 def training_mode(model: nn.Module) -> None:
-    """Bring a model into training mode, all but the stages that are frozen with their statistics."""
+    """Put a model into training mode, except the stages that are frozen with their statistics."""
     model.train()
     prefixes = getattr(model, _KEPT_EVAL, ())
     for name, module in model.named_modules():
@@ -114,7 +114,7 @@ def training_mode(model: nn.Module) -> None:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """The stages that an analysis can go through, from input to output, without the head.
+    """The stages for an analysis, from input to output, without the head.
 
     Raises
     ------
@@ -134,8 +134,8 @@ def stage_names(model: nn.Module) -> list[str]:
 class Step:
     """One module of the forward pass: its dotted name and its stage.
 
-    ``chained``: its only input is the output of the step before it. ``channels``: of the feature maps (batch, channels,
-    height, width) that it returns; 0 where it returns something else.
+    ``chained``: its only input is the output of the step before it. ``channels``: of its output feature maps (batch,
+    channels, height, width); 0 if it returns something else.
     """
 
     module: str
@@ -147,7 +147,8 @@ class Step:
 def forward_steps(model: nn.Module) -> list[Step]:
     """The modules of a backbone in the order in which its forward pass runs them.
 
-    A module that holds weights of several stages is opened; one that holds those of one stage, or none, is a step.
+    A module with weights of several stages is split into its children; one with weights of one stage, or none, is a
+    step.
     The model is run once, in eval mode, on zeros; on the ``meta`` device that costs nothing.
 
     Raises
@@ -182,7 +183,7 @@ def forward_steps(model: nn.Module) -> list[Step]:
     for name, given, made in calls:
         chained = len(given) == 1 and given[0] is before
         channels = made.shape[1] if isinstance(made, Tensor) and made.ndim == 4 else 0
-        # A whole map made one value a channel is the end of the last stage, whichever module did it.
+        # The module that reduces a map to one value a channel ends the last stage.
         pooled = channels and isinstance(before, Tensor) and made.shape[2:] == (1, 1) != before.shape[2:]
         stage = stage_of[name] or ("head" if pooled or not channels else stage)
         steps.append(Step(name, stage, chained, channels))
@@ -234,7 +235,7 @@ class Truncated(nn.Module):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of feature maps, or with ``pre_logits`` what the classifier takes (batch, channels)."""
+        """Logits of feature maps, or with ``pre_logits`` the classifier's input (batch, channels)."""
         pooled = nn.functional.dropout(x.mean(dim=(2, 3)), self.drop_rate, self.training)
         return pooled if pre_logits else self.head(pooled)
 
@@ -275,7 +276,7 @@ def _prefixes(model: nn.Module, upto: str) -> Iterable[str]:
 
 
 def _check(model: nn.Module, backbone: Backbone, transfer: Transfer) -> None:
-    """Refuse a transfer section that does not fit the backbone or itself."""
+    """Raise if the transfer section does not fit the backbone or contradicts itself."""
     names = list(stages(model))
     body = names[:-1]
     for field, special, allowed in (
@@ -301,7 +302,7 @@ def _check(model: nn.Module, backbone: Backbone, transfer: Transfer) -> None:
 
 
 def _step_modules(model: nn.Module) -> dict[str, str]:
-    """Dotted name of each module that may be a step -> its stage, or "" where it has no weights."""
+    """Dotted name of each module that may be a step -> its stage, or "" if it has no weights."""
     found = stages(model)
     stage_of = {key: stage for key in model.state_dict() for stage, prefixes in found.items() if belongs(key, prefixes)}
     out: dict[str, str] = {}

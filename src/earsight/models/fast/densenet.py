@@ -32,7 +32,7 @@ def _maps(like: Tensor, channels: int) -> Tensor:
 
 
 def _part(maps: Tensor, begin: int, channels: int) -> dict[str, float]:
-    """The sizes of a job over some channels of maps, whose rows lie further apart."""
+    """The sizes of a job over some channels of maps, with the rows' stride."""
     return sizes(maps, channels=channels) | {"x": maps[:, begin:].data_ptr(), "stride": maps.shape[1]}
 
 
@@ -102,7 +102,7 @@ def _measure(maps: Tensor, moments: Tensor, begin: int, channels: int) -> None:
 
 
 def _statistics(norm: NormAct, moments: Tensor, rows: int) -> Tensor:
-    """What normalises by the moments (4, channels), which also move the running statistics."""
+    """Scale, shift and their inputs (4, channels) from the moments, with which the running statistics are updated."""
     mean, variance = moments
     inverse = (variance + norm.eps).rsqrt()
     scale = inverse * norm.weight
@@ -114,7 +114,7 @@ def _statistics(norm: NormAct, moments: Tensor, rows: int) -> Tensor:
 
 
 def _finished(maps: Tensor, grad: Tensor, moments: Tensor, terms: Tensor, begin: int, channels: int) -> Tensor:
-    """The whole gradient of some channels, on maps of their own."""
+    """The complete gradient of some channels, as separate maps."""
     out = _maps(maps, channels)
     slopes, mean = terms[:, begin : begin + channels].contiguous(), moments[0, begin:]
     job = {"grad": grad[:, begin:].data_ptr(), "out": out.data_ptr()}
@@ -164,7 +164,7 @@ class _DenseTransition(DenseTransition):
             slow: Tensor = super().forward(x)  # type: ignore[no-untyped-call]
             return slow
         norm, conv, pool = self.children()
-        # Both are linear, so they can change places: pooled first, there is a quarter to convolve.
+        # Pooling and convolution are linear and can be swapped: pooled first, a quarter is left to convolve.
         out: Tensor = conv(pool(norm(x)))
         return out
 
@@ -186,7 +186,7 @@ def _fits(norm: Any) -> bool:
 
 
 def use_fast_dense(model: nn.Module) -> int:
-    """Let the blocks and transitions of a timm DenseNet, its norms swapped already, compute so; returns how many."""
+    """Swap a timm DenseNet's blocks and transitions, after its norms; returns their number."""
     done = 0
     modules: list[Any] = list(model.modules())
     for module in modules:

@@ -16,20 +16,20 @@ _CONVOLUTIONS = ("Conv2d", "Conv2dSame", "DepthwiseConv2d")
 _NORMS = ("BatchNorm2d", "BatchNormAct2d")
 """By exact type: other subclasses do more than convolve or normalise."""
 _TOLERANCE = 1e-4
-"""Of the logits, relative to their size where that is above 1."""
+"""Allowed difference of the logits, relative to their size if that is above 1."""
 
 
 def folded(model: nn.Module, *, spectrogram: Tensor) -> nn.Module:
-    """A copy of a module with its batch norms folded, or the module itself where the copy's logits differ.
+    """A copy of a module with its batch norms folded, or the module itself if the copy's logits differ.
 
-    Which convolution a batch norm follows is seen by running the module once.
+    The module is run once to see which convolution each batch norm follows.
 
     Parameters
     ----------
     model : nn.Module
         In eval mode.
     spectrogram : Tensor, shape (1, channels, bands, frames)
-        Any that the module takes, best of noise; it may be short.
+        Any valid input, best noise; it may be short.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Inverted residual blocks whose first half trains without a pass over memory for its first batch norm.
+"""Inverted residual blocks that compute the first batch norm's statistics from the block's input, which saves passes.
 
 Comes in: feature maps (batch, channels, height, width), float32 or bfloat16, on the CPU. Goes out: the values,
 gradients and running statistics of a 1 x 1 convolution that widens them, a batch norm, an activation and a depthwise
@@ -34,13 +34,13 @@ from earsight.models.fast.norm_act import NormAct, Running
 from earsight.models.fast.pointwise import PointwiseConv2d, maps_of, rows_of
 
 _POSITIONS_PER_CHANNEL = 16
-"""Positions in a batch for each widened channel, from which this is faster."""
+"""Positions in a batch per widened channel from which this is faster."""
 _MOST_CHANNELS = 512
-"""Of the narrow maps; the kernel has room for so many."""
+"""Most channels of the narrow maps that the kernel has room for."""
 _PARTS = 8
-"""Of a map's positions, whose sums are added as float32; one for each 64 positions where there are few."""
+"""Parts of a map's positions, whose sums are added as float32; fewer for small maps (64 positions each)."""
 _TALL = 16384
-"""Rows from which a product of columns is taken in parts, which is faster and rounds less."""
+"""Rows from which a product of columns is computed in parts, which is faster and rounds less."""
 
 
 def _covariance(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +105,7 @@ class _FirstHalf(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.is_spent:
-            raise RuntimeError("a second backward pass: the first one wrote over what it would need")
+            raise RuntimeError("a second backward pass: the first one has overwritten its inputs")
         ctx.is_spent = True
         with torch.autocast("cpu", enabled=False):
             return *_gradients(ctx, grads[0].contiguous(memory_format=torch.channels_last)), None, None

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from earsight.kernels.runtime import DTYPES, run
 
 LINEAR, RELU, RELU6 = (-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)
-"""Activations, as the ends at which they cut."""
+"""Activations, as the limits at which they clamp."""
 
 _PART_BYTES = 1 << 16
 _MOST_PARTS = 64
@@ -93,7 +93,7 @@ def normalise_backward(
     if wanted:
         grad_x = torch.empty_like(x)
         job["out"] = grad_x.data_ptr()
-        if grad_side is not None:  # which is the output's gradient where the activation lets it pass
+        if grad_side is not None:  # the output's gradient, masked by the activation
             job |= {"grad": grad_side.data_ptr(), "low": LINEAR[0], "high": LINEAR[1]}
         run("input_gradient", x.dtype, job)
     return grad_x, slopes, grad_side
@@ -112,7 +112,7 @@ class _Norm(torch.autograd.Function):
         eps: float,
     ) -> Tensor | tuple[Tensor, Tensor]:
         out, state = normalise(x, weight, bias, side, running=running, ends=ends, eps=eps)
-        # With a side, where the activation lets gradients pass is seen in what it gave, which the next layer keeps too.
+        # With a side, the activation's mask is read from its output, which the next layer keeps too.
         ctx.save_for_backward(x, state, out if side is not None else None)
         ctx.ends, ctx.affine = ends, (weight is not None, bias is not None)
         ctx.set_materialize_grads(False)
@@ -185,12 +185,12 @@ def _activation(ends: tuple[float, float]) -> nn.Module:
 
 
 def _ends(module: nn.Module) -> tuple[float, float] | None:
-    """The ends at which an activation cuts, None for one that does not only cut."""
+    """The limits at which an activation clamps; None if it does more than clamp."""
     return {nn.Identity: LINEAR, nn.ReLU: RELU, nn.ReLU6: RELU6}.get(type(module))
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
-    """A block's shortcut. If a block gave x, its twin is read, so that one's kernel adds the two gradients."""
+    """A block's shortcut. If x comes from a block, its second output is read, whose kernel adds the two gradients."""
     twin: Tensor = getattr(x, "twin", x)
     return twin if block.downsample is None else block.downsample(twin)
 
@@ -244,7 +244,7 @@ def _norm_of(module: nn.Module) -> NormAct | None:
 
 
 def _join_activations(module: nn.Module) -> None:
-    """Let the norms of a timm ResNet or one of its blocks do what follows them."""
+    """Let the norms of a timm ResNet or of its blocks apply the activations after them."""
     pairs = _PAIRS.get(type(module), ())
     norms = [getattr(module, norm) for norm, _ in pairs]
     ends = [_ends(getattr(module, act)) for _, act in pairs]

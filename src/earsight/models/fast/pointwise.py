@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 _LEAST_CHANNELS = 64
-"""Below, and where channels do not fill whole tiles of the processor, the library's convolution is as fast."""
+"""Below this, and for channels that do not fill the processor's tiles, the library's convolution is as fast."""
 _TILE = 32
 
 
@@ -33,7 +33,7 @@ def multiply(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of the input from channels-last maps, that of the output."""
+    """Gradient of the input, from the output's gradient (channels-last maps)."""
     return maps_of(rows_of(grad) @ weight.flatten(1), grad)
 
 
@@ -105,7 +105,7 @@ def _fits(module: nn.Module) -> bool:
 
 
 def use_fast_pointwise(model: nn.Module) -> int:
-    """Let every 1 x 1 convolution that fits compute as a matrix product; returns how many."""
+    """Swap every 1 x 1 convolution that fits for a matrix product; returns their number."""
     found = [module for module in model.modules() if _fits(module)]
     for module in found:
         module.__class__ = PointwiseConv2d

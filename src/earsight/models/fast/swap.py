@@ -1,7 +1,7 @@
 """Swap a network's layers for forms that train fast on a CPU.
 
 Comes in: a backbone. Goes out: the same backbone with layers swapped for those of `depthwise`, `norm_act`, `densenet`,
-`pointwise` and `inverted_residual`; its state keys and parameters are what they were, its values and gradients too, to
+`pointwise` and `inverted_residual`; its state keys and parameters are unchanged, its values and gradients too, to
 rounding.
 """
 
@@ -21,7 +21,7 @@ from earsight.models.fast.pointwise import use_fast_pointwise
 
 
 def use_fast_layers(model: nn.Module) -> nn.Module:
-    """Swap what can be swapped, in place, and return the model; without numba it stays as it is."""
+    """Swap all layers that have a fast form, in place, and return the model; without numba it is unchanged."""
     if why_none() is not None:
         return model
     use_fast_depthwise(model)
@@ -33,7 +33,7 @@ def use_fast_layers(model: nn.Module) -> nn.Module:
 
 
 def make_kernels_ready(dtype: torch.dtype, *, say: Callable[[str], None]) -> None:
-    """Compile the kernels for a dtype where no process has yet, and say so, for it takes seconds."""
+    """Compile the kernels for a dtype unless they are cached; `say` it first, since it takes seconds."""
     if why_none() is None and not is_compiled(dtype):
         say("compiling kernels for this processor, once (some 20 seconds)")
         compile_kernels(dtype)
