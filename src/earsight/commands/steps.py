@@ -230,9 +230,9 @@ def publish_table(
 
 
 def calibrate_members(folder: Path) -> None:
-    """Calibrate a run's model files with the defaults, and say so in a line or two.
+    """Calibrate a run's model files, and print one or two lines.
 
-    A run whose calibration somebody asked for otherwise keeps what was asked for.
+    A run that was calibrated with other options keeps those options.
     """
     from earsight.calibration.calibrate import calibrate_run, wanted_before
     from earsight.reports.calibration_report import calibration_line

@@ -115,10 +115,10 @@ def _decoded(head: bytes) -> str | None:
 
 
 def missing_bytes(descriptor: int) -> int:
-    """How many bytes of sound the header of an open, seekable file promises beyond its end; 0 where it promises none.
+    """Bytes of sound that an open, seekable file lacks according to its header; 0 if it lacks none.
 
-    libsndfile cuts the promise of WAV, AIFF, AU, CAF, W64 and Ogg files to what is there, without a word, so a download
-    that broke off would pass for a short clip.
+    For WAV, AIFF, AU, CAF, W64 and Ogg libsndfile reports no missing end, so an interrupted download would pass for a
+    short clip.
     """
     size = os.fstat(descriptor).st_size
     head = os.pread(descriptor, 64, 0)

@@ -208,7 +208,8 @@ def cell_numbers(name: str, run: Path, trials: Sequence[Trial], *, watched: bool
     """Results of a cell's finished trials; None where none is DONE.
 
     Besides the requested ``trials``, further seeds that are DONE on all of their folds count too (another table may
-    have run them). ``watched``: whether each epoch was evaluated on the held-out fold, to compare protocols. RunError if predictions cannot be read.
+    have run them). ``watched``: whether each epoch was evaluated on the held-out fold. RunError if predictions cannot
+    be read.
     """
     asked = [trial for trial in trials if is_done(trial.folder(run))]
     folds = sorted({trial.fold for trial in trials})

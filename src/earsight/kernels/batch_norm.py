@@ -67,7 +67,7 @@ def by_parts(do_part):
 
 
 def by_parts_and_joined(do_part, join):
-    """The same; who ends the last part joins what all of them left, some channels at a time."""
+    """The same; the thread that ends the last part joins all parts' results, some channels at a time."""
 
     @inlined
     def work(pointer, kind):

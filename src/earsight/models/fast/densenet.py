@@ -5,9 +5,9 @@ running statistics of timm's ``DenseBlock`` and ``DenseTransition``, to rounding
 
 Every layer of a dense block normalises the outputs of all layers before it. Here each writes its channels into one map,
 and three things are done once, not in each layer: the statistics of a channel; the concatenation; and, backward, the
-two terms by which the gradient of a normalised channel goes through its mean and its deviation, which are the same
-function of that channel in all layers and so are summed as coefficients. In eval mode, on other devices, and where a
-hook listens inside the block, timm's own forward computes.
+gradient's two terms through a channel's mean and deviation, which are the same function of that channel in all layers
+and so are summed as coefficients. In eval mode, on other devices, and if a hook is set inside the block, timm's own
+forward is used.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _measure(maps: Tensor, moments: Tensor, begin: int, channels: int) -> None:
 
 
 def _statistics(norm: NormAct, moments: Tensor, rows: int) -> Tensor:
-    """Scale, shift and their inputs (4, channels) from the moments, with which the running statistics are updated."""
+    """Mean, inverse deviation, scale and shift (4, channels) from the moments; updates the running statistics."""
     mean, variance = moments
     inverse = (variance + norm.eps).rsqrt()
     scale = inverse * norm.weight

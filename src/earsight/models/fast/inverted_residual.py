@@ -1,20 +1,19 @@
-"""Inverted residual blocks that compute the first batch norm's statistics from the block's input, which saves passes.
+"""Inverted residual blocks that compute the first batch norm's statistics from their input, which saves memory passes.
 
 Comes in: feature maps (batch, channels, height, width), float32 or bfloat16, on the CPU. Goes out: the values,
 gradients and running statistics of a 1 x 1 convolution that widens them, a batch norm, an activation and a depthwise
 convolution, to rounding.
 
 Why: the widened maps are the largest of a network, and a batch norm passes over them eight times in a training step.
-None is needed, for what is normalised is linear in the few channels of x. With W the kernel, C the covariance of x and
-m its mean over all positions, the widened maps W x have mean W m and variance diag(W C W'), so the norm goes into the
-kernel before the maps exist; the activation is applied as the depthwise convolution reads them. Backward the depthwise
-convolution cuts the gradient g as it writes it, and what a norm subtracts from a gradient, its mean and its projection
-on the normalised maps, is linear in x too: it follows from the sums of g and of g x', which the kernel's gradient needs
-anyway. All products are of x around its mean, whose rounding is kept apart, for most of what x itself would give
-cancels. Where maps are small, those products cost more than the passes, and the layers stay as they are.
+None is needed, because the widened maps are linear in the few channels of x. With W the kernel, C the covariance of x
+and m its mean over all positions, the widened maps W x have mean W m and variance diag(W C W'), so the norm is folded
+into the kernel; the depthwise convolution applies the activation as it reads them. Backward, it masks the gradient g
+by the activation as it writes it. The terms that a norm subtracts from a gradient (its mean and its projection on the
+normalised maps) are linear in x too: they follow from the sums of g and of g x', which the kernel's gradient needs
+anyway. All products use x less its mean, since most of x itself would cancel, and the mean's rounding error is kept
+separately. For small maps the products cost more than the passes, and the layers are not used.
 
-Where a widened channel's variance is less than a millionth of what its kernel's entries would give apart, float32 does
-not resolve it.
+Float32 does not resolve a widened channel's variance below a millionth of the sum of its kernel entries' own variances.
 """
 
 from __future__ import annotations
