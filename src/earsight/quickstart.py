@@ -1,7 +1,7 @@
 """The quickstart: make synthetic sounds, train on them, predict one and draw its spectrogram.
 
 Comes in: a folder to work in. Goes out, in it: the synthetic data set, a run with its model file, and a spectrogram of
-one sound. No network is used; the ImageNet weights come out of an installed package.
+one sound. The ImageNet weights come out of an installed package.
 """
 
 from __future__ import annotations
@@ -16,14 +16,9 @@ _RECIPE = ("augment.pitch_semitones=0", "augment.mixup=0", "training.batch_size=
 
 
 def run_quickstart(folder: Path, *, epochs: int) -> None:
-    """Write the sounds, train on four folds, test on the fifth, predict one file and draw it.
+    """Write the sounds into a folder, train on four folds, test on the fifth, predict one file and draw it.
 
-    Parameters
-    ----------
-    folder : Path
-        Output folder, made if missing. Results of an earlier quickstart are reused.
-    epochs : int
-        Epochs of training.
+    What an earlier quickstart left in the folder is gone over again.
     """
     import torch
 

@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
-from importlib import resources
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -29,6 +28,7 @@ class _Section(BaseModel):
 
 
 _M = TypeVar("_M", bound=_Section)
+_RECIPES = Path(__file__).parent / "recipes"
 NEUTRAL = {
     "features.representation": "log_mel",
     "training.compile": "auto",
@@ -175,22 +175,7 @@ class Recipe(_Section):
     training: Training = Training()
 
     def resolve(self, *, sample_rate_hz: int, clip_seconds: float, frames: int) -> Recipe:
-        """Fill in each feature field that is still ``auto``.
-
-        Parameters
-        ----------
-        sample_rate_hz : int
-            Rate of the data set, in Hz.
-        clip_seconds : float
-            Length of its clips, in seconds.
-        frames : int
-            Columns of its spectrograms.
-
-        Returns
-        -------
-        Recipe
-            The same recipe with no ``auto`` left.
-        """
+        """The recipe with each feature field that is still ``auto`` filled in from a data set's."""
         found = {"sample_rate_hz": sample_rate_hz, "clip_seconds": clip_seconds, "frames": frames}
         if self.features.clip_seconds != "auto" and self.features.frames == "auto":
             # The user set the length: keep the data set's columns per second, not its number of columns.
@@ -327,16 +312,7 @@ def _short(identity: str) -> str:
 
 def _packaged() -> list[str]:
     """Names of all recipe files in the package; those that begin with an underscore are parts of others."""
-    names = []
-    stack = [(resources.files("earsight") / "recipes", "")]
-    while stack:
-        folder, prefix = stack.pop()
-        for entry in folder.iterdir():
-            if entry.is_dir() and not entry.name.startswith("_"):
-                stack.append((entry, f"{prefix}{entry.name}/"))
-            elif entry.name.endswith(".yaml"):
-                names.append(prefix + entry.name.removesuffix(".yaml"))
-    return sorted(names)
+    return sorted(path.relative_to(_RECIPES).with_suffix("").as_posix() for path in _RECIPES.rglob("*.yaml"))
 
 
 def _recipe_text(source: str, *, where: str) -> str:
@@ -353,7 +329,7 @@ def _recipe_text(source: str, *, where: str) -> str:
         known = "`earsight recipe list` shows the names, and a file must end in .yaml"
         hint = f"did you mean '{near[0]}'? ({known})" if near else known
         raise RecipeError(f"{where}: unknown; {hint}")
-    return (resources.files("earsight") / "recipes").joinpath(*f"{source}.yaml".split("/")).read_text(encoding="utf-8")
+    return (_RECIPES / f"{source}.yaml").read_text(encoding="utf-8")
 
 
 def _mapping(text: str, where: str) -> dict[str, Any]:
@@ -409,15 +385,9 @@ def _explain(kind: type[_Section], item: Any) -> str:
 
 def _unknown(path: str, name: str, known: Any) -> str:
     names = [str(key) for key in known] if isinstance(known, Mapping) else []
-    if not names:
-        return f"recipe: {path}: no such field"
-    return f"recipe: {path}: no such field{_suggest(name, names)}"
-
-
-def _suggest(name: str, names: Iterable[str]) -> str:
-    known = list(names)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known)}"
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}" if names else ""
+    return f"recipe: {path}: no such field{hint}"
 
 
 def _one_line(error: Exception) -> str:

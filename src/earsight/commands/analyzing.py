@@ -6,41 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earsight.commands.options import (
-    Data,
-    DataOptions,
-    Device,
-    DeviceOptions,
-    Folds,
-    Json,
-    RayOptions,
-    RecipeOptions,
-    Seeds,
-    StoreOptions,
-    Threads,
-    grouped,
-)
-from earsight.commands.steps import (
-    Place,
-    computer,
-    load_recipe_for,
-    open_trials,
-    place,
-    prepare_spectrograms,
-    publish_table,
-)
-from earsight.console import bar, say, verb
+from earsight.commands import steps
+from earsight.commands.options import Data, Device, Folds, Json, RayOptions, RunOptions, Seeds, Threads, verb
+from earsight.console import bar, say
 
 if TYPE_CHECKING:
-    import torch
-
     from earsight.analysis.sweeps import Variant
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
+
+
+_FILES = "figure: {path}.png (and .svg); numbers: .json, .csv, .md beside it"
 
 
 @verb
@@ -57,19 +37,18 @@ def similarity(
     from earsight.analysis.similarity import run_similarity, similarity_result
     from earsight.reports.analysis_figures import similarity_figure, similarity_notes, similarity_rows
 
-    on = computer(device, threads)
+    on = steps.computer(device, threads)
     found = []
     for folder in (run, *((other,) if other else ())):
         with bar(f"features, {folder.name}") as shown:
             found.append(run_similarity(folder, data=data, pooled=pooled, device=on, progress=shown))
     result = similarity_result(found, pooled=pooled)
-    name = "similarity-pooled" if pooled else "similarity"
+    path = run / "analysis" / ("similarity-pooled" if pooled else "similarity")
     rows, notes = similarity_rows(result), similarity_notes(result)
-    _publish(
-        *(result, rows, notes, lambda path: similarity_figure(result, path=path)),
-        path=run / "analysis" / name,
-        as_json=json_output,
+    steps.publish_table(
+        result, rows, notes, lambda path: similarity_figure(result, path=path), path=path, as_json=json_output
     )
+    say(_FILES.format(path=path))
 
 
 def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
@@ -82,10 +61,7 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
         stages: Annotated[str | None, typer.Option(help="Which stages, as in block2,block3; default all.")] = None,
         folds: Folds = None,
         seeds: Seeds = 1,
-        recipe: RecipeOptions,
-        form: DataOptions,
-        store: StoreOptions,
-        compute: DeviceOptions,
+        options: RunOptions,
         ray: RayOptions,
         json_output: Json = False,
     ) -> None:
@@ -93,23 +69,21 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
         from earsight.execution.schedule import check_start
         from earsight.reports.analysis_figures import transfer_figure, transfer_notes, transfer_rows
 
-        dataset, trials = open_trials(data, form, folds=folds, seeds=seeds)
-        found = variants(kind, load_recipe_for(dataset, recipe), stages=stages)
+        dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
+        found = variants(kind, steps.load_recipe_for(dataset, options), stages=stages)
         for item in found:
             check_start(dataset, item.recipe, trials, run=folder / item.folder)
-        with place(compute, ray) as on:
-            ready = prepare_spectrograms(dataset, found[0].recipe, store)
+        with steps.place(options, ray) as on:
+            ready = steps.prepare_spectrograms(dataset, found[0].recipe, options)
             run_sweep(ready, found, trials, folder=folder, on=on)
         result = sweep_result(kind, found, trials, out=folder)
         draw = partial(transfer_figure, result, title=SWEEPS[kind].title, axis_label=SWEEPS[kind].axis)
-        _publish(
-            *(result, transfer_rows(result), transfer_notes(result), lambda path: draw(path=path)),
-            path=folder / "analysis" / kind,
-            as_json=json_output,
-        )
+        rows, notes, path = transfer_rows(result), transfer_notes(result), folder / "analysis" / kind
+        steps.publish_table(result, rows, notes, lambda path: draw(path=path), path=path, as_json=json_output)
+        say(_FILES.format(path=path))
 
     sweep.__name__, sweep.__doc__ = kind, description
-    return verb(grouped(sweep))
+    return verb(sweep)
 
 
 fusion = _sweep_verb("fusion", "Give only the stages up to each one the pretrained weights, and fine-tune all.")
@@ -117,8 +91,8 @@ freeze = _sweep_verb("freeze", "Freeze the stages up to each one, and fine-tune 
 cutoff = _sweep_verb("cutoff", "Cut the network after each stage, and fine-tune what is left under a new head.")
 
 
-def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, folder: Path, on: Place) -> None:
-    """Print a sweep's cost, and train its unfinished trials; on a cluster all recipes side by side."""
+def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, folder: Path, on: steps.Place) -> None:
+    """Print what a sweep costs, and train what of it is not DONE; on a cluster all recipes side by side."""
     from earsight.analysis.sweeps import pending
     from earsight.evaluation.summary import write_summary
     from earsight.execution.schedule import Group, run_groups, run_trials
@@ -137,47 +111,33 @@ def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, fol
         for item in found:
             write_summary(folder / item.folder, machine=on.machine)
         return
-    say(_cost(ready, found, trials, todo, device=on.device))
+    say(_cost(ready, found, trials, todo, on))
     done = 0
     with bar("training") as shown:
         for item in found:
             mine = [trial for variant, trial in todo if variant is item]
+
+            def over_all(
+                step: int, total: int, note: str, *, name: str = item.folder, before: int = done, count: int = len(mine)
+            ) -> None:
+                a_trial = total // count
+                shown(before * a_trial + step, len(todo) * a_trial, f"{name}, {note}")
+
             if mine:
                 say(f"{item.folder}:")
                 run_trials(
                     *(replace(ready, recipe=item.recipe), mine),
                     run=folder / item.folder,
                     device=on.device,
-                    progress=partial(_over_all, shown, name=item.folder, mine=len(mine), before=done, every=len(todo)),
+                    progress=over_all,
                     say=lambda text: say(f"  {text}"),
                 )
             done += len(mine)
             write_summary(folder / item.folder, machine=on.machine)
 
 
-def _over_all(
-    shown: Callable[[int, int, str], None],
-    steps: int,
-    total: int,
-    note: str,
-    *,
-    name: str,
-    mine: int,
-    before: int,
-    every: int,
-) -> None:
-    """Show the steps of one recipe's trials as a part of those of all trials."""
-    a_trial = total // mine
-    shown(before * a_trial + steps, every * a_trial, f"{name}, {note}")
-
-
 def _cost(
-    ready: Prepared,
-    found: list[Variant],
-    trials: list[Trial],
-    todo: list[tuple[Variant, Trial]],
-    *,
-    device: torch.device,
+    ready: Prepared, found: list[Variant], trials: list[Trial], todo: list[tuple[Variant, Trial]], on: steps.Place
 ) -> str:
     """Number of trials to train, and their estimated time on this machine."""
     from earsight.execution.timing import seconds_per_trial
@@ -188,19 +148,6 @@ def _cost(
     if not todo:
         return text
     longest = max(todo, key=lambda pair: pair[0].is_reference)
-    seconds = seconds_per_trial(replace(ready, recipe=longest[0].recipe), longest[1], device=device)
+    seconds = seconds_per_trial(replace(ready, recipe=longest[0].recipe), longest[1], device=on.device)
     minutes = seconds * len(todo) / 60
-    return f"{text}; about {minutes:.0f} min for the rest" if minutes >= 1 else f"{text}; about a minute for the rest"
-
-
-def _publish(
-    result: dict[str, Any],
-    rows: list[dict[str, object]],
-    notes: list[str],
-    draw: Callable[[Path], None],
-    *,
-    path: Path,
-    as_json: bool,
-) -> None:
-    publish_table(result, rows, notes, draw, path=path, as_json=as_json)
-    say(f"figure: {path}.png (and .svg); numbers: .json, .csv, .md beside it")
+    return f"{text}; about {f'{minutes:.0f} min' if minutes >= 1 else 'a minute'} for the rest"

@@ -8,17 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from earsight.commands.options import Device, Json, Threads
-from earsight.commands.steps import computer
-from earsight.console import bar, out, print_json, say, verb
+from earsight.commands.options import Device, Json, Model, Sounds, Threads, verb
+from earsight.commands.steps import computer, show_lines
+from earsight.console import bar, out, print_json, say
 
 Steps = Annotated[int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")]
 
 
 @verb
 def explain(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    sounds: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
+    model: Model,
+    sounds: Sounds,
     folder: Annotated[Path, typer.Option("--out", help="Where figures, sounds and numbers go.")] = Path("explanations"),
     label: Annotated[str | None, typer.Option(help="The class to explain; default the most probable one.")] = None,
     curves: Annotated[bool, typer.Option(help="Measure how faithful the attributions are.")] = True,
@@ -102,12 +102,9 @@ def boundaries(
             run, data=data, seed=seed, clips=clips, most_steps=steps, device=computer(device, threads), progress=shown
         )
     files = write_boundaries(found, run)
-    if json_output:
-        print_json({key: value for key, value in found.items() if key != "rows"})
-    else:
-        counts = found["clips"]
-        left_out, rough = len(counts["left_out"]), counts["not_complete"]
-        summary = f"{counts['measured']} clips, {left_out} left out, {rough} not complete within 1 %."
-        lines = [markdown(boundary_rows(found)), summary, *found["verdict"]]
-        out.print("\n".join(lines), markup=False)
+    counts = found["clips"]
+    left_out, rough = len(counts["left_out"]), counts["not_complete"]
+    summary = f"{counts['measured']} clips, {left_out} left out, {rough} not complete within 1 %."
+    lines = [markdown(boundary_rows(found)), summary, *found["verdict"]]
+    show_lines({key: value for key, value in found.items() if key != "rows"}, lines, as_json=json_output)
     say("\n".join(str(path) for path in files.values()))

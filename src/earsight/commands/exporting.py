@@ -7,22 +7,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from earsight.commands.options import Json, Layout, SkipBad, Splits, Subset, Threads
-from earsight.commands.steps import computer, open_data
-from earsight.console import bar, out, print_json, verb
+from earsight.commands.options import DataOptions, Json, Model, SkipBad, Threads, verb
+from earsight.commands.steps import computer, open_data, show_lines
+from earsight.console import bar
 from earsight.errors import EarsightError
 
 
 @verb
 def export(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
+    *,
     to: Annotated[Literal["onnx"], typer.Option(help="The form.")] = "onnx",
     file: Annotated[Path | None, typer.Option("--out", help="Default: beside the model file, ending in .onnx.")] = None,
     int8: Annotated[bool, typer.Option("--int8", hidden=True)] = False,
     data: Annotated[Path | None, typer.Option(help="A labelled data set; some of its clips are compared too.")] = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
+    form: DataOptions,
     skip_bad: SkipBad = False,
     threads: Threads = None,
     json_output: Json = False,
@@ -40,21 +39,18 @@ def export(
             "--int8 was removed: it was no faster than float32 and moved probabilities by up to 0.44; leave it out"
         )
     computer("cpu", threads)
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits) if data else None
+    dataset = open_data(data, form) if data else None
     with bar("exporting") as shown:
         result = export_onnx(model, out=file, dataset=dataset, skip_bad=skip_bad, progress=shown)
-    if json_output:
-        print_json(result)
-        return
     parity = result["parity"]
     novelty = "" if parity["novelty"] is None else f", OOD scores within {parity['novelty']:.1e}"
-    text = (
+    lines = [
         f"{result['file']}: {result['bytes'] / 1e6:.1f} MB, opset {result['opset']}, {result['classes']} classes, "
-        f"waves at {result['sample_rate_hz']} Hz of {result['clip_seconds']:g} s (others are cut or padded).\n"
+        f"waves at {result['sample_rate_hz']} Hz of {result['clip_seconds']:g} s (others are cut or padded).",
         f"float32 in ONNX Runtime against torch, {parity['waves']} waves: probabilities within "
         f"{parity['probabilities']:.1e} (allowed {parity['allowed']:g}), "
-        f"spectrograms within {parity['spectrograms']:.1e}{novelty}."
-    )
-    out.print(text, markup=False)
+        f"spectrograms within {parity['spectrograms']:.1e}{novelty}.",
+    ]
     if result["skipped"]:
-        out.print(f"{len(result['skipped'])} clips could not be read and are left out.", markup=False)
+        lines.append(f"{len(result['skipped'])} clips could not be read and are left out.")
+    show_lines(result, lines, as_json=json_output)

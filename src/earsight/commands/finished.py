@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from earsight.commands.options import DataOptions, DeviceOptions, Jobs, Json, RayOptions, StoreOptions, grouped
-from earsight.commands.steps import calibrate_members, computer, more_members, open_data, place, show
-from earsight.console import bar, out, print_json, say, verb
+from earsight.commands.options import Jobs, Json, RayOptions, WorkOptions, verb
+from earsight.commands.steps import calibrate_members, computer, more_members, open_data, place, show, show_lines
+from earsight.console import bar, out, say
 from earsight.errors import EarsightError
-
-if TYPE_CHECKING:
-    from earsight.calibration.fit import Wanted
 
 
 @verb
@@ -40,37 +36,25 @@ def calibrate(
 ) -> None:
     """Calibrate a run's model files: temperature, unknown sounds and prediction sets.
 
-    Held-out predictions give a temperature for the probabilities, a threshold above which a sound is unknown, and one
-    for the set of plausible classes. A fold's model is calibrated on the other folds, the model at the top of the run
-    on all. crossval, train and ensemble calibrate by themselves, with the defaults.
+    From each fold's predictions of its held-out clips come a temperature for the probabilities, a threshold above which
+    a sound is unknown, and one for the set of plausible classes. A fold's model gets those of the other folds, the
+    model at the top of the run those of all. crossval, train and ensemble do so by themselves, with the defaults.
     """
-    from earsight.calibration.calibrate import calibrate_run
+    import numpy as np
+
+    from earsight.calibration.calibrate import calibrate_run, calibrated_trials
     from earsight.calibration.fit import Wanted
-    from earsight.reports.calibration_report import calibration_lines
+    from earsight.reports.calibration_report import calibration_figure, calibration_lines
 
     wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets)
     with bar("model files") as shown:
         result = calibrate_run(folder, wanted, progress=shown)
-    result |= {"figure": str(_draw(folder, wanted, figure or folder / "calibration.png"))}
-    if json_output:
-        print_json(result)
-    else:
-        for line in calibration_lines(result):
-            out.print(line, markup=False, highlight=False)
-        out.print(f"figure: {result['figure']}", markup=False)
-
-
-def _draw(folder: Path, wanted: Wanted, path: Path) -> Path:
-    """Write the reliability diagram of all seeds' held-out clips."""
-    import numpy as np
-
-    from earsight.calibration.calibrate import calibrated_trials
-    from earsight.reports.calibration_report import calibration_figure
-
-    told, trials = calibrated_trials(folder, wanted)
-    panels = {name: np.concatenate([getattr(one, name) for one in told]) for name in ("before", "after")}
+    path = figure or folder / "calibration.png"
+    calibrated, trials = calibrated_trials(folder, wanted)  # the reliability diagram is of all seeds' held-out clips
+    panels = {name: np.concatenate([getattr(one, name) for one in calibrated]) for name in ("before", "after")}
     calibration_figure(panels, np.concatenate([trial.labels for trial in trials]), path=path)
-    return path
+    result |= {"figure": str(path)}
+    show_lines(result, [*calibration_lines(result), f"figure: {path}"], as_json=json_output)
 
 
 @verb
@@ -102,7 +86,6 @@ def report(
 
 
 @verb
-@grouped
 def ensemble(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; every seed in them is a member.")],
     *,
@@ -117,9 +100,7 @@ def ensemble(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="First train the members missing from this many seeds; needs --data.")
     ] = None,
-    form: DataOptions,
-    store: StoreOptions,
-    compute: DeviceOptions,
+    options: WorkOptions,
     jobs: Jobs = 1,
     ray: RayOptions,
     json_output: Json = False,
@@ -138,7 +119,7 @@ def ensemble(
     check_method(method)
     target = folder or runs[0] / "ensemble"
     check_place(target)
-    dataset = open_data(data, **asdict(form)) if data else None
+    dataset = open_data(data, options) if data else None
     if seeds is None and (ray.on != "local" or jobs > 1):
         raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
     if seeds is None and dataset is not None:
@@ -146,13 +127,11 @@ def ensemble(
     if seeds is not None:
         if dataset is None:
             raise EarsightError(f"--seeds {seeds}: members are trained on the runs' data set; name it with --data")
-        with place(compute, ray, jobs=jobs) as on:
+        with place(options, ray, jobs=jobs) as on:
             for run in runs:
-                more_members(run, dataset, fold=fold, seeds=seeds, store=store, on=on)
-    computes = computer(compute.device, compute.threads)
-    result = make_ensemble(
-        runs, out=target, fold=fold, method=method, device=computes, machine=describe_machine(computes)
-    )
+                more_members(run, dataset, fold=fold, seeds=seeds, store=options, on=on)
+    device = computer(options.device, options.threads)
+    result = make_ensemble(runs, out=target, fold=fold, method=method, device=device, machine=describe_machine(device))
     calibrate_members(target)
     show(result, print_ensemble, as_json=json_output)
 
@@ -175,9 +154,7 @@ def compare(
         wanted = "--protocols takes one run folder" if protocols else "compare takes two run folders"
         raise EarsightError(f"{wanted}, found {len(runs)}; see `earsight compare --help`")
     if protocols:
-        result = compare_protocols(runs[0])
-        print_it = print_protocols
-    else:
-        result = compare_runs(read_run(runs[0]), read_run(runs[1]), names=(str(runs[0]), str(runs[1])))
-        print_it = print_comparison
-    show(result, print_it, as_json=json_output)
+        show(compare_protocols(runs[0]), print_protocols, as_json=json_output)
+        return
+    result = compare_runs(read_run(runs[0]), read_run(runs[1]), names=(str(runs[0]), str(runs[1])))
+    show(result, print_comparison, as_json=json_output)

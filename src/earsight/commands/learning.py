@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from earsight.commands import steps
 from earsight.commands.options import (
     Data,
     DataOptions,
-    DeviceOptions,
     Folds,
     Jobs,
     Json,
@@ -21,26 +20,14 @@ from earsight.commands.options import (
     Out,
     RayOptions,
     RecipeOptions,
+    RunOptions,
     Seeds,
     Set,
-    StoreOptions,
+    SpectrogramOptions,
     Subset,
-    grouped,
+    verb,
 )
-from earsight.commands.steps import (
-    Place,
-    calibrate_members,
-    computer,
-    load_recipe_for,
-    open_data,
-    open_trials,
-    place,
-    prepare_spectrograms,
-    report,
-    show_lines,
-    train_all,
-)
-from earsight.console import bar, out, say, verb
+from earsight.console import bar, out, say
 
 
 @verb
@@ -61,10 +48,10 @@ def check(data: Data, layout: Layout = "auto", subset: Subset = None, json_outpu
     """Check a data set for unreadable, silent, clipped, duplicate or leaking clips."""
     from earsight.data.checks import check_dataset
 
-    dataset = open_data(data, layout=layout, subset=subset, splits=2)
+    dataset = steps.open_data(data, DataOptions(layout, subset, splits=2))
     with bar("checking") as shown:
         found = check_dataset(dataset, progress=shown)
-    show_lines(found.to_dict(), found.lines(), as_json=json_output)
+    steps.show_lines(found.to_dict(), found.lines(), as_json=json_output)
     if found.errors:
         raise typer.Exit(2)
 
@@ -93,7 +80,7 @@ def recipe_list(json_output: Json = False) -> None:
     about = {name: recipe_notes(name)[name][1] for name in list_recipes()}
     width = max(map(len, about))
     rows = [{"name": name, "about": line} for name, line in about.items()]
-    show_lines(rows, [f"{name:{width}}  {line}" for name, line in about.items()], as_json=json_output)
+    steps.show_lines(rows, [f"{name:{width}}  {line}" for name, line in about.items()], as_json=json_output)
 
 
 @verb
@@ -112,15 +99,12 @@ def recipe_show(
 
 
 @verb
-@grouped
-def prepare(
-    data: Data, *, recipe: RecipeOptions, form: DataOptions, store: StoreOptions, json_output: Json = False
-) -> None:
+def prepare(data: Data, *, recipe: RecipeOptions, options: SpectrogramOptions, json_output: Json = False) -> None:
     """Compute a data set's spectrograms ahead of training; a second time does nothing."""
-    dataset = open_data(data, **asdict(form))
-    made = prepare_spectrograms(dataset, load_recipe_for(dataset, recipe), store)
+    dataset = steps.open_data(data, options)
+    made = steps.prepare_spectrograms(dataset, steps.load_recipe_for(dataset, recipe), options)
     size, shape, folder = made.store.bytes_on_disk, made.store.shape, made.store.folder
-    show_lines(
+    steps.show_lines(
         {"folder": str(folder), "bytes": size, "shape": shape, "skipped": made.skipped},
         [f"{shape[0]} clips, {size / 1e9:.2f} GB in {folder}"],
         as_json=json_output,
@@ -128,17 +112,13 @@ def prepare(
 
 
 @verb
-@grouped
 def train(
     data: Data,
     folder: Out,
     *,
     fold: Annotated[int | None, typer.Option(help="Hold this fold out; default a stratified, group-wise 20 %.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    recipe: RecipeOptions,
-    form: DataOptions,
-    store: StoreOptions,
-    compute: DeviceOptions,
+    options: RunOptions,
     json_output: Json = False,
 ) -> None:
     """Train one model and print its accuracy on clips that it never saw."""
@@ -146,46 +126,42 @@ def train(
     from earsight.training.preparation import hold_out
     from earsight.training.trial import Trial
 
-    dataset = open_data(data, **asdict(form), drawn=fold is not None)
+    dataset = steps.open_data(data, options, drawn=fold is not None)
     if fold is None:
         dataset, fold = hold_out(dataset, seed=seed), 1
         held = int((dataset.folds == 1).sum())
         say(f"  held out: {held} of {len(dataset.clips)} clips, by label and source, seed {seed}")
-    loaded, trial = load_recipe_for(dataset, recipe), Trial(fold, seed)
-    on = Place(computer(compute.device, compute.threads))
-    train_all(dataset, loaded, [trial], folder, store=store, on=on)
-    report(folder, on, as_json=json_output)
-    calibrate_members(folder)
+    recipe, trial = steps.load_recipe_for(dataset, options), Trial(fold, seed)
+    on = steps.Place(steps.computer(options.device, options.threads))
+    steps.train_all(dataset, recipe, [trial], folder, store=options, on=on)
+    steps.report(folder, on, as_json=json_output)
+    steps.calibrate_members(folder)
     model = publish_model(folder, trial)
     say(f"model: {model}\nnext:  earsight predict {shlex.quote(str(model))} FILES...")
 
 
 @verb
-@grouped
 def crossval(
     data: Data,
     folder: Out,
     *,
     folds: Folds = None,
     seeds: Seeds = 1,
-    recipe: RecipeOptions,
-    form: DataOptions,
-    store: StoreOptions,
-    compute: DeviceOptions,
+    options: RunOptions,
     jobs: Jobs = 1,
     ray: RayOptions,
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
-    dataset, trials = open_trials(data, form, folds=folds, seeds=seeds)
-    loaded = load_recipe_for(dataset, recipe)
-    with place(compute, ray, jobs=jobs) as on:
-        train_all(dataset, loaded, trials, folder, store=store, on=on)
-        report(folder, on, as_json=json_output)
-    calibrate_members(folder)
+    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
+    recipe = steps.load_recipe_for(dataset, options)
+    with steps.place(options, ray, jobs=jobs) as on:
+        steps.train_all(dataset, recipe, trials, folder, store=options, on=on)
+        steps.report(folder, on, as_json=json_output)
+    steps.calibrate_members(folder)
 
 
 @verb
 def summary(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
-    """Compute a run's summary again from its saved predictions, and print it."""
-    report(folder, Place(computer("auto", None)), as_json=json_output)
+    """Make a run's summary anew from its saved predictions, and print it."""
+    steps.report(folder, steps.Place(steps.computer("auto", None)), as_json=json_output)

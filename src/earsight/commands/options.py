@@ -1,9 +1,8 @@
 """Shared options: type aliases for single ones, data classes for groups.
 
-A verb names a group as one parameter, and `grouped` hands Typer the group's fields in its place::
+A verb names a group as one parameter, and `verb` hands Typer the group's fields in its place::
 
     @verb
-    @grouped
     def train(data: Data, *, recipe: RecipeOptions, compute: DeviceOptions) -> None: ...
 """
 
@@ -19,6 +18,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from earsight import console
+
+Model = Annotated[Path, typer.Argument(help="A model file.")]
+Sounds = Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")]
 Data = Annotated[
     Path, typer.Argument(help="Data set: a folder (one folder a class, ESC-50, UrbanSound8K, GTZAN) or a csv.")
 ]
@@ -32,10 +35,7 @@ Splits = Annotated[int, typer.Option(help="Folds to draw if the data set has non
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
-Jobs = Annotated[
-    int,
-    typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device."),
-]
+Jobs = Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device.")]
 On = Annotated[
     str,
     typer.Option(
@@ -85,6 +85,21 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True)
+class SpectrogramOptions(StoreOptions, DataOptions):
+    """How a data set is read, and its spectrograms are made and kept."""
+
+
+@dataclass(frozen=True)
+class WorkOptions(DeviceOptions, SpectrogramOptions):
+    """The same, and what to compute on here."""
+
+
+@dataclass(frozen=True)
+class RunOptions(WorkOptions, RecipeOptions):
+    """Everything that training a recipe on a data set needs."""
+
+
+@dataclass(frozen=True)
 class RayOptions:
     """Whether trials run on a Ray cluster, and what each reserves there."""
 
@@ -105,20 +120,25 @@ class RayOptions:
     ] = None
 
 
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a verb: its option groups stand as options, and a user's mistake ends it as `console.verb` says."""
+    return console.verb(grouped(function))
+
+
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
     """Wrap a verb so that Typer passes the fields of its option groups one by one."""
     hints = get_type_hints(function, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function).parameters.values():
-        fields = [parameter.replace(annotation=hints[parameter.name])]
-        if parameter.name in groups:
-            inner = get_type_hints(groups[parameter.name], include_extras=True)
-            fields = [
-                inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=inner[field.name])
-                for field in dataclasses.fields(groups[parameter.name])
-            ]
-        parameters += fields
+        if parameter.name not in groups:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+            continue
+        inner = get_type_hints(groups[parameter.name], include_extras=True)
+        parameters += [
+            inspect.Parameter(field.name, parameter.kind, default=field.default, annotation=inner[field.name])
+            for field in dataclasses.fields(groups[parameter.name])
+        ]
 
     @functools.wraps(function)
     def wrapper(**given: Any) -> None:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from earsight.commands.options import Data, Device, Json, Layout, SkipBad, Splits, Subset, Threads
-from earsight.commands.steps import cluster, computer, open_data
-from earsight.console import bar, err, out, print_json, say, verb
+from earsight.commands import options
+from earsight.commands.options import Data, DataOptions, DeviceOptions, Json, RayOptions, SkipBad, Sounds, verb
+from earsight.commands.steps import cluster, computer, open_data, show
+from earsight.console import bar, err, say
 from earsight.errors import EarsightError
 from earsight.inference.formats import FORMATS, Kind
 from earsight.signals import stop_status
@@ -58,9 +59,9 @@ class Wanted:
 
 def form_of(name: str, *, json_output: bool, csv_output: bool) -> str:
     """The format of the rows from the three options that name one."""
-    chosen = {"jsonl"} if json_output else set()
-    chosen |= {"csv"} if csv_output else set()
-    chosen |= {name} if name != "text" else set()
+    chosen = {
+        form for form, is_chosen in (("jsonl", json_output), ("csv", csv_output), (name, name != "text")) if is_chosen
+    }
     if len(chosen) > 1:
         raise EarsightError("--json, --csv and --format name different forms: choose one")
     wanted = next(iter(chosen), "text")
@@ -87,8 +88,8 @@ def check(wanted: Wanted) -> None:
         raise EarsightError("--rows both makes two files for each recording: name a folder with --out, such as found/")
 
 
-def run(wanted: Wanted, *, device: str, threads: int | None, on: str) -> int:
-    """Predict and write; returns the number of files that could not be read to their end."""
+def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
+    """Predict and write; how many files could not be read, or not to their end."""
     from earsight.execution.ray_cluster import check_place
     from earsight.inference.clips import find_sounds
     from earsight.inference.model import Model
@@ -99,10 +100,8 @@ def run(wanted: Wanted, *, device: str, threads: int | None, on: str) -> int:
     if wanted.hop_seconds is not None:
         check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
     paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin)
-    total = None
-    if "-" not in wanted.sounds:
-        paths = list(paths)
-        total = len(paths)
+    paths = paths if "-" in wanted.sounds else list(paths)
+    total = len(paths) if isinstance(paths, list) else None
     if wanted.form in _FOR_ONE and total != 1 and not wanted.in_folder:
         raise EarsightError(
             f"--format {wanted.form} does not name the recording, and there may be several: "
@@ -113,11 +112,11 @@ def run(wanted: Wanted, *, device: str, threads: int | None, on: str) -> int:
         say(f"earsight: {wanted.to} is whole; nothing to do")
         return 0
     # On a cluster nothing is computed here: the model is loaded for what its card says.
-    model = Model.load(wanted.model, device=computer("cpu" if on != "local" else device, threads))
+    model = Model.load(wanted.model, device=computer("cpu" if on != "local" else compute.device, compute.threads))
     many = wanted.hop_seconds is None and total is not None and total >= MANY_CLIPS
     if many and on == "local":
         model.use_kernels()
-    with cluster(on, threads=threads, device=device, unit="batch") as where:
+    with cluster(compute, RayOptions(on), unit="batch") as where:
         remote = None if where is None else RayInference(where, wanted.model, kernels=many)
         predict = _clips if wanted.hop_seconds is None else _recordings
         return predict(wanted, model, paths, total, output, remote)
@@ -236,8 +235,9 @@ Target = Annotated[
 
 @verb
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
-    sounds: Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")],
+    model: options.Model,
+    sounds: Sounds,
+    *,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 1,
     form: FormName = "text",
     json_output: Annotated[bool, typer.Option("--json", help="As --format jsonl.")] = False,
@@ -255,9 +255,8 @@ def predict(
         float | None, typer.Option(help="Join events of a class at most this many seconds apart; default one hop.")
     ] = None,
     to: Target = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted --out.")] = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it was stopped.")] = False,
+    compute: DeviceOptions,
     on: Place = "local",
 ) -> None:
     """Predict the class of each sound; with --hop, of long recordings, as rows of events or windows.
@@ -279,7 +278,7 @@ def predict(
     )
     check(wanted)
     try:
-        failed = run(wanted, device=device, threads=threads, on=on)
+        failed = run(wanted, compute, on=on)
     except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
         say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
         raise typer.Exit(stop_status(error)) from error
@@ -290,15 +289,13 @@ def predict(
 
 @verb
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: options.Model,
     data: Data,
+    *,
     fold: Annotated[int | None, typer.Option(help="Only this fold; default the one held out in training.")] = None,
-    layout: Layout = "auto",
-    subset: Subset = None,
-    splits: Splits = 5,
+    form: DataOptions,
     skip_bad: SkipBad = False,
-    device: Device = "auto",
-    threads: Threads = None,
+    compute: DeviceOptions,
     json_output: Json = False,
 ) -> None:
     """Measure a model file on labelled clips, from their audio files."""
@@ -306,11 +303,8 @@ def evaluate(
     from earsight.inference.scoring import evaluate as score
     from earsight.reports.tables import print_evaluation
 
-    classifier = load_classifier(model, device=computer(device, threads))
-    dataset = open_data(data, layout=layout, subset=subset, splits=splits)
+    classifier = load_classifier(model, device=computer(compute.device, compute.threads))
+    dataset = open_data(data, form)
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, skip_bad=skip_bad, progress=shown)
-    if json_output:
-        print_json(result)
-    else:
-        print_evaluation(result, console=out)
+    show(result, print_evaluation, as_json=json_output)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from earsight.commands.options import DeviceOptions, Jobs, Json, RayOptions, Set, StoreOptions, grouped
+from earsight.commands.options import DeviceOptions, Jobs, Json, RayOptions, Set, StoreOptions, verb
 from earsight.commands.steps import Place, place, prepare_spectrograms, show_lines, train_all
-from earsight.console import bar, print_json, say, verb
+from earsight.console import bar, print_json, say
 
 if TYPE_CHECKING:
     from earsight.experiments.cells import Cell
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 
 @verb
-@grouped
 def reproduce(
     what: Annotated[
         Literal["table1", "table2", "table3", "representations", "figures", "all"],
@@ -65,9 +65,7 @@ def reproduce(
     sections = size.sections if what == "all" else (what,)
     asked = Asked(sections, folds, seeds, tuple(only or ()), tuple(assignments or ()), None, store.skip_bad)
     every = merged(cell for section in sections for cell in section_cells(size, section, asked))
-    asked = Asked(
-        sections, folds, seeds, asked.only, asked.assignments, weight_files(weights or (), every), store.skip_bad
-    )
+    asked = replace(asked, weights=weight_files(weights or (), every))
     cells = chosen(merged(cell for section in sections for cell in section_cells(size, section, asked)), asked.only)
     found = recognise(data or [])
     for one in found.values():
@@ -92,15 +90,10 @@ def _train(work: list[Job], *, store: StoreOptions, on: Place) -> None:
 
     pending = [job for job in work if job.pending]
     if on.cluster:
-        groups = [
-            Group(
-                prepare_spectrograms(job.dataset, job.recipe, store, device=on.device),
-                job.trials,
-                job.run,
-                job.cell.name,
-            )
-            for job in pending
-        ]
+        groups = []
+        for job in pending:
+            ready = prepare_spectrograms(job.dataset, job.recipe, store, device=on.device)
+            groups.append(Group(ready, job.trials, job.run, job.cell.name))
         with bar("training") as shown:
             run_groups(on.cluster, groups, progress=shown, say=say)
         return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from earsight.commands.options import Device, Threads
+from earsight.commands.options import Device, Model, Threads, verb
 from earsight.commands.steps import computer
-from earsight.console import say, verb
+from earsight.console import say
 from earsight.errors import ServiceError
 
 _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -17,7 +16,7 @@ _NEEDS = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 @verb
 def serve(
-    model: Annotated[Path, typer.Argument(help="A model file.")],
+    model: Model,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
     most_mb: Annotated[float, typer.Option("--max-mb", min=0.001, help="Largest upload, in megabytes.")] = 50.0,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +40,12 @@ class Place:
         return describe_machine(self.device) | (self.cluster.machine if self.cluster else {})
 
 
-def open_data(data: Path, *, layout: str, subset: str | None, splits: int = 5, drawn: bool = True) -> Dataset:
-    """Open a data set and print what was recognised."""
+def open_data(data: Path, options: DataOptions, *, drawn: bool = True) -> Dataset:
+    """Open a data set and print what was recognised; with ``drawn`` unset nothing about folds that were drawn."""
     from earsight.data.datasets import DRAWN_FOLDS
     from earsight.data.layouts import open_dataset
 
-    dataset = open_dataset(data, layout=layout, subset=subset, folds=splits)
+    dataset = open_dataset(data, layout=options.layout, subset=options.subset, folds=options.splits)
     say(dataset.describe(drawn=drawn))
     for note in dataset.notes:
         if drawn or not note.startswith(DRAWN_FOLDS):
@@ -57,7 +58,7 @@ def open_trials(data: Path, options: DataOptions, *, folds: str | None, seeds: i
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
-    dataset = open_data(data, **asdict(options))
+    dataset = open_data(data, options)
     numbers = chosen_folds(folds, dataset.fold_numbers)
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
 
@@ -73,11 +74,11 @@ def load_recipe_for(dataset: Dataset, options: RecipeOptions) -> Recipe:
 def prepare_spectrograms(
     dataset: Dataset, recipe: Recipe, store: StoreOptions, *, device: torch.device | None = None
 ) -> Prepared:
-    """Compute missing spectrograms or waves for training on the device, with a progress bar."""
+    """Compute what is missing of the spectrograms, or of what training on the device reads in their place."""
     from earsight.training.preparation import prepare
 
     with bar("spectrograms") as shown:
-        ready = prepare(dataset, recipe, **asdict(store), progress=shown, device=device)
+        ready = prepare(dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device)
     if ready.skipped:
         say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
     return ready
@@ -100,36 +101,27 @@ def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
 
 @contextmanager
 def place(compute: DeviceOptions, ray: RayOptions, *, jobs: int = 1) -> Iterator[Place]:
-    """The place that the options name, connected; with a cluster this machine computes on its CPU."""
-    asked = {"cpus": ray.cpus, "gpus": ray.gpus, "threads": compute.threads, "device": compute.device}
-    with cluster(ray.on, **asked, jobs=jobs) as found:  # type: ignore[arg-type]
+    """Where the options say that trials run, connected; beside a cluster this machine computes on its CPU."""
+    with cluster(compute, ray, jobs=jobs) as found:
         yield Place(computer("cpu" if found else compute.device, compute.threads, jobs), found, jobs)
 
 
 @contextmanager
-def cluster(
-    on: str,
-    *,
-    cpus: float | None = None,
-    gpus: float | None = None,
-    threads: int | None = None,
-    device: str = "auto",
-    jobs: int = 1,
-    unit: str = "trial",
-) -> Iterator[Cluster | None]:
+def cluster(compute: DeviceOptions, ray: RayOptions, *, jobs: int = 1, unit: str = "trial") -> Iterator[Cluster | None]:
     """The Ray cluster that ``--on`` names, connected, with a line that describes it; None for this machine."""
     from earsight.errors import RunError
     from earsight.execution.ray_cluster import check_place, connected
 
-    check_place(on)
-    if on == "local":
-        if cpus is not None or gpus is not None:
+    check_place(ray.on)
+    if ray.on == "local":
+        if ray.cpus is not None or ray.gpus is not None:
             raise RunError("--cpus-per-trial and --gpus-per-trial are for --on ray; here, give --threads and --jobs")
         yield None
         return
     if jobs > 1:
         raise RunError(f"--jobs {jobs}: is for --on local; on Ray, --cpus-per-trial says how many trials fit a node")
-    with connected(on, cpus=cpus, gpus=gpus, threads=threads, device=device, unit=unit) as found:
+    asked = {"cpus": ray.cpus, "gpus": ray.gpus, "threads": compute.threads, "device": compute.device}
+    with connected(ray.on, **asked, unit=unit) as found:  # type: ignore[arg-type]
         say(found.description)
         yield found
 
@@ -149,17 +141,9 @@ def train_all(
 
     start = check_start(dataset, recipe, trials, run=folder)
     ready = prepare_spectrograms(dataset, recipe, store, device=on.device)
+    run = partial(run_trials, ready, trials, run=folder, device=on.device, jobs=on.jobs, cluster=on.cluster)
     with bar(name) as shown:
-        run_trials(
-            *(ready, trials),
-            run=folder,
-            device=on.device,
-            progress=shown,
-            say=say,
-            jobs=on.jobs,
-            cluster=on.cluster,
-            start=start,
-        )
+        run(progress=shown, say=say, start=start)
 
 
 def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, store: StoreOptions, on: Place) -> None:
@@ -173,10 +157,9 @@ def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, s
     folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
     trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
     if not trials:
-        return  # not a fold of the run; the ensemble's own check reports it
-    train_all(
-        dataset, load_recipe_for(dataset, RecipeOptions(str(run / "recipe.yaml"))), trials, run, store=store, on=on
-    )
+        return  # the fold is none of the run's, as the ensemble's own check says
+    recipe = load_recipe_for(dataset, RecipeOptions(str(run / "recipe.yaml")))
+    train_all(dataset, recipe, trials, run, store=store, on=on)
     write_summary(run, machine=on.machine)
     calibrate_members(run)
 
@@ -199,11 +182,7 @@ def show(result: dict[str, Any], print_it: Callable[..., None], *, as_json: bool
 
 def show_lines(result: Any, lines: Sequence[str], *, as_json: bool) -> None:
     """Print a result as JSON, or as lines."""
-    if as_json:
-        print_json(result)
-        return
-    for line in lines:
-        out.print(line, markup=False)
+    show(result, lambda _, console: console.print("\n".join(lines), markup=False), as_json=as_json)
 
 
 def publish_table(
@@ -215,7 +194,7 @@ def publish_table(
     path: Path,
     as_json: bool,
 ) -> None:
-    """Write a table and the numbers behind it as ``path`` .json, .csv and .md, draw its figure, and print it."""
+    """Write a result as ``path`` .json, its table as .csv and .md and its figure as .png and .svg; print the table."""
     from earsight.files import replace_text
     from earsight.reports.tables import csv_text, markdown
 
@@ -230,10 +209,7 @@ def publish_table(
 
 
 def calibrate_members(folder: Path) -> None:
-    """Calibrate a run's model files, and print one or two lines.
-
-    A run that was calibrated with other options keeps those options.
-    """
+    """Calibrate a run's model files as `earsight calibrate` was last asked to, else by default; print a line or two."""
     from earsight.calibration.calibrate import calibrate_run, wanted_before
     from earsight.reports.calibration_report import calibration_line
 

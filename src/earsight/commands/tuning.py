@@ -5,25 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from earsight.commands.options import (
-    Data,
-    DataOptions,
-    DeviceOptions,
-    Json,
-    On,
-    RayOptions,
-    Seeds,
-    Set,
-    StoreOptions,
-    grouped,
-)
-from earsight.commands.steps import open_trials, place, prepare_spectrograms, publish_table
-from earsight.console import bar, say, verb
+from earsight.commands import steps
+from earsight.commands.options import Data, Json, On, RayOptions, Seeds, Set, StoreOptions, WorkOptions, verb
+from earsight.console import bar, say
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +32,6 @@ class SearchOptions(RayOptions):
 
 
 @verb
-@grouped
 def tune(
     recipe: Annotated[str, typer.Argument(help="What to start from: a name in the package, or a .yaml file.")],
     data: Data,
@@ -77,9 +66,7 @@ def tune(
     ] = None,
     seeds: Seeds = 1,
     assignments: Set = None,
-    form: DataOptions,
-    store: StoreOptions,
-    compute: DeviceOptions,
+    options: WorkOptions,
     ray: SearchOptions,
     json_output: Json = False,
 ) -> None:
@@ -95,23 +82,15 @@ def tune(
     base = load_recipe(recipe, overrides=assignments or (), say=say)
     points = make_points(base, grid=grid or (), random=random or (), samples=samples, seed=draw_seed)
     check_search(asha=asha, on=ray.on)
-    dataset, trials = open_trials(data, form, folds=folds, seeds=seeds)
+    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
     if not folds:
         trials = [trial for trial in trials if trial.fold == dataset.fold_numbers[0]]
     say(f"{len(points)} points x {len(trials)} trials of {base.training.epochs} epochs")
-    with place(compute, ray) as on:
-        candidates = _candidates(points, dataset, trials, folder, store=store, device=on.device)
+    with steps.place(options, ray) as on:
+        candidates = _candidates(points, dataset, trials, folder, store=options, device=on.device)
+        where = partial(search, candidates, out=folder, device=on.device, cluster=on.cluster)
         with bar("search") as shown:
-            search(
-                candidates,
-                out=folder,
-                device=on.device,
-                cluster=on.cluster,
-                asha=asha,
-                metric=metric,
-                progress=shown,
-                say=say,
-            )
+            where(asha=asha, metric=metric, progress=shown, say=say)
         machine = on.machine
     _publish(candidates, dataset, trials, folder, metric=metric, data=data, machine=machine, as_json=json_output)
 
@@ -139,7 +118,7 @@ def _candidates(
     for point, recipe in zip(points, recipes, strict=True):
         key = (recipe.features, pitch_steps(recipe.augment), recipe.augment.backend, recipe.training.source)
         if key not in ready:
-            ready[key] = prepare_spectrograms(dataset, recipe, store, device=device)
+            ready[key] = steps.prepare_spectrograms(dataset, recipe, store, device=device)
         made.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))
     return made
 
@@ -175,10 +154,9 @@ def _publish(
     }
     best = next(one for one in candidates if one.point.values == result["best"])
     replace_text(folder / "best.yaml", _best_recipe(best.point, result, data=data, folder=folder))
-    publish_table(
-        *(result, search_rows(result), search_notes(result), lambda path: search_figure(result, path=path)),
-        path=folder / "search",
-        as_json=as_json,
+    rows, notes = search_rows(result), search_notes(result)
+    steps.publish_table(
+        result, rows, notes, lambda path: search_figure(result, path=path), path=folder / "search", as_json=as_json
     )
     say(f"best recipe: {folder / 'best.yaml'}; figure: {folder / 'search.png'}; numbers: .json, .csv, .md beside it")
 

@@ -1,9 +1,8 @@
 """Decoding sound files: whole, as mono float32 samples at one rate, or piece by piece in constant memory.
 
 Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), recognised by its
-content, not by its name. Goes out: `numpy` float32 arrays of shape (samples,), full scale at 1; rates in Hz, lengths in
-seconds. Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device. `pieces`
-gives the readable part of a truncated or damaged recording before the error.
+content, not by its name. Goes out: float32 arrays (samples,), full scale at 1; rates in Hz, lengths in seconds.
+Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device.
 """
 
 from __future__ import annotations
@@ -38,6 +37,11 @@ _BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
 LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a spectrogram leaves float32
 _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
 
+_VALUES = 1 << 18
+"""Samples times channels decoded at a time: what a damaged place costs of the sound before it."""
+_EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
+_EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
+
 
 @dataclass(frozen=True)
 class AudioInfo:
@@ -49,14 +53,20 @@ class AudioInfo:
     format: str
 
 
-def info(path: Path | str) -> AudioInfo:
-    """Read the header of a sound file; the length is counted by decoding where the header gives none.
+class Piece(NamedTuple):
+    """Some seconds of a recording: float32 ``wave`` (samples,), the ``first`` of them being that of the recording.
 
-    Raises
-    ------
-    AudioError
-        If the file is missing, no regular file, empty, or no sound that can be read.
+    ``seconds`` is the recording's length by its header; 0 where it does not say.
     """
+
+    first: int
+    wave: Wave
+    rate_hz: int
+    seconds: float
+
+
+def info(path: Path | str) -> AudioInfo:
+    """Read a sound file's header, or raise `AudioError`; the length is counted by decoding where it gives none."""
     with opened(path) as sound:
         frames = sound.frames
         if not 0 < frames < 1 << 48:
@@ -69,16 +79,15 @@ def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None)
 
     Parameters
     ----------
-    path : Path or str
     sample_rate_hz : int
-        Rate of the result, in Hz. Resampling is soxr's at its high quality.
+        Of the result. Resampling is soxr's at its high quality.
     seconds : float or None
         At most this much is returned, and little more is decoded, so that the length of the file does not matter.
 
     Returns
     -------
-    ndarray
-        float32, shape (samples,), at least one sample, all finite.
+    ndarray of float32, shape (samples,)
+        At least one sample, all finite.
 
     Raises
     ------
@@ -107,23 +116,31 @@ def resampled(wave: Wave, *, rate_hz: int, sample_rate_hz: int) -> Wave:
 
 
 def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
-    """Decode a sound file of any length block by block, in constant memory.
+    """Decode a file of any length to float32 blocks (samples, channels) of at most 16 MiB, each with its rate in Hz.
 
-    Yields
-    ------
-    wave : ndarray
-        float32, shape (samples, channels), 16 MiB at most.
-    rate : int
-        Its sampling rate in Hz.
-
-    Raises
-    ------
-    AudioError
-        As `read`; a truncated file may be noticed only at its end.
+    Raises `AudioError` as `read` does; that the file is cut may show only at its end.
     """
     with opened(path) as sound:
         for block in blocks(sound, path, limit=None, mono=False):
             yield block, int(sound.samplerate)
+
+
+def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
+    """Decode a file from ``begin_seconds`` on, by a seek where that is exact, and average its channels.
+
+    The first piece begins at this time, rounded down to a sample, and each other where the one before ended. What can
+    be decoded of a cut or damaged file comes before the `AudioError`.
+    """
+    with opened(path, cut=True) as sound:
+        rate = int(sound.samplerate)
+        seconds = sound.frames / rate if 0 < sound.frames < 1 << 48 else 0.0
+        begin = int(begin_seconds * rate)
+        at = _go_to(sound, begin)
+        for block in blocks(sound, path, limit=None, mono=True, skipped=at, values=_VALUES):
+            wave = block[max(0, begin - at) :, 0]
+            if len(wave):
+                yield Piece(max(begin, at), wave, rate, seconds)
+            at += len(block)
 
 
 def fit(wave: Wave, samples: int) -> Wave:
@@ -163,6 +180,38 @@ def opened(path: Path | str, *, cut: bool = False) -> Iterator[Any]:
         os.close(descriptor)
 
 
+def blocks(
+    sound: Any, path: Path | str, *, limit: int | None, mono: bool, skipped: int = 0, values: int = 0
+) -> Iterator[Wave]:
+    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN, and in the end for loss.
+
+    ``skipped`` frames were passed before; where ``values`` is given, a block holds at most so many over all channels.
+    """
+    promised = max(0, sound.frames - skipped) if 0 <= sound.frames < 1 << 48 else 0
+    most = max(1, (values or _BLOCK_VALUES) // sound.channels)
+    # One block for a common clip: seeking between blocks costs time in compressed formats.
+    guess = promised + 1152 if 0 < promised < most else most
+    frames = 0
+    while limit is None or frames < limit:
+        size = min(most, guess) if limit is None else min(most, guess, limit - frames)
+        block = np.empty((size, sound.channels), dtype=np.float32)
+        got = sound.buffer_read_into(block, dtype="float32")
+        frames += got
+        if got:
+            part = block[:got].mean(axis=1, keepdims=True) if mono and sound.channels > 1 else block[:got]
+            if not np.abs(part).max() < LOUDEST:  # false for NaN too
+                what = "samples beyond any scale" if np.isfinite(part).all() else "NaN or infinite samples"
+                raise AudioError(str(path), f"{what}; write the file again from its source")
+            yield part
+        if got < size:
+            break
+    if frames == 0 and not skipped:
+        raise AudioError(str(path), "a sound file with 0 samples; copy or record it again")
+    expected = promised if limit is None else min(promised, limit)
+    if expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected):
+        raise AudioError(str(path), f"truncated: {expected} samples expected, {frames} decoded; copy it again")
+
+
 def _truncated(name: str, missing: int) -> AudioError:
     return AudioError(name, f"truncated: {missing} bytes of its sound are missing; copy it again")
 
@@ -190,90 +239,6 @@ def _descriptor(name: str) -> int:
 def _kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def blocks(
-    sound: Any, path: Path | str, *, limit: int | None, mono: bool, skipped: int = 0, values: int = 0
-) -> Iterator[Wave]:
-    """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN and, at the end, for truncation.
-
-    ``skipped`` frames were passed before; a block holds at most ``values`` samples times channels,
-    where it is given.
-    """
-    promised = max(0, sound.frames - skipped) if 0 <= sound.frames < 1 << 48 else 0
-    most = max(1, (values or _BLOCK_VALUES) // sound.channels)
-    # One block for a common clip: seeking between blocks costs time in compressed formats.
-    guess = promised + 1152 if 0 < promised < most else most
-    frames = 0
-    while limit is None or frames < limit:
-        size = min(most, guess) if limit is None else min(most, guess, limit - frames)
-        block = np.empty((size, sound.channels), dtype=np.float32)
-        got = sound.buffer_read_into(block, dtype="float32")
-        frames += got
-        if got:
-            part = block[:got].mean(axis=1, keepdims=True) if mono and sound.channels > 1 else block[:got]
-            if not np.abs(part).max() < LOUDEST:  # false for NaN too
-                what = "samples beyond any scale" if np.isfinite(part).all() else "NaN or infinite samples"
-                raise AudioError(str(path), f"{what}; write the file again from its source")
-            yield part
-        if got < size:
-            break
-    if frames == 0 and not skipped:
-        raise AudioError(str(path), "a sound file with 0 samples; copy or record it again")
-    expected = promised if limit is None else min(promised, limit)
-    if expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected):
-        raise AudioError(str(path), f"truncated: {expected} samples expected, {frames} decoded; copy it again")
-
-
-_VALUES = 1 << 18
-"""Samples times channels decoded at a time; up to this much before a damaged place is lost with it."""
-_EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
-_EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
-
-
-class Piece(NamedTuple):
-    """Some seconds of a recording.
-
-    Attributes
-    ----------
-    first : int
-        Its first sample's place in the recording.
-    wave : ndarray
-        float32, shape (samples,).
-    rate_hz : int
-    seconds : float
-        The recording's length by its header; 0 if it has none.
-    """
-
-    first: int
-    wave: Wave
-    rate_hz: int
-    seconds: float
-
-
-def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
-    """Decode a file from ``begin_seconds`` on, by a seek where that is exact, and average its channels.
-
-    Yields
-    ------
-    Piece
-        The first begins at this time, rounded down to a sample; each begins where the one before ended.
-
-    Raises
-    ------
-    AudioError
-        As `audio.read`, but at the end.
-    """
-    with opened(path, cut=True) as sound:
-        rate = int(sound.samplerate)
-        seconds = sound.frames / rate if 0 < sound.frames < 1 << 48 else 0.0
-        begin = int(begin_seconds * rate)
-        at = _go_to(sound, begin)
-        for block in blocks(sound, path, limit=None, mono=True, skipped=at, values=_VALUES):
-            wave = block[max(0, begin - at) :, 0]
-            if len(wave):
-                yield Piece(max(begin, at), wave, rate, seconds)
-            at += len(block)
 
 
 def _go_to(sound: Any, frame: int) -> int:

@@ -21,6 +21,15 @@ from earsight.data import audio
 from earsight.data.datasets import DRAWN_FOLDS, Dataset, first
 from earsight.errors import AudioError, counted
 
+SILENT_LEVEL = 1e-4  # -80 dB: below a bit or two of 16
+CONSTANT_SPREAD = 1e-6
+FULL_SCALE = 0.999
+CLIPPED_SHARE = 0.01
+SHORT_SECONDS = 0.1
+PADDED_SHARE = 0.5
+LONGER_FACTOR = 1.5
+IMBALANCE = 5.0
+FEW_CLIPS = 10
 _LINES_OF_A_KIND = 20
 
 Severity = Literal["error", "warning"]
@@ -79,15 +88,33 @@ class Report:
         return {"clips": self.clips, "errors": len(self.errors), "counts": self.counts, "findings": findings}
 
 
-SILENT_LEVEL = 1e-4  # -80 dB: below a bit or two of 16
-CONSTANT_SPREAD = 1e-6
-FULL_SCALE = 0.999
-CLIPPED_SHARE = 0.01
-SHORT_SECONDS = 0.1
-PADDED_SHARE = 0.5
-LONGER_FACTOR = 1.5
-IMBALANCE = 5.0
-FEW_CLIPS = 10
+def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
+    """Decode every clip of a data set, in as many threads as processors, and report what would harm training.
+
+    Kinds of findings: unreadable (error); leak, label_conflict, duplicate, group_straddles, silent, constant, clipped,
+    short, padded, rates, long, imbalance, few (warnings). ``progress`` is called with clips done and clips in all.
+    """
+    total = len(dataset.clips)
+    looked: list[_Clip] = []
+    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
+        for clip in pool.map(lambda row: _look(dataset, row), range(total)):
+            looked.append(clip)
+            if progress is not None:
+                progress(len(looked), total)
+    findings = [
+        *(
+            Finding("unreadable", "error", (dataset.clips[row].path,), clip.error)
+            for row, clip in enumerate(looked)
+            if clip.error
+        ),
+        *_same_content(dataset, looked),
+        *_straddling(dataset),
+        *_levels(dataset, looked),
+        *_lengths(dataset, looked),
+        *_rates(dataset, looked),
+        *_balance(dataset),
+    ]
+    return Report(clips=total, findings=tuple(findings))
 
 
 @dataclass(frozen=True)
@@ -102,42 +129,6 @@ class _Clip:
     clipped: float = 0.0
     silent_tail: float = 0.0
     error: str = ""
-
-
-def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Decode every clip of a data set and report what would harm training.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    workers : int
-        Threads; 0 is one for each processor.
-    progress : callable or None
-        Called in this thread with clips done and clips in all.
-
-    Returns
-    -------
-    Report
-        Errors first. Kinds: unreadable (error); leak, label_conflict, duplicate, group_straddles, silent, constant,
-        clipped, short, padded, rates, long, imbalance, few (warnings).
-    """
-    total = len(dataset.clips)
-    looked: list[_Clip] = []
-    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
-        for clip in pool.map(lambda row: _look(dataset, row), range(total)):
-            looked.append(clip)
-            if progress is not None:
-                progress(len(looked), total)
-    findings = [
-        *_unreadable(dataset, looked),
-        *_same_content(dataset, looked),
-        *_straddling(dataset),
-        *_levels(dataset, looked),
-        *_lengths(dataset, looked),
-        *_rates(dataset, looked),
-        *_balance(dataset),
-    ]
-    return Report(clips=total, findings=tuple(findings))
 
 
 def _look(dataset: Dataset, row: int) -> _Clip:
@@ -170,18 +161,10 @@ def _look(dataset: Dataset, row: int) -> _Clip:
     )
 
 
-def _finding(
-    dataset: Dataset, kind: str, rows: Iterable[int], text: str, severity: Severity = "warning"
-) -> list[Finding]:
-    """One finding, or none without rows; ``{n}`` in the text becomes how many clips there are."""
+def _finding(dataset: Dataset, kind: str, rows: Iterable[int], text: str) -> list[Finding]:
+    """One warning, or none without rows; ``{n}`` in the text becomes how many clips there are."""
     paths = tuple(dataset.clips[row].path for row in rows)
-    noun = "1 clip" if len(paths) == 1 else f"{len(paths)} clips"
-    return [Finding(kind, severity, paths, text.format(n=noun))] if paths else []
-
-
-def _unreadable(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
-    bad = [(dataset.clips[row].path, clip.error) for row, clip in enumerate(looked) if clip.error]
-    return [Finding("unreadable", "error", (path,), error) for path, error in bad]
+    return [Finding(kind, "warning", paths, text.format(n=counted(len(paths), "clip")))] if paths else []
 
 
 def _same_content(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:

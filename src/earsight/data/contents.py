@@ -47,28 +47,24 @@ _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 
 
 def name_content(head: bytes) -> str | None:
-    """Describe a file that is no readable sound, by its first `HEAD_BYTES`; None if they are not recognised.
-
-    Such as ``"a PNG image, not sound: ..."``, with the remedy.
-    """
+    """What a file that is no sound holds, by its first `HEAD_BYTES`, and the remedy; None where that is not seen."""
     if not head.strip(b"\0"):
         return "nothing but zero bytes; copy or download it again"
     if head[4:8] == b"ftyp":
-        if head[8:12] in _PICTURE_BRANDS:
-            return "a HEIF or AVIF image, not sound: remove it or name the right file"
-        return f"an MP4 (AAC) file: {_CONVERT}"
+        return _no_sound("a HEIF or AVIF image") if head[8:12] in _PICTURE_BRANDS else f"an MP4 (AAC) file: {_CONVERT}"
     for magic, name in _OTHER_SOUND:
         if head.startswith(magic):
             return f"{name}: {_CONVERT}"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
-        found = "an AVI video" if head[8:12] == b"AVI " else "a WebP image"
-        return f"{found}, not sound: remove it or name the right file"
-    found_name = next((name for magic, name in _NOT_SOUND if head.startswith(magic)), None) or _name_text(head)
-    if found_name is None and len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
-        found_name = "a Python pickle"
-    if found_name is None:
-        return None
-    return found_name if ": " in found_name else f"{found_name}, not sound: remove it or name the right file"
+        return _no_sound("an AVI video" if head[8:12] == b"AVI " else "a WebP image")
+    found = next((name for magic, name in _NOT_SOUND if head.startswith(magic)), None) or _name_text(head)
+    if found is None and len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
+        found = "a Python pickle"
+    return found if found is None or ": " in found else _no_sound(found)
+
+
+def _no_sound(name: str) -> str:
+    return f"{name}, not sound: remove it or name the right file"
 
 
 def explain(head: bytes, error: str) -> str:
@@ -149,9 +145,8 @@ def _missing_chunk(
     while position + header <= size:
         name, length = struct.unpack(layout, os.pread(descriptor, header, position))
         if name == b"ds64":  # RF64 keeps the true length of the data chunk here
-            long_size = (
-                struct.unpack("<Q", os.pread(descriptor, 24, position)[16:24])[0] if size >= position + 24 else None
-            )
+            whole = size >= position + 24
+            long_size = struct.unpack("<Q", os.pread(descriptor, 24, position)[16:24])[0] if whole else None
         body = position + header
         length -= header if inclusive else 0
         if name == data:

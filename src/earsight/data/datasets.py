@@ -44,24 +44,10 @@ class Hints:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Clips with their folds.
+    """Clips in data set order with their folds, read by the reader of `earsight.data.layouts` that ``layout`` names.
 
-    Parameters
-    ----------
-    name : str
-        Such as ``esc10``.
-    layout : str
-        Which reader of `earsight.data.layouts` read it.
-    root : Path
-        What the clips' paths are relative to.
-    clips : tuple of Clip
-        In data set order.
-    classes : tuple of str
-        Names of the labels, sorted; a label's index is its place here.
-    hints : Hints
-        Rate, length and columns that fit the clips.
-    notes : tuple of str
-        Notes for the user, one line each.
+    The clips' paths are relative to ``root``; ``classes`` are the labels, sorted, and a label's index is its place
+    there; ``notes`` are lines that a user should know.
     """
 
     name: str
@@ -99,12 +85,10 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Hash (12 hex digits) of the rows: path, label, fold and group, in order; not the root."""
-        content = hashlib.sha256()
-        for clip in self.clips:
-            # ASCII JSON: different rows never give the same bytes, and any file name can be written.
-            content.update(json.dumps([clip.path, clip.label, clip.fold, clip.group]).encode() + b"\n")
-        return content.hexdigest()[:12]
+        """Twelve hexadecimal digits that name the rows: path, label, fold and group, in order; not the root."""
+        # JSON, in ASCII: no two different rows give the same bytes, and any file name passes.
+        rows = (json.dumps([clip.path, clip.label, clip.fold, clip.group]) + "\n" for clip in self.clips)
+        return hashlib.sha256("".join(rows).encode()).hexdigest()[:12]
 
     @cached_property
     def clips_digest(self) -> str:
@@ -165,21 +149,12 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
 
 
 def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
-    """Notes on classes that a fold does not test.
-
-    Raises
-    ------
-    DataError
-        If there is one fold only, or all clips of a class lie in one, so that it could not be trained.
-    """
+    """Notes on classes that a fold does not test; `DataError` where one fold has all clips of a class, or of all."""
     numbers = sorted(set(folds))
     if len(numbers) < 2:
         raise DataError(f"{where}: every clip is in fold {numbers[0]}; at least two folds are needed")
     notes = []
-    found: dict[str, set[int]] = {}
-    for label, fold in zip(labels, folds, strict=True):
-        found.setdefault(label, set()).add(fold)
-    for label, used in sorted(found.items()):
+    for label, used in sorted(_folds_of(labels, folds).items()):
         if len(used) == 1:
             raise DataError(
                 f"{where}: all clips of class '{label}' are in fold {min(used)}, so nothing is left to train it when "
@@ -192,14 +167,19 @@ def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
 
 
 def straddling_notes(groups: list[str], folds: list[int]) -> list[str]:
-    """A note if clips of one source are in several folds, so that a network is tested on sources it was trained on."""
-    used: dict[str, set[int]] = {}
-    for group, fold in zip(groups, folds, strict=True):
-        used.setdefault(group, set()).add(fold)
-    torn = sorted(group for group, found in used.items() if len(found) > 1)
+    """A note where clips of one source are in several folds, so that a network is tested on sources that it knows."""
+    torn = sorted(group for group, used in _folds_of(groups, folds).items() if len(used) > 1)
     if not torn:
         return []
     return [f"LEAK: {len(torn)} sources have clips in several folds ({first(torn)}): held-out accuracy will flatter"]
+
+
+def _folds_of(names: list[str], folds: list[int]) -> dict[str, set[int]]:
+    """The folds that each label or group is in."""
+    out: dict[str, set[int]] = {}
+    for name, fold in zip(names, folds, strict=True):
+        out.setdefault(name, set()).add(fold)
+    return out
 
 
 def first(names: list[str], count: int = 3) -> str:

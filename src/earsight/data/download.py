@@ -1,11 +1,8 @@
-"""Download of ESC-50 from its public address.
+"""Download of ESC-50, about 600 MB, from its public address.
 
-Comes in: a folder. Goes out: the data set in it, whole or not at all. The archive is about 600 MB; a download that
-broke off goes on where it stopped.
-
-GitHub builds this archive anew from time to time, so its length and hash are not stable. Instead the CRC-32 of every
-member, which the archive itself has, must be right, and ``meta/esc50.csv`` must have 2000 rows with all their files.
-``sha256`` asks for one fixed archive.
+Comes in: a folder. Goes out: the data set in it, whole or not at all. A download that broke off goes on where it
+stopped. GitHub makes the archive anew from time to time, so no hash of it is stable: instead its members' CRC-32 must
+hold, and ``meta/esc50.csv`` must have 2000 rows whose files are all there.
 """
 
 from __future__ import annotations
@@ -46,20 +43,11 @@ def download_esc50(
     Parameters
     ----------
     target : Path
-        Folder that shall hold ``meta/`` and ``audio/``. If it already holds the whole set, nothing is fetched.
+        Folder for ``meta/`` and ``audio/``; it is also returned. If it holds the whole set, nothing is fetched.
     progress : callable or None
         Called with the bytes fetched so far and the bytes in all, None where the server does not say.
-    url : str
-        Where the zip archive lies.
     sha256 : str or None
-        Hexadecimal digest that the archive must have.
-    rows : int
-        Rows that ``meta/esc50.csv`` must have.
-
-    Returns
-    -------
-    Path
-        ``target``, for `earsight.data.open_dataset`.
+        Hexadecimal digest that the archive must have, for whoever wants one fixed archive.
 
     Raises
     ------

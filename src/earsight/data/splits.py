@@ -18,32 +18,16 @@ _Ints = npt.NDArray[np.int64]
 
 
 def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, seed: int) -> _Ints:
-    """Deal clips into folds, stratified by label, each group whole.
+    """Deal clips into folds, stratified by label, each group whole: int64 (clips,), 1 to ``folds``, each of them used.
 
-    Parameters
-    ----------
-    labels, groups : ndarray, shape (clips,)
-        Class and source of each clip, of any type that compares.
-    folds : int
-        How many, at least 2.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int64, shape (clips,)
-        Values 1 to ``folds``, all of them used.
+    Classes are dealt from the rarest to the commonest, their groups from the largest to the smallest and shuffled
+    within a size; each goes to the fold that has the fewest clips of the class, then the fewest clips. Where every clip
+    is its own group this is an exact stratified split: no two folds differ by more than one clip of a class.
 
     Raises
     ------
     DataError
-        If ``folds`` is below 2, there are fewer groups than folds, or a class has groups in too few folds to be
-        trained and tested.
-
-    Notes
-    -----
-    Classes are dealt from the rarest to the commonest, their groups from the largest to the smallest and shuffled
-    within a size; each goes to the fold that has the fewest clips of the class, then the fewest clips. Where every clip
-    is its own group this is an exact stratified split: no two folds differ by more than one clip of a class.
+        If ``folds`` is below 2, or there are fewer groups than folds.
     """
     labels, owner, counts = _tables(labels, groups)
     if folds < 2:
@@ -66,20 +50,9 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
 
 
 def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Mark the clips to hold out, stratified by label, each group whole.
+    """Mark the clips to hold out, about ``fraction`` of all, stratified by label, each group whole: bool (clips,).
 
-    Parameters
-    ----------
-    labels, groups : ndarray, shape (clips,)
-        Class and source of each clip, of any type that compares.
-    fraction : float
-        Share to hold out, above 0 and below 1.
-    seed : int
-
-    Returns
-    -------
-    ndarray of bool, shape (clips,)
-        True where held out: at least one clip, and every class keeps a clip on the other side.
+    At least one clip is held out, and every class keeps a clip on the other side.
 
     Raises
     ------

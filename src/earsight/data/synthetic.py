@@ -1,11 +1,9 @@
 """The synthetic data set: ten kinds of synthesised sounds, for trying everything without a download.
 
 Comes in: a folder and a seed. Goes out: a data set in ESC-50's layout (16-bit mono WAV, ``meta/esc50.csv``, and
-``dataset.json`` with its name and hints), the same bytes for the same seed. Waves are float (samples,), full scale at
-1, rates in Hz, times in seconds.
-
-Each source is one draw of a kind's parameters and gives two clips that differ in noise, place and level; sources never
-straddle folds. Noise at 0 to 18 dB below the sound keeps the task from being solved without training.
+``dataset.json`` with its name and hints), the same bytes for the same seed. Each source is one draw of a kind's
+parameters and gives two clips that differ in noise, place and level; sources never straddle folds. Noise at 0 to 18 dB
+below the sound keeps the task from being solved without training.
 """
 
 from __future__ import annotations
@@ -31,23 +29,10 @@ _TAKES = "AB"
 def write_synthetic(
     root: Path, *, seed: int = 0, clips_per_class: int = 20, seconds: float = 2.0, sample_rate_hz: int = 22050
 ) -> Path:
-    """Write the synthetic data set.
+    """Write the synthetic data set into a folder, made where missing, and return it; the seed decides every sample.
 
-    Parameters
-    ----------
-    root : Path
-        Folder to write into; made where missing. Files of an earlier call are written over.
-    seed : int
-        Decides every sample.
-    clips_per_class : int
-        An even number of at least 10, so that each of five folds holds a source of two clips.
-    seconds, sample_rate_hz : float, int
-        Length and rate of each clip.
-
-    Raises
-    ------
-    DataError
-        If a number is out of range or the folder cannot be written.
+    ``clips_per_class`` is an even number of at least 10, so that each of five folds holds a source of two clips.
+    Raises `DataError` if a number is out of range or the folder cannot be written.
     """
     if clips_per_class < 2 * FOLDS or clips_per_class % 2:
         raise DataError(f"clips_per_class is {clips_per_class}; expected an even number of at least {2 * FOLDS}")

@@ -42,20 +42,8 @@ def feature_statistics(
 ) -> tuple[MahalanobisStatistics | None, NDArray[np.float64] | None]:
     """Mahalanobis statistics of the training rows' features (without augmentation), and the test rows' distances.
 
-    Parameters
-    ----------
-    model : nn.Module
-    data : Data
-    train, test : ndarray of int64
-        Rows.
-    logits : ndarray of float32, shape (test rows, classes)
-        Of the test rows, as `earsight.training.loop.predict` gives them.
-
-    Returns
-    -------
-    statistics : MahalanobisStatistics or None
-    distance : ndarray of float64, shape (test rows,), or None
-        Both None if the network's last layer takes no feature vector.
+    ``logits`` float32 (test rows, classes) are what `earsight.training.loop.predict` gives for the test rows; distances
+    are float64 (test rows,). Both are None where the network's last layer has no features to take.
     """
     head = model.get_classifier() if has_features(model) else None  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
@@ -96,23 +84,10 @@ def write_outcome(
     statistics: MahalanobisStatistics | None = None,
     distance: NDArray[np.float64] | None = None,
 ) -> None:
-    """Write the model file and the predictions of a finished trial.
+    """Write the model file of a finished trial, and its predictions: logits float32 (test rows, classes).
 
-    Parameters
-    ----------
-    folder : Path
-        The trial's folder.
-    prepared, fitted, data
-        The data set and recipe, the fitted model, and the normalisation of spectrograms.
-    fold, seed : int
-    test_rows : ndarray of int64, shape (clips,)
-    logits : ndarray of float32, shape (clips, classes)
-    train_clips : int
-        How many clips changed the weights.
-    statistics : MahalanobisStatistics, optional
-        Of their features.
-    distance : ndarray of float64, shape (clips,), optional
-        Mahalanobis distances of the test rows.
+    ``train_clips`` clips changed the weights; ``statistics`` are of their features, and ``distance`` float64 (test
+    rows,) is how far the test rows are from them.
     """
     dataset, recipe = prepared.dataset, prepared.recipe
     labels = dataset.labels[test_rows]
@@ -126,13 +101,8 @@ def write_outcome(
         "held_out_accuracy": accuracy(labels, logits.argmax(axis=1)),
         "earsight": __version__,
     }
-    card = ModelCard(
-        classes=dataset.classes,
-        recipe=recipe,
-        mean=tuple(data.mean.tolist()),
-        std=tuple(data.std.tolist()),
-        trained_on=trained_on,
-    )
+    mean, std = tuple(data.mean.tolist()), tuple(data.std.tolist())
+    card = ModelCard(classes=dataset.classes, recipe=recipe, mean=mean, std=std, trained_on=trained_on)
     save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(statistics,))
     about = _about(prepared, fitted, fold=fold, seed=seed)
     path = folder / "predictions.npz"
@@ -149,18 +119,7 @@ def write_inner(
     inner_rows: NDArray[np.int64],
     logits: NDArray[np.float32],
 ) -> None:
-    """Write ``inner.npz``: like ``predictions.npz``, for the rows set aside from the training folds.
-
-    Parameters
-    ----------
-    folder : Path
-        The trial's folder.
-    prepared, fitted
-        The data set and recipe, and the fitted model.
-    fold, seed : int
-    inner_rows : ndarray of int64, shape (clips,)
-    logits : ndarray of float32, shape (clips, classes)
-    """
+    """Write ``inner.npz``: as ``predictions.npz``, but of rows that were set aside from the training folds."""
     about = _about(prepared, fitted, fold=fold, seed=seed) | {"inner": True, "epochs": len(fitted.history)}
     _write_predictions(folder / "inner.npz", prepared, rows=inner_rows, logits=logits, about=about)
 

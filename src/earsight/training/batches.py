@@ -42,16 +42,8 @@ class Source(Protocol):
 class Data:
     """Labelled, normalised spectrograms.
 
-    Attributes
-    ----------
-    source : Source
-    labels : ndarray of int64, shape (rows,)
-        Of every row of the source, used or not.
-    classes : int
-    mean, std : Tensor, shape (windows,)
-        Normalisation of each channel.
-    device : torch.device
-        Where spectrograms are augmented.
+    ``labels`` int64 (rows,) are those of every row of the source, used or not. Spectrograms go to the ``device``, where
+    they are normalised by the channels' ``mean`` and ``std`` (windows,) and changed.
     """
 
     source: Source
@@ -119,9 +111,8 @@ class HostBatches:
             yield data.spectrograms(rows, draws=draws), mix_targets(targets, draws).to(data.device)
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """The tensors from `epoch`, unchanged."""
-        spectrograms, targets = batch
-        return spectrograms, targets
+        """What `epoch` gave, as it is."""
+        return batch[0], batch[1]
 
 
 class DeviceBatches:

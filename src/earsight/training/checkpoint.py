@@ -43,22 +43,10 @@ def save_checkpoint(
     extra: Mapping[str, State | None],
     record: Mapping[str, Any],
 ) -> None:
-    """Write everything that the next epoch needs.
+    """Write everything that the next epoch needs; where the disk refuses, an earlier checkpoint stays as it was.
 
-    Parameters
-    ----------
-    path : Path
-    model, optimizer
-        Their whole state is kept.
-    extra : mapping of str to state or None
-        Further states by name, for example the EMA; None is left out.
-    record : mapping
-        Anything that JSON holds; given back by `load_checkpoint`.
-
-    Raises
-    ------
-    RunError
-        If the disk is full or not writable; an earlier checkpoint stays unchanged.
+    Model and optimiser are kept whole, and further states by name, such as the EMA (None is left out); the record is
+    anything that JSON holds. Raises `RunError` if the disk refuses.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -88,10 +76,7 @@ def load_checkpoint(
 ) -> tuple[dict[str, State], dict[str, Any]] | None:
     """Load the newest undamaged checkpoint into a model and its optimiser.
 
-    Returns
-    -------
-    tuple or None
-        The extra states and the record; None if there is no undamaged checkpoint, so training starts at epoch 1.
+    Returns the extra states and the record; None where no checkpoint is whole, so that training starts afresh.
     """
     places = [place for place in (path, path.with_name(_FILES[1])) if place.is_file()]
     for place in places:

@@ -24,10 +24,7 @@ from earsight.errors import RecipeError, RunError
 def step_kind(wanted: str, device: torch.device) -> str:
     """How training steps run: ``eager``, as a CUDA ``graph``, or ``fused``, compiled by torch and then a graph.
 
-    Raises
-    ------
-    RecipeError
-        If the recipe asks for what this device does not have.
+    Raises `RecipeError` if the recipe wants what this device does not have.
     """
     if device.type == "cuda":
         return {"auto": "graph", "none": "eager"}.get(wanted, wanted)
@@ -65,13 +62,7 @@ def repeat_results() -> None:
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Turn torch's out-of-memory error into a message that says what to change.
-
-    Raises
-    ------
-    RunError
-        In place of torch's own error.
-    """
+    """Raise, in place of torch's own error, a `RunError` that says what to do about a GPU's full memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -86,10 +77,6 @@ class GraphRecorder:
 
     The graphs share memory, so that no two of them may run at the same time; results must be copied out of them before
     the next replay.
-
-    Parameters
-    ----------
-    device : torch.device
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -107,13 +94,7 @@ class GraphRecorder:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def record(self, body: Callable[[], None]) -> Callable[[], None]:
-        """Record the body without running it; the returned function replays it on the same tensors.
-
-        Raises
-        ------
-        RunError
-            If the body cannot be recorded as a graph.
-        """
+        """Record the body without running it, and give what replays it; `RunError` if it does what no graph holds."""
         graph = torch.cuda.CUDAGraph()
         recording = torch.cuda.graph(graph, pool=self._pool, stream=self._stream)
         try:
@@ -130,13 +111,7 @@ class GraphRecorder:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device to compute on: ``auto`` takes a GPU where there is one.
-
-    Raises
-    ------
-    RecipeError
-        If the named device is not there.
-    """
+    """The device to compute on: ``auto`` takes a GPU where there is one; `RecipeError` if a named one is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -188,11 +163,8 @@ def keep_freed_memory() -> bool:
     if not hasattr(libc, "mallopt"):
         return False
     mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # M_* of malloc.h
-    taken = [
-        libc.mallopt(mmap_threshold, 1 << 30),
-        libc.mallopt(trim_threshold, (1 << 31) - 1),
-        libc.mallopt(top_pad, 1 << 26),
-    ]
+    wanted = {mmap_threshold: 1 << 30, trim_threshold: (1 << 31) - 1, top_pad: 1 << 26}
+    taken = [libc.mallopt(name, value) for name, value in wanted.items()]  # each, also after one that fails
     return all(taken)
 
 

@@ -20,18 +20,8 @@ from earsight.evaluation.summary import read_predictions
 class HeldOut:
     """One finished trial and the clips that it held out.
 
-    Attributes
-    ----------
-    fold, seed : int
-    model : Path
-        Its model file.
-    clips : tuple of str
-        Manifest paths.
-    files : tuple of Path
-        The sound file of each clip.
-    labels : ndarray of int64, shape (clips,)
-        Index into ``classes``.
-    classes : tuple of str
+    ``model`` is its model file; ``clips`` are paths as in the data set and ``files`` where the sounds lie; ``labels``
+    int64 (clips,) are indices into ``classes``.
     """
 
     fold: int
@@ -45,15 +35,9 @@ class HeldOut:
     def sample(self, count: int, *, seed: int = 0) -> NDArray[np.int64]:
         """Ascending positions of at most ``count`` clips, drawn from the classes in turn.
 
-        Parameters
-        ----------
-        count : int
-            At least 1.
-        seed : int
-            Of the draw, together with the fold. A larger count keeps the clips of a smaller one.
+        They are drawn by seed and fold; a larger count keeps the clips of a smaller one.
         """
-        generator = np.random.default_rng([seed, self.fold])
-        order = generator.permutation(len(self.labels))
+        order = np.random.default_rng([seed, self.fold]).permutation(len(self.labels))
         turn = np.empty(len(order), dtype=np.int64)
         for label in np.unique(self.labels):
             mine = order[self.labels[order] == label]
@@ -63,16 +47,9 @@ class HeldOut:
 
 
 def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) -> list[HeldOut]:
-    """The finished trials of one seed, by fold, with the sound files of their held-out clips.
+    """The finished trials of one seed, by default the run's lowest, with their held-out clips' files; by fold.
 
-    Parameters
-    ----------
-    run : Path
-        A run folder.
-    data : Path, optional
-        The data set's folder or csv, if it has been moved or the run does not name it.
-    seed : int, optional
-        Default: the lowest.
+    ``data`` is the data set's folder or csv, where it has been moved since or the run does not say where it was.
 
     Raises
     ------
@@ -81,7 +58,8 @@ def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) ->
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")
-    folders = {path.parent: read_predictions(path.with_name("predictions.npz")) for path in _done(run)}
+    done = sorted(run.glob("fold-*/seed-*/DONE"))
+    folders = {path.parent: read_predictions(path.with_name("predictions.npz")) for path in done}
     if not folders:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
     seeds = sorted({int(found.about["seed"]) for found in folders.values()})
@@ -99,10 +77,6 @@ def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) ->
         model = folder / "model.safetensors"
         out.append(HeldOut(int(found.about["fold"]), chosen, model, clips, files, found.labels, found.classes))
     return sorted(out, key=lambda item: item.fold)
-
-
-def _done(run: Path) -> list[Path]:
-    return sorted(run.glob("fold-*/seed-*/DONE"))
 
 
 def _root(folder: Path, data: Path | None, clip: str) -> Path:

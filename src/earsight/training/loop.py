@@ -31,6 +31,7 @@ from earsight.training.device import make_recorder, progress_seconds, step_kind
 from earsight.training.optim import class_weights, copy_state, ema_decay, learning_rate, make_optimizer
 from earsight.training.step import Step
 
+OnStep = Callable[[int, int, float], None]
 CHECKPOINT_SECONDS = 5.0
 """Least seconds between checkpoints: a kill costs at most this much work, or one epoch if that is longer."""
 CHECKPOINT_COST = 0.25
@@ -57,7 +58,7 @@ def fit(
     pick_epoch: bool = True,
     watch_rows: NDArray[np.int64] | None = None,
     checkpoint: Path | None = None,
-    on_step: Callable[[int, int, float], None] | None = None,
+    on_step: OnStep | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Fitted:
     """Fit a model to some rows.
@@ -65,31 +66,19 @@ def fit(
     Parameters
     ----------
     model : nn.Module
-        On the data's device; changed in place.
-    data : Data
+        On the data's device; changed in place, and loaded in the end with the state that is returned.
     rows : ndarray of int64
         The training rows.
-    recipe : Recipe
     seed : int
         Of the batch order and the augmentation; the caller initialises the model.
     score_rows : ndarray of int64, optional
-        Rows whose accuracy picks the epoch to report; without them the last epoch is reported.
-    pick_epoch : bool
-        False reports the last epoch: the score rows' accuracy is only recorded.
+        Rows whose accuracy each epoch's record has, and picks the epoch if ``pick_epoch``; else the last one is taken.
     watch_rows : ndarray of int64, optional
-        Rows that decide nothing; each epoch's record has under ``held_out`` their ``accuracy`` and the positions of
-        those that are ``wrong``.
+        Rows that decide nothing: a record's ``held_out`` has their ``accuracy`` and the positions of ``wrong`` ones.
     checkpoint : Path, optional
-        File to resume from, and to write to.
-    on_step : callable, optional
-        Called with (steps done, steps in all, loss) as work goes on.
-    on_epoch : callable, optional
-        Called with all records so far after each epoch.
-
-    Returns
-    -------
-    Fitted
-        Its state is also loaded into ``model``.
+        File to go on from, and to write to.
+    on_step, on_epoch : callable, optional
+        Called with (steps done, steps in all, loss) as work goes on, and with all records so far after each epoch.
 
     Raises
     ------
@@ -121,7 +110,7 @@ def fit(
         started = time.monotonic()
         record: dict[str, Any] = {"epoch": epoch + 1}
         training_mode(model)
-        record |= _train_epoch(step, batches, rows, recipe=recipe, seed=seed, epoch=epoch, on_step=on_step)
+        record |= _train_epoch(step, batches, rows, recipe, seed, epoch, on_step)
         if score_rows is not None:
             record |= _score(model, data, score_rows, recipe=recipe, course=course, epoch=epoch + 1, pick=pick_epoch)
         if watch_rows is not None:
@@ -139,11 +128,7 @@ def fit(
     chosen = course.best or course.ema
     if chosen is not None:
         model.load_state_dict(chosen)
-    return Fitted(
-        epoch=course.best_epoch if course.best else training.epochs,
-        state=copy_state(model),
-        history=course.history,
-    )
+    return Fitted(course.best_epoch if course.best else training.epochs, copy_state(model), course.history)
 
 
 @dataclass
@@ -166,14 +151,7 @@ class _Course:
 
 
 def _train_epoch(
-    step: Step,
-    batches: Batches,
-    rows: NDArray[np.int64],
-    *,
-    recipe: Recipe,
-    seed: int,
-    epoch: int,
-    on_step: Callable[[int, int, float], None] | None,
+    step: Step, batches: Batches, rows: NDArray[np.int64], recipe: Recipe, seed: int, epoch: int, on_step: OnStep | None
 ) -> dict[str, Any]:
     """One pass over the rows: its mean loss, and the learning rate of its last step."""
     training = recipe.training
@@ -199,14 +177,7 @@ def _train_epoch(
 
 
 def _score(
-    model: nn.Module,
-    data: Data,
-    rows: NDArray[np.int64],
-    *,
-    recipe: Recipe,
-    course: _Course,
-    epoch: int,
-    pick: bool,
+    model: nn.Module, data: Data, rows: NDArray[np.int64], *, recipe: Recipe, course: _Course, epoch: int, pick: bool
 ) -> dict[str, float]:
     """Accuracy and log loss of the epoch on the score rows; the best state is kept if they pick the epoch."""
     with _reported_weights(model, course):

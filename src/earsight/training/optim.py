@@ -33,12 +33,10 @@ def make_optimizer(model: nn.Module, training: Training, *, recordable: bool = F
     if training.optimizer == "sgd":
         sgd = torch.optim.SGD(parameters, lr=rate, momentum=training.momentum, weight_decay=decay, **kind)
         return _with_rate_tensors(sgd) if recordable else sgd
-    groups = [{"params": parameters, "weight_decay": decay}]
+    decayed = [p for p in parameters if p.ndim > 1 or training.optimizer != "adamw"]
+    groups = [{"params": decayed, "weight_decay": decay}]
     if training.optimizer == "adamw":
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0})
     make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
     optimizer = make(groups, lr=rate, capturable=recordable, **kind)
     return _with_rate_tensors(optimizer) if recordable else optimizer

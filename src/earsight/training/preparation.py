@@ -38,20 +38,11 @@ SHARE = 0.1
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set with its spectrograms, shared by all trials on it.
+    """A data set, its resolved recipe and its spectrograms: what every trial on it shares.
 
-    Attributes
-    ----------
-    dataset : Dataset
-    recipe : Recipe
-        Resolved.
-    store : Store or Waves
-    skipped : tuple of str
-        Clips that are left out because they cannot be read.
-    identity : str
-        Hash (16 hex digits) of the decoded sounds and the front end, whatever the files' place.
-    key : str
-        Hash of the sound files' paths, sizes and modification times, and of the settings; default the store's key.
+    ``skipped`` are the clips that are left out because they cannot be read. ``identity`` is sixteen hexadecimal digits
+    that name the decoded sounds and the front end, wherever the files lie; ``key`` names the sound files as they lie
+    there, by size and time of change, and what is made of them (the store's own name where it is left out).
     """
 
     dataset: Dataset
@@ -111,14 +102,8 @@ def prepare(
     skipped = tuple(dataset.clips[row].path for row in sorted(store.errors))
     front_end = [VALUES_VERSION, store.features.model_dump(mode="json"), list(semitones)]
     content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
-    prepared = Prepared(
-        dataset,
-        recipe,
-        store,
-        skipped,
-        identity=hashlib.sha256(content.encode()).hexdigest()[:16],
-        key=store.key,
-    )
+    identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key)
     left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
     if (left == 0).any():
         raise DataError(

@@ -7,7 +7,7 @@ so that the same function runs directly on a CPU and as a recorded CUDA graph on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -38,24 +38,9 @@ class Recorder(Protocol):
 class Step:
     """Forward, backward, optimiser and EMA of weights for one batch.
 
-    Parameters
-    ----------
-    model : nn.Module
-    optimizer : torch.optim.Optimizer
-        With learning rates as tensors where a recorder is given; see `make_optimizer`.
-    assemble : callable
-        Makes network input and targets out of a batch's tensors.
-    training : Training
-    device : torch.device
-        Of the model and of every batch.
-    weights : Tensor, optional
-        Of the classes, shape (classes,).
-    ema : state, optional
-        EMA of weights, moved in place.
-    recorder : Recorder, optional
-        Without one every step runs eagerly.
-    fuse : bool
-        Whether torch compiles the forward and backward pass into fewer kernels first.
+    Model and batches are on ``device``; ``weights`` (classes,) are those of the classes; ``ema`` is moved in place.
+    With a ``recorder``, and an optimiser that is recordable (`make_optimizer`), steps are recorded and replayed; with
+    ``fuse`` torch first compiles the forward and backward pass into fewer kernels.
     """
 
     def __init__(
@@ -80,21 +65,9 @@ class Step:
         self._forward = torch.compile(self._losses, dynamic=False) if fuse else self._losses
 
     def __call__(self, *batch: Tensor, rate: float, ema_decay: float = 1.0) -> Tensor:
-        """Take one step.
+        """Take one step at a learning rate, ``ema_decay`` of the EMA staying; returns the batch's loss ().
 
-        Parameters
-        ----------
-        *batch : Tensor
-            What ``assemble`` takes, on the device.
-        rate : float
-            Learning rate.
-        ema_decay : float
-            Share of the EMA that stays.
-
-        Returns
-        -------
-        Tensor, shape ()
-            The batch's loss; the next step writes over it.
+        The batch is what ``assemble`` takes, on the device; the next step writes over the loss.
         """
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -145,14 +118,10 @@ class Step:
             for value in self._optimizer_state():
                 if id(value) not in known:
                     value.zero_()
-            _copy_back([*state, *before], kept)
+            for value, first in zip([*state, *before], kept, strict=True):
+                value.copy_(first)
         return slots, recorder.record(lambda: self._run(*slots))
 
     def _optimizer_state(self) -> list[Tensor]:
         states = self._optimizer.state.values()
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
-
-
-def _copy_back(targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for target, value in zip(targets, values, strict=True):
-        target.copy_(value)

@@ -60,12 +60,8 @@ class Trial:
 class Start:
     """Results of the checks before spectrograms are computed: the run folder matches, the network can be built.
 
-    Attributes
-    ----------
-    begun : mapping of Path to dict
-        Identity of each trial in the run folder that is DONE or has a checkpoint, by its folder.
-    networks : dict of int to nn.Module
-        By seed, the starting networks that were built to check the recipe; a seed's first trial uses its network.
+    ``begun`` are the identities of the trials in the run folder that are DONE or have a checkpoint, by their folders;
+    ``networks`` the starting networks that were built to check the recipe, by seed, for the first trials to take.
     """
 
     begun: Mapping[Path, Mapping[str, Any]]
@@ -91,11 +87,8 @@ def run_trial(
 
     Parameters
     ----------
-    prepared : Prepared
-    trial : Trial
     run : Path
         The run folder.
-    device : torch.device
     weights : str, optional
         Path of the recipe's starting weights on this machine, if not that in the recipe.
     on_step : callable, optional
@@ -153,23 +146,10 @@ def run_inner(
 ) -> Path:
     """Train on a part of the training folds and predict the rest of them; the held-out fold is not used.
 
-    Parameters
-    ----------
-    prepared, trial, run, device, weights, on_step
-        As for `run_trial`.
-    on_epoch : callable, optional
-        Called with all records so far after each epoch; each holds the ``log_loss`` and ``accuracy`` of the inner rows.
-
-    Returns
-    -------
-    Path
-        The trial's folder, with DONE and ``inner.npz`` in it: predictions for the inner rows, at the last epoch
-        (protocol ``last``) or the best (``inner``, ``test``).
-
-    Raises
-    ------
-    RunError, DataError
-        As `run_trial`; also if too few clips are left to set some aside.
+    As `run_trial`, but the folder holds ``inner.npz``: what the epoch that the recipe's protocol reports (the last one;
+    the best for ``inner`` and ``test``) predicts for the inner rows. ``on_epoch`` is called after each epoch with all
+    records so far, each with the ``log_loss`` and ``accuracy`` of the inner rows. Raises `DataError` also if no clip
+    can be set aside.
     """
     start = _checked(prepared, run, None)
 
@@ -221,13 +201,7 @@ def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) 
 
 
 def lock_trial(folder: Path) -> AbstractContextManager[Any]:
-    """Make a trial's folder and lock it against other processes while the block runs.
-
-    Raises
-    ------
-    BusyError
-        If another process has locked it.
-    """
+    """Keep other processes from a trial's folder, which is made, while the block runs; `BusyError` if one is there."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return FileLock(folder.with_name(f".{folder.name}.lock")).acquire(timeout=0)
@@ -295,10 +269,8 @@ def _rows(prepared: Prepared, trial: Trial) -> _Rows:
     test = np.flatnonzero(held_out & prepared.usable)
     train = np.flatnonzero(~held_out & prepared.usable)
     check_rows(prepared.dataset, trial.fold, train, test)
-    score = None
-    if training.protocol == "test":
-        score = test
-    elif training.protocol == "inner":
+    score = test if training.protocol == "test" else None
+    if training.protocol == "inner":
         train, score = inner_split(prepared, trial.fold)
     return _Rows(train=train, score=score, pick=True, test=test, watch=test if training.watch else None)
 
@@ -338,12 +310,8 @@ _NAMES = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": 
 def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None) -> Start:
     """Raise if a run folder holds finished or interrupted trials of another recipe or data set.
 
-    With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too.
-
-    Raises
-    ------
-    RunError
-        Names the first such trial.
+    With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too. The
+    `RunError` names the first such trial.
     """
     wanted = {"recipe": recipe.digest, "dataset": dataset.digest}
     begun = _begun_trials(run)

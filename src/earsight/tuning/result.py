@@ -21,13 +21,10 @@ from earsight.evaluation.summary import read_predictions
 
 
 def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *, metric: str) -> dict[str, Any]:
-    """The points of a search, best first.
+    """The points of a search, best first, from pairs of (values by field, folders of the trials).
 
-    Parameters
-    ----------
-    points : sequence of (values by field, folders of the trials)
-    metric : {"accuracy", "log_loss"}
-        What decides; the other one decides between equals.
+    The metric decides (``accuracy`` or ``log_loss``), and the other one between equals. Raises `RunError` if no point
+    was run to its end.
 
     Returns
     -------
@@ -37,11 +34,6 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
         ``log_loss``, ``behind`` (the best's accuracy less this one's: mean, ci95, p_value, beyond_noise; None for the
         best), ``epoch``, ``seconds``, ``curves`` (accuracy and log_loss by epoch, mean over the trials that reached
         it). Of a point that was stopped, accuracy and log_loss are those of its last epoch, without an interval.
-
-    Raises
-    ------
-    RunError
-        If no point was run to its end.
     """
     found = [_point(values, folders) for values, folders in points]
     done = [(point, means) for point, means in found if means]

@@ -28,6 +28,9 @@ from earsight.tuning.space import Point
 
 STOPPED = "STOPPED"
 
+ShowStep = Callable[["Candidate", Unit, int, int, float], None]
+"""Shows a step of a point's trial: step, steps in all, loss."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -72,22 +75,11 @@ def search(
     progress: Callable[[int, int, str], None],
     say: Callable[[str], None],
 ) -> None:
-    """Train the points that are not done, in the search's folder ``out``.
+    """Train the points that are not done, in the search's folder: on a device here, or by Ray Tune on a cluster.
 
-    Parameters
-    ----------
-    device : torch.device
-        To train on here, without a cluster.
-    cluster : Cluster, optional
-        Where Ray Tune runs the points.
-    asha : bool
-        Stop points that fall behind; needs a cluster.
-    metric : {"accuracy", "log_loss"}
-        What ASHA goes by.
-    progress : callable
-        Called with (steps done, steps in all, a note) over all points.
-    say : callable
-        Called with a line for what ends, and about nodes.
+    With ``asha``, which needs a cluster, points that fall behind by the metric (``accuracy`` or ``log_loss``) are
+    stopped. ``progress`` is called with (steps done, steps in all, a note) over all points, and ``say`` with a line for
+    what ends.
 
     Raises
     ------
@@ -109,9 +101,7 @@ def search(
         _tune(cluster, waiting, out=out, asha=asha, metric=metric, show=show, say=say)
 
 
-def _step_counter(
-    candidates: Sequence[Candidate], progress: Callable[[int, int, str], None]
-) -> Callable[[Candidate, Unit, int, int, float], None]:
+def _step_counter(candidates: Sequence[Candidate], progress: Callable[[int, int, str], None]) -> ShowStep:
     """A callback for a trial's steps that reports those of all points; a trial's total is known once it has begun."""
     left = [unit.folder for one in candidates for unit in one.units if not is_done(unit.folder)]
     steps: dict[Path, int] = {}
@@ -133,7 +123,7 @@ def _tune(
     out: Path,
     asha: bool,
     metric: str,
-    show: Callable[[Candidate, Unit, int, int, float], None],
+    show: ShowStep,
     say: Callable[[str], None],
 ) -> None:
     """Let Ray Tune run the points, and write what their workers send."""

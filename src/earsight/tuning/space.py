@@ -54,17 +54,9 @@ def make_points(
 ) -> list[Point]:
     """All different points: every combination of the grid, with each of some draws of the random fields.
 
-    Parameters
-    ----------
-    base : Recipe
-        Has the fields that are not searched.
-    grid : sequence of str
-        ``section.field=value,value``; values are read as YAML.
-    random : sequence of str
-        ``section.field=KIND(...)``: uniform(low,high), loguniform(low,high), integer(low,high) with both ends, or
-        choice(value,value).
-    samples, seed : int
-        Draws of the random fields, and their seed; more draws keep those of fewer.
+    ``base`` has the fields that are not searched; a grid is ``section.field=value,value``, with values as YAML reads
+    them; a random field is ``section.field=KIND(...)``: uniform(low,high), loguniform(low,high), integer(low,high) with
+    both ends, or choice(value,value). More ``samples`` of these keep those of fewer, drawn by the seed.
 
     Raises
     ------

@@ -20,21 +20,10 @@ _TOLERANCE = 1e-4
 
 
 def folded(model: nn.Module, *, spectrogram: Tensor) -> nn.Module:
-    """A copy of a module with its batch norms folded, or the module itself if the copy's logits differ.
+    """A copy of a module in eval mode with its batch norms folded, or the module itself where the copy's logits differ.
 
-    The module is run once to see which convolution each batch norm follows.
-
-    Parameters
-    ----------
-    model : nn.Module
-        In eval mode.
-    spectrogram : Tensor, shape (1, channels, bands, frames)
-        Any valid input, best noise; it may be short.
-
-    Returns
-    -------
-    nn.Module
-        In eval mode, without gradients.
+    Which convolution a batch norm follows is seen by running the module once on a spectrogram (1, channels, bands,
+    frames), best of noise, which may be short. The copy is without gradients.
     """
     fast = copy.deepcopy(model).requires_grad_(False)
     with torch.inference_mode():
