@@ -210,6 +210,5 @@ def use_fast_depthwise(model: nn.Module) -> int:
         fast.weight, fast.bias = module.weight, module.bias
         # timm's Conv2dSame pads in its forward; so does TensorFlow.
         fast.same = type(module).__name__ == "Conv2dSame"
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, fast.train(module.training))
+        model.set_submodule(name, fast.train(module.training))
     return len(swaps)

@@ -73,5 +73,4 @@ def _fold(model: nn.Module, convolution: str, norm: str) -> None:
     before.bias = nn.Parameter(bias, requires_grad=False)
     # timm's norm also drops and activates.
     rest = [part for name in ("drop", "act") if isinstance(part := getattr(after, name, None), nn.Module)]
-    parent, _, leaf = norm.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Sequential(*rest))
+    model.set_submodule(norm, nn.Sequential(*rest))

@@ -264,13 +264,10 @@ def _join_activations(module: nn.Module) -> None:
 
 def use_fast_norms(model: nn.Module) -> int:
     """Swap the batch norms, with the activations and additions after them, for `NormAct`; returns how many norms."""
-    swaps = [(name, _norm_of(module)) for name, module in model.named_modules()]
-    done = 0
-    for name, norm in swaps:
-        if norm is not None and name:
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, norm)
-            done += 1
+    found = ((name, _norm_of(module)) for name, module in model.named_modules() if name)
+    swaps = {name: norm for name, norm in found if norm is not None}
+    for name, norm in swaps.items():
+        model.set_submodule(name, norm)
     for module in list(model.modules()):
         _join_activations(module)
-    return done
+    return len(swaps)
