@@ -1,7 +1,7 @@
 """The training loop: epochs of steps over rows of a data set, with checkpoints.
 
-Comes in: a model, `Data` (labelled spectrograms by row), and the rows to train on, score or watch. Goes out: a fitted
-model and one record an epoch. The loop knows nothing of folds or folders.
+Comes in: a model, `Data` (labelled spectrograms by row), and the rows to train on, score and watch. Goes out: the
+fitted model and one record an epoch. The loop knows nothing of folds or folders.
 
 All random numbers of an epoch depend only on (seed, epoch), so a run resumed from a checkpoint ends with the same bits.
 """
