@@ -42,9 +42,8 @@ from earsight.features.augment import draw
 from earsight.models.backbones import build
 from earsight.parallel import in_order
 from earsight.recipe import Recipe, load_recipe
-from earsight.training.batches import Batches, HostBatches, batches_of
+from earsight.training.batches import Batches, Data, HostBatches, batches_of
 from earsight.training.device import describe_machine, make_recorder, pick_device, set_up, step_kind
-from earsight.training.batches import Data
 from earsight.training.optim import make_optimizer
 from earsight.training.preparation import Prepared, prepare, source_of
 from earsight.training.step import Step
