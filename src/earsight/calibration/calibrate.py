@@ -35,7 +35,7 @@ def calibrate_run(
     folds) and ``notes``. Files that are so calibrated already are left alone. ``progress`` is called with (files done,
     files in all).
 
-    RunError if the folder holds no finished trial, DataError if the score cannot be had, ModelError if a model file is
+    RunError if the folder holds no finished trial, DataError if the score is not available, ModelError if a model file is
     damaged or cannot be written.
     """
     trials = read_run(run)

@@ -47,7 +47,7 @@ class _Members:
     device: torch.device
 
     def named(self, member: Member) -> dict[str, Any]:
-        """A member as the report has it."""
+        """A member, for the report."""
         return {"run": str(self.runs[member.run]), "seed": member.seed}
 
     def chosen(self, weights: Weights) -> list[tuple[Member, float]]:
@@ -57,7 +57,7 @@ class _Members:
         return [(member, share) for member, share in zip(members, shares, strict=True) if share]
 
     def backbones(self, fold: int, weights: Weights) -> tuple[str, ...]:
-        """Names of the backbones that a clip goes through."""
+        """Names of the backbones that process a clip."""
         return tuple(sorted(self.cards[fold, member].recipe.backbone.name for member, _ in self.chosen(weights)))
 
     def part(self, fold: int, weights: Weights, *, method: str) -> Part:
@@ -88,14 +88,14 @@ def make_ensemble(
     method: str = "average",
     machine: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Combine the members of runs of one data set, measure each way to do so, and write the folder of one of them.
+    """Combine the members of runs of one data set, measure each way, and write a run folder for the chosen one.
 
     Every seed in the runs is a member, or those of one ``fold`` only; ``method`` (average or greedy) says what the
     model files in ``out`` hold; ``machine`` goes into the report. Returns ``runs``, ``folds``, ``members``,
     ``left_out``, ``protocol``, ``dataset``, ``rows`` (one for the single network and one for each way), ``chosen`` (of
     the greedy way, by fold), ``model`` (path, method, networks, milliseconds_per_clip, seen), ``models`` (path and
     fold), ``notes``, ``method`` and ``machine``. RunError if the runs do not go together, or the method is unknown or
-    cannot be had.
+    not available.
     """
     check_method(method)
     members, left_out = _open(runs, fold=fold, device=device)
@@ -152,7 +152,7 @@ def make_ensemble(
 
 
 def check_method(method: str) -> None:
-    """Refuse, by `RunError`, a method that there is not, or no longer."""
+    """Raise `RunError` for an unknown or removed method."""
     if method in ("soup", "greedy-soup"):
         raise RunError(
             f"--method {method}: weight soups were removed, for no measured run gained from one; "
@@ -211,7 +211,7 @@ def _published(members: _Members, models: Mapping[int, FoldModel], *, method: st
     about = trained_on(grid, next(iter(members.cards.values())), folds=grid.folds, method=method)
     about["held_out_accuracy"] = accuracy
     if method == "greedy":
-        # For new clips nothing needs to be held back: all folds choose.
+        # The model for new clips needs no held-out fold: all folds choose.
         weights = chosen_weights(grid, on=grid.folds)
         parts = [members.part(fold, weights, method=method) for fold in grid.folds]
     else:

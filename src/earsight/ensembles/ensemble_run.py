@@ -1,8 +1,8 @@
 """The ensemble's model (members joined into one network) and the run folder that holds it.
 
 Comes in: the members' model files, and the ensemble's probabilities (clips, classes) for each fold's held-out clips.
-Goes out: a folder laid out as a run is, ``fold-k/seed-0/{trial.json, model.safetensors, predictions.npz, DONE}``, so
-that whatever reads a run reads it too; and at its top the model to deploy, which joins all of the folds' members.
+Goes out: a run folder, ``fold-k/seed-0/{trial.json, model.safetensors, predictions.npz, DONE}``, which can be read like
+any run; and at its top the model to deploy, which joins all of the folds' members.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, tra
 def trained_on(grid: Grid, card: ModelCard, *, folds: Sequence[int], method: str) -> dict[str, Any]:
     """The ``trained_on`` of an ensemble's card, from that of one of its members.
 
-    ``folds`` are those that one member or another held out; only where there is one fold has none of them seen it.
+    ``folds`` are those that some member held out; a single fold was seen by no member.
     """
     first = card.trained_on
     seen = f"every clip outside fold {folds[0]}" if len(folds) == 1 else "every clip of the data set"
@@ -120,7 +120,7 @@ def write_ensemble(
 
 
 def check_place(out: Path) -> None:
-    """Refuse, by `RunError`, a folder that holds something other than an ensemble."""
+    """Raise `RunError` if a folder holds something other than an ensemble."""
     if out.exists() and not (out / REPORT).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: is there and is no ensemble of earsight; name another folder with --out")
 
@@ -161,7 +161,7 @@ def _save(path: Path, part: Part) -> None:
 
 
 def _digest(grid: Grid, method: str) -> str:
-    """A digest of the members and how they are combined, as a recipe's digest is one of its content."""
+    """A digest of the members and how they are combined, in place of a recipe's digest."""
     members = [(grid.trials[fold, m].about["recipe_digest"], m.seed) for fold in grid.folds for m in grid.members]
     return hashlib.sha256(json.dumps([method, sorted(members)]).encode()).hexdigest()[:12]
 

@@ -1,9 +1,9 @@
 """Choose ensemble members, and measure the gain from averaging them.
 
-Comes in: the predictions of one or more runs on one data set. A member is one seed of one run; on each fold it is a
-network of its own, which that fold did not train. Goes out: a `Grid` of probabilities by fold and member, weights of
-the members, and rows of accuracy as the paper's Table II has them, with 95 % intervals and the gain over a single
-network. Members are picked for a fold by their predictions on the other folds, never on the fold that is reported.
+Comes in: the predictions of one or more runs on one data set. A member is one seed of one run, with one network for
+each fold, not trained on that fold. Goes out: a `Grid` of probabilities by fold and member, weights of the members, and
+rows of accuracy as in the paper's Table II, with 95 % intervals and the gain over a single network. Members are chosen
+for a fold by their predictions on the other folds, never on the reported fold.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def gather(
 
 
 def _check_alike(trials: Mapping[tuple[int, Member], Predictions], names: Sequence[str]) -> None:
-    """Refuse members that were not trained and tested alike; their recipes may differ."""
+    """Raise if members were trained or tested on different data; their recipes may differ."""
     (_, first), one = next(iter(trials.items()))
     for (_, member), trial in trials.items():
         found = {
@@ -133,17 +133,17 @@ def _folds_of(runs: Sequence[Sequence[Predictions]], names: Sequence[str]) -> st
 
 
 ROUNDS = 50  # members, repeats counted, that a greedy selection holds at most
-_SMALLEST = 1e-12  # a probability below this counts as this, so that one sure mistake does not outweigh all else
+_SMALLEST = 1e-12  # smaller probabilities are raised to this, so that one confident mistake does not outweigh all else
 
 
 def greedy_weights(
     own: NDArray[np.float64], *, shares: NDArray[np.float64], rounds: int = ROUNDS
 ) -> NDArray[np.float64]:
-    """Choose members with replacement, each time the one that lowers the mean's log loss most.
+    """Choose members with replacement, each time the one that most lowers the log loss of the mean.
 
-    Log loss and not accuracy, for on a few hundred clips many sets of members are equally accurate. Of all the sets on
-    the way the best is taken, the smallest of equals (R. Caruana et al., "Ensemble Selection from Libraries of
-    Models", ICML 2004).
+    Log loss and not accuracy, because on a few hundred clips many sets of members are equally accurate. The best of all
+    sets on the way is taken, the smallest of equals (R. Caruana et al., "Ensemble Selection from Libraries of Models",
+    ICML 2004).
 
     ``own`` (members, clips) is the probability that each member gave to the right class, ``shares`` (clips,) each
     clip's weight in the mean log loss. Returns the members' weights (members,), float64, adding up to 1. DataError if

@@ -2,7 +2,7 @@
 
 Comes in: prepared data and trials. Goes out: the trials' folders, each DONE, with the bits that the trials would have
 one after the other at the same thread count. A trial's lock and checkpoint are those of `earsight.training.trial`:
-whenever all this is stopped, the same call goes on from there. When the parent is killed, its workers end at their next
+after any stop the same call resumes from there. When the parent is killed, its workers end at their next
 step.
 """
 

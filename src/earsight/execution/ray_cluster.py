@@ -166,7 +166,7 @@ def _fitted(
     device: str,
     unit: str = "trial",
 ) -> Cluster:
-    """The connected cluster with what a trial takes, which at least one node must have."""
+    """The connected cluster, with a trial's resources, which at least one node must have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cards = sum(node.get("GPU", 0) for node in nodes)
     if gpus is None:

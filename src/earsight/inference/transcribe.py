@@ -129,12 +129,12 @@ def transcribe(
 ) -> int:
     """Classify the windows of recordings and write their rows; how many could not be read to their end.
 
-    ``names`` are read as far as is needed; ``start`` is the output's place, to go on from there; ``name_of`` gives the
+    ``names`` are read as far as is needed; ``start`` is the output's place, to resume from; ``name_of`` gives the
     name in a folder of a recording's files, without their ending, and is None where all rows go to one file; ``remote``
     classifies what is decoded here. ``progress`` is called with (seconds done of this recording, its seconds by its
     header, recordings done, speed), ``report`` with (path, reason) of a recording that could not be read to its end.
 
-    EarsightError if the output cannot be written, or ``names`` or the recording to go on with are not what they were.
+    EarsightError if the output cannot be written, or ``names`` or the recording to resume have changed.
     """
     begin = _Position(**start) if start else _Position()
     files = _Files(model, options, output, name_of=name_of, start=begin)

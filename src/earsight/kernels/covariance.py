@@ -28,7 +28,7 @@ JOB = np.dtype(
 _ROOM = 256
 """Vectors in a tile of rows."""
 _MOST_VECTORS = 32
-"""That channels fill: those of `earsight.models.fast.inverted_residual._MOST_CHANNELS`."""
+"""Most vectors of channels, for `earsight.models.fast.inverted_residual._MOST_CHANNELS`."""
 _ORIGIN_ROWS = 64
 """Rows whose mean is the origin of distances."""
 _AT_A_TIME = 8

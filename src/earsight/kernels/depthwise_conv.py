@@ -57,7 +57,7 @@ _LINE = 32
 
 @inlined
 def _cuts(job, c):
-    """Shift and ends of the activation, of sixteen channels."""
+    """Shift and clamp limits of the activation, for sixteen channels."""
     shift = load(at(job.shift, F4), c, None) if job.shift else splat(F4(0))
     return shift, splat(job.low), splat(job.high)
 
@@ -89,7 +89,7 @@ def _prefetch_output(job, place, lines, kind):
 
 @inlined
 def _put(job, found, total, start, shape, cuts, mask, kind):
-    """Write a column that is complete, a gradient through the activation's cuts; returns the sum of what passed."""
+    """Write a complete column, gradients masked by the activation; returns the sum of what was not masked."""
     if job.seen:
         found = cut_column(found, at(job.seen, kind), start, shape, cuts, mask)
         total = add_column(total, found)
@@ -278,7 +278,7 @@ def _strided_plan(kernel, rows):
     return (_many(kernel), _many(rows)), _many(left), _many(kernel**2), *map(_many, lines)
 
 
-# Rows at a time: as many as leave what is summed in registers.
+# Rows at a time: as many as keep the sums in registers.
 _CONVOLVE_3, _CONVOLVE_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
 _CONVOLVE_5, _CONVOLVE_5_2 = (_plan(5, stride, 4) for stride in (1, 2))
 _WEIGHT_3, _WEIGHT_3_2 = (_plan(3, stride, 4) for stride in (1, 2))

@@ -1,7 +1,7 @@
 """Runtime of the numba kernels: compiled once for this machine's processor, kept in the cache folder, run on threads.
 
 Comes in: a kernel's name, a dtype and a job, or the sizes of an STFT kernel. Goes out: the work done, or the STFT
-kernel, None where numba cannot be used. To compile takes some seconds, to import numba and read what was kept half a
+kernel, None if numba cannot be used. Compiling takes some seconds, importing numba and reading cached code half a
 second.
 
 Kernels for feature maps run on PyTorch's own OpenMP threads, as many as ``torch.get_num_threads()`` says, so that two
@@ -27,7 +27,7 @@ from earsight.kernels.code_cache import code_folder, is_kept, load_or_compile, n
 
 @cache
 def power_kernel(radices: tuple[int, int, int, int], inside: int) -> Any:
-    """A kernel of `earsight.kernels.stft_power`, or None where numba is not there."""
+    """A kernel of `earsight.kernels.stft_power`, or None if numba is not installed."""
     try:
         module = importlib.import_module("earsight.kernels.stft_power")
         # A folder each: numba tells kernels apart by a number that two processes could give at once.
@@ -60,7 +60,7 @@ _KERNELS = {
 """Kernels by their modules; each stands there once for each dtype."""
 _MODULES = {name: module for module, names in _KERNELS.items() for name in names}
 DTYPES = (torch.float32, torch.bfloat16)
-"""What feature maps may be."""
+"""Dtypes of feature maps."""
 
 
 def run(name: str, dtype: torch.dtype, job: Mapping[str, float]) -> None:
@@ -86,7 +86,7 @@ def is_compiled(dtype: torch.dtype) -> bool:
 
 @cache
 def why_none() -> str | None:
-    """Why there are no kernels here; None where there are."""
+    """Why kernels are not available here; None if they are."""
     try:
         importlib.import_module("earsight.kernels.simd")
     except ImportError as error:  # numba is not there for every Python and every NumPy
@@ -115,7 +115,7 @@ def _compiled(name: str, kind: str) -> tuple[Any, np.dtype[Any]]:
 
 @cache
 def _team() -> Callable[[int, int, int], None]:
-    """What runs code at an address on some threads at once, each with the same pointer."""
+    """A function that runs code at an address on several threads, each with the same pointer."""
     try:
         # Through PyTorch's library, so that it is the OpenMP that PyTorch itself runs on, not another library's.
         parallel = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).GOMP_parallel

@@ -24,7 +24,7 @@ from numba.extending import intrinsic, models, overload, register_model
 from earsight.kernels.widths import WIDTH
 
 F4, BF16 = np.float32, np.uint16
-"""What arrays of feature maps hold; bfloat16 as its bits."""
+"""Types of feature maps' elements; bfloat16 as its bits."""
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 inlined = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
 separate = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)
@@ -84,7 +84,7 @@ def _mask_of(builder, count):
 
 
 def _rounded(builder, value):
-    """Bits of the nearest bfloat16, ties to even; what is not a number stays so."""
+    """Bits of the nearest bfloat16, ties to even; NaN stays NaN."""
     if _rounds_to_bfloat16():
         return builder.bitcast(builder.fptrunc(value, _Brain()), _HALVES)
     bits = builder.bitcast(value, _WORDS)
@@ -217,7 +217,7 @@ def root(typing_context, value):
 
 @intrinsic
 def clamp(typing_context, value, low, high):
-    """Values cut at both ends; what is not a number stays so."""
+    """Values clamped to both ends; NaN stays NaN."""
 
     def generate(context, builder, signature, arguments):
         return clamped(builder, *arguments)

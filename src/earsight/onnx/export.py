@@ -92,7 +92,7 @@ def _clips(classifier: Classifier, dataset: Dataset, *, skip_bad: bool) -> tuple
 
 
 def _check_target(target: Path, *, model: Path) -> None:
-    """Refuse a place that cannot be written before the work that would be lost."""
+    """Raise if the target cannot be written, before the work begins."""
     folder = target.parent
     if target.is_dir():
         raise ModelError(f"{target}: is a folder; name a file, such as {target / model.with_suffix('.onnx').name}")

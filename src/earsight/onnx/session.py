@@ -95,7 +95,7 @@ def compare(
 
 
 def _largest(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """The largest difference; infinite where a value is missing or no number."""
+    """The largest difference; infinite if a value is missing or NaN."""
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found.astype(np.float64) - expected).max())

@@ -198,7 +198,7 @@ def _without_notes(model: Any) -> Any:
 
 
 def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
-    """The graphs as one ONNX model, with what a user must know of it in its metadata."""
+    """The graphs as one ONNX model, with its description in the metadata."""
     import onnx
     from onnx import compose
 
@@ -211,7 +211,7 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     whole = compose.merge_models(parts[0], parts[1], io_map=[("spectrograms", "spectrograms")])
     passed = [value.name for value in parts[2].graph.input]
     wanted = ["probabilities", "logits", *(value.name for value in parts[2].graph.output[1:])]
-    # The merge takes away what it connects; the logits are an output too.
+    # The merge removes the outputs that it connects; the logits must stay an output.
     logits = next(value for value in whole.graph.output if value.name == "logits")
     whole = compose.merge_models(whole, parts[2], io_map=[(name, name) for name in passed])
     found = {value.name: value for value in [*whole.graph.output, logits]}

@@ -85,7 +85,7 @@ class GraphRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def warm_up(self, body: Callable[[], None], *, times: int) -> None:
-        """Run the body on the recording stream; the random generators are left as they were."""
+        """Run the body on the recording stream; the random generators end unchanged."""
         with torch.cuda.device(self._device), torch.random.fork_rng(devices=[self._device]):
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):

@@ -1,8 +1,8 @@
 """A search run by Ray Tune, on the cluster: each of Tune's trials is a point, and ASHA stops points that fall behind.
 
 Comes in: for each point its trials as (reference to data, `Job`). Goes out: each trial's files, through the mailbox,
-and why a point could not be run. Tune's own state is in a folder that is thrown away: a search goes on from the trials'
-folders, whose epochs are reported to Tune again.
+and why a point could not be run. Tune's own state is in a temporary folder: a search resumes from the trials' folders,
+whose epochs are reported to Tune again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from earsight.execution.ray_worker import Job, cancel_by_sigint, work
 
-REDUCTION = 3  # ASHA lets one point in so many go on, at 1/9 and 1/3 of all epochs
+REDUCTION = 3  # ASHA keeps one point in so many, at 1/9 and 1/3 of all epochs
 FAILURES = 5  # how often a point is started again when its worker dies
 
 PointTrial = tuple[Any, Job]
@@ -51,7 +51,7 @@ class ScoreReporter:
         self._time = 0
 
     def report(self, records: Sequence[dict[str, Any]]) -> None:
-        """Report those epochs of the present trial that are new."""
+        """Report the new epochs of the present trial."""
         from ray import tune
 
         sign = -1 if self._settings.metric == "log_loss" else 1
@@ -70,7 +70,7 @@ class ScoreReporter:
 
 
 def run_point(trials: Sequence[PointTrial], settings: TuneSettings, mailbox: Any, *, stopped: bool) -> None:
-    """Run a point's trials one after the other; of a point that ASHA has stopped before, only report its epochs."""
+    """Run a point's trials one after the other; if ASHA has stopped the point before, only report its epochs."""
     import ray
 
     reporter = ScoreReporter(settings)

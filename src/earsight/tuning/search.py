@@ -2,7 +2,7 @@
 
 Comes in: points, each prepared, and the folds and seeds to average over. Goes out, in ``points/DIGEST/``: for each
 trial that was run to its end ``fold-k/seed-s/`` with ``inner.npz`` and DONE, and STOPPED where ASHA stopped the point.
-The held-out fold is never read. The same call goes on where it was stopped, and runs nothing twice.
+The held-out fold is never read. The same call resumes an interrupted search, and runs nothing twice.
 """
 
 from __future__ import annotations

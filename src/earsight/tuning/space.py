@@ -35,7 +35,7 @@ class Point:
 
     @property
     def name(self) -> str:
-        """Its values, for people: ``learning_rate=0.001 weight_decay=0.01``."""
+        """Its values as text: ``learning_rate=0.001 weight_decay=0.01``."""
         return " ".join(f"{short(field)}={shown(value)}" for field, value in self.values.items())
 
 
@@ -45,7 +45,7 @@ def short(field: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a person would write it."""
+    """A value as text, floats in short form."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -118,7 +118,7 @@ def _random(text: str) -> tuple[str, Draw]:
 
 
 def _rounded(value: float) -> float:
-    """Four significant digits: drawn values are read and typed by people."""
+    """Round a drawn value to four significant digits, so that it can be read and typed."""
     return float(f"{value:.4g}")
 
 
