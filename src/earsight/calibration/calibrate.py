@@ -35,8 +35,8 @@ def calibrate_run(
     folds) and ``notes``. Files that are so calibrated already are left alone. ``progress`` is called with (files done,
     files in all).
 
-    RunError if the folder holds no finished trial, DataError if the score is not available, ModelError if a model file is
-    damaged or cannot be written.
+    RunError if the folder holds no finished trial, DataError if the score is not available, ModelError if a model file
+    is damaged or cannot be written.
     """
     trials = read_run(run)
     fitted = _fitted(trials, wanted)

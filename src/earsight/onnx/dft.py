@@ -62,7 +62,7 @@ class MatrixDft(nn.Module):
         real, imaginary = _twiddles(b * b.T, self.fast).numpy()
         outer = np.block([[real, -imaginary], [imaginary, real]])
         self.register_buffer("outer", torch.from_numpy(outer), persistent=False)
-        # Index of each bin in the order (d, c); bins that occur twice are used once, the other points to a row of zeros.
+        # Index of each bin in the order (d, c); of bins that occur twice one points to a row of zeros.
         bins = np.arange(points // 2 + 1)
         mirrored = np.where(bins % slow < self.kept, bins, points - bins)
         order = np.full(self.fast * self.kept, len(bins))
