@@ -96,7 +96,6 @@ class Transcript:
 class _Item(NamedTuple):
     """A batch of a recording; None marks the recording's end."""
 
-    number: int
     recording: Recording
     place: int
     batch: Batch | None
@@ -157,13 +156,13 @@ def transcribe(
 
 
 def _items(model: Model, paths: Iterator[str], options: TranscriptOptions, start: _Position) -> Iterator[_Item]:
-    for number, path in enumerate(paths, start=start.done):
+    first = start.batch
+    for path in paths:
         recording = Recording(model, path, hop_seconds=options.hop_seconds)
-        place = start.batch if number == start.done else 0
-        for batch in recording.batches(first=place):
-            yield _Item(number, recording, place, batch)
-            place += 1
-        yield _Item(number, recording, place, None)
+        for place, batch in enumerate(recording.batches(first=first), start=first):
+            yield _Item(recording, place, batch)
+        yield _Item(recording, 0, None)
+        first = 0
 
 
 def _classified(

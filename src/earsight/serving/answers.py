@@ -36,18 +36,9 @@ def answer_of(
 ) -> Answer:
     """The answer to one request.
 
-    Parameters
-    ----------
-    found : sequence of (float, Prediction)
-        Where each window begins in the decoded part, in seconds, and its prediction; at least one.
-    decoded : Decoded
-    name : str
-        Of the file, as its sender has it.
-    options : Options
-    clip : float
-        Length of a window in seconds.
-    extras : mapping
-        ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
+    ``found`` holds where each window begins in the decoded part, in seconds, and its prediction, at least one; ``name``
+    is the file's, as its sender has it; ``clip`` the length of a window in seconds; ``extras`` are ``spectrogram``,
+    ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
     """
     shift = options.at if options.hop is None else 0.0
     windows = [
@@ -92,21 +83,16 @@ def _events(found: Sequence[tuple[float, Prediction]], decoded: Decoded, *, hop:
 
 def _prediction(found: Sequence[Prediction], *, top: int) -> dict[str, Any]:
     """A prediction as its schema has it; of several windows mean probabilities, and unknown where most of them are."""
-    first = found[0]
-    ranked = dict(zip(first.classes, first.probabilities, strict=True))
-    if len(found) > 1:
-        total = dict.fromkeys(first.classes, 0.0)
-        for one in found:
-            for label, probability in zip(one.classes, one.probabilities, strict=True):
-                total[label] += probability / len(found)
-        ranked = dict(sorted(total.items(), key=lambda pair: -pair[1]))
+    first, alone = found[0], len(found) == 1
+    total = dict.fromkeys(first.classes, 0.0)
+    for one in found:
+        for label, probability in zip(one.classes, one.probabilities, strict=True):
+            total[label] += probability / len(found)
+    ranked = sorted(total.items(), key=lambda pair: -pair[1])  # the order of equal ones stays
     return PredictionBody(
-        label=first.label if len(found) == 1 else next(iter(ranked)),
+        label=ranked[0][0],
         unknown=2 * sum(one.unknown for one in found) > len(found),
-        novelty=first.novelty if len(found) == 1 else None,
-        plausible=list(first.plausible) if len(found) == 1 else [],
-        classes=[
-            ClassShare(label=label, probability=round(probability, 6))
-            for label, probability in list(ranked.items())[:top]
-        ],
+        novelty=first.novelty if alone else None,
+        plausible=list(first.plausible) if alone else [],
+        classes=[ClassShare(label=label, probability=round(share, 6)) for label, share in ranked[:top]],
     ).model_dump()

@@ -18,18 +18,9 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Item, Answer]):
     """A queue before a network.
 
-    Parameters
-    ----------
-    compute : callable
-        From items to as many answers; called in one thread.
-    most : int
-        Items in a batch.
-    wait_seconds : float
-        How long a batch that is not full waits for more.
-    coming : callable
-        Returns the number of items in this batch, in the queue and expected; with all of them here, nothing waits.
-    on_batch : callable
-        Called with the size of each batch.
+    ``compute`` makes as many answers of up to ``most`` items, in one thread. A batch that is not full waits
+    ``wait_seconds`` for more, unless all are here: ``coming`` returns the number of items in this batch, in the queue
+    and expected. ``on_batch`` is called with the size of each batch.
     """
 
     def __init__(
@@ -75,10 +66,9 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         while True:
             batch = await self._next_batch()
-            items = [item for item, _ in batch]
             self._on_batch(len(batch))
             try:
-                answers = await loop.run_in_executor(self._thread, self._compute, items)
+                answers = await loop.run_in_executor(self._thread, self._compute, [item for item, _ in batch])
             except asyncio.CancelledError:
                 for _, future in batch:
                     future.cancel()

@@ -59,15 +59,9 @@ class Decoded:
 
 
 class Decoders:
-    """A pool of decoding processes.
+    """A pool of decoding processes, whose sounds are at ``sample_rate_hz``.
 
-    Parameters
-    ----------
-    limits : Limits
-    sample_rate_hz : int
-        Of what goes out.
-    on_end : callable
-        Called with why (``crash``, ``timeout``, ``worn``) each time that a process is replaced.
+    ``on_end`` is called with why (``crash``, ``timeout``, ``worn``) each time that a process is replaced.
     """
 
     def __init__(self, limits: Limits, *, sample_rate_hz: int, on_end: Callable[[str], None]) -> None:
@@ -97,15 +91,10 @@ class Decoders:
         self._all.clear()
 
     async def decode(self, path: Path, *, start: float = 0.0, seconds: float | None = None) -> Decoded:
-        """Decode one file, when a process is free.
+        """Decode one file, when a process is free: from ``start`` for so many seconds, or to the end, to its ``.raw``.
 
-        The samples from ``start`` on, for so many seconds or to the end, are written beside it under the suffix
-        ``.raw``.
-
-        Raises
-        ------
-        Refusal
-            422 if the file is no sound, too long, or ends a process; 504 if it takes too long; 507 if the disk is full.
+        `Refusal` 422 if the file is no sound, too long, or ends a process; 504 if it takes too long; 507 if the disk is
+        full.
         """
         out = path.with_suffix(".raw")
         job = {
@@ -207,15 +196,14 @@ class _Child:
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await child._answer()
-        except (_Gone, TimeoutError) as error:
+        except BaseException as error:
             await child.kill()
+            if not isinstance(error, _Gone | TimeoutError):
+                raise
             raise ServiceError(
                 f"a decoding process does not start ({error or 'no answer'}); see why with "
                 f"`{Path(sys.executable).name} -m earsight.serving.decoder {most_bytes} {file_bytes}`"
             ) from error
-        except BaseException:
-            await child.kill()
-            raise
         return child
 
     async def ask(self, job: dict[str, Any]) -> dict[str, Any]:

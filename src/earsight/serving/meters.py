@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -19,34 +20,23 @@ class Meters:
 
     def __init__(self, *, waiting: Callable[[], int], decoders: Callable[[], int]) -> None:
         registry = self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "earsight_requests", "Requests to /predict by status and error code.", ["status", "code"], registry=registry
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, registry=registry, buckets=_SECONDS)
+        self.requests = counter(
+            "earsight_requests", "Requests to /predict by status and error code.", ["status", "code"]
         )
-        self.seconds = Histogram(
-            *("earsight_request_seconds", "From a request's first byte to its answer."),
-            registry=registry,
-            buckets=_SECONDS,
-        )
-        self.decode_seconds = Histogram(
-            "earsight_decode_seconds", "Of a decoder's time for a sound.", registry=registry, buckets=_SECONDS
-        )
+        self.seconds = seconds("earsight_request_seconds", "From a request's first byte to its answer.")
+        self.decode_seconds = seconds("earsight_decode_seconds", "Of a decoder's time for a sound.")
         self.batch_size = Histogram(
             "earsight_batch_size", "Windows in a batch of the network.", registry=registry, buckets=_SIZES
         )
-        self.windows = Counter("earsight_windows", "Windows that the network classified.", registry=registry)
-        self.sound_seconds = Counter(
-            "earsight_sound_seconds", "Length of the sounds that were answered.", registry=registry
-        )
-        self.labels = Counter(
-            "earsight_labels", "Answers by class; unknown ones as such.", ["label"], registry=registry
-        )
-        self.ended = Counter("earsight_decoders_replaced", "Decoding processes replaced.", ["why"], registry=registry)
-        self.in_flight = Gauge("earsight_requests_in_flight", "Requests that have no answer yet.", registry=registry)
-        for name, text, count in (
-            ("earsight_windows_waiting", "Windows that are in no batch yet.", waiting),
-            ("earsight_decoders", "Decoding processes.", decoders),
-        ):
-            Gauge(name, text, registry=registry).set_function(count)
+        self.windows = counter("earsight_windows", "Windows that the network classified.")
+        self.sound_seconds = counter("earsight_sound_seconds", "Length of the sounds that were answered.")
+        self.labels = counter("earsight_labels", "Answers by class; unknown ones as such.", ["label"])
+        self.ended = counter("earsight_decoders_replaced", "Decoding processes replaced.", ["why"])
+        self.in_flight = gauge("earsight_requests_in_flight", "Requests that have no answer yet.")
+        gauge("earsight_windows_waiting", "Windows that are in no batch yet.").set_function(waiting)
+        gauge("earsight_decoders", "Decoding processes.").set_function(decoders)
         for why in ("crash", "timeout", "worn"):
             self.ended.labels(why)
 

@@ -74,8 +74,8 @@ class Service:
             finally:
                 await self._batcher.close()
                 await self.decoders.close()
-                self._front_end.shutdown(wait=False, cancel_futures=True)
-                self._explainer.shutdown(wait=False, cancel_futures=True)
+                for pool in (self._front_end, self._explainer):
+                    pool.shutdown(wait=False, cancel_futures=True)
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
@@ -162,9 +162,8 @@ class Service:
             raise busy(f"{self._explaining} explanations are waiting, which is all that this service takes")
         self._explaining += 1
         try:
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._explainer, self._explain, wave, options.label
-            )
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._explainer, self._explain, wave, options.label), []
         except AudioError as error:
             return None, [f"no explanation: {unreadable(error.reason).message}"]
         except ModelError:
@@ -172,15 +171,7 @@ class Service:
             return None, [f"no explanation: it is not complete within 1 % after {steps} steps; use `earsight explain`"]
         finally:
             self._explaining -= 1
-        return found, []
 
     def _explain(self, wave: Wave, label: str | None) -> ExplanationBody:
-        return explanation_of(
-            self.classifier.explain(
-                wave,
-                rate=self.classifier.sample_rate_hz,
-                label=label,
-                curves=False,
-                most_steps=self.limits.explanation_steps,
-            )
-        )
+        rate, steps = self.classifier.sample_rate_hz, self.limits.explanation_steps
+        return explanation_of(self.classifier.explain(wave, rate=rate, label=label, curves=False, most_steps=steps))
