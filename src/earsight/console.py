@@ -78,9 +78,11 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             raise  # the reader of our output has gone; `earsight.cli.main` handles it
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
+            remedy = "make room or mend the access. What was written is whole: the same command goes on from here."
+            if isinstance(error, FileNotFoundError):
+                remedy = "it was removed while it was in use. Put it back, or give the same command again."
             err.print(
-                f"earsight: {where}{error.strerror or error}; make room or mend the access. "
-                "What was written is whole: the same command goes on from here.",
+                f"earsight: {where}{error.strerror or error}; {remedy}",
                 style="red",
                 markup=False,
             )

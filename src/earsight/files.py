@@ -105,6 +105,18 @@ def read_state(
     return found
 
 
+def read_lines(path: Path, *, what: str, remedy: str, error: type[EarsightError]) -> list[dict[str, Any]]:
+    """JSON objects, one a line; raises ``error``, which says that the file is not ``what``, as `read_state` does."""
+    try:
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not all(isinstance(one, dict) for one in found):
+            raise ValueError("a line is no object")
+    except (OSError, ValueError, RecursionError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else cause
+        raise error(f"{path}: not {what} ({reason}); {remedy}") from cause
+    return found
+
+
 def say_damage(text: str) -> None:
     """Report damage that was repaired: a line on standard error, unless logging is set up otherwise."""
     logging.getLogger("earsight").warning("earsight: %s", text)

@@ -11,18 +11,20 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import nn
 
 from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.summary import write_summary
-from earsight.files import replace_text
+from earsight.files import replace_text, write_state
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import statistics_of
@@ -30,6 +32,8 @@ from earsight.models.modelfile import save
 from earsight.version import __version__
 
 REPORT = "ensemble.json"
+LOCK_SECONDS = 600.0
+"""That a second `ensemble` waits for the first to be written."""
 _SMALLEST = 1e-30  # probabilities below have no logarithm in float32
 
 Part = tuple[ModelCard, nn.Module]
@@ -96,23 +100,31 @@ def write_ensemble(
     ``published`` is the model to deploy, ``report`` the content of ``ensemble.json``, its ``machine`` that of
     ``summary.json`` too. RunError if the folder holds something else, or cannot be written.
     """
-    check_place(out)
-    partial = out.with_name(f".{out.name}.part")
+    partial, older = (out.with_name(f".{out.name}.{end}") for end in ("part", "old"))
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        digest = _digest(grid, method)
-        for fold, model in models.items():
-            _write_fold(partial / f"fold-{fold}" / "seed-0", grid, model, fold=fold, digest=digest)
-        if len(models) == 1:
-            fold = next(iter(models))
-            _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
-        else:
-            _save(partial / "model.safetensors", published)
-        write_summary(partial, machine=report["machine"])
-        replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.replace(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock = out.with_name(f".{out.name}.lock")
+        with FileLock(lock).acquire(timeout=LOCK_SECONDS), ExitStack() as ending:
+            ending.callback(lock.unlink, missing_ok=True)
+            check_place(out)
+            shutil.rmtree(partial, ignore_errors=True)
+            digest = _digest(grid, method)
+            for fold, model in models.items():
+                _write_fold(partial / f"fold-{fold}" / "seed-0", grid, model, fold=fold, digest=digest)
+            if len(models) == 1:
+                fold = next(iter(models))
+                _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
+            else:
+                _save(partial / "model.safetensors", published)
+            write_summary(partial, machine=report["machine"])
+            replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
+            shutil.rmtree(older, ignore_errors=True)
+            if out.exists():
+                out.replace(older)
+            partial.replace(out)
+            shutil.rmtree(older, ignore_errors=True)
+    except Timeout as error:
+        raise RunError(f"{out}: another process is writing it; wait for it, or end it") from error
     except OSError as error:
         raise RunError(
             f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
@@ -130,10 +142,10 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
     trials = [grid.trials[fold, member] for member in grid.members]
     first = trials[0].about
     identity = {"recipe": digest, "dataset": first["dataset"]["digest"], "fold": fold, "seed": 0, "ensemble": True}
-    replace_text(folder / "trial.json", json.dumps(identity))
+    write_state(folder / "trial.json", identity)
     _save(folder / "model.safetensors", (model.card, model.network))
     about = {
-        **first,
+        **{name: value for name, value in first.items() if name != "history"},
         "seed": 0,
         "seconds": round(sum(trial.about["seconds"] for trial in trials), 1),
         "epoch": max(trial.about["epoch"] for trial in trials),

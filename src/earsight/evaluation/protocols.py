@@ -8,7 +8,6 @@ itself), each with a 95 % interval, and how far each lies above ``last``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 
 from earsight.errors import RunError
 from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import Predictions, clip_means, read_run
+from earsight.evaluation.summary import Predictions, clip_means, read_history, read_run
 
 
 class Watched(NamedTuple):
@@ -71,10 +70,9 @@ def compare_protocols(run: Path, *, trials: Sequence[Predictions] | None = None)
 
 def _watched(run: Path, trial: Predictions) -> Watched:
     path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
-    right = []
+    right: list[NDArray[np.bool_]] = []
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        for record in records:
+        for record in read_history(run, trial):
             held_out = record.get("held_out")
             if held_out is None:
                 raise RunError(

@@ -7,6 +7,7 @@ Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predicti
 from __future__ import annotations
 
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from earsight.evaluation.statistics import (
     paired_difference,
     variance_parts,
 )
-from earsight.files import replace_text
+from earsight.files import read_lines, replace_text
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,22 @@ def read_predictions(path: Path) -> Predictions:
         raise RunError(
             f"{path}: not a predictions file of earsight ({error}); remove its folder and run again"
         ) from error
+
+
+def read_history(run: Path, trial: Predictions) -> list[dict[str, Any]]:
+    """The records of a finished trial's epochs.
+
+    Raises
+    ------
+    RunError
+        If ``history.jsonl`` is missing, broken, or not what the trial wrote.
+    """
+    path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
+    remedy = "remove its folder and run again"
+    records = read_lines(path, what="a history of earsight", remedy=remedy, error=RunError)
+    if trial.about.get("history", found := zlib.crc32(path.read_bytes())) != found:
+        raise RunError(f"{path}: is damaged, for it is not what the trial wrote; {remedy}")
+    return records
 
 
 def read_run(run: Path) -> list[Predictions]:

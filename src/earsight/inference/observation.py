@@ -8,6 +8,7 @@ clips are kept in ``RUN/analysis/boundaries.jsonl``, from which an interrupted c
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,11 +101,12 @@ class _KeptRows:
             head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last line
             if json.loads(head) == settings:
                 entries = [json.loads(line) for line in lines]
-                self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries}
-        except (OSError, ValueError, KeyError, TypeError):
+                whole = [one for one in entries if "crc" not in one or one == _with_crc(one["key"], one["row"])]
+                self._rows = {json.dumps(entry["key"]): entry["row"] for entry in whole}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # not there, damaged, or of another version: begun anew below
         path.parent.mkdir(parents=True, exist_ok=True)
-        body = [{"key": json.loads(key), "row": row} for key, row in self._rows.items()]
+        body = [_with_crc(json.loads(key), row) for key, row in self._rows.items()]
         replace_text(path, "".join(json.dumps(entry) + "\n" for entry in [settings, *body]))
 
     def find(self, key: list[Any]) -> dict[str, Any] | None:
@@ -112,9 +114,13 @@ class _KeptRows:
 
     def add(self, key: list[Any], row: dict[str, Any]) -> dict[str, Any]:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"key": key, "row": row}) + "\n")
+            file.write(json.dumps(_with_crc(key, row)) + "\n")
         self._rows[json.dumps(key)] = row
         return row
+
+
+def _with_crc(key: list[Any], row: dict[str, Any]) -> dict[str, Any]:
+    return {"key": key, "row": row, "crc": zlib.crc32(json.dumps([key, row], sort_keys=True).encode())}
 
 
 def _summary(rows: list[dict[str, Any]], run: Path) -> dict[str, Any]:

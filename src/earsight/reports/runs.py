@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from earsight.ensembles.ensemble_run import REPORT
-from earsight.errors import ModelError, RecipeError
-from earsight.evaluation.summary import Predictions, read_run, summarize
+from earsight.errors import EarsightError, ModelError, RecipeError, RunError
+from earsight.evaluation.summary import Predictions, read_history, read_run, summarize
+from earsight.files import read_state
 from earsight.recipe import Recipe, parse_recipe
 
 
@@ -72,20 +73,20 @@ def read_for_report(folder: Path) -> RunRead:
             missing.append(
                 f"Fold {fold}, seed {seed} was begun and has not ended: it is left out of every figure here."
             )
-    return RunRead(folder, trials, summarize(trials, machine=machine), histories, *made_by, ensemble, missing)
+    summary = summarize(trials, machine=machine)
+    if any(json.loads(json.dumps(summary.get(key))) != value for key, value in old.items()):  # as JSON holds it
+        missing.append(
+            "summary.json does not fit the predictions, so it is damaged or trials have ended since: every figure is "
+            f"from the predictions; `earsight summary {folder}` writes it anew."
+        )
+    return RunRead(folder, trials, summary, histories, *made_by, ensemble, missing)
 
 
 def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        found, reason = None, "is not there"
-    except (OSError, ValueError) as error:
-        found, reason = None, f"cannot be read ({error})"
-    else:
-        reason = "holds no object"
-    if isinstance(found, dict):
-        return found
+        return read_state(path, {}, remedy=without)
+    except EarsightError as error:
+        reason = str(error).partition(": ")[2].partition(";")[0] if path.exists() else "is not there"
     missing.append(f"{path.name} {reason}: {without}.")
     return {}
 
@@ -95,9 +96,9 @@ def _histories(folder: Path, trials: Sequence[Predictions], missing: list[str]) 
     for trial in trials:
         path = _trial_folder(folder, trial) / "history.jsonl"
         try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            rows = read_history(folder, trial)
             numbers = [[float(row[key]) for key in ("epoch", "loss", "learning_rate")] for row in rows]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (RunError, ValueError, KeyError, TypeError) as error:
             missing.append(f"{path.relative_to(folder)} cannot be read ({error}): the curves are drawn without it.")
             continue
         if numbers:

@@ -9,6 +9,7 @@ file is replaced whole or not at all.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,7 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
         "epoch": fitted.epoch,
         "protocol": recipe.training.protocol,
         "recipe_digest": recipe.digest,
+        "history": zlib.crc32(_history_text(fitted.history).encode()),
         "dataset": {
             "name": dataset.name,
             "clips": len(dataset.clips),
@@ -151,7 +153,11 @@ def tidy(folder: Path) -> None:
 
 def write_history(path: Path, history: list[dict[str, Any]]) -> None:
     """One JSON object a line, one line an epoch."""
-    replace_text(path, "".join(json.dumps(record) + "\n" for record in history))
+    replace_text(path, _history_text(history))
+
+
+def _history_text(history: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(record) + "\n" for record in history)
 
 
 def _write_predictions(

@@ -7,7 +7,6 @@ anyway. Goes out: a dict for tables, figures and JSON; accuracies between 0 and 
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from earsight.errors import RunError
 from earsight.evaluation.metrics import log_loss
 from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
 from earsight.evaluation.summary import read_predictions
+from earsight.files import read_lines
 
 
 def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *, metric: str) -> dict[str, Any]:
@@ -100,4 +100,4 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "history.jsonl"
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return read_lines(path, what="a history of earsight", remedy=f"remove {folder} and run again", error=RunError)

@@ -1,0 +1,344 @@
+"""``python -m benchmarks.damage``: kills, flipped bytes, cuts and full disks; then the verb that reads what is left.
+
+Seeded and bounded: each case's number decides what happens to it, results go to a file, and a second sitting goes on
+behind the cases that are in it. Of each: did the verb give the ``same`` bits, was the damage ``named`` (exit code 2, or
+a line or sentence beside a result), did the result change in silence (``silent``), or was there a ``traceback``?
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+FIELDS = (
+    *("backbone.name=test_resnet", "backbone.weights=none", "transfer.cut=block1", "training.precision=float32"),
+    *("features.bands=8", "features.frames=16", "augment.pitch_semitones=1", "training.epochs=3"),
+)
+RECIPE = [word for field in FIELDS for word in ("--set", field)]
+CROSSVAL = ["crossval", "data", "--folds", "1,2", "--seeds", "2", "--threads", "1", "--cache", "cache", *RECIPE]
+TRAIN = ["train", "data", "--out", "begun", "--threads", "1", "--cache", "cache", *RECIPE]
+MODEL = "run/fold-1/seed-0/model.safetensors"
+PREDICT = ["predict", MODEL, "data", "--hop", "0.25", "--rows", "both", "--csv", "--threads", "1"]
+# A process ends with the second checkpoint of its training, or with the twelfth commit of an output's journal.
+STOP = """
+real, calls = getattr(place, name), []
+def stop(*values, **named):
+    real(*values, **named)
+    calls.append(1)
+    if len(calls) == last:
+        os._exit(9)
+setattr(place, name, stop)
+"""
+STOP_TRAINING = (
+    """
+import earsight.training.loop as place
+place.CHECKPOINT_SECONDS, place.CHECKPOINT_COST = 0.0, 1e9
+name, last = "save_checkpoint", 2
+"""
+    + STOP
+)
+STOP_WRITING = (
+    """
+import earsight.inference.journal as journal
+journal.COMMIT_SECONDS = 0.0
+place, name, last = journal.FileOutput, "commit", 12
+"""
+    + STOP
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A verb that reads state: its command, the files it reads (globs), and those of its result, or its output."""
+
+    name: str
+    command: list[str]
+    files: tuple[str, ...]
+    results: tuple[str, ...] = ()
+
+
+_TRIAL = ("fold-*/seed-*/predictions.npz", "fold-*/seed-*/model.safetensors")
+READERS = (
+    Reader("predict", ["predict", MODEL, "data", "--json", "--threads", "1"], (MODEL,)),
+    Reader(
+        "report",
+        ["report", "run", "--out", "page.html", "--mistakes", "0"],
+        ("run/*.*", "run/fold-*/seed-*/*.*"),
+        ("page.html",),
+    ),
+    Reader("summary", ["summary", "run", "--json"], ("run/fold-*/seed-*/predictions.npz", "run/summary.json")),
+    Reader(
+        "finished run",
+        [*CROSSVAL, "--out", "run"],
+        ("run/*.*", "run/fold-*/seed-*/*.*"),
+        tuple(f"run/{one}" for one in _TRIAL[:1]),
+    ),
+    Reader(
+        "ensemble",
+        ["ensemble", "run", "--out", "joint", "--json", "--threads", "1"],
+        ("run/fold-*/seed-*/*.*",),
+        ("joint/fold-*/seed-*/predictions.npz",),
+    ),
+    Reader(
+        "cache", [*CROSSVAL, "--out", "fresh"], ("cache/*/*", "cache/*.json"), tuple(f"fresh/{one}" for one in _TRIAL)
+    ),
+    Reader("checkpoint", TRAIN, ("begun/fold-*/seed-*/*.*",), tuple(f"begun/{one}" for one in _TRIAL)),
+    Reader("resumed output", [*PREDICT, "--out", "half", "--resume"], ("half/*", "half/.[fp]*"), ("half/*.csv",)),
+    Reader("finished output", [*PREDICT, "--out", "out", "--resume"], ("out/*", "out/.[fp]*"), ("out/*.csv",)),
+)
+# What writes, from nothing; given again it goes on.
+WRITERS = (
+    Reader(
+        "crossval",
+        ["crossval", *CROSSVAL[1:], "--out", "new", "--cache", "newcache"],
+        (),
+        tuple(f"new/{one}" for one in _TRIAL),
+    ),
+    Reader("prepare", ["prepare", "data", "--cache", "newcache", *RECIPE], (), ("newcache/*/*",)),
+    *(one for one in READERS if one.name in ("ensemble", "report", "summary", "checkpoint", "resumed output")),
+    Reader("predict --out", [*PREDICT, "--out", "new", "--resume"], (), ("new/*.csv",)),
+    Reader(
+        "predict --csv --out",
+        ["predict", MODEL, "data", "--csv", "--out", "new.csv", "--resume", "--threads", "1"],
+        (),
+        ("new.csv",),
+    ),
+    Reader("calibrate", ["calibrate", "run", "--json"], ()),
+)
+
+
+def _child(words: list[str], folder: Path, cache: Path, code: str, limit: int) -> None:
+    """The command line in a process of its own, forked with everything imported."""
+    os.chdir(folder)
+    os.environ["EARSIGHT_CACHE"] = str(cache)
+    for stream, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(cache.parent / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    exec(code, {"os": os})
+    if limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    sys.argv = ["earsight", *words]
+    from earsight.cli import app
+
+    try:
+        app()
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+class Scene:
+    """A folder with a data set and state of every kind, ``whole``, and its copy ``work`` in which cases happen."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.work, self._whole = place, place / "work", place / "whole"
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(
+            ["earsight.cli", "earsight.training.trial", "earsight.reports.report", "timm"]
+        )
+        self._expected: dict[str, tuple[dict[str, bytes], float]] = {}
+        if not (self._whole / "DONE").exists():
+            self._make()
+
+    def run(
+        self, words: Iterable[str], *, code: str = "", limit: int = 0, kill: float = 0.0
+    ) -> tuple[int | None, str, str]:
+        """Exit code (None after the kill), standard output and errors of a command."""
+        arguments = (list(words), self.work, self.place / "cache", code, limit)
+        process = self._context.Process(target=_child, args=arguments, daemon=True)
+        process.start()
+        process.join(kill or 300)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return None, "", "" if kill else "Traceback: it took more than 300 s"
+        out, err = ((self.place / name).read_text(errors="replace") for name in ("stdout", "stderr"))
+        return process.exitcode, out, err
+
+    def reset(self) -> None:
+        """The state as it was made, with its times."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        shutil.copytree(self._whole, self.work)
+
+    def _make(self) -> None:
+        from earsight.data.synthetic import write_synthetic
+
+        shutil.rmtree(self.work, ignore_errors=True)
+        write_synthetic(self.work / "data", clips_per_class=10, seconds=0.5, sample_rate_hz=8000)
+        for words, code, expected in (
+            ([*CROSSVAL, "--out", "run"], "", 0),
+            (TRAIN, STOP_TRAINING, 9),
+            ([*PREDICT, "--out", "out"], "", 0),
+            ([*PREDICT, "--out", "half"], STOP_WRITING, 9),
+        ):
+            status, _, errors = self.run(words, code=code)
+            if status != expected:
+                raise SystemExit(f"{words}: exit code {status}\n{errors}")
+        (self.work / "DONE").touch()
+        self.work.rename(self._whole)
+
+    def result(self, reader: Reader, out: str) -> dict[str, bytes]:
+        """What a reader's verb gave, but for times: its files, and its output where it has none."""
+        paths = [path for glob in reader.results for path in sorted(self.work.glob(glob))]
+        found = {str(path.relative_to(self.work)): _content(path) for path in paths if path.name != "store.json"}
+        return found if reader.results else {"output": out.encode()}
+
+    def expected(self, reader: Reader) -> tuple[dict[str, bytes], float]:
+        """The result of an undamaged state, and the seconds that it takes."""
+        if reader.name not in self._expected:
+            self.reset()
+            began = time.monotonic()
+            status, out, errors = self.run(reader.command)
+            if status:
+                raise SystemExit(f"{reader.name}: exit code {status} without damage\n{errors}")
+            self._expected[reader.name] = self.result(reader, out), time.monotonic() - began
+        return self._expected[reader.name]
+
+    def outcome(self, reader: Reader, damaged: str) -> tuple[str, str]:
+        """Run a reader's verb and judge it; ``damaged`` is the file's name."""
+        expected = self.expected(reader)[0] if reader.name in self._expected else {}
+        status, out, errors = self.run(reader.command)
+        if "Traceback" in errors or status not in (0, 2):
+            return "traceback", errors[-2000:]
+        if status == 2:
+            return ("named" if "earsight: " in errors else "traceback"), errors[-300:]
+        found = self.result(reader, out)
+        if found == expected:
+            return "same", ""
+        said = errors + "".join(data.decode(errors="replace") for name, data in found.items() if name.endswith(".html"))
+        shown = damaged and (damaged in said or "damaged" in said)
+        return (
+            "named" if shown else "silent"
+        ), f"{[one for one in expected if found.get(one) != expected[one]]} {errors[-300:]}"
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; of predictions the arrays alone, for beside them stand seconds."""
+    if path.suffix != ".npz":
+        return path.read_bytes()
+    from earsight.evaluation.summary import read_predictions
+
+    found = read_predictions(path)
+    return b"".join(held.tobytes() for held in (found.logits, found.labels)) + " ".join(found.clips).encode()
+
+
+def spoil(path: Path, how: str, chance: random.Random) -> None:
+    """Flip one bit of a file, or cut it, with size (but for the cut) and times kept."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    if how == "flip":
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+    else:
+        os.truncate(path, chance.randrange(len(data)))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def damage(scene: Scene, kind: str, number: int, readers: Iterable[Reader] = READERS) -> dict[str, str]:
+    """One flip or cut: of a reader in turn, and a file drawn from the kinds (endings) that it reads."""
+    choices = list(readers)
+    reader, chance = choices[number % len(choices)], random.Random(f"{kind} {number}")
+    scene.expected(reader)
+    scene.reset()
+    files = sorted(
+        {path for glob in reader.files for path in scene.work.glob(glob) if path.is_file() and path.stat().st_size}
+    )
+    name = chance.choice(sorted({path.name for path in files}))
+    path = chance.choice([path for path in files if path.name == name])
+    spoil(path, kind, chance)
+    judged, note = scene.outcome(reader, path.name)
+    return {"verb": reader.name, "file": str(path.relative_to(scene.work)), "outcome": judged, "note": note}
+
+
+def interrupt(scene: Scene, kind: str, number: int) -> dict[str, str]:
+    """One kill, or one full disk; then the command is given again and must end with the bits of one left alone."""
+    writer, chance = WRITERS[number % len(WRITERS)], random.Random(f"{kind} {number}")
+    _, seconds = scene.expected(writer)
+    scene.reset()
+    first = ""
+    if kind == "kill":
+        scene.run(writer.command, kill=chance.uniform(0.05, seconds))
+    else:
+        status, _, errors = _full(scene, writer.command, chance)
+        if "Traceback" in errors or status not in (0, 2):
+            return {"verb": writer.name, "file": "", "outcome": "traceback", "note": errors[-2000:]}
+        first = errors[-200:]
+    judged, note = scene.outcome(writer, "")
+    return {"verb": writer.name, "file": "", "outcome": judged, "note": f"{first} {note}"}
+
+
+def _full(scene: Scene, words: list[str], chance: random.Random) -> tuple[int | None, str, str]:
+    """Run a command on a small disk, mounted in memory where that is allowed; else with a limit on each file's size."""
+    disk = scene.place / "disk"
+    disk.mkdir(exist_ok=True)
+    used = sum(path.stat().st_size + 4096 for path in scene.work.rglob("*"))
+    size = used + int(10 ** chance.uniform(3.5, 6.5))
+    mount = ctypes.CDLL(None, use_errno=True)
+    if mount.mount(b"tmpfs", str(disk).encode(), b"tmpfs", 0, f"size={size}".encode()):
+        return scene.run(words, limit=int(10 ** chance.uniform(2, 5.5)))
+    try:
+        shutil.copytree(scene.work, disk / "work")
+        scene.work, kept = disk / "work", scene.work
+        try:
+            answer = scene.run(words)
+        finally:
+            scene.work = kept
+        shutil.rmtree(kept)
+        shutil.copytree(disk / "work", kept)
+    finally:
+        mount.umount2(str(disk).encode(), 2)
+    return answer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.damage", description=__doc__)
+    for name, count in (("kill", 500), ("flip", 500), ("cut", 200), ("fill", 200)):
+        parser.add_argument(f"--{name}s", type=int, default=count)
+    parser.add_argument("--at", type=Path, default=Path("damage"), help="the scene's folder, kept between sittings")
+    parser.add_argument("--results", type=Path, help="default AT/results.jsonl")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of this sitting")
+    asked = parser.parse_args()
+    asked.at.mkdir(parents=True, exist_ok=True)
+    scene, results = Scene(asked.at.absolute()), asked.results or asked.at / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    done, until = {(row["kind"], row["number"]) for row in rows}, time.monotonic() + 60 * asked.minutes
+    wanted = [
+        (kind, number) for kind in ("kill", "flip", "cut", "fill") for number in range(getattr(asked, f"{kind}s"))
+    ]
+    wanted.sort(key=lambda one: one[1])
+    with results.open("a") as file:
+        for kind, number in wanted:
+            if (kind, number) in done or time.monotonic() > until:
+                continue
+            case: Callable[[Scene, str, int], dict[str, str]] = interrupt if kind in ("kill", "fill") else damage
+            row = {"kind": kind, "number": number, **case(scene, kind, number)}
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            if row["outcome"] in ("silent", "traceback"):
+                print(f"{kind} {number}: {row['verb']} {row['file']}: {row['outcome']}\n{row['note']}", flush=True)
+    names = ("same", "named", "silent", "traceback")
+    for heading, key in (("", "kind"), ("\n", "verb")):
+        print(f"{heading}{key:20}", *(f"{name:>10}" for name in names))
+        for value in dict.fromkeys(row[key] for row in rows):
+            counts = Counter(row["outcome"] for row in rows if row[key] == value)
+            print(f"{value:20}", *(f"{counts[name]:10}" for name in names))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""A run folder as a report reads it: what is derived must fit what it derives from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from earsight.evaluation.summary import write_summary
+from earsight.models.modelfile import load_card
+from earsight.reports.runs import read_for_report
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of a finished run, with its summary."""
+    shutil.copytree(trained.parents[1], tmp_path / "run")
+    card = load_card(trained / "model.safetensors")
+    (tmp_path / "run" / "recipe.yaml").write_text(card.recipe.to_yaml())
+    write_summary(tmp_path / "run", machine={"cores": 2})
+    return tmp_path / "run"
+
+
+def spoilt(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_a_whole_run_misses_nothing(run):
+    read = read_for_report(run)
+    assert read.missing == []
+    assert read.summary["machine"] == {"cores": 2}
+
+
+def test_a_summary_that_does_not_fit_the_predictions(run):
+    before = read_for_report(run).summary
+    figure = json.loads((run / "summary.json").read_text())["accuracy"]["mean"]
+    spoilt(run / "summary.json", f'"mean": {figure}', f'"mean": {figure + 0.125}')
+    read = read_for_report(run)
+    assert read.summary == before
+    assert "summary.json does not fit the predictions" in " ".join(read.missing)
+
+
+def test_a_history_that_the_trial_did_not_write(run):
+    path = next(run.glob("fold-*/seed-*/history.jsonl"))
+    first = json.loads(path.read_text().splitlines()[0])
+    spoilt(path, f'"loss": {first["loss"]}', f'"loss": {first["loss"] + 1}')
+    read = read_for_report(run)
+    assert read.histories == []
+    assert "history.jsonl cannot be read" in read.missing[0]
+    assert "is damaged" in read.missing[0]
