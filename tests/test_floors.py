@@ -16,7 +16,7 @@ import earsight
 
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
-    *("errors", "cache", "files", "signals", "parallel", "version", "recipe"),
+    *("errors", "cache", "files", "signals", "openmp", "parallel", "version", "recipe"),
     *("kernels", "data", "evaluation", "features", "models", "training", "calibration", "execution"),
     *("analysis", "inference", "tuning", "onnx", "ensembles", "reports", "experiments", "serving"),
     *("console", "quickstart", "commands", "cli", "__main__"),

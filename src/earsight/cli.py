@@ -24,6 +24,7 @@ from earsight.commands import (
     tuning,
 )
 from earsight.console import Verbs, out
+from earsight.openmp import spin_briefly
 from earsight.signals import stop_at
 
 app = typer.Typer(
@@ -71,6 +72,7 @@ def main() -> None:
     gc.set_threshold(100_000)
     kinds = (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else (signal.SIGTERM,)
     stop_at(*(kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL))  # not below nohup
+    spin_briefly()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, for which torch looks when it first takes memory
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):

@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -123,6 +125,8 @@ def test_workers_end_by_themselves(short, cpu, tmp_path):
     """They tidy up: temporary files are not left as by a kill."""
 
     def stop(*_):
+        for worker in multiprocessing.active_children() if sys.platform == "linux" else ():
+            assert b"GOMP_SPINCOUNT=" in Path(f"/proc/{worker.pid}/environ").read_bytes()
         workers.extend(multiprocessing.active_children())
         raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from earsight.errors import EarsightError, RunError
+from earsight.openmp import spinning_briefly
 from earsight.signals import stop_at, stop_status
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, run_trial
@@ -79,6 +80,8 @@ def run_at_once(
     if _METHOD == "forkserver":
         # Each process is then forked from one that has imported torch, and done nothing with it.
         context.set_forkserver_preload([__name__])
+        with spinning_briefly():
+            forkserver.ensure_running()
     workers: list[_Worker] = []
     try:
         while waiting and len(workers) < jobs:

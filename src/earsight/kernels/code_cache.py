@@ -89,11 +89,10 @@ def _is_private(folder: Path) -> bool:
     """
     top = default_cache()
     top.mkdir(parents=True, exist_ok=True)
+    sticky = bool(top.stat().st_mode & stat.S_ISVTX)
     for place in (top, *reversed([one for one in (folder, *folder.parents) if top in one.parents])):
         place.mkdir(mode=0o700, exist_ok=True)
-        if _others_write(place, 0o002 if place == top else 0o022) and not (
-            place == top and place.stat().st_mode & stat.S_ISVTX
-        ):
+        if _others_write(place, 0o022 if place != top else 0 if sticky else 0o002):
             _warn(
                 f"{place}: other users can write there, so compiled kernels are neither read nor kept, and every "
                 "process compiles its own; remove the folder, or take another one with EARSIGHT_CACHE"
