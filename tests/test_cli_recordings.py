@@ -186,7 +186,7 @@ def test_a_full_disk(model, long, to):
         _, errors = running.communicate(timeout=120)
     assert running.returncode == 2
     assert b"rows cannot be written (No space left on device)" in errors
-    assert b"With --out FILE and --resume" in errors
+    assert b"Output to --out FILE can be resumed with --resume" in errors
     assert b"Traceback" not in errors
     assert b"Exception ignored" not in errors
 
