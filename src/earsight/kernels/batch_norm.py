@@ -12,25 +12,24 @@ this.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from earsight.kernels.simd import (
-    BF16,
     F4,
     at,
+    by_parts,
+    by_vectors,
     clamp,
+    entries,
     fetch,
     fma,
     inlined,
     load,
-    next_ticket,
     root,
     separate,
     splat,
     store,
     where_inside,
 )
-from earsight.kernels.widths import WIDTH
 
 JOB = np.dtype(
     [("next", np.int64), ("done", np.int64), ("here", np.int64), ("parts", np.int64)]
@@ -51,52 +50,18 @@ _LINES = (0,) * (_ROWS // 2)
 """As long as the cache lines are many that sixteen bfloat16 channels of a block fill."""
 
 
-def by_parts(do_part):
-    """A kernel (pointer, kind) that does part after part, whichever thread is free."""
-
-    @inlined
-    def work(pointer, kind):
-        job = carray(pointer, 1)[0]
-        while True:
-            part = next_ticket(job.here)
-            if part >= job.parts:
-                break
-            do_part(job, part, kind)
-
-    return work
-
-
-def by_parts_and_joined(do_part, join):
-    """The same; the thread that ends the last part joins all parts' results, some channels at a time."""
-
-    @inlined
-    def work(pointer, kind):
-        job = carray(pointer, 1)[0]
-        while True:
-            part = next_ticket(job.here)
-            if part >= job.parts:
-                break
-            do_part(job, part, kind)
-            if next_ticket(job.here + 8) == job.parts - 1:
-                whole = job.channels - job.channels % WIDTH
-                for c in range(0, whole, WIDTH):
-                    join(job, c, None)
-                if whole < job.channels:
-                    join(job, whole, job.channels - whole)
-
-    return work
-
-
 @inlined
-def _prefetch_block(x, row, c, channels, stride):
+def _prefetch_block(x, row, c, mask, channels, stride):
     """Prefetch a share of the next block in memory's order, which caches do not foresee as it is read."""
-    if stride == channels:
+    if mask is None and stride == channels:
         fetch(x, row * channels + c * _ROWS, _LINES, 0)
 
 
 @inlined
-def _block_moments(x, place, stride, count, sums, first, second, seen, mask):
+def _block_moments(c, mask, x, row, channels, stride, count, sums, first, seen):
     """Mean and sum of squared distances from it, of one block of rows, joined to those of ``seen`` rows before."""
+    _prefetch_block(x, row + _ROWS, c, mask, channels, stride)
+    place, first, second = row * stride + c, first + c, first + channels + c
     a = b = splat(F4(0))
     at_row = place
     for _ in range(count // 2):
@@ -133,20 +98,14 @@ def _part_moments(job, part, kind):
     x, sums = at(job.x, kind), at(job.sums, F4)
     channels, stride = job.channels, job.stride
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
-    whole = channels - channels % WIDTH
-    first, second = 2 * part * channels, (2 * part + 1) * channels
+    first = 2 * part * channels
     for row in range(begin, end, _ROWS):
         count, seen = min(_ROWS, end - row), row - begin
-        for c in range(0, whole, WIDTH):
-            _prefetch_block(x, row + _ROWS, c, channels, stride)
-            _block_moments(x, row * stride + c, stride, count, sums, first + c, second + c, seen, None)
-        if whole < channels:
-            place = row * stride + whole
-            _block_moments(x, place, stride, count, sums, first + whole, second + whole, seen, channels - whole)
+        by_vectors(_block_moments, channels, x, row, channels, stride, count, sums, first, seen)
 
 
 @inlined
-def _join_moments(job, c, mask):
+def _join_moments(c, mask, job):
     """Statistics of all parts: mean, inverse deviation, scale and shift, and the running ones."""
     channels, sums, state = job.channels, at(job.sums, F4), at(job.state, F4)
     mean, squares = load(sums, c, mask), load(sums, channels + c, mask)
@@ -178,19 +137,24 @@ def _join_moments(job, c, mask):
         store(running_var, c, fma(new, unbiased, old * load(running_var, c, mask)), mask)
 
 
-_moments = by_parts_and_joined(_part_moments, _join_moments)
+@inlined
+def _finish_moments(job, kind):
+    by_vectors(_join_moments, job.channels, job)
+
+
+_moments = by_parts(_part_moments, _finish_moments)
 
 
 @inlined
-def _apply_to(x, out, place, target, state, channels, c, low, high, mask):
-    value = fma(load(x, place, mask), load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask))
-    store(out, target, clamp(value, low, high), mask)
+def _apply_to(c, mask, x, out, place, target, state, channels, low, high):
+    value = fma(load(x, place + c, mask), load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask))
+    store(out, target + c, clamp(value, low, high), mask)
 
 
 @inlined
-def _add_and_apply_to(x, side, out, place, target, state, channels, c, low, high, mask):
-    value = fma(load(x, place, mask), load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask))
-    store(out, target, clamp(value + load(side, target, mask), low, high), mask)
+def _add_and_apply_to(c, mask, x, side, out, place, target, state, channels, low, high):
+    value = fma(load(x, place + c, mask), load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask))
+    store(out, target + c, clamp(value + load(side, target + c, mask), low, high), mask)
 
 
 @separate
@@ -198,31 +162,25 @@ def _part_apply(job, part, kind):
     x, side, out, state = at(job.x, kind), at(job.side, kind), at(job.out, kind), at(job.state, F4)
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
-    whole = channels - channels % WIDTH
     added = job.side != 0
     for row in range(job.rows * part // job.parts, job.rows * (part + 1) // job.parts):
         place, target = row * stride, row * channels
         if added:
-            for c in range(0, whole, WIDTH):
-                _add_and_apply_to(x, side, out, place + c, target + c, state, channels, c, low, high, None)
-            if whole < channels:
-                count = channels - whole
-                _add_and_apply_to(x, side, out, place + whole, target + whole, state, channels, whole, low, high, count)
+            by_vectors(_add_and_apply_to, channels, x, side, out, place, target, state, channels, low, high)
         else:
-            for c in range(0, whole, WIDTH):
-                _apply_to(x, out, place + c, target + c, state, channels, c, low, high, None)
-            if whole < channels:
-                count = channels - whole
-                _apply_to(x, out, place + whole, target + whole, state, channels, whole, low, high, count)
+            by_vectors(_apply_to, channels, x, out, place, target, state, channels, low, high)
 
 
 _apply = by_parts(_part_apply)
 
 
 @inlined
-def _block_slopes(job, x, y, grad, more, side_out, state, row, count, sums, first, second, c, seen, mask):
+def _block_slopes(c, mask, job, x, y, grad, more, side_out, state, row, count, sums, first, seen):
     """Sums of the output's gradient where the activation lets it pass, alone and times the distance from the mean."""
     channels, stride = job.channels, job.stride
+    _prefetch_block(x, row + _ROWS, c, mask, channels, stride)
+    _prefetch_block(grad, row + _ROWS, c, mask, channels, channels)
+    first, second = first + c, first + channels + c
     low, high = splat(job.low), splat(job.high)
     mean = load(state, c, mask)
     scale, shift = load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask)
@@ -259,27 +217,16 @@ def _part_slopes(job, part, kind):
     x, y, grad, side_out = at(job.x, kind), at(job.y, kind), at(job.grad, kind), at(job.side_out, kind)
     more = at(job.more, kind)
     state, sums = at(job.state, F4), at(job.sums, F4)
-    channels, stride = job.channels, job.stride
+    channels = job.channels
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
-    whole = channels - channels % WIDTH
-    first, second = 2 * part * channels, (2 * part + 1) * channels
+    first = 2 * part * channels
     for row in range(begin, end, _ROWS):
         count, seen = min(_ROWS, end - row), row - begin
-        for c in range(0, whole, WIDTH):
-            _prefetch_block(x, row + _ROWS, c, channels, stride)
-            _prefetch_block(grad, row + _ROWS, c, channels, channels)
-            _block_slopes(
-                job, x, y, grad, more, side_out, state, row, count, sums, first + c, second + c, c, seen, None
-            )
-        if whole < channels:
-            c, mask = whole, channels - whole
-            _block_slopes(
-                job, x, y, grad, more, side_out, state, row, count, sums, first + c, second + c, c, seen, mask
-            )
+        by_vectors(_block_slopes, channels, job, x, y, grad, more, side_out, state, row, count, sums, first, seen)
 
 
 @inlined
-def join_slopes(job, c, mask):
+def _join_slopes(c, mask, job):
     """Gradients of weight and bias, and the two coefficients of the input's gradient."""
     channels, sums = job.channels, at(job.sums, F4)
     state, slopes = at(job.state, F4), at(job.slopes, F4)
@@ -296,16 +243,22 @@ def join_slopes(job, c, mask):
     store(slopes, 3 * channels + c, share * a, mask)
 
 
-_slopes = by_parts_and_joined(_part_slopes, join_slopes)
+@inlined
+def finish_slopes(job, kind):
+    """Join what the parts have left."""
+    by_vectors(_join_slopes, job.channels, job)
+
+
+_slopes = by_parts(_part_slopes, finish_slopes)
 
 
 @inlined
-def _gradient_to(x, grad, out, place, target, state, slopes, channels, c, low, high, mask):
-    value = load(x, place, mask)
+def _gradient_to(c, mask, x, grad, out, place, target, state, slopes, channels, low, high):
+    value = load(x, place + c, mask)
     scale = load(state, 2 * channels + c, mask)
-    g = where_inside(load(grad, target, mask), fma(value, scale, load(state, 3 * channels + c, mask)), low, high)
+    g = where_inside(load(grad, target + c, mask), fma(value, scale, load(state, 3 * channels + c, mask)), low, high)
     rest = fma(load(slopes, 2 * channels + c, mask), value - load(state, c, mask), load(slopes, 3 * channels + c, mask))
-    store(out, target, fma(scale, g, rest), mask)
+    store(out, target + c, fma(scale, g, rest), mask)
 
 
 @separate
@@ -314,54 +267,19 @@ def _part_gradient(job, part, kind):
     state, slopes = at(job.state, F4), at(job.slopes, F4)
     channels, stride = job.channels, job.stride
     low, high = splat(job.low), splat(job.high)
-    whole = channels - channels % WIDTH
     for row in range(job.rows * part // job.parts, job.rows * (part + 1) // job.parts):
         place, target = row * stride, row * channels
-        for c in range(0, whole, WIDTH):
-            _gradient_to(x, grad, out, place + c, target + c, state, slopes, channels, c, low, high, None)
-        if whole < channels:
-            c, count = whole, channels - whole
-            _gradient_to(x, grad, out, place + c, target + c, state, slopes, channels, c, low, high, count)
+        by_vectors(_gradient_to, channels, x, grad, out, place, target, state, slopes, channels, low, high)
 
 
 _gradient = by_parts(_part_gradient)
 
 
-def moments_float32(pointer):
-    """Mean and variance of each channel, and what follows from them."""
-    _moments(pointer, F4)
-
-
-def moments_bfloat16(pointer):
-    """Mean and variance of each channel, and what follows from them."""
-    _moments(pointer, BF16)
-
-
-def apply_float32(pointer):
-    """``out = activation(x * scale + shift + side)``."""
-    _apply(pointer, F4)
-
-
-def apply_bfloat16(pointer):
-    """``out = activation(x * scale + shift + side)``."""
-    _apply(pointer, BF16)
-
-
-def affine_gradients_float32(pointer):
-    """Gradients of weight and bias; with ``y`` also that of the side, in ``side_out``."""
-    _slopes(pointer, F4)
-
-
-def affine_gradients_bfloat16(pointer):
-    """Gradients of weight and bias; with ``y`` also that of the side, in ``side_out``."""
-    _slopes(pointer, BF16)
-
-
-def input_gradient_float32(pointer):
-    """Gradient of the input from that of the output."""
-    _gradient(pointer, F4)
-
-
-def input_gradient_bfloat16(pointer):
-    """Gradient of the input from that of the output."""
-    _gradient(pointer, BF16)
+moments_float32, moments_bfloat16 = entries("moments", _moments)
+"""Mean and variance of each channel, and what follows from them."""
+apply_float32, apply_bfloat16 = entries("apply", _apply)
+"""``out = activation(x * scale + shift + side)``."""
+affine_gradients_float32, affine_gradients_bfloat16 = entries("affine_gradients", _slopes)
+"""Gradients of weight and bias; with ``y`` also that of the side, in ``side_out``."""
+input_gradient_float32, input_gradient_bfloat16 = entries("input_gradient", _gradient)
+"""Gradient of the input from that of the output."""

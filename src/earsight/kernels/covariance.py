@@ -11,9 +11,8 @@ of threads. Imports numba: only `earsight.kernels.runtime` may import this.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
-from earsight.kernels.simd import BF16, F4, at, fma, inlined, load, next_ticket, room, separate, splat, store
+from earsight.kernels.simd import F4, at, by_parts, entries, fma, inlined, load, room, separate, splat, store
 from earsight.kernels.widths import WIDTH
 
 JOB = np.dtype(
@@ -84,7 +83,8 @@ def _add_products(tile, count, padded, channels, sums):
 
 
 @separate
-def _do_part(job, part, tile, origin, kind):
+def _do_part(job, part, kind):
+    tile, origin = room(_ROOM), room(_MOST_VECTORS)
     x, channels, padded = at(job.x, kind), job.channels, job.padded
     sums = at(job.sums + part * (padded + 1) * padded * 4, F4)
     for place in range(0, (padded + 1) * padded, WIDTH):
@@ -122,10 +122,7 @@ def _join(job, kind):
     apart = padded * padded
     for c in range(0, padded, WIDTH):
         value = load(sums, apart + c, None) + _origin(x, c, job.rows, channels)
-        if c + WIDTH <= channels:
-            store(mean, c, value, None)
-        else:
-            store(mean, c, value, channels - c)
+        store(mean, c, value, min(WIDTH, channels - c))
     for i in range(channels):
         for j in range(i, channels):
             value = sums[i * padded + j] - sums[apart + i] * sums[apart + j]
@@ -133,24 +130,8 @@ def _join(job, kind):
             covariance[j * channels + i] = value
 
 
-@inlined
-def _covariance(pointer, kind):
-    job = carray(pointer, 1)[0]
-    tile, origin = room(_ROOM), room(_MOST_VECTORS)
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
-        _do_part(job, part, tile, origin, kind)
-        if next_ticket(job.here + 8) == job.parts - 1:
-            _join(job, kind)
+_covariance = by_parts(_do_part, _join)
 
 
-def covariance_float32(pointer):
-    """Mean and covariance of the columns of a matrix."""
-    _covariance(pointer, F4)
-
-
-def covariance_bfloat16(pointer):
-    """Mean and covariance of the columns of a matrix."""
-    _covariance(pointer, BF16)
+covariance_float32, covariance_bfloat16 = entries("covariance", _covariance)
+"""Mean and covariance of the columns of a matrix."""

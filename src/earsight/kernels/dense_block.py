@@ -7,9 +7,21 @@ numba: only `earsight.kernels.runtime` may import this.
 
 from __future__ import annotations
 
-from earsight.kernels.batch_norm import JOB, by_parts, by_parts_and_joined, join_slopes
-from earsight.kernels.simd import BF16, F4, at, fma, inlined, load, separate, splat, store, where_inside
-from earsight.kernels.widths import WIDTH
+from earsight.kernels.batch_norm import JOB, finish_slopes
+from earsight.kernels.simd import (
+    F4,
+    at,
+    by_parts,
+    by_vectors,
+    entries,
+    fma,
+    inlined,
+    load,
+    separate,
+    splat,
+    store,
+    where_inside,
+)
 
 __all__ = ["JOB"]
 
@@ -17,9 +29,10 @@ _BLOCK_ELEMENTS = 12 * 1024
 
 
 @inlined
-def _block_add_gradient(job, x, grad, out, state, row, count, sums, first, second, c, seen, mask):
+def _block_add_gradient(c, mask, job, x, grad, out, state, row, count, sums, first, seen):
     """Add a layer's gradient, without its two terms of each channel, and take the sums that those are made of."""
     channels, stride = job.channels, job.stride
+    first, second = first + c, first + channels + c
     low, high = splat(job.low), splat(job.high)
     mean = load(state, c, mask)
     scale, shift = load(state, 2 * channels + c, mask), load(state, 3 * channels + c, mask)
@@ -45,26 +58,20 @@ def _part_add_gradient(job, part, kind):
     state, sums = at(job.state, F4), at(job.sums, F4)
     channels = job.channels
     begin, end = job.rows * part // job.parts, job.rows * (part + 1) // job.parts
-    whole = channels - channels % WIDTH
-    block = max(16, _BLOCK_ELEMENTS // channels)
-    first, second = 2 * part * channels, (2 * part + 1) * channels
+    block, first = max(16, _BLOCK_ELEMENTS // channels), 2 * part * channels
     for row in range(begin, end, block):
         count, seen = min(block, end - row), row - begin
-        for c in range(0, whole, WIDTH):
-            _block_add_gradient(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, None)
-        if whole < channels:
-            c, mask = whole, channels - whole
-            _block_add_gradient(job, x, grad, out, state, row, count, sums, first + c, second + c, c, seen, mask)
+        by_vectors(_block_add_gradient, channels, job, x, grad, out, state, row, count, sums, first, seen)
 
 
-_add_gradient = by_parts_and_joined(_part_add_gradient, join_slopes)
+_add_gradient = by_parts(_part_add_gradient, finish_slopes)
 
 
 @inlined
-def _finish_to(x, grad, out, place, target, state, slopes, channels, c, mask):
-    away = load(x, place, mask) - load(state, c, mask)
+def _finish_to(c, mask, x, grad, out, place, target, state, slopes, channels):
+    away = load(x, place + c, mask) - load(state, c, mask)
     rest = fma(load(slopes, c, mask), away, load(slopes, channels + c, mask))
-    store(out, target, load(grad, place, mask) + rest, mask)
+    store(out, target + c, load(grad, place + c, mask) + rest, mask)
 
 
 @separate
@@ -72,34 +79,15 @@ def _part_finish(job, part, kind):
     x, grad, out = at(job.x, kind), at(job.grad, kind), at(job.out, kind)
     state, slopes = at(job.state, F4), at(job.slopes, F4)
     channels = job.channels
-    whole = channels - channels % WIDTH
     for row in range(job.rows * part // job.parts, job.rows * (part + 1) // job.parts):
         place, target = row * job.stride, row * channels
-        for c in range(0, whole, WIDTH):
-            _finish_to(x, grad, out, place + c, target + c, state, slopes, channels, c, None)
-        if whole < channels:
-            c, mask = whole, channels - whole
-            _finish_to(x, grad, out, place + c, target + c, state, slopes, channels, c, mask)
+        by_vectors(_finish_to, channels, x, grad, out, place, target, state, slopes, channels)
 
 
 _finish = by_parts(_part_finish)
 
 
-def add_gradient_float32(pointer):
-    """``out += scale * grad`` where the activation lets it pass; gradients of weight and bias."""
-    _add_gradient(pointer, F4)
-
-
-def add_gradient_bfloat16(pointer):
-    """``out += scale * grad`` where the activation lets it pass; gradients of weight and bias."""
-    _add_gradient(pointer, BF16)
-
-
-def finish_gradient_float32(pointer):
-    """``out = grad + (x - mean) * slopes[0] + slopes[1]``."""
-    _finish(pointer, F4)
-
-
-def finish_gradient_bfloat16(pointer):
-    """``out = grad + (x - mean) * slopes[0] + slopes[1]``."""
-    _finish(pointer, BF16)
+add_gradient_float32, add_gradient_bfloat16 = entries("add_gradient", _add_gradient)
+"""``out += scale * grad`` where the activation lets it pass; gradients of weight and bias."""
+finish_gradient_float32, finish_gradient_bfloat16 = entries("finish_gradient", _finish)
+"""``out = grad + (x - mean) * slopes[0] + slopes[1]``."""

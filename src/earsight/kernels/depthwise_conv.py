@@ -11,9 +11,20 @@ cropped or copied in memory. Work is cut by image, whatever the number of thread
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
-from earsight.kernels.simd import BF16, F4, at, fetch, inlined, load, next_ticket, separate, splat, store
+from earsight.kernels.simd import (
+    F4,
+    at,
+    by_parts,
+    by_vectors,
+    entries,
+    fetch,
+    inlined,
+    load,
+    separate,
+    splat,
+    store,
+)
 from earsight.kernels.sliding_window import (
     add_column,
     convolve_step,
@@ -98,7 +109,7 @@ def _put(job, found, total, start, shape, cuts, mask, kind):
 
 
 @inlined
-def _convolve_rows(job, image, first, c, mask, kind, plan):
+def _convolve_rows(c, mask, job, image, first, kind, plan):
     """Some rows of the output, of sixteen channels."""
     sizes, waiting, taps, x_lines, out_lines = plan
     x = at(job.x, kind)
@@ -132,7 +143,7 @@ def _convolve_rows(job, image, first, c, mask, kind, plan):
 
 
 @inlined
-def _strided_gradient_rows(job, image, first, c, mask, kind, plan):
+def _strided_gradient_rows(c, mask, job, image, first, kind, plan):
     """Gradient of two rows of the padded input for each of some rows of the output, of sixteen channels."""
     sizes, waiting, taps, grad_lines, out_lines = plan
     grad = at(job.grad, kind)
@@ -164,7 +175,7 @@ def _strided_gradient_rows(job, image, first, c, mask, kind, plan):
 
 
 @inlined
-def _weight_gradient_rows(job, image, first, c, mask, kind, plan):
+def _weight_gradient_rows(c, mask, job, image, first, kind, plan):
     """Sums over some rows of the output, of sixteen channels, added to those of this part."""
     part, fresh, (sizes, waiting, taps, x_lines, grad_lines) = plan
     x, grad = at(job.x, kind), at(job.grad, kind)
@@ -195,26 +206,16 @@ def _weight_gradient_rows(job, image, first, c, mask, kind, plan):
     store_taps(sums, c, job.padded, totals)
 
 
-@inlined
-def _slices(do_rows, job, image, first, kind, plan):
-    """Do some rows, sixteen channels after sixteen."""
-    whole = job.channels - job.channels % WIDTH
-    for c in range(0, whole, WIDTH):
-        do_rows(job, image, first, c, None, kind, plan)
-    if whole < job.channels:
-        do_rows(job, image, first, whole, job.channels - whole, kind, plan)
-
-
 @separate
 def _convolve_image(job, image, kind, plan):
     for first in range(0, job.out_height, len(plan[0][2])):
-        _slices(_convolve_rows, job, image, first, kind, plan)
+        by_vectors(_convolve_rows, job.channels, job, image, first, kind, plan)
 
 
 @separate
 def _strided_gradient_image(job, image, kind, plan):
     for first in range(0, (job.height + job.top + 1) // 2, len(plan[0][1])):
-        _slices(_strided_gradient_rows, job, image, first, kind, plan)
+        by_vectors(_strided_gradient_rows, job.channels, job, image, first, kind, plan)
 
 
 @separate
@@ -222,45 +223,36 @@ def _weight_gradient_part(job, part, kind, plan):
     begin = job.batch * part // job.parts
     for image in range(begin, job.batch * (part + 1) // job.parts):
         for first in range(0, job.out_height, len(plan[0][2])):
-            _slices(_weight_gradient_rows, job, image, first, kind, (part, image == begin, plan))
+            own = part, image == begin, plan
+            by_vectors(_weight_gradient_rows, job.channels, job, image, first, kind, own)
 
 
 @inlined
-def _by_images(pointer, do_image, kind, plan):
-    job = carray(pointer, 1)[0]
-    while True:
-        image = next_ticket(job.here)
-        if image >= job.parts:
-            break
-        do_image(job, image, kind, plan)
+def _sum_weight_gradients(job, kind, one, two):
+    sums, out, size = at(job.sums, F4), at(job.out, F4), len(one[2]) * job.padded
+    for c in range(0, size, WIDTH):
+        total = load(sums, c, None)
+        for part in range(1, job.parts):
+            total = total + load(sums, part * size + c, None)
+        store(out, c, total, None)
 
 
-@inlined
-def _convolve(pointer, kind, one, two):
-    if carray(pointer, 1)[0].stride == 1:
-        _by_images(pointer, _convolve_image, kind, one)
-    else:
-        _by_images(pointer, _convolve_image, kind, two)
+def _by_stride(do_part):
+    """Do a part with the plan of the job's stride, 1 or 2."""
 
-
-@inlined
-def _weight_gradient(pointer, kind, one, two):
-    job = carray(pointer, 1)[0]
-    while True:
-        part = next_ticket(job.here)
-        if part >= job.parts:
-            break
+    @inlined
+    def chosen(job, part, kind, one, two):
         if job.stride == 1:
-            _weight_gradient_part(job, part, kind, one)
+            do_part(job, part, kind, one)
         else:
-            _weight_gradient_part(job, part, kind, two)
-        if next_ticket(job.here + 8) == job.parts - 1:
-            sums, out, size = at(job.sums, F4), at(job.out, F4), len(one[2]) * job.padded
-            for c in range(0, size, WIDTH):
-                total = load(sums, c, None)
-                for other in range(1, job.parts):
-                    total = total + load(sums, other * size + c, None)
-                store(out, c, total, None)
+            do_part(job, part, kind, two)
+
+    return chosen
+
+
+_convolve = by_parts(_by_stride(_convolve_image))
+_strided = by_parts(_strided_gradient_image)
+_weight = by_parts(_by_stride(_weight_gradient_part), _sum_weight_gradients)
 
 
 def _plan(kernel, stride, rows):
@@ -279,68 +271,16 @@ def _strided_plan(kernel, rows):
 
 
 # Rows at a time: as many as keep the sums in registers.
-_CONVOLVE_3, _CONVOLVE_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
-_CONVOLVE_5, _CONVOLVE_5_2 = (_plan(5, stride, 4) for stride in (1, 2))
-_WEIGHT_3, _WEIGHT_3_2 = (_plan(3, stride, 4) for stride in (1, 2))
-_WEIGHT_5, _WEIGHT_5_2 = (_plan(5, stride, 1) for stride in (1, 2))
-_STRIDED_3, _STRIDED_5 = _strided_plan(3, 4), _strided_plan(5, 2)
-
-
-def convolve3_float32(pointer):
-    """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, F4, _CONVOLVE_3, _CONVOLVE_3_2)
-
-
-def convolve3_bfloat16(pointer):
-    """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, BF16, _CONVOLVE_3, _CONVOLVE_3_2)
-
-
-def convolve5_float32(pointer):
-    """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, F4, _CONVOLVE_5, _CONVOLVE_5_2)
-
-
-def convolve5_bfloat16(pointer):
-    """``out = convolve(activation(x + shift), weight)``."""
-    _convolve(pointer, BF16, _CONVOLVE_5, _CONVOLVE_5_2)
-
-
-def strided_gradient3_float32(pointer):
-    """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _strided_gradient_image, F4, _STRIDED_3)
-
-
-def strided_gradient3_bfloat16(pointer):
-    """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _strided_gradient_image, BF16, _STRIDED_3)
-
-
-def strided_gradient5_float32(pointer):
-    """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _strided_gradient_image, F4, _STRIDED_5)
-
-
-def strided_gradient5_bfloat16(pointer):
-    """Gradient of the input of a convolution of stride 2."""
-    _by_images(pointer, _strided_gradient_image, BF16, _STRIDED_5)
-
-
-def weight_gradient3_float32(pointer):
-    """Gradient of the weight."""
-    _weight_gradient(pointer, F4, _WEIGHT_3, _WEIGHT_3_2)
-
-
-def weight_gradient3_bfloat16(pointer):
-    """Gradient of the weight."""
-    _weight_gradient(pointer, BF16, _WEIGHT_3, _WEIGHT_3_2)
-
-
-def weight_gradient5_float32(pointer):
-    """Gradient of the weight."""
-    _weight_gradient(pointer, F4, _WEIGHT_5, _WEIGHT_5_2)
-
-
-def weight_gradient5_bfloat16(pointer):
-    """Gradient of the weight."""
-    _weight_gradient(pointer, BF16, _WEIGHT_5, _WEIGHT_5_2)
+convolve3_float32, convolve3_bfloat16 = entries("convolve3", _convolve, _plan(3, 1, 4), _plan(3, 2, 4))
+convolve5_float32, convolve5_bfloat16 = entries("convolve5", _convolve, _plan(5, 1, 4), _plan(5, 2, 4))
+"""``out = convolve(activation(x + shift), weight)``."""
+strided_gradient3_float32, strided_gradient3_bfloat16 = entries("strided_gradient3", _strided, _strided_plan(3, 4))
+strided_gradient5_float32, strided_gradient5_bfloat16 = entries("strided_gradient5", _strided, _strided_plan(5, 2))
+"""Gradient of the input of a convolution of stride 2."""
+weight_gradient3_float32, weight_gradient3_bfloat16 = entries(
+    "weight_gradient3", _weight, _plan(3, 1, 4), _plan(3, 2, 4)
+)
+weight_gradient5_float32, weight_gradient5_bfloat16 = entries(
+    "weight_gradient5", _weight, _plan(5, 1, 1), _plan(5, 2, 1)
+)
+"""Gradient of the weight."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import carray, njit
 from numba.core import types
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -269,6 +270,61 @@ def next_ticket(typing_context, address):
         return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "acq_rel")
 
     return types.int64(types.int64), generate
+
+
+def by_parts(do_part, finish=None):
+    """A kernel (pointer to a job, kind, more) that does part after part, whichever thread is free.
+
+    ``do_part`` is called with the job, a part, the kind and more; ``finish`` without the part, after the last of them.
+    """
+    finish = finish or _nothing
+
+    @inlined
+    def work(pointer, kind, *more):
+        job = carray(pointer, 1)[0]
+        while True:
+            part = next_ticket(job.here)
+            if part >= job.parts:
+                break
+            do_part(job, part, kind, *more)
+            if next_ticket(job.here + 8) == job.parts - 1:
+                finish(job, kind, *more)
+
+    return work
+
+
+@inlined
+def _nothing(job, kind, *more):
+    pass
+
+
+@inlined
+def by_vectors(do, channels, *given):
+    """Do all channels, sixteen after sixteen: ``do`` is called with the first one, a mask, and what is given."""
+    whole = channels - channels % WIDTH
+    for c in range(0, whole, WIDTH):
+        do(c, None, *given)
+    if whole < channels:
+        do(whole, channels - whole, *given)
+
+
+def entries(name: str, work, *plans):
+    """The entries (pointer) of a kernel for float32 and for bfloat16: ``work(pointer, kind, *plans)``.
+
+    numba can keep their code: they have no closure, whose hash would be another in each process, and names of their
+    own, by which code that several processes compiled is told apart.
+    """
+    made = []
+    for dtype, kind in (("float32", F4), ("bfloat16", BF16)):
+        scope = {"_work": work, "_kind": kind, "_plans": plans, "__name__": work.py_func.__module__}
+        entry = FunctionType(_entry.__code__, scope)
+        entry.__name__ = entry.__qualname__ = f"{name}_{dtype}"
+        made.append(entry)
+    return tuple(made)
+
+
+def _entry(pointer):
+    _work(pointer, _kind, *_plans)  # noqa: F821 - globals that `entries` gives it
 
 
 @intrinsic(prefer_literal=True)
