@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from earsight.errors import RunError
-from earsight.files import read_state, replace_bytes, replace_text, replacing, write_state
+from earsight.files import (
+    link_or_copy,
+    publish_folder,
+    read_state,
+    replace_bytes,
+    replace_text,
+    replacing,
+    write_state,
+)
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
@@ -110,3 +118,28 @@ def test_state_that_changed_is_named(tmp_path):
     path.unlink()
     with pytest.raises(RunError, match="is not there any more; mend it"):
         read_state(path, fields, remedy="mend it", error=RunError)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_second_name_or_a_copy(tmp_path, monkeypatch, links):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_text("one")
+    if not links:
+
+        def refuse(*_):
+            raise OSError("a file system without links")
+
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    link_or_copy(source, target)
+    assert target.read_text() == "one"
+    assert source.samefile(target) == links
+
+
+def test_a_folder_takes_its_name_whole(tmp_path):
+    for content in ("1", "2"):  # the second takes the place of the first
+        built = tmp_path / ".new"
+        built.mkdir()
+        (built / content).write_text(content)
+        publish_folder(built, tmp_path / "set")
+        assert [path.name for path in tmp_path.iterdir()] == ["set"]
+        assert [path.name for path in (tmp_path / "set").iterdir()] == [content]

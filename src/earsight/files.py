@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,24 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name that is not taken yet; a copy on a file system without links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def publish_folder(built: Path, target: Path) -> None:
+    """Give a folder that is built whole its name; a folder of that name is moved aside first, and removed after."""
+    older = target.with_name(f".{target.name}.old")
+    shutil.rmtree(older, ignore_errors=True)
+    if target.exists():
+        target.rename(older)
+    built.rename(target)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def replace_text(path: Path, text: str, *, sync: bool = False) -> None:

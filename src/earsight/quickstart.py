@@ -26,6 +26,7 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     from earsight.data.synthetic import write_synthetic
     from earsight.evaluation.summary import write_summary
     from earsight.execution.schedule import publish_model, run_trials
+    from earsight.files import publish_folder
     from earsight.recipe import load_recipe
     from earsight.training.device import describe_machine
     from earsight.training.preparation import prepare
@@ -34,7 +35,7 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
     started = time.monotonic()
     sounds = folder / "synthetic"
     if not sounds.is_dir():  # written once: new modification times would mean new spectrograms and another run
-        write_synthetic(folder / "synthetic.part").replace(sounds)
+        publish_folder(write_synthetic(folder / "synthetic.part"), sounds)
     dataset = open_dataset(sounds)
     say(f"1. {dataset.describe()}, in {sounds}")
     recipe = load_recipe(overrides=[*_RECIPE, f"training.epochs={epochs}"])

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from earsight.data import layouts
 from earsight.errors import DataError
+from earsight.files import publish_folder
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 ESC50_ROWS = 2000
@@ -74,7 +75,7 @@ def download_esc50(
             if target.is_dir():
                 target.rmdir()
             # One rename: another process sees the whole set or none.
-            home.rename(target)
+            publish_folder(home, target)
         part.unlink()
     except OSError as error:
         raise DataError(

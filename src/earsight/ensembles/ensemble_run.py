@@ -24,7 +24,7 @@ from torch import nn
 from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.summary import write_summary
-from earsight.files import replace_text, write_state
+from earsight.files import link_or_copy, publish_folder, replace_text, write_state
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import statistics_of
@@ -100,7 +100,7 @@ def write_ensemble(
     ``published`` is the model to deploy, ``report`` the content of ``ensemble.json``, its ``machine`` that of
     ``summary.json`` too. RunError if the folder holds something else, or cannot be written.
     """
-    partial, older = (out.with_name(f".{out.name}.{end}") for end in ("part", "old"))
+    partial = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = out.with_name(f".{out.name}.lock")
@@ -113,16 +113,12 @@ def write_ensemble(
                 _write_fold(partial / f"fold-{fold}" / "seed-0", grid, model, fold=fold, digest=digest)
             if len(models) == 1:
                 fold = next(iter(models))
-                _link(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
+                link_or_copy(partial / f"fold-{fold}" / "seed-0" / "model.safetensors", partial / "model.safetensors")
             else:
                 _save(partial / "model.safetensors", published)
             write_summary(partial, machine=report["machine"])
             replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
-            shutil.rmtree(older, ignore_errors=True)
-            if out.exists():
-                out.replace(older)
-            partial.replace(out)
-            shutil.rmtree(older, ignore_errors=True)
+            publish_folder(partial, out)
     except Timeout as error:
         raise RunError(f"{out}: another process is writing it; wait for it, or end it") from error
     except OSError as error:
@@ -178,9 +174,3 @@ def _digest(grid: Grid, method: str) -> str:
     return hashlib.sha256(json.dumps([method, sorted(members)]).encode()).hexdigest()[:12]
 
 
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy on a file system without links."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)

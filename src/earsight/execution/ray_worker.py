@@ -30,6 +30,7 @@ from earsight.errors import DataError, EarsightError, RunError
 from earsight.execution.ray_mailbox import Files
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
+from earsight.files import publish_folder
 from earsight.signals import keep_stops
 from earsight.training.preparation import Prepared
 from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, run_trial
@@ -207,7 +208,7 @@ def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
         for name, _, reference in parts:
             with (building / name).open("ab") as file:
                 file.write(ray.get(reference))
-        building.replace(target)
+        publish_folder(building, target)
     return target
 
 

@@ -7,7 +7,6 @@ run again; an interrupted one resumes.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from earsight.evaluation.summary import read_predictions
 from earsight.execution.processes import run_at_once
 from earsight.execution.ray_cluster import Cluster
 from earsight.execution.ray_driver import Unit, run_units
-from earsight.files import replace_text, replacing
+from earsight.files import link_or_copy, replace_text, replacing
 from earsight.models.fast.swap import make_kernels_ready
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
@@ -237,8 +236,5 @@ def publish_model(run: Path, trial: Trial) -> Path:
     for left in run.glob(".model.safetensors*.part"):  # by a kill
         left.unlink(missing_ok=True)
     with replacing(target) as part:
-        try:
-            os.link(source, part)
-        except OSError:  # a file system without links
-            shutil.copyfile(source, part)
+        link_or_copy(source, part)
     return target

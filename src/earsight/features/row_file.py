@@ -34,7 +34,7 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError, counted
 from earsight.features.spectrogram import silence
-from earsight.files import read_state, say_damage, say_once, write_state
+from earsight.files import publish_folder, read_state, say_damage, say_once, write_state
 from earsight.parallel import in_order
 from earsight.recipe import Features
 
@@ -246,7 +246,7 @@ def open_rows(
                 folder = final if built else final.with_name(final.name + ".building")
                 _build(folder, layout, dataset, features, compute, workers=workers, progress=progress, about=about)
                 if not built:
-                    folder.replace(final)
+                    publish_folder(folder, final)
                 found = _opened(final, layout, count)
     if found is None:
         raise DataError(f"{final}: is damaged right after writing; check the disk, or set EARSIGHT_CACHE or --cache")

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from earsight.errors import RunError
-from earsight.files import replacing, say_damage, say_once
+from earsight.files import link_or_copy, replacing, say_damage, say_once
 
 State = dict[str, Tensor]
 _FILES = ("checkpoint.safetensors", "checkpoint.previous.safetensors")
@@ -60,10 +60,7 @@ def save_checkpoint(
             save_file(tensors, part, metadata={"record": text, "digest": _digest(tensors, text)})
             if path.exists():
                 before.unlink(missing_ok=True)
-                try:
-                    before.hardlink_to(path)
-                except OSError:  # a file system without links
-                    path.replace(before)
+                link_or_copy(path, before)
     except SafetensorError as error:  # safetensors raises this, not OSError, when the disk is full
         raise RunError(
             f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); make room. "
