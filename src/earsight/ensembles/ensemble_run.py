@@ -172,5 +172,3 @@ def _digest(grid: Grid, method: str) -> str:
     """A digest of the members and how they are combined, in place of a recipe's digest."""
     members = [(grid.trials[fold, m].about["recipe_digest"], m.seed) for fold in grid.folds for m in grid.members]
     return hashlib.sha256(json.dumps([method, sorted(members)]).encode()).hexdigest()[:12]
-
-
