@@ -6,14 +6,13 @@ Standard output carries results alone (tables, or JSON and nothing else); all th
 from __future__ import annotations
 
 import functools
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, cast
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,15 +22,26 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from typer.core import TyperGroup
 
 from earsight.errors import EarsightError
+from earsight.inference.formats import harmless, json_text
 from earsight.signals import stop_status
 
 P = ParamSpec("P")
 
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-out = Console(highlight=False, soft_wrap=True)
+
+class _Harmless(Console):
+    """A console that prints names, which may be a stranger's, without the control characters in them."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=harmless(segment.text, keep="\t\n"))
+
+
+err = _Harmless(stderr=True, highlight=False, soft_wrap=True)
+out = _Harmless(highlight=False, soft_wrap=True)
 
 # Its own class in some versions of typer, click's in others.
 _UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro__[1])
@@ -101,12 +111,7 @@ def say(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """Print a result as JSON on standard output."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8 is written with escapes
-        text = json.dumps(content, indent=2)
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(json_text(content, indent=2) + "\n")
 
 
 class Bar:

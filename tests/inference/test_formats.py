@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import pytest
 
-from earsight.inference.formats import FORMATS
+from earsight.inference.formats import FORMATS, harmless, json_text
 from earsight.inference.predictions import Event, Prediction
 
 FOUND = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25))
@@ -179,7 +180,66 @@ def test_text(what):
             "a, b.wav\t1.500\t6.500\tdog 75.0 %\tcat 25.0 %",
             "a, b.wav\t1.500\t6.500\tunknown (nearest: dog 75.0 %)\tcat 25.0 %",
         ],
-        "events": ["a, b.wav\t4.000\t7.250\tdog\tbark 90.0 %"],
+        "events": ["a, b.wav\t4.000\t7.250\tdog bark 90.0 %"],
     }
     assert found == wanted[what]
     assert _table("text", what, ["cut"]) == "a, b.wav\terror: cut\n"
+
+
+# A stranger's names, and results that are none
+
+HOSTILE = "\x1b[31mdog\x07\tbark\r\n2\t3\tcat\x9b2J \u202egpj.exe\u2028"
+COMMANDS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u202a-\u202e]")
+
+
+def _json(line):
+    return json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_hostile_names_stay_in_their_cell(form):
+    found = Prediction("a.wav", (HOSTILE, "cat"), (0.75, 0.25), novelty=1.0, plausible=(HOSTILE,))
+    plain = Prediction("a.wav", ("dog", "cat"), (0.75, 0.25), novelty=1.0, plausible=("dog",))
+    for kind, row, simple in (
+        ("windows", found, plain),
+        ("events", Event(HOSTILE, 0.0, 1.0, 0.5, 0.5, 1), Event("dog", 0.0, 1.0, 0.5, 0.5, 1)),
+    ):
+        text, wanted = _table(form, kind, [row, row]), _table(form, kind, [simple, simple])
+        assert not COMMANDS.search(text)
+        if form != "csv":  # whose quotes hold line breaks
+            tabs = [[line.count("\t") for line in table.splitlines()] for table in (text, wanted)]
+            assert tabs[0] == tabs[1]
+        else:
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+            assert [one["label"].count("\r\n2\t3\t") for one in rows] == [1, 1]
+        if form == "jsonl":
+            names = [one.get("label") or next(iter(one["classes"])) for one in map(_json, text.splitlines())]
+            assert names == [HOSTILE, HOSTILE]
+
+
+def test_what_is_spelt_out():
+    assert harmless("a\x1b[0m\tb\n\x85\u202e") == "a\\x1b[0m b \\x85\\u202e"
+    assert harmless("a\tb\nc\rd", keep="\t\n") == "a\tb\nc d"
+    assert harmless("réveil 鳥 \udcff") == "réveil 鳥 \udcff"
+
+
+def test_a_window_without_a_prediction_has_its_error_in_every_format():
+    broken = Prediction("a, b.wav", (), (), "not finite")
+    assert _table("text", "windows", [broken]) == "a, b.wav\t1.500\t6.500\terror: not finite\n"
+    assert _json(_table("jsonl", "windows", [broken])) == {
+        **{"path": "a, b.wav", "begin_s": 1.5, "end_s": 6.5},
+        **{"classes": {}, "error": "not finite"},
+    }
+    (row,) = csv.DictReader(io.StringIO(_table("csv", "windows", [broken])), strict=True)
+    assert (row["begin_s"], row["label"], row["novelty"], row["error"]) == ("1.500", "", "", "not finite")
+    assert _table("audacity", "windows", [broken]) == ""
+    assert _table("raven", "windows", [broken, FOUND]).splitlines()[1].startswith("1\t")
+
+
+def test_json_has_no_tokens_that_are_not_json():
+    content = {"a": [1.0, float("nan"), (float("inf"), "NaN")], "b": {"c": -float("inf")}, "d\udcff": True}
+    for indent in (None, 2):
+        assert _json(json_text(content, indent=indent)) == {
+            **{"a": [1.0, None, [None, "NaN"]], "b": {"c": None}},
+            "d\udcff": True,
+        }

@@ -19,6 +19,8 @@ import pytest
 import soundfile
 from at_port import RATE, error_of, serving, tone
 
+from earsight.inference.classifier import load_classifier
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
 MP4 = b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42isom" + bytes(4000)
 
@@ -112,6 +114,18 @@ def test_odd_sounds_get_an_answer(client, content):
         response = client.post("/predict", params=params, content=content)
         assert response.status_code == 200, response.text
         assert sum(one["probability"] for one in response.json()["classes"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_result_that_is_not_finite_is_an_error_of_that_sound(model_file):
+    broken = load_classifier(model_file)
+    plain, broken._mean = broken._mean, broken._mean * float("nan")
+    with serving(broken) as (client, _):
+        for params in ({}, {"hop": 0.5}, {"explain": True}):
+            response = client.post("/predict", params=params, content=encoded(tone()))
+            assert (response.status_code, error_of(response)["code"]) == (422, "not_finite")
+            assert error_of(response)["message"] == "the model gives NaN or infinity for it"
+        broken._mean = plain
+        still_well(client)
 
 
 def test_too_large_whether_declared_or_not(client):

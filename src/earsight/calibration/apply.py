@@ -51,10 +51,12 @@ def calibrated_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) 
         else:
             raw = model(spectrograms)
         logits = raw.float().cpu().numpy().astype(np.float64)
-    shares = softmax(logits / card.temperature)
+    with np.errstate(all="ignore"):  # whoever asked looks for what is not finite
+        shares = softmax(logits / card.temperature)
     strange, scores, inside = np.zeros(len(logits), dtype=bool), None, None
     if unknown:
-        scores = ood_scores(unknown["score"], logits, temperature=card.temperature, distance=distance)
+        with np.errstate(all="ignore"):
+            scores = ood_scores(unknown["score"], logits, temperature=card.temperature, distance=distance)
         strange = is_unknown(scores, unknown["threshold"])
     if sets:
         inside = prediction_sets(shares, threshold=sets["threshold"], method=sets["method"])
@@ -77,7 +79,7 @@ def check_calibration(card: ModelCard, model: nn.Module) -> None:
 def _check(part: Any, name: str, choices: dict[str, tuple[str, ...]]) -> None:
     try:
         fits = all(part[key] in known for key, known in choices.items()) and math.isfinite(part["threshold"])
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, OverflowError) as error:
         raise ModelError(f"calibration.{name}: cannot be read; calibrate the model again") from error
     if not fits:
         raise ModelError(f"calibration.{name}: found {part}; calibrate the model again")

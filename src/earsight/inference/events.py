@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from earsight.errors import AudioError, EarsightError
+from earsight.errors import AudioError, EarsightError, ModelError
 from earsight.inference.predictions import Event, Window
 
 THRESHOLD = 0.5
@@ -134,12 +134,14 @@ class EventTracker:
 def events_of(
     windows: Iterable[Window], rules: EventRules, *, hop_seconds: float, window_seconds: float
 ) -> Iterator[Event]:
-    """Events of a recording's windows, as they end; if reading fails, the events so far come before the error."""
+    """Events of a recording's windows, as they end; if reading or a prediction fails, the error comes last."""
     tracker = EventTracker(rules, hop_seconds=hop_seconds, window_seconds=window_seconds)
-    failure = None
+    failure: EarsightError | None = None
     try:
         for window in windows:
             yield from tracker.add(window)
+            if window.found.error:
+                failure = ModelError(f"{window.found.path} at {window.begin_seconds:.2f} s: {window.found.error}")
     except AudioError as error:
         failure = error
     yield from tracker.close()

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from earsight.data import audio
 from earsight.errors import AudioError, DataError, ModelError
+from earsight.inference.formats import harmless
 from earsight.inference.model import Model
 from earsight.models.ensemble import Ensemble
 
@@ -176,7 +177,10 @@ def explain(
     spectrogram, silence = bands_of(model, wave)
     if float((spectrogram - silence).abs().max()) < _SILENT:
         raise AudioError(name or "array", "silent, so there is nothing in it to be explained; name a sound")
-    probabilities = _probabilities(model, wave)
+    try:
+        probabilities = _probabilities(model, wave)
+    except ModelError as error:
+        raise ModelError(f"{name or 'array'}: {error}") from error
     top = int(probabilities.argmax())
     target = top if wanted is None else wanted
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
@@ -246,7 +250,7 @@ def known_class(classes: tuple[str, ...], label: str) -> int:
         return classes.index(label)
     near = difflib.get_close_matches(label, classes, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'?" if near else f"its classes are {', '.join(classes[:12])}"
-    raise DataError(f"--label {label}: the model does not know it; {hint}")
+    raise DataError(f"--label {label}: the model does not know it; {harmless(hint)}")
 
 
 def _check_length(wave: NDArray[np.float32], name: str, model: Model) -> None:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from earsight.inference.predictions import Event, Prediction
 
 Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
+_TURNING = "\u2028\u2029\u202a-\u202e\u2066-\u2069"  # break or turn the line around them: gpj.exe reads as exe.jpg
+_COMMANDS = re.compile(f"[\x00-\x1f\x7f-\x9f{_TURNING}]")
+_SPACES = "\t\n\r"
 
 
 @dataclass
@@ -59,17 +64,18 @@ class _Text(Writer):
     """Text for reading, separated by tabs."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
-        if found.error:
-            return self.problem(found.path, found.error)
-        words = [f"{name} {100 * share:.1f} %" for name, share in self._pairs(found)]
+        words = [f"{_words(name)} {100 * share:.1f} %" for name, share in self._pairs(found)]
         words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
-        return _line([found.path, *_seconds(times), *words])
+        return self._row(found.path, *_seconds(times), *([f"error: {_words(found.error)}"] if found.error else words))
 
     def event(self, path: str, event: Event) -> str:
-        return _line([path, *_seconds(_span(event)), f"{event.label} {100 * event.score:.1f} %"])
+        return self._row(path, *_seconds(_span(event)), f"{_words(event.label)} {100 * event.score:.1f} %")
 
     def problem(self, path: str, reason: str) -> str:
-        return f"{path}\terror: {reason}\n"
+        return self._row(path, f"error: {_words(reason)}")
+
+    def _row(self, path: str, *cells: str) -> str:
+        return _line([harmless(path, keep="\t"), *cells])
 
 
 class _Csv(Writer):
@@ -79,13 +85,13 @@ class _Csv(Writer):
         return csv_line(self._columns())
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
-        cells = [cell for name, share in self._pairs(found) for cell in (name, f"{share:.6f}")]
+        cells = [cell for name, share in self._pairs(found) for cell in (_quoted(name), f"{share:.6f}")]
         cells += [""] * (2 * self.top - len(cells))
         return csv_line([found.path, *_seconds(times), *cells, *self._confidence(found), found.error])
 
     def event(self, path: str, event: Event) -> str:
         figures = [f"{event.score:.6f}", f"{event.mean:.6f}", str(event.windows)]
-        return csv_line([path, *_seconds(_span(event)), event.label, *figures, ""])
+        return csv_line([path, *_seconds(_span(event)), _quoted(event.label), *figures, ""])
 
     def problem(self, path: str, reason: str) -> str:
         return csv_line([path, *[""] * (len(self._columns()) - 2), reason])
@@ -105,7 +111,7 @@ class _Csv(Writer):
         return [
             str(found.unknown).lower() if scored else "",
             f"{found.novelty:.6g}" if scored else "",
-            ";".join(found.plausible),
+            _quoted(";".join(found.plausible)),
         ]
 
 
@@ -120,21 +126,21 @@ class _JsonLines(Writer):
             row |= {"unknown": found.unknown, "novelty": found.novelty}
         if found.plausible:
             row["plausible"] = list(found.plausible)
-        return _json(row)
+        return json_text(row) + "\n"
 
     def event(self, path: str, event: Event) -> str:
         figures = {"score": round(event.score, 6), "mean": round(event.mean, 6), "windows": event.windows}
-        return _json({"path": path, **_rounded(_span(event)), "label": event.label, **figures})
+        return json_text({"path": path, **_rounded(_span(event)), "label": event.label, **figures}) + "\n"
 
     def problem(self, path: str, reason: str) -> str:
-        return _json({"path": path, "error": reason})
+        return json_text({"path": path, "error": reason}) + "\n"
 
 
 class _Audacity(Writer):
     """A label track: begin, end and label, separated by tabs."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
-        return self._selection(found.answer, found.probabilities[0], *times)
+        return "" if found.error else self._selection(found.answer, found.probabilities[0], *times)
 
     def event(self, path: str, event: Event) -> str:
         return self._selection(event.label, event.score, *_span(event))
@@ -185,8 +191,25 @@ def _span(event: Event) -> tuple[float, float]:
     return event.begin_seconds, event.end_seconds
 
 
-def _words(label: str) -> str:
-    return " ".join(label.split())
+def harmless(text: str, *, keep: str = "") -> str:
+    """A text whose control characters no terminal, table or reader obeys: spaces are one of a kind, others spelt out.
+
+    ``keep``: those of tab and line breaks that stay.
+    """
+    return _COMMANDS.sub(lambda found: found[0] if found[0] in keep else _spelt(found[0]), text)
+
+
+def _spelt(sign: str) -> str:
+    return " " if sign in _SPACES else f"\\x{ord(sign):02x}" if ord(sign) < 256 else f"\\u{ord(sign):04x}"
+
+
+def _words(text: str) -> str:
+    return harmless(" ".join(text.split()))
+
+
+def _quoted(text: str) -> str:
+    """A cell of csv, whose quotes hold line breaks."""
+    return harmless(text, keep=_SPACES)
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -208,11 +231,25 @@ def _rounded(times: Sequence[float]) -> dict[str, float]:
     return {name: round(seconds, 3) for name, seconds in zip(_TIMES, times, strict=False)}
 
 
-def _json(row: Mapping[str, object]) -> str:
-    """One line of JSON; a file name that is not UTF-8 is written with escapes, for JSON must be UTF-8."""
-    text = json.dumps(row, ensure_ascii=False)
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: numbers that are not finite are null, and text is UTF-8.
+
+    Names that are no UTF-8, and characters that a terminal would obey, are written with escapes.
+    """
+    try:
+        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json_text(_finite(content), indent=indent)
     try:
         text.encode()
     except UnicodeEncodeError:
-        text = json.dumps(row)
-    return text + "\n"
+        return json.dumps(content, indent=indent)
+    return re.sub(f"[\x7f-\x9f{_TURNING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

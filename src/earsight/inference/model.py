@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -19,12 +19,16 @@ from torch import Tensor, nn
 from earsight.calibration.apply import Outputs, calibrated_outputs, check_calibration
 from earsight.data import audio
 from earsight.data.audio import LOUDEST, resampled
-from earsight.errors import DataError
+from earsight.errors import DataError, ModelError, counted
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.predictions import Prediction
 from earsight.models.card import ModelCard
 from earsight.models.fast.folding import folded
 from earsight.models.modelfile import load
+from earsight.models.weights import one_line
+
+NOT_FINITE = "the model gives NaN or infinity for it; use another model file, or train the model again"
+"""Why a sound has no prediction that could be read."""
 
 
 class Model:
@@ -100,30 +104,42 @@ class Model:
         ------
         DataError
             If they are of another shape or type, or not finite; as of the other methods that take a batch.
+        ModelError
+            If a result is not finite; as of the other methods that give arrays.
         """
         with torch.inference_mode():
             spectrograms = self._checked(waves)
-            return np.asarray(self._network(spectrograms)(spectrograms).float().cpu().numpy())
+            return _all_finite(np.asarray(self._network(spectrograms)(spectrograms).float().cpu().numpy()))
 
     def probabilities(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
         """Probabilities (batch, classes) float32 of waves, at the model's calibrated temperature."""
-        return np.asarray(torch.softmax(torch.from_numpy(self.logits(waves)) / self.card.temperature, dim=1).numpy())
+        logits = torch.from_numpy(self.logits(waves))
+        return _all_finite(np.asarray(torch.softmax(logits / self.card.temperature, dim=1).numpy()))
 
     def outputs(self, waves: NDArray[np.floating]) -> Outputs:
         """Probabilities, OOD scores and prediction sets as arrays, of waves (batch, samples) at `sample_rate_hz`."""
         with torch.inference_mode():
-            return self._outputs(self._checked(waves))
+            found = self._outputs(self._checked(waves))
+        _all_finite(_figures(found))
+        return found
 
     def predict_waves(self, waves: NDArray[np.floating], *, name: str = "") -> list[Prediction]:
-        """A prediction for each of a batch of waves (batch, samples) float32 at `sample_rate_hz`."""
+        """A prediction for each of a batch of waves (batch, samples) float32 at `sample_rate_hz`.
+
+        One that is not finite has its error instead of classes.
+        """
         with torch.inference_mode():
             return self.predict_spectrograms(self._checked(waves), name=name)
 
     def predict_spectrograms(self, spectrograms: Tensor, *, name: str = "") -> list[Prediction]:
         """Predictions for a batch of `spectrograms`, which other threads may compute in advance."""
         found = self._outputs(spectrograms)
+        finite = np.isfinite(_figures(found)).all(axis=1)
         predictions = []
         for row, shares in enumerate(found.probabilities):
+            if not finite[row]:
+                predictions.append(Prediction(name, (), (), NOT_FINITE))
+                continue
             order = np.argsort(-shares, kind="stable")
             plausible = order[found.prediction_sets[row][order]] if found.prediction_sets is not None else ()
             predictions.append(
@@ -153,9 +169,14 @@ class Model:
             If the file cannot be read.
         DataError
             If an array is empty, not finite, of another shape, or came without its rate.
+        ModelError
+            If the result is not finite.
         """
         wave, name = self.waveform(sound, rate=rate)
-        return self.predict_waves(audio.fit(wave, self.samples)[None], name=name)[0]
+        (found,) = self.predict_waves(audio.fit(wave, self.samples)[None], name=name)
+        if found.error:
+            raise ModelError(f"{name or 'the sound'}: {found.error}")
+        return found
 
     def waveform(
         self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
@@ -179,11 +200,29 @@ class Model:
         with self._folding:
             if self._folded is None:
                 noise = torch.randn((1, *spectrograms.shape[1:]), generator=torch.Generator().manual_seed(0))
-                self._folded = folded(self.model, spectrogram=noise.to(spectrograms))
+                try:
+                    self._folded = folded(self.model, spectrogram=noise.to(spectrograms))
+                except RuntimeError as error:
+                    size, name = " x ".join(map(str, noise.shape[2:])), self.card.recipe.backbone.name
+                    raise ModelError(f"{name} cannot be run on spectrograms of {size} ({one_line(error)})") from error
             return self._folded
 
     def _outputs(self, spectrograms: Tensor) -> Outputs:
         return calibrated_outputs(self.card, self._network(spectrograms), spectrograms)
+
+
+def _figures(found: Outputs) -> NDArray[np.floating]:
+    """All numbers of outputs, a row for each sound."""
+    scores = [] if found.ood_score is None else [found.ood_score[:, None]]
+    return np.concatenate([found.probabilities, *scores], axis=1)
+
+
+def _all_finite(rows: NDArray[Any]) -> NDArray[Any]:
+    """Results, a row for each sound; `ModelError` if some are not finite."""
+    wrong = len(rows) - int(np.isfinite(rows).all(axis=1).sum())
+    if wrong:
+        raise ModelError(f"{wrong} of {counted(len(rows), 'sound')}: {NOT_FINITE}")
+    return rows
 
 
 def mono(wave: NDArray[np.floating], *, rate: int | None, sample_rate_hz: int) -> NDArray[np.float32]:

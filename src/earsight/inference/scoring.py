@@ -22,6 +22,7 @@ from earsight.errors import DataError
 from earsight.evaluation.metrics import accuracy, log_loss, macro_f1, per_class
 from earsight.evaluation.statistics import bootstrap_accuracy
 from earsight.inference.classifier import Classifier
+from earsight.inference.formats import harmless
 from earsight.inference.predictions import Prediction
 from earsight.models.card import ModelCard
 from earsight.training.preparation import hold_out
@@ -131,7 +132,8 @@ def check_labels(classifier: Classifier, dataset: Dataset) -> None:
     unknown = sorted(set(dataset.classes) - set(classifier.classes))
     if unknown:
         raise DataError(
-            f"the model does not know {', '.join(unknown[:3])}; its classes are {', '.join(classifier.classes[:12])}"
+            f"the model does not know {', '.join(unknown[:3])}; "
+            f"its classes are {harmless(', '.join(classifier.classes[:12]))}"
         )
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, counted
 from earsight.inference.events import EventRules, EventTracker
 from earsight.inference.formats import FORMATS, Kind, Writer, csv_line
 from earsight.inference.journal import INDEX, Output
-from earsight.inference.model import Model
+from earsight.inference.model import NOT_FINITE, Model
 from earsight.inference.predictions import Event, Window
 from earsight.inference.ray_inference import RayInference
 from earsight.inference.recordings import Batch, Recording, classify
@@ -55,6 +55,7 @@ class Transcript:
         for kind, writer in self.writers.items():
             writer.number, writer.high_hz = state["numbers"].get(kind, 0), float(state["high_hz"])
         self.seconds, self.windows, self.events = float(state["seconds"]), int(state["windows"]), int(state["events"])
+        self._without = int(state.get("without", 0))
         self._rate_hz, self._high_hz = model.sample_rate_hz, float(state["high_hz"])
         hop, window = options.hop_seconds, model.clip_seconds
         self._tracker = EventTracker(options.rules, hop_seconds=hop, window_seconds=window, state=state["tracker"])
@@ -63,7 +64,7 @@ class Transcript:
         """Counts and open events, as JSON values."""
         numbers = {kind: writer.number for kind, writer in self.writers.items()}
         counts = {"seconds": self.seconds, "windows": self.windows, "events": self.events, "high_hz": self._high_hz}
-        return {"numbers": numbers, "tracker": self._tracker.state(), **counts}
+        return {"numbers": numbers, "tracker": self._tracker.state(), "without": self._without, **counts}
 
     def add(self, windows: list[Window], *, rate_hz: int) -> Rows:
         """Add the next windows of a recording at this rate; returns the finished rows."""
@@ -72,12 +73,18 @@ class Transcript:
         for writer in self.writers.values():
             writer.high_hz = self._high_hz
         for window in windows:
+            self._without += bool(window.found.error)
             self.windows, self.seconds = self.windows + 1, max(self.seconds, window.end_seconds)
             if "windows" in self.writers:
                 times = window.begin_seconds, window.end_seconds
                 rows.append(("windows", self.writers["windows"].prediction(window.found, times)))
             rows += self._events(self._tracker.add(window))
         return rows
+
+    @property
+    def problem(self) -> str:
+        """Why windows have no prediction, if some have none."""
+        return f"{counted(self._without, 'window')} without a prediction: {NOT_FINITE}" if self._without else ""
 
     def finish(self, reason: str) -> Rows:
         """The last rows; ``reason`` says why the recording could not be read, or not to its end."""
@@ -240,6 +247,7 @@ class _Files:
         reason = recording.failure.reason if recording.failure else ""
         if reason and transcript.seconds:
             reason = f"heard up to {transcript.seconds:.2f} s; {reason}"
+        reason = "; ".join(filter(None, (transcript.problem, reason)))
         self._write(recording.path, transcript.finish(reason))
         if self._name_of is not None:
             counts = [f"{transcript.seconds:.3f}", str(transcript.windows), str(transcript.events)]

@@ -23,6 +23,7 @@ from earsight.analysis.masking import smoothed
 from earsight.errors import EarsightError
 from earsight.files import replace_text, replacing
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
+from earsight.inference.formats import harmless
 from earsight.reports.drawings import blank, write_figure
 from earsight.reports.figures import draw_cells, hz_ticks
 from earsight.reports.text_format import percent
@@ -190,9 +191,8 @@ def write_explained(explanation: Explanation, folder: Path, name: str, *, origin
 def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
     """What `write_explained` returned, as lines of text."""
     complete, audible, faithful = (content[key] for key in ("completeness", "audible", "faithfulness"))
-    yield f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %" + (
-        "" if content["label"] == content["top_label"] else f" (the model predicts {content['top_label']})"
-    )
+    other = "" if content["label"] == content["top_label"] else f" (the model predicts {content['top_label']})"
+    yield harmless(f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %{other}")
     yield (
         f"  complete: the attributions add up to {complete['sum_of_attributions']:.4g}, the scores differ by "
         f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {complete['steps']} steps"

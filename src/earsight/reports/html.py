@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 
 from earsight.errors import RunError
 from earsight.files import replace_text
+from earsight.inference.formats import harmless
 from earsight.version import __version__
 
 if TYPE_CHECKING:
@@ -87,20 +88,12 @@ def _in_page(tag: str, name: str) -> str:
 
 def shown(value: object) -> str:
     """A value as one line of text; control characters and broken code points are spelt out."""
-    text = "" if value is None else str(value)
-    return "".join(_visible(sign) for sign in text)
-
-
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # make gpj.exe read as exe.jpg
+    return "".join(_visible(sign) for sign in harmless("" if value is None else str(value)))
 
 
 def _visible(sign: str) -> str:
-    if sign in "\t\n\r":
-        return " "
     code = ord(sign)
-    if sign in _TURNING or code < 32 or 127 <= code < 160 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE:
-        return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-    return sign
+    return f"\\u{code:04x}" if 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE else sign
 
 
 def _name(value: object) -> Markup:

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 
 import h11
-import numpy as np
 import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -40,9 +39,10 @@ def check_parity(path: Path, classifier: Classifier) -> str:
     ModelError if they differ, or this machine's are not finite.
     """
     stored = load_probe(path)
-    found = classifier.logits(probe_wave(classifier.card.recipe.features)[None])[0]
-    if not np.isfinite(found).all():
-        raise ModelError(f"{path}: gives NaN or infinite logits on this machine; train the model again")
+    try:
+        found = classifier.logits(probe_wave(classifier.card.recipe.features)[None])[0]
+    except ModelError as error:
+        raise ModelError(f"{path}: the probe cannot be predicted on this machine: {error}") from error
     if stored is None:
         return "the model file is older than the parity check and has no logits to compare this machine's with"
     off = distance(found, stored)

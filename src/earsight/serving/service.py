@@ -133,6 +133,9 @@ class Service:
             parts = [audio.fit(decoded.part(start, samples), samples) for start in group]
             found = await asyncio.gather(*(self._prediction(part) for part in parts))
             self.meters.windows.inc(len(group))
+            if reason := next((one.error for one in found if one.error), ""):
+                message, _, remedy = reason.partition("; ")
+                raise Refusal(422, "not_finite", message, remedy)
             out += [(start / rate, one) for start, one in zip(group, found, strict=True)]
         return out
 
