@@ -21,7 +21,7 @@ def printed(monkeypatch) -> io.StringIO:
     """What goes to either stream."""
     stream = io.StringIO()
     for one in (console.out, console.err):
-        monkeypatch.setattr(one, "file", stream)
+        monkeypatch.setattr(one, "_file", stream)  # "file" would stay what it was found as
     return stream
 
 
