@@ -42,7 +42,7 @@ def check_parity(path: Path, classifier: Classifier) -> str:
     try:
         found = classifier.logits(probe_wave(classifier.card.recipe.features)[None])[0]
     except ModelError as error:
-        raise ModelError(f"{path}: the probe cannot be predicted on this machine: {error}") from error
+        raise ModelError(f"{path}: gives NaN or infinite logits, or none, on this machine: {error}") from error
     if stored is None:
         return "the model file is older than the parity check and has no logits to compare this machine's with"
     off = distance(found, stored)
