@@ -44,3 +44,18 @@ def test_an_older_ensemble_stays_until_the_new_one_is_whole(run, tmp_path, monke
     make_ensemble([run], out=out, device=CPU)
     assert (out / "fold-2").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+def test_a_second_one_at_once_waits_and_then_says_so(tmp_path, monkeypatch):
+    """Two `ensemble` commands would write one hidden folder: the second waits for the first's lock."""
+    from filelock import FileLock
+
+    monkeypatch.setattr(ensemble_run, "LOCK_SECONDS", 0.1)
+    with (
+        FileLock(tmp_path / ".e.lock"),
+        pytest.raises(RunError, match="another process is writing it; wait for it, or end it"),
+    ):
+        ensemble_run.write_ensemble(
+            tmp_path / "e", grid=None, models={}, published=None, method="average", report={"machine": {}}
+        )
+    assert not (tmp_path / "e").exists()
