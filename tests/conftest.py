@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_model import TINY_MODEL
 
 from earsight.data.datasets import Dataset
 from earsight.data.layouts import open_dataset
@@ -102,12 +103,6 @@ def prepare_as(synthetic, tiny):
 @pytest.fixture(scope="session")
 def cpu():
     return torch.device("cpu")
-
-
-TINY_MODEL = (
-    *("backbone.name=test_resnet", "backbone.weights=none", "features.bands=32", "features.frames=32"),
-    *("training.epochs=2", "augment.pitch_semitones=0", "training.batch_size=16"),
-)
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from collections import Counter
 from pathlib import Path
 
 import timm
+from tiny_model import TINY_MODEL
 from typer.testing import CliRunner
 
 import earsight
-from conftest import TINY_MODEL
 from earsight.cli import app
 from earsight.data.datasets import Dataset
 from earsight.models import stages
