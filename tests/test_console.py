@@ -1,14 +1,123 @@
-"""What a verb prints when the disk refuses."""
-
-from __future__ import annotations
+"""How signals end a verb: one line that says how to go on, an exit code, and nothing left behind; and disk errors."""
 
 import errno
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import typer
 
+from earsight.cli import analyze, app, recipe
 from earsight.console import verb
+from earsight.training.trial import Trial
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+WAITING = """
+import time
+from earsight.cli import app, main
+from earsight.console import verb
+@app.command("wait")
+@verb
+def wait():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.5)
+        print("tidy", flush=True)
+main()
+"""
+
+
+def start(*words, ignored=(), **options):
+    """A process that begins with some signals ignored, and the others as on a terminal."""
+
+    def signals():
+        for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(kind, signal.SIG_IGN if kind in ignored else signal.SIG_DFL)
+
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([sys.executable, *map(str, words)], preexec_fn=signals, **pipes, **options)
+
+
+@pytest.mark.parametrize(("kind", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_a_verb_tidily(kind, status):
+    process = start("-c", WAITING, "wait")
+    assert process.stdout.readline() == "ready\n"
+    for _ in range(1 if kind == "SIGINT" else 2):  # a second one does not disturb the end
+        process.send_signal(getattr(signal, kind))
+        time.sleep(0.1)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (status, "tidy\n"), err
+    assert err == "earsight: stopped; all files are whole. The same command goes on from here.\n"
+
+
+def test_a_signal_is_not_lost_where_python_drops_exceptions():
+    """In a `__del__`, here one that is at work when the signal comes."""
+    code = WAITING.replace("        time.sleep(60)\n", "        Slow()\n        time.sleep(60)\n")
+    code = """
+class Slow:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(1)
+""" + code.replace('        print("ready", flush=True)\n', "")
+    process = start("-c", code, "wait")
+    assert process.stdout.readline() == "ready\n"
+    process.terminate()
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (143, "tidy\n"), err
+    assert err == "earsight: stopped; all files are whole. The same command goes on from here.\n"
+
+
+def test_below_nohup_a_lost_terminal_stops_nothing():
+    process = start("-c", WAITING, "wait", ignored=[signal.SIGHUP])
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_every_verb_ends_so():
+    for group in (app, analyze, recipe):
+        for command in group.registered_commands:
+            assert hasattr(command.callback, "__wrapped__"), command.callback
+
+
+def alive_in(session):
+    """Processes of a session, as Linux lists them."""
+    found = subprocess.run(["ps", "-o", "pid=,args=", "-s", str(session)], capture_output=True, text=True)
+    return found.stdout.splitlines()
+
+
+@pytest.mark.parametrize("ignored", [[], [signal.SIGINT]])
+def test_sigterm_ends_workers_and_leaves_no_file(synthetic_folder, tmp_path, ignored):
+    """Also where SIGINT is ignored, as below a script's background job."""
+    (tmp_path / "tmp").mkdir()
+    settings = ["backbone.name=test_resnet", "backbone.weights=none", "training.epochs=4000"]
+    settings += ["features.bands=32", "features.frames=32", "augment.pitch_semitones=0"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    words += ["--out", tmp_path / "run", "--jobs", 2, "--threads", 1]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    process = start("-m", "earsight", "crossval", synthetic_folder, *words, ignored=ignored, env=environment)
+    begun = [Trial(fold, 0).folder(tmp_path / "run") / "history.jsonl" for fold in (1, 2)]
+    while not all(path.is_file() for path in begun):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert err.splitlines()[-1] == "earsight: stopped; all files are whole. The same command goes on from here."
+    assert "Traceback" not in err
+    while alive_in(process.pid):  # the time limit of every test ends the wait
+        time.sleep(0.05)
+    assert not list((tmp_path / "tmp").iterdir())
+    assert not list((tmp_path / "run").rglob("*.part"))
 
 
 @pytest.mark.parametrize(
