@@ -23,7 +23,7 @@ def calibrate(
     false_alarms: Annotated[
         float, typer.Option("--false-alarms", help="Share of known sounds that may be called unknown.")
     ] = 0.05,
-    coverage: Annotated[float, typer.Option(help="How often the set of plausible classes is to hold the true one.")] = (
+    coverage: Annotated[float, typer.Option(help="How often a prediction set is to hold the true class.")] = (
         0.95
     ),
     sets: Annotated[
@@ -37,7 +37,7 @@ def calibrate(
     """Calibrate a run's model files: temperature, unknown sounds and prediction sets.
 
     From each fold's predictions of its held-out clips come a temperature for the probabilities, a threshold above which
-    a sound is unknown, and one for the set of plausible classes. A fold's model gets those of the other folds, the
+    a sound is unknown, and one for prediction sets. A fold's model gets those of the other folds, the
     model at the top of the run those of all. crossval, train and ensemble do so by themselves, with the defaults.
     """
     import numpy as np

@@ -159,11 +159,11 @@ def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: to
 
 
 def _outcome(pipe: connection.Connection, prepared: Prepared, trial: Trial, *, run: Path, device: torch.device) -> Any:
-    def told(done: int, total: int, loss: float) -> None:
+    def reported(done: int, total: int, loss: float) -> None:
         pipe.send((done, total, loss))
 
     try:
-        run_trial(prepared, trial, run=run, device=device, on_step=told)
+        run_trial(prepared, trial, run=run, device=device, on_step=reported)
     except BrokenPipeError:
         raise
     except (EarsightError, OSError) as error:

@@ -161,15 +161,15 @@ def _train_epoch(
     order = np.array_split(generator.permutation(rows), count)
     drawn = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
     losses: list[Tensor] = []
-    rate, told = 0.0, time.monotonic()
+    rate, reported = 0.0, time.monotonic()
     for batch in batches.epoch(drawn):
         done = epoch * count + len(losses)
         rate = learning_rate(training, step=done, steps_per_epoch=count)
         loss = step(*batch, rate=rate, ema_decay=ema_decay(training.ema, step=done))
         losses.append(loss.clone())
-        if on_step and (len(losses) == count or time.monotonic() - told >= progress_seconds(loss.device)):
+        if on_step and (len(losses) == count or time.monotonic() - reported >= progress_seconds(loss.device)):
             on_step(done + 1, count * training.epochs, losses[-1].item())
-            told = time.monotonic()
+            reported = time.monotonic()
     mean_loss = float(np.mean(torch.stack(losses).tolist()))
     if not np.isfinite(mean_loss):
         raise _diverged(epoch + 1, "the loss is no longer finite", training)

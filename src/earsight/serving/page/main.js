@@ -61,8 +61,8 @@ async function take(blob, name) {
 
 function announce() {
   const { answer, whole } = state;
-  const said = answer.unknown ? "unknown" : words(answer.label);
-  say(whole ? `Done: ${whole.events.length} events in ${clock(state.sound.seconds)}.` : `Done: ${said}, ${percent(answer.classes[0].probability)}.`);
+  const name = answer.unknown ? "unknown" : words(answer.label);
+  say(whole ? `Done: ${whole.events.length} events in ${clock(state.sound.seconds)}.` : `Done: ${name}, ${percent(answer.classes[0].probability)}.`);
   by("answer-title").focus({ preventScroll: true });
 }
 
