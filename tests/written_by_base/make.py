@@ -53,6 +53,24 @@ def earsight(*args: object, cache: Path, code: str = "") -> str:
     return done.stdout
 
 
+VERBS = {
+    "evaluate": ("evaluate", "run/fold-1/seed-0/model.safetensors", "sounds", "--json"),
+    "explain": (
+        "explain",
+        "run/fold-1/seed-0/model.safetensors",
+        "sounds/audio/1-1000-A-0.wav",
+        "--out",
+        "why",
+        "--json",
+    ),
+    "calibrate": ("calibrate", "run", "--json"),
+    "ensemble": ("ensemble", "run", "--out", "anew", "--json"),
+    "similarity": ("analyze", "similarity", "run", "--data", "sounds", "--json"),
+    "compare": ("compare", "run", "ensemble", "--json"),
+    "summary": ("summary", "ensemble", "--json"),
+}
+"""What base printed for these is kept in verbs.json; they run in a folder that holds sounds, run and ensemble."""
+
 KILLED = """
 import earsight.training.loop as loop, os
 loop.CHECKPOINT_SECONDS = 0
@@ -90,6 +108,8 @@ def main() -> None:
         shutil.rmtree(HERE / "store", ignore_errors=True)
         (store,) = (path for path in cache.iterdir() if path.is_dir() and path.name != "kernels")
         shutil.copytree(store, HERE / "store" / store.name)
+        printed = {name: json.loads(earsight(*args, cache=cache)) for name, args in VERBS.items()}
+        (HERE / "verbs.json").write_text(json.dumps(printed, indent=1) + "\n")
         for path in HERE.rglob("*.json"):  # where the sounds lay is no fact to keep
             path.write_text(path.read_text().replace(f"{folder.resolve()}/", "").replace(f"{folder}/", ""))
 
