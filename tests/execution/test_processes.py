@@ -1,6 +1,7 @@
 """Trials at once in processes: the bits of one after the other, and no process or half file left by any end."""
 
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import signal
 import sys
@@ -131,6 +132,8 @@ def test_workers_end_by_themselves(short, cpu, tmp_path):
         raise KeyboardInterrupt
 
     workers = []
+    # Workers have the environment of the server that forks them: one of an earlier test did not get ours.
+    forkserver._forkserver._stop()
     with pytest.raises(KeyboardInterrupt):
         run_at_once(short, TRIALS, run=tmp_path, device=cpu, jobs=2, on_step=stop, on_end=stop)
     assert [worker.exitcode for worker in workers] == [143, 143]
