@@ -23,9 +23,7 @@ def calibrate(
     false_alarms: Annotated[
         float, typer.Option("--false-alarms", help="Share of known sounds that may be called unknown.")
     ] = 0.05,
-    coverage: Annotated[float, typer.Option(help="How often a prediction set is to hold the true class.")] = (
-        0.95
-    ),
+    coverage: Annotated[float, typer.Option(help="How often a prediction set is to hold the true class.")] = 0.95,
     sets: Annotated[
         Literal["lac", "aps"], typer.Option(help="lac: the smallest sets; aps: larger ones for harder sounds.")
     ] = "lac",
