@@ -154,6 +154,25 @@ def test_fit_crops_or_pads_at_the_end(have, want):
     assert (wave > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("samples", "starts"),
+    [(1, [0]), (110, [0]), (111, [0, 11]), (200, [0, 100]), (201, [0, 100, 101]), (350, [0, 100, 200, 250])],
+)
+def test_windows_of_a_long_sound(samples, starts):
+    assert audio.windows(samples, 100) == starts
+
+
+@given(st.integers(1, 10_000), st.integers(1, 500))
+def test_windows_leave_nothing_out_and_hold_no_padding(samples, window):
+    starts = audio.windows(samples, window)
+    if samples <= 1.1 * window:
+        assert starts == [0]
+        return
+    heard = {place for start in starts for place in range(start, start + window)}
+    assert heard == set(range(samples))
+    assert len(starts) == -(-samples // window)
+
+
 def test_missing_and_odd_paths(tmp_path):
     assert "no such file" in reason(tmp_path / "none.wav")
     (tmp_path / "d.wav").mkdir()

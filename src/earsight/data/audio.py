@@ -35,6 +35,8 @@ _SLACK_SHARE = 0.01
 _SLACK_BYTES = 64
 _BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
 LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a spectrogram leaves float32
+LONGER = 1.1
+"""A sound of more windows than this is heard through several: see `windows`."""
 _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
 
 _VALUES = 1 << 18
@@ -149,6 +151,17 @@ def fit(wave: Wave, samples: int) -> Wave:
     kept = min(samples, len(wave))
     out[:kept] = wave[:kept]
     return out
+
+
+def windows(samples: int, window: int) -> list[int]:
+    """Where the windows begin through which a sound of so many samples is heard; both lengths count the same rate.
+
+    A sound that is longer than a window by more than a tenth is heard whole: windows side by side from 0, the last one
+    moved back so that it ends with the sound. A shorter one is heard through the window at 0, which `fit` pads or cuts.
+    """
+    if samples <= round(LONGER * window, 6):
+        return [0]
+    return [*range(0, samples - window, window), samples - window]
 
 
 @contextmanager
