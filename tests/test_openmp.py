@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from earsight.openmp import SPINS, spin_briefly, spinning_briefly
+from earsight.openmp import SLICE_NS, SPINS, ask_for_short_slices, spin_briefly, spinning_briefly, time_slice
 
 NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -60,3 +60,45 @@ def test_torch_reads_it():
         check=True,
     ).stderr
     assert f"GOMP_SPINCOUNT = '{SPINS}'" in shown
+
+
+SLICES = """
+import threading
+from earsight.openmp import ask_for_short_slices, time_slice
+os.nice(3)
+found = [time_slice()]
+ask_for_short_slices()
+thread = threading.Thread(target=lambda: found.append(time_slice()))
+thread.start(); thread.join()
+print(*found, time_slice(), os.nice(0))
+"""
+
+
+def test_threads_ask_for_short_slices_and_keep_their_niceness():
+    before, thread, after, nice = map(int, printed(SLICES).split())
+    # Linux before 6.12, and other systems, have no slices to ask for: 0 before, and 0 after.
+    assert thread == after == (SLICE_NS if before else 0)
+    assert nice == 3
+
+
+def test_the_command_line_asks_for_short_slices():
+    code = "from earsight import cli\nfrom earsight.openmp import time_slice\nbefore = time_slice()\ndef app():\n"
+    code += "    print(before, time_slice())\n    sys.exit(0)\ncli.app = app\ncli.main()"
+    before, after = map(int, printed(code).split())
+    assert after == (SLICE_NS if before else 0)
+
+
+@pytest.mark.parametrize("machine", ["armv7l", "AMD64"])
+def test_other_machines_are_left_alone(monkeypatch, machine):
+    before = time_slice()
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert time_slice() == 0
+    ask_for_short_slices()
+    monkeypatch.undo()
+    assert time_slice() == before
+
+
+def test_batch_processes_keep_their_policy():
+    code = "from earsight.openmp import ask_for_short_slices, time_slice\n"
+    code += "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))\nask_for_short_slices()\n"
+    assert printed(code + "print(os.sched_getscheduler(0) == os.SCHED_BATCH, time_slice())") == "True 0\n"

@@ -24,7 +24,7 @@ from earsight.commands import (
     tuning,
 )
 from earsight.console import Verbs, out
-from earsight.openmp import spin_briefly
+from earsight.openmp import ask_for_short_slices, spin_briefly
 from earsight.signals import stop_at
 
 app = typer.Typer(
@@ -73,6 +73,7 @@ def main() -> None:
     kinds = (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else (signal.SIGTERM,)
     stop_at(*(kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL))  # not below nohup
     spin_briefly()
+    ask_for_short_slices()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, for which torch looks when it first takes memory
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,15 +1,57 @@
-"""How OpenMP's threads wait for each other: they spin for a moment, then sleep, so that other processes get the core.
+"""How a process's threads share the cores with others: OpenMP's waiting threads sleep soon, and woken ones run soon.
 
-Read by libgomp, the OpenMP of torch's wheels for Linux (oneDNN's, MKL's and our kernels' too), when torch is imported.
+The count of spins is read by libgomp, the OpenMP of torch's wheels for Linux (oneDNN's, MKL's and our kernels' too),
+when torch is imported. Time slices are Linux's: threads that wait for one another at every layer lose a whole slice of
+some other process, 3 ms, whenever one of them is not run at once; a thread that asks for short slices is run first when
+it wakes, within its fair share.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 SPINS = 10_000  # some 0.5 ms; libgomp's own are 300,000, longer than a time slice
+SLICE_NS = 100_000  # the shortest that Linux grants, from 6.12 on; before, it is passed over
+# sched_setattr and sched_getattr have no function in glibc before 2.41, only their numbers.
+_CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
+
+
+class _Attributes(ctypes.Structure):
+    """Linux's struct sched_attr, of its first version."""
+
+    _fields_ = (
+        ("size", ctypes.c_uint32),
+        ("policy", ctypes.c_uint32),
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        ("runtime", ctypes.c_uint64),  # nanoseconds: of a thread without real-time policy, the slice it asks for
+        ("deadline", ctypes.c_uint64),
+        ("period", ctypes.c_uint64),
+    )
+
+
+def time_slice() -> int:
+    """The slice of this thread in nanoseconds; 0 where the system does not say, or another policy is set."""
+    found = _Attributes()
+    calls = _CALLS.get(platform.machine()) if os.name == "posix" and os.uname().sysname == "Linux" else None
+    size = ctypes.sizeof(found)
+    if calls is None or ctypes.CDLL(None).syscall(calls[1], 0, ctypes.byref(found), size, 0) or found.policy:
+        return 0
+    return int(found.runtime)
+
+
+def ask_for_short_slices() -> None:
+    """For this thread, and all threads and processes that it starts from now on; nice values and policies stay."""
+    if not time_slice():
+        return
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    asked = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=SLICE_NS)
+    ctypes.CDLL(None).syscall(_CALLS[platform.machine()][0], 0, ctypes.byref(asked), 0)  # refused: all stays as it was
 
 
 def spin_briefly() -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from earsight.errors import EarsightError, RunError
-from earsight.openmp import spinning_briefly
+from earsight.openmp import ask_for_short_slices, spinning_briefly
 from earsight.signals import stop_at, stop_status
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, run_trial
@@ -147,6 +147,7 @@ def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: to
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     stop_at(signal.SIGTERM)  # the parent ends workers by SIGTERM, which a background job's children may ignore
     logging.getLogger("earsight.kernels").disabled = True  # the parent has reported the same
+    ask_for_short_slices()
     torch.set_num_threads(threads)
     try:
         while True:

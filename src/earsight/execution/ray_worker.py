@@ -31,6 +31,7 @@ from earsight.execution.ray_mailbox import Files
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
 from earsight.files import publish_folder
+from earsight.openmp import ask_for_short_slices
 from earsight.signals import keep_stops
 from earsight.training.preparation import Prepared
 from earsight.training.trial import BusyError, Epoch, Step, Trial, run_inner, run_trial
@@ -92,6 +93,7 @@ def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> 
         raise RunError(
             f"{node_name()}: has earsight {__version__} and the driver {job.version}; install the same on every node"
         )
+    ask_for_short_slices()
     torch.set_num_threads(job.threads)
     token, secret = job.token
     shared = not _alone() and os.access(token, os.R_OK) and token.read_text(encoding="utf-8") == secret
