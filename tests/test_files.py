@@ -16,6 +16,8 @@ from earsight.files import (
     replace_bytes,
     replace_text,
     replacing,
+    seal_fits,
+    sealed,
     write_state,
 )
 
@@ -143,3 +145,23 @@ def test_a_folder_takes_its_name_whole(tmp_path):
         publish_folder(built, tmp_path / "set")
         assert [path.name for path in tmp_path.iterdir()] == ["set"]
         assert [path.name for path in (tmp_path / "set").iterdir()] == [content]
+
+
+def test_a_sealed_text_shows_what_changed_and_one_without_a_seal_fits():
+    text = sealed("a: 1\nb: 2\n")
+    assert seal_fits(text)
+    assert seal_fits("a: 1\nb: 2\n")
+    assert seal_fits("")
+    for place in range(len(text) - 1):
+        changed = text[:place] + ("x" if text[place] != "x" else "y") + text[place + 1 :]
+        # A seal that is no comment any more is no YAML either.
+        assert not seal_fits(changed) or place == text.index("#"), place
+    assert not seal_fits(text[:-3])
+    assert not seal_fits(text + "# a comment\n")
+
+
+def test_state_is_json_whatever_it_holds(tmp_path):
+    write_state(tmp_path / "s.json", {"a": [1.0, float("nan")], "b": {"c": float("inf")}}, indent=1)
+    text = (tmp_path / "s.json").read_text()
+    json.loads(text, parse_constant=pytest.fail)
+    assert read_state(tmp_path / "s.json", {}, remedy="") == {"a": [1.0, None], "b": {"c": None}}

@@ -26,7 +26,8 @@ from rich.segment import Segment
 from typer.core import TyperGroup
 
 from earsight.errors import EarsightError
-from earsight.inference.formats import harmless, json_text
+from earsight.files import json_text
+from earsight.inference.formats import harmless
 from earsight.signals import stop_status
 
 P = ParamSpec("P")

@@ -10,7 +10,9 @@ import functools
 import hashlib
 import json
 import logging
+import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,9 @@ from typing import Any
 from earsight.errors import EarsightError
 
 _DIGEST = "digest"
+_SEAL = "# Digest of the lines above: "
+TURNING = "\u2028\u2029\u202a-\u202e\u2066-\u2069"
+"""Characters that break or turn the line around them: gpj.exe reads as exe.jpg."""
 
 
 @contextmanager
@@ -84,9 +89,10 @@ def replace_bytes(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def write_state(path: Path, content: Mapping[str, Any], *, sync: bool = False, indent: int | None = None) -> None:
-    """Write a JSON object with a digest of itself, whole or not at all; see `replacing`."""
-    held = json.loads(json.dumps(content))
-    replace_text(path, json.dumps(held | {_DIGEST: _digest_of(held)}, indent=indent), sync=sync)
+    """Write a JSON object with a digest of itself, whole or not at all; see `replacing` and `json_text`."""
+    held = json.loads(json_text({key: value for key, value in content.items() if key != _DIGEST}))
+    text = json_text(held | {_DIGEST: _digest_of(held)}, indent=indent)
+    replace_text(path, text + "\n" * (indent is not None), sync=sync)
 
 
 def read_state(
@@ -124,6 +130,18 @@ def read_state(
     return found
 
 
+def sealed(text: str) -> str:
+    """Lines of a text format whose comments begin with #, and a last line with their digest."""
+    return f"{text}{_SEAL}{_digest_of(text)}\n"
+
+
+def seal_fits(text: str) -> bool:
+    """Whether the last line of what `sealed` gave fits the others; texts of earlier versions have none, which fits."""
+    *lines, last = text.splitlines(keepends=True) or [""]
+    has = last.startswith("#") or _SEAL in text
+    return not has or last == f"{_SEAL}{_digest_of(''.join(lines))}\n"
+
+
 def read_lines(path: Path, *, what: str, remedy: str, error: type[EarsightError]) -> list[dict[str, Any]]:
     """JSON objects, one a line; raises ``error``, which says that the file is not ``what``, as `read_state` does."""
     try:
@@ -145,6 +163,30 @@ def say_damage(text: str) -> None:
 def say_once(text: str) -> None:
     """Report, once in a process, state that cannot be checked."""
     say_damage(text)
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """JSON that every reader takes: numbers that are not finite are null, and text is UTF-8.
+
+    Names that are no UTF-8, and characters that a terminal would obey, are written with escapes.
+    """
+    try:
+        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json_text(_finite(content), indent=indent)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=indent)
+    return re.sub(f"[\x7f-\x9f{TURNING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _finite(tree: Any) -> Any:
+    if isinstance(tree, Mapping):
+        return {key: _finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def _digest_of(content: Any) -> str:

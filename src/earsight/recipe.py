@@ -70,7 +70,7 @@ class Features(_Section):
         for name, low, high in (("sample_rate_hz", 2000, 384000), ("clip_seconds", 0.1, 600), ("frames", 16, 20000)):
             value = getattr(self, name)
             if value != "auto" and not low <= value <= high:
-                raise ValueError(f"{name} is {value:g}; it must lie between {low:g} and {high:g}")
+                raise ValueError(f"{name} is {shown(value)}; it must lie between {low:g} and {high:g}")
         return self
 
     @property
@@ -335,7 +335,7 @@ def _recipe_text(source: str, *, where: str) -> str:
 def _mapping(text: str, where: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise RecipeError(f"recipe {where}: not YAML ({_one_line(error)})") from error
     if tree is None:
         return {}
@@ -363,6 +363,11 @@ def _merged(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def recipe_from(tree: Mapping[str, Any]) -> Recipe:
+    """The recipe that a tree of JSON values holds; RecipeError if it holds none."""
+    return _validated(Recipe, tree)
+
+
 def _validated(kind: type[_M], tree: Mapping[str, Any]) -> _M:
     try:
         return kind.model_validate(tree)
@@ -379,8 +384,17 @@ def _explain(kind: type[_Section], item: Any) -> str:
             section = section.model_fields[part].annotation
         return _unknown(".".join(location), location[-1], section.model_fields)
     where = ".".join(part for part in location if not part.startswith(("literal[", "constrained-", "int", "float")))
-    found = f" (found {item['input']!r})" if not isinstance(item["input"], dict) else ""
+    found = f" (found {shown(item['input'])})" if not isinstance(item["input"], dict) else ""
     return f"recipe: {where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{found}"
+
+
+def shown(value: Any) -> str:
+    """A value for a message: on one line, short, and nothing in it that a terminal would obey."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of more than 4300 digits have no text
+        text = f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _unknown(path: str, name: str, known: Any) -> str:

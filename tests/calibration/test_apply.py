@@ -41,11 +41,11 @@ def test_without_a_calibration_there_are_probabilities_alone(card):
 def test_a_sound_is_unknown_above_the_threshold_and_not_at_it(card, score):
     exact = LOGITS.double().numpy()
     expected = -logsumexp(exact, axis=1) if score == "energy" else 1 - softmax(exact / 0.7, axis=1).max(axis=1)
-    scores = _outputs(card, unknown={"score": score, "threshold": 0.0}).ood_score
+    scores = _outputs(card, unknown={"score": score, "threshold": 0.0, "rate": 0.05}).ood_score
     np.testing.assert_allclose(scores, expected, atol=1e-12)
     at = float(scores[0])
     for threshold, unknown in ((at, False), (np.nextafter(at, -np.inf), True)):
-        found = _outputs(card, unknown={"score": score, "threshold": threshold}).unknown
+        found = _outputs(card, unknown={"score": score, "threshold": threshold, "rate": 0.05}).unknown
         assert found.tolist() == [unknown, True, False]
 
 
@@ -55,14 +55,14 @@ def test_a_distance_that_equals_the_threshold_is_a_known_sounds(card):
     features = generator.normal(size=(30, 96)).astype(np.float32)
     attach_statistics(network, mahalanobis_statistics(features, np.arange(30) % 3, classes=3))
     spectrograms = torch.from_numpy(generator.normal(size=(2, 3, 32, 32)).astype(np.float32))
-    unknown = {"score": "distance", "threshold": 0.0}
+    unknown = {"score": "distance", "threshold": 0.0, "rate": 0.05}
     first = calibrated_outputs(replace(card, calibration={"unknown": unknown}), network, spectrograms)
-    unknown = {"score": "distance", "threshold": float(first.ood_score.max())}
+    unknown = {"score": "distance", "threshold": float(first.ood_score.max()), "rate": 0.05}
     second = calibrated_outputs(replace(card, calibration={"unknown": unknown}), network, spectrograms)
     assert first.unknown.all()
     assert not second.unknown.any()
 
 
 def test_prediction_sets_are_those_of_the_threshold(card):
-    found = _outputs(card, sets={"method": "lac", "threshold": 0.75})
+    found = _outputs(card, sets={"method": "lac", "threshold": 0.75, "coverage": 0.9})
     assert found.prediction_sets.tolist() == (found.probabilities >= 0.25 - 1e-6).tolist()

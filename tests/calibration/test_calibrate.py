@@ -21,6 +21,7 @@ from earsight.ensembles.build import make_ensemble
 from earsight.errors import ModelError, RunError
 from earsight.evaluation.summary import read_predictions, read_run
 from earsight.execution.schedule import publish_model
+from earsight.files import read_state
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.inference.scoring import evaluate
 from earsight.models.modelfile import load, load_card
@@ -91,7 +92,7 @@ def test_every_file_gets_the_other_folds_calibration_and_keeps_its_weights(run, 
         before, after = load_file(_file(plain, trial.about["fold"], trial.about["seed"])), load_file(path)
         assert before.keys() == after.keys()
         assert all(torch.equal(before[key], after[key]) for key in before)
-    assert result == json.loads((run / REPORT).read_text())
+    assert result == read_state(run / REPORT, {}, remedy="")
     assert result["optimistic"] is False
     assert result["score"] == "distance"
     assert result["figures"]["clips"] == 60
@@ -219,12 +220,12 @@ def test_the_figure_and_the_lines(run, tmp_path):
 @pytest.mark.parametrize(
     ("calibration", "message"),
     [
-        ({"unknown": {"score": "luck", "threshold": 1.0}}, "calibration.unknown: found"),
-        ({"unknown": {"score": "energy", "threshold": float("inf")}}, "calibration.unknown: found"),
-        ({"unknown": {"score": "energy"}}, "cannot be read"),
-        ({"unknown": "yes"}, "cannot be read"),
-        ({"sets": {"method": "lac", "threshold": "high"}}, "cannot be read"),
-        ({"unknown": {"score": "distance", "threshold": 1.0}}, "asks for distances"),
+        ({"unknown": {"score": "luck", "threshold": 1.0}}, "calibration.unknown.score: found 'luck'"),
+        ({"unknown": {"score": "energy", "threshold": float("inf")}}, "calibration.unknown.threshold: found inf"),
+        ({"unknown": {"score": "energy"}}, "calibration.unknown.threshold is missing"),
+        ({"unknown": "yes"}, "calibration.unknown: found 'yes'"),
+        ({"sets": {"method": "lac", "threshold": "high"}}, "calibration.sets.threshold: found 'high'"),
+        ({"unknown": {"score": "distance", "threshold": 1.0, "rate": 0.05}}, "asks for distances"),
     ],
 )
 def test_a_card_that_cannot_be_carried_out_is_refused(run, calibration, message):

@@ -31,7 +31,7 @@ def test_figures_that_an_earlier_version_called_pictures_are_in_the_report(tmp_p
 def test_a_broken_section_and_a_folder_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "sections").mkdir()
     (tmp_path / "sections" / "table1.json").write_text("{")
-    with pytest.raises(RunError, match=r"table1\.json: is no section of a report"):
+    with pytest.raises(RunError, match=r"table1\.json: cannot be read .*; remove it and run again"):
         write_report([], out=tmp_path, scale=Scale(name="s", title="S"), machine=MACHINE)
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="name another folder with --out"):

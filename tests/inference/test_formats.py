@@ -9,7 +9,8 @@ import re
 
 import pytest
 
-from earsight.inference.formats import FORMATS, harmless, json_text
+from earsight.files import json_text
+from earsight.inference.formats import FORMATS, harmless
 from earsight.inference.predictions import Event, Prediction
 
 FOUND = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25))

@@ -189,6 +189,8 @@ def test_a_network_gives_its_reference_away(network, reference):
 
 
 def test_the_card_alone_is_read_as_before(card, network, reference, tmp_path):
-    calibrated = replace(card, temperature=1.5, calibration={"unknown": {"score": "distance", "threshold": 1.5}})
+    calibrated = replace(
+        card, temperature=1.5, calibration={"unknown": {"score": "distance", "threshold": 1.5, "rate": 0.05}}
+    )
     save(tmp_path / "m", state=network.state_dict(), card=calibrated, statistics=(reference,))
     assert load_card(tmp_path / "m") == calibrated

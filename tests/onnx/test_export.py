@@ -169,7 +169,7 @@ def test_novelty_as_a_distance(model, members, graphs, tmp_path):
 @pytest.mark.parametrize("score", ["energy", "doubt"])
 def test_novelty_of_the_logits_alone(model, score):
     card, _ = load(model)
-    card = replace(card, temperature=0.7, calibration={"unknown": {"score": score, "threshold": -3.0}})
+    card = replace(card, temperature=0.7, calibration={"unknown": {"score": score, "threshold": -3.0, "rate": 0.05}})
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0)) * 4
     expected = calibrated_outputs(card, torch.nn.Identity(), logits)
     probabilities, novelty = tracing._Calibration(card, torch.nn.Identity())(logits, [])

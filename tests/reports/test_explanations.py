@@ -16,6 +16,7 @@ import soundfile
 from earsight.analysis.attribution import Attribution
 from earsight.analysis.faithfulness import Curves
 from earsight.errors import EarsightError
+from earsight.files import read_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.reports import explanations
 from earsight.reports.explanations import (
@@ -157,7 +158,7 @@ def test_the_files_of_an_explanation(explanation, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("name.faithfulness.png", "name.json", "name.npz", "name.png", "name.unused.wav", "name.used.wav")
     ]
-    assert json.loads((tmp_path / "out" / "name.json").read_text()) == json.loads(json.dumps(content))
+    assert read_state(tmp_path / "out" / "name.json", {}, remedy="") == json.loads(json.dumps(content))
     with np.load(content["files"]["arrays"], allow_pickle=False) as arrays:
         np.testing.assert_array_equal(arrays["attribution"], explanation.attribution.values)
         np.testing.assert_array_equal(arrays["column_edges_seconds"], explanation.edges)

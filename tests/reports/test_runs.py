@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from earsight.evaluation.summary import write_summary
+from earsight.files import read_state, sealed, write_state
 from earsight.models.modelfile import load_card
 from earsight.reports.runs import read_for_report
 
@@ -17,7 +18,7 @@ def run(trained, tmp_path):
     """A copy of a finished run, with its summary."""
     shutil.copytree(trained.parents[1], tmp_path / "run")
     card = load_card(trained / "model.safetensors")
-    (tmp_path / "run" / "recipe.yaml").write_text(card.recipe.to_yaml())
+    (tmp_path / "run" / "recipe.yaml").write_text(sealed(card.recipe.to_yaml()))
     write_summary(tmp_path / "run", machine={"cores": 2})
     return tmp_path / "run"
 
@@ -36,11 +37,28 @@ def test_a_whole_run_misses_nothing(run):
 
 def test_a_summary_that_does_not_fit_the_predictions(run):
     before = read_for_report(run).summary
-    figure = json.loads((run / "summary.json").read_text())["accuracy"]["mean"]
-    spoilt(run / "summary.json", f'"mean": {figure}', f'"mean": {figure + 0.125}')
+    old = read_state(run / "summary.json", {}, remedy="")
+    write_state(run / "summary.json", old | {"accuracy": old["accuracy"] | {"mean": 0.125}})
     read = read_for_report(run)
     assert read.summary == before
     assert "summary.json does not fit the predictions" in " ".join(read.missing)
+
+
+@pytest.mark.parametrize(("old", "new"), [('"cores": 2', '"cores": 3'), ('"mean"', '"meam"')])
+def test_a_summary_whose_bytes_have_changed(run, old, new):
+    """The machine derives from nothing: its digest alone shows that it has changed."""
+    spoilt(run / "summary.json", old, new)
+    read = read_for_report(run)
+    assert read.summary["machine"] == {}
+    assert read.missing == [
+        "summary.json cannot be read (it does not fit its digest, so it is damaged): the machine is not known."
+    ]
+
+
+@pytest.mark.parametrize(("old", "new"), [("name: default", "name: defauld"), ("Digest of", "Digest_of")])
+def test_a_recipe_whose_name_has_changed(run, old, new):
+    spoilt(run / "recipe.yaml", old, new)
+    assert "recipe.yaml does not fit its digest" in " ".join(read_for_report(run).missing)
 
 
 def test_a_history_that_the_trial_did_not_write(run):

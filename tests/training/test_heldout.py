@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from earsight.data.layouts import open_dataset
 from earsight.errors import RunError
+from earsight.files import write_state
 from earsight.training.heldout import HeldOut, held_out
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
@@ -43,11 +44,10 @@ def test_sounds_that_were_moved(moving, tmp_path):
     run = shutil.copytree(moving / "run", tmp_path / "run")
     trial = run / "fold-1" / "seed-0" / "trial.json"
     content = json.loads(trial.read_text())
-    trial.write_text(json.dumps(content | {"root": str(tmp_path / "gone")}))
+    write_state(trial, content | {"root": str(tmp_path / "gone")})
     with pytest.raises(RunError, match=r"gone and .* is not there; add --data"):
         held_out(run)
-    del content["root"]
-    trial.write_text(json.dumps(content))
+    write_state(trial, {key: value for key, value in content.items() if key != "root"})
     with pytest.raises(RunError, match="does not say where its sounds are; add --data"):
         held_out(run)
     found = held_out(run, data=moving / "sounds")

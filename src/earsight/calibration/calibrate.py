@@ -8,7 +8,6 @@ only one fold was held out, its clips calibrate, and every figure is marked as o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 from earsight.calibration import fit
 from earsight.calibration.fit import CalibratedTrial, Calibration, Wanted
-from earsight.errors import DataError
+from earsight.errors import EarsightError
 from earsight.evaluation.summary import Predictions, read_run
-from earsight.files import replace_text
+from earsight.files import read_state, say_damage, write_state
 from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
 
@@ -67,16 +66,19 @@ def calibrate_run(
         "models": models,
         "notes": _notes(fitted, wanted, alone=alone, chosen=chosen),
     }
-    replace_text(run / REPORT, json.dumps(result, indent=2) + "\n")
+    write_state(run / REPORT, result, indent=2)
     return result
 
 
 def wanted_before(run: Path) -> Wanted:
-    """Options of the run's last calibration; the defaults if there was none or it does not record them."""
+    """Options of the run's last calibration; the defaults if there was none, and, reported, if it is damaged."""
+    if not (run / REPORT).exists():
+        return Wanted()
     try:
-        asked = json.loads((run / REPORT).read_text(encoding="utf-8"))["wanted"]
-        return Wanted(**asked)
-    except (OSError, ValueError, KeyError, TypeError, DataError):
+        asked = read_state(run / REPORT, {"figures": dict}, remedy="it is written anew, with the default options")
+        return Wanted(**asked.get("wanted", {}))
+    except (EarsightError, TypeError) as error:
+        say_damage(str(error))
         return Wanted()
 
 

@@ -9,13 +9,16 @@ both can only add to coverage.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import DataError
 from earsight.evaluation.metrics import checked_logits
+from earsight.models.card import SetMethod
 
-METHODS = ("lac", "aps")
+METHODS: tuple[str, ...] = get_args(SetMethod)
 _CLOSE = 1e-6  # serving computes in float32, calibration in float64: equal scores may differ by this much
 
 

@@ -7,14 +7,17 @@ stated rate, with the interval that so few clips leave for that rate.
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 from numpy.typing import NDArray
 
 from earsight.calibration.conformal import rank
 from earsight.errors import DataError
 from earsight.evaluation.metrics import softmax
+from earsight.models.card import OodScore
 
-SCORES = ("distance", "energy", "doubt")
+SCORES: tuple[str, ...] = get_args(OodScore)
 """Mahalanobis distance, energy, and max-softmax score (``doubt`` in model files); best first (docs/results.md)."""
 
 

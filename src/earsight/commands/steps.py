@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -150,15 +149,19 @@ def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, s
     """Train a run's missing trials of so many seeds, on its folds or one of them, by its own recipe."""
     from earsight.errors import RunError
     from earsight.evaluation.summary import write_summary
+    from earsight.files import seal_fits
     from earsight.training.trial import Trial
 
-    if not (run / "recipe.yaml").is_file():
+    path = run / "recipe.yaml"
+    if not path.is_file():
         raise RunError(f"{run}: no recipe.yaml, so no member can be added; name a folder that crossval wrote")
+    if not seal_fits(path.read_text(encoding="utf-8", errors="replace")):
+        raise RunError(f"{path}: does not fit its digest, so it is damaged; give the run's crossval command again")
     folds = sorted({int(path.parent.name.removeprefix("fold-")) for path in run.glob("fold-*/seed-*")})
     trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
     if not trials:
         return  # the fold is none of the run's, as the ensemble's own check says
-    recipe = load_recipe_for(dataset, RecipeOptions(str(run / "recipe.yaml")))
+    recipe = load_recipe_for(dataset, RecipeOptions(str(path)))
     train_all(dataset, recipe, trials, run, store=store, on=on)
     write_summary(run, machine=on.machine)
     calibrate_members(run)
@@ -195,12 +198,12 @@ def publish_table(
     as_json: bool,
 ) -> None:
     """Write a result as ``path`` .json, its table as .csv and .md and its figure as .png and .svg; print the table."""
-    from earsight.files import replace_text
+    from earsight.files import replace_text, write_state
     from earsight.reports.tables import csv_text, markdown
 
     path.parent.mkdir(parents=True, exist_ok=True)
     table = markdown(rows)
-    replace_text(path.with_name(f"{path.name}.json"), json.dumps(result, indent=2) + "\n")
+    write_state(path.with_name(f"{path.name}.json"), result, indent=2)
     replace_text(path.with_name(f"{path.name}.csv"), csv_text(rows))
     replace_text(path.with_name(f"{path.name}.md"), table + "\n" + "".join(f"{note}\n" for note in notes))
     for suffix in (".png", ".svg"):

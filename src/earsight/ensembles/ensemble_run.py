@@ -117,7 +117,7 @@ def write_ensemble(
             else:
                 _save(partial / "model.safetensors", published)
             write_summary(partial, machine=report["machine"])
-            replace_text(partial / REPORT, json.dumps(report, indent=2) + "\n")
+            write_state(partial / REPORT, report, indent=2)
             publish_folder(partial, out)
     except Timeout as error:
         raise RunError(f"{out}: another process is writing it; wait for it, or end it") from error

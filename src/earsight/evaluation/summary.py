@@ -27,7 +27,7 @@ from earsight.evaluation.statistics import (
     paired_difference,
     variance_parts,
 )
-from earsight.files import read_lines, replace_text
+from earsight.files import read_lines, write_state
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
 def write_summary(run: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
     """Summarise a run folder into its ``summary.json`` and return the same."""
     summary = summarize(read_run(run), machine=machine)
-    replace_text(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_state(run / "summary.json", summary, indent=2)
     return summary
 
 

@@ -21,7 +21,7 @@ from earsight.evaluation.summary import read_predictions
 from earsight.execution.processes import run_at_once
 from earsight.execution.ray_cluster import Cluster
 from earsight.execution.ray_driver import Unit, run_units
-from earsight.files import link_or_copy, replace_text, replacing
+from earsight.files import link_or_copy, replace_text, replacing, sealed
 from earsight.models.fast.swap import make_kernels_ready
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
@@ -216,7 +216,7 @@ def _write_recipe(recipe: Recipe, run: Path) -> None:
     """Make the run folder, with its recipe in it."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        replace_text(run / "recipe.yaml", recipe.to_yaml())
+        replace_text(run / "recipe.yaml", sealed(recipe.to_yaml()))
     except OSError as error:
         raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
 

@@ -7,14 +7,13 @@ or not at all.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from earsight.errors import RunError
 from earsight.experiments.scale import SECTIONS, Scale
-from earsight.files import replace_text
+from earsight.files import read_state, replace_text, write_state
 from earsight.reports.reproduction import report_html, report_markdown
 from earsight.version import __version__
 
@@ -33,7 +32,7 @@ def write_report(
     try:
         (out / "sections").mkdir(parents=True, exist_ok=True)
         for section in sections:
-            replace_text(out / "sections" / f"{section['section']}.json", json.dumps(section, indent=1) + "\n")
+            write_state(out / "sections" / f"{section['section']}.json", section, indent=1)
         every = [_read(path) for name in SECTIONS if (path := out / "sections" / f"{name}.json").is_file()]
         about = [
             f"{scale.title} (--scale {scale.name}), earsight {__version__}; {machine['device']}, "
@@ -46,9 +45,7 @@ def write_report(
         files = {kind: out / f"report.{kind}" for kind in ("md", "html", "json")}
         replace_text(files["md"], report_markdown(every, about=about))
         replace_text(files["html"], report_html(every, about=about, folder=out))
-        replace_text(
-            files["json"], json.dumps({"scale": scale.name, "machine": machine, "sections": every}, indent=1) + "\n"
-        )
+        write_state(files["json"], {"scale": scale.name, "machine": machine, "sections": every}, indent=1)
     except OSError as error:
         raise RunError(
             f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
@@ -57,8 +54,5 @@ def write_report(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {_OLD_NAMES.get(key, key): value for key, value in found.items()}
-    except ValueError as error:
-        raise RunError(f"{path}: is no section of a report ({error}); remove it and run again") from error
+    found = read_state(path, {"section": str}, remedy="remove it and run again", error=RunError)
+    return {_OLD_NAMES.get(key, key): value for key, value in found.items()}

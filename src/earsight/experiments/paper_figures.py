@@ -8,7 +8,6 @@ with the command that makes it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ import torch
 
 from earsight.analysis.similarity import run_similarity, similarity_result
 from earsight.analysis.sweeps import SWEEPS, sweep_result
-from earsight.errors import AudioError, ModelError
+from earsight.errors import AudioError, EarsightError, ModelError
 from earsight.experiments.cells import Cell, section_cells, sweep_variants
 from earsight.experiments.claims import similarity_claims, sweep_claims
 from earsight.experiments.paper_tables import TITLES, View
 from earsight.experiments.plan import run_folder
 from earsight.experiments.scale import Figures
-from earsight.files import replace_text
+from earsight.files import read_state, write_state
 from earsight.inference.classifier import load_classifier
 from earsight.inference.observation import observe_boundaries
 from earsight.reports.analysis_figures import (
@@ -298,12 +297,12 @@ def _read_result(path: Path, state: list[Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_state(path, {"made_from": list, "result": dict}, remedy="")
         return found["result"] if found["made_from"] == state else None
-    except (ValueError, KeyError, TypeError):
+    except EarsightError:
         return None  # of another version, or broken: it is computed anew
 
 
 def _write_result(path: Path, state: list[Any], result: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps({"made_from": state, "result": result}, indent=1) + "\n")
+    write_state(path, {"made_from": state, "result": result}, indent=1)

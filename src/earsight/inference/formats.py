@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
+from earsight.files import TURNING, json_text
 from earsight.inference.predictions import Event, Prediction
 
 Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
-_TURNING = "\u2028\u2029\u202a-\u202e\u2066-\u2069"  # break or turn the line around them: gpj.exe reads as exe.jpg
-_COMMANDS = re.compile(f"[\x00-\x1f\x7f-\x9f{_TURNING}]")
+_COMMANDS = re.compile(f"[\x00-\x1f\x7f-\x9f{TURNING}]")
 _SPACES = "\t\n\r"
 
 
@@ -229,27 +227,3 @@ def _seconds(times: Iterable[float]) -> list[str]:
 
 def _rounded(times: Sequence[float]) -> dict[str, float]:
     return {name: round(seconds, 3) for name, seconds in zip(_TIMES, times, strict=False)}
-
-
-def json_text(content: Any, *, indent: int | None = None) -> str:
-    """JSON that every reader takes: numbers that are not finite are null, and text is UTF-8.
-
-    Names that are no UTF-8, and characters that a terminal would obey, are written with escapes.
-    """
-    try:
-        text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return json_text(_finite(content), indent=indent)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(content, indent=indent)
-    return re.sub(f"[\x7f-\x9f{_TURNING}]", lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _finite(tree: Any) -> Any:
-    if isinstance(tree, Mapping):
-        return {key: _finite(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_finite(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

@@ -195,12 +195,15 @@ def trained_rows(classifier: Classifier, dataset: Dataset) -> tuple[NDArray[np.b
 def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | None, int | None]:
     """The same for one network; clips held out by a seed are found by repeating the draw."""
     about = card.trained_on
-    if about.get("digest") == dataset.digest:
-        return dataset.folds != about["fold"], int(about["fold"])
-    if about.get("clips_digest") != dataset.clips_digest:
+    fold, seed = about.get("fold"), about.get("seed")
+    if fold is None:
         return None, None
-    split = hold_out(dataset, seed=int(about["seed"]))
-    return (split.folds != about["fold"], None) if split.digest == about["digest"] else (None, None)
+    if about.get("digest") == dataset.digest:
+        return dataset.folds != fold, fold
+    if about.get("clips_digest") != dataset.clips_digest or seed is None:
+        return None, None
+    split = hold_out(dataset, seed=seed)
+    return (split.folds != fold, None) if split.digest == about["digest"] else (None, None)
 
 
 def _seen(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from earsight.errors import ModelError, RecipeError
-from earsight.recipe import Features, Recipe
+from earsight.recipe import Features, Recipe, recipe_from, shown
 
 BUDGET = {
     "members": 1000,
@@ -29,6 +31,90 @@ BUDGET_VARIABLE = "EARSIGHT_MODEL_BUDGET"
 _CLIPS = 16  # classified at once
 _VALUES = 128  # kept at once for each cell of a spectrogram by VGG, the largest
 _FLOATS = (1e-37, 3e38)  # numbers that float32 keeps with all their digits
+
+OodScore = Literal["distance", "energy", "doubt"]
+SetMethod = Literal["lac", "aps"]
+
+
+def _text(value: Any) -> Any:
+    """A string, which pydantic's own type is only if it is UTF-8: names of files need not be."""
+    if not isinstance(value, str):
+        raise ValueError("expected text")
+    return value
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+_Text = Annotated[Any, AfterValidator(_text)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Whole = Annotated[int, Field(ge=0, lt=1 << 64)]
+_Fold = Annotated[int, Field(ge=0, lt=1 << 31)]
+
+
+class _Threshold(_Part):
+    threshold: float
+    ci95: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+
+
+class _Unknown(_Threshold):
+    score: OodScore
+    rate: _Share
+
+
+class _Sets(_Threshold):
+    method: SetMethod
+    coverage: _Share
+
+
+class _Calibration(_Part):
+    unknown: _Unknown | None = None
+    sets: _Sets | None = None
+    clips: _Whole | None = None
+    folds: list[_Fold] = []
+    own_held_out: bool | None = None
+
+
+class _Origin(_Part):
+    dataset: _Text | None = None
+    digest: _Text | None = None
+    clips_digest: _Text | None = None
+    fold: _Fold | None = None
+    folds: list[_Fold] | None = None
+    seed: _Whole | None = None
+    seeds: list[_Whole] | None = None
+    clips: _Whole | None = None
+    held_out_accuracy: _Share | None = None
+    method: _Text | None = None
+    seen: _Text | None = None
+    earsight: _Text | None = None
+
+
+class _Tree(_Part):
+    """What a card holds, as JSON values, but for its recipe and its members' own cards."""
+
+    classes: list[_Text]
+    mean: list[float]
+    std: list[float]
+    temperature: float
+    trained_on: _Origin
+    calibration: _Calibration
+    members: list[dict[Any, Any]] = []
+    weights: list[float] = []
+
+
+def check_values(tree: Any) -> None:
+    """Raise `ModelError`, which names the field, where a card's values are of types or sizes that it cannot have."""
+    try:
+        _Tree.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "missing":
+            raise ModelError(f"model card: {where} is missing") from error
+        wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ").removeprefix("expected ")
+        raise ModelError(f"model card: {where}: found {shown(first['input'])}; expected {wanted}") from error
 
 
 @dataclass(frozen=True)
@@ -72,6 +158,8 @@ class ModelCard:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        lists = ("classes", "mean", "std", "weights")
+        check_values(vars(self) | {name: list(getattr(self, name)) for name in lists} | {"members": []})
         if not self.classes or len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise ModelError(f"model card: {len(self.classes)} classes; expected at least one, all named and different")
         least, most = _FLOATS
@@ -184,18 +272,29 @@ def described(card: ModelCard) -> dict[str, Any]:
 
 
 def card_of(tree: Any, *, nested: bool = False) -> ModelCard:
-    """The card that `described` gave."""
+    """The card that `described` gave.
+
+    Raises
+    ------
+    ModelError
+        If it is none, as `check_values` says, or its values do not fit each other.
+    RecipeError
+        If its recipe is none.
+    """
+    check_values(tree)
     members = tree.get("members", ())
     if nested and members:
         raise ModelError("a member is an ensemble itself")
+    if not isinstance(tree.get("recipe"), Mapping):
+        raise ModelError("model card: it has no recipe")
     return ModelCard(
-        classes=tuple(str(name) for name in tree["classes"]),
-        recipe=Recipe.model_validate(tree["recipe"]),
-        mean=tuple(float(value) for value in tree["mean"]),
-        std=tuple(float(value) for value in tree["std"]),
+        classes=tuple(tree["classes"]),
+        recipe=recipe_from(tree["recipe"]),
+        mean=tuple(map(float, tree["mean"])),
+        std=tuple(map(float, tree["std"])),
         temperature=float(tree["temperature"]),
         trained_on=dict(tree["trained_on"]),
         calibration=dict(tree["calibration"]),
         members=tuple(card_of(member, nested=True) for member in members),
-        weights=tuple(float(value) for value in tree.get("weights", ())),
+        weights=tuple(map(float, tree.get("weights", ()))),
     )

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.errors import ModelError
+from earsight.errors import EarsightError, ModelError
 from earsight.features.spectrogram import Spectrogram
 from earsight.files import replace_bytes
 from earsight.models.card import ModelCard, card_of, check_budget, described
@@ -294,7 +294,7 @@ def _card(path: Path) -> tuple[ModelCard, str]:
         card = card_of(tree)
         tensors_sha256 = str(content["tensors_sha256"])
     # pydantic's ValidationError is a ValueError.
-    except (ModelError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+    except (EarsightError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise damaged(path, f"its card cannot be read ({one_line(error)})") from error
     if not intact:
         raise damaged(path, "its card is not the one that was saved")

@@ -7,7 +7,6 @@ figure reads in grey: lines differ in style and marker.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 
 from earsight.analysis.boundaries import NAMES
 from earsight.errors import counted
-from earsight.files import replace_text
+from earsight.files import replace_text, write_state
 from earsight.inference.observation import KINDS
 from earsight.reports.drawings import blank, write_figure
 from earsight.reports.tables import csv_text
@@ -213,7 +212,7 @@ def write_boundaries(found: dict[str, Any], run: Path) -> dict[str, Path]:
     columns += [f"{kind}.{part}.{name}" for kind in KINDS for part in ("observed", "shifted") for name in NAMES]
     replace_text(files["csv"], csv_text([_flat(row, columns) for row in found["rows"]], columns=columns))
     content = {key: value for key, value in found.items() if key != "rows"}
-    replace_text(files["json"], json.dumps(content, indent=1) + "\n")
+    write_state(files["json"], content, indent=1)
     return files
 
 

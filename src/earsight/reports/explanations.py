@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from earsight.analysis.masking import smoothed
 from earsight.errors import EarsightError
-from earsight.files import replace_text, replacing
+from earsight.files import read_state, replacing, write_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.inference.formats import harmless
 from earsight.reports.drawings import blank, write_figure
@@ -158,10 +158,10 @@ def read_explained(folder: Path, name: str, *, sound: str, origin: str) -> dict[
     ``name`` is from `file_names`, ``sound`` the path of the sound, ``origin`` from `made_from`.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        found = read_state(folder / f"{name}.json", {"files": dict}, remedy="")
         same = found["made_from"] == {"origin": origin, "sound": _state(sound)}
         return found if same and all(Path(file).is_file() for file in found["files"].values()) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (EarsightError, OSError, KeyError, TypeError):
         return None
 
 
@@ -184,7 +184,7 @@ def write_explained(explanation: Explanation, folder: Path, name: str, *, origin
         "files": {key: str(path) for key, path in files.items()},
         "made_from": {"origin": origin, "sound": _state(explanation.path)},
     }
-    replace_text(folder / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    write_state(folder / f"{name}.json", content, indent=1)
     return content
 
 

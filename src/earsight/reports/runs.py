@@ -15,7 +15,7 @@ from typing import Any
 from earsight.ensembles.ensemble_run import REPORT
 from earsight.errors import EarsightError, ModelError, RecipeError, RunError
 from earsight.evaluation.summary import Predictions, read_history, read_run, summarize
-from earsight.files import read_state
+from earsight.files import read_state, seal_fits
 from earsight.recipe import Recipe, parse_recipe
 
 
@@ -123,7 +123,10 @@ def _recipe(
         missing.append("There is no model file: which version of earsight trained it is not known.")
     recipe = None
     try:
-        recipe = parse_recipe((folder / "recipe.yaml").read_text(encoding="utf-8"), where=str(folder / "recipe.yaml"))
+        text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+        if not seal_fits(text):
+            missing.append("recipe.yaml does not fit its digest: it was changed by hand, or it is damaged.")
+        recipe = parse_recipe(text, where=str(folder / "recipe.yaml"))
     except FileNotFoundError:
         if card:
             recipe = card.recipe if not card.members else card.members[0].recipe

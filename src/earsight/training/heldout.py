@@ -5,15 +5,15 @@ Comes in: a run folder. Goes out: one `HeldOut` for each finished trial, its cli
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.errors import RunError
+from earsight.errors import EarsightError, RunError
 from earsight.evaluation.summary import read_predictions
+from earsight.files import read_state
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,8 @@ def _root(folder: Path, data: Path | None, clip: str) -> Path:
             raise RunError(f"--data {data}: holds no {clip}, which {folder} held out; name the data set it was run on")
         return root
     try:
-        root = Path(json.loads((folder / "trial.json").read_text(encoding="utf-8"))["root"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        root = Path(read_state(folder / "trial.json", {"root": str}, remedy="")["root"])
+    except EarsightError as error:
         raise RunError(f"{folder}: does not say where its sounds are; add --data and the data set's path") from error
     if not (root / clip).exists():
         raise RunError(f"{folder}: its sounds were in {root} and {clip} is not there; add --data and their new place")
