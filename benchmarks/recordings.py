@@ -23,7 +23,7 @@ import soundfile
 import soxr
 
 from benchmarks.processes import run
-from earsight.data.layouts import sounds_below
+from earsight.data.folders import sounds_below
 
 RATE_HZ = 48_000
 

@@ -121,18 +121,33 @@ def test_one_class(sounds):
 
 def test_a_class_with_fewer_clips_than_folds(tmp_path):
     data = write_sounds(tmp_path / "data", dogs=3)
-    for command in (train(data), ("prepare", data, *TINY), ("crossval", data, "--out", tmp_path / "r", *TINY)):
-        message = refused(*command)
+    command = ("crossval", data, "--out", tmp_path / "r", *TINY)
+    for refusing in (command, train(data, "--fold", 1)):
+        message = refused(*refusing)
         assert "class 'dog' has 3 clips, fewer than 5 folds; use --splits 3" in message
-        # The remedy works for the very verb that names it.
-        assert invoke(*command, "--splits", 3).exit_code == 0
+    # The remedy works for the very verb that names it.
+    assert invoke(*command, "--splits", 3).exit_code == 0
+
+
+def test_folds_that_are_not_drawn_refuse_nothing(tmp_path, model):
+    data = write_sounds(tmp_path / "data", dogs=2)
+    assert invoke("prepare", data, *TINY).exit_code == 0
+    assert invoke(*train(data)).exit_code == 0
+    checked = invoke("check", data)
+    assert (checked.exit_code, "folds" in checked.stderr) == (0, False)
+    assert "'dog' (2): expect wide intervals, and give crossval --splits 2" in " ".join(checked.stdout.split())
+    assert invoke("evaluate", tmp_path / "run" / "model.safetensors", data).exit_code == 0
+    (data / "dog" / "1.wav").unlink()
+    assert "class 'dog' has 1 clip; at least 2 sources are needed" in refused(*train(data))
+    assert invoke("evaluate", tmp_path / "run" / "model.safetensors", data).exit_code == 0
+    assert "1 source" in " ".join(invoke("check", data).stdout.split())
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("file,label\n", ["no column 'path'", "found file, label", "expected path, label"]),
-        ("path,class\n", ["no column 'label'", "found path, class"]),
+        ("sound,label\n", ["no column 'path'", "found sound, label", "expected path, label"]),
+        ("path,kind\n", ["no column 'label'", "found path, kind"]),
         ("path,label\n", ["without rows"]),
         ("path,label\ncat/0.wav,\n", ["empty path or label", "line 2"]),
         ("path,label\nabsent.wav,cat\ncat/0.wav,dog\n", ["1 of 2 files do not exist (absent.wav)"]),

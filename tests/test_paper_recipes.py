@@ -11,7 +11,7 @@ import typer
 from timm.models import get_pretrained_cfg
 
 from earsight.cli import app
-from earsight.data.layouts import ESC50_HINTS, GTZAN_HINTS, URBANSOUND8K_HINTS
+from earsight.data.published import ESC50_HINTS, GTZAN_HINTS, URBANSOUND8K_HINTS
 from earsight.errors import RecipeError
 from earsight.models.backbones import build_empty
 from earsight.recipe import list_recipes, load_recipe, recipe_notes

@@ -16,7 +16,9 @@ def test_names_folders_and_the_stream_in_their_order(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "deep" / "folder.wav").mkdir()
     folder = str(tmp_path / "deep")
-    found = list(find_sounds(["z.wav", "-", folder, "-odd.wav"], stdin=io.StringIO("x 1.wav\n\ny.wav\r\n  z.wav \n")))
+    found = list(
+        find_sounds(["z.wav", "-", folder, "-odd.wav"], stdin=io.StringIO("\ufeffx 1.wav\n\ny.wav\r\n  z.wav \n"))
+    )
     assert found == [
         *("z.wav", "x 1.wav", "y.wav", "  z.wav "),
         *(f"{folder}/b.WAV", f"{folder}/er/a.flac", f"{folder}/er/Ü (1).ogg", "-odd.wav"),

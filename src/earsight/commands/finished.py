@@ -117,7 +117,7 @@ def ensemble(
     check_method(method)
     target = folder or runs[0] / "ensemble"
     check_place(target)
-    dataset = open_data(data, options) if data else None
+    dataset = open_data(data, options, splits=options.splits) if data else None
     if seeds is None and (ray.on != "local" or jobs > 1):
         raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
     if seeds is None and dataset is not None:

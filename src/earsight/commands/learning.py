@@ -12,11 +12,10 @@ import typer
 from earsight.commands import steps
 from earsight.commands.options import (
     Data,
-    DataOptions,
     Folds,
     Jobs,
     Json,
-    Layout,
+    LayoutOptions,
     Out,
     RayOptions,
     RecipeOptions,
@@ -24,10 +23,10 @@ from earsight.commands.options import (
     Seeds,
     Set,
     SpectrogramOptions,
-    Subset,
     verb,
 )
 from earsight.console import bar, out, say
+from earsight.errors import DataError
 
 
 @verb
@@ -44,11 +43,11 @@ def quickstart(
 
 
 @verb
-def check(data: Data, layout: Layout = "auto", subset: Subset = None, json_output: Json = False) -> None:
+def check(data: Data, *, form: LayoutOptions, json_output: Json = False) -> None:
     """Check a data set for unreadable, silent, clipped, duplicate or leaking clips."""
     from earsight.data.checks import check_dataset
 
-    dataset = steps.open_data(data, DataOptions(layout, subset, splits=2))
+    dataset = steps.open_data(data, form, skip_missing=True, least=1)
     with bar("checking") as shown:
         found = check_dataset(dataset, progress=shown)
     steps.show_lines(found.to_dict(), found.lines(), as_json=json_output)
@@ -63,7 +62,6 @@ def download(
 ) -> None:
     """Download a data set from its public address (ESC-50: 600 MB, CC BY-NC); an interrupted download resumes."""
     from earsight.data.download import download_esc50
-    from earsight.errors import DataError
 
     if name != "esc50":
         raise DataError(f"{name}: cannot be downloaded; known: esc50")
@@ -101,7 +99,7 @@ def recipe_show(
 @verb
 def prepare(data: Data, *, recipe: RecipeOptions, options: SpectrogramOptions, json_output: Json = False) -> None:
     """Compute a data set's spectrograms ahead of training; a second time does nothing."""
-    dataset = steps.open_data(data, options)
+    dataset = steps.open_data(data, options, least=1)
     made = steps.prepare_spectrograms(dataset, steps.load_recipe_for(dataset, recipe), options)
     size, shape, folder = made.store.bytes_on_disk, made.store.shape, made.store.folder
     steps.show_lines(
@@ -126,11 +124,12 @@ def train(
     from earsight.training.preparation import hold_out
     from earsight.training.trial import Trial
 
-    dataset = steps.open_data(data, options, drawn=fold is not None)
+    dataset = steps.open_data(data, options, splits=None if fold is None else options.splits)
     if fold is None:
         dataset, fold = hold_out(dataset, seed=seed), 1
         held = int((dataset.folds == 1).sum())
-        say(f"  held out: {held} of {len(dataset.clips)} clips, by label and source, seed {seed}")
+        how = "the data set's own test part" if dataset.split else f"by label and source, seed {seed}"
+        say(f"  held out: {held} of {len(dataset.clips)} clips, {how}")
     recipe, trial = steps.load_recipe_for(dataset, options), Trial(fold, seed)
     on = steps.Place(steps.computer(options.device, options.threads))
     steps.train_all(dataset, recipe, [trial], folder, store=options, on=on)
@@ -154,6 +153,12 @@ def crossval(
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
     dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
+    if dataset.split:
+        raise DataError(
+            f"{data}: brings its own test part, so that no folds can be held out in turn; use `earsight train`. To "
+            "draw folds over all clips, take the split away: the column split of a table, or, where paths are "
+            "train/dog/1.wav, --label-from '{part}/{label}/{name}'"
+        )
     recipe = steps.load_recipe_for(dataset, options)
     with steps.place(options, ray, jobs=jobs) as on:
         steps.train_all(dataset, recipe, trials, folder, store=options, on=on)

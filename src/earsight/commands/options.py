@@ -23,14 +23,32 @@ from earsight import console
 Model = Annotated[Path, typer.Argument(help="A model file.")]
 Sounds = Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")]
 Data = Annotated[
-    Path, typer.Argument(help="Data set: a folder (one folder a class, ESC-50, UrbanSound8K, GTZAN) or a csv.")
+    Path, typer.Argument(help="Data set: a folder (one folder a class, train/ and test/, ESC-50 ...) or a csv.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run resumes in it.")]
 Folds = Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a field, as in training.epochs=10; repeatable.")]
-Layout = Annotated[str, typer.Option(help="auto, esc50, urbansound8k, gtzan, folder or csv.")]
-Subset = Annotated[str | None, typer.Option(help="esc10: only those rows of ESC-50.")]
+Layout = Annotated[
+    str,
+    typer.Option(
+        help="auto, esc50, urbansound8k, speechcommands, fsd50k, dcase, gtzan, audiofolder (train and test folders, "
+        "metadata.csv), folder or csv."
+    ),
+]
+Subset = Annotated[
+    str | None, typer.Option(help="esc10: only those rows of ESC-50. single: only FSD50K's clips of one label.")
+]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Folder that a table's paths begin at; default the table's own.")
+]
+LabelFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--label-from",
+        help="How the files of a folder are named, as in '{label}_{group}_{n}', or '{split}/{label}/{name}' for paths.",
+    ),
+]
 Splits = Annotated[int, typer.Option(help="Folds to draw if the data set has none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
@@ -58,11 +76,19 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """How a data set is read."""
+class LayoutOptions:
+    """What a data set's files mean."""
 
     layout: Layout = "auto"
     subset: Subset = None
+    root: Root = None
+    label_from: LabelFrom = None
+
+
+@dataclass(frozen=True)
+class DataOptions(LayoutOptions):
+    """How a data set is read."""
+
     splits: Splits = 5
 
 

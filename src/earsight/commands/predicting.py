@@ -299,12 +299,16 @@ def evaluate(
     json_output: Json = False,
 ) -> None:
     """Measure a model file on labelled clips, from their audio files."""
+    from earsight.data.datasets import TooFewError
     from earsight.inference.classifier import load_classifier
     from earsight.inference.scoring import evaluate as score
     from earsight.reports.tables import print_evaluation
 
     classifier = load_classifier(model, device=computer(compute.device, compute.threads))
-    dataset = open_data(data, form)
+    try:
+        dataset = open_data(data, form, splits=form.splits, skip_missing=skip_bad)
+    except TooFewError:  # for the folds, which only a model of cross-validation needs
+        dataset = open_data(data, form, skip_missing=skip_bad, least=1)
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, skip_bad=skip_bad, progress=shown)
     show(result, print_evaluation, as_json=json_output)

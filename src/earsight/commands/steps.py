@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earsight.commands.options import DataOptions, DeviceOptions, RayOptions, RecipeOptions, StoreOptions
+from earsight.commands.options import DataOptions, DeviceOptions, LayoutOptions, RayOptions, RecipeOptions, StoreOptions
 from earsight.console import bar, out, print_json, say
 from earsight.errors import counted
 
@@ -39,16 +39,33 @@ class Place:
         return describe_machine(self.device) | (self.cluster.machine if self.cluster else {})
 
 
-def open_data(data: Path, options: DataOptions, *, drawn: bool = True) -> Dataset:
-    """Open a data set and print what was recognised; with ``drawn`` unset nothing about folds that were drawn."""
-    from earsight.data.datasets import DRAWN_FOLDS
+def open_data(
+    data: Path, options: LayoutOptions, *, skip_missing: bool = False, least: int = 2, splits: int | None = None
+) -> Dataset:
+    """Open a data set and print what was recognised; no folds are drawn but for ``splits``.
+
+    Every class must have ``least`` sources, so that some of it can be held out.
+    """
+    import numpy as np
+
+    from earsight.data.datasets import check_enough
     from earsight.data.layouts import open_dataset
 
-    dataset = open_dataset(data, layout=options.layout, subset=options.subset, folds=options.splits)
-    say(dataset.describe(drawn=drawn))
+    dataset = open_dataset(
+        data,
+        layout=options.layout,
+        subset=options.subset,
+        root=options.root,
+        label_from=options.label_from,
+        folds=splits,
+        skip_missing=skip_missing or (isinstance(options, StoreOptions) and options.skip_bad),
+    )
+    if least > 1 and dataset.fold_numbers == (0,):
+        labels = np.array([clip.label for clip in dataset.clips])
+        check_enough(labels, dataset.groups, folds=least, where=str(data))
+    say(dataset.describe())
     for note in dataset.notes:
-        if drawn or not note.startswith(DRAWN_FOLDS):
-            say(f"  note: {note}")
+        say(f"  note: {note}")
     return dataset
 
 
@@ -57,7 +74,7 @@ def open_trials(data: Path, options: DataOptions, *, folds: str | None, seeds: i
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
-    dataset = open_data(data, options)
+    dataset = open_data(data, options, splits=options.splits)
     numbers = chosen_folds(folds, dataset.fold_numbers)
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +32,12 @@ PADDED_SHARE = 0.5
 LONGER_FACTOR = 1.5
 IMBALANCE = 5.0
 FEW_CLIPS = 10
+USUAL_FOLDS = 5
 _LINES_OF_A_KIND = 20
+# Zero-width joiners between letters of scripts that need them are spelling.
+_UNSEEN = re.compile(
+    r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]|(?<=[ -~])[\u200c\u200d]|[\u200c\u200d]$"
+)
 
 Severity = Literal["error", "warning"]
 
@@ -91,8 +98,9 @@ class Report:
 def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
     """Decode every clip of a data set, in as many threads as processors, and report what would harm training.
 
-    Kinds of findings: unreadable (error); leak, label_conflict, duplicate, group_straddles, silent, constant, clipped,
-    short, padded, rates, long, imbalance, few (warnings). ``progress`` is called with clips done and clips in all.
+    Kinds of findings: missing, unreadable (errors); labels, leak, label_conflict, duplicate, group_straddles, silent,
+    constant, clipped, short, padded, rates, long, imbalance, few (warnings). ``progress`` is called with clips done and
+    clips in all.
     """
     total = len(dataset.clips)
     looked: list[_Clip] = []
@@ -102,11 +110,13 @@ def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int
             if progress is not None:
                 progress(len(looked), total)
     findings = [
+        *_missing(dataset),
         *(
             Finding("unreadable", "error", (dataset.clips[row].path,), clip.error)
             for row, clip in enumerate(looked)
             if clip.error
         ),
+        *_labels(dataset),
         *_same_content(dataset, looked),
         *_straddling(dataset),
         *_levels(dataset, looked),
@@ -167,6 +177,40 @@ def _finding(dataset: Dataset, kind: str, rows: Iterable[int], text: str) -> lis
     return [Finding(kind, "warning", paths, text.format(n=counted(len(paths), "clip")))] if paths else []
 
 
+def _missing(dataset: Dataset) -> list[Finding]:
+    text = f"{counted(len(dataset.missing), 'file')} of the table not there: fetch them, or train with --skip-bad"
+    return [Finding("missing", "error", dataset.missing, text)] if dataset.missing else []
+
+
+def _labels(dataset: Dataset) -> list[Finding]:
+    """Classes that look alike, names with marks that nobody sees, and names that are lists of names."""
+    sizes = Counter(clip.label for clip in dataset.clips)
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name in dataset.classes:
+        alike[_seen(name)].append(name)
+    findings = []
+    for names in (names for names in alike.values() if len(names) > 1):
+        shown = " and ".join(f"{name!r} ({sizes[name]})" for name in names)
+        text = f"classes {shown} differ only in case, blanks or marks that are not seen: give them one name"
+        findings.append(Finding("labels", "warning", (), text))
+    for name in dataset.classes:
+        if name != _UNSEEN.sub("", name).strip():
+            text = f"class {name!r} has outer blanks or marks that are not seen: rename it"
+            findings.append(Finding("labels", "warning", (), text))
+        parts = [part for part in re.split(r"[;|]", name) if part.strip()]
+        listed = name.split(",")
+        if len(parts) > 1 or (len(listed) > 1 and all(part.strip() in sizes for part in listed)):
+            text = f"class {name!r} ({sizes[name]}) looks like several labels of a clip, which cannot be learnt yet"
+            findings.append(Finding("labels", "warning", (), text))
+    return findings
+
+
+def _seen(name: str) -> str:
+    """What of a class's name is seen at a glance: no case, no blanks and marks between or around the letters."""
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(char for char in plain if unicodedata.category(char) != "Cf" and char not in "_-").replace(" ", "")
+
+
 def _same_content(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     """Clips whose samples are equal: across folds a leak, across labels a conflict, else a duplicate."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
@@ -184,8 +228,8 @@ def _same_content(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
             text = f"the same sound is labelled {' and '.join(labels)}: correct the label or remove all but one"
             findings += _finding(dataset, "label_conflict", rows, text.replace("{", "{{").replace("}", "}}"))
         if len(folds) > 1 and not drawn:
-            where = " and ".join(map(str, folds))
-            text = f"the same sound is in folds {where}: it is trained on and tested on, which flatters the accuracy"
+            where = f"{'' if dataset.split else 'folds '}{' and '.join(map(dataset.fold_name, folds))}"
+            text = f"the same sound is in {where}: it is trained on and tested on, which flatters the accuracy"
             findings += _finding(dataset, "leak", rows, text)
         elif len(labels) == 1:
             text = f"the same sound {len(rows)} times, so it may be trained on and tested on: keep one"
@@ -249,5 +293,8 @@ def _balance(dataset: Dataset) -> list[Finding]:
     if few:
         names = ", ".join(f"'{name}' ({sizes[name]})" for name in few[:5]) + (", ..." if len(few) > 5 else "")
         text = f"fewer than {FEW_CLIPS} clips in {names}: expect wide intervals"
+        fewest = min(len({clip.group for clip in dataset.clips if clip.label == label}) for label in few)
+        if dataset.fold_numbers == (0,) and fewest < USUAL_FOLDS:
+            text += f", and give crossval --splits {fewest}" if fewest > 1 else "; 1 source is too few to hold one out"
         findings.append(Finding("few", "warning", (), text))
     return findings

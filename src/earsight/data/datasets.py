@@ -1,8 +1,11 @@
 """A data set: its clips with their labels, folds and source groups, and the checks of such a list.
 
-Comes in: a folder or a csv file, through the readers of `earsight.data.layouts`. Goes out: a `Dataset` of clips in an
+Comes in: a folder or a table, through the readers of `earsight.data.layouts`. Goes out: a `Dataset` of clips in an
 order that never changes, so that row i means the same clip in every store, fold and prediction. No sound is decoded
 here.
+
+A data set that brings a test part of its own has a *split*: its folds are then `TEST`, `TRAIN` and `VALIDATION`, and
+only `TEST` is ever held out.
 """
 
 from __future__ import annotations
@@ -10,14 +13,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from earsight.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from earsight.errors import DataError, counted
 
 _A = TypeVar("_A", bound=npt.NDArray[Any])
@@ -25,7 +31,10 @@ _A = TypeVar("_A", bound=npt.NDArray[Any])
 
 @dataclass(frozen=True)
 class Clip:
-    """One sound: its path (posix, below the root, or absolute if it lies elsewhere), label, fold and source group."""
+    """One sound: its path (posix, below the root, or absolute if it lies elsewhere), label, fold and source group.
+
+    The fold is 0 where none were asked for, and one of `TEST`, `TRAIN` and `VALIDATION` where the data set has a split.
+    """
 
     path: str
     label: str
@@ -43,11 +52,37 @@ class Hints:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Rows of a data set before its folds are fixed; `folds` is None if they are to be drawn.
+
+    ``table`` is the file that names the paths, if one does: they may then be missing. ``split`` says that the folds are
+    `TEST`, `TRAIN` and `VALIDATION`.
+    """
+
+    name: str
+    root: Path
+    paths: list[str]
+    labels: list[str]
+    groups: list[str]
+    folds: list[int] | None = None
+    hints: Hints | None = None
+    notes: list[str] = field(default_factory=list)
+    table: Path | None = None
+    split: bool = False
+
+    def kept(self, mask: Sequence[bool]) -> Listing:
+        """The rows that the mask marks."""
+        names = ("paths", "labels", "groups", *(() if self.folds is None else ("folds",)))
+        columns = {name: list(compress(getattr(self, name), mask)) for name in names}
+        return replace(self, **columns)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Clips in data set order with their folds, read by the reader of `earsight.data.layouts` that ``layout`` names.
 
     The clips' paths are relative to ``root``; ``classes`` are the labels, sorted, and a label's index is its place
-    there; ``notes`` are lines that a user should know.
+    there; ``notes`` are lines that a user should know; ``missing`` are files that a table names and that are not there.
     """
 
     name: str
@@ -57,6 +92,8 @@ class Dataset:
     classes: tuple[str, ...]
     hints: Hints
     notes: tuple[str, ...] = ()
+    split: bool = False
+    missing: tuple[str, ...] = ()
 
     def file(self, row: int) -> Path:
         """The file of one clip."""
@@ -80,8 +117,22 @@ class Dataset:
 
     @cached_property
     def fold_numbers(self) -> tuple[int, ...]:
-        """The folds there are, rising."""
-        return tuple(sorted({clip.fold for clip in self.clips}))
+        """The folds that can be held out, rising: of a data set with a split its test part alone."""
+        return (TEST,) if self.split else tuple(sorted({clip.fold for clip in self.clips}))
+
+    def training(self, fold: int) -> npt.NDArray[np.bool_]:
+        """The clips to train on while a fold is held out, shape (clips,)."""
+        mask: npt.NDArray[np.bool_] = (self.folds != fold) & ~self.validation
+        return mask
+
+    @cached_property
+    def validation(self) -> npt.NDArray[np.bool_]:
+        """The clips of the data set's own validation part, shape (clips,): they train nothing."""
+        return _kept((self.folds == VALIDATION) & self.split)
+
+    def fold_name(self, fold: int) -> str:
+        """A fold in words: its part, where the data set has a split."""
+        return PARTS[fold] if self.split else str(fold)
 
     @cached_property
     def digest(self) -> str:
@@ -96,14 +147,16 @@ class Dataset:
         rows = sorted(json.dumps([clip.path, clip.label]) for clip in self.clips)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12]
 
-    def describe(self, *, drawn: bool = True) -> str:
-        """One line that describes the data set; with ``drawn`` unset, drawn folds are not mentioned."""
-        kind = "official" if self.layout in OFFICIAL_FOLDS else "given" if self.layout == "csv" else "stratified"
-        if self.layout == "csv" and any(note.startswith(DRAWN_FOLDS) for note in self.notes):
-            kind = "stratified"
+    def describe(self) -> str:
+        """One line that describes the data set."""
         title = TITLES.get(self.layout, self.layout)
-        folds = f", {len(self.fold_numbers)} {kind} folds" if drawn or kind != "stratified" else ""
-        return f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes{folds}"
+        line = f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes"
+        if self.split:
+            sizes = Counter(clip.fold for clip in self.clips)
+            return line + "".join(f", {sizes[part]} {PARTS[part]}" for part in (TRAIN, VALIDATION, TEST) if sizes[part])
+        drawn = any(note.startswith(DRAWN_FOLDS) for note in self.notes)
+        kind = "stratified" if drawn else "official" if self.layout in OFFICIAL_FOLDS else "given"
+        return line + ("" if self.fold_numbers == (0,) else f", {len(self.fold_numbers)} {kind} folds")
 
 
 TITLES = {
@@ -112,13 +165,17 @@ TITLES = {
     "gtzan": "GTZAN layout",
     "folder": "a folder per class",
     "csv": "a csv of clips",
+    "speechcommands": "Speech Commands layout",
+    "fsd50k": "FSD50K layout",
+    "dcase": "DCASE layout",
+    "audiofolder": "audiofolder layout",
 }
-OFFICIAL_FOLDS = frozenset({"esc50", "urbansound8k"})
+OFFICIAL_FOLDS = frozenset({"esc50", "urbansound8k", "dcase"})
 DRAWN_FOLDS = "folds drawn:"
 
 
-def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
-    """Raise `DataError` if there are no clips or only one class, or a clip is named twice."""
+def check_rows(paths: list[str], labels: list[str], *, where: str, remedy: str = "") -> None:
+    """Raise `DataError` if there are no clips or only one class (with the remedy), or a clip is named twice."""
     if not paths:
         raise DataError(f"{where}: no clips found; expected sound files such as .wav, .flac, .ogg or .mp3")
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -128,11 +185,15 @@ def check_rows(paths: list[str], labels: list[str], *, where: str) -> None:
     if "" in names:
         raise DataError(f"{where}: {labels.count('')} clips have an empty label; name their class or remove them")
     if len(names) == 1:
-        raise DataError(f"{where}: only one class, '{names[0]}'; at least two are needed to tell sounds apart")
+        raise DataError(f"{where}: only one class, '{names[0]}'; at least two are needed to tell sounds apart{remedy}")
+
+
+class TooFewError(DataError):
+    """A class with too few clips or sources for as many folds."""
 
 
 def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, where: str) -> None:
-    """Raise `DataError`, with a number that works, if the smallest class cannot fill so many folds."""
+    """Raise `TooFewError`, with a number that works, if the smallest class cannot fill so many folds."""
     if folds < 2:
         raise DataError(f"--splits {folds}: at least 2 are needed to train on some and test on the others")
     for label in np.unique(labels):
@@ -142,10 +203,10 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
             continue
         have = counted(int(rows.sum()), "clip") + ("" if sources == rows.sum() else f" from {sources} groups")
         if sources < 2:
-            raise DataError(
+            raise TooFewError(
                 f"{where}: class '{label}' has {have}; at least 2 sources are needed: add some or remove it"
             )
-        raise DataError(f"{where}: class '{label}' has {have}, fewer than {folds} folds; use --splits {sources}")
+        raise TooFewError(f"{where}: class '{label}' has {have}, fewer than {folds} folds; use --splits {sources}")
 
 
 def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
@@ -163,6 +224,30 @@ def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
         missing = [str(number) for number in numbers if number not in used]
         if missing:
             notes.append(f"class '{label}' has no clip in fold {', '.join(missing)}: it is not tested there")
+    return notes
+
+
+def split_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
+    """Notes on a given split: classes that are not tested, and what validation clips do.
+
+    `DataError` if there is nothing to test, or a class has no training clip.
+    """
+    sizes = Counter(folds)
+    if not sizes[TEST] or not sizes[TRAIN]:
+        empty = PARTS[TRAIN if sizes[TEST] else TEST]
+        raise DataError(f"{where}: its {empty} part has no clip; add some, or take the split away to have folds drawn")
+    used = _folds_of(labels, folds)
+    untaught = sorted(label for label, parts in used.items() if TRAIN not in parts)
+    if untaught:
+        raise DataError(
+            f"{where}: {len(untaught)} classes have no training clip ({first(untaught)}), so they cannot be learnt; "
+            "move some of their clips to the training part, or remove the classes"
+        )
+    untested = sorted(label for label, parts in used.items() if TEST not in parts)
+    notes = [f"{len(untested)} classes have no test clip ({first(untested)}): they are not tested"] if untested else []
+    if sizes[VALIDATION]:
+        what = "train nothing; --set training.protocol=inner lets them choose the epoch"
+        notes.append(f"{sizes[VALIDATION]} validation clips {what}")
     return notes
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from earsight.data import layouts
+from earsight.data import clip_tables
 from earsight.errors import DataError
 from earsight.files import publish_folder
 
@@ -167,7 +167,7 @@ def _fault(home: Path, *, rows: int) -> str | None:
     table = home / "meta" / "esc50.csv"
     if not table.is_file():
         return "there is no meta/esc50.csv"
-    found = layouts.csv_rows(table, needed=("filename", "fold", "category", "src_file"))
+    found = clip_tables.csv_rows(table, needed=("filename", "fold", "category", "src_file"))
     if len(found) != rows:
         return f"its meta/esc50.csv has {len(found)} rows and not {rows}"
     missing = sum(not (home / "audio" / row["filename"]).is_file() for _, row in found)

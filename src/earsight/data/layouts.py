@@ -7,63 +7,47 @@ for the hints. Directories and pipes named like a sound stay in the list, so tha
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import json
-import math
 import os
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from itertools import compress
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from earsight.data import audio, contents, splits
+from earsight.data import audio, published, splits
+from earsight.data.clip_tables import read_csv
 from earsight.data.datasets import (
     DRAWN_FOLDS,
     Clip,
     Dataset,
     Hints,
+    Listing,
     check_enough,
     check_rows,
     first,
     fold_notes,
+    split_notes,
     straddling_notes,
 )
+from earsight.data.folders import is_audiofolder, only_class_remedy, read_audiofolder, read_folder, read_names
 from earsight.errors import AudioError, DataError
 
 _LOOKED_AT = 200
-
-
-ESC50_HINTS = Hints(sample_rate_hz=44100, clip_seconds=5.0, frames=250)
-URBANSOUND8K_HINTS = Hints(sample_rate_hz=22050, clip_seconds=4.0, frames=250)
-GTZAN_HINTS = Hints(sample_rate_hz=22050, clip_seconds=30.0, frames=1500)
-MARKER = "dataset.json"
-_SUBSETS = ("esc10",)
-_GTZAN_FILE = re.compile(r"(?P<genre>.+)\.\d{5}\.(wav|au|mp3|flac|ogg)", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Listing:
-    """Rows of a data set before its folds are fixed; `folds` is None if they are to be drawn."""
-
-    name: str
-    root: Path
-    paths: list[str]
-    labels: list[str]
-    groups: list[str]
-    folds: list[int] | None = None
-    hints: Hints | None = None
-    notes: list[str] = field(default_factory=list)
+_TABLES = (".csv", ".tsv", ".txt", ".jsonl")
 
 
 def open_dataset(
-    path: Path | str, *, layout: str = "auto", folds: int = 5, seed: int = 0, subset: str | None = None
+    path: Path | str,
+    *,
+    layout: str = "auto",
+    folds: int | None = 5,
+    seed: int = 0,
+    subset: str | None = None,
+    root: Path | str | None = None,
+    label_from: str | None = None,
+    skip_missing: bool = False,
 ) -> Dataset:
     """Open a data set by its path.
 
@@ -73,8 +57,15 @@ def open_dataset(
         A name of `LAYOUTS`, or ``auto`` to recognise it.
     folds, seed : int
         How many folds to draw where the data set brings none (stratified by label, groups whole), and that draw's seed.
+        None draws none: every clip is then in fold 0.
     subset : str or None
-        ``esc10`` for the rows of ESC-50 that are also ESC-10.
+        ``esc10`` for the rows of ESC-50 that are also ESC-10, ``single`` for the clips of FSD50K with one label.
+    root : path-like or None
+        Where a table's paths are looked up; default the table's folder.
+    label_from : str or None
+        A pattern for a folder whose files hold their labels in their names; see `earsight.data.folders.read_names`.
+    skip_missing : bool
+        Whether files that a table names and that are not there are left out, rather than refused.
 
     Raises
     ------
@@ -82,11 +73,14 @@ def open_dataset(
         If the path is missing, nothing is recognised, or the clips cannot be trained on; the message says why.
     """
     path = Path(path)
-    name = _recognise(path, layout)
-    listing = LAYOUTS[name][1](path)
-    if subset is not None:
-        listing = _subset(listing, name, path, subset)
-    check_rows(listing.paths, listing.labels, where=str(path))
+    name = _recognise(path, "folder" if label_from else layout)
+    try:
+        listing, missing = _present(_listing(path, name, subset, root, label_from), skip_missing=skip_missing)
+        check_rows(listing.paths, listing.labels, where=str(path), remedy=only_class_remedy(listing))
+    except DataError as error:
+        if above := _published_above(path, name):
+            raise DataError(f"{error}; {path.name} is a part of a data set: give {above}") from error
+        raise
     notes = list(listing.notes)
     hints = listing.hints
     if hints is None:
@@ -94,124 +88,19 @@ def open_dataset(
         notes += more
     labels, groups = np.array(listing.labels), np.array(listing.groups)
     numbers = listing.folds
-    if numbers is None:
+    if numbers is not None:
+        notes += straddling_notes(listing.groups, numbers)
+        notes += (split_notes if listing.split else fold_notes)(listing.labels, numbers, where=str(path))
+    elif folds is None:
+        numbers = [0] * len(labels)
+    else:
         check_enough(labels, groups, folds=folds, where=str(path))
         numbers = [int(number) for number in splits.group_folds(labels, groups, folds=folds, seed=seed)]
         notes.append(f"{DRAWN_FOLDS} {folds}, stratified, groups whole, seed {seed}")
-    else:
-        notes += straddling_notes(listing.groups, numbers)
-    notes += fold_notes(listing.labels, numbers, where=str(path))
+        notes += fold_notes(listing.labels, numbers, where=str(path))
     rows = zip(listing.paths, listing.labels, numbers, listing.groups, strict=True)
-    clips = tuple(Clip(*row) for row in rows)
-    return Dataset(listing.name, name, listing.root, clips, _classes(listing.labels), hints, tuple(notes))
-
-
-def read_folder(root: Path) -> Listing:
-    """List a folder per class: the class is the first folder below ``root``, each file is its own group."""
-    out = Listing(name=root.resolve().name, root=root, paths=[], labels=[], groups=[])
-    ignored: Counter[str] = Counter()
-    loose = 0
-    # A link back to the root or above it would put every class into the one that holds the link.
-    barred = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
-    for entry in _entries(root):
-        if entry.name.startswith("."):
-            ignored["hidden"] += 1
-        elif _is_folder(entry):
-            found = _sounds_below(Path(entry.path), ignored, barred=barred)
-            if not found:
-                out.notes.append(f"folder '{entry.name}' holds no sound and is no class")
-            for path in found:
-                out.paths.append(path.relative_to(root).as_posix())
-                out.labels.append(normal(entry.name))
-        elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
-            loose += 1
-        else:
-            ignored["other"] += 1
-    if loose and not out.paths:
-        remedy = "put each class in a folder of its own, or list the clips in a csv with the columns path,label"
-        raise DataError(f"{root}: {loose} sounds but no class folders; {remedy}")
-    out.groups.extend(out.paths)
-    if loose:
-        out.notes.append(f"{loose} sounds beside the class folders were left out: they have no class")
-    if total := ignored["hidden"] + ignored["other"]:
-        out.notes.append(f"{total} files that are no sound by their name were left out ({ignored['hidden']} hidden)")
-    if ignored["again"]:
-        out.notes.append(f"{ignored['again']} links to folders already listed were left out")
-    return out
-
-
-def sounds_below(folder: Path) -> list[Path]:
-    """Sound files below a folder, sorted, by the rules of data sets: links are followed, hidden files left out."""
-    return _sounds_below(folder, Counter(), barred=set())
-
-
-def read_csv(path: Path) -> Listing:
-    """List the clips of a csv with the columns path,label and, by choice, fold and group.
-
-    Paths are absolute or relative to the csv. Without a group column each file is its own group.
-    """
-    rows = csv_rows(path, needed=("path", "label"))
-    root = path.parent
-    empty = [str(number) for number, row in rows if not row["path"] or not row["label"]]
-    if empty:
-        raise DataError(f"{path}: empty path or label in {len(empty)} rows (line {first(empty)}); fill or remove them")
-    paths = [_clip_path(root, row["path"]) for _, row in rows]
-    check_files(root, paths, where=str(path))
-    groups = [row.get("group") or clip for clip, (_, row) in zip(paths, rows, strict=True)]
-    folds = _folds(rows, where=path) if "fold" in rows[0][1] else None
-    labels = [normal(row["label"]) for _, row in rows]
-    return Listing(name=path.stem, root=root, paths=paths, labels=labels, groups=groups, folds=folds)
-
-
-def csv_rows(path: Path, *, needed: Iterable[str]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a csv as (line number, {column: value}); columns in lower case, values without outer blanks.
-
-    The delimiter is the one of comma, semicolon and tab that splits the first line most.
-    """
-    try:
-        head = path.read_bytes()
-        text = head.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        found = contents.name_content(head[: contents.HEAD_BYTES]) or "not UTF-8 text"
-        raise DataError(f"{path}: expected a csv saved as UTF-8, found {found}") from error
-    delimiter = max((",", ";", "\t"), key=text.split("\n", 1)[0].count)
-    try:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        columns = [name.strip().lower() for name in next(table, [])]
-        missing = [name for name in needed if name.lower() not in columns]
-        if missing:
-            shown = ", ".join(columns)[:200] or "nothing"
-            raise DataError(f"{path}: no column '{missing[0]}'; found {shown}; expected {', '.join(needed)}")
-        rows = []
-        for values in table:
-            if any(value.strip() for value in values[len(columns) :]):
-                raise DataError(
-                    f"{path}: line {table.line_num}: {len(values)} values for {len(columns)} columns; "
-                    f"put values that hold a '{delimiter}' in double quotes"
-                )
-            if any(value.strip() for value in values):
-                padded = [*values, *[""] * (len(columns) - len(values))]
-                rows.append((table.line_num, {c: v.strip() for c, v in zip(columns, padded, strict=False)}))
-    except csv.Error as error:
-        raise DataError(f"{path}: not a csv that can be read ({error}); save it again as UTF-8 csv") from error
-    if not rows:
-        raise DataError(f"{path}: a csv without rows; expected one row for each clip")
-    return rows
-
-
-def check_files(root: Path, paths: list[str], *, where: str) -> None:
-    """Refuse, as `DataError`, rows whose file is not there: their count and the first three."""
-    missing = [path for path in paths if not os.path.lexists(root / path)]
-    if missing:
-        what = f"{len(missing)} of {len(paths)} files do not exist ({first(missing)})"
-        raise DataError(f"{where}: {what}; paths are looked up below {root}")
-
-
-def normal(label: str) -> str:
-    """A label in one Unicode form: folders made on a Mac spell ü in two characters, others in one."""
-    return unicodedata.normalize("NFC", label)
+    clips, classes = tuple(Clip(*row) for row in rows), _classes(listing.labels)
+    return Dataset(listing.name, name, listing.root, clips, classes, hints, tuple(notes), listing.split, missing)
 
 
 def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:
@@ -239,73 +128,6 @@ def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:
     return hints, []
 
 
-def _sounds_below(folder: Path, ignored: Counter[str], *, barred: set[tuple[int, int]]) -> list[Path]:
-    """Sound files of one class, sorted; links are followed, and no folder is read twice, so that loops end."""
-    found: list[Path] = []
-    seen = set(barred)
-    stack = [folder]
-    while stack:
-        here = stack.pop()
-        if _identity(here) in seen:
-            ignored["again"] += 1
-            continue
-        seen.add(_identity(here))
-        for entry in _entries(here):
-            if entry.name.startswith("."):
-                ignored["hidden"] += 1
-            elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
-                found.append(Path(entry.path))
-            elif _is_folder(entry):
-                stack.append(Path(entry.path))
-            else:
-                ignored["other"] += 1
-    return sorted(found, key=lambda path: path.as_posix())
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that points to itself is a name like any other, and not a folder
-        return False
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: the folder cannot be read ({error.strerror}); change its permissions") from error
-
-
-def _folds(rows: list[tuple[int, dict[str, str]]], *, where: Path) -> list[int]:
-    """The column ``fold`` as integers, also where a spreadsheet wrote 1.0."""
-    out = []
-    for line, row in rows:
-        try:
-            value = float(row["fold"])
-        except ValueError:
-            value = math.nan
-        if not value.is_integer():
-            raise DataError(f"{where}: line {line}: fold is '{row['fold']}'; expected an integer such as 1")
-        out.append(int(value))
-    return out
-
-
-def _clip_path(root: Path, text: str) -> str:
-    if "\\" in text and not os.path.lexists(root / text):
-        text = text.replace("\\", "/")  # written on Windows
-    below = Path(os.path.relpath(root / text, root))
-    if below.parts[:1] != ("..",):
-        return below.as_posix()
-    # By name alone: resolving links would name another file than the user did.
-    return Path(os.path.normpath(Path.cwd() / root / text)).as_posix()
-
-
 def _recognise(path: Path, layout: str) -> str:
     if layout != "auto" and layout not in LAYOUTS:
         near = difflib.get_close_matches(layout.lower(), LAYOUTS, n=1, cutoff=0.4)
@@ -327,83 +149,58 @@ def _recognise(path: Path, layout: str) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
 
 
-def _read_esc50(root: Path) -> Listing:
-    table = root / "meta" / "esc50.csv"
-    if not table.is_file():
-        raise DataError(f"{root}: no meta/esc50.csv; expected ESC-50's folders meta/ and audio/")
-    rows = csv_rows(table, needed=("filename", "fold", "category", "src_file"))
-    paths = [f"audio/{row['filename']}" for _, row in rows]
-    check_files(root, paths, where=str(table))
-    name, hints = _marker(root)
-    labels, groups = [normal(row["category"]) for _, row in rows], [row["src_file"] for _, row in rows]
-    return Listing(
-        *(name or root.resolve().name, root, paths, labels, groups),
-        folds=_folds(rows, where=table),
-        hints=hints or ESC50_HINTS,
-    )
+def _listing(path: Path, name: str, subset: str | None, root: Path | str | None, label_from: str | None) -> Listing:
+    """The rows that the layout's reader finds, by the options that it has."""
+    if root is not None and name != "csv":
+        raise DataError(f"--root {root}: is for the paths of a table; {path} is a folder")
+    if label_from is not None:
+        return read_names(path, label_from)
+    if subset is not None and published.SUBSETS.get(subset) != name:
+        known = " and ".join(f"'{one}' of layout '{layout}'" for one, layout in published.SUBSETS.items())
+        raise DataError(f"--subset {subset}: only {known}; this one is '{name}'")
+    if name == "csv":
+        return read_csv(path, root=None if root is None else Path(root))
+    if name == "fsd50k":
+        return published.read_fsd50k(path, single=subset is not None)
+    listing = LAYOUTS[name][1](path)
+    if subset is None:
+        return listing
+    return replace(listing.kept(published.esc10_rows(path)), name=subset)
 
 
-def _subset(listing: Listing, layout: str, root: Path, subset: str) -> Listing:
-    if subset not in _SUBSETS or layout != "esc50":
-        raise DataError(f"--subset {subset}: only 'esc10', of a data set in ESC-50's layout; this one is '{layout}'")
-    rows = csv_rows(root / "meta" / "esc50.csv", needed=("esc10",))
-    kept = [row["esc10"].lower() == "true" for _, row in rows]
-    columns = {name: list(compress(getattr(listing, name), kept)) for name in ("paths", "labels", "groups", "folds")}
-    return replace(listing, name=subset, **columns)  # type: ignore[arg-type]
+def _present(listing: Listing, *, skip_missing: bool) -> tuple[Listing, tuple[str, ...]]:
+    """The rows whose file is there, and the other paths; refused, as `DataError`, unless they are to be left out."""
+    if listing.table is None:
+        return listing, ()
+    there = [os.path.lexists(listing.root / path) for path in listing.paths]
+    missing = [path for path, one in zip(listing.paths, there, strict=True) if not one]
+    if not missing:
+        return listing, ()
+    folders = dict.fromkeys(Path(path).parent for path in missing)
+    whole = [folder.as_posix() for folder in folders if not (listing.root / folder).is_dir()]
+    what = f"{len(missing)} of {len(there)} files do not exist ({first(missing)})"
+    what += f"; folder{'s' if len(whole) > 1 else ''} {first(whole, 10)} not there at all" if whole else ""
+    if skip_missing and any(there):
+        note = f"{what}: left out, so that figures do not compare with those of the whole set"
+        return replace(listing.kept(there), notes=[*listing.notes, note]), tuple(missing)
+    remedy = "fetch them, or leave them out with --skip-bad" if any(there) else _where(listing.root, missing[0])
+    raise DataError(f"{listing.table}: {what}; paths are looked up below {listing.root}{remedy and '; '}{remedy}")
 
 
-def _marker(root: Path) -> tuple[str | None, Hints | None]:
-    """Name and hints of another data set in this layout, from an optional ``dataset.json``."""
-    path = root / MARKER
-    if not path.is_file():
-        return None, None
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        hints = Hints(int(tree["sample_rate_hz"]), float(tree["clip_seconds"]), int(tree["frames"]))
-        return str(tree["name"]), hints
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected name, sample_rate_hz, clip_seconds and frames ({error!r})") from error
+def _where(root: Path, path: str) -> str:
+    """Where below a folder a table's first file is, as the option that says it."""
+    for folder in (*sorted(root.glob("*/"))[:_LOOKED_AT], *sorted(root.glob("*/*/"))[:_LOOKED_AT], root.parent):
+        if any((folder / (path + ending)).is_file() for ending in ("", *audio.EXTENSIONS)):
+            return f"they are below {folder}: give --root {folder}"
+    return "name the folder that they are in with --root"
 
 
-def _read_urbansound8k(root: Path) -> Listing:
-    table = root / "metadata" / "UrbanSound8K.csv"
-    if not table.is_file():
-        raise DataError(f"{root}: no metadata/UrbanSound8K.csv; expected UrbanSound8K's folders metadata/ and audio/")
-    rows = csv_rows(table, needed=("slice_file_name", "fsID", "fold", "class"))
-    folds = _folds(rows, where=table)
-    paths = [f"audio/fold{fold}/{row['slice_file_name']}" for fold, (_, row) in zip(folds, rows, strict=True)]
-    check_files(root, paths, where=str(table))
-    labels, groups = [normal(row["class"]) for _, row in rows], [row["fsid"] for _, row in rows]
-    return Listing(root.resolve().name, root, paths, labels, groups, folds, URBANSOUND8K_HINTS)
-
-
-def _gtzan_home(root: Path) -> Path | None:
-    """The folder that holds the genres: the path itself or a ``genres*`` below it."""
-    if not root.is_dir():
+def _published_above(path: Path, name: str) -> Path | None:
+    """The published data set that a path lies in, for messages."""
+    if name in _PUBLISHED:
         return None
-    for home in (root, *sorted(root.glob("genres*"))):
-        genres = [folder for folder in sorted(home.iterdir()) if folder.is_dir()] if home.is_dir() else []
-        if sum(any(_of_genre(file) for file in folder.iterdir()) for folder in genres) >= 2:
-            return home
-    return None
-
-
-def _of_genre(file: Path) -> bool:
-    match = _GTZAN_FILE.fullmatch(file.name)
-    return match is not None and match["genre"].lower() == file.parent.name.lower()
-
-
-def _read_gtzan(root: Path) -> Listing:
-    home = _gtzan_home(root)
-    if home is None:
-        raise DataError(f"{root}: no genres; expected GTZAN's genres/<genre>/<genre>.00000.wav")
-    found = read_folder(home)
-    kept = [place for place, path in enumerate(found.paths) if _of_genre(home / path)]
-    paths = [(home / found.paths[place]).relative_to(root).as_posix() for place in kept]
-    left = len(found.paths) - len(kept)
-    notes = [*found.notes, *([f"{left} sounds not named <genre>.<number> were left out"] if left else [])]
-    labels = [found.labels[place] for place in kept]
-    return Listing(root.resolve().name, root, paths, labels, groups=paths, hints=GTZAN_HINTS, notes=notes)
+    parents = path.absolute().parents[:2]
+    return next((home for home in parents if any(LAYOUTS[one][0](home) for one in _PUBLISHED)), None)
 
 
 def _classes(labels: list[str]) -> tuple[str, ...]:
@@ -413,9 +210,14 @@ def _classes(labels: list[str]) -> tuple[str, ...]:
 
 
 LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Listing]]] = {
-    "esc50": (lambda path: (path / "meta" / "esc50.csv").is_file(), _read_esc50),
-    "urbansound8k": (lambda path: (path / "metadata" / "UrbanSound8K.csv").is_file(), _read_urbansound8k),
-    "gtzan": (lambda path: _gtzan_home(path) is not None, _read_gtzan),
-    "csv": (lambda path: path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".txt"), read_csv),
+    "esc50": (lambda path: (path / "meta" / "esc50.csv").is_file(), published.read_esc50),
+    "urbansound8k": (published.is_urbansound8k, published.read_urbansound8k),
+    "speechcommands": (published.is_speech_commands, published.read_speech_commands),
+    "fsd50k": (published.is_fsd50k, published.read_fsd50k),
+    "dcase": (lambda path: (path / "evaluation_setup").is_dir(), published.read_dcase),
+    "gtzan": (lambda path: published.gtzan_home(path) is not None, published.read_gtzan),
+    "csv": (lambda path: path.is_file() and path.suffix.lower() in _TABLES, read_csv),
+    "audiofolder": (is_audiofolder, read_audiofolder),
     "folder": (Path.is_dir, read_folder),
 }
+_PUBLISHED = ("esc50", "urbansound8k", "speechcommands", "fsd50k", "dcase", "gtzan")

@@ -2,11 +2,12 @@
 
 Comes in: `labels` int64 (clips,) and `groups` (clips,), the recording that each clip was cut from. Goes out: fold
 numbers int64 (clips,) counted from 1, or a mask bool (clips,). All draws come from the seed alone, and a group is never
-on both sides.
+on both sides. And splits that a data set brings: which of its names means the test part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,51 @@ import numpy.typing as npt
 from earsight.errors import DataError
 
 _Ints = npt.NDArray[np.int64]
+TEST, TRAIN, VALIDATION = 1, 2, 3
+PARTS = {TEST: "test", TRAIN: "train", VALIDATION: "validation"}
+_DEVELOPMENT, _EVALUATION = 4, 5
+_NAMES = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("test", "testing"), TEST),
+    **dict.fromkeys(("val", "valid", "validation"), VALIDATION),
+    **dict.fromkeys(("dev", "devel", "development"), _DEVELOPMENT),
+    **dict.fromkeys(("eval", "evaluate", "evaluation"), _EVALUATION),
+}
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is one of those that data sets give their parts, as train or eval."""
+    return name.strip().casefold() in _NAMES
+
+
+def part_folds(names: Collection[str], *, where: str, notes: list[str]) -> dict[str, int]:
+    """`TEST`, `TRAIN` or `VALIDATION` for each name of a data set's parts.
+
+    ``dev`` is validation beside ``train`` and training without it; ``eval`` is the test part, or validation where there
+    is a test part too. Without a test part validation is held out in its place, which is added to ``notes``.
+
+    Raises
+    ------
+    DataError
+        If a name is none of a part, two mean the same, or none trains.
+    """
+    kinds = {name: _NAMES.get(name.strip().casefold(), 0) for name in names}
+    there = set(kinds.values())
+    meaning = {
+        _DEVELOPMENT: VALIDATION if TRAIN in there else TRAIN,
+        _EVALUATION: VALIDATION if TEST in there else TEST,
+    }
+    out = {name: meaning.get(kind, kind) for name, kind in kinds.items()}
+    shown = ", ".join(f"'{name}'" for name in list(names)[:5])
+    if 0 in there or len({name.strip().casefold() for name in names}) > len(set(out.values())):
+        raise DataError(f"{where}: {shown} are not certain as parts; expected train and test, and validation by choice")
+    if TRAIN not in out.values():
+        raise DataError(f"{where}: {shown}: no part of them is for training; expected train and test")
+    if TEST not in out.values():
+        held = [name for name, kind in out.items() if kind == VALIDATION]
+        notes += [f"there is no test part: '{name}' is held out in its place" for name in held]
+        out |= dict.fromkeys(held, TEST)
+    return out
 
 
 def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, seed: int) -> _Ints:

@@ -68,8 +68,7 @@ def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, ru
     """
     start = check_run(dataset, recipe, run)
     for fold in sorted({trial.fold for trial in trials}):
-        held_out = dataset.folds == fold
-        check_rows(dataset, fold, np.flatnonzero(~held_out), np.flatnonzero(held_out))
+        check_rows(dataset, fold, np.flatnonzero(dataset.training(fold)), np.flatnonzero(dataset.folds == fold))
     first = next((trial for trial in trials if not is_done(trial.folder(run))), None)
     if first is not None:
         start.networks[first.seed] = starting_model(recipe, classes=len(dataset.classes), seed=first.seed)

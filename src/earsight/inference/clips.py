@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.data import audio
-from earsight.data.layouts import sounds_below
+from earsight.data.folders import sounds_below
 from earsight.errors import AudioError, DataError
 from earsight.inference.model import Model
 from earsight.inference.predictions import Prediction
@@ -37,7 +37,9 @@ def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
             folders[name] = [str(path) for path in sounds_below(Path(name)) if not path.is_dir()]
             if not folders[name]:
                 raise DataError(f"{name}: no audio file below this folder; name the files, or another folder")
-    lines = (line.rstrip("\r\n") for line in stdin if line.strip())
+    # A list that Windows programs wrote begins with a byte order mark.
+    marked = (line if number else line.removeprefix("\ufeff") for number, line in enumerate(stdin))
+    lines = (line.rstrip("\r\n") for line in marked if line.strip())
     return chain.from_iterable(lines if name == "-" else folders.get(name, (name,)) for name in names)
 
 

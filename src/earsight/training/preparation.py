@@ -113,7 +113,12 @@ def prepare(
 
 
 def hold_out(dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int) -> Dataset:
-    """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest."""
+    """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest.
+
+    A data set that brings a split is returned as it is: its fold 1 is its test part.
+    """
+    if dataset.split:
+        return dataset
     mask = holdout(dataset.labels, dataset.groups, fraction=fraction, seed=seed)
     clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
     return replace(dataset, clips=clips)

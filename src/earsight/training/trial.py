@@ -267,7 +267,7 @@ def _rows(prepared: Prepared, trial: Trial) -> _Rows:
     training = prepared.recipe.training
     held_out = prepared.dataset.folds == trial.fold
     test = np.flatnonzero(held_out & prepared.usable)
-    train = np.flatnonzero(~held_out & prepared.usable)
+    train = np.flatnonzero(prepared.dataset.training(trial.fold) & prepared.usable)
     check_rows(prepared.dataset, trial.fold, train, test)
     score = test if training.protocol == "test" else None
     if training.protocol == "inner":
@@ -276,9 +276,15 @@ def _rows(prepared: Prepared, trial: Trial) -> _Rows:
 
 
 def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
-    """Split the training folds into rows to train on and inner rows: whole source groups, stratified by label."""
+    """Split the training folds into rows to train on and inner rows: whole source groups, stratified by label.
+
+    A data set that brings a validation part has its inner rows from there.
+    """
     dataset, training = prepared.dataset, prepared.recipe.training
-    rows = np.flatnonzero((dataset.folds != fold) & prepared.usable)
+    rows = np.flatnonzero(dataset.training(fold) & prepared.usable)
+    given = np.flatnonzero(dataset.validation & prepared.usable)
+    if len(given):
+        return rows, given
     # One split for all seeds: they differ only in the head's start and the order of the batches.
     inner = holdout(dataset.labels[rows], dataset.groups[rows], fraction=training.inner_fraction, seed=0)
     return rows[~inner], rows[inner]
@@ -351,8 +357,8 @@ def _check_same(begun: Mapping[Path, Mapping[str, Any]], wanted: Mapping[str, An
 
 
 def check_rows(dataset: Dataset, fold: int, train_rows: _Numbers, test_rows: _Numbers) -> None:
-    """Raise if the fold has no test clips, or a class has no training clip."""
-    if not len(test_rows):
+    """Raise if the fold cannot be held out or has no test clips, or a class has no training clip."""
+    if not len(test_rows) or fold not in dataset.fold_numbers:
         raise DataError(f"fold {fold}: has no usable clip; the folds are {list(dataset.fold_numbers)}")
     absent = np.bincount(dataset.labels[train_rows], minlength=len(dataset.classes)) == 0
     if absent.any():

@@ -1,0 +1,283 @@
+"""Tables of clips: csv, tsv and JSON lines, and what their columns mean.
+
+Comes in: a file of text with a row for each clip. Goes out: its rows, or a `Listing` of the clips. Columns that nothing
+is done with are named in its notes; columns that would change what a clip is are refused, with the way out.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from earsight.data import audio, contents
+from earsight.data.datasets import Listing, first
+from earsight.data.splits import is_part, part_folds
+from earsight.errors import DataError
+
+Row = tuple[int, dict[str, str]]
+PATH_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "file_path", "fname", "slice_file_name")
+LABEL_COLUMNS = ("label", "class", "category", "scene_label", "primary_label", "genre", "species", "labels")
+_GROUP = re.compile(
+    r"(speaker|source|src|recording|recordist|session|subject|patient|individual|site|location|station|author|uploader|"
+    r"artist|user|singer|actor|participant|animal|identifier|fs|freesound)(_?(id|name|file|label|no|number))?"
+)
+_BEGIN, _END = {"begin", "start", "onset"}, {"end", "stop", "offset", "duration"}
+_UNIT = re.compile(r"\(s\)|_m?s$|time|samples?|frames?|seconds|sec|[^a-z]")
+_SEVERAL = re.compile(r"[;|,]")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it stands: its columns in lower case, one for each value, and rows as (line number, values)."""
+
+    path: Path
+    columns: list[str]
+    rows: list[tuple[int, list[str]]]
+
+    def dicts(self) -> list[Row]:
+        """Rows as (line number, {column: value}), `DataError` without any; of a column that stands twice the last."""
+        if not self.rows:
+            raise DataError(f"{self.path}: a csv without rows; expected one row for each clip")
+        return [(line, dict(zip(self.columns, values, strict=True))) for line, values in self.rows]
+
+
+def read_table(path: Path) -> Table:
+    """Read a csv, tsv or JSON lines file; values lose outer blanks.
+
+    The delimiter is that of a first line ``sep=;``, as spreadsheets write it, else the one of comma, semicolon and tab
+    that splits the first line most. Lists in JSON become values with semicolons. `DataError` if it cannot be read.
+    """
+    try:
+        head = path.read_bytes()
+        text = head.decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        found = contents.name_content(head[: contents.HEAD_BYTES]) or "not UTF-8 text"
+        raise DataError(f"{path}: expected a csv saved as UTF-8, found {found}") from error
+    return _json_lines(path, text) if path.suffix.lower() == ".jsonl" else _csv(path, text)
+
+
+def csv_rows(path: Path, *, needed: Iterable[str]) -> list[Row]:
+    """Rows of a table as (line number, {column: value}); `DataError` if one of the needed columns is not there."""
+    table = read_table(path)
+    missing = [name for name in needed if name.lower() not in table.columns]
+    if missing:
+        shown = ", ".join(table.columns)[:200] or "nothing"
+        raise DataError(f"{path}: no column '{missing[0]}'; found {shown}; expected {', '.join(needed)}")
+    return table.dicts()
+
+
+def read_csv(path: Path, *, root: Path | None = None, name: str = "") -> Listing:
+    """List the clips of a table with the columns path,label and, by choice, fold or split, and group.
+
+    Paths are absolute or relative to ``root``, else to the table. Other names of the two columns that data sets use are
+    taken where they are certain, which a note says. Without a group column each file is its own group.
+    """
+    root = path.parent if root is None else root
+    table = read_table(path)
+    _refuse_boxes(table)
+    place, kind = _role(table, "path", PATH_COLUMNS), _role(table, "label", LABEL_COLUMNS)
+    rows = table.dicts()
+    used = [place, kind, *(column for column in ("group", "fold") if column in table.columns)]
+    notes = []
+    if (place, kind) != ("path", "label"):
+        notes.append(f"paths are taken from column '{place}', labels from '{kind}'")
+    _refuse_several(rows, kind, where=path)
+    empty = [str(line) for line, row in rows if not row[place] or not row[kind]]
+    if empty:
+        what = f"empty {place} or {kind} in {len(empty)} rows (line {first(empty)})"
+        raise DataError(f"{path}: {what}; fill or remove them")
+    paths = [_with_ending(root, _clip_path(root, row[place])) for _, row in rows]
+    folds, split = None, False
+    if "fold" in table.columns:
+        folds = fold_column(rows, where=path)
+    elif "split" in table.columns:
+        used.append("split")
+        folds = _split_column(rows, where=path, notes=notes)
+        split = folds is not None
+    twice = sorted(column for column in used if table.columns.count(column) > 1)
+    if twice:
+        raise DataError(f"{path}: column '{twice[0]}' stands {table.columns.count(twice[0])} times; keep one of them")
+    notes += _unused(table, used)
+    groups = [row.get("group") or clip for clip, (_, row) in zip(paths, rows, strict=True)]
+    labels = [normal(row[kind]) for _, row in rows]
+    return Listing(name or path.stem, root, paths, labels, groups, folds, notes=notes, table=path, split=split)
+
+
+def label_and_path(columns: Sequence[str]) -> bool:
+    """Whether a table's columns name clips and labels."""
+    return any(name in columns for name in PATH_COLUMNS) and any(name in columns for name in LABEL_COLUMNS)
+
+
+def fold_column(rows: list[Row], *, where: Path) -> list[int]:
+    """The column ``fold`` as integers, also where a spreadsheet wrote 1.0 or 1,0."""
+    out = []
+    for line, row in rows:
+        try:
+            value = float(row["fold"].replace(",", "."))
+        except ValueError:
+            value = math.nan
+        if not value.is_integer():
+            raise DataError(f"{where}: line {line}: fold is '{row['fold']}'; expected an integer such as 1")
+        out.append(int(value))
+    return out
+
+
+def several_labels(values: Iterable[str], *, where: Path, remedy: str) -> None:
+    """Refuse, as `DataError`, clips with several labels, and say how many have one."""
+    values = list(values)
+    several = [value for value in values if len([part for part in _SEVERAL.split(value) if part.strip()]) > 1]
+    if several:
+        raise DataError(
+            f"{where}: {len(several)} of {len(values)} clips have several labels ('{several[0][:80]}'), which cannot "
+            f"be learnt yet; {len(values) - len(several)} have one: {remedy}"
+        )
+
+
+def normal(label: str) -> str:
+    """A label in one Unicode form: folders made on a Mac spell ü in two characters, others in one."""
+    return unicodedata.normalize("NFC", label)
+
+
+def _csv(path: Path, text: str) -> Table:
+    opening = text.split("\n", 1)[0].strip("\r").strip('"')
+    declared = re.fullmatch(r"sep=(.)", opening, re.IGNORECASE)
+    delimiter = declared[1] if declared else max((",", ";", "\t"), key=opening.count)
+    try:
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        if declared:
+            next(reader)
+        columns = [name.strip().lower() for name in next(reader, [])]
+        rows = []
+        for values in reader:
+            if any(value.strip() for value in values[len(columns) :]):
+                raise DataError(
+                    f"{path}: line {reader.line_num}: {len(values)} values for {len(columns)} columns; "
+                    f"put values that hold a '{delimiter}' in double quotes"
+                )
+            if any(value.strip() for value in values):
+                padded = [*values, *[""] * (len(columns) - len(values))][: len(columns)]
+                rows.append((reader.line_num, [value.strip() for value in padded]))
+    except csv.Error as error:
+        raise DataError(f"{path}: not a csv that can be read ({error}); save it again as UTF-8 csv") from error
+    return Table(path, columns, rows)
+
+
+def _json_lines(path: Path, text: str) -> Table:
+    found = []
+    for line, row in enumerate(text.splitlines(), start=1):
+        if not row.strip():
+            continue
+        try:
+            values = json.loads(row)
+        except ValueError as error:
+            raise DataError(f"{path}: line {line} is not JSON ({error}); expected one object in each line") from error
+        if not isinstance(values, dict):
+            raise DataError(f"{path}: line {line} is no JSON object; expected one object in each line")
+        found.append((line, {str(key).strip().lower(): _json_text(value) for key, value in values.items()}))
+    columns = list(dict.fromkeys(key for _, row in found for key in row))
+    return Table(path, columns, [(line, [row.get(name, "") for name in columns]) for line, row in found])
+
+
+def _json_text(value: object) -> str:
+    if isinstance(value, list):
+        return ";".join(map(_json_text, value))
+    return "" if value is None else str(value).strip()
+
+
+def _role(table: Table, wanted: str, names: Sequence[str]) -> str:
+    """The column with that meaning: by its own name, else the one that has another name of it."""
+    found = list(dict.fromkeys(name for name in names if name in table.columns))
+    preferred = [name for name in (wanted, "file_name") if name in found]
+    if preferred or len(found) == 1:
+        return (preferred or found)[0]
+    shown = ", ".join(table.columns)[:200] or "nothing"
+    if found:
+        these = " or ".join(f"'{name}'" for name in found)
+        raise DataError(f"{table.path}: {these} may be the {wanted}; name the right column '{wanted}'")
+    raise DataError(f"{table.path}: no column '{wanted}'; found {shown}; expected path, label")
+
+
+def _refuse_boxes(table: Table) -> None:
+    """Refuse rows that mark a part of a sound: to take the whole file in its place would teach something else."""
+    cores = {column: _UNIT.sub("", column) for column in table.columns}
+    begin = [column for column, core in cores.items() if core in _BEGIN]
+    end = [column for column, core in cores.items() if core in _END]
+    if not begin or not end:
+        return
+    place = table.columns.index(begin[0])
+    if any(values[place] for _, values in table.rows):
+        raise DataError(
+            f"{table.path}: columns '{begin[0]}' and '{end[0]}' mark parts of sounds, and only whole files can be "
+            "learnt yet; cut the parts out into files of their own, or remove these columns to take each file whole"
+        )
+
+
+def _refuse_several(rows: list[Row], kind: str, *, where: Path) -> None:
+    """Of a column ``labels`` and of lists in JSON, several values are certain; in others `check` names them."""
+    if kind == "labels" or where.suffix.lower() == ".jsonl":
+        several_labels((row[kind] for _, row in rows), where=where, remedy="keep those rows alone")
+
+
+def _split_column(rows: list[Row], *, where: Path, notes: list[str]) -> list[int] | None:
+    """The column ``split`` as folds; None, with a note, where it holds one part alone."""
+    values = [row["split"] for _, row in rows]
+    names = list(dict.fromkeys(values))
+    strange = [name for name in names if not is_part(name)]
+    if strange:
+        line = next(line for line, row in rows if row["split"] == strange[0])
+        hint = "; did you mean a column 'fold'?" if all(name.isdigit() for name in names) else ""
+        raise DataError(
+            f"{where}: line {line}: split is '{strange[0]}'; expected train, test or validation{hint}; "
+            "to do without, name the column otherwise"
+        )
+    if len({name.casefold() for name in names}) == 1:
+        notes.append(f"column 'split' says '{names[0]}' alone: folds are drawn")
+        return None
+    parts = part_folds(names, where=f"{where}: column 'split'", notes=notes)
+    return [parts[value] for value in values]
+
+
+def _unused(table: Table, used: Sequence[str]) -> list[str]:
+    """One line with the columns that nothing is done with, and one on a column that looks like a group."""
+    left = list(dict.fromkeys(column for column in table.columns if column not in used))
+    notes = []
+    if left:
+        shown = ", ".join(column or "(without a name)" for column in left[:20]) + (", ..." if len(left) > 20 else "")
+        notes.append(f"columns that are not used: {shown}")
+    if "group" not in used:
+        for column in left:
+            place = table.columns.index(column)
+            sizes = len({values[place] for _, values in table.rows})
+            if _GROUP.fullmatch(column.replace(" ", "_")) and 1 < sizes < len(table.rows):
+                what = f"has {sizes} values for {len(table.rows)} clips; did you mean group?"
+                notes.append(f"column '{column}' {what} Clips of a 'group' are never torn apart")
+                break
+    return notes
+
+
+def _clip_path(root: Path, text: str) -> str:
+    if "\\" in text and not os.path.lexists(root / text):
+        text = text.replace("\\", "/")  # written on Windows
+    below = Path(os.path.relpath(root / text, root))
+    if below.parts[:1] != ("..",):
+        return below.as_posix()
+    # By name alone: resolving links would name another file than the user did.
+    return Path(os.path.normpath(Path.cwd() / root / text)).as_posix()
+
+
+def _with_ending(root: Path, path: str) -> str:
+    """The path; with the ending of the one sound of that name, where the table leaves endings out."""
+    if Path(path).suffix.lower() in audio.EXTENSIONS or os.path.lexists(root / path):
+        return path
+    found = [path + ending for ending in sorted(audio.EXTENSIONS) if (root / (path + ending)).is_file()]
+    return found[0] if len(found) == 1 else path

@@ -1,0 +1,305 @@
+"""Folders of sounds: one for each class, below one for each part (train, test), or with names that hold the labels.
+
+Comes in: a folder. Goes out: a `Listing` of its sounds. No sound is opened: files count by their endings. Directories
+and pipes named like a sound stay in the list, so that reading them reports them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from earsight.data import audio
+from earsight.data.clip_tables import fold_column, label_and_path, normal, read_csv, read_table
+from earsight.data.datasets import Listing, first
+from earsight.data.splits import TRAIN, is_part, part_folds
+from earsight.errors import DataError
+
+NOISE_FOLDER = "_background_noise_"
+"""What Speech Commands calls its recordings of noise, to be mixed in: no class."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+BY_NAME = "--label-from '{label}_{group}_{n}' takes them from names such as dog_anna_12.wav"
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+
+def read_folder(root: Path) -> Listing:
+    """List a folder per class: the class is the first folder below ``root``, each file is its own group."""
+    out = Listing(name=root.resolve().name, root=root, paths=[], labels=[], groups=[])
+    ignored: Counter[str] = Counter()
+    loose = 0
+    # A link back to the root or above it would put every class into the one that holds the link.
+    barred = {_identity(folder) for folder in (root.resolve(), *root.resolve().parents)}
+    for entry in _entries(root):
+        if entry.name.startswith("."):
+            ignored["hidden"] += 1
+        elif _is_folder(entry):
+            found = _sounds_below(Path(entry.path), ignored, barred=barred)
+            if entry.name == NOISE_FOLDER:
+                out.notes.append(f"{len(found)} sounds in '{NOISE_FOLDER}' are no class and were left out")
+                continue
+            if not found:
+                out.notes.append(f"folder '{entry.name}' holds no sound and is no class")
+            for path in found:
+                out.paths.append(path.relative_to(root).as_posix())
+                out.labels.append(normal(entry.name))
+        elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
+            loose += 1
+        else:
+            ignored["other"] += 1
+    if loose and not out.paths:
+        raise _no_classes(root, f"{loose} sounds but no class folders")
+    out.groups.extend(out.paths)
+    if loose:
+        out.notes.append(f"{loose} sounds beside the class folders were left out: they have no class")
+    if total := ignored["hidden"] + ignored["other"]:
+        out.notes.append(f"{total} files that are no sound by their name were left out ({ignored['hidden']} hidden)")
+    if ignored["again"]:
+        out.notes.append(f"{ignored['again']} links to folders already listed were left out")
+    inside = {path.split("/")[1] for path in out.paths if path.count("/") > 1}
+    if len(inside) > 1 and all(map(is_part, inside)):
+        way = "--label-from '{label}/{split}/{name}' does"
+        out.notes.append(f"folders {', '.join(sorted(inside))} within the classes are not taken as a split; {way}")
+    return out
+
+
+def sounds_below(folder: Path) -> list[Path]:
+    """Sound files below a folder, sorted, by the rules of data sets: links are followed, hidden files left out."""
+    return _sounds_below(folder, Counter(), barred=set())
+
+
+def read_names(root: Path, pattern: str) -> Listing:
+    """List a folder whose files hold their labels in their names, as the pattern says.
+
+    Parameters
+    ----------
+    pattern : str
+        As ``{label}_{group}_{n}``, for names without their endings; one with a slash is for the path below ``root``.
+        ``{label}`` is needed; ``{group}``, ``{fold}`` and ``{split}`` by choice; ``{n}`` is a number and ``{anything}``
+        else any text, neither of which is used. No text that ``{...}`` stands for holds a slash.
+
+    Raises
+    ------
+    DataError
+        If the pattern has no ``{label}`` or a name twice, or a file does not fit it, or fits it in several ways.
+    """
+    names = _PLACEHOLDER.findall(pattern)
+    if "label" not in names or len(set(names)) < len(names):
+        example = "{label}_{group}_{n}"
+        raise DataError(f"--label-from {pattern}: expected {{label}}, and each name once, as in {example}")
+    pieces = _PLACEHOLDER.split(pattern)
+    fits = [
+        re.compile("".join(re.escape(piece) if at % 2 == 0 else _one(piece, lazy) for at, piece in enumerate(pieces)))
+        for lazy in ("?", "")
+    ]
+    found, strange = [], []
+    paths = [path.relative_to(root).as_posix() for path in sounds_below(root)]
+    for path in paths:
+        text = str(Path(path).with_suffix("")) if "/" in pattern else Path(path).stem
+        short, long = (fit.fullmatch(text) for fit in fits)
+        if short is None or long is None:
+            strange.append(path)
+        elif short.groups() != long.groups():
+            # The shortest and the longest first pieces differ, so that there are several ways.
+            ways = " or ".join(f"'{match.groups()[names.index('label')]}'" for match in (short, long))
+            what = f"'{text}' fits in several ways (label {ways})"
+            raise DataError(f"--label-from {pattern}: {what}; write more of what the names have in common")
+        else:
+            found.append(dict(zip(names, short.groups(), strict=True)))
+    if strange:
+        what = f"{len(strange)} of {len(paths)} names do not fit ({first(strange)})"
+        raise DataError(f"{root}: --label-from {pattern}: {what}; change the pattern, or move these files away")
+    labels = [normal(row["label"]) for row in found]
+    groups = [row.get("group", path) for row, path in zip(found, paths, strict=True)]
+    notes: list[str] = []
+    folds, split = None, "split" in names and "fold" not in names
+    if "fold" in names:
+        folds = fold_column([(0, row) for row in found], where=root)
+    elif split:
+        parts = part_folds({row["split"]: 0 for row in found}, where=f"{root}: --label-from {pattern}", notes=notes)
+        folds = [parts[row["split"]] for row in found]
+    return Listing(root.resolve().name, root, paths, labels, groups, folds, notes=notes, split=split)
+
+
+def is_audiofolder(root: Path) -> bool:
+    """Whether a folder has a ``metadata.csv`` with ``file_name``, or folders for train and test.
+
+    `DataError` where its folders look like parts but are not certain.
+    """
+    return root.is_dir() and (_metadata(root) is not None or bool(_part_folders(root)))
+
+
+def read_audiofolder(root: Path) -> Listing:
+    """List a folder as Hugging Face's audiofolder: ``metadata.csv`` (``file_name``, ``label``), or parts, or both.
+
+    Folders ``train`` and ``test`` (also ``validation``, ``dev``, ``eval``) are the parts; below each are class folders
+    or a ``metadata.csv`` of its own. With a ``metadata.csv`` at the top its paths may begin with the parts' names.
+    """
+    table = _metadata(root)
+    if table is not None:
+        return _from_metadata(table)
+    homes = _part_folders(root)
+    notes: list[str] = []
+    folds: list[int] = []
+    out = Listing(root.resolve().name, root, [], [], [], folds, notes=notes, split=True)
+    parts = {homes[0]: TRAIN} if len(homes) == 1 else part_folds(homes, where=str(root), notes=notes)
+    for home, part in parts.items():
+        table = _metadata(root / home)
+        one = read_csv(table, name=home) if table else read_folder(root / home)
+        place = {path: f"{home}/{path}" for path in one.paths}
+        out.paths.extend(place.values())
+        out.labels.extend(one.labels)
+        out.groups.extend(place.get(group, group) for group in one.groups)
+        folds.extend([part] * len(one.paths))
+        notes += [f"{home}: {note}" for note in one.notes]
+    if len(homes) == 1:
+        notes.append(f"'{homes[0]}' is the only part: folds are drawn")
+        return replace(out, folds=None, split=False)
+    return out
+
+
+def only_class_remedy(listing: Listing) -> str:
+    """What can be done where all sounds of a folder lie in one."""
+    if not listing.paths or listing.table:
+        return ""
+    home = listing.root / listing.labels[0]
+    below = {Path(path).parts[1] for path in listing.paths if len(Path(path).parts) > 2}
+    if len(below) > 1 and all(len(Path(path).parts) > 2 for path in listing.paths):
+        return f"; if the folders in it are the classes ({first(sorted(below))}), give {home}"
+    return f"; if the names of its files hold the labels, {BY_NAME}; else list them in a csv with path,label"
+
+
+def _one(name: str, lazy: str) -> str:
+    return rf"(\d+{lazy})" if name == "n" else rf"([^/]+{lazy})"
+
+
+def _metadata(home: Path) -> Path | None:
+    """The folder's metadata file of audiofolder, if it has one with ``file_name``."""
+    for path in (home / name for name in METADATA):
+        if path.is_file():
+            with path.open("rb") as file:
+                if b"file_name" in file.readline(1 << 16).lower():
+                    return path
+    return None
+
+
+def _no_classes(home: Path, what: str) -> DataError:
+    """The refusal of sounds without class folders."""
+    parquet = next(iter(sorted(home.glob("*.parquet"))), None)
+    listed = f"write the rows of {parquet.name}, which is not read, as" if parquet else "list the clips in"
+    remedy = f"put each class in a folder of its own, or {listed} a csv with the columns path,label; or {BY_NAME}"
+    return DataError(f"{home}: {what}; {remedy}")
+
+
+def _from_metadata(table: Path) -> Listing:
+    """The clips of a metadata file at the top of a data set; folders of parts in all its paths make the split."""
+    out = read_csv(table, name=table.parent.resolve().name)
+    tops = [Path(path).parts[0] for path in out.paths]
+    if out.folds is None and len(set(tops)) > 1 and all(map(is_part, tops)):
+        parts = part_folds(dict.fromkeys(tops), where=str(table.parent), notes=out.notes)
+        out = replace(out, folds=[parts[top] for top in tops], split=True)
+    listed = set(out.paths)
+    left = [path for path in sounds_below(out.root) if path.relative_to(out.root).as_posix() not in listed]
+    if left:
+        out.notes.append(f"{len(left)} sounds that {table.name} does not name were left out")
+    return out
+
+
+def _part_folders(root: Path) -> list[str]:
+    """Names of the folders below that are parts (one may be the only part); none where they are classes."""
+    folders = [entry.name for entry in _entries(root) if not entry.name.startswith(".") and _is_folder(entry)]
+    if not any(map(_part_words, folders)):
+        return []
+    full = [name for name in folders if _holds_sound(root / name)]
+    parts = [name for name in full if is_part(name)]
+    others = [name for name in full if name not in parts]
+    if len(parts) < 2 and others:
+        # Classes may be called train, or train_horn; but hardly all of them after different parts.
+        words = [_part_words(name) for name in full]
+        if all(words) and len(set.union(*words)) > 1:
+            raise _unclear(root, f"folders {first(full)} look like parts of a data set, not like classes")
+        return []
+    if others:
+        what = f"folders {first(parts)} look like parts of a data set, but {first(others)} hold sounds too"
+        raise _unclear(root, what)
+    for name in parts:
+        home = root / name
+        inner = [entry.name for entry in _entries(home) if _is_folder(entry) and not entry.name.startswith(".")]
+        if not _metadata(home) and not any(_holds_sound(home / one) for one in inner):
+            if len(parts) == 1:
+                return []
+            raise _no_classes(home, "looks like a part of a data set, but has no class folders")
+    return parts
+
+
+def _part_words(name: str) -> set[str]:
+    """The words of a name that parts are called by, as of ``FSD50K.dev_audio``."""
+    return {word for word in re.split(r"[^a-z]+", name.casefold()) if is_part(word)}
+
+
+def _unclear(root: Path, what: str) -> DataError:
+    """The refusal of folders that may be parts or classes; with the table that may settle it."""
+    way = "list the clips in a csv (path,label,split)"
+    for table in sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")):
+        try:
+            names_clips = label_and_path(read_table(table).columns)
+        except DataError:
+            continue
+        if names_clips:
+            way = f"give {table}, with --root and the folder that its files are in"
+            break
+    return DataError(f"{root}: {what}; {way}; or --layout folder takes each folder as a class")
+
+
+def _holds_sound(folder: Path) -> bool:
+    """Whether there is a sound in a folder or below; links are not followed."""
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if any(Path(name).suffix.lower() in audio.EXTENSIONS for name in files if not name.startswith(".")):
+            return True
+    return False
+
+
+def _sounds_below(folder: Path, ignored: Counter[str], *, barred: set[tuple[int, int]]) -> list[Path]:
+    """Sound files of one class, sorted; links are followed, and no folder is read twice, so that loops end."""
+    found: list[Path] = []
+    seen = set(barred)
+    stack = [folder]
+    while stack:
+        here = stack.pop()
+        if _identity(here) in seen:
+            ignored["again"] += 1
+            continue
+        seen.add(_identity(here))
+        for entry in _entries(here):
+            if entry.name.startswith("."):
+                ignored["hidden"] += 1
+            elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
+                found.append(Path(entry.path))
+            elif _is_folder(entry):
+                stack.append(Path(entry.path))
+            else:
+                ignored["other"] += 1
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that points to itself is a name like any other, and not a folder
+        return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: the folder cannot be read ({error.strerror}); change its permissions") from error
