@@ -33,6 +33,18 @@ CROSSVAL = ["crossval", "data", "--folds", "1,2", "--seeds", "2", "--threads", "
 TRAIN = ["train", "data", "--out", "begun", "--threads", "1", "--cache", "cache", *RECIPE]
 MODEL = "run/fold-1/seed-0/model.safetensors"
 PREDICT = ["predict", MODEL, "data", "--hop", "0.25", "--rows", "both", "--csv", "--threads", "1"]
+SOUNDS = ["data/audio/1-1000-A-0.wav", "data/audio/1-1000-B-0.wav"]
+EXPLAIN = ["explain", MODEL, *SOUNDS, "--out", "explained", "--no-curves", "--max-steps", "1024", "--threads", "1"]
+TUNE = ["tune", "default", "data", "--on", "local", "--grid", "training.learning_rate=1e-3,1e-4", "--out", "search"]
+TUNE += ["--threads", "1", "--cache", "cache", *RECIPE]
+PRELOAD = [
+    *("earsight.cli", "earsight.training.trial", "earsight.reports.report", "earsight.ensembles.build", "timm"),
+    *("earsight.calibration.calibrate", "earsight.execution.schedule", "earsight.inference.transcribe"),
+    *("earsight.inference.scoring", "earsight.kernels.batch_norm", "earsight.kernels.stft_power", "scipy.stats"),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "jinja2", "soundfile"),
+    "captum.attr",
+]
+"""What the verbs import, loaded once: else importing would take most of a case's time."""
 # A process ends with the second checkpoint of its training, or with the twelfth commit of an output's journal.
 STOP = """
 real, calls = getattr(place, name), []
@@ -99,6 +111,8 @@ READERS = (
     Reader("checkpoint", TRAIN, ("begun/fold-*/seed-*/*.*",), tuple(f"begun/{one}" for one in _TRIAL)),
     Reader("resumed output", [*PREDICT, "--out", "half", "--resume"], ("half/*", "half/.[fp]*"), ("half/*.csv",)),
     Reader("finished output", [*PREDICT, "--out", "out", "--resume"], ("out/*", "out/.[fp]*"), ("out/*.csv",)),
+    Reader("explain", EXPLAIN, ("explained/*.json",), ("explained/*.wav",)),
+    Reader("tune", TUNE, ("search/points/*/fold-*/seed-*/*.*",), ("search/best.yaml", "search/search.csv")),
 )
 # What writes, from nothing; given again it goes on.
 WRITERS = (
@@ -118,7 +132,11 @@ WRITERS = (
         ("new.csv",),
     ),
     Reader("calibrate", ["calibrate", "run", "--json"], ()),
+    Reader("explain", [*EXPLAIN, "--out", "new"], (), ("new/*.wav",)),
+    Reader("tune", [*TUNE, "--out", "new"], (), ("new/best.yaml", "new/search.csv")),
 )
+EXPORT = Reader("export", ["export", MODEL, "--out", "new.onnx", "--threads", "1"], (), ("new.onnx",))
+"""It takes as long as ten of the others, and comes once in sixty cases."""
 
 
 def _child(words: list[str], folder: Path, cache: Path, code: str, limit: int) -> None:
@@ -144,17 +162,18 @@ def _child(words: list[str], folder: Path, cache: Path, code: str, limit: int) -
 
 
 class Scene:
-    """A folder with a data set and state of every kind, ``whole``, and its copy ``work`` in which cases happen."""
+    """A folder with a data set and state of every kind, ``whole``, and its copy ``work`` in which cases happen.
 
-    def __init__(self, place: Path) -> None:
+    ``few``: without explanations and a search, which take longest to make.
+    """
+
+    def __init__(self, place: Path, *, few: bool = False) -> None:
         self.place, self.work, self._whole = place, place / "work", place / "whole"
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            ["earsight.cli", "earsight.training.trial", "earsight.reports.report", "timm"]
-        )
+        self._context.set_forkserver_preload(PRELOAD)
         self._expected: dict[str, tuple[dict[str, bytes], float]] = {}
         if not (self._whole / "DONE").exists():
-            self._make()
+            self._make(few)
 
     def run(
         self, words: Iterable[str], *, code: str = "", limit: int = 0, kill: float = 0.0
@@ -176,7 +195,7 @@ class Scene:
         shutil.rmtree(self.work, ignore_errors=True)
         shutil.copytree(self._whole, self.work)
 
-    def _make(self) -> None:
+    def _make(self, few: bool) -> None:
         from earsight.data.synthetic import write_synthetic
 
         shutil.rmtree(self.work, ignore_errors=True)
@@ -186,6 +205,7 @@ class Scene:
             (TRAIN, STOP_TRAINING, 9),
             ([*PREDICT, "--out", "out"], "", 0),
             ([*PREDICT, "--out", "half"], STOP_WRITING, 9),
+            *([] if few else [(EXPLAIN, "", 0), (TUNE, "", 0)]),
         ):
             status, _, errors = self.run(words, code=code)
             if status != expected:
@@ -267,7 +287,8 @@ def damage(scene: Scene, kind: str, number: int, readers: Iterable[Reader] = REA
 
 def interrupt(scene: Scene, kind: str, number: int) -> dict[str, str]:
     """One kill, or one full disk; then the command is given again and must end with the bits of one left alone."""
-    writer, chance = WRITERS[number % len(WRITERS)], random.Random(f"{kind} {number}")
+    writer = EXPORT if number % 60 == 59 else WRITERS[number % len(WRITERS)]
+    chance = random.Random(f"{kind} {number}")
     _, seconds = scene.expected(writer)
     scene.reset()
     first = ""

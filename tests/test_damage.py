@@ -15,7 +15,7 @@ CASES += [*[("kill", number) for number in (1, 5, 7)], ("fill", 6), ("fill", 7)]
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return Scene(tmp_path_factory.mktemp("damage"))
+    return Scene(tmp_path_factory.mktemp("damage"), few=True)
 
 
 @pytest.mark.parametrize(("kind", "number"), CASES)
