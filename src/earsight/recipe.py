@@ -35,8 +35,10 @@ NEUTRAL = {
     "training.source": "auto",
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
     "training.watch": False,
+    "training.windows": ("auto", "first"),
+    "training.most_seconds": 600.0,
 }
-"""A new field goes here with its neutral value, at which it is left out of the digest."""
+"""A new field goes here with its neutral value, or a tuple of them, at which it is left out of the digest."""
 _RENAMED = {"augment.backend": ("picture", "spectrogram"), "training.source": ("pictures", "spectrograms")}
 """Renamed values (old, new): both are read, the new one is written, the old one enters the digest."""
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -161,6 +163,10 @@ class Training(_Section):
     protocol: Literal["last", "inner", "test"] = "last"
     inner_fraction: float = Field(0.2, gt=0, lt=1, description="of the training rows; for protocol inner")
     watch: bool = Field(False, description="record the held-out accuracy of every epoch; it decides nothing")
+    windows: Literal["auto", "first", "all"] = Field(
+        "auto", description="of clips longer than 1.1 windows: the first, or all of them; auto goes by the data set"
+    )
+    most_seconds: float = Field(600.0, gt=0, description="seconds of a clip that its windows are taken from")
 
 
 class Recipe(_Section):
@@ -216,7 +222,7 @@ class Recipe(_Section):
         for path, value in NEUTRAL.items():
             *parents, leaf = path.split(".")
             place = content[parents[0]] if parents else content
-            if place[leaf] == value:
+            if place[leaf] in (value if isinstance(value, tuple) else (value,)):
                 del place[leaf]
         for path, (old, new) in _RENAMED.items():
             section, leaf = path.split(".")

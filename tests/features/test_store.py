@@ -285,7 +285,7 @@ def test_an_interrupted_build_tries_unreadable_clips_again(some, tmp_path, monke
 def test_a_full_disk_is_said_before_any_work(some, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(audio, "read", no_reading)
-    needed = store_bytes(some, SMALL, STEPS)
+    needed = store_bytes(48, SMALL, STEPS)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, needed - 1))
     with pytest.raises(
         DataError, match=r"the spectrograms need \d+\.\d [kM]B and [1-9]\d*\.\d [kM]B are free; make room"

@@ -31,12 +31,12 @@ def predictions(run):
 
 def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
     recipe = resolved(synthetic, tiny())
-    spectrograms, waves = store_bytes(synthetic, recipe.features, (-1, 0, 1)), waves_bytes(synthetic, recipe.features)
+    spectrograms, waves = store_bytes(100, recipe.features, (-1, 0, 1)), waves_bytes(100, recipe.features)
     assert waves < spectrograms
 
     def with_memory(size, *overrides, device=GPU):
         monkeypatch.setattr(preparation, "memory_bytes", lambda _: size / SHARE)
-        return wanted_source(synthetic, tiny(*overrides), device)
+        return wanted_source(100, tiny(*overrides), device)
 
     assert with_memory(spectrograms + 1) == "spectrograms"
     assert with_memory(spectrograms - 1) == "waves"
@@ -46,7 +46,7 @@ def test_a_gpu_takes_what_fits(synthetic, tiny, cpu, monkeypatch):
     assert with_memory(1e12, "training.source=store") == "store"
     assert with_memory(1e12, "augment.backend=waveform", "training.source=waves") == "store"
     monkeypatch.undo()
-    assert wanted_source(synthetic, recipe, cpu) == "store"
+    assert wanted_source(100, recipe, cpu) == "store"
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,10 @@ def prepare(data: Data, *, recipe: RecipeOptions, options: SpectrogramOptions, j
     dataset = steps.open_data(data, options, least=1)
     made = steps.prepare_spectrograms(dataset, steps.load_recipe_for(dataset, recipe), options)
     size, shape, folder = made.store.bytes_on_disk, made.store.shape, made.store.folder
+    cut = f" in {shape[0]} windows" if made.windows else ""
     steps.show_lines(
-        {"folder": str(folder), "bytes": size, "shape": shape, "skipped": made.skipped},
-        [f"{shape[0]} clips, {size / 1e9:.2f} GB in {folder}"],
+        {"folder": str(folder), "bytes": size, "shape": shape, "clips": len(dataset.clips), "skipped": made.skipped},
+        [f"{len(dataset.clips)} clips{cut}, {size / 1e9:.2f} GB in {folder}"],
         as_json=json_output,
     )
 
@@ -130,7 +131,7 @@ def train(
         held = int((dataset.folds == 1).sum())
         how = "the data set's own test part" if dataset.split else f"by label and source, seed {seed}"
         say(f"  held out: {held} of {len(dataset.clips)} clips, {how}")
-    recipe, trial = steps.load_recipe_for(dataset, options), Trial(fold, seed)
+    recipe, trial = steps.load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
     on = steps.Place(steps.computer(options.device, options.threads))
     steps.train_all(dataset, recipe, [trial], folder, store=options, on=on)
     steps.report(folder, on, as_json=json_output)
@@ -159,7 +160,7 @@ def crossval(
             "draw folds over all clips, take the split away: the column split of a table, or, where paths are "
             "train/dog/1.wav, --label-from '{part}/{label}/{name}'"
         )
-    recipe = steps.load_recipe_for(dataset, options)
+    recipe = steps.load_recipe_for(dataset, options, run=folder)
     with steps.place(options, ray, jobs=jobs) as on:
         steps.train_all(dataset, recipe, trials, folder, store=options, on=on)
         steps.report(folder, on, as_json=json_output)

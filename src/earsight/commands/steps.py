@@ -79,20 +79,24 @@ def open_trials(data: Path, options: DataOptions, *, folds: str | None, seeds: i
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
 
 
-def load_recipe_for(dataset: Dataset, options: RecipeOptions) -> Recipe:
-    """The recipe with its overrides, resolved for the data set."""
+def load_recipe_for(dataset: Dataset, options: RecipeOptions, *, run: Path | None = None) -> Recipe:
+    """The recipe with its overrides, resolved for the data set and what a run folder holds already."""
     from earsight.recipe import load_recipe
     from earsight.training.preparation import resolved
 
-    return resolved(dataset, load_recipe(options.recipe, overrides=options.assignments or (), say=say))
+    return resolved(dataset, load_recipe(options.recipe, overrides=options.assignments or (), say=say), run=run)
 
 
 def prepare_spectrograms(
     dataset: Dataset, recipe: Recipe, store: StoreOptions, *, device: torch.device | None = None
 ) -> Prepared:
-    """Compute what is missing of the spectrograms, or of what training on the device reads in their place."""
+    """Print what of the clips is used, and compute what is missing of the spectrograms, or of what replaces them."""
+    from earsight.features.windows import sound_lines
     from earsight.training.preparation import prepare
 
+    labels = [clip.label for clip in dataset.clips]
+    for line in sound_lines(dataset.seconds, labels, recipe.features, recipe.training):
+        say(f"  {line}")
     with bar("spectrograms") as shown:
         ready = prepare(dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device)
     if ready.skipped:
@@ -178,7 +182,7 @@ def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, s
     trials = [Trial(one, seed) for seed in range(seeds) for one in folds if fold in (None, one)]
     if not trials:
         return  # the fold is none of the run's, as the ensemble's own check says
-    recipe = load_recipe_for(dataset, RecipeOptions(str(path)))
+    recipe = load_recipe_for(dataset, RecipeOptions(str(path)), run=run)
     train_all(dataset, recipe, trials, run, store=store, on=on)
     write_summary(run, machine=on.machine)
     calibrate_members(run)

@@ -110,13 +110,15 @@ def _candidates(
     from earsight.training.preparation import Prepared, resolved
     from earsight.tuning.search import candidate
 
-    recipes = [resolved(dataset, point.recipe) for point in points]
+    recipes = [resolved(dataset, point.recipe, run=folder) for point in points]
     for recipe in recipes:
         check_start(dataset, recipe, trials, run=folder / "points" / recipe.digest)
     ready: dict[Any, Prepared] = {}
     made = []
     for point, recipe in zip(points, recipes, strict=True):
-        key = (recipe.features, pitch_steps(recipe.augment), recipe.augment.backend, recipe.training.source)
+        training = recipe.training
+        sound = (recipe.features, training.windows, training.most_seconds)
+        key = (*sound, pitch_steps(recipe.augment), recipe.augment.backend, training.source)
         if key not in ready:
             ready[key] = steps.prepare_spectrograms(dataset, recipe, store, device=device)
         made.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))

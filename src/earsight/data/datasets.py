@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
@@ -23,8 +24,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from earsight.data import audio
 from earsight.data.splits import PARTS, TEST, TRAIN, VALIDATION
-from earsight.errors import DataError, counted
+from earsight.errors import AudioError, DataError, counted
 
 _A = TypeVar("_A", bound=npt.NDArray[Any])
 
@@ -116,6 +118,12 @@ class Dataset:
         return _kept(np.array([clip.group for clip in self.clips], dtype=np.str_))
 
     @cached_property
+    def seconds(self) -> npt.NDArray[np.float64]:
+        """Length of each clip as its file says, shape (clips,); NaN where it cannot be read."""
+        with ThreadPoolExecutor() as pool:
+            return _kept(np.array(list(pool.map(_seconds, map(self.file, range(len(self.clips)))))))
+
+    @cached_property
     def fold_numbers(self) -> tuple[int, ...]:
         """The folds that can be held out, rising: of a data set with a split its test part alone."""
         return (TEST,) if self.split else tuple(sorted({clip.fold for clip in self.clips}))
@@ -171,6 +179,8 @@ TITLES = {
     "audiofolder": "audiofolder layout",
 }
 OFFICIAL_FOLDS = frozenset({"esc50", "urbansound8k", "dcase"})
+FIXED_WINDOW = frozenset({"esc50", "urbansound8k", "gtzan"})
+"""Layouts whose clips are one window, as published results have it."""
 DRAWN_FOLDS = "folds drawn:"
 
 
@@ -265,6 +275,13 @@ def _folds_of(names: list[str], folds: list[int]) -> dict[str, set[int]]:
     for name, fold in zip(names, folds, strict=True):
         out.setdefault(name, set()).add(fold)
     return out
+
+
+def _seconds(path: Path) -> float:
+    try:
+        return audio.info(path).seconds
+    except AudioError:
+        return float("nan")
 
 
 def first(names: list[str], count: int = 3) -> str:

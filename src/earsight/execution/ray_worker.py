@@ -181,7 +181,8 @@ def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
 
     source, key = prepared.store.folder, prepared.store.folder.name
     sounds = prepared.recipe.augment.backend == "waveform"
-    if sounds and store_key(prepared.dataset, prepared.recipe.features, prepared.store.semitones) != prepared.key:
+    made_of = (prepared.dataset, prepared.recipe.features, prepared.store.semitones)
+    if sounds and store_key(*made_of, windows=prepared.windows) != prepared.key:
         raise DataError(
             f"{node_name()}: the sounds in {prepared.dataset.root} are not there as they are on the driver, and "
             "augment.backend=waveform reads them at every step; put the data set at the same path on shared storage, "

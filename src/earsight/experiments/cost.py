@@ -26,6 +26,7 @@ from earsight.experiments.plan import Job
 from earsight.features.augment import pitch_steps
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
+from earsight.features.windows import clip_windows
 from earsight.recipe import Recipe
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, is_done
@@ -66,7 +67,9 @@ def _row(
     pending, seconds = job.pending, 0.0
     if pending:
         measured = _seconds_of_done(job)
-        store = store_key(job.dataset, job.recipe.features, pitch_steps(job.recipe.augment), cache=cache)
+        dataset, recipe = job.dataset, job.recipe
+        windows = clip_windows(dataset.seconds, recipe.features, recipe.training)
+        store = store_key(dataset, recipe.features, pitch_steps(recipe.augment), cache=cache, windows=windows)
         kind = f"{job.recipe.backbone.name} {store} {job.recipe.training.batch_size}"
         if measured is None and kind not in rates:
             rates[kind] = _rate(job, store, device=device, cache=cache)

@@ -46,7 +46,8 @@ def make_jobs(cells: Sequence[Cell], found: Mapping[str, Found], asked: Asked, *
         if cell.data in found:
             dataset = found[cell.data].dataset
             trials = tuple(cell_trials(cell, asked, folds=dataset.fold_numbers))
-            jobs.append(Job(cell, dataset, resolved(dataset, cell.recipe), trials, run_folder(out, cell.name)))
+            run = run_folder(out, cell.name)
+            jobs.append(Job(cell, dataset, resolved(dataset, cell.recipe, run=run), trials, run))
     return jobs
 
 

@@ -16,7 +16,9 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import RecipeError
 from earsight.features.augment import Draws
+from earsight.features.row_file import part_of, read_clip
 from earsight.features.spectrogram import Spectrogram, silence
+from earsight.features.windows import ClipWindows, single_windows
 from earsight.recipe import Features
 
 
@@ -53,9 +55,10 @@ class WaveformSource:
     stretches = True
     """Rows are read rolled, stretched and shifted in pitch."""
 
-    def __init__(self, dataset: Dataset, features: Features) -> None:
+    def __init__(self, dataset: Dataset, features: Features, *, windows: ClipWindows | None = None) -> None:
         self.dataset = dataset
         self.features = features
+        self.windows = windows or single_windows(len(dataset.clips))
         self.front_end = Spectrogram(features)
         self.silence = silence(features)
 
@@ -68,8 +71,8 @@ class WaveformSource:
 
     def _wave(self, row: int, index: int, draws: Draws | None) -> NDArray[np.float32]:
         rate, samples = self.features.rate, self.features.samples
-        wave = audio.read(self.dataset.file(row), sample_rate_hz=rate, seconds=float(self.features.clip_seconds))
-        wave = audio.fit(wave, samples)
+        wave = read_clip(self.dataset, int(self.windows.clips[row]), self.features, self.windows)
+        wave = audio.fit(part_of(wave, row, self.features, self.windows), samples)
         if draws is None:
             return wave
         wave = np.roll(wave, int(draws.roll[index] * samples))

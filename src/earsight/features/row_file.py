@@ -1,4 +1,4 @@
-"""A folder of one row per clip, computed once; an interrupted build resumes.
+"""A folder of one row per clip, or window of one, computed once; an interrupted build resumes.
 
 Comes in: a data set, a layout, and a function from a decoded wave (samples,) float32 to its row. Goes out: a folder
 with one large file of rows of equal size, small tables with an entry for each row, a table of states, and
@@ -17,11 +17,12 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import FileIO
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.errors import AudioError, DataError, counted
 from earsight.features.spectrogram import silence
+from earsight.features.windows import ClipWindows, single_windows
 from earsight.files import publish_folder, read_state, say_damage, say_once, write_state
 from earsight.parallel import in_order
 from earsight.recipe import Features
@@ -47,7 +49,7 @@ _SYNC_SHARE = 0.02
 """Rows are synced to the disk in batches: once a second, and less often where that would take over 2 % of the time."""
 
 Progress = Callable[[int, int], None]
-"""Called with (clips done, clips in all)."""
+"""Called with (rows done, rows in all)."""
 Row = tuple[NDArray[Any], dict[str, NDArray[Any]]]
 """The C-contiguous values of a row, at most as long as its place, and its entry of each table of the layout."""
 
@@ -97,15 +99,17 @@ class RowFile:
     semitones : tuple of int
         The pitch steps that can be read, rising.
     sounds : ndarray of uint8, shape (rows, 16)
-        Digest of each clip as it was decoded; zeros where it could not be read.
+        Digest of each row's sound as it was decoded; zeros where it could not be read.
     errors : dict
-        Row to reason, for the clips that could not be read.
+        Row to reason, for the rows of clips that could not be read.
     tables : dict
         The layout's tables, one entry for each row, and the checks (not in folders of earlier versions).
     layout : RowLayout
     dataset : Dataset
     key : str
         Hash of the content; also the folder's name (not in earlier versions).
+    windows : ClipWindows
+        Which part of which clip each row is.
     """
 
     folder: Path
@@ -117,6 +121,7 @@ class RowFile:
     layout: RowLayout
     dataset: Dataset
     key: str
+    windows: ClipWindows
 
     stretches = False
     """`read` only shifts the pitch; `earsight.features.augment.apply` stretches and rolls."""
@@ -153,14 +158,16 @@ class RowFile:
 
     def _again(self, row: int) -> NDArray[np.uint8]:
         """Compute a damaged row's parts (parts, bytes) again from its sound, and write them to the file."""
-        clip = f"{self.folder}: the row of {self.dataset.clips[row].path} is damaged"
+        place = int(self.windows.clips[row])
+        clip = f"{self.folder}: the row of {self.dataset.clips[place].path} is damaged"
         remedy = f"remove {self.folder} and give the command again: it is built anew"
         if _CHECKS not in self.tables:
             raise DataError(f"{clip}; {remedy}")
         try:
-            wave = _wave(self.dataset, row, self.features)
+            wave = read_clip(self.dataset, place, self.features, self.windows)
         except AudioError as error:
             raise DataError(f"{clip}, and its sound cannot be read ({error.reason}); {remedy}") from error
+        wave = part_of(wave, row, self.features, self.windows)
         for values, _ in self.computed(audio.fit(wave, self.features.samples)):
             parts = values.reshape(self.layout.parts, -1).view(np.uint8)
             if [zlib.crc32(part.data) for part in parts] == self.tables[_CHECKS][row, : len(parts)].tolist():
@@ -195,6 +202,7 @@ def open_rows(
     workers: int = 0,
     progress: Progress | None = None,
     earlier: Path | None = None,
+    windows: ClipWindows | None = None,
 ) -> R:
     """Open a folder of rows, computing those that are missing or damaged.
 
@@ -217,19 +225,22 @@ def open_rows(
     workers : int
         Threads; 0 is one a core.
     progress : callable, optional
-        Called after every clip.
+        Called after every row.
     earlier : Path, optional
         A folder of the same rows from an earlier version; it is read if ``final`` does not exist.
+    windows : ClipWindows, optional
+        Which part of which clip each row is; by default row i is the begin of clip i.
 
     Raises
     ------
     DataError
         If the disk has too little room, or the folder cannot be made.
     """
-    count, settings = len(dataset.clips), (features, tuple(semitones))
+    windows = windows or single_windows(len(dataset.clips))
+    count, settings = len(windows.clips), (features, tuple(semitones))
     if earlier is not None and not final.is_dir() and (found := _opened(earlier, layout, count)) is not None:
         say_once(f"{earlier}: was written by an earlier version, without digests; it cannot be checked")
-        return kind(earlier, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name)
+        return kind(earlier, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name, windows)
     found = _opened(final, layout, count) if final.is_dir() else None
     if found is None or found[0]:
         cache = final.parent
@@ -244,13 +255,18 @@ def open_rows(
             found = _opened(final, layout, count, quiet=True) if built else None
             if found is None or found[0]:
                 folder = final if built else final.with_name(final.name + ".building")
-                _build(folder, layout, dataset, features, compute, workers=workers, progress=progress, about=about)
+                _build(
+                    *(folder, layout, dataset, features, windows, compute),
+                    workers=workers,
+                    progress=progress,
+                    about=about,
+                )
                 if not built:
                     publish_folder(folder, final)
                 found = _opened(final, layout, count)
     if found is None:
         raise DataError(f"{final}: is damaged right after writing; check the disk, or set EARSIGHT_CACHE or --cache")
-    return kind(final, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name)
+    return kind(final, *settings, found[1].pop(_SOUNDS), *found, layout, dataset, final.name, windows)
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -306,6 +322,7 @@ def _build(
     layout: RowLayout,
     dataset: Dataset,
     features: Features,
+    windows: ClipWindows,
     compute: Callable[[NDArray[np.float32]], Row],
     *,
     about: Mapping[str, Any],
@@ -314,18 +331,33 @@ def _build(
 ) -> None:
     """Compute the rows that are not done, and describe the folder."""
 
-    def work(row: int) -> tuple[int, Row | None, str]:
+    def decoded(clip: int) -> NDArray[np.float32] | str:
         try:
-            wave = _wave(dataset, row, features)
+            return read_clip(dataset, clip, features, windows)
         except AudioError as error:
-            return row, None, error.reason
+            return error.reason
+
+    def sounds(rows: Iterable[int]) -> Iterator[tuple[int, NDArray[np.float32] | str | None]]:
+        """Rows with their clips' waves; a clip of one row is decoded where its row is computed."""
+        several = {int(clip): list(held) for clip, held in groupby(rows, key=lambda row: windows.clips[row])}
+        for clip in [clip for clip in several if windows.rows_in(clip) == 1]:
+            yield several.pop(clip)[0], None
+        for held, wave in zip(several.values(), in_order(decoded, several, workers=2, ahead=1), strict=True):
+            yield from ((row, wave) for row in held)
+
+    def work(item: tuple[int, NDArray[np.float32] | str | None]) -> tuple[int, Row | None, str]:
+        row, whole = item
+        whole = decoded(int(windows.clips[row])) if whole is None else whole
+        if isinstance(whole, str):
+            return row, None, whole
+        wave = part_of(whole, row, features, windows)
         sound = np.frombuffer(hashlib.blake2b(wave.tobytes(), digest_size=16).digest(), dtype=np.uint8)
         values, entries = compute(audio.fit(wave, features.samples))
         entries = {**entries, _SOUNDS: sound}
         return row, (values, {**entries, _CHECKS: _checks(values, entries, layout)}), ""
 
     folder.mkdir(exist_ok=True)
-    count = len(dataset.clips)
+    count = len(windows.clips)
     tables = {name: _entry_bytes(*of) for name, of in layout.stored.items()}
     places = {layout.file: layout.row_bytes, **tables, _STATES: 1}
     needed = count * layout.row_bytes
@@ -360,7 +392,7 @@ def _build(
             progress(count - len(todo), count)
         try:
             for done, (row, computed, reason) in enumerate(
-                in_order(work, todo, workers=workers), count - len(todo) + 1
+                in_order(work, sounds(todo), workers=workers), count - len(todo) + 1
             ):
                 if computed is None:
                     errors[row] = reason
@@ -382,8 +414,17 @@ def _build(
     write_state(folder / DESCRIPTION, {**about, **content}, sync=True, indent=1)
 
 
-def _wave(dataset: Dataset, row: int, features: Features) -> NDArray[np.float32]:
-    return audio.read(dataset.file(row), sample_rate_hz=features.rate, seconds=float(features.clip_seconds))
+def read_clip(dataset: Dataset, clip: int, features: Features, windows: ClipWindows) -> NDArray[np.float32]:
+    """A clip's wave (samples,) at the features' rate, to the end of its last window."""
+    end = windows.last_begin(clip) + features.samples
+    seconds = float(features.clip_seconds) if end == features.samples else end / features.rate
+    return audio.read(dataset.file(clip), sample_rate_hz=features.rate, seconds=seconds)
+
+
+def part_of(wave: NDArray[np.float32], row: int, features: Features, windows: ClipWindows) -> NDArray[np.float32]:
+    """A row's part of its clip's wave; a clip that is a little shorter than its header says gives its end."""
+    begin = min(int(windows.begins[row]), max(0, len(wave) - features.samples))
+    return wave[begin : begin + features.samples]
 
 
 def _entry_bytes(kind: str, shape: tuple[int, ...]) -> int:

@@ -1,7 +1,8 @@
 """The store of a data set's spectrograms, computed once at every pitch step and kept on disk.
 
 Comes in: a `Dataset` and resolved `Features`. Goes out: a `Store`, whose rows are read as spectrograms
-(batch, windows, bands, frames) float32, each at one of its pitch steps. Row i is clip i; folds are sets of rows.
+(batch, windows, bands, frames) float32, each at one of its pitch steps. Row i is clip i, or the i-th of the clips'
+windows (`earsight.features.windows`).
 
 On disk a store is a folder (`earsight.features.row_file`) named by its key: a hash of format version, feature settings,
 pitch steps and the content of the sound files. It keeps log band energies, before the basis of the
@@ -29,6 +30,7 @@ from earsight.features.filterbanks import REPRESENTATIONS
 from earsight.features.row_file import Progress, Row, RowFile, RowLayout, open_rows
 from earsight.features.spectrogram import Spectrogram, basis
 from earsight.features.stft import WORTH_IT
+from earsight.features.windows import ClipWindows, single_windows
 from earsight.recipe import Features
 
 FORMAT_VERSION = 4
@@ -135,9 +137,17 @@ def _computer(features: Features, semitones: Sequence[int], *, kernels: bool) ->
     return compute
 
 
-def store_key(dataset: Dataset, features: Features, semitones: Sequence[int], *, cache: Path | None = None) -> str:
+def store_key(
+    dataset: Dataset,
+    features: Features,
+    semitones: Sequence[int],
+    *,
+    cache: Path | None = None,
+    windows: ClipWindows | None = None,
+) -> str:
     """Hash (16 hex digits) of a store's content; ``cache`` is the folder that keeps the files' digests."""
-    settings = FORMAT_VERSION, features.model_dump(mode="json"), list(semitones)
+    cut = windows.key if windows else []
+    settings = FORMAT_VERSION, features.model_dump(mode="json"), list(semitones), *cut
     return content_key(dataset, *settings, cache=cache or default_cache())
 
 
@@ -149,6 +159,7 @@ def open_store(
     cache: Path | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    windows: ClipWindows | None = None,
 ) -> Store:
     """Open a data set's store, computing missing rows.
 
@@ -164,7 +175,9 @@ def open_store(
     workers : int
         Decoding threads; 0 is one a core.
     progress : callable, optional
-        Called with (clips done, clips in all).
+        Called with (rows done, rows in all).
+    windows : ClipWindows, optional
+        Which part of which clip each row is; by default row i is the begin of clip i.
 
     Returns
     -------
@@ -177,27 +190,30 @@ def open_store(
         If the disk has too little room, or the folder cannot be made.
     """
     cache = cache or default_cache()
-    key = store_key(dataset, features, semitones, cache=cache)
+    windows = windows or single_windows(len(dataset.clips))
+    key = store_key(dataset, features, semitones, cache=cache, windows=windows)
     folder = cache / key
     settings = VALUES_VERSION, features.model_dump(mode="json"), list(semitones)
-    earlier = None if folder.is_dir() else earlier_folder(dataset, *settings, key=key, cache=cache)
+    known = folder.is_dir() or not windows.single
+    earlier = None if known else earlier_folder(dataset, *settings, key=key, cache=cache)
     computers: list[Callable[[NDArray[np.float32]], Row]] = []
     lock = Lock()
 
     def compute(wave: NDArray[np.float32]) -> Row:
         with lock:
             if not computers:  # kernels are loaded where there is work for them
-                computers.append(_computer(features, semitones, kernels=len(dataset.clips) >= WORTH_IT))
+                computers.append(_computer(features, semitones, kernels=len(windows.clips) >= WORTH_IT))
         return computers[0](wave)
 
-    shape = _shape(len(dataset.clips), features, semitones)
+    shape = _shape(len(windows.clips), features, semitones)
     layout = RowLayout(
         what="spectrograms",
         file=_CODES,
         row_bytes=2 * int(np.prod(shape[1:], dtype=np.int64)),
         tables={_MOMENTS: ("float64", (shape[2], 2))},
         parts=len(semitones),
-        remedy="keep fewer pitch steps with --set augment.pitch_semitones=0, or ",
+        remedy="keep fewer pitch steps with --set augment.pitch_semitones=0, "
+        + ("or " if windows.single else "use less of long clips with --set training.most_seconds=60, or "),
     )
     about = {
         "format_version": FORMAT_VERSION,
@@ -217,6 +233,7 @@ def open_store(
         workers=workers,
         progress=progress,
         earlier=earlier,
+        windows=windows,
     )
 
 
@@ -224,6 +241,6 @@ def _shape(rows: int, features: Features, semitones: Sequence[int]) -> tuple[int
     return rows, len(semitones), len(features.windows_ms), features.bands, features.columns
 
 
-def store_bytes(dataset: Dataset, features: Features, semitones: Sequence[int]) -> int:
+def store_bytes(rows: int, features: Features, semitones: Sequence[int]) -> int:
     """Size of a store on disk, in bytes."""
-    return 2 * int(np.prod(_shape(len(dataset.clips), features, semitones), dtype=np.int64))
+    return 2 * int(np.prod(_shape(rows, features, semitones), dtype=np.int64))

@@ -29,6 +29,7 @@ from earsight.features.content_key import content_key, earlier_folder
 from earsight.features.row_file import Progress, Row, RowFile, RowLayout, open_rows
 from earsight.features.spectrogram import Spectrogram
 from earsight.features.store import moments, statistics
+from earsight.features.windows import ClipWindows, single_windows
 from earsight.recipe import Features
 
 WAVES_VERSION = 3
@@ -112,15 +113,17 @@ def _row(wave: NDArray[np.float32]) -> Row:
     return values, {_SCALES: np.array([scale], dtype=np.float32)}
 
 
-def waves_key(dataset: Dataset, features: Features, *, cache: Path | None = None) -> str:
-    """Hash (16 hex digits) of the sound files, and of the waves' rate and length."""
-    settings = "waves", WAVES_VERSION, features.rate, features.samples
+def waves_key(
+    dataset: Dataset, features: Features, *, cache: Path | None = None, windows: ClipWindows | None = None
+) -> str:
+    """Hash (16 hex digits) of the sound files, and of the waves' rate, length and begins."""
+    settings = "waves", WAVES_VERSION, features.rate, features.samples, *(windows.key if windows else [])
     return content_key(dataset, *settings, cache=cache or default_cache())
 
 
-def waves_bytes(dataset: Dataset, features: Features) -> int:
+def waves_bytes(rows: int, features: Features) -> int:
     """Size of the waves on a device, in bytes, if all are float32."""
-    return 4 * len(dataset.clips) * features.samples
+    return 4 * rows * features.samples
 
 
 def open_waves(
@@ -131,10 +134,12 @@ def open_waves(
     cache: Path | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    windows: ClipWindows | None = None,
 ) -> Waves:
     """Open a data set's waves, decoding missing rows; arguments and errors as in `open_store`."""
     cache = cache or default_cache()
-    key = waves_key(dataset, features, cache=cache)
+    windows = windows or single_windows(len(dataset.clips))
+    key = waves_key(dataset, features, cache=cache, windows=windows)
     folder, settings = cache / key, ("waves", _WITHOUT_DIGESTS, features.rate, features.samples)
     return open_rows(
         Waves,
@@ -147,5 +152,8 @@ def open_waves(
         about={"waves_version": WAVES_VERSION, "sample_rate_hz": features.rate, "samples": features.samples},
         workers=workers,
         progress=progress,
-        earlier=None if folder.is_dir() else earlier_folder(dataset, *settings, key=key, cache=cache),
+        earlier=None
+        if folder.is_dir() or not windows.single
+        else earlier_folder(dataset, *settings, key=key, cache=cache),
+        windows=windows,
     )

@@ -43,20 +43,23 @@ def feature_statistics(
 ) -> tuple[MahalanobisStatistics | None, NDArray[np.float64] | None]:
     """Mahalanobis statistics of the training rows' features (without augmentation), and the test rows' distances.
 
-    ``logits`` float32 (test rows, classes) are what `earsight.training.loop.predict` gives for the test rows; distances
-    are float64 (test rows,). Both are None where the network's last layer has no features to take.
+    ``train`` and ``test`` are clips; ``logits`` float32 (test clips, classes) are what `earsight.training.loop.predict`
+    gives for the latter; distances are float64 (test clips,), means over the windows of a clip that has several. Both
+    are None where the network's last layer has no features to take.
     """
     head = model.get_classifier() if has_features(model) else None  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         return None, None
-    again, features = _features(model, data, test)
+    cut = data.cut
+    again, features = _features(model, data, cut.rows_of(test))
     # A head with more than one linear layer (a scale, a second classifier) takes no single feature vector.
-    if not np.allclose(again, logits, atol=1e-4, rtol=1e-4):
+    if not np.allclose(cut.log_means(test, again), logits, atol=1e-4, rtol=1e-4):
         return None, None
+    rows = cut.rows_of(train)
     reference = mahalanobis_statistics(
-        _features(model, data, train)[1].numpy(), data.labels[train], classes=data.classes
+        _features(model, data, rows)[1].numpy(), data.labels[cut.clips[rows]], classes=data.classes
     )
-    return reference, None if reference is None else reference.distance(features)
+    return reference, None if reference is None else cut.means(test, reference.distance(features))
 
 
 def _features(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from earsight.features.augment import BatchedDraws, Draws, apply, apply_batched, batch_draws, mix_targets, one_hot
 from earsight.features.device_cache import DeviceCache
+from earsight.features.windows import ClipWindows, single_windows
 
 Batch = tuple[NDArray[np.int64], Draws]
 """Rows of a batch, and its augmentation draws."""
@@ -42,8 +43,9 @@ class Source(Protocol):
 class Data:
     """Labelled, normalised spectrograms.
 
-    ``labels`` int64 (rows,) are those of every row of the source, used or not. Spectrograms go to the ``device``, where
-    they are normalised by the channels' ``mean`` and ``std`` (windows,) and changed.
+    ``labels`` int64 (clips,) are those of every clip, used or not; ``windows`` says which part of which clip a row of
+    the source is, and is None where row i is clip i. Spectrograms go to the ``device``, where they are normalised by
+    the channels' ``mean`` and ``std`` (windows,) and changed.
     """
 
     source: Source
@@ -52,6 +54,12 @@ class Data:
     mean: Tensor
     std: Tensor
     device: torch.device
+    windows: ClipWindows | None = None
+
+    @cached_property
+    def cut(self) -> ClipWindows:
+        """Which part of which clip each row is."""
+        return self.windows or single_windows(len(self.labels))
 
     def spectrograms(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Network input (batch, 3, bands, frames), channels-last, augmented by the draws if given."""
@@ -107,7 +115,7 @@ class HostBatches:
         """Spectrograms and targets of each batch."""
         data = self._data
         for rows, draws in batches:
-            targets = one_hot(data.labels[rows], classes=data.classes, smoothing=self._smoothing)
+            targets = one_hot(data.labels[data.cut.clips[rows]], classes=data.classes, smoothing=self._smoothing)
             yield data.spectrograms(rows, draws=draws), mix_targets(targets, draws).to(data.device)
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,7 +128,7 @@ class DeviceBatches:
 
     def __init__(self, data: Data, source: DeviceCache, *, smoothing: float) -> None:
         self._data, self._source, self._smoothing = data, source, smoothing
-        self._labels = torch.tensor(data.labels, device=data.device)
+        self._labels = torch.tensor(data.labels[data.cut.clips], device=data.device)
         self._classes = torch.arange(data.classes, device=data.device)
         self._layout: BatchedDraws | None = None
 

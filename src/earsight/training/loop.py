@@ -1,7 +1,8 @@
 """The training loop: epochs of steps over rows of a data set, with checkpoints.
 
-Comes in: a model, `Data` (labelled spectrograms by row), and the rows to train on, score and watch. Goes out: the
-fitted model and one record an epoch. The loop knows nothing of folds or folders.
+Comes in: a model, `Data` (labelled spectrograms), and the clips to train on, score and watch. Goes out: the fitted
+model and one record an epoch. The loop knows nothing of folds or folders. Of a clip of several windows an epoch draws
+one, and a prediction is the mean over those that lie side by side.
 
 All random numbers of an epoch depend only on (seed, epoch), so a run resumed from a checkpoint ends with the same bits.
 """
@@ -50,7 +51,7 @@ class Fitted:
 def fit(
     model: nn.Module,
     data: Data,
-    rows: NDArray[np.int64],
+    clips: NDArray[np.int64],
     *,
     recipe: Recipe,
     seed: int,
@@ -61,20 +62,20 @@ def fit(
     on_step: OnStep | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Fitted:
-    """Fit a model to some rows.
+    """Fit a model to some clips.
 
     Parameters
     ----------
     model : nn.Module
         On the data's device; changed in place, and loaded in the end with the state that is returned.
-    rows : ndarray of int64
-        The training rows.
+    clips : ndarray of int64
+        The training clips.
     seed : int
         Of the batch order and the augmentation; the caller initialises the model.
     score_rows : ndarray of int64, optional
-        Rows whose accuracy each epoch's record has, and picks the epoch if ``pick_epoch``; else the last one is taken.
+        Clips whose accuracy each epoch's record has, and picks the epoch if ``pick_epoch``; else the last one is taken.
     watch_rows : ndarray of int64, optional
-        Rows that decide nothing: a record's ``held_out`` has their ``accuracy`` and the positions of ``wrong`` ones.
+        Clips that decide nothing: a record's ``held_out`` has their ``accuracy`` and the positions of ``wrong`` ones.
     checkpoint : Path, optional
         File to go on from, and to write to.
     on_step, on_epoch : callable, optional
@@ -93,7 +94,7 @@ def fit(
     if resumed:
         course = _Course.from_checkpoint(*resumed)
     batches = batches_of(data, smoothing=training.label_smoothing)
-    weights = class_weights(data.labels[rows], classes=data.classes, kind=training.class_weights)
+    weights = class_weights(data.labels[clips], classes=data.classes, kind=training.class_weights)
     step = Step(
         model,
         optimizer,
@@ -110,7 +111,8 @@ def fit(
         started = time.monotonic()
         record: dict[str, Any] = {"epoch": epoch + 1}
         training_mode(model)
-        record |= _train_epoch(step, batches, rows, recipe, seed, epoch, on_step)
+        rows = data.cut.drawn(seed=seed, epoch=epoch)
+        record |= _train_epoch(step, batches, clips, rows, recipe, seed, epoch, on_step)
         if score_rows is not None:
             record |= _score(model, data, score_rows, recipe=recipe, course=course, epoch=epoch + 1, pick=pick_epoch)
         if watch_rows is not None:
@@ -151,14 +153,21 @@ class _Course:
 
 
 def _train_epoch(
-    step: Step, batches: Batches, rows: NDArray[np.int64], recipe: Recipe, seed: int, epoch: int, on_step: OnStep | None
+    step: Step,
+    batches: Batches,
+    clips: NDArray[np.int64],
+    row_of: NDArray[np.int64],
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    on_step: OnStep | None,
 ) -> dict[str, Any]:
-    """One pass over the rows: its mean loss, and the learning rate of its last step."""
+    """One pass over the clips, each by its drawn row: its mean loss, and the learning rate of its last step."""
     training = recipe.training
-    count = max(1, round(len(rows) / training.batch_size))
+    count = max(1, round(len(clips) / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
     torch.manual_seed(int(generator.integers(2**62)))  # dropout draws from torch's global generator
-    order = np.array_split(generator.permutation(rows), count)
+    order = np.array_split(row_of[generator.permutation(clips)], count)
     drawn = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
     losses: list[Tensor] = []
     rate, reported = 0.0, time.monotonic()
@@ -216,11 +225,15 @@ def _diverged(epoch: int, found: str, training: Training) -> RunError:
     )
 
 
-def predict(model: nn.Module, data: Data, rows: NDArray[np.int64], *, batch_size: int = 32) -> NDArray[np.float32]:
-    """Logits (rows, classes) float32 of spectrograms without augmentation, computed as serving does."""
+def predict(model: nn.Module, data: Data, clips: NDArray[np.int64], *, batch_size: int = 32) -> NDArray[np.float32]:
+    """Logits (clips, classes) float32 of spectrograms without augmentation, computed as serving does.
+
+    Those of a clip of several windows are the log of the mean of their probabilities.
+    """
     model.eval()
-    out = []
+    rows, out = data.cut.rows_of(clips), []
     with torch.inference_mode():
         for start in range(0, len(rows), batch_size):
             out.append(model(data.spectrograms(rows[start : start + batch_size])).float().cpu())
-    return torch.cat(out).numpy() if out else np.zeros((0, data.classes), dtype=np.float32)
+    logits = torch.cat(out).numpy() if out else np.zeros((0, data.classes), dtype=np.float32)
+    return data.cut.log_means(clips, logits)

@@ -19,14 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight.data.datasets import Dataset
+from earsight.data.datasets import FIXED_WINDOW, Dataset
 from earsight.data.splits import holdout
-from earsight.errors import DataError
+from earsight.errors import DataError, RunError
 from earsight.features.augment import pitch_steps
 from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
 from earsight.features.row_file import Progress
 from earsight.features.store import VALUES_VERSION, Store, open_store, store_bytes
 from earsight.features.waves import Waves, open_waves, waves_bytes
+from earsight.features.windows import ClipWindows, clip_windows
+from earsight.files import read_state
 from earsight.recipe import Features, Recipe
 from earsight.training.batches import Source
 from earsight.training.device import memory_bytes
@@ -43,6 +45,7 @@ class Prepared:
     ``skipped`` are the clips that are left out because they cannot be read. ``identity`` is sixteen hexadecimal digits
     that name the decoded sounds and the front end, wherever the files lie; ``key`` names the sound files as they lie
     there, by size and time of change, and what is made of them (the store's own name where it is left out).
+    ``windows`` says which part of which clip a row of the store is; None where row i is clip i.
     """
 
     dataset: Dataset
@@ -51,19 +54,41 @@ class Prepared:
     skipped: tuple[str, ...]
     identity: str
     key: str = ""
+    windows: ClipWindows | None = None
 
     @property
     def usable(self) -> NDArray[np.bool_]:
-        """Which rows have a spectrogram, shape (rows,)."""
+        """Which clips have spectrograms, shape (clips,)."""
         mask = np.ones(len(self.dataset.clips), dtype=bool)
-        mask[list(self.store.errors)] = False
+        rows = list(self.store.errors)
+        mask[self.windows.clips[rows] if self.windows else rows] = False
         return mask
 
 
-def resolved(dataset: Dataset, recipe: Recipe) -> Recipe:
-    """A recipe with every ``auto`` filled in from the data set."""
+def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Recipe:
+    """A recipe with every ``auto`` filled in from the data set.
+
+    ``training.windows`` becomes ``all`` where a clip is longer than 1.1 windows; ``first`` elsewhere, in layouts with
+    a window of their own, and where the ``run`` folder has trials of a version that knew nothing else.
+    """
     hints = dataset.hints
-    return recipe.resolve(sample_rate_hz=hints.sample_rate_hz, clip_seconds=hints.clip_seconds, frames=hints.frames)
+    recipe = recipe.resolve(sample_rate_hz=hints.sample_rate_hz, clip_seconds=hints.clip_seconds, frames=hints.frames)
+    if recipe.training.windows != "auto":
+        return recipe
+    first, whole = (
+        recipe.model_copy(update={"training": recipe.training.model_copy(update={"windows": kind})})
+        for kind in ("first", "all")
+    )
+    if dataset.layout in FIXED_WINDOW or (run is not None and _begun_before(run)):
+        return first
+    return first if clip_windows(dataset.seconds, whole.features, whole.training).single else whole
+
+
+def _begun_before(run: Path) -> bool:
+    """Whether a run folder, or one of a sweep's or a search's below it, has trials that do not name their windows."""
+    remedy = f"remove it, or name another folder than {run}"
+    places = [path for below in ("", "*/", "points/*/") for path in run.glob(f"{below}fold-*/seed-*/trial.json")]
+    return any("windows" not in read_state(path, {}, remedy=remedy, error=RunError) for path in sorted(places))
 
 
 def prepare(
@@ -87,23 +112,31 @@ def prepare(
         If clips cannot be read and ``skip_bad`` is not set, or if a class is left with no clip at all.
     """
     recipe = resolved(dataset, recipe)
-    semitones = pitch_steps(recipe.augment)
-    open_it = open_waves if device is not None and wanted_source(dataset, recipe, device) == "waves" else open_store
+    windows = clip_windows(dataset.seconds, recipe.features, recipe.training)
+    rows, semitones = len(windows.clips), pitch_steps(recipe.augment)
+    open_it = open_waves if device is not None and wanted_source(rows, recipe, device) == "waves" else open_store
     store: Store | Waves = open_it(
-        dataset, recipe.features, semitones=semitones, cache=cache, workers=workers, progress=progress
+        dataset,
+        recipe.features,
+        semitones=semitones,
+        cache=cache,
+        workers=workers,
+        progress=progress,
+        windows=windows,
     )
-    bad = [f"{dataset.clips[row].path}: {reason}" for row, reason in sorted(store.errors.items())]
+    reasons = {int(windows.clips[row]): reason for row, reason in sorted(store.errors.items())}
+    bad = [f"{dataset.clips[clip].path}: {reason}" for clip, reason in reasons.items()]
     if bad and not skip_bad:
         more = f" ... and {len(bad) - 3} more (`earsight check` lists all)" if len(bad) > 3 else ""
         raise DataError(
             f"{len(bad)} of {len(dataset.clips)} clips cannot be read: {'; '.join(bad[:3])}{more}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
-    skipped = tuple(dataset.clips[row].path for row in sorted(store.errors))
-    front_end = [VALUES_VERSION, store.features.model_dump(mode="json"), list(semitones)]
+    skipped = tuple(dataset.clips[clip].path for clip in reasons)
+    front_end = [VALUES_VERSION, store.features.model_dump(mode="json"), list(semitones), *windows.key]
     content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     identity = hashlib.sha256(content.encode()).hexdigest()[:16]
-    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key)
+    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, None if windows.single else windows)
     left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
     if (left == 0).any():
         raise DataError(
@@ -124,8 +157,8 @@ def hold_out(dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int) -
     return replace(dataset, clips=clips)
 
 
-def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str:
-    """``store``, ``spectrograms`` or ``waves``, for a resolved recipe."""
+def wanted_source(rows: int, recipe: Recipe, device: torch.device) -> str:
+    """``store``, ``spectrograms`` or ``waves``, for so many rows and a resolved recipe."""
     if recipe.augment.backend != "spectrogram":
         return "store"
     if recipe.training.source != "auto":
@@ -133,9 +166,9 @@ def wanted_source(dataset: Dataset, recipe: Recipe, device: torch.device) -> str
     room = SHARE * memory_bytes(device)
     if not room:
         return "store"
-    if store_bytes(dataset, recipe.features, pitch_steps(recipe.augment)) <= room:
+    if store_bytes(rows, recipe.features, pitch_steps(recipe.augment)) <= room:
         return "spectrograms"
-    return "waves" if waves_bytes(dataset, recipe.features) <= room else "store"
+    return "waves" if waves_bytes(rows, recipe.features) <= room else "store"
 
 
 def source_of(prepared: Prepared, device: torch.device) -> Source:
@@ -144,8 +177,9 @@ def source_of(prepared: Prepared, device: torch.device) -> Source:
     if recipe.augment.backend == "waveform":
         from earsight.features.augment_waveform import WaveformSource
 
-        return WaveformSource(dataset, recipe.features)
-    if isinstance(store, Waves) or wanted_source(dataset, recipe, device) == "spectrograms":
+        return WaveformSource(dataset, recipe.features, windows=prepared.windows)
+    rows = len(prepared.windows.clips) if prepared.windows else len(dataset.clips)
+    if isinstance(store, Waves) or wanted_source(rows, recipe, device) == "spectrograms":
         return _on_device(store, device)
     return store
 

@@ -175,7 +175,8 @@ def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
     dataset, recipe = prepared.dataset, prepared.recipe
     identity = {"recipe": recipe.digest, "dataset": dataset.digest, "pictures": prepared.identity}
     # `root` is not compared, since folders move; later analyses use it to find the held-out clips.
-    return identity | {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
+    about = {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
+    return identity | about | {"windows": recipe.training.windows}
 
 
 def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) -> Path:
@@ -298,7 +299,8 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
     mean, std = np.zeros(windows), np.ones(windows)
     if recipe.normalize == "dataset":
         measured = source if isinstance(source, WaveCache) else prepared.store
-        mean, std = measured.statistics(train_rows)
+        cut = prepared.windows
+        mean, std = measured.statistics(cut.rows_of(train_rows) if cut else train_rows)
     return Data(
         source=source,
         labels=dataset.labels,
@@ -306,6 +308,7 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
         mean=torch.tensor(mean, dtype=torch.float32),
         std=torch.tensor(std, dtype=torch.float32),
         device=device,
+        windows=prepared.windows,
     )
 
 
