@@ -57,7 +57,7 @@ def test_every_cell_is_there_and_nothing_else():
 
 def test_the_small_scale_is_the_default_with_fewer_epochs():
     small = [name for name in list_recipes() if name.startswith("small/")]
-    assert len(small) == 16
+    assert len(small) == 18
     default = load_recipe()
     for name in small:
         recipe = load_recipe(name)
@@ -65,7 +65,7 @@ def test_the_small_scale_is_the_default_with_fewer_epochs():
         assert changed == default.training
         assert recipe.training.epochs <= default.training.epochs
         assert (recipe.augment, recipe.normalize) == (default.augment, default.normalize)
-        assert recipe.backbone.weights == ("imagenet" if name.endswith("-pretrained") else "none")
+        assert recipe.backbone.weights == ("imagenet" if "-pretrained" in name else "none")
         assert f"{recipe.training.epochs} epochs" in recipe_notes(name)[name][1]
         said = " ".join(line for lines in recipe_notes(name).values() for line in lines)
         assert "The choices are those of the recipe default" in said.replace("\n", " ")
@@ -96,6 +96,7 @@ def test_a_cell_is_the_papers(data, network, start):
     assert (features.bands, features.representation) == (128, "log_mel")
     assert recipe.backbone.name == f"{network}.tv_in1k"
     assert recipe.backbone.weights == ("imagenet" if pretrained else "none")
+    assert recipe.backbone.zero_init_last == (pretrained or network != "resnet50"), "torchvision's start"
     assert recipe.backbone.dropout == (0.5 if network == "inception_v3" else 0.0)
     assert (training.optimizer, training.learning_rate, training.weight_decay) == ("adam", 1e-4, 1e-3)
     assert (training.batch_size, training.label_smoothing, training.ema) == (32, 0, 0)
@@ -104,9 +105,10 @@ def test_a_cell_is_the_papers(data, network, start):
     assert (training.protocol, training.class_weights) == ("last", "none")
     assert (augment.shift, augment.time_masks, augment.band_masks, augment.mixup) == (False, 0, 0, 0)
     if data == "esc50":
-        assert (augment.probability, augment.pitch_semitones, augment.stretch) == (0.5, 2, (0.9, 1.2))
+        assert (augment.copies, augment.probability) == (2, 1), "each clip once as it is and once changed"
+        assert (augment.pitch_semitones, augment.stretch) == (2, (0.9, 1.2))
     else:
-        assert (augment.probability, augment.pitch_semitones) == (0, 0)
+        assert (augment.copies, augment.probability, augment.pitch_semitones) == (1, 0, 0)
     assert f"{FIGURES[data, network][not pretrained]} % in the paper (Table I)" in opening[1]
     if pretrained:
         spread, ensemble = ENSEMBLES[data, network]

@@ -37,6 +37,10 @@ NEUTRAL = {
     "training.watch": False,
     "training.windows": ("auto", "first"),
     "training.most_seconds": 600.0,
+    "training.seed": "auto",
+    "backbone.seed": "auto",
+    "backbone.zero_init_last": True,
+    "augment.copies": 1,
 }
 """A new field goes here with its neutral value, or a tuple of them, at which it is left out of the digest."""
 _RENAMED = {"augment.backend": ("picture", "spectrogram"), "training.source": ("pictures", "spectrograms")}
@@ -103,6 +107,11 @@ class Backbone(_Section):
     name: str = "tf_efficientnet_lite0"
     weights: str = "imagenet"
     dropout: float = Field(0.0, ge=0, lt=1)
+    zero_init_last: bool = Field(
+        True,
+        description="whether a ResNet's last batch norm of a block starts at 0 (timm), or at 1 (torchvision)",
+    )
+    seed: int | Literal["auto"] = Field("auto", description="of head and random weights; auto: the trial's seed")
 
 
 class Transfer(_Section):
@@ -127,6 +136,9 @@ class Augment(_Section):
     band_masks: int = Field(1, ge=0, le=8)
     band_mask_fraction: float = Field(0.15, ge=0, le=1)
     mixup: float = Field(0.3, ge=0, description="alpha of the Beta distribution; 0 is off")
+    copies: int = Field(
+        1, ge=1, le=8, description="times that an epoch shows each clip; of several the first is never changed"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Augment:
@@ -167,6 +179,9 @@ class Training(_Section):
         "auto", description="of clips longer than 1.1 windows: the first, or all of them; auto goes by the data set"
     )
     most_seconds: float = Field(600.0, gt=0, description="seconds of a clip that its windows are taken from")
+    seed: int | Literal["auto"] = Field(
+        "auto", description="of the batches' order, the augmentation and dropout; auto: the trial's seed"
+    )
 
 
 class Recipe(_Section):

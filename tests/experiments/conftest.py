@@ -39,6 +39,8 @@ representations:
   rows:
   - {name: log-mel, recipe: HERE/pretrained.yaml}
   - {name: MFCC, recipe: HERE/mfcc.yaml}
+windows:
+  rows: [{data: esc10, model: Tiny, three: HERE/pretrained.yaml, one: HERE/mfcc.yaml}]
 figures:
   data: esc10
   folds: [1, 2]

@@ -9,6 +9,7 @@ from earsight.experiments.claims import (
     table1_claims,
     table2_claims,
     table3_claims,
+    windows_claims,
 )
 
 NOTHING = {"accuracy": None, "gap": None, "paper": None}
@@ -97,6 +98,12 @@ def test_representations_name_the_others():
     assert "Against MFCC: +11.0" in said
 
 
+def test_windows_are_judged_pair_by_pair():
+    (said,) = windows_claims([row(UP), row(FLAT)])
+    assert said.startswith("Three windows are better than one: holds beyond the noise in 1 of the 2 pairs")
+    assert windows_claims([row(None)])[0].endswith("not tested yet, for no pair was run on both sides.")
+
+
 def points(*values):
     """Stages with (difference, half of its interval, p); the reference is last."""
     made = [
@@ -127,9 +134,14 @@ def test_fusion():
 
 
 def test_freeze_and_cutoff():
-    assert "holds: up to block0 it costs nothing beyond the noise, from block1 on it does" in swept(
-        "freeze", SAME, LOSS
+    # Only the deepest stage costs anything: that is no growth with depth.
+    assert "not shown: freezing up to block1, the deepest, costs more than the noise" in swept("freeze", SAME, LOSS)
+    more = (-0.3, 0.05, 1e-6)
+    assert "holds: up to block0 nothing is lost beyond the noise, from block1 on accuracy is lost" in swept(
+        "freeze", SAME, LOSS, more
     )
+    assert "holds: from block0 on accuracy is lost" in swept("freeze", LOSS, more)
+    assert "not so: from block0 on accuracy is lost" in swept("freeze", more, LOSS)
     assert "freezing no stage costs anything beyond the noise" in swept("freeze", SAME, SAME)
     assert "ending after block1 costs nothing beyond the noise; ending after block0 does" in swept("cutoff", LOSS, SAME)
     assert "ending after block1 already costs more than the noise" in swept("cutoff", LOSS, LOSS)

@@ -66,7 +66,7 @@ def asked(tiny_esc10: Path, tiny_scale: Path) -> list[object]:
 def done(asked: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which Table I, Table II and the representations were run."""
     out = tmp_path_factory.mktemp("done") / "out"
-    for section in ("table1", "table2", "representations", "figures"):
+    for section in ("table1", "table2", "representations", "windows", "figures"):
         invoke("reproduce", section, *asked, "--out", out)
     return out
 
@@ -102,9 +102,14 @@ def test_figures_of_the_tables_are_those_of_the_predictions(done):
     assert row["random"]["accuracy"]["mean"] == pytest.approx(random)
     assert row["difference"]["difference"]["mean"] == pytest.approx(pretrained - random)
     assert row["pretrained"]["gap"]["points"] == pytest.approx(100 * pretrained - 91.16)
+    assert "Three windows against one" in (done / "report.md").read_text()
     two = json.loads((done / "sections" / "table2.json").read_text())["rows"][0]
     both = accuracy(done / "runs" / "esc10-pretrained", seeds=(0, 1))
     assert two["single"]["accuracy"]["mean"] == pytest.approx(both)
+    pair = json.loads((done / "sections" / "windows.json").read_text())["rows"][0]
+    other = accuracy(done / "runs" / "esc10-mfcc")
+    assert (pair["three"]["accuracy"]["mean"], pair["one"]["accuracy"]["mean"]) == pytest.approx((both, other))
+    assert pair["difference"]["difference"]["mean"] == pytest.approx(pretrained - other), "seed 0, which both have"
     assert two["single"]["gap"] is None, "the paper's figure is of another data set"
     folds = []
     for fold in (1, 2):

@@ -9,7 +9,7 @@ from earsight.experiments.cells import Asked, chosen, section_cells, sweep_varia
 from earsight.experiments.collection import KINDS, recognise
 from earsight.experiments.plan import cell_trials
 from earsight.experiments.scale import SECTIONS, load_scale
-from earsight.recipe import list_recipes
+from earsight.recipe import list_recipes, load_recipe
 from test_paper_recipes import ENSEMBLES, FIGURES
 
 MODELS = {"densenet201": "DenseNet-201", "resnet50": "ResNet-50", "inception_v3": "Inception-v3"}
@@ -33,7 +33,13 @@ def test_the_papers_scale_is_every_cell_of_its_tables_with_its_figures():
     assert scale.table2.seeds == 5
     others = {other.who: other.figures for other in scale.table3.others}
     assert others["Choi et al."] == {"gtzan": 89.80, "urbansound8k": 69.10}
-    assert others["ES-ResNet"] == {"esc50": 91.50, "urbansound8k": 85.42}
+    assert others["ES-ResNet (Guzhov et al. 2020, arXiv 2004.07301)"] == {"esc50": 91.50, "urbansound8k": 85.42}
+    assert others["the paper, DenseNet from random weights"] == {"gtzan": 88.50, "esc50": 72.50, "urbansound8k": 76.32}
+    assert others["the paper, pretrained DenseNet"] == {"gtzan": 91.39, "esc50": 91.16, "urbansound8k": 85.14}
+    ensemble = others["the paper, ensemble of five pretrained DenseNets"]
+    assert ensemble == {"gtzan": 90.50, "esc50": 92.89, "urbansound8k": 87.42}
+    known = [tuple(sorted(figures.items())) for figures in others.values()]
+    assert len(set(known)) == len(known), "no row stands twice"
     assert others["Multi-Stream Network"] == {"esc50": 84.90}
     assert others["attention CRNN"] == {"esc50": 86.10}
     assert others["Sturm's ceiling for GTZAN"] == {"gtzan": 94.50}
@@ -64,6 +70,22 @@ def test_cells_of_the_papers_tables():
     assert len(cell_trials(two["esc50-inception_v3-pretrained"], Asked(("table2",), folds="2", seeds=3))) == 5
     with pytest.raises(DataError, match="no fold of this data set"):
         cell_trials(two["esc50-inception_v3-pretrained"], Asked(("table2",), folds="6"))
+
+
+@pytest.mark.parametrize("name", ["paper", "small"])
+def test_a_published_row_has_its_authors_or_the_papers_table(name):
+    for other in load_scale(name).table3.others:
+        assert "arXiv" in other.who or "the paper's Table III" in other.source
+
+
+@pytest.mark.parametrize("name", ["paper", "small"])
+def test_pairs_of_windows_differ_in_nothing_else(name):
+    for row in load_scale(name).windows.rows:
+        three, one = load_recipe(row.three), load_recipe(row.one)
+        assert (len(three.features.windows_ms), one.features.windows_ms, one.features.hops_ms) == (3, (25.0,), (10.0,))
+        same = {"windows_ms": three.features.windows_ms, "hops_ms": three.features.hops_ms}
+        features = one.features.model_copy(update=same)
+        assert one.model_copy(update={"features": features, "name": three.name}) == three
 
 
 def test_sweeps_share_the_cell_that_changes_nothing():

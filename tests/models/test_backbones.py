@@ -134,6 +134,25 @@ def test_the_global_generator_is_left_alone(make):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_residual_blocks_start_as_timms_or_as_torchvisions():
+    timms, torchvisions = (build("resnet18", classes=3, weights="none", zero_init_last=at) for at in (True, False))
+    last = [name for name in timms.state_dict() if name.endswith("bn2.weight")]
+    assert len(last) == 8
+    for name, value in torchvisions.state_dict().items():
+        before = timms.state_dict()[name]
+        if name in last:
+            assert not before.any()
+            assert (value == 1).all()
+        else:
+            assert torch.equal(value, before), f"{name}: nothing else changes, and nothing more is drawn"
+
+
+@pytest.mark.parametrize("name", ["densenet121", "soundnet8", "tf_efficientnet_lite0"])
+def test_without_such_norms_the_choice_is_refused(name):
+    with pytest.raises(ModelError, match="zero_init_last=false has no meaning"):
+        build(name, classes=3, weights="none", zero_init_last=False)
+
+
 def test_pretrained_body_with_a_head_from_the_seed():
     a = build("tf_efficientnet_lite0", classes=10, seed=0)
     b = build("tf_efficientnet_lite0", classes=10, seed=1)

@@ -427,3 +427,14 @@ def test_a_cut_network_is_exported_as_any_other():
     program = torch.export.export(cut, (spectrogram(),)).module()
     with torch.no_grad():
         torch.testing.assert_close(program(spectrogram()), cut(spectrogram()), rtol=1e-4, atol=1e-5)
+
+
+def test_the_head_can_have_a_seed_of_its_own():
+    recipe = Recipe().override(["backbone.name=test_resnet", "backbone.weights=none"])
+    own = recipe.override(["backbone.seed=4"])
+    wanted = starting_model(recipe, classes=3, seed=4).state_dict()
+    for seed in (0, 9):
+        found = starting_model(own, classes=3, seed=seed).state_dict()
+        assert all(torch.equal(value, wanted[key]) for key, value in found.items())
+    other = starting_model(recipe, classes=3, seed=9).state_dict()
+    assert any(not torch.equal(value, wanted[key]) for key, value in other.items())

@@ -82,6 +82,34 @@ def test_every_row_is_seen_once_an_epoch_and_in_a_new_order(tiny):
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+def test_of_two_copies_an_epoch_shows_one_as_it_is_and_one_changed(tiny):
+    rows, steps = np.array([3, 5, 8, 13, 21, 34, 55, 1, 2, 60]), []
+    source = Shapes()
+    recipe = tiny("training.batch_size=5", "training.epochs=2", "augment.copies=2", "augment.probability=1")
+    recipe = recipe.override(["augment.mixup=0.3", "augment.shift=true"])
+    fit(tiny_model(), data_of(source), rows, recipe=recipe, seed=0, on_step=lambda *news: steps.append(news[:2]))
+    assert [len(asked) for asked, _ in source.asked] == [5] * 8, "twice the steps of one copy"
+    assert steps[-1] == (8, 8)
+    for epoch in (source.asked[:4], source.asked[4:]):
+        shown = [(row, roll > 0) for asked, draws in epoch for row, roll in zip(asked, draws.roll, strict=True)]
+        assert sorted(shown) == sorted((int(row), changed) for row in rows for changed in (False, True))
+        for _, draws in epoch:
+            kept = draws.roll == 0
+            assert (draws.share[kept] == 1).all()
+            assert (draws.speed[kept] == 1).all()
+            assert (np.diff(draws.time_masks[kept]) == 0).all()
+            assert (draws.share[~kept] < 1).all()
+
+
+def test_the_order_can_have_a_seed_of_its_own(tiny):
+    fitted = {}
+    for name, seed, extra in (("a", 0, ["training.seed=5"]), ("b", 9, ["training.seed=5"]), ("c", 5, [])):
+        recipe = tiny("training.epochs=1", *extra)
+        fitted[name] = fit(tiny_model(), data_of(Shapes()), np.arange(32), recipe=recipe, seed=seed).state
+    assert same(fitted["a"], fitted["b"])
+    assert same(fitted["a"], fitted["c"])
+
+
 def test_another_seed_is_another_order_and_other_weights(tiny):
     found = {}
     for seed in (0, 0, 1):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @verb
 def reproduce(
     what: Annotated[
-        Literal["table1", "table2", "table3", "representations", "figures", "all"],
+        Literal["table1", "table2", "table3", "representations", "windows", "figures", "all"],
         typer.Argument(help="Which of the paper's tables and figures."),
     ],
     data: Annotated[

@@ -190,6 +190,8 @@ def _sources(scale: Scale, section: Section) -> list[tuple[str, str]]:
         return [(row.data, source) for row in part.rows for source in (row.pretrained, row.random)]
     if section == "figures":
         return [(part.data, part.pretrained), (part.data, part.random)]
+    if section == "windows":
+        return [(row.data, source) for row in part.rows for source in (row.three, row.one)]
     if section == "representations":
         return [(part.data, row.recipe) for row in part.rows]
     return [(row.data, row.recipe) for row in (part.ours if section == "table3" else part.rows)]

@@ -87,6 +87,16 @@ def representations_claims(rows: Sequence[Row], best: str) -> list[str]:
     return [_judged(f"Of the representations, {best} is the best", pairs, of=len(rows) - 1, noun="comparison")]
 
 
+def windows_claims(rows: Sequence[Row]) -> list[str]:
+    """Whether three windows, one a channel, are better than one copied to three channels."""
+    pairs = [
+        {**_pair(row["difference"], f"{row['model']} on {row['title']}"), "paper": None, "of": None}
+        for row in rows
+        if row["difference"]
+    ]
+    return [_judged("Three windows are better than one", pairs, of=len(rows), noun="pair")]
+
+
 def similarity_claims(result: Row) -> list[str]:
     """Figure 2a: whether pretrained stages stay more like their start than random ones, and change more with depth."""
     by_trial = [_similarity_by_trial(run) for run in result["runs"]]
@@ -193,9 +203,14 @@ def _freeze(points: Sequence[Row], lost: Sequence[Row]) -> tuple[str, str]:
     if not lost:
         return claim, "not shown: freezing no stage costs anything beyond the noise"
     first = points.index(lost[0])
-    worse = points[-1]["difference"]["mean"] < points[0]["difference"]["mean"]
-    free = f"up to {points[first - 1]['stage']} it costs nothing beyond the noise, " if first else ""
-    return claim, f"{'holds' if worse else 'not so'}: {free}from {lost[0]['stage']} on it does"
+    if len(lost) == 1 and lost[0] is points[-1]:
+        return claim, (
+            f"not shown: freezing up to {lost[0]['stage']}, the deepest, costs more than the noise, and nothing before "
+            "it does, so that no growth with depth is seen"
+        )
+    worse = points[-1]["difference"]["mean"] < lost[0]["difference"]["mean"]
+    free = f"up to {points[first - 1]['stage']} nothing is lost beyond the noise, " if first else ""
+    return claim, f"{'holds' if worse else 'not so'}: {free}from {lost[0]['stage']} on accuracy is lost"
 
 
 def _cutoff(points: Sequence[Row], lost: Sequence[Row]) -> tuple[str, str]:

@@ -106,6 +106,7 @@ def _steps(job: Job, fold: int) -> float:
     if training.protocol == "inner":
         inner = training.inner_fraction * train
         train, scored = train - round(inner), scored + inner * training.epochs
+    train *= job.recipe.augment.copies
     return training.epochs * math.ceil(train / training.batch_size) + _SCORING * scored / training.batch_size
 
 

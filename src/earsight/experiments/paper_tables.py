@@ -14,7 +14,13 @@ from typing import Any
 
 from earsight.evaluation.comparison import compare_runs
 from earsight.experiments.cells import Asked, Cell, CellNumbers, cell_name, cell_numbers, section_cells
-from earsight.experiments.claims import representations_claims, table1_claims, table2_claims, table3_claims
+from earsight.experiments.claims import (
+    representations_claims,
+    table1_claims,
+    table2_claims,
+    table3_claims,
+    windows_claims,
+)
 from earsight.experiments.collection import KINDS, Found
 from earsight.experiments.plan import cell_trials, filling_command, run_folder
 from earsight.experiments.scale import Repeated, Scale, Section
@@ -25,6 +31,7 @@ TITLES: dict[Section, str] = {
     "table2": "Table II: single networks and their ensemble",
     "table3": "Table III: beside what others published",
     "representations": "Representations",
+    "windows": "Three windows against one",
     "figures": "Figures 2 and 3: what the network kept, and what it looks at",
 }
 
@@ -161,7 +168,23 @@ def _representations(scale: Scale, numbers: Numbers) -> Made:
     return rows, representations_claims(rows, winner)
 
 
-_MAKERS = {"table1": _table1, "table2": _table2, "table3": _table3, "representations": _representations}
+def _windows(scale: Scale, numbers: Numbers) -> Made:
+    rows = []
+    for row in scale.windows.rows if scale.windows else ():
+        names = {count: cell_name(row.data, getattr(row, count)) for count in ("three", "one")}
+        shown = {count: _shown(numbers[name], name, "accuracy", paper=None, same=True) for count, name in names.items()}
+        difference = _compared(numbers[names["three"]], numbers[names["one"]])
+        rows.append({**_whose(row.data, row.model, None), **shown, "difference": difference})
+    return rows, windows_claims(rows)
+
+
+_MAKERS = {
+    "table1": _table1,
+    "table2": _table2,
+    "table3": _table3,
+    "representations": _representations,
+    "windows": _windows,
+}
 
 
 def _repeated(row: Repeated, numbers: Numbers) -> dict[str, Any]:

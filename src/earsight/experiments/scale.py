@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from earsight.errors import RecipeError
 
-Section = Literal["table1", "table2", "table3", "representations", "figures"]
+Section = Literal["table1", "table2", "table3", "representations", "windows", "figures"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
 SCALES = ("paper", "small")
 
@@ -92,6 +92,22 @@ class Representations(_Part):
     rows: tuple[Representation, ...]
 
 
+class OneOrThree(_Part):
+    """A row of the comparison of windows: one recipe with three windows, a channel each, and with one for all."""
+
+    data: str
+    model: str
+    three: str
+    one: str
+
+
+class Windows(_Part):
+    """Three windows against one."""
+
+    seeds: int = Field(1, ge=1)
+    rows: tuple[OneOrThree, ...]
+
+
 class Figures(_Part):
     """The analyses: of a pretrained and a random run, and sweeps over the stages of the pretrained one."""
 
@@ -116,6 +132,7 @@ class Scale(_Part):
     table2: Table2 | None = None
     table3: Table3 | None = None
     representations: Representations | None = None
+    windows: Windows | None = None
     figures: Figures | None = None
 
     @property

@@ -74,9 +74,16 @@ def step_indices(semitones: Sequence[int], rows: int, draws: Draws | None) -> ND
     return np.searchsorted(semitones, np.zeros(rows, dtype=np.int64) if draws is None else draws.semitones)
 
 
-def draw(augment: Augment, *, batch: int, generator: np.random.Generator) -> Draws:
-    """Random choices for a batch of that many examples, within the recipe's ranges, all from one generator."""
+def draw(
+    augment: Augment, *, batch: int, generator: np.random.Generator, kept: NDArray[np.bool_] | None = None
+) -> Draws:
+    """Random choices for a batch of that many examples, within the recipe's ranges, all from one generator.
+
+    Examples that are ``kept`` (batch,) stay as they are; others may be mixed with them.
+    """
     changed = generator.random(batch) < augment.probability
+    if kept is not None:
+        changed &= ~kept
     reach = augment.pitch_semitones
     semitones = np.where(changed, generator.integers(-reach, reach + 1, batch), 0)
     speed = np.where(changed, generator.uniform(*augment.stretch, batch), 1.0)

@@ -80,7 +80,14 @@ OWN = {"soundnet8": SoundNet8}
 
 
 def build(
-    name: str, *, classes: int, weights: str = "imagenet", dropout: float = 0.0, seed: int = 0, channels: int = 3
+    name: str,
+    *,
+    classes: int,
+    weights: str = "imagenet",
+    dropout: float = 0.0,
+    seed: int = 0,
+    channels: int = 3,
+    zero_init_last: bool = True,
 ) -> nn.Module:
     """Make a backbone with a new linear head, in training mode, on the CPU, float32.
 
@@ -98,18 +105,23 @@ def build(
         Of every random weight: the head's, and with ``none`` all. The global generators end unchanged.
     channels : int
         Channels of the spectrograms; a pretrained first convolution is summed or repeated to fit.
+    zero_init_last : bool
+        Whether residual blocks start with the scale of their last batch norm at 0, as timm's do, or with 1, as those of
+        torchvision and of the paper's released code; only timm's ResNets and their kin have the choice.
 
     Raises
     ------
     ModelError
-        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size only, or the
-        weights are not available.
+        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size only, the weights
+        are not available, or ``zero_init_last`` is False and it has no such batch norms.
     """
     _check(name, classes=classes)
     with torch.random.fork_rng(devices=[]):
         # Only the CPU's generator: torch.manual_seed would seed those of GPUs too.
         torch.default_generator.manual_seed(seed)
         model = _create(name, classes=classes, dropout=dropout, channels=channels)
+        if not zero_init_last:
+            _start_at_one(model, name)
         head = getattr(model, "get_classifier", lambda: None)()
         if isinstance(head, nn.Linear):
             # timm scales some heads (EfficientNet's) by their outputs; with ten classes the first loss would be 5.
@@ -198,6 +210,19 @@ def _create(name: str, *, classes: int, dropout: float, channels: int) -> nn.Mod
     except (TypeError, RuntimeError) as error:
         raise ModelError(f"backbone {name}: cannot be built with a head, dropout and channels ({error})") from error
     return model
+
+
+def _start_at_one(model: nn.Module, name: str) -> None:
+    """Set the scale of each residual block's last batch norm, which timm starts at 0, to 1; nothing is drawn."""
+    norms = [norm for norm in model.modules() if isinstance(norm, nn.BatchNorm2d) and norm.affine]
+    started = [norm for norm in norms if not norm.weight.detach().any()]
+    if not started:
+        raise ModelError(
+            f"backbone {name}: timm starts none of its batch norms at 0, so backbone.zero_init_last=false has no "
+            "meaning; leave it out, or choose a ResNet"
+        )
+    for norm in started:
+        nn.init.ones_(norm.weight)
 
 
 def _check(name: str, *, classes: int) -> None:

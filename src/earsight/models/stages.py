@@ -42,7 +42,7 @@ def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str 
     classes : int
         Outputs of the head.
     seed : int
-        Of every weight that is not pretrained. The global generators end unchanged.
+        Of every weight that is not pretrained, unless ``backbone.seed`` says. The global generators end unchanged.
     weights : str, optional
         Replaces ``backbone.weights``, if the same file has another path here.
 
@@ -54,6 +54,7 @@ def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str 
         If ``transfer`` names no stage of this backbone, or leaves nothing to train.
     """
     backbone, transfer = recipe.backbone, recipe.transfer
+    seed = seed if backbone.seed == "auto" else backbone.seed
     model = _build(backbone, classes=classes, seed=seed, weights=weights or backbone.weights)
     if transfer == Transfer():
         return model
@@ -258,7 +259,14 @@ class Truncated(nn.Module):
 
 
 def _build(backbone: Backbone, *, classes: int, seed: int, weights: str) -> nn.Module:
-    return build(backbone.name, classes=classes, weights=weights, dropout=backbone.dropout, seed=seed)
+    return build(
+        backbone.name,
+        classes=classes,
+        weights=weights,
+        dropout=backbone.dropout,
+        seed=seed,
+        zero_init_last=backbone.zero_init_last,
+    )
 
 
 def _cut(model: nn.Module, backbone: Backbone, transfer: Transfer, *, classes: int, seed: int) -> nn.Module:

@@ -175,11 +175,26 @@ def _representations(section: Section) -> Rows:
     ]
 
 
+def _windows(section: Section) -> Rows:
+    number = _numbers_of(section)
+    return [
+        {
+            "data set": row["title"],
+            "model": row["model"],
+            "three windows, ours %": _value(row["three"], number),
+            "one window, ours %": _value(row["one"], number),
+            "three - one": _difference(row["difference"]),
+        }
+        for row in section["rows"]
+    ]
+
+
 _ROWS: dict[str, Callable[[Section], Rows]] = {
     "table1": _table1,
     "table2": _table2,
     "table3": _table3,
     "representations": _representations,
+    "windows": _windows,
 }
 
 

@@ -26,7 +26,7 @@ from earsight.evaluation.metrics import accuracy, log_loss
 from earsight.features.augment import draw
 from earsight.models.stages import training_mode
 from earsight.recipe import Recipe, Training
-from earsight.training.batches import Batches, Data, batches_of
+from earsight.training.batches import Batch, Batches, Data, batches_of
 from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
 from earsight.training.device import make_recorder, progress_seconds, step_kind
 from earsight.training.optim import class_weights, copy_state, ema_decay, learning_rate, make_optimizer
@@ -71,7 +71,7 @@ def fit(
     clips : ndarray of int64
         The training clips.
     seed : int
-        Of the batch order and the augmentation; the caller initialises the model.
+        Of the batch order and the augmentation, unless ``training.seed`` says; the caller initialises the model.
     score_rows : ndarray of int64, optional
         Clips whose accuracy each epoch's record has, and picks the epoch if ``pick_epoch``; else the last one is taken.
     watch_rows : ndarray of int64, optional
@@ -87,6 +87,7 @@ def fit(
         If an epoch's mean loss, or a score row's logit, is not finite.
     """
     training = recipe.training
+    seed = seed if training.seed == "auto" else training.seed
     kind = step_kind(training.compile, data.device)
     optimizer = make_optimizer(model, training, recordable=kind != "eager")
     course = _Course(ema=copy_state(model) if training.ema else None)
@@ -162,16 +163,22 @@ def _train_epoch(
     epoch: int,
     on_step: OnStep | None,
 ) -> dict[str, Any]:
-    """One pass over the clips, each by its drawn row: its mean loss, and the learning rate of its last step."""
-    training = recipe.training
-    count = max(1, round(len(clips) / training.batch_size))
+    """One pass over the clips, ``augment.copies`` of them in one order, each by its drawn row: its mean loss and rate."""
+    training, copies = recipe.training, recipe.augment.copies
+    count = max(1, round(len(clips) * copies / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
     torch.manual_seed(int(generator.integers(2**62)))  # dropout draws from torch's global generator
-    order = np.array_split(row_of[generator.permutation(clips)], count)
-    drawn = ((batch, draw(recipe.augment, batch=len(batch), generator=generator)) for batch in order)
+    order = np.array_split(generator.permutation(len(clips) * copies), count)
+
+    def drawn() -> Iterator[Batch]:
+        for places in order:
+            kept = places < len(clips) if copies > 1 else None  # the first of several copies stays as it is
+            draws = draw(recipe.augment, batch=len(places), generator=generator, kept=kept)
+            yield row_of[clips[places % len(clips)]], draws
+
     losses: list[Tensor] = []
     rate, reported = 0.0, time.monotonic()
-    for batch in batches.epoch(drawn):
+    for batch in batches.epoch(drawn()):
         done = epoch * count + len(losses)
         rate = learning_rate(training, step=done, steps_per_epoch=count)
         loss = step(*batch, rate=rate, ema_decay=ema_decay(training.ema, step=done))
