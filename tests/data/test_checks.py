@@ -160,3 +160,46 @@ def test_esc10_has_nothing_that_stops(esc10):
     assert not report.errors
     assert report.clips == 400
     assert not {"leak", "label_conflict", "group_straddles", "imbalance", "few"} & set(report.counts)
+
+
+def labelled(root, *labels):
+    """A folder set with these classes, of one clip each, checked: texts of the findings on labels."""
+    rows = ["path,label", *(f'{number}.wav,"{label}"' for number, label in enumerate(labels))]
+    for number in range(len(labels)):
+        soundfile.write(root / f"{number}.wav", noise(number), RATE)
+    (root / "clips.csv").write_text("\n".join(rows), encoding="utf-8")
+    found = check_dataset(open_dataset(root / "clips.csv", folds=None)).findings
+    return [finding.text for finding in found if finding.kind == "labels"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (["low", "Low", "x"], ["classes 'Low' (1) and 'low' (1) differ only in case, blanks or marks"]),
+        (["air_conditioner", "air conditioner"], ["classes 'air conditioner' (1) and 'air_conditioner' (1)"]),
+        (
+            ["dog", "dog\u200b"],
+            ["classes 'dog' (1) and 'dog\\u200b' (1)", "class 'dog\\u200b' has outer blanks or marks"],
+        ),
+        (["dog\ufeff", "x"], ["class 'dog\\ufeff' has outer blanks or marks that are not seen: rename it"]),
+        (["dog", "dog;chainsaw"], ["class 'dog;chainsaw' (1) looks like several labels of a clip"]),
+        (["a|b", "x"], ["class 'a|b' (1) looks like several labels"]),
+        (["dog", "cat", "dog, cat"], ["class 'dog, cat' (1) looks like several labels"]),
+        (["dog", "Male speech, man speaking"], []),
+        (["\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645", "x"], []),  # a joiner that Persian spelling needs
+        (["dog", "dogs", "{dog}"], []),
+    ],
+)
+def test_labels_that_are_not_what_they_seem(tmp_path, labels, said):
+    found = labelled(tmp_path, *labels)
+    assert len(found) == len(said)
+    assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
+
+
+def test_folders_with_outer_blanks_are_named(tmp_path):
+    for number, folder in enumerate(("dog", " dog", "cat")):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "0.wav", noise(number), RATE)
+    found = [f.text for f in check_dataset(open_dataset(tmp_path, folds=None)).findings if f.kind == "labels"]
+    assert found[0].startswith("classes ' dog' (1) and 'dog' (1) differ only")
+    assert found[1].startswith("class ' dog' has outer blanks")

@@ -250,11 +250,11 @@ def split_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]
     untaught = sorted(label for label, parts in used.items() if TRAIN not in parts)
     if untaught:
         raise DataError(
-            f"{where}: {len(untaught)} classes have no training clip ({first(untaught)}), so they cannot be learnt; "
+            f"{where}: no training clip of {first(untaught)}, which cannot be learnt so; "
             "move some of their clips to the training part, or remove the classes"
         )
     untested = sorted(label for label, parts in used.items() if TEST not in parts)
-    notes = [f"{len(untested)} classes have no test clip ({first(untested)}): they are not tested"] if untested else []
+    notes = [f"no test clip of {first(untested)}: not tested"] if untested else []
     if sizes[VALIDATION]:
         what = "train nothing; --set training.protocol=inner lets them choose the epoch"
         notes.append(f"{sizes[VALIDATION]} validation clips {what}")

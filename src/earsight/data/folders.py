@@ -148,6 +148,7 @@ def read_audiofolder(root: Path) -> Listing:
     for home, part in parts.items():
         table = _metadata(root / home)
         one = read_csv(table, name=home) if table else read_folder(root / home)
+        out = replace(out, table=out.table or table)
         place = {path: f"{home}/{path}" for path in one.paths}
         out.paths.extend(place.values())
         out.labels.extend(one.labels)

@@ -199,8 +199,12 @@ def _published_above(path: Path, name: str) -> Path | None:
     """The published data set that a path lies in, for messages."""
     if name in _PUBLISHED:
         return None
-    parents = path.absolute().parents[:2]
-    return next((home for home in parents if any(LAYOUTS[one][0](home) for one in _PUBLISHED)), None)
+    # To look for genres is to list all folders of a folder, which need not be a data set's.
+    asked = [one for one in _PUBLISHED if one != "gtzan" or path.is_file() or path.name in published.GENRES]
+    try:
+        return next((home for home in path.absolute().parents[:2] if any(LAYOUTS[one][0](home) for one in asked)), None)
+    except OSError:  # a folder above that may not be read: the first error says what matters
+        return None
 
 
 def _classes(labels: list[str]) -> tuple[str, ...]:

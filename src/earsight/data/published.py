@@ -97,8 +97,8 @@ def read_urbansound8k(root: Path) -> Listing:
     folds = [int(file.parent.name.removeprefix("fold")) for file, _ in named]
     notes = ["UrbanSound8K without metadata/UrbanSound8K.csv: class, source and fold are taken from the files' names"]
     if absent := sorted({*range(1, 11)} - set(folds)):
-        numbers = ", ".join(map(str, absent))
-        notes.append(f"UrbanSound8K without folds {numbers}: figures do not compare with those of all ten")
+        numbers = f"fold{'s' if len(absent) > 1 else ''} {', '.join(map(str, absent))}"
+        notes.append(f"UrbanSound8K without {numbers}: figures do not compare with those of all ten")
     if len(named) < len(files):
         notes.append(f"{len(files) - len(named)} sounds not named as UrbanSound8K's were left out")
     return Listing(root.resolve().name, root, paths, labels, groups, folds, URBANSOUND8K_HINTS, notes)
@@ -122,7 +122,8 @@ def gtzan_home(root: Path) -> Path | None:
         return None
     for home in (root, *sorted(root.glob("genres*"))):
         genres = [folder for folder in sorted(home.iterdir()) if folder.is_dir()] if home.is_dir() else []
-        if sum(any(_of_genre(file) for file in folder.iterdir()) for folder in genres) >= 2:
+        found = [folder for folder in genres if any(_of_genre(file) for file in folder.iterdir())]
+        if len(found) >= 2 or (found == genres and [folder.name for folder in found if folder.name in GENRES]):
             return home
     return None
 
@@ -144,6 +145,8 @@ def read_gtzan(root: Path) -> Listing:
     notes = [*found.notes, *([f"{left} sounds not named <genre>.<number> were left out"] if left else [])]
     labels = [found.labels[place] for place in kept]
     genres = sorted(set(labels))
+    if len(genres) == 1:
+        raise DataError(f"{root}: GTZAN with the genre '{genres[0]}' alone; add others, to tell them apart")
     if set(genres) < set(GENRES):
         absent = first([genre for genre in GENRES if genre not in genres], 10)
         notes.append(f"GTZAN without {absent}: figures do not compare with those of its ten genres")

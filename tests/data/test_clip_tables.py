@@ -1,0 +1,121 @@
+"""Tables of clips: what spreadsheets write, what columns mean, and what is done with none of them."""
+
+import pytest
+from test_given_splits import refused, table, touch
+
+from earsight.data import open_dataset
+
+
+def listed(root, header, *rows, count=4):
+    touch(root, *(f"{n}.wav" for n in range(count)))
+    return table(root / "list.csv", "\n".join([header, *rows]))
+
+
+@pytest.mark.parametrize("opening", ["sep=;", "\ufeffsep=;", '"sep=;"', "SEP=;\r"])
+def test_a_first_line_that_names_the_delimiter(tmp_path, opening):
+    path = listed(tmp_path, f"{opening}\npath;label;fold", "0.wav;a,b;1,0", "1.wav;c;1.0", "2.wav;a,b;2", "3.wav;c;2,0")
+    data = open_dataset(path)
+    assert (data.classes, data.folds.tolist()) == (("a,b", "c"), [1, 1, 2, 2])
+    path = listed(tmp_path, "sep=;\npath;label;fold", "0.wav;a;1,5")
+    assert "line 3: fold is '1,5'" in refused(path)
+
+
+def test_columns_that_are_not_used_are_named_once(tmp_path):
+    rows = [f"{n}.wav,{'xy'[n % 2]},s{n // 2},m,{n}" for n in range(4)]
+    data = open_dataset(listed(tmp_path, "path,label,Speaker ID,note,", *rows), folds=2)
+    assert data.notes[:2] == (
+        "columns that are not used: speaker id, note, (without a name)",
+        "column 'speaker id' has 2 values for 4 clips; did you mean group? Clips of a 'group' are never torn apart",
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "named"),
+    [
+        ("source", "aabb", True),
+        ("recording_id", "aabb", True),
+        ("fsid", "aabb", True),
+        ("source", "abcd", False),  # as many as clips
+        ("source", "aaaa", False),  # one
+        ("length", "aabb", False),
+    ],
+)
+def test_columns_that_look_like_a_group(tmp_path, column, values, named):
+    rows = [f"{n}.wav,{'xy'[n % 2]},{value}" for n, value in enumerate(values)]
+    notes = open_dataset(listed(tmp_path, f"path,label,{column}", *rows), folds=2).notes
+    assert any("did you mean group?" in note for note in notes) == named
+    grouped = [row + f",g{n}" for n, row in enumerate(rows)]
+    notes = open_dataset(listed(tmp_path, f"path,label,{column},group", *grouped), folds=2).notes
+    assert not any("did you mean group?" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "columns", ["begin,end", "Start Time,Stop", "Begin Time (s),End Time (s)", "onset_s,offset_s", "start,duration"]
+)
+def test_boxes_are_refused(tmp_path, columns):
+    message = refused(listed(tmp_path, f"path,label,{columns}", "0.wav,x,0.5,1.5", "0.wav,y,2,3"))
+    begin, end = columns.lower().split(",")
+    assert f"columns '{begin}' and '{end}' mark parts of sounds, and only whole files can be learnt yet" in message
+    # Without a value they mark nothing.
+    empty = [f"{n}.wav,{'xy'[n % 2]},," for n in range(4)]
+    assert len(open_dataset(listed(tmp_path, f"path,label,{columns}", *empty), folds=2).clips) == 4
+
+
+def test_a_duration_alone_is_no_box(tmp_path):
+    rows = [f"{n}.wav,{'xy'[n % 2]},4.0" for n in range(4)]
+    assert (
+        "columns that are not used: duration"
+        in open_dataset(listed(tmp_path, "path,label,duration", *rows), folds=2).notes
+    )
+
+
+def test_columns_that_stand_twice(tmp_path):
+    rows = [f"{n}.wav,{'xy'[n % 2]},{'yx'[n % 2]}" for n in range(4)]
+    assert "column 'label' stands 2 times; keep one" in refused(listed(tmp_path, "path,label,Label", *rows))
+    notes = open_dataset(listed(tmp_path, "path,label,note,note", *(row + ",z" for row in rows)), folds=2).notes
+    assert notes[0] == "columns that are not used: note"
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("filename,file,label", "'filename' or 'file' may be the path; name the right column 'path'"),
+        ("path,class,category", "'class' or 'category' may be the label; name the right column 'label'"),
+    ],
+)
+def test_other_names_of_columns_must_be_certain(tmp_path, header, said):
+    assert said in refused(listed(tmp_path, header, "0.wav,x,y"))
+
+
+@pytest.mark.parametrize("header", ["file_name,label", "filename,class", "fname,category", "file,genre", "path,labels"])
+def test_other_names_of_columns(tmp_path, header):
+    data = open_dataset(listed(tmp_path, header, *(f"{n}.wav,{'xy'[n % 2]}" for n in range(4))), folds=2)
+    assert (data.layout, data.classes, data.clips[3].path) == ("csv", ("x", "y"), "3.wav")
+    place, kind = header.split(",")
+    assert data.notes[0] == f"paths are taken from column '{place}', labels from '{kind}'"
+
+
+def test_paths_of_a_table_begin_at_a_root(tmp_path):
+    touch(tmp_path / "sounds", *(f"{n}.flac" for n in range(4)))
+    path = table(
+        tmp_path / "lists" / "list.csv", "path,label\n" + "".join(f"{n}.flac,{'xy'[n % 2]}\n" for n in range(4))
+    )
+    assert "4 of 4 files do not exist" in refused(path)
+    assert "with --root" in refused(path)
+    data = open_dataset(path, root=tmp_path / "sounds", folds=2)
+    assert (data.root, data.clips[0].path) == (tmp_path / "sounds", "0.flac")
+    bare = table(tmp_path / "lists" / "bare.csv", "fname,label\n" + "".join(f"{n},{'xy'[n % 2]}\n" for n in range(4)))
+    assert open_dataset(bare, root=tmp_path / "sounds", folds=2).digest == data.digest
+    above = table(tmp_path / "list.csv", path.read_text())
+    assert f"they are below {tmp_path / 'sounds'}: give --root {tmp_path / 'sounds'}" in refused(above)
+
+
+def test_json_lines_as_a_table(tmp_path):
+    touch(tmp_path, "0.wav", "1.wav", "2.wav", "3.wav")
+    rows = [f'{{"path": "{n}.wav", "label": {n % 2}, "Fold": {n // 2}.0, "x": null}}' for n in range(4)]
+    data = open_dataset(table(tmp_path / "list.jsonl", "\n".join(rows)))
+    assert (data.classes, data.folds.tolist(), data.notes[0]) == (
+        ("0", "1"),
+        [0, 0, 1, 1],
+        "columns that are not used: x",
+    )
