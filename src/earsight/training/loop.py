@@ -163,7 +163,7 @@ def _train_epoch(
     epoch: int,
     on_step: OnStep | None,
 ) -> dict[str, Any]:
-    """One pass over the clips, ``augment.copies`` of them in one order, each by its drawn row: its mean loss and rate."""
+    """One pass over the clips (``augment.copies`` of each), by their drawn rows: its mean loss and its last rate."""
     training, copies = recipe.training, recipe.augment.copies
     count = max(1, round(len(clips) * copies / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
