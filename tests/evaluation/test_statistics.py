@@ -260,3 +260,129 @@ def test_pairs_and_draws_that_do_not_fit_are_refused():
         paired_difference(np.ones(3), np.ones(2), folds=np.zeros(3))
     with pytest.raises(DataError, match="draws is 0"):
         bootstrap_accuracy(np.array([1, 0, 1]), folds=np.zeros(3), draws=0)
+
+
+def _speakers(rates, *, clips=40, seed=0):
+    """Whether each clip of some speakers is right, and whose it is."""
+    groups = np.repeat([f"speaker {n}" for n in range(len(rates))], clips)
+    return np.random.default_rng(seed).random(groups.size) < np.repeat(rates, clips), groups
+
+
+def _t_interval(correct, groups):
+    means = [correct[groups == name].mean() for name in np.unique(groups)]
+    return scipy.stats.t.interval(0.95, len(means) - 1, loc=np.mean(means), scale=scipy.stats.sem(means))
+
+
+def test_six_unseen_speakers_give_the_t_interval_over_them():
+    """38 to 87 % by speaker: over clips the interval would have said 66 to 73 %."""
+    correct, groups = _speakers([0.38, 0.6, 0.72, 0.78, 0.83, 0.87], clips=100)
+    folds = np.zeros(correct.size)
+    over_clips = bootstrap_accuracy(correct, folds=folds)
+    found = bootstrap_accuracy(correct, folds=folds, groups=groups)
+    low, high = _t_interval(correct, groups)
+    assert found.mean == over_clips.mean
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.03))
+    assert found.high - found.low > 3 * (over_clips.high - over_clips.low)
+    # Each speaker's own fold: there the clips of a fold have one source, and nothing within it could be redrawn.
+    by_fold = bootstrap_accuracy(correct, folds=groups, groups=groups)
+    assert by_fold == pytest.approx(found)
+
+
+def test_many_groups_agree_with_groups_drawn_one_by_one():
+    generator = np.random.default_rng(3)
+    sizes = generator.integers(1, 12, size=60)
+    groups = np.repeat(np.arange(60), sizes)
+    correct = generator.random(groups.size) < np.repeat(generator.beta(4, 1.5, size=60), sizes)
+    means = []
+    for _ in range(10_000):
+        drawn = generator.integers(0, 60, size=59)
+        means.append(np.bincount(groups, correct)[drawn].sum() / sizes[drawn].sum())
+    found = bootstrap_accuracy(correct, folds=np.zeros(groups.size), groups=groups)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(means, [0.025, 0.975]), atol=0.006)
+
+
+@pytest.mark.parametrize("count", [5, 12, 40])
+def test_intervals_over_groups_cover_the_truth_where_those_over_clips_do_not(count):
+    generator = np.random.default_rng(7)
+    inside = {"groups": 0, "clips": 0}
+    for trial in range(200):
+        correct, groups = _speakers(generator.beta(6, 2, size=count), clips=30, seed=trial)
+        folds = np.arange(correct.size) // 30 % 4
+        for name, known in (("groups", groups), ("clips", None)):
+            found = bootstrap_accuracy(correct, folds=folds, groups=known, draws=1000, seed=trial)
+            truth = np.mean([0.75])
+            inside[name] += found.low <= truth <= found.high
+    # 95 % of 200 is 190; four standard errors (3.1 each) are 12.
+    assert inside["groups"] >= 178
+    assert inside["clips"] < 150
+
+
+def test_an_interval_over_groups_is_never_narrower_than_over_clips():
+    correct = np.tile([True, False], 20)  # every pair of clips is half right: groups alone would show no noise at all
+    groups = np.repeat(np.arange(20), 2)
+    assert bootstrap_accuracy(correct, folds=groups % 2, groups=groups) == bootstrap_accuracy(correct, folds=groups % 2)
+
+
+def test_one_group_says_nothing_about_others():
+    correct, folds = _clips(1)
+    found = bootstrap_accuracy(correct, folds=folds, groups=np.full(correct.size, "ann"))
+    assert (found.low, found.high) == (0.0, 1.0)
+    assert bootstrap_accuracy(np.ones(9), folds=np.ones(9), groups=np.full(9, "ann")).low == pytest.approx(0.025)
+    assert bootstrap_accuracy(np.ones(9), folds=np.ones(9), groups=np.arange(9) // 3).low == pytest.approx(
+        0.025 ** (1 / 3)
+    )
+    pair = paired_difference(correct, ~correct, folds=folds, groups=np.full(correct.size, "ann"))
+    assert (pair.low, pair.high, pair.beyond_noise) == (-1.0, 1.0, False)
+
+
+def test_a_group_for_each_clip_changes_no_bit():
+    correct, folds = _clips(4)
+    other, _ = _clips(5)
+    names = np.arange(correct.size)
+    assert bootstrap_accuracy(correct, folds=folds, groups=names) == bootstrap_accuracy(correct, folds=folds)
+    assert paired_difference(correct, other, folds=folds, groups=names) == paired_difference(
+        correct, other, folds=folds
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_groups_flip_their_signs_together(seed):
+    generator = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(8), [1, 2, 3, 4, 4, 3, 2, 1])
+    folds = np.arange(20) // 10  # groups 3 and 4 lie across
+    a, b = generator.random(20) < 0.9, generator.random(20) < 0.5
+    change = (a.astype(float) - b) / 10 / 2
+    sums = np.array([change[groups == one].sum() for one in range(8)])
+    flipped = np.abs(np.array(list(itertools.product([-1, 1], repeat=8))) @ sums)
+    found = paired_difference(a, b, folds=folds, groups=groups)
+    assert found.p_value == pytest.approx(np.mean(flipped >= abs(sums.sum()) - 1e-9))
+
+
+def test_five_groups_are_too_few_for_a_verdict():
+    """The smallest p-value of five signs is 2 / 32, however many clips there are."""
+    groups = np.repeat(np.arange(5), 50)
+    found = paired_difference(np.ones(250), np.zeros(250), folds=groups, groups=groups)
+    assert found.p_value == pytest.approx(2 / 32)
+    assert not found.beyond_noise
+
+
+def test_always_saying_one_class_is_what_a_network_has_to_beat():
+    labels = np.repeat([2, 0, 1], [835, 100, 65])
+    folds = np.arange(1000) % 4
+    wrong = np.arange(1000) % 100 < 18  # 82 %, and not better than always saying 2
+    found = statistics.against_constant(labels, ~wrong, folds=folds)
+    assert (found.label, found.beaten) == (2, False)
+    assert found.share == pytest.approx(np.mean([np.mean(labels[folds == fold] == 2) for fold in range(4)]))
+    assert found.gain.difference == pytest.approx(0.82 - 0.835, abs=0.002)
+    assert statistics.against_constant(labels, np.arange(1000) % 100 < 95, folds=folds).beaten
+    even = statistics.against_constant(np.array([1, 0, 1, 0]), np.ones(4), folds=np.ones(4))
+    assert (even.label, even.share) == (0, 0.5)
+
+
+def test_t_limits_of_unequal_groups_are_the_ratio_estimators():
+    """Against scipy's jackknife-free formula written out: residuals of the ratio, by Student's t."""
+    sums, masses = np.array([3.0, 8.0, 1.0, 6.0]), np.array([4.0, 9.0, 5.0, 6.0])
+    ratio = 18 / 24
+    spread = np.sqrt(4 / 3 * (((sums - ratio * masses) / 24) ** 2).sum())
+    low, high = scipy.stats.t.interval(0.95, 3, loc=ratio, scale=spread)
+    assert statistics.t_limits(sums, masses) == (pytest.approx(low), pytest.approx(high))

@@ -127,6 +127,7 @@ def test_keys_and_types_of_the_contract(tmp_path):
         _write(run, trial)
     returned = write_summary(run, machine={"cores": 2})
     found = json.loads((run / "summary.json").read_text())
+    assert len(found.pop("digest")) == 16  # of the file
     assert found == returned
     assert set(found) == {
         *("accuracy", "macro_f1", "folds", "ensemble", "protocol", "recipe_digest", "dataset", "machine"),

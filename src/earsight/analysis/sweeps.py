@@ -133,10 +133,11 @@ def sweep_result(kind: str, found: Sequence[Variant], trials: Sequence[Trial], *
             raise RunError(
                 f"{out / item.folder}: held out other clips than {out / reference.folder}; name another --out"
             )
-        interval = bootstrap_accuracy(here.correct, folds=here.folds)
+        interval = bootstrap_accuracy(here.correct, folds=here.folds, groups=here.groups)
         difference = None
         if not item.is_reference:
-            paired = paired_difference(here.correct, means[reference.folder].correct, folds=here.folds)
+            beside = means[reference.folder].correct
+            paired = paired_difference(here.correct, beside, folds=here.folds, groups=here.groups)
             difference = {"mean": paired.difference, "ci95": [paired.low, paired.high], "p_value": paired.p_value}
         whole, trained = parameters(item.recipe, classes=len(first.classes))
         points.append(

@@ -124,6 +124,11 @@ class Dataset:
             return _kept(np.array(list(pool.map(_seconds, map(self.file, range(len(self.clips)))))))
 
     @cached_property
+    def sources_known(self) -> bool:
+        """Whether some clip has another source than itself: a layout or a csv that names none makes each its own."""
+        return any(clip.group != clip.path for clip in self.clips)
+
+    @cached_property
     def fold_numbers(self) -> tuple[int, ...]:
         """The folds that can be held out, rising: of a data set with a split its test part alone."""
         return (TEST,) if self.split else tuple(sorted({clip.fold for clip in self.clips}))

@@ -149,7 +149,9 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         "ensemble": len(model.card.members) or 1,
         "temperature": model.card.temperature,
     }
-    measured = {} if model.distance is None else {"distance": model.distance}
+    measured: dict[str, NDArray[Any]] = {} if model.distance is None else {"distance": model.distance}
+    if trials[0].groups is not None:
+        measured["group"] = trials[0].groups
     np.savez(
         folder / "predictions.npz",
         allow_pickle=False,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from earsight.errors import DataError, RunError
 from earsight.evaluation.metrics import softmax
 from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference, variance_parts
-from earsight.evaluation.summary import Predictions
+from earsight.evaluation.summary import Predictions, clip_groups
 
 
 class Member(NamedTuple):
@@ -43,6 +43,11 @@ class Grid:
     probabilities: Mapping[int, NDArray[np.float64]]
     trials: Mapping[tuple[int, Member], Predictions]
     left_out: tuple[Member, ...]
+
+    @property
+    def groups(self) -> NDArray[np.str_] | None:
+        """Source of each clip, fold after fold; None where the runs do not know them."""
+        return clip_groups([self.trials[fold, self.members[0]] for fold in self.folds])
 
     def mixed(self, fold: int, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
         """The weighted mean of the members' probabilities (clips, classes); equal weights for None."""
@@ -188,7 +193,7 @@ def single_row(grid: Grid) -> dict[str, Any]:
     """The members by themselves: mean over members and folds, deviation over members of the mean over folds."""
     table = np.array([grid.correct(fold).mean(axis=1) for fold in grid.folds])  # (folds, members)
     shares, folds = _by_clip(grid, {fold: grid.correct(fold).mean(axis=0) for fold in grid.folds})
-    interval = bootstrap_accuracy(shares, folds=folds)
+    interval = bootstrap_accuracy(shares, folds=folds, groups=grid.groups)
     row: dict[str, Any] = {
         "method": "single",
         "networks": 1,
@@ -221,8 +226,8 @@ def method_row(grid: Grid, name: str, correct: Mapping[int, NDArray[np.bool_]], 
     return {
         "method": name,
         "networks": networks,
-        "accuracy": bootstrap_accuracy(own, folds=folds).to_dict(),
-        "gain": paired_difference(own, single, folds=folds).to_dict(),
+        "accuracy": bootstrap_accuracy(own, folds=folds, groups=grid.groups).to_dict(),
+        "gain": paired_difference(own, single, folds=folds, groups=grid.groups).to_dict(),
     }
 
 

@@ -16,8 +16,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.errors import RunError
-from earsight.evaluation.statistics import TAIL, PairedResult, bootstrap_accuracy, paired_difference, settled
+from earsight.errors import RunError, counted
+from earsight.evaluation.statistics import (
+    FEW_GROUPS,
+    TAIL,
+    PairedResult,
+    bootstrap_accuracy,
+    paired_difference,
+    settled,
+    shared_groups,
+)
 from earsight.evaluation.summary import Predictions
 
 DRAWS = 10_000
@@ -25,17 +33,21 @@ METHOD = (
     "accuracy is the mean over folds; ci95: percentile bootstrap of the paired difference, clips redrawn within folds "
     "(10,000 draws); p_value: sign-flip permutation test over clips, two-sided, exact where it can be counted out "
     "(McNemar's exact test for one seed and folds of one size); ci95_with_seeds: clips and, within each fold, seeds "
-    "redrawn together"
+    "redrawn together; where clips share groups: groups are redrawn over all folds, and flip their sign together"
 )
 _CELLS = 1 << 22  # array entries held at once: 32 MiB of float64
 
 
 class FoldAnswers(NamedTuple):
-    """Whether each seed of a and of b is right on each clip of one fold, (seeds, clips) float; paired: seed by seed."""
+    """Whether each seed of a and of b is right on each clip of one fold, (seeds, clips) float; paired: seed by seed.
+
+    ``groups`` (clips,) are the clips' sources; None where neither run knows them.
+    """
 
     a: NDArray[np.float64]
     b: NDArray[np.float64]
     paired: bool
+    groups: np.ndarray | None = None
 
 
 def compare_runs(
@@ -44,9 +56,10 @@ def compare_runs(
     """Compare two runs, of these names and trials (`earsight.evaluation.summary.read_run`), on their common folds.
 
     Returns ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds``
-    (those compared pair by pair, or None), ``clips``, ``difference`` (mean of the first less the second, ci95,
-    ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``, ``notes`` and ``method``. RunError if the
-    runs have other classes, no fold in common, or other clips or labels in a fold.
+    (those compared pair by pair, or None), ``clips``, ``groups`` (how many, where clips share some), ``difference``
+    (mean of the first less the second, ci95, ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``,
+    ``notes`` and ``method``. RunError if the runs have other classes, no fold in common, or other clips or labels in a
+    fold.
     """
     folds = _common_folds(a, b, names)
     seeds = _common_seeds(a, b, folds)
@@ -54,7 +67,10 @@ def compare_runs(
     owners = np.concatenate([np.full(one.a.shape[1], fold) for fold, one in answers.items()])
     right_a = np.concatenate([one.a.mean(axis=0) for one in answers.values()])
     right_b = np.concatenate([one.b.mean(axis=0) for one in answers.values()])
-    found = paired_difference(right_a, right_b, folds=owners, draws=draws)
+    groups = None
+    if all(one.groups is not None for one in answers.values()):
+        groups = np.concatenate([one.groups for one in answers.values() if one.groups is not None])
+    found = paired_difference(right_a, right_b, folds=owners, groups=groups, draws=draws)
     limits = crossed_limits(list(answers.values()), draws=draws)
     with_seeds = None if np.isnan(limits[0]) else list(limits)
     wide = found
@@ -62,12 +78,13 @@ def compare_runs(
         wide = found._replace(low=min(found.low, limits[0]), high=max(found.high, limits[1]))
     return {
         "runs": [
-            _about(run, right, owners, name=name, folds=folds, seeds=seeds)
+            _about(run, right, owners, groups, name=name, folds=folds, seeds=seeds)
             for run, right, name in ((a, right_a, names[0]), (b, right_b, names[1]))
         ],
         "folds": folds,
         "seeds": seeds or None,
         "clips": len(owners),
+        "groups": shared_groups(groups) or None,
         "difference": {
             "mean": found.difference,
             "ci95": [found.low, found.high],
@@ -80,7 +97,14 @@ def compare_runs(
         ],
         "beyond_noise": wide.beyond_noise,
         "verdict": _verdict(wide, names),
-        "notes": _notes(a, b, folds=folds, seeds=seeds, with_seeds=with_seeds is not None, names=names),
+        "notes": _notes(
+            *(a, b),
+            folds=folds,
+            seeds=seeds,
+            groups=shared_groups(groups),
+            with_seeds=with_seeds is not None,
+            names=names,
+        ),
         "method": METHOD,
     }
 
@@ -95,6 +119,10 @@ def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: 
     """
     if any(min(len(one.a), len(one.b)) < 2 for one in answers):
         return float("nan"), float("nan")
+    if all(one.groups is not None for one in answers):
+        groups = np.concatenate([one.groups for one in answers if one.groups is not None])
+        if shared_groups(groups):
+            return _crossed_groups(answers, np.unique(groups, return_inverse=True)[1], draws=draws, seed=seed)
     generator = np.random.default_rng([seed, 2])
     means = np.zeros(draws)
     for one in answers:
@@ -108,6 +136,36 @@ def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: 
             else:
                 change = _redrawn_seeds(one.a, rows, generator) - _redrawn_seeds(one.b, rows, generator)
             means[start : start + rows] += (redrawn * change).sum(axis=1) / len(answers)
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
+    return settled(low), settled(high)
+
+
+def _crossed_groups(
+    answers: Sequence[FoldAnswers], owner: NDArray[np.int64], *, draws: int, seed: int
+) -> tuple[float, float]:
+    """As `crossed_limits`, with groups redrawn over all folds in place of clips; ``owner`` (clips,) numbers them."""
+    count = int(owner.max()) + 1
+    if count < 2:
+        return -1.0, 1.0
+    ends = np.cumsum([one.a.shape[1] for one in answers])
+    masses, tables = np.zeros(count), []
+    for one, mine in zip(answers, np.split(owner, ends[:-1]), strict=True):
+        weight = 1 / (len(mine) * len(answers))
+        masses += weight * np.bincount(mine, minlength=count)
+        sums = [[weight * np.bincount(mine, row, count) for row in table] for table in (one.a, one.b)]
+        tables.append((np.array(sums[0]), np.array(sums[1])))
+    generator = np.random.default_rng([seed, 4])
+    means, step = np.empty(draws), max(1, _CELLS // count)
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        change = np.zeros((rows, count))
+        for one, (a, b) in zip(answers, tables, strict=True):
+            if one.paired:
+                change += _redrawn_seeds(a - b, rows, generator)
+            else:
+                change += _redrawn_seeds(a, rows, generator) - _redrawn_seeds(b, rows, generator)
+        redrawn = generator.multinomial(count - 1, np.full(count, 1 / count), size=rows)
+        means[start : start + rows] = (redrawn * change).sum(axis=1) / (redrawn @ masses)
     low, high = np.quantile(means, [TAIL, 1 - TAIL])
     return settled(low), settled(high)
 
@@ -148,6 +206,7 @@ def _fold_answers(
     """Both runs' predictions on one fold, their clips in one order."""
     tables: list[NDArray[np.float64]] = []
     first: dict[str, int] = {}
+    groups: dict[str, str] = {}
     for run, name in ((a, names[0]), (b, names[1])):
         trials = [t for t in run if t.about["fold"] == fold and (not seeds or t.about["seed"] in seeds)]
         rows = []
@@ -158,8 +217,12 @@ def _fold_answers(
             if clips != first:
                 raise _other_clips(first, clips, fold=fold, names=(names[0], name))
             rows.append(trial.correct[order].astype(np.float64))
+            if trial.groups is not None:
+                groups |= zip(trial.clips.tolist(), trial.groups.tolist(), strict=True)
         tables.append(np.stack(rows))
-    return FoldAnswers(tables[0], tables[1], bool(seeds))
+    knows = any(trial.groups is not None for trial in (*a, *b))
+    known = np.array([groups.get(clip, clip) for clip in first]) if knows else None
+    return FoldAnswers(tables[0], tables[1], bool(seeds), known)
 
 
 def _other_clips(first: dict[str, int], clips: dict[str, int], *, fold: int, names: tuple[str, str]) -> RunError:
@@ -175,13 +238,14 @@ def _about(
     run: Sequence[Predictions],
     right: NDArray[np.float64],
     owners: np.ndarray,
+    groups: np.ndarray | None,
     *,
     name: str,
     folds: list[int],
     seeds: list[int],
 ) -> dict[str, Any]:
     used = [t for t in run if t.about["fold"] in folds and (not seeds or t.about["seed"] in seeds)]
-    interval = bootstrap_accuracy(right, folds=owners)
+    interval = bootstrap_accuracy(right, folds=owners, groups=groups)
     return {
         "run": name,
         "accuracy": interval.mean,
@@ -206,6 +270,7 @@ def _notes(
     *,
     folds: list[int],
     seeds: list[int],
+    groups: int,
     with_seeds: bool,
     names: tuple[str, str],
 ) -> list[str]:
@@ -233,6 +298,9 @@ def _notes(
         notes.append(f"{joined[0]} is an ensemble, one answer a clip; the other's answers are its seeds' mean.")
     elif not seeds and not joined:
         notes.append("No seed is in both runs on every fold: each run's answers are averaged over its own seeds.")
+    if groups:
+        few = "" if groups >= FEW_GROUPS else ", few, so that a t interval over groups counts too"
+        notes.append(f"Clips share sources: intervals and p-value are over {counted(groups, 'group')}{few}.")
     if not with_seeds and not joined:
         notes.append(
             "The noise between seeds is not in the interval, for a run has one seed on some fold: the figures are "

@@ -42,10 +42,11 @@ def compare_protocols(run: Path, *, trials: Sequence[Predictions] | None = None)
     right = {name: clip_means(held_out, [one.right[one.epochs[name] - 1] for one in watched]) for name in names}
     rows: list[dict[str, Any]] = []
     for name in names:
-        interval = bootstrap_accuracy(right[name].correct, folds=right[name].folds)
+        here = right[name]
+        interval = bootstrap_accuracy(here.correct, folds=here.folds, groups=here.groups)
         row: dict[str, Any] = {"protocol": name, "accuracy": interval.to_dict(), "optimistic": name == "test"}
         if name != "last":
-            above = paired_difference(right[name].correct, right["last"].correct, folds=right[name].folds)
+            above = paired_difference(here.correct, right["last"].correct, folds=here.folds, groups=here.groups)
             row["over_last"] = {"difference": above.difference, "ci95": [above.low, above.high]}
         rows.append(row)
     protocol = watched[0].trial.about["protocol"]

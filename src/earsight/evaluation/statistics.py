@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from earsight.errors import DataError
 
 TAIL = 0.025  # on each side of a 95 % interval
+FEW_GROUPS = 30
+"""Below this many groups redrawing is too sure of itself, and a t interval over groups counts too."""
 _CELLS = 1 << 20  # array entries held at once: 8 MiB of float64
 
 
@@ -64,18 +66,37 @@ class VarianceParts(NamedTuple):
 
 
 class ClipMeans(NamedTuple):
-    """One entry per clip, in the order of the clips' names: name, share of its predictions that are right, fold."""
+    """One entry per clip, in the order of the clips' names: name, share of its predictions that are right, fold, group.
+
+    ``groups`` is None where no sources are known.
+    """
 
     clips: np.ndarray
     correct: NDArray[np.float64]
     folds: np.ndarray
+    groups: np.ndarray | None = None
 
 
-def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) -> ClipMeans:
+class Constant(NamedTuple):
+    """Always naming one class: its number, its accuracy, and how far the network lies above it on the same clips."""
+
+    label: int
+    share: float
+    gain: PairedResult
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the network is better beyond the noise."""
+        return self.gain.beyond_noise and self.gain.difference > 0
+
+
+def average_seeds(
+    correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray, groups: np.ndarray | None = None
+) -> ClipMeans:
     """Average each clip's predictions over the seeds, matching clips by name.
 
-    ``correct`` is bool, ``clips`` names and ``folds`` numbers, all (predictions,): those of every fold and seed in any
-    order. DataError if the lengths differ or a clip is in two folds.
+    ``correct`` is bool, ``clips`` names, ``folds`` numbers and ``groups`` names, all (predictions,): those of every
+    fold and seed in any order. DataError if the lengths differ or a clip is in two folds.
     """
     values, folds = _checked(correct, folds)
     clips = np.asarray(clips)
@@ -85,21 +106,37 @@ def average_seeds(correct: np.ndarray, *, clips: np.ndarray, folds: np.ndarray) 
     strays = np.flatnonzero(folds[first][inverse] != folds)
     if strays.size:
         raise DataError(f"clip {clips[strays[0]]} is in more than one fold: each clip is held out by one fold only")
-    return ClipMeans(names, np.bincount(inverse, weights=values) / np.bincount(inverse), folds[first])
+    means = np.bincount(inverse, weights=values) / np.bincount(inverse)
+    return ClipMeans(names, means, folds[first], None if groups is None else np.asarray(groups)[first])
 
 
-def bootstrap_accuracy(correct: np.ndarray, *, folds: np.ndarray, draws: int = 10_000, seed: int = 0) -> Interval:
+def shared_groups(groups: np.ndarray | None) -> int:
+    """How many groups there are if some clips share one; 0 where every clip is its own, or nothing is known."""
+    if groups is None:
+        return 0
+    found = len(np.unique(groups))
+    return found if found < len(groups) else 0
+
+
+def bootstrap_accuracy(
+    correct: np.ndarray, *, folds: np.ndarray, groups: np.ndarray | None = None, draws: int = 10_000, seed: int = 0
+) -> Interval:
     """Mean accuracy over the folds with a 95 % percentile-bootstrap interval over clips, drawn within each fold.
 
+    Where clips share groups, these are redrawn too, and the wider limits count; below `FEW_GROUPS` also those of a t
+    interval over groups. One group alone says nothing about others: 0 to 1.
+
     Where every clip is right, or every clip is wrong, resampling has no spread to show; the limit is then the exact
-    binomial one (Clopper and Pearson 1934) of that many clips. The same ``seed`` gives the same interval, whatever the
-    order of the clips.
+    binomial one (Clopper and Pearson 1934) of that many clips, or groups. The same ``seed`` gives the same interval,
+    whatever the order of the clips.
 
     Parameters
     ----------
     correct : np.ndarray of bool or float, shape (clips,)
         Whether each clip is right, or the share of its seeds that are (`average_seeds`).
     folds : np.ndarray, shape (clips,)
+    groups : np.ndarray, shape (clips,), optional
+        Each clip's source.
 
     Raises
     ------
@@ -108,15 +145,31 @@ def bootstrap_accuracy(correct: np.ndarray, *, folds: np.ndarray, draws: int = 1
 
     References
     ----------
-    B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
+    B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13; A. Davison and D. Hinkley,
+    "Bootstrap Methods and their Application", 1997, section 3.8 (groups).
     """
     values, folds = _checked(correct, folds)
+    units = shared_groups(groups) or values.size
     if np.all(values == 1):
-        return Interval(1.0, TAIL ** (1 / values.size), 1.0)
+        return Interval(1.0, TAIL ** (1 / units), 1.0)
     if np.all(values == 0):
-        return Interval(0.0, 0.0, 1 - TAIL ** (1 / values.size))
-    low, high = _resampled_limits(values, folds, draws=draws, seed=seed)
-    return Interval(_fold_mean(values, folds), low, high)
+        return Interval(0.0, 0.0, 1 - TAIL ** (1 / units))
+    low, high = _limits(values, folds, groups, draws=draws, seed=seed)
+    return Interval(_fold_mean(values, folds), max(0.0, low), min(1.0, high))
+
+
+def against_constant(
+    labels: np.ndarray, correct: np.ndarray, *, folds: np.ndarray, groups: np.ndarray | None = None
+) -> Constant:
+    """Compare a network with always naming the commonest of these clips' classes, paired over the clips.
+
+    ``labels`` int, ``correct``, ``folds`` and ``groups`` are (clips,), as in `paired_difference`. The commonest class
+    is that of the highest share, mean over folds; of equal ones the first.
+    """
+    labels, weights = np.asarray(labels), _weights(np.asarray(folds))
+    label = int(np.round(np.bincount(labels, weights=weights), 12).argmax())
+    gain = paired_difference(correct, labels == label, folds=folds, groups=groups)
+    return Constant(label, float(weights[labels == label].sum()), gain)
 
 
 def variance_parts(accuracies: np.ndarray) -> VarianceParts:
@@ -140,10 +193,17 @@ def variance_parts(accuracies: np.ndarray) -> VarianceParts:
 
 
 def paired_difference(
-    correct_a: np.ndarray, correct_b: np.ndarray, *, folds: np.ndarray, draws: int = 10_000, seed: int = 0
+    correct_a: np.ndarray,
+    correct_b: np.ndarray,
+    *,
+    folds: np.ndarray,
+    groups: np.ndarray | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> PairedResult:
     """Accuracy of a minus accuracy of b on the same clips: 95 % bootstrap interval and sign-flip permutation test.
 
+    Where clips share groups, the interval is as in `bootstrap_accuracy`, and a group's clips flip their sign together.
     The p-value is exact where the sign flips can be counted out, and drawn otherwise (then it is at least
     ``1 / (draws + 1)``). With one prediction per clip and folds of one size it is McNemar's exact test.
 
@@ -153,6 +213,8 @@ def paired_difference(
         Whether a and b are right on each clip, or the share of their seeds that are (`average_seeds`); entry i of both
         is about the same clip.
     folds : np.ndarray, shape (clips,)
+    groups : np.ndarray, shape (clips,), optional
+        Each clip's source.
     draws : int
         Resamples, and random sign flips.
 
@@ -165,8 +227,12 @@ def paired_difference(
     b, _ = _checked(correct_b, folds)
     # Rounded, so that 1 - 2/3 and 1/3 count as one value.
     change = np.round(a - b, 12)
-    low, high = _resampled_limits(change, folds, draws=draws, seed=seed)
-    p_value = _sign_flip(change * _weights(folds), draws=draws, seed=seed)
+    low, high = _limits(change, folds, groups, draws=draws, seed=seed)
+    low, high = max(-1.0, low), min(1.0, high)
+    changes = change * _weights(folds)
+    if groups is not None and shared_groups(groups):
+        changes = group_sums(changes, np.unique(groups, return_inverse=True)[1])
+    p_value = _sign_flip(changes, draws=draws, seed=seed)
     return PairedResult(settled(_fold_mean(change, folds)), settled(low), settled(high), p_value)
 
 
@@ -196,6 +262,66 @@ def _weights(folds: np.ndarray) -> NDArray[np.float64]:
 
 def _fold_mean(values: NDArray[np.float64], folds: np.ndarray) -> float:
     return float(np.mean([values[folds == fold].mean() for fold in np.unique(folds)]))
+
+
+def _limits(
+    values: NDArray[np.float64], folds: np.ndarray, groups: np.ndarray | None, *, draws: int, seed: int
+) -> tuple[float, float]:
+    """Limits over clips; where clips share groups, the widest of those over clips and over groups."""
+    low, high = _resampled_limits(values, folds, draws=draws, seed=seed)
+    if groups is None or not shared_groups(groups):
+        return low, high
+    below, above = group_limits(values, folds, groups, draws=draws, seed=seed)
+    return min(low, below), max(high, above)
+
+
+def group_limits(
+    values: NDArray[np.float64], folds: np.ndarray, groups: np.ndarray, *, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % limits of the mean over folds when groups are redrawn, over all folds at once; -1 and 1 for one group.
+
+    Of G groups G - 1 are redrawn, which makes the variance right for few of them (J. Rao and C. Wu, JASA 83, 1988).
+    Below `FEW_GROUPS` the limits of `t_limits` count where they are wider. ``values``, ``folds`` and ``groups`` are
+    (clips,).
+    """
+    weights, owner = _weights(folds), np.unique(groups, return_inverse=True)[1]
+    sums, masses = group_sums(values * weights, owner), group_sums(weights, owner)
+    count = len(sums)
+    if count < 2:
+        return -1.0, 1.0
+    # As for clips: how often each distinct pair is redrawn is multinomial.
+    pairs, counts = np.unique(np.round(np.column_stack([sums, masses]), 14), axis=0, return_counts=True)
+    generator = np.random.default_rng([seed, 3])
+    means = np.empty(draws)
+    step = max(1, _CELLS // len(pairs))
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        redrawn = generator.multinomial(count - 1, counts / count, size=rows) @ pairs
+        means[start : start + rows] = redrawn[:, 0] / redrawn[:, 1]
+    low, high = np.quantile(means, [TAIL, 1 - TAIL])
+    if count < FEW_GROUPS:
+        below, above = t_limits(sums, masses)
+        low, high = min(low, below), max(high, above)
+    return float(low), float(high)
+
+
+def t_limits(sums: NDArray[np.float64], masses: NDArray[np.float64]) -> tuple[float, float]:
+    """95 % limits of the sum of ``sums`` over that of ``masses``, (groups,) each, by Student's t; two groups or more.
+
+    For groups of equal masses these are the t limits of the groups' means; else of the ratio, linearised (W. Cochran,
+    "Sampling Techniques", 1977, section 6.3).
+    """
+    from scipy.special import stdtrit  # slow to load, and few runs have few groups
+
+    count, ratio = len(sums), float(sums.sum() / masses.sum())
+    rest = (sums - ratio * masses) / masses.sum()
+    reach = float(stdtrit(count - 1, 1 - TAIL)) * math.sqrt(count / (count - 1) * float((rest**2).sum()))
+    return ratio - reach, ratio + reach
+
+
+def group_sums(values: NDArray[np.float64], owner: np.ndarray) -> NDArray[np.float64]:
+    """Sums of values (clips,) by their group's number (clips,), shape (groups,)."""
+    return np.bincount(owner, weights=values).astype(np.float64)
 
 
 def _resampled_limits(values: NDArray[np.float64], folds: np.ndarray, *, draws: int, seed: int) -> tuple[float, float]:

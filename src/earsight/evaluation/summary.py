@@ -45,6 +45,8 @@ class Predictions:
         Fold, seed, seconds, protocol, recipe digest and data set.
     distance : ndarray of float64, shape (clips,), optional
         Mahalanobis distance of each clip from the training clips, if measured.
+    groups : ndarray of str, shape (clips,), optional
+        Source of each clip, where the data set knows them; older runs have none.
     """
 
     clips: NDArray[np.str_]
@@ -53,6 +55,7 @@ class Predictions:
     classes: tuple[str, ...]
     about: Mapping[str, Any]
     distance: NDArray[np.float64] | None = None
+    groups: NDArray[np.str_] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -71,6 +74,7 @@ def read_predictions(path: Path) -> Predictions:
                 classes=tuple(str(name) for name in file["classes"]),
                 about=json.loads(str(file["about"])),
                 distance=file["distance"] if "distance" in file.files else None,
+                groups=file["group"] if "group" in file.files else None,
             )
     except FileNotFoundError as error:
         raise RunError(f"{path}: not there; the trial has not ended: run the same command again") from error
@@ -122,7 +126,7 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
         if len(values) > 1:
             raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
     first, means = trials[0].about, clip_means(trials)
-    interval = bootstrap_accuracy(means.correct, folds=means.folds)
+    interval = bootstrap_accuracy(means.correct, folds=means.folds, groups=means.groups)
     rows = [
         {
             "fold": trial.about["fold"],
@@ -181,7 +185,18 @@ def clip_means(trials: Sequence[Predictions], right: Sequence[NDArray[np.bool_]]
         np.concatenate([trial.correct for trial in trials] if right is None else right),
         clips=np.concatenate([trial.clips for trial in trials]),
         folds=np.concatenate([np.full(len(trial.labels), trial.about["fold"]) for trial in trials]),
+        groups=clip_groups(trials),
     )
+
+
+def clip_groups(trials: Sequence[Predictions]) -> NDArray[np.str_] | None:
+    """Source of each prediction of some trials, one after the other, (predictions,); None if no trial knows any.
+
+    In a trial of an older version, which does not know them, each clip is its own.
+    """
+    if all(trial.groups is None for trial in trials):
+        return None
+    return np.concatenate([trial.clips if trial.groups is None else trial.groups for trial in trials])
 
 
 def _deviation(values: list[float]) -> float:
@@ -198,6 +213,6 @@ def _ensemble(trials: list[Predictions], single: ClipMeans) -> dict[str, Any]:
         averaged = np.mean([softmax(member.logits) for member in members], axis=0)
         right |= zip(members[0].clips.tolist(), averaged.argmax(axis=1) == members[0].labels, strict=True)
     own = np.array([right[clip] for clip in single.clips.tolist()])
-    interval = bootstrap_accuracy(own, folds=single.folds)
-    gain = paired_difference(own, single.correct, folds=single.folds)
+    interval = bootstrap_accuracy(own, folds=single.folds, groups=single.groups)
+    gain = paired_difference(own, single.correct, folds=single.folds, groups=single.groups)
     return {"accuracy": interval.mean, "ci95": [interval.low, interval.high], "gain": gain.to_dict()}

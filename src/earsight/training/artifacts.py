@@ -173,7 +173,9 @@ def _write_predictions(
     distance: NDArray[np.float64] | None = None,
 ) -> None:
     dataset = prepared.dataset
-    measured = {} if distance is None else {"distance": distance}
+    measured: dict[str, NDArray[Any]] = {} if distance is None else {"distance": distance}
+    if dataset.sources_known:
+        measured["group"] = dataset.groups[rows]
     with replacing(path) as part, part.open("wb") as file:
         np.savez(
             file,

@@ -16,7 +16,7 @@ import numpy as np
 from earsight.errors import RunError
 from earsight.evaluation.metrics import log_loss
 from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import read_predictions
+from earsight.evaluation.summary import clip_groups, read_predictions
 from earsight.files import read_lines
 
 
@@ -43,7 +43,7 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
     done.sort(key=lambda pair: (-pair[0]["accuracy"]["mean"], pair[0]["log_loss"])[::step])
     best = done[0][1]
     for point, means in done[1:]:
-        gap = paired_difference(best.correct, means.correct, folds=best.folds)
+        gap = paired_difference(best.correct, means.correct, folds=best.folds, groups=best.groups)
         point["behind"] = {
             "mean": gap.difference,
             "ci95": [gap.low, gap.high],
@@ -87,8 +87,9 @@ def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str
     # A clip is another one for each fold, whose networks were trained on other clips.
     folds = np.concatenate([np.full(len(trial.clips), trial.about["fold"]) for trial in trials])
     names = np.concatenate([[f"{trial.about['fold']} {clip}" for clip in trial.clips] for trial in trials])
-    means = average_seeds(np.concatenate([trial.correct for trial in trials]), clips=names, folds=folds)
-    interval = bootstrap_accuracy(means.correct, folds=means.folds)
+    right = np.concatenate([trial.correct for trial in trials])
+    means = average_seeds(right, clips=names, folds=folds, groups=clip_groups(trials))
+    interval = bootstrap_accuracy(means.correct, folds=means.folds, groups=means.groups)
     out["accuracy"] = {"mean": interval.mean, "ci95": [interval.low, interval.high]}
     out["log_loss"] = float(np.mean([log_loss(trial.logits, trial.labels) for trial in trials]))
     out["epoch"] = float(np.mean([trial.about["epoch"] for trial in trials]))
