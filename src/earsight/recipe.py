@@ -31,6 +31,9 @@ _M = TypeVar("_M", bound=_Section)
 _RECIPES = Path(__file__).parent / "recipes"
 NEUTRAL = {
     "features.representation": "log_mel",
+    "features.fmin_hz": 0.0,
+    "features.fmax_hz": "none",
+    "features.channel": "mix",
     "training.compile": "auto",
     "training.source": "auto",
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
@@ -43,6 +46,8 @@ NEUTRAL = {
     "augment.copies": 1,
 }
 """A new field goes here with its neutral value, or a tuple of them, at which it is left out of the digest."""
+_KEPT = ("representation",)
+"""Features that stand in keys and identities at their neutral values too, as they did before there were such values."""
 _RENAMED = {"augment.backend": ("picture", "spectrogram"), "training.source": ("pictures", "spectrograms")}
 """Renamed values (old, new): both are read, the new one is written, the old one enters the digest."""
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -64,6 +69,13 @@ class Features(_Section):
     hops_ms: tuple[float, ...] = (10.0, 25.0, 50.0)
     fft_ms: float = Field(100.0, gt=0)
     bands: int = Field(128, ge=8, le=1024)
+    fmin_hz: float = Field(0.0, ge=0, description="the lowest frequency of the bands")
+    fmax_hz: Annotated[float, Field(gt=0)] | Literal["none"] = Field(
+        "none", description="the highest frequency of the bands; none is half the rate"
+    )
+    channel: Literal["mix", "left", "right", "loudest"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        "mix", description="of several channels: their average, a side, a number from 1 on, or that of the most energy"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Features:
@@ -77,7 +89,29 @@ class Features(_Section):
             value = getattr(self, name)
             if value != "auto" and not low <= value <= high:
                 raise ValueError(f"{name} is {shown(value)}; it must lie between {low:g} and {high:g}")
+        if self.fmax_hz != "none" and self.fmax_hz <= self.fmin_hz:
+            raise ValueError(f"fmax_hz is {self.fmax_hz:g}, not above fmin_hz = {self.fmin_hz:g}")
+        highest = self.fmin_hz if self.fmax_hz == "none" else self.fmax_hz
+        if self.sample_rate_hz != "auto" and highest > self.sample_rate_hz / 2:
+            raise ValueError(
+                f"fmin_hz and fmax_hz reach to {highest:g} Hz, and a rate of {self.sample_rate_hz} Hz only to "
+                f"{self.sample_rate_hz / 2:g}: lower them, or set sample_rate_hz to {2 * highest:g} or more"
+            )
         return self
+
+    @property
+    def band_hz(self) -> tuple[float, float]:
+        """The lowest and the highest frequency in Hz of the bands of resolved features."""
+        return self.fmin_hz, self.rate / 2 if self.fmax_hz == "none" else self.fmax_hz
+
+    def settings(self) -> dict[str, Any]:
+        """The features as JSON values for keys and identities, without later fields that are neutral."""
+        content = self.model_dump(mode="json")
+        for path, value in NEUTRAL.items():
+            section, _, leaf = path.partition(".")
+            if section == "features" and leaf not in _KEPT and content[leaf] == value:
+                del content[leaf]
+        return content
 
     @property
     def rate(self) -> int:

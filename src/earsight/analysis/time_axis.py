@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.features.filterbanks import REPRESENTATIONS
+from earsight.features import filterbanks
 from earsight.features.spectrogram import Spectrogram
 
 _Reals = NDArray[np.float64]
@@ -43,10 +43,7 @@ def axis_seconds(front_end: Spectrogram) -> _Reals:
 
 def filterbank(front_end: Spectrogram) -> _Reals:
     """The weights of the FFT's bins in each band, shape (bands, bins), at the sound's own pitch."""
-    features = front_end.features
-    make = REPRESENTATIONS[features.representation].bank
-    bank = make(sample_rate_hz=features.rate, fft_points=front_end.fft_points, bands=features.bands)
-    return bank.astype(np.float64)
+    return filterbanks.filterbank(front_end.features, fft_points=front_end.fft_points).astype(np.float64)
 
 
 def band_hz(front_end: Spectrogram) -> _Reals:

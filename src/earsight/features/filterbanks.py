@@ -6,9 +6,10 @@ resized in time; where the representation has a basis (bands, bands), the spectr
 
 Only the power of the STFT is used, so a sound is raised by s semitones by reading the power at frequency f as if it
 stood at f * 2^(s / 12): the filters are evaluated at multiplied frequencies, and no phase is touched. What is moved
-beyond half the rate is lost, as in a wave that is resampled.
+beyond the bank is lost, as it is beyond half the rate in a wave that is resampled.
 
-All banks reach from 0 Hz to half the rate:
+All banks reach from ``fmin_hz`` to ``fmax_hz``, by default from 0 Hz to half the rate; what lies or is moved beyond
+has no weight:
 
 - ``log_mel``: triangles of height 1 between points that are evenly spaced in HTK mels;
 - ``log_spectrogram``: linear frequency. A row is the mean power under a triangle: torch's bilinear resize with
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from earsight.recipe import Features
 
 LOG_OFFSET = 1e-6
 FLOOR = float(np.log(LOG_OFFSET))
@@ -59,10 +62,22 @@ def erb_width_hz(hz: NDArray[np.float64] | float) -> NDArray[np.float64]:
     return 24.7 * (1.0 + 0.00437 * np.asarray(hz, dtype=np.float64))
 
 
-def mel_filterbank(*, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0) -> NDArray[np.float32]:
-    """Triangular mel filters of height 1: (bands, fft_points // 2 + 1) float32, shifted upwards by ``semitones``."""
+def mel_filterbank(
+    *,
+    sample_rate_hz: int,
+    fft_points: int,
+    bands: int,
+    semitones: float = 0.0,
+    fmin_hz: float = 0.0,
+    fmax_hz: float | None = None,
+) -> NDArray[np.float32]:
+    """Triangular mel filters of height 1, shifted upwards by ``semitones``: (bands, fft_points // 2 + 1) float32.
+
+    ``fmin_hz`` and ``fmax_hz`` are the outer edges of the first and the last; None is half the rate.
+    """
     frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
-    edges = mel_to_hz(np.linspace(0.0, hz_to_mel(sample_rate_hz / 2.0), bands + 2))
+    highest = sample_rate_hz / 2.0 if fmax_hz is None else fmax_hz
+    edges = mel_to_hz(np.linspace(hz_to_mel(fmin_hz), hz_to_mel(highest), bands + 2))
     left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (frequencies - left) / (centre - left)
     falling = (right - frequencies) / (right - centre)
@@ -71,7 +86,13 @@ def mel_filterbank(*, sample_rate_hz: int, fft_points: int, bands: int, semitone
 
 
 def linear_filterbank(
-    *, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0
+    *,
+    sample_rate_hz: int,
+    fft_points: int,
+    bands: int,
+    semitones: float = 0.0,
+    fmin_hz: float = 0.0,
+    fmax_hz: float | None = None,
 ) -> NDArray[np.float32]:
     """The bilinear resize with antialiasing of an FFT's bins to bands; takes and gives what `mel_filterbank` does.
 
@@ -79,38 +100,56 @@ def linear_filterbank(
     and its weights add up to 1. A pitch shift keeps that scale: a tone has the power that it had.
     """
     bins = fft_points // 2 + 1
-    width = bins / bands
-    centre = ((np.arange(bands) + 0.5) * width - 0.5)[:, None]
+    # The outer edges of the bands, in bins.
+    low = fmin_hz * fft_points / sample_rate_hz - 0.5
+    high = bins - 0.5 if fmax_hz is None else fmax_hz * fft_points / sample_rate_hz + 0.5
+    width = (high - low) / bands
+    centre = ((np.arange(bands) + 0.5) * width + low)[:, None]
 
     def triangles(place: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.maximum(0.0, 1.0 - np.abs(place - centre) / max(width, 1.0))
 
     frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
-    scale = triangles(np.arange(bins, dtype=np.float64)).sum(axis=1, keepdims=True)
-    filters = triangles(frequencies * fft_points / sample_rate_hz) / scale
-    kept: NDArray[np.float32] = np.where(frequencies > sample_rate_hz / 2, 0.0, filters).astype(np.float32)
-    return kept
+    place = np.arange(bins, dtype=np.float64)
+    scale = triangles(place[(place > low) & (place < high)]).sum(axis=1, keepdims=True)
+    filters = triangles(frequencies * fft_points / sample_rate_hz) / np.maximum(scale, 1e-9)
+    return _within(filters, frequencies, fmin_hz, sample_rate_hz / 2 if fmax_hz is None else fmax_hz)
 
 
 def gammatone_filterbank(
-    *, sample_rate_hz: int, fft_points: int, bands: int, semitones: float = 0.0
+    *,
+    sample_rate_hz: int,
+    fft_points: int,
+    bands: int,
+    semitones: float = 0.0,
+    fmin_hz: float = 0.0,
+    fmax_hz: float | None = None,
 ) -> NDArray[np.float32]:
     """Power responses of gammatone filters; takes and gives what `mel_filterbank` does.
 
     The impulse response t^3 exp(-2 pi b t) cos(2 pi c t) has a transform proportional to
     (1 + i (f - c) / b)^-4 + (1 + i (f + c) / b)^-4, with the centre c and b = 1.019 ERB(c), all in Hz. A row is its
-    squared magnitude, divided by that at c. The centres divide the range from 0 Hz to half the rate evenly in ERBs.
+    squared magnitude, divided by that at c. The centres divide the range from ``fmin_hz`` to ``fmax_hz`` evenly in
+    ERBs.
     """
+    highest = sample_rate_hz / 2.0 if fmax_hz is None else fmax_hz
     frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)
-    centre = erbs_to_hz(np.linspace(0.0, hz_to_erbs(sample_rate_hz / 2.0), bands + 2)[1:-1])[:, None]
+    centre = erbs_to_hz(np.linspace(hz_to_erbs(fmin_hz), hz_to_erbs(highest), bands + 2)[1:-1])[:, None]
     width = ERB_SHARE * erb_width_hz(centre)
 
     def power(hz: NDArray[np.float64]) -> NDArray[np.float64]:
         response = (1.0 + 1j * (hz - centre) / width) ** -4 + (1.0 + 1j * (hz + centre) / width) ** -4
         return np.asarray(response.real**2 + response.imag**2)
 
-    filters = power(frequencies[None, :]) / power(centre)
-    kept: NDArray[np.float32] = np.where(frequencies > sample_rate_hz / 2, 0.0, filters).astype(np.float32)
+    return _within(power(frequencies[None, :]) / power(centre), frequencies, fmin_hz, highest)
+
+
+def _within(
+    filters: NDArray[np.float64], frequencies: NDArray[np.float64], lowest: float, highest: float
+) -> NDArray[np.float32]:
+    """Filters (bands, bins) without their weights beyond two frequencies."""
+    beyond = (frequencies < lowest * (1 - 1e-12)) | (frequencies > highest)
+    kept: NDArray[np.float32] = np.where(beyond, 0.0, filters).astype(np.float32)
     return kept
 
 
@@ -160,3 +199,15 @@ REPRESENTATIONS = {
     "mfcc": Representation(mel_filterbank, basis=cosine_basis, steps_per_unit=2048, zero_at=FLOOR + 16),
     "gammatone": Representation(gammatone_filterbank),
 }
+
+
+def filterbank(features: Features, *, fft_points: int, semitones: float = 0.0) -> NDArray[np.float32]:
+    """The bank (bands, fft_points // 2 + 1) float32 of resolved features, shifted upwards by ``semitones``."""
+    return REPRESENTATIONS[features.representation].bank(
+        sample_rate_hz=features.rate,
+        fft_points=fft_points,
+        bands=features.bands,
+        semitones=semitones,
+        fmin_hz=features.fmin_hz,
+        fmax_hz=None if features.fmax_hz == "none" else features.fmax_hz,
+    )

@@ -7,7 +7,7 @@ Comes in: waves (batch, samples) float32 at ``features.sample_rate_hz``, on any 
 The numbers: log(band energy + 1e-6), natural; a periodic Hann window of ``windows_ms`` zero-padded to ``fft_ms``;
 centred frames over a reflected wave; then each channel is resized in time, bilinear with antialiasing, to ``frames``
 columns (Palanisamy et al. 2020, arXiv 2007.11154). With log-mels, the default, the bands are triangles of height 1 on
-the HTK mel scale from 0 Hz to half the rate.
+the HTK mel scale from ``fmin_hz`` to ``fmax_hz``, by default from 0 Hz to half the rate.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.errors import RecipeError
-from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS
+from earsight.features.filterbanks import FLOOR, LOG_OFFSET, REPRESENTATIONS, filterbank
 from earsight.features.stft import Banded, BandEnergies, simd_stft
 from earsight.recipe import Features
 
@@ -45,6 +46,17 @@ def silence(features: Features) -> Tensor:
     return floor if rows is None else rows @ floor
 
 
+def _check_bank(features: Features, bank: NDArray[np.float32]) -> None:
+    """Refuse a range of frequencies in which more than half of the bands hold no point of the FFT."""
+    empty = int((bank.max(axis=1) < 1e-6).sum())
+    if 2 * empty > features.bands:
+        low, high = features.band_hz
+        raise RecipeError(
+            f"features.bands is {features.bands}, and between fmin_hz = {low:g} and fmax_hz = {high:g} {empty} of them "
+            f"hold no point of an FFT of {features.fft_ms:g} ms: set fewer bands, a longer fft_ms or a wider range"
+        )
+
+
 class Spectrogram(nn.Module):
     """The front end that ``features`` describes, at one or several pitch steps.
 
@@ -60,7 +72,7 @@ class Spectrogram(nn.Module):
     Raises
     ------
     RecipeError
-        If the clips are too short to be reflected by half an FFT.
+        If the clips are too short to be reflected by half an FFT, or most bands too narrow for the FFT.
     """
 
     def __init__(
@@ -87,11 +99,9 @@ class Spectrogram(nn.Module):
                 f"features.clip_seconds is {features.clip_seconds:g}, below half of fft_ms = {features.fft_ms:g}: "
                 "set a longer clip_seconds or a shorter fft_ms"
             )
-        bank = REPRESENTATIONS[features.representation].bank
-        banks = [
-            bank(sample_rate_hz=rate, fft_points=self.fft_points, bands=features.bands, semitones=step)
-            for step in semitones
-        ]
+        banks = [filterbank(features, fft_points=self.fft_points, semitones=step) for step in semitones]
+        if (features.fmin_hz, features.fmax_hz) != (0, "none"):
+            _check_bank(features, filterbank(features, fft_points=self.fft_points))
         self.register_buffer("basis", basis(features), persistent=False)
         self.energies = nn.ModuleList(
             BandEnergies(

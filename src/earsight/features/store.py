@@ -147,7 +147,7 @@ def store_key(
 ) -> str:
     """Hash (16 hex digits) of a store's content; ``cache`` is the folder that keeps the files' digests."""
     cut = windows.key if windows else []
-    settings = FORMAT_VERSION, features.model_dump(mode="json"), list(semitones), *cut
+    settings = FORMAT_VERSION, features.settings(), list(semitones), *cut
     return content_key(dataset, *settings, cache=cache or default_cache())
 
 
@@ -193,7 +193,7 @@ def open_store(
     windows = windows or single_windows(len(dataset.clips))
     key = store_key(dataset, features, semitones, cache=cache, windows=windows)
     folder = cache / key
-    settings = VALUES_VERSION, features.model_dump(mode="json"), list(semitones)
+    settings = VALUES_VERSION, features.settings(), list(semitones)
     known = folder.is_dir() or not windows.single
     earlier = None if known else earlier_folder(dataset, *settings, key=key, cache=cache)
     computers: list[Callable[[NDArray[np.float32]], Row]] = []
@@ -219,7 +219,7 @@ def open_store(
         "format_version": FORMAT_VERSION,
         "shape": shape,
         "semitones": list(semitones),
-        "features": features.model_dump(mode="json"),
+        "features": features.settings(),
     }
     return open_rows(
         Store,

@@ -116,9 +116,15 @@ def _row(wave: NDArray[np.float32]) -> Row:
 def waves_key(
     dataset: Dataset, features: Features, *, cache: Path | None = None, windows: ClipWindows | None = None
 ) -> str:
-    """Hash (16 hex digits) of the sound files, and of the waves' rate, length and begins."""
-    settings = "waves", WAVES_VERSION, features.rate, features.samples, *(windows.key if windows else [])
+    """Hash (16 hex digits) of the sound files, and of the waves' rate, length, channel and begins."""
+    cut = windows.key if windows else []
+    settings = "waves", WAVES_VERSION, features.rate, features.samples, *_channel(features), *cut
     return content_key(dataset, *settings, cache=cache or default_cache())
+
+
+def _channel(features: Features) -> list[Any]:
+    """The channel, for keys, where it is not the average."""
+    return [] if features.channel == "mix" else [{"channel": features.channel}]
 
 
 def waves_bytes(rows: int, features: Features) -> int:
@@ -140,7 +146,8 @@ def open_waves(
     cache = cache or default_cache()
     windows = windows or single_windows(len(dataset.clips))
     key = waves_key(dataset, features, cache=cache, windows=windows)
-    folder, settings = cache / key, ("waves", _WITHOUT_DIGESTS, features.rate, features.samples)
+    folder = cache / key
+    settings = "waves", _WITHOUT_DIGESTS, features.rate, features.samples, *_channel(features)
     return open_rows(
         Waves,
         folder,

@@ -133,7 +133,7 @@ def prepare(
             "Mend or remove them, or leave them out with --skip-bad."
         )
     skipped = tuple(dataset.clips[clip].path for clip in reasons)
-    front_end = [VALUES_VERSION, store.features.model_dump(mode="json"), list(semitones), *windows.key]
+    front_end = [VALUES_VERSION, store.features.settings(), list(semitones), *windows.key]
     content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     identity = hashlib.sha256(content.encode()).hexdigest()[:16]
     prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, None if windows.single else windows)
