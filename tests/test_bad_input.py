@@ -259,7 +259,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("x.wav", lambda path: path.touch(), "an empty file"),
     "text": ("x.wav", lambda path: path.write_text("hello"), "a text file, not sound"),
     "PNG": ("x.wav", lambda path: path.write_bytes(PNG), "a PNG image, not sound"),
-    "MP4": ("x.mp3", lambda path: path.write_bytes(MP4), "an MP4 (AAC) file: convert it"),
+    "MP4": ("x.mp3", lambda path: path.write_bytes(MP4), "an MP4 file"),
     "truncated": ("x.wav", _truncated, "truncated"),
     "NaN": ("x.wav", _not_finite, "NaN or infinite samples"),
     "noise": ("x.wav", lambda path: path.write_bytes(bytes(range(128, 256)) * 9), "not a sound file"),

@@ -16,7 +16,7 @@ import earsight
 
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
-    *("errors", "cache", "files", "signals", "openmp", "parallel", "version", "recipe"),
+    *("errors", "cache", "files", "signals", "openmp", "library_output", "parallel", "version", "recipe"),
     *("kernels", "data", "evaluation", "features", "models", "training", "calibration", "execution"),
     *("analysis", "inference", "tuning", "onnx", "ensembles", "reports", "experiments", "serving"),
     *("console", "quickstart", "commands", "cli", "__main__"),
@@ -174,8 +174,8 @@ def test_the_figures_of_the_house():
     found = figures(ROOT)
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
-    assert found["core files"] <= 64
-    assert found["core lines"] <= 12_500
+    assert found["core files"] <= 67
+    assert found["core lines"] <= 13_500
     assert found["lines"] <= 34_000
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.

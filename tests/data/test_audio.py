@@ -216,10 +216,10 @@ NOT_SOUND = {
     "a GIF image": b"GIF89a" + bytes(range(256)),
     "a PDF document": b"%PDF-1.7\n" + bytes(range(256)),
     "a ZIP archive": zipped(),
-    "an MP4 (AAC) file": b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom" + bytes(256),
+    "an MP4 file": b"\0\0\0\x20ftypM4A \0\0\0\0M4A mp42isom" + bytes(256),
     "a WMA": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c" + bytes(256),
     "a Matroska or WebM": b"\x1a\x45\xdf\xa3" + bytes(range(256)),
-    "an AMR": b"#!AMR\n" + bytes(range(256)),
+    "an AMR": b"#!AMR\n" + b"\xff" * 256,
     "a Python pickle": pickle.dumps({"a": np.arange(9)}),
     "an AVI video": b"RIFF\x10\x01\x00\x00AVI LIST" + bytes(256),
     "a raw AAC stream": b"\xff\xf1\x50\x80\x2e\x7f\xfc" + bytes(256),
@@ -239,7 +239,7 @@ def test_what_is_no_sound_is_named(tmp_path, found, name):
 
 def test_mp4_says_how_to_convert(tmp_path):
     path = tmp_path / "x.mp3"
-    path.write_bytes(NOT_SOUND["an MP4 (AAC) file"])
+    path.write_bytes(NOT_SOUND["an MP4 file"])
     assert "ffmpeg -i" in reason(path)
 
 
@@ -269,10 +269,9 @@ def test_wav_of_a_writer_that_could_not_seek_back_is_read(tmp_path, size):
     content[at + 4 : at + 8] = struct.pack("<I", size)
     path = tmp_path / "x.wav"
     path.write_bytes(content)
-    if size == 0:  # libsndfile takes 0 at its word
-        reason(path)
-    else:
-        assert len(audio.read(path, sample_rate_hz=RATE)) == len(TONE)
+    np.testing.assert_array_equal(
+        audio.read(path, sample_rate_hz=RATE), soundfile.read(io.BytesIO(encoded("wav")), dtype="float32")[0]
+    )
 
 
 def test_more_after_the_sound_is_no_harm(tmp_path):

@@ -1,8 +1,9 @@
 """Decoding sound files: whole, as mono float32 samples at one rate, or piece by piece in constant memory.
 
-Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), recognised by its
-content, not by its name. Goes out: float32 arrays (samples,), full scale at 1; rates in Hz, lengths in seconds.
-Whatever is wrong with a file ends as one `AudioError`; nothing here blocks on a pipe or a device.
+Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), or FFmpeg with the
+extra `formats` (M4A WebM WMA and more), recognised by its content, not by its name. Goes out: float32 arrays
+(samples,), full scale at 1; rates in Hz, lengths in seconds. Whatever is wrong with a file ends as one `AudioError`;
+nothing here blocks on a pipe or a device.
 """
 
 from __future__ import annotations
@@ -14,21 +15,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from earsight.data import contents
+from earsight.data import containers, contents, decoders
+from earsight.data.decoders import Wave as Wave
+from earsight.data.mpeg import Survey
 from earsight.errors import AudioError
-
-Wave = npt.NDArray[np.float32]
+from earsight.library_output import report
 
 EXTENSIONS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"}
     | {".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist"}
+    | decoders.EXTRA_EXTENSIONS
 )
-"""Lower-case suffixes that a search through folders takes for sound."""
+"""Lower-case suffixes that a search through folders takes for sound, whether or not a decoder for them is installed."""
 # A header may promise this much more than decodes before a file counts as truncated: MP3 headers count whole frames.
 _SLACK_FRAMES = 2304
 _SLACK_SHARE = 0.01
@@ -41,8 +43,6 @@ _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter se
 
 _VALUES = 1 << 18
 """Samples times channels decoded at a time: what a damaged place costs of the sound before it."""
-_EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
-_EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ class Piece(NamedTuple):
 def info(path: Path | str) -> AudioInfo:
     """Read a sound file's header, or raise `AudioError`; the length is counted by decoding where it gives none."""
     with opened(path) as sound:
-        frames = sound.frames
-        if not 0 < frames < 1 << 48:
-            frames = sum(len(block) for block in blocks(sound, path, limit=None, mono=True))
-        return AudioInfo(sound.samplerate, sound.channels, frames / sound.samplerate, sound.format)
+        found = sound.decoder
+        frames = found.frames or sum(len(block) for block in blocks(sound, limit=None, mono=True))
+        return AudioInfo(found.rate_hz, found.channels, frames / found.rate_hz, found.format)
 
 
 def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None) -> Wave:
@@ -97,9 +96,9 @@ def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None)
         If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
     """
     with opened(path) as sound:
-        rate = int(sound.samplerate)
+        rate = sound.decoder.rate_hz
         limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
-        wave = np.concatenate([block[:, 0] for block in blocks(sound, path, limit=limit, mono=True)])
+        wave = np.concatenate([block[:, 0] for block in blocks(sound, limit=limit, mono=True)])
     wave = resampled(wave, rate_hz=rate, sample_rate_hz=sample_rate_hz)
     if seconds is not None:
         wave = wave[: max(1, round(seconds * sample_rate_hz))]
@@ -123,8 +122,8 @@ def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
     Raises `AudioError` as `read` does; that the file is cut may show only at its end.
     """
     with opened(path) as sound:
-        for block in blocks(sound, path, limit=None, mono=False):
-            yield block, int(sound.samplerate)
+        for block in blocks(sound, limit=None, mono=False):
+            yield block, sound.decoder.rate_hz
 
 
 def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
@@ -134,11 +133,11 @@ def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
     be decoded of a cut or damaged file comes before the `AudioError`.
     """
     with opened(path, cut=True) as sound:
-        rate = int(sound.samplerate)
-        seconds = sound.frames / rate if 0 < sound.frames < 1 << 48 else 0.0
+        rate = sound.decoder.rate_hz
+        seconds = sound.decoder.frames / rate
         begin = int(begin_seconds * rate)
-        at = _go_to(sound, begin)
-        for block in blocks(sound, path, limit=None, mono=True, skipped=at, values=_VALUES):
+        at = sound.decoder.seek(begin)
+        for block in blocks(sound, limit=None, mono=True, skipped=at, values=_VALUES):
             wave = block[max(0, begin - at) :, 0]
             if len(wave):
                 yield Piece(max(begin, at), wave, rate, seconds)
@@ -164,69 +163,100 @@ def windows(samples: int, window: int) -> list[int]:
     return [*range(0, samples - window, window), samples - window]
 
 
+@dataclass
+class Sound:
+    """An open file: its decoder, and what was found wrong with it, at which frame where that is known."""
+
+    name: str
+    decoder: decoders.Decoder
+    fault: AudioError | None
+    whole: int | None = None
+
+
 @contextmanager
-def opened(path: Path | str, *, cut: bool = False) -> Iterator[Any]:
-    """Open as `soundfile.SoundFile` by descriptor: libsndfile then sees the content alone, never the extension.
+def opened(path: Path | str, *, cut: bool = False) -> Iterator[Sound]:
+    """Open a sound by its content alone, never by its extension.
 
-    Where ``cut`` is true, a file whose end is missing is opened too, and the error is raised when the block has ended.
+    Where ``cut`` is true, a file whose end is missing or that is damaged is opened too, and the error is raised when
+    the block has ended.
     """
-    import soundfile
-
     name = str(path)
     descriptor = _descriptor(name)
     try:
         head = os.pread(descriptor, contents.HEAD_BYTES, 0)
+        found = containers.survey(descriptor)
+        fault = _fault(name, found)
+        if fault is not None and (other := contents.no_sound(head)) is not None:
+            raise AudioError(name, other)
+        if fault is not None and not cut:
+            raise fault
         try:
-            with soundfile.SoundFile(descriptor, closefd=False) as sound:
-                missing = contents.missing_bytes(descriptor)
-                short = missing > _SLACK_BYTES or bool(missing and head.startswith(b"OggS"))
-                if short and not cut:
-                    raise _truncated(name, missing)
-                yield sound
-                if short:
-                    raise _truncated(name, missing)
-        except (soundfile.SoundFileError, RuntimeError) as error:
-            raise AudioError(name, contents.explain(head, str(error))) from error
+            decoder = decoders.open_decoder(descriptor, found)
+        except decoders.Refused as error:
+            reason = contents.explain(descriptor, head, error.detail, wanting=error.wanting)
+            raise fault or AudioError(name, reason) from error
+        try:
+            whole = None if found.damage is None else int(found.damage[0] * decoder.rate_hz)
+            yield Sound(name, decoder, fault, whole)
+        finally:
+            decoder.close()
+        if fault is not None:
+            raise fault
+        report(name, decoder.notes)
     except OSError as error:
         raise AudioError(name, f"cannot be read ({error.strerror or error})") from error
     finally:
         os.close(descriptor)
 
 
-def blocks(
-    sound: Any, path: Path | str, *, limit: int | None, mono: bool, skipped: int = 0, values: int = 0
-) -> Iterator[Wave]:
+def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, values: int = 0) -> Iterator[Wave]:
     """Blocks of float32 (frames, channels) to the limit or the end, checked for NaN, and in the end for loss.
 
     ``skipped`` frames were passed before; where ``values`` is given, a block holds at most so many over all channels.
     """
-    promised = max(0, sound.frames - skipped) if 0 <= sound.frames < 1 << 48 else 0
-    most = max(1, (values or _BLOCK_VALUES) // sound.channels)
-    # One block for a common clip: seeking between blocks costs time in compressed formats.
+    decoder = sound.decoder
+    promised = max(0, decoder.frames - skipped)
+    if sound.whole is not None:
+        limit = max(0, min(sound.whole - skipped, promised if limit is None else limit))
+    most = max(1, (values or _BLOCK_VALUES) // decoder.channels)
+    # One block for a common clip.
     guess = promised + 1152 if 0 < promised < most else most
     frames = 0
     while limit is None or frames < limit:
         size = min(most, guess) if limit is None else min(most, guess, limit - frames)
-        block = np.empty((size, sound.channels), dtype=np.float32)
-        got = sound.buffer_read_into(block, dtype="float32")
-        frames += got
-        if got:
-            part = block[:got].mean(axis=1, keepdims=True) if mono and sound.channels > 1 else block[:got]
+        block = decoder.read(size)
+        frames += len(block)
+        if len(block):
+            part = block.mean(axis=1, keepdims=True) if mono and decoder.channels > 1 else block
             if not np.abs(part).max() < LOUDEST:  # false for NaN too
                 what = "samples beyond any scale" if np.isfinite(part).all() else "NaN or infinite samples"
-                raise AudioError(str(path), f"{what}; write the file again from its source")
+                raise AudioError(sound.name, f"{what}; write the file again from its source")
             yield part
-        if got < size:
+        if len(block) < size:
             break
+    if sound.fault is not None:
+        return
+    if decoder.damage:
+        raise _damaged(sound.name, (skipped + frames) / decoder.rate_hz, decoder.damage)
     if frames == 0 and not skipped:
-        raise AudioError(str(path), "a sound file with 0 samples; copy or record it again")
+        raise AudioError(sound.name, "a sound file with 0 samples; copy or record it again")
     expected = promised if limit is None else min(promised, limit)
-    if expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected):
-        raise AudioError(str(path), f"truncated: {expected} samples expected, {frames} decoded; copy it again")
+    slack = 0 if decoder.format == "FLAC" else max(_SLACK_FRAMES, _SLACK_SHARE * expected)
+    if expected - frames > slack and decoder.format != "OGG":
+        raise AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
 
 
-def _truncated(name: str, missing: int) -> AudioError:
-    return AudioError(name, f"truncated: {missing} bytes of its sound are missing; copy it again")
+def _fault(name: str, found: Survey) -> AudioError | None:
+    """What a container's structure shows to be wrong; a few bytes are missing from many a whole file."""
+    if found.damage is not None:
+        return _damaged(name, *found.damage)
+    if found.missing > (0 if found.exact else _SLACK_BYTES):
+        return AudioError(name, f"truncated: {found.missing} bytes of its sound are missing; copy it again")
+    return None
+
+
+def _damaged(name: str, seconds: float, what: str) -> AudioError:
+    return AudioError(name, f"damaged at {seconds:.2f} s ({what}); copy it again, or convert it with ffmpeg")
 
 
 def _descriptor(name: str) -> int:
@@ -252,11 +282,3 @@ def _descriptor(name: str) -> int:
 def _kind(mode: int) -> str:
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
     return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _go_to(sound: Any, frame: int) -> int:
-    """Seek if that is exact for this format; returns the next frame."""
-    exact = sound.format in _EXACT_CONTAINERS and sound.subtype.startswith(_EXACT_CODINGS)
-    if not frame or not exact or not sound.seekable() or frame > sound.frames:
-        return 0
-    return int(sound.seek(frame))

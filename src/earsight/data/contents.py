@@ -1,16 +1,17 @@
-"""Recognise file types by their first bytes, and count the bytes missing from a truncated sound file.
+"""What a file holds, by its first bytes: words for error messages, with the remedy.
 
-Comes in: an open file descriptor, or the first bytes of a file. Goes out: words for an error message, or a number of
-bytes. Nothing is decoded; `earsight.data.audio` asks when decoding failed or may have ended early.
+Comes in: an open file descriptor, or the first bytes of a file. Nothing is decoded; `earsight.data.audio` asks when
+decoding failed.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 
 HEAD_BYTES = 4096
 _CONVERT = "convert it with `ffmpeg -i IN OUT.wav` to WAV or FLAC"
+INSTALL = "pip install 'earsight[formats]'"
+"""What brings the extra decoder."""
 _OTHER_SOUND = (
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA (ASF) file"),
     (b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"),
@@ -20,6 +21,11 @@ _OTHER_SOUND = (
     (b"TTA1", "a True Audio file"),
     (b"MPCK", "a Musepack file"),
     (b"DSD ", "a DSD file"),
+    (b"FRM8", "a DSD file"),
+    (b"MP+", "a Musepack file"),
+    (b"tBaK", "a TAK file"),
+    (b"\x0b\x77", "an AC-3 file"),
+    (b"\x7f\xfe\x80\x01", "a DTS file"),
     (b"FLV\x01", "a Flash video"),
     (b"\xff\xf1", "a raw AAC stream"),
     (b"\xff\xf9", "a raw AAC stream"),
@@ -41,9 +47,29 @@ _NOT_SOUND = (
     (b"\x7fELF", "a program"),
 )
 _PICTURE_BRANDS = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
-# Writers that cannot seek back (pipes, recorders) leave sizes near 2 or 4 GiB, or 0, in the header: no promise at all.
-_UNKNOWN_SIZE = 0x7FFFF000
-_W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+# Names of codings by the four letters or the WAV tag that stand for them.
+_CODINGS = {
+    b"mp4a": "AAC",
+    b"aac ": "AAC",
+    b"alac": "ALAC",
+    b"Opus": "Opus",
+    b"opus": "Opus",
+    b"ima4": "IMA4 ADPCM",
+    b"ac-3": "AC-3",
+    b"ec-3": "E-AC-3",
+    b"fLaC": "FLAC",
+    b".mp3": "MP3",
+    b"samr": "AMR",
+    b"sawb": "AMR-WB",
+}
+_WAV_CODINGS = {0x64: "G.726", 0x65: "G.722", 0xFF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x160: "WMA", 0x161: "WMA"}
+_MATROSKA_CODINGS = ("Opus", "Vorbis", "AAC", "FLAC", "MPEG/L3", "AC3", "DTS", "WAVPACK4", "ALAC", "PCM")
+_SEARCHED = 1 << 20  # bytes at each end of a file among which an MP4's coding is looked for
+
+
+def no_sound(head: bytes) -> str | None:
+    """As `name_content`, but None for sounds of kinds that libsndfile does not read, too."""
+    return None if _is_sound(head) else name_content(head)
 
 
 def name_content(head: bytes) -> str | None:
@@ -51,7 +77,7 @@ def name_content(head: bytes) -> str | None:
     if not head.strip(b"\0"):
         return "nothing but zero bytes; copy or download it again"
     if head[4:8] == b"ftyp":
-        return _no_sound("a HEIF or AVIF image") if head[8:12] in _PICTURE_BRANDS else f"an MP4 (AAC) file: {_CONVERT}"
+        return _no_sound("a HEIF or AVIF image") if head[8:12] in _PICTURE_BRANDS else f"an MP4 file: {_CONVERT}"
     for magic, name in _OTHER_SOUND:
         if head.startswith(magic):
             return f"{name}: {_CONVERT}"
@@ -67,16 +93,73 @@ def _no_sound(name: str) -> str:
     return f"{name}, not sound: remove it or name the right file"
 
 
-def explain(head: bytes, error: str) -> str:
-    """Describe a file that did not decode, by its first bytes or else by the decoder's message."""
+def explain(descriptor: int, head: bytes, error: str, *, wanting: bool) -> str:
+    """Describe a file that did not decode, by its bytes or else by the decoder's message.
+
+    ``wanting`` says that the extra decoder, which is not installed, may read it.
+    """
+    coding = _coding(descriptor, head)
+    if wanting and coding is not None:
+        return f"{coding}, which libsndfile does not read: `{INSTALL}`, or {_CONVERT}"
     found = name_content(head)
-    if found is not None:
+    if found is not None and (coding is None or not _is_sound(head)):
         return found
     detail = error.rsplit(": ", 1)[-1].rstrip(".")
+    if coding is not None:
+        return f"{coding}: truncated, damaged, or in a coding that is not read ({detail}); copy it again, or {_CONVERT}"
     magics = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"riff")
     if head.startswith(magics) or (head[0] == 0xFF and len(head) > 1 and head[1] & 0xE0 == 0xE0):
-        return f"truncated or damaged sound ({detail}); copy it again or convert it with ffmpeg to WAV or FLAC"
+        more = f" or `{INSTALL}`, which reads more codings" if wanting else " or convert it with ffmpeg to WAV or FLAC"
+        return f"truncated or damaged sound ({detail}); copy it again{more}"
     return f"not a sound file that can be read ({detail}); convert it with ffmpeg to WAV or FLAC, or remove it"
+
+
+def _is_sound(head: bytes) -> bool:
+    """Whether the bytes are those of a sound or a film."""
+    brand = head[4:8] == b"ftyp" and head[8:12] not in _PICTURE_BRANDS
+    return brand or head.startswith(tuple(magic for magic, _ in _OTHER_SOUND))
+
+
+def _coding(descriptor: int, head: bytes) -> str | None:
+    """A container and the coding in it, where they are of a kind that libsndfile lacks; None for others."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") and head[8:12] not in _PICTURE_BRANDS:
+        return f"an MP4 file ({_mp4_coding(descriptor)})"
+    if head.startswith(b"caff"):
+        return f"a CAF file ({_CODINGS.get(head[28:32], head[28:32].decode('latin-1').strip())})"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        found = next((name for name in _MATROSKA_CODINGS if f"A_{name}".upper().encode() in head.upper()), None)
+        return f"a Matroska or WebM file ({found or 'unknown coding'})"
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE" and (at := head.find(b"fmt ")) > 0:
+        tag = int.from_bytes(head[at + 8 : at + 10], "little")
+        name = _WAV_CODINGS.get(tag, f"format {tag:#06x}")
+        return None if tag in (1, 3, 6, 7, 0xFFFE) else f"a WAV file in {name}"
+    if head.startswith(b"OggS"):
+        at = 27 + head[26] if len(head) > 27 else 0
+        names = (
+            (b"\x7fFLAC", "FLAC"),
+            (b"Speex   ", "Speex"),
+            (b"\x80theora", "Theora"),
+            (b"fishead", "several streams"),
+        )
+        return next((f"an Ogg file ({name})" for magic, name in names if head[at:].startswith(magic)), None)
+    if head.startswith(b"fLaC") and len(head) > 21:
+        bits = (int.from_bytes(head[20:22], "big") >> 4 & 31) + 1
+        return f"a FLAC file of {bits} bits" if bits > 24 else None
+    if head.startswith(b"Creative Voice File"):
+        return "a VOC file of several blocks"
+    return next((name for magic, name in _OTHER_SOUND if head.startswith(magic)), None)
+
+
+def _mp4_coding(descriptor: int) -> str:
+    """The coding that an MP4 file's sample description names."""
+    size = os.fstat(descriptor).st_size
+    for part in (os.pread(descriptor, _SEARCHED, 0), os.pread(descriptor, _SEARCHED, max(0, size - _SEARCHED))):
+        at = part.find(b"stsd")
+        while at >= 0:
+            if (found := _CODINGS.get(part[at + 16 : at + 20])) is not None:
+                return found
+            at = part.find(b"stsd", at + 4)
+    return "unknown coding"
 
 
 def _name_text(head: bytes) -> str | None:
@@ -108,65 +191,3 @@ def _decoded(head: bytes) -> str | None:
         control = sum(character < " " and character not in "\t\n\r\f\x1b" for character in text)
         return text if control == 0 else None
     return None
-
-
-def missing_bytes(descriptor: int) -> int:
-    """Bytes of sound that an open, seekable file lacks according to its header; 0 if it lacks none.
-
-    For WAV, AIFF, AU, CAF, W64 and Ogg libsndfile reports no missing end, so an interrupted download would pass for a
-    short clip.
-    """
-    size = os.fstat(descriptor).st_size
-    head = os.pread(descriptor, 64, 0)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
-        return _missing_chunk(
-            descriptor, size, start=12, layout=">4sI" if head[:4] == b"RIFX" else "<4sI", data=b"data"
-        )
-    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return _missing_chunk(descriptor, size, start=12, layout=">4sI", data=b"SSND")
-    if head[:4] == b"caff":
-        return _missing_chunk(descriptor, size, start=8, layout=">4sq", data=b"data", align=1)
-    if head[:4] == b"riff":
-        return _missing_chunk(descriptor, size, start=40, layout="<16sQ", data=_W64_DATA, align=8, inclusive=True)
-    if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
-        offset, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-        return 0 if length >= _UNKNOWN_SIZE else max(0, offset + length - size)
-    if head[:4] == b"OggS":
-        return _missing_ogg(descriptor, size)
-    return 0
-
-
-def _missing_chunk(
-    descriptor: int, size: int, *, start: int, layout: str, data: bytes, align: int = 2, inclusive: bool = False
-) -> int:
-    """Walk the chunks to the one with the sound and compare its length with the file's."""
-    header = struct.calcsize(layout)
-    position, long_size = start, None
-    while position + header <= size:
-        name, length = struct.unpack(layout, os.pread(descriptor, header, position))
-        if name == b"ds64":  # RF64 keeps the true length of the data chunk here
-            whole = size >= position + 24
-            long_size = struct.unpack("<Q", os.pread(descriptor, 24, position)[16:24])[0] if whole else None
-        body = position + header
-        length -= header if inclusive else 0
-        if name == data:
-            promised = long_size if long_size is not None and length >= _UNKNOWN_SIZE else length
-            known = promised > 0 and (promised < _UNKNOWN_SIZE or long_size is not None or layout in ("<16sQ", ">4sq"))
-            return max(0, body + promised - size) if known else 0
-        if length < 0:
-            return 0
-        position = body + length + (-length) % align
-    return 0
-
-
-def _missing_ogg(descriptor: int, size: int) -> int:
-    """An Ogg file ends with a whole page; count what its last page lacks."""
-    tail_start = max(0, size - 2 * 65536)
-    tail = os.pread(descriptor, size - tail_start, tail_start)
-    at = tail.rfind(b"OggS")
-    if at < 0 or len(tail) - at < 27:
-        return 27
-    segments = tail[27 + at : 27 + at + tail[at + 26]]
-    if len(segments) < tail[at + 26]:
-        return tail[at + 26] - len(segments)
-    return max(0, at + 27 + len(segments) + sum(segments) - len(tail))

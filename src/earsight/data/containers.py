@@ -1,0 +1,413 @@
+"""Where in a file its sound lies, by its container's own structure: what was promised, what is there, what is damaged.
+
+Comes in: an open file descriptor. Goes out: a `Survey`: the byte ranges that are sounds of their own (several where
+files were joined), sizes that a writer left wrong, bytes that are missing, and where pages or frames are damaged.
+Headers are believed only where the bytes bear them out. Nothing is decoded; memory does not grow with the file. MPEG
+audio, which has no container, is in `earsight.data.mpeg`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from earsight.data.mpeg import Link, Survey, after_tags, survey_mpeg
+
+_CHUNK = 1 << 20
+# Writers that cannot seek back (pipes, recorders) leave sizes near 2 or 4 GiB in the header: no promise at all.
+_UNKNOWN = (range(0x7F000000, 0x7F001000), range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 1 << 32))
+_W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_MP3_IN_WAV = (0x50, 0x55)
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+
+
+def survey(descriptor: int) -> Survey:
+    """Look through an open, seekable file; see `Survey`."""
+    size = os.fstat(descriptor).st_size
+    start = after_tags(descriptor, 0, size)
+    head = os.pread(descriptor, 64, start)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _wav(descriptor, start, size)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return Survey(missing=_missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"SSND"))
+    if head[:4] == b"caff":
+        return _caf(descriptor, size)
+    if head[:4] == b"riff":
+        return Survey(missing=_missing_chunk(descriptor, size, start=40, layout="<16sq", data=_W64_DATA, align=8))
+    if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
+        offset, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
+        return Survey(missing=0 if _is_unknown(length) else max(0, offset + length - size))
+    if head[:4] == b"OggS":
+        return _ogg(descriptor, size)
+    if head[:4] == b"fLaC":
+        return _flac(descriptor, start, size)
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip") and start == 0:
+        return Survey(missing=_missing_box(descriptor, size))
+    if head.startswith(b"Creative Voice File"):
+        return Survey(miscounted=_voc_blocks(descriptor, head, size) > 1)
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return Survey(missing=_missing_segment(head, size), exact=True)
+    return survey_mpeg(descriptor, start, size)
+
+
+def _is_unknown(length: int) -> bool:
+    return any(length in sizes for sizes in _UNKNOWN)
+
+
+# WAV, AIFF, W64, CAF, VOC, MP4
+
+
+def _wav(descriptor: int, start: int, size: int) -> Survey:
+    """A WAV file, or several in a row."""
+    links: list[Link] = []
+    missing, plain = 0, True
+    while start < size:
+        link, missing, mpeg = _riff(descriptor, start, size)
+        if link is None:  # no data chunk
+            break
+        if mpeg is not None and not links:
+            found = survey_mpeg(descriptor, *mpeg)
+            return replace(found, missing=missing, exact=False) if found.links else Survey(missing=missing)
+        links.append(link)
+        plain = plain and not link.edits
+        start = link.end
+    if len(links) == 1 and plain:
+        return Survey(missing=missing)
+    return Survey(tuple(links), missing)
+
+
+def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tuple[int, int] | None]:
+    """The WAV file at ``start``: its bytes, how many are missing, and where its sound is, should that be MPEG audio."""
+    head = os.pread(descriptor, 12, start)
+    order = ">" if head[:4] == b"RIFX" else "<"
+    riff_end = start + 8 + struct.unpack(order + "I", head[4:8])[0]
+    position, long_size, tag = start + 12, None, 0
+    while position + 8 <= size:
+        name, length = struct.unpack(order + "4sI", os.pread(descriptor, 8, position))
+        body = position + 8
+        if name == b"ds64" and size >= body + 16:  # RF64 keeps the true lengths here
+            riff, long_size = struct.unpack("<QQ", os.pread(descriptor, 16, body))
+            riff_end = start + 8 + riff
+        if name == b"fmt " and size >= body + 2:
+            tag = struct.unpack(order + "H", os.pread(descriptor, 2, body))[0]
+        if name != b"data":
+            position = body + length + length % 2
+            continue
+        if long_size is not None and (head[:4] == b"RF64" or _is_unknown(length)):
+            known, end = long_size > 0, body + long_size
+        else:
+            known, end = not _is_unknown(length), body + length
+        if not known:
+            end = size
+        edits: tuple[tuple[int, bytes], ...] = ()
+        behind = end + (end - body) % 2
+        # A size of 32 bits that wrapped, or one from before the power failed: the bytes show that the sound goes on.
+        if behind < size and not _is_chunk(descriptor, behind, size) and riff_end not in (end, behind):
+            wrapped = end + ((size - end) >> 32 << 32)
+            inside = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
+            edits = ((position + 4, b"\xff" * 4),)
+            end = behind = inside
+        mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
+        if edits:
+            return Link(start, end, edits), 0, mpeg
+        missing = max(0, end - size) if known else 0
+        # A second file may follow, behind chunks that belong to this one.
+        following = riff_end if behind <= riff_end < size else behind
+        joined = following + 12 <= size and _starts_wav(descriptor, following)
+        return Link(start, following if joined else size), missing, mpeg
+    return None, 0, None
+
+
+def _starts_wav(descriptor: int, position: int) -> bool:
+    head = os.pread(descriptor, 12, position)
+    return head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE"
+
+
+def _is_chunk(descriptor: int, position: int, size: int) -> bool:
+    """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
+    head = os.pread(descriptor, 4096, position)
+    if len(head) < 8 or not head.strip(b"\0") or head.startswith((b"TAG", b"ID3", b"APETAGEX")):
+        return True
+    length = min(struct.unpack(order, head[4:8])[0] for order in ("<I", ">I"))
+    return all(0x20 <= byte < 0x7F for byte in head[:4]) and position + 8 + length <= size + 1
+
+
+def _missing_chunk(
+    descriptor: int, size: int, *, start: int, layout: str, data: bytes, align: int = 2, position: int = 0
+) -> int:
+    """Walk the chunks to the one with the sound and compare its length with the file's."""
+    header = struct.calcsize(layout)
+    position = start
+    while position + header <= size:
+        name, length = struct.unpack(layout, os.pread(descriptor, header, position))
+        length -= header if layout == "<16sq" else 0
+        body = position + header
+        if name == data:
+            known = 0 < length < 1 << 62 and not (layout == ">4sI" and _is_unknown(length))
+            return max(0, body + length - size) if known else 0
+        if length < 0:
+            return 0
+        position = body + length + (-length) % align
+    return 0
+
+
+def _caf(descriptor: int, size: int) -> Survey:
+    """A CAF file; a data chunk of length -1, which libsndfile refuses, goes to the end."""
+    position = 8
+    while position + 12 <= size:
+        name, length = struct.unpack(">4sq", os.pread(descriptor, 12, position))
+        body = position + 12
+        if name == b"data" and length == -1:
+            return Survey((Link(0, size, ((position + 4, struct.pack(">q", size - body)),)),))
+        if name == b"data":
+            return Survey(missing=max(0, body + length - size))
+        if length < 0:
+            break
+        position = body + length
+    return Survey()
+
+
+def _voc_blocks(descriptor: int, head: bytes, size: int) -> int:
+    """How many blocks with sound a VOC file has: of several, libsndfile takes the headers for samples."""
+    position, count = struct.unpack("<H", head[20:22])[0] if len(head) > 22 else size, 0
+    while position + 4 <= size:
+        block = os.pread(descriptor, 4, position)
+        count += block[0] in (1, 2, 9)
+        if block[0] == 0 or count > 1:
+            break
+        position += 4 + int.from_bytes(block[1:], "little")
+    return count
+
+
+def _missing_box(descriptor: int, size: int) -> int:
+    """Bytes that the last box of an MP4 file lacks."""
+    position = 0
+    while position + 8 <= size:
+        head = os.pread(descriptor, 16, position)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:16], "big")
+        if length == 0:  # to the end
+            return 0
+        if length < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in head[4:8]):
+            return 0  # something else follows
+        position += length
+    return max(0, position - size)
+
+
+def _missing_segment(head: bytes, size: int) -> int:
+    """Bytes that the one segment of a Matroska or WebM file lacks."""
+
+    def number(at: int) -> tuple[int, int]:
+        """A number of EBML, -1 where it is not known, and the place behind it."""
+        more = 8 - head[at].bit_length()
+        value = int.from_bytes(head[at : at + more + 1], "big") & (1 << 7 * (more + 1)) - 1
+        return (-1 if value == (1 << 7 * (more + 1)) - 1 else value), at + more + 1
+
+    length, at = number(4)
+    at += length
+    if length < 0 or head[at : at + 4] != b"\x18\x53\x80\x67" or len(head) < at + 13:
+        return 0
+    length, at = number(at + 4)
+    return 0 if length < 0 else max(0, at + length - size)
+
+
+# Ogg
+
+
+@dataclass(frozen=True)
+class _Page:
+    begin: int
+    end: int
+    first: bool  # of its logical stream
+    granule: int
+    serial: int
+    number: int
+    body: bytes
+    whole: bool  # its checksum holds
+
+
+def _ogg(descriptor: int, size: int) -> Survey:
+    """An Ogg file: chained streams are links; every page has a checksum, which shows where it is damaged."""
+    begins: list[int] = []
+    heads: set[int] = set()  # serial numbers of the current link's streams
+    numbers: dict[int, int] = {}
+    opening, rate, delay, seconds, done = False, 0, 0, 0.0, 0.0
+    end = 0
+    for page in _pages(descriptor, size):
+        if page.begin > end or not page.whole:
+            return Survey(_ranges(begins, size), damage=(done + seconds, "a damaged page"))
+        if page.end > size:
+            return Survey(_ranges(begins, size), missing=page.end - size, exact=True)
+        end = page.end
+        if page.first:
+            if not opening:
+                begins.append(page.begin)
+                heads, numbers, rate, delay = set(), {}, 0, 0
+                done, seconds = done + seconds, 0.0
+            rate = rate or _ogg_rate(page.body)
+            if page.body.startswith(b"OpusHead") and len(page.body) >= 12:
+                delay = int.from_bytes(page.body[10:12], "little")
+            heads.add(page.serial)
+        elif page.number != numbers.get(page.serial, page.number - 1) + 1:
+            return Survey(_ranges(begins, size), damage=(done + seconds, "a page is missing"))
+        numbers[page.serial] = page.number
+        opening = page.first
+        if rate and page.granule > 0 and len(heads) == 1:
+            seconds = max(0, page.granule - delay) / rate
+    if end < size and any(os.pread(descriptor, min(size - end, 4096), end).strip(b"\0")):
+        scrap = os.pread(descriptor, 4, end)
+        if b"OggS".startswith(scrap) or size - end > 4096:
+            return Survey(_ranges(begins, size), missing=27, exact=True)
+    return Survey(_ranges(begins, size))
+
+
+def _ranges(begins: list[int], size: int) -> tuple[Link, ...]:
+    if len(begins) < 2:
+        return ()
+    return tuple(Link(begin, end) for begin, end in zip(begins, [*begins[1:], size], strict=True))
+
+
+def _ogg_rate(body: bytes) -> int:
+    if body.startswith(b"\x01vorbis") and len(body) >= 16:
+        return int(struct.unpack("<I", body[12:16])[0])
+    if body.startswith(b"\x7fFLAC") and len(body) >= 30:
+        return int.from_bytes(body[27:30], "big") >> 4
+    return 48000 if body.startswith(b"OpusHead") else 0
+
+
+def _pages(descriptor: int, size: int) -> Iterator[_Page]:
+    """Pages in order; one whose end is missing is the last; where bytes are none, the search goes on behind them."""
+    held, at, position = b"", 0, 0  # `held` begins at `position` of the file
+    while True:
+        if len(held) - at < 66000 and position + len(held) < size:
+            held, position = held[at:] + os.pread(descriptor, _CHUNK, position + len(held)), position + at
+            at = 0
+        found = held.find(b"OggS\0", at)
+        if found < 0 or len(held) - found < 27:
+            if position + len(held) >= size:
+                return
+            at = max(at, len(held) - 30) if found < 0 else found
+            continue
+        if len(held) - found < 66000 and position + len(held) < size:
+            at = found
+            continue
+        count = held[found + 26]
+        body = found + 27 + count
+        if body > len(held):  # the end of the file lies in the list of segments
+            yield _Page(position + found, position + body, False, 0, 0, 0, b"", True)
+            return
+        end = body + sum(held[found + 27 : body])
+        flags, granule, serial, number, crc = struct.unpack("<BqIII", held[found + 5 : found + 26])
+        page = held[found:end]
+        cut = end > len(held)
+        whole = cut or _ogg_crc(page[:22] + b"\0\0\0\0" + page[26:]) == crc
+        first = bool(flags & 2)
+        yield _Page(
+            position + found,
+            position + end,
+            first,
+            granule,
+            serial,
+            number,
+            page[27 + count :] if first else b"",
+            whole,
+        )
+        if cut:
+            return
+        at = end if whole else found + 5
+
+
+def _ogg_crc(page: bytes) -> int:
+    """Ogg's CRC-32 is that of zlib with all bits in the other order, and nothing inverted."""
+    crc = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(crc.to_bytes(4, "little").translate(_REVERSED), "big")
+
+
+# FLAC
+
+
+def _flac(descriptor: int, start: int, size: int) -> Survey:
+    """A FLAC file, or several in a row; a part of a longer one promises the whole's length."""
+    begins = [start]
+    position, tail = start + 8, b""
+    while position < size:
+        block = tail + os.pread(descriptor, _CHUNK, position)
+        places = {block.find(head) for head in _FLAC_HEADS} - {-1}
+        if places:
+            begins.append(position - len(tail) + min(places))
+            position, tail = begins[-1] + 8, b""
+        else:
+            position, tail = position - len(tail) + len(block), block[-7:]
+    ends = [*begins[1:], size]
+    links = [Link(begin, end, frames=_flac_frames(descriptor, begin)) for begin, end in zip(begins, ends, strict=True)]
+    if len(links) == 1 and links[0].frames is None:
+        return Survey()
+    return Survey(tuple(links))
+
+
+def _flac_frames(descriptor: int, start: int) -> int | None:
+    """Sample frames of a FLAC stream that is part of a longer one: it promises the whole's; None if it is not."""
+    info = os.pread(descriptor, 34, start + 8)
+    if len(info) < 34:
+        return None
+    total = int.from_bytes(info[13:18], "big") & 0xFFFFFFFFF
+    head = os.pread(descriptor, 16, _flac_frames_begin(descriptor, start))
+    first = _flac_number(head, struct.unpack(">H", info[2:4])[0])
+    return total - first if first is not None and 0 < first < total else None
+
+
+def _flac_frames_begin(descriptor: int, start: int) -> int:
+    """The first byte behind the metadata of the FLAC stream at ``start``."""
+    position, last = start + 4, False
+    while not last:
+        head = os.pread(descriptor, 4, position)
+        last = len(head) < 4 or bool(head[0] & 0x80)
+        position += 4 + int.from_bytes(head[1:], "big")
+    return position
+
+
+def flac_last_frame(descriptor: int, link: Link) -> tuple[int, int] | None:
+    """Where the last frame of a FLAC stream begins and would end, in sample frames from its first; None if not found.
+
+    A stream that was cut ends within it; one that is damaged before it goes on to its promised end.
+    """
+    streaminfo = os.pread(descriptor, 4, link.begin + 8)
+    block = struct.unpack(">H", streaminfo[2:4])[0] if len(streaminfo) == 4 else 0
+    head = os.pread(descriptor, 16, _flac_frames_begin(descriptor, link.begin))
+    first = _flac_number(head, block)
+    begin = max(link.begin, link.end - (1 << 18))
+    tail = os.pread(descriptor, link.end - begin, begin)
+    at = len(tail)
+    while first is not None and (at := tail.rfind(b"\xff", 0, at)) >= 0:
+        number = _flac_number(tail[at : at + 16], block)
+        if number is not None:
+            return number - first, number - first + block
+    return None
+
+
+def _flac_number(head: bytes, block: int) -> int | None:
+    """The number of the first sample of a FLAC frame, by the frame's header; None if it is none."""
+    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFC != 0xF8:
+        return None
+    more = 0 if head[4] < 0x80 else 7 - (head[4] ^ 0xFF).bit_length()
+    size = 5 + max(0, more - 1) + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    if len(head) <= size or _crc8(head[:size]) != head[size]:
+        return None
+    number = head[4] & (0x3F >> more) if more else head[4]
+    for byte in head[5 : 5 + max(0, more)]:
+        number = number << 6 | byte & 0x3F
+    return number if head[1] & 1 else number * block
+
+
+def _crc8(data: bytes) -> int:
+    value = 0
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ 0x07) & 0xFF if value & 0x80 else value << 1
+    return value
