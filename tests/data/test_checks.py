@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,6 +66,13 @@ def test_one_bad_clip_is_found_and_named(tmp_path, wave, kind):
     assert report.counts == {kind: 1}
     assert [finding.severity for finding in report.findings] == ["error" if kind == "unreadable" else "warning"]
     assert bool(report.errors) == (kind == "unreadable")
+
+
+def test_what_becomes_of_long_clips_goes_by_the_layout(tmp_path):
+    found = dataset(tmp_path, [*good(), ("a", 1, "long", noise(99, seconds=3.0))])
+    for layout, text in (("csv", "cut into windows"), ("esc50", "only their first 1 s are used")):
+        (finding,) = check_dataset(replace(found, layout=layout)).findings
+        assert text in finding.text
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from earsight.data import audio
-from earsight.data.datasets import DRAWN_FOLDS, Dataset, first
+from earsight.data.datasets import DRAWN_FOLDS, FIXED_WINDOW, Dataset, first
 from earsight.errors import AudioError, counted
 
 SILENT_LEVEL = 1e-4  # -80 dB: below a bit or two of 16
@@ -265,7 +265,10 @@ def _lengths(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     short = [row for row, clip in good if clip.seconds < SHORT_SECONDS]
     padded = [row for row, clip in good if clip.peak > SILENT_LEVEL and clip.silent_tail > PADDED_SHARE]
     longer = [row for row, clip in good if clip.seconds > LONGER_FACTOR * wanted]
-    long_text = f"{{n}} longer than {LONGER_FACTOR:g} times {wanted:g} s: only their first {wanted:g} s are used"
+    used = "cut into windows, of which training draws one an epoch: the label must hold for each"
+    if dataset.layout in FIXED_WINDOW:
+        used = f"only their first {wanted:g} s are used (--set training.windows=all: all of them)"
+    long_text = f"{{n}} longer than {LONGER_FACTOR:g} times {wanted:g} s: {used}"
     return [
         *_finding(dataset, "short", short, f"{{n}} shorter than {SHORT_SECONDS:g} s: mostly padding will be learnt"),
         *_finding(dataset, "padded", padded, "{n} with silence in more than their last half"),
