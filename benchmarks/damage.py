@@ -132,8 +132,8 @@ WRITERS = (
         ("new.csv",),
     ),
     Reader("calibrate", ["calibrate", "run", "--json"], ()),
-    Reader("explain", [*EXPLAIN, "--out", "new"], (), ("new/*.wav",)),
-    Reader("tune", [*TUNE, "--out", "new"], (), ("new/best.yaml", "new/search.csv")),
+    Reader("explain --out", [*EXPLAIN, "--out", "new"], (), ("new/*.wav",)),
+    Reader("tune --out", [*TUNE, "--out", "new"], (), ("new/best.yaml", "new/search.csv")),
 )
 EXPORT = Reader("export", ["export", MODEL, "--out", "new.onnx", "--threads", "1"], (), ("new.onnx",))
 """It takes as long as ten of the others, and comes once in sixty cases."""
@@ -249,7 +249,11 @@ class Scene:
 
 
 def _content(path: Path) -> bytes:
-    """A file's bytes; of predictions the arrays alone, for beside them stand seconds."""
+    """A file's bytes; of predictions and sounds the arrays alone, for beside them stand seconds, and a time."""
+    if path.suffix == ".wav":
+        import soundfile
+
+        return bytes(soundfile.read(path, dtype="float32")[0].tobytes())
     if path.suffix != ".npz":
         return path.read_bytes()
     from earsight.evaluation.summary import read_predictions

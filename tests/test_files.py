@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,11 @@ from earsight.files import (
     link_or_copy,
     publish_folder,
     read_state,
+    remove_stale,
     replace_bytes,
     replace_text,
     replacing,
+    scratch_folder,
     seal_fits,
     sealed,
     write_state,
@@ -165,3 +170,43 @@ def test_state_is_json_whatever_it_holds(tmp_path):
     text = (tmp_path / "s.json").read_text()
     json.loads(text, parse_constant=pytest.fail)
     assert read_state(tmp_path / "s.json", {}, remedy="") == {"a": [1.0, None], "b": {"c": None}}
+
+
+_DYING = """
+import os, sys, time
+from earsight.files import scratch_folder
+with scratch_folder("earsight-test-") as folder:
+    (folder / "weights").write_bytes(bytes(9))
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process is killed by its signal")
+def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "kept").write_text("x")
+    (tmp_path / "earsight-test-link.lock").symlink_to(precious / "kept")
+    (tmp_path / "earsight-test-link").symlink_to(precious)
+    (tmp_path / "earsight-test-unlocked").mkdir()
+    processes = [subprocess.Popen([sys.executable, "-c", _DYING], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        dead, alive = (Path(one.stdout.readline().strip()) for one in processes)
+        assert dead.stat().st_mode & 0o777 == 0o700
+        processes[0].kill()
+        processes[0].wait()
+        with scratch_folder("earsight-test-") as own:
+            assert own.is_dir()
+            assert (dead.exists(), alive.is_dir(), (precious / "kept").read_text()) == (False, True, "x")
+            assert remove_stale("earsight-test-") == 2
+        assert not own.exists()
+    finally:
+        for one in processes:
+            one.kill()
+            one.communicate()
+    assert remove_stale("earsight-test-") == 0
+    left = ["earsight-test-link", "earsight-test-link.lock", "earsight-test-unlocked", "precious"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left

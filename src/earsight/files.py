@@ -7,6 +7,7 @@ named, with its remedy. State without a digest, as earlier versions wrote it, is
 from __future__ import annotations
 
 import functools
+import glob
 import hashlib
 import json
 import logging
@@ -15,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +59,45 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
             _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A temporary folder that is removed at the block's end, or, where a kill comes first, by `remove_stale`.
+
+    A lock beside it, which ends with the process, shows that it is in use.
+    """
+    from filelock import FileLock
+
+    remove_stale(prefix)
+    folder = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(6)}"
+    lock = folder.with_name(f"{folder.name}.lock")
+    with FileLock(lock):
+        try:
+            folder.mkdir(mode=0o700)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink(missing_ok=True)
+
+
+def remove_stale(prefix: str) -> int:
+    """Remove the `scratch_folder` s of processes that have died; returns how many others are in use."""
+    from filelock import FileLock, Timeout
+
+    used = 0
+    for lock in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*.lock"):
+        try:
+            if os.name == "posix" and (lock.is_symlink() or lock.lstat().st_uid != os.getuid()):
+                continue  # another user's, or one that another user laid there
+            with FileLock(lock, timeout=0):
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+        except Timeout:
+            used += 1
+        except OSError:
+            continue  # removed meanwhile
+    return used
 
 
 def link_or_copy(source: Path, target: Path) -> None:

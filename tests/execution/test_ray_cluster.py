@@ -1,5 +1,7 @@
 """What a trial takes of a cluster's nodes, and what no node has."""
 
+import tempfile
+
 import pytest
 
 from earsight.errors import RunError
@@ -43,3 +45,25 @@ def test_what_a_trial_takes(asked, wanted):
         fitted = ray_cluster._fitted(Ray, "here", **options)
         assert (fitted.cpus, fitted.gpus, fitted.threads) == wanted
         assert fitted.device == ("cuda" if wanted[1] else "cpu")
+
+
+def test_at_the_end_the_folders_of_killed_workers_are_removed(tmp_path, monkeypatch):
+    """Whether the block ends or is interrupted; those of workers that still end are waited for."""
+
+    class Ray:
+        @staticmethod
+        def nodes():
+            return [{"Alive": True, "Resources": {"CPU": 2}}]
+
+        @staticmethod
+        def shutdown():
+            left = tmp_path / "earsight-trial-0123"
+            left.mkdir()
+            left.with_suffix(".lock").touch()
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(ray_cluster, "_ray", lambda: Ray)
+    monkeypatch.setattr(ray_cluster, "_connect", lambda *_: "here")
+    with pytest.raises(KeyboardInterrupt), ray_cluster.connected("ray"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())

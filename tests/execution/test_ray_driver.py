@@ -20,6 +20,7 @@ from earsight.execution.ray_driver import Driver, Unit, open_driver, run_units
 from earsight.execution.ray_worker import work
 from earsight.execution.schedule import Group, run_groups
 from earsight.models.backbones import build
+from earsight.training.checkpoint import checkpoints
 from earsight.training.trial import Trial, is_done, run_inner, run_trial
 from earsight.tuning.search import STOPPED, candidate, search
 from earsight.tuning.space import make_points
@@ -166,6 +167,20 @@ def test_another_version_is_refused(nodes, long, tmp_path):
         outcome = work(ray.get(reference), replace(job, version="0.0.0"), driver.mailbox)
     with pytest.raises(RunError, match=r"^node .* has earsight .* and the driver 0\.0\.0; install the same"):
         raise outcome
+
+
+def test_the_checkpoint_before_the_newest_travels_too(nodes, long, tmp_path):
+    unit = Unit(long, TRIALS[0], tmp_path)
+    unit.folder.mkdir(parents=True)
+    newest, before = checkpoints(unit.folder)
+    before.write_bytes(b"one")
+    newest.write_bytes(b"two")
+    with open_driver(CLUSTER, [unit], say=print) as driver:
+        driver.job(0)
+        assert ray.get(driver.mailbox.state.remote(0)) == {newest.name: b"two", before.name: b"one"}
+        ray.get(driver.mailbox.put_state.remote(0, {newest.name: b"three"}))
+        driver.collect()
+        assert (newest.read_bytes(), before.read_bytes()) == (b"three", b"two")
 
 
 def test_stopped_and_then_a_node_killed_it_ends_with_the_bits_of_a_local_run(nodes, long, tmp_path, monkeypatch):

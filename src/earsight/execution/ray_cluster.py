@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from earsight.errors import RunError, counted
+from earsight.files import remove_stale
 
 REACH_SECONDS = 10.0  # that a cluster may take to answer at its address
+TIDY_SECONDS = 1.0  # that workers may take to end after a cluster that was started here
+SCRATCH = "earsight-trial-"  # how a worker's scratch folder begins
 STORE_BYTES = 256 * 2**20  # for objects in a cluster that is started here: its trials read and write the disk itself
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CLIENT = re.compile(r"ray://(?P<host>[^/:\s]+|\[[^\]]+\]):(?P<port>\d+)")
@@ -94,6 +98,14 @@ def connected(
         yield _fitted(ray, where, cpus=cpus, gpus=gpus, threads=threads, device=device, unit=unit)
     finally:
         ray.shutdown()
+        _remove_scratch()
+
+
+def _remove_scratch() -> None:
+    """Remove what workers of this machine left that were killed; those that Ray started end a moment after it."""
+    until = time.monotonic() + TIDY_SECONDS
+    while remove_stale(SCRATCH) and time.monotonic() < until:
+        time.sleep(0.1)
 
 
 def _ray() -> Any:

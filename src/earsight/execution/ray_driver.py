@@ -19,8 +19,9 @@ from earsight.errors import RunError
 from earsight.execution.ray_cluster import Cluster, cluster_errors
 from earsight.execution.ray_mailbox import Files, Mailbox
 from earsight.execution.ray_worker import STATE, Job, work
-from earsight.files import replace_bytes
+from earsight.files import link_or_copy, replace_bytes
 from earsight.training.artifacts import tidy
+from earsight.training.checkpoint import checkpoints
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, is_done, lock_trial
 
@@ -77,8 +78,10 @@ class Driver:
         unit = self.units[number]
         prepared, dataset, store = unit.prepared, unit.prepared.dataset, unit.prepared.store
         self._unlock(number)
-        state = {name: (unit.folder / name).read_bytes() for name in STATE if (unit.folder / name).is_file()}
-        if STATE[-1] in state:
+        newest, before = checkpoints(unit.folder)
+        names = (*STATE, before.name)
+        state = {name: (unit.folder / name).read_bytes() for name in names if (unit.folder / name).is_file()}
+        if newest.name in state or before.name in state:
             self._ray.get(self.mailbox.put_state.remote(number, state, fresh=False))
         if id(prepared) not in self._data:
             dataset = replace(dataset, root=dataset.root.absolute())
@@ -124,7 +127,11 @@ class Driver:
             if number not in self._locks:
                 self._locks[number] = ExitStack()
                 self._locks[number].enter_context(lock_trial(folder))
+            newest, before = checkpoints(folder)
             for name, content in files.items():
+                if name == newest.name and newest.is_file():  # what travels is the newest alone
+                    before.unlink(missing_ok=True)
+                    link_or_copy(newest, before)
                 replace_bytes(folder / Path(name).name, content)
 
     def _unlock(self, number: int) -> None:

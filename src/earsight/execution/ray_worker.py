@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -27,10 +26,11 @@ from filelock import FileLock
 
 from earsight.cache import default_cache
 from earsight.errors import DataError, EarsightError, RunError
+from earsight.execution.ray_cluster import SCRATCH
 from earsight.execution.ray_mailbox import Files
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
-from earsight.files import publish_folder
+from earsight.files import publish_folder, scratch_folder
 from earsight.openmp import ask_for_short_slices
 from earsight.signals import keep_stops
 from earsight.training.preparation import Prepared
@@ -101,16 +101,16 @@ def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> 
     files = "writes in the run folder" if shared else "does not share the run folder: its files come back as bytes"
     mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {job.device}, {files}")
     options: dict[str, Any] = {"device": torch.device(job.device), "weights": None}
-    with TemporaryDirectory(prefix="earsight-trial-") as scratch:
+    with scratch_folder(SCRATCH) as scratch:
         if job.weights:
-            file = Path(scratch) / job.weights[0]
+            file = scratch / job.weights[0]
             file.write_bytes(ray.get(job.weights[1]))
             options["weights"] = str(file)
         train: Callable[..., Path] = partial(run_trial, prepared, job.trial, **options)
         if job.inner:
             train = partial(run_inner, prepared, job.trial, **options, on_epoch=on_epoch)
         if not shared:
-            return _run_apart(Path(scratch), job, mailbox, train, on_epoch)
+            return _run_apart(scratch, job, mailbox, train, on_epoch)
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
