@@ -11,14 +11,14 @@ import pytest
 import typer
 
 from earsight.cli import analyze, app, recipe
-from earsight.console import verb
+from earsight.console import bar, verb
 from earsight.training.trial import Trial
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 WAITING = """
 import time
 from earsight.cli import app, main
-from earsight.console import verb
+from earsight.console import bar, verb
 @app.command("wait")
 @verb
 def wait():
@@ -138,3 +138,14 @@ def test_the_remedy_fits_what_the_disk_says(capsys, number, words):
     shown = capsys.readouterr().err
     assert "some/store.json: " in shown
     assert words in shown
+
+
+def test_a_second_part_of_the_work_has_its_own_name_and_tenths(capsys):
+    with bar("first") as shown:
+        then = shown.then("second")
+        for done in (1, 2):
+            shown(done, 2)
+        for done in (1, 2):
+            then(done, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.strip() for line in lines] == ["first: 1 of 2", "first: 2 of 2", "second: 1 of 2", "second: 2 of 2"]

@@ -132,6 +132,17 @@ class Bar:
             self._tenth = tenth
             say(f"{self._name}: {done} of {total} {note}".rstrip())
 
+    def then(self, name: str) -> Callable[[int, int], None]:
+        """What shows a second part of the work, under its own name, from its first call on."""
+
+        def show(done: int, total: int) -> None:
+            if self._name != name:
+                self._name, self._tenth = name, 0
+                self._progress.reset(self._task, description=name)
+            self(done, total)
+
+        return show
+
 
 @contextmanager
 def bar(name: str) -> Iterator[Bar]:

@@ -43,13 +43,21 @@ def quickstart(
 
 
 @verb
-def check(data: Data, *, form: LayoutOptions, json_output: Json = False) -> None:
+def check(
+    data: Data,
+    *,
+    near: Annotated[
+        bool, typer.Option("--near/--no-near", help="Search for near duplicates: other level, rate, codec or length.")
+    ] = True,
+    form: LayoutOptions,
+    json_output: Json = False,
+) -> None:
     """Check a data set for unreadable, silent, clipped, duplicate or leaking clips."""
     from earsight.data.checks import check_dataset
 
     dataset = steps.open_data(data, form, skip_missing=True, least=1)
     with bar("checking") as shown:
-        found = check_dataset(dataset, progress=shown)
+        found = check_dataset(dataset, near=near, progress=shown, comparing=shown.then("near duplicates"))
     steps.show_lines(found.to_dict(), found.lines(), as_json=json_output)
     if found.errors:
         raise typer.Exit(2)

@@ -1,8 +1,9 @@
 """Checks of a data set's clips before training, for what would harm it.
 
-Comes in: a `Dataset`. Each clip is decoded once, in threads and block by block; only its hash and a few numbers are
-kept, so memory does not grow with the sound. Goes out: a `Report` of findings, as lines to read or as lists and dicts
-for JSON; levels are of full scale 1, lengths in seconds, rates in Hz.
+Comes in: a `Dataset`. Each clip is decoded once, in threads and block by block; its hash, a few numbers and the
+fingerprint of its first 30 s are kept (`earsight.data.duplicates`), so memory does not grow with longer sounds. What
+may have a near duplicate is decoded a second time. Goes out: a `Report` of findings, as lines to read or as lists and
+dicts for JSON; levels are of full scale 1, lengths in seconds, rates in Hz.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from earsight.data import audio
+from earsight.data import audio, duplicates, published
 from earsight.data.datasets import DRAWN_FOLDS, FIXED_WINDOW, Dataset, first
 from earsight.errors import AudioError, counted
 
@@ -95,17 +96,25 @@ class Report:
         return {"clips": self.clips, "errors": len(self.errors), "counts": self.counts, "findings": findings}
 
 
-def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int, int], None] | None = None) -> Report:
+def check_dataset(
+    dataset: Dataset,
+    *,
+    workers: int = 0,
+    near: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+    comparing: Callable[[int, int], None] | None = None,
+) -> Report:
     """Decode every clip of a data set, in as many threads as processors, and report what would harm training.
 
-    Kinds of findings: missing, unreadable (errors); labels, leak, label_conflict, duplicate, group_straddles, silent,
-    constant, clipped, short, padded, rates, long, imbalance, few (warnings). ``progress`` is called with clips done and
-    clips in all.
+    Kinds of findings: missing, unreadable (errors); labels, leak, label_conflict, duplicate, the same three with near_
+    before them, known_fault, group_straddles, silent, constant, clipped, short, padded, rates, long, imbalance, few
+    (warnings). ``near`` is whether near duplicates are searched for. ``progress`` is called with clips done and clips
+    in all, ``comparing`` with the search's steps.
     """
     total = len(dataset.clips)
     looked: list[_Clip] = []
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
-        for clip in pool.map(lambda row: _look(dataset, row), range(total)):
+        for clip in pool.map(lambda row: _look(dataset, row, near=near), range(total)):
             looked.append(clip)
             if progress is not None:
                 progress(len(looked), total)
@@ -118,6 +127,8 @@ def check_dataset(dataset: Dataset, *, workers: int = 0, progress: Callable[[int
         ),
         *_labels(dataset),
         *_same_content(dataset, looked),
+        *(_near(dataset, looked, workers=workers, progress=comparing) if near else ()),
+        *_known(dataset),
         *_straddling(dataset),
         *_levels(dataset, looked),
         *_lengths(dataset, looked),
@@ -139,10 +150,12 @@ class _Clip:
     clipped: float = 0.0
     silent_tail: float = 0.0
     error: str = ""
+    print: duplicates.Fingerprint | None = None
 
 
-def _look(dataset: Dataset, row: int) -> _Clip:
+def _look(dataset: Dataset, row: int, *, near: bool) -> _Clip:
     content = hashlib.sha256()
+    begin: list[audio.Wave] = []  # its first seconds, of all channels
     frames = clipped = sounding = rate = 0
     low, high = np.array([np.inf]), np.array([-np.inf])  # of each channel
     try:
@@ -151,6 +164,8 @@ def _look(dataset: Dataset, row: int) -> _Clip:
                 content.update(f"{rate} {wave.shape[1]} ".encode())
             # Adding 0 makes -0.0 and 0.0, which sound the same, one.
             content.update((wave + 0.0).tobytes())
+            if near and frames < duplicates.SECONDS * rate:
+                begin.append(wave.mean(axis=1))
             size = np.abs(wave).max(axis=1)
             loud = np.flatnonzero(size > SILENT_LEVEL)
             sounding = frames + int(loud[-1]) + 1 if len(loud) else sounding
@@ -168,6 +183,7 @@ def _look(dataset: Dataset, row: int) -> _Clip:
         clipped=clipped / frames,
         # All after the last sound is silence, as some sets pad their clips to one length.
         silent_tail=1 - sounding / frames,
+        print=duplicates.fingerprint(np.concatenate(begin), rate) if begin else None,
     )
 
 
@@ -212,28 +228,67 @@ def _seen(name: str) -> str:
 
 
 def _same_content(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
-    """Clips whose samples are equal: across folds a leak, across labels a conflict, else a duplicate."""
+    """Clips whose samples are equal."""
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, clip in enumerate(looked):
         if not clip.error and clip.peak > SILENT_LEVEL:  # silence is reported as silence
             rows_of[clip.digest].append(row)
+    return _same_sound(dataset, [rows for rows in rows_of.values() if len(rows) > 1], what="the same sound")
+
+
+def _near(
+    dataset: Dataset, looked: list[_Clip], *, workers: int, progress: Callable[[int, int], None] | None
+) -> list[Finding]:
+    """Clips that are nearly the same sound; not those of one source and label, which stay together anyway."""
+    prints = [None if clip.error or clip.peak <= SILENT_LEVEL else clip.print for clip in looked]
+
+    def read(row: int) -> audio.Wave:
+        return audio.read(dataset.file(row), sample_rate_hz=duplicates.RATE, seconds=duplicates.SECONDS)
+
+    pairs = duplicates.near_duplicates(prints, read, workers=workers, progress=progress)
+    clips = dataset.clips
+    kept = [
+        (one, other)
+        for one, other, _ in pairs
+        if looked[one].digest != looked[other].digest
+        and (clips[one].group, clips[one].label) != (clips[other].group, clips[other].label)
+    ]
+    what = "nearly the same sound (but for level, rate, codec or length)"
+    return _same_sound(dataset, duplicates.connected(kept), what=what, kind="near_")
+
+
+def _same_sound(dataset: Dataset, groups: list[list[int]], *, what: str, kind: str = "") -> list[Finding]:
+    """Groups of one sound: across folds a leak, across labels a conflict, else a duplicate."""
     # Folds drawn here are one of many draws: in another, two copies may be on both sides.
     drawn = any(note.startswith(DRAWN_FOLDS) for note in dataset.notes)
     findings = []
-    for rows in (rows for rows in rows_of.values() if len(rows) > 1):
+    for rows in groups:
         clips = [dataset.clips[row] for row in rows]
         folds = sorted({clip.fold for clip in clips})
         labels = sorted({clip.label for clip in clips})
         if len(labels) > 1:
-            text = f"the same sound is labelled {' and '.join(labels)}: correct the label or remove all but one"
-            findings += _finding(dataset, "label_conflict", rows, text.replace("{", "{{").replace("}", "}}"))
+            text = f"{what} is labelled {' and '.join(labels)}: correct the label or remove all but one"
+            findings += _finding(dataset, f"{kind}label_conflict", rows, text.replace("{", "{{").replace("}", "}}"))
         if len(folds) > 1 and not drawn:
             where = f"{'' if dataset.split else 'folds '}{' and '.join(map(dataset.fold_name, folds))}"
-            text = f"the same sound is in {where}: it is trained on and tested on, which flatters the accuracy"
-            findings += _finding(dataset, "leak", rows, text)
+            text = f"{what} is in {where}: it is trained on and tested on, which flatters the accuracy"
+            findings += _finding(dataset, f"{kind}leak", rows, text)
         elif len(labels) == 1:
-            text = f"the same sound {len(rows)} times, so it may be trained on and tested on: keep one"
-            findings += _finding(dataset, "duplicate", rows, text)
+            text = f"{what} {len(rows)} times, so it may be trained on and tested on: keep one"
+            if kind:
+                text += ", or give them one group in a csv"
+            findings += _finding(dataset, f"{kind}duplicate", rows, text)
+    return findings
+
+
+def _known(dataset: Dataset) -> list[Finding]:
+    """What is published about the data set's faults, of the files that are there."""
+    row_of = {clip.path.rsplit("/", 1)[-1].rsplit(".", 1)[0]: row for row, clip in enumerate(dataset.clips)}
+    findings = []
+    for names, text in published.KNOWN_FAULTS.get(dataset.layout, ()):
+        rows = [row_of[name] for name in names if name in row_of]
+        if len(rows) == len(names):
+            findings += _finding(dataset, "known_fault", rows, text)
     return findings
 
 
@@ -241,9 +296,13 @@ def _straddling(dataset: Dataset) -> list[Finding]:
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, clip in enumerate(dataset.clips):
         rows_of[clip.group].append(row)
-    rows = [row for rows in rows_of.values() if len({dataset.clips[row].fold for row in rows}) > 1 for row in rows]
-    text = "{n} share their source with clips of another fold, which flatters the accuracy: put each source in one fold"
-    return _finding(dataset, "group_straddles", rows, text)
+    folds_of = {group: sorted({dataset.clips[row].fold for row in rows}) for group, rows in rows_of.items()}
+    torn = {group: folds for group, folds in folds_of.items() if len(folds) > 1}
+    shown = [f"{group} in {' and '.join(map(dataset.fold_name, folds))}" for group, folds in sorted(torn.items())]
+    names = first(shown, 20).replace("{", "{{").replace("}", "}}")
+    text = f"{{n}} share their source with clips of another fold ({names}), which flatters the accuracy: "
+    text += "put each source in one fold"
+    return _finding(dataset, "group_straddles", [row for group in torn for row in rows_of[group]], text)
 
 
 def _levels(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:

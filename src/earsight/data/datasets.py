@@ -271,7 +271,8 @@ def straddling_notes(groups: list[str], folds: list[int]) -> list[str]:
     torn = sorted(group for group, used in _folds_of(groups, folds).items() if len(used) > 1)
     if not torn:
         return []
-    return [f"LEAK: {len(torn)} sources have clips in several folds ({first(torn)}): held-out accuracy will flatter"]
+    named = first(torn, 10)
+    return [f"LEAK: {len(torn)} sources have clips in several folds ({named}): held-out accuracy will flatter"]
 
 
 def _folds_of(names: list[str], folds: list[int]) -> dict[str, set[int]]:

@@ -247,3 +247,33 @@ def _scenes(table: Path) -> list[tuple[str, dict[str, str]]]:
     """Rows of one of DCASE's tables by their path."""
     rows: list[Row] = csv_rows(table, needed=("filename", "scene_label"))
     return [(row["filename"], row) for _, row in rows]
+
+
+_REPEATED = {
+    "disco": ((50, 51, 70), (55, 60, 89), (71, 74), (98, 99)),
+    "hiphop": ((39, 45), (76, 78)),
+    "jazz": (
+        *((33, 51), (34, 53), (35, 55), (36, 58), (37, 60), (38, 62), (39, 65)),
+        *((40, 67), (42, 68), (43, 69), (44, 70), (45, 71), (46, 72)),
+    ),
+    "metal": ((4, 13), (34, 94), (40, 61), (41, 62), (42, 63), (43, 64), (44, 65), (45, 66)),
+    "pop": ((15, 22), (30, 31), (45, 46), (47, 80), (52, 57), (54, 60), (56, 59), (67, 71), (87, 90)),
+    "reggae": ((3, 54), (5, 56), (8, 57), (10, 60), (13, 58), (41, 69), (73, 74), (80, 81, 82), (75, 91, 92)),
+}
+_STURM = "B. L. Sturm, arXiv:1306.1461"
+KNOWN_FAULTS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "gtzan": (
+        *(
+            (
+                tuple(f"{genre}.{number:05}" for number in numbers),
+                f"known to be one excerpt ({_STURM}): keep one, or give them one group in a csv",
+            )
+            for genre, groups in _REPEATED.items()
+            for numbers in groups
+        ),
+        (("reggae.00086",), f"known to be distorted after its first seconds ({_STURM}): remove it"),
+        (("jazz.00054",), "known to be broken in the copy on Kaggle, where it is no sound: leave it out (--skip-bad)"),
+    )
+}
+"""Of a layout, files (their names without suffix) and what is published about them. Of GTZAN the excerpts that Sturm
+found repeated exactly; his mislabelled ones, and recordings and artists that come again, are not listed here."""

@@ -1,0 +1,182 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from earsight.data import duplicates
+from earsight.data.checks import check_dataset
+from earsight.data.layouts import open_dataset
+from earsight.data.published import KNOWN_FAULTS
+
+RATE = 22050
+
+
+def sound(seed, seconds=4.0, rate=RATE):
+    """Noise in bursts of their own pitch, level and length: no two seeds sound alike."""
+    draws = np.random.default_rng(seed)
+    wave = np.zeros(round(seconds * rate))
+    while (begin := draws.integers(len(wave))) < 0.95 * len(wave):
+        length = min(len(wave) - begin, int(draws.integers(rate // 20, rate)))
+        time = np.arange(length) / rate
+        tone = np.sin(2 * np.pi * draws.uniform(200, 3000) * time * (1 + draws.uniform(-0.2, 0.2) * time))
+        wave[begin : begin + length] += draws.uniform(0.1, 1) * tone * np.hanning(length)
+    wave += 0.02 * draws.standard_normal(len(wave))
+    return (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+def coded(wave, kind, subtype):
+    file = io.BytesIO()
+    soundfile.write(file, wave, 48000, format=kind, subtype=subtype)
+    file.seek(0)
+    return soundfile.read(file, dtype="float32")[0]
+
+
+CHANGES = {
+    "level": lambda wave: (0.1 * wave, RATE),
+    "polarity": lambda wave: (-wave, RATE),
+    "begin": lambda wave: (wave[RATE:], RATE),
+    "end": lambda wave: (wave[: -RATE // 2], RATE),
+    "rate": lambda wave: (soxr.resample(wave, RATE, 8000), 8000),
+    "mp3": lambda wave: (coded(soxr.resample(wave, RATE, 48000), "MP3", "MPEG_LAYER_III"), 48000),
+    "vorbis": lambda wave: (coded(soxr.resample(wave, RATE, 48000), "OGG", "VORBIS"), 48000),
+    "opus": lambda wave: (coded(soxr.resample(wave, RATE, 48000), "OGG", "OPUS"), 48000),
+    "lead": lambda wave: (np.concatenate([np.zeros(7000, dtype=np.float32), wave]), RATE),
+    "all": lambda wave: (
+        0.1 * soxr.resample(coded(soxr.resample(wave[9999:], RATE, 48000), "OGG", "VORBIS"), 6, 1),
+        8000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_copy_is_found_among_other_sounds(name):
+    waves = [(sound(seed), RATE) for seed in range(8)]
+    waves.append(CHANGES[name](waves[3][0]))
+    prints = [duplicates.fingerprint(*one) for one in waves]
+    seen = []
+    found = duplicates.near_duplicates(
+        prints,
+        lambda row: duplicates.at_rate(*waves[row]),
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert [pair[:2] for pair in found] == [(3, 8)]
+    assert duplicates.SAME <= found[0][2] <= 1
+    assert seen[-1][0] == seen[-1][1] >= 10
+
+
+def test_alike_is_not_the_same():
+    """Tones of two pitches begin and end alike, so that their waves must be compared."""
+    time = np.arange(2 * RATE) / RATE
+    waves = [np.sin(2 * np.pi * pitch * time).astype(np.float32) for pitch in (500, 550)]
+    prints = [duplicates.fingerprint(wave, RATE) for wave in waves]
+    assert duplicates.near_duplicates(prints, lambda row: duplicates.at_rate(waves[row], RATE)) == []
+    assert duplicates.same_wave(*(duplicates.whitened(duplicates.at_rate(wave, RATE)) for wave in waves)) < 0.3
+
+
+def test_a_little_overlap_is_not_enough():
+    wave, other = sound(1, 6.0), sound(2, 6.0)
+    tail = np.concatenate([wave[-RATE:], other])  # a sixth of one, and less of the other
+    one, two = (duplicates.whitened(duplicates.at_rate(part, RATE)) for part in (wave, tail))
+    assert duplicates.same_wave(one, two) == 0
+    excerpt = duplicates.whitened(duplicates.at_rate(wave[2 * RATE : 4 * RATE], RATE))
+    assert duplicates.same_wave(one, excerpt) > duplicates.SAME
+    assert duplicates.same_wave(excerpt, one) == pytest.approx(duplicates.same_wave(one, excerpt))
+
+
+@pytest.mark.parametrize("wave", [np.zeros(RATE), np.zeros(1), np.full(RATE, 1e-9)])
+def test_silence_has_no_fingerprint(wave):
+    assert duplicates.fingerprint(wave.astype(np.float32), RATE) is None
+    assert duplicates.near_duplicates([None, None], lambda row: wave) == []
+
+
+def test_the_shortest_sounds_have_one():
+    found = duplicates.fingerprint(np.array([0.5, -0.5, 0.1], dtype=np.float32), 44100)
+    assert found is not None
+    assert found.patches.shape == (1, 96)
+    assert np.linalg.norm(found.patches.astype(float)) == pytest.approx(1, abs=1e-2)
+
+
+def test_identical_files_are_told_by_all_their_bytes(tmp_path):
+    base = np.random.default_rng(0).integers(0, 256, 100_000, dtype=np.uint8)
+    inside = base.copy()
+    inside[30_000] ^= 1  # between what is sampled
+    contents = [base, inside, base, base[:-1], b"", b"", inside]
+    files = [tmp_path / str(number) for number in range(len(contents))]
+    for file, content in zip(files, contents, strict=True):
+        file.write_bytes(bytes(content))
+    (tmp_path / "folder").mkdir()
+    assert duplicates.identical_files([*files, tmp_path / "absent", tmp_path / "folder"]) == [[0, 2], [1, 6]]
+
+
+def test_names_are_joined_through_others():
+    names = np.array(["a", "b", "c", "d", "b"])
+    assert duplicates.joined(names, []) is names
+    assert duplicates.joined(names, [[0, 1], [3, 4]]).tolist() == ["a", "a", "c", "a", "a"]
+    assert duplicates.connected([(4, 7), (1, 2), (7, 900)]) == [[1, 2], [4, 7, 900]]
+
+
+def write(folder, rows):
+    lines = ["path,label,fold,group"]
+    for number, (label, fold, group, wave) in enumerate(rows):
+        soundfile.write(folder / f"{number}.wav", wave, RATE)
+        lines.append(f"{number}.wav,{label},{fold},{group}")
+    (folder / "clips.csv").write_text("\n".join(lines))
+    return open_dataset(folder / "clips.csv")
+
+
+def rows(count=20):
+    return [("ab"[n % 2], 1 + n // 2 % 2, f"g{n}", sound(n)) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("label", "fold", "group", "kinds"),
+    [
+        ("a", 2, "x", {"near_leak"}),
+        ("b", 1, "x", {"near_label_conflict"}),
+        ("b", 2, "x", {"near_leak", "near_label_conflict"}),
+        ("a", 1, "x", {"near_duplicate"}),
+        ("a", 1, "g0", set()),  # of one source and label: they stay together anyway
+    ],
+)
+def test_the_doctor_names_near_duplicates(tmp_path, label, fold, group, kinds):
+    data = write(tmp_path, [*rows(), (label, fold, group, 0.2 * sound(0)[RATE // 3 :])])
+    seen = []
+    report = check_dataset(data, comparing=lambda done, total: seen.append((done, total)))
+    found = {finding.kind: finding.clips for finding in report.findings}
+    assert found == dict.fromkeys(kinds, ("0.wav", "20.wav"))
+    assert seen[-1][0] == seen[-1][1]
+    assert not check_dataset(data, near=False).findings
+
+
+def test_equal_sounds_are_not_near_ones_too(tmp_path):
+    kinds = [finding.kind for finding in check_dataset(write(tmp_path, [*rows(), ("a", 2, "x", sound(0))])).findings]
+    assert kinds == ["leak"]
+
+
+def test_known_faults_of_gtzan_are_named_where_the_files_are(tmp_path):
+    for genre, numbers in (("disco", (50, 51, 70, 71)), ("reggae", (86, 1))):
+        (tmp_path / genre).mkdir()
+        for number in numbers:
+            wave = sound(number + len(genre), 1.0)
+            soundfile.write(tmp_path / genre / f"{genre}.{number:05}.wav", wave, RATE)
+    found = [one for one in check_dataset(open_dataset(tmp_path, folds=None)).findings if one.kind == "known_fault"]
+    assert [one.clips for one in found] == [
+        ("disco/disco.00050.wav", "disco/disco.00051.wav", "disco/disco.00070.wav"),
+        ("reggae/reggae.00086.wav",),
+    ]
+    assert all("1306.1461" in one.text for one in found)
+    assert sum(len(names) for names, _ in KNOWN_FAULTS["gtzan"]) == 10 + 4 + 26 + 16 + 18 + 20 + 2
+
+
+def test_sources_in_two_folds_are_named(tmp_path):
+    extra = [
+        ("a", 1, "s1", sound(98)),
+        ("a", 2, "s1", sound(99)),
+        ("b", 1, "{s}", sound(97)),
+        ("b", 2, "{s}", sound(96)),
+    ]
+    (found,) = check_dataset(write(tmp_path, [*rows(), *extra])).findings
+    assert found.kind == "group_straddles"
+    assert "(s1 in 1 and 2, {s} in 1 and 2)" in found.text
