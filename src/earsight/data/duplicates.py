@@ -48,7 +48,7 @@ _SAMPLED_BYTES = 4096
 def identical_files(files: Sequence[Path]) -> list[list[int]]:
     """Rows whose files have the same bytes, in rising order, each group of two or more.
 
-    Files of one size are told apart by a few KiB of their begin, middle and end; only what is equal there is read
+    Files of one size are compared by a few KiB of their begin, middle and end; only what is equal there is read
     whole. Files that cannot be read, or are empty, are no copies of each other.
     """
     sizes = _together((row, _size(path)) for row, path in enumerate(files))
