@@ -112,7 +112,12 @@ READERS = (
     Reader("resumed output", [*PREDICT, "--out", "half", "--resume"], ("half/*", "half/.[fp]*"), ("half/*.csv",)),
     Reader("finished output", [*PREDICT, "--out", "out", "--resume"], ("out/*", "out/.[fp]*"), ("out/*.csv",)),
     Reader("explain", EXPLAIN, ("explained/*.json",), ("explained/*.wav",)),
-    Reader("tune", TUNE, ("search/points/*/fold-*/seed-*/*.*",), ("search/best.yaml", "search/search.csv")),
+    Reader(
+        "tune",
+        TUNE,
+        ("search/points/*/fold-*/seed-*/*.*",),
+        ("search/best.yaml", "search/points/*/fold-*/seed-*/inner.npz"),
+    ),
 )
 # What writes, from nothing; given again it goes on.
 WRITERS = (
@@ -133,7 +138,7 @@ WRITERS = (
     ),
     Reader("calibrate", ["calibrate", "run", "--json"], ()),
     Reader("explain --out", [*EXPLAIN, "--out", "new"], (), ("new/*.wav",)),
-    Reader("tune --out", [*TUNE, "--out", "new"], (), ("new/best.yaml", "new/search.csv")),
+    Reader("tune --out", [*TUNE, "--out", "new"], (), ("new/best.yaml", "new/points/*/fold-*/seed-*/inner.npz")),
 )
 EXPORT = Reader("export", ["export", MODEL, "--out", "new.onnx", "--threads", "1"], (), ("new.onnx",))
 """It takes as long as ten of the others, and comes once in sixty cases."""
