@@ -138,7 +138,7 @@ def test_a_build_goes_on_in_the_middle_of_a_clip(dataset, ready, tmp_path):
 def test_a_damaged_row_is_made_anew_from_its_part(dataset, ready, tmp_path):
     keyed = {"semitones": (0,), "windows": ready.windows, "cache": tmp_path}
     store = open_store(dataset, ready.recipe.features, **keyed)
-    row = int(np.flatnonzero(ready.windows.begins == 2 * RATE)[0])
+    row = int(np.flatnonzero(ready.windows.begins == 3.5 * RATE)[0])
     with (store.folder / "pictures.i16").open("r+b") as file:
         file.seek(row * store.layout.row_bytes + 100)
         file.write(b"\xff" * 50)
