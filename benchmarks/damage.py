@@ -339,6 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.damage", description=__doc__)
     for name, count in (("kill", 500), ("flip", 500), ("cut", 200), ("fill", 200)):
         parser.add_argument(f"--{name}s", type=int, default=count)
+    parser.add_argument("--first", type=int, default=0, help="number of each kind's first case")
     parser.add_argument("--at", type=Path, default=Path("damage"), help="the scene's folder, kept between sittings")
     parser.add_argument("--results", type=Path, help="default AT/results.jsonl")
     parser.add_argument("--minutes", type=float, default=30.0, help="of this sitting")
@@ -347,9 +348,8 @@ def main() -> None:
     scene, results = Scene(asked.at.absolute()), asked.results or asked.at / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done, until = {(row["kind"], row["number"]) for row in rows}, time.monotonic() + 60 * asked.minutes
-    wanted = [
-        (kind, number) for kind in ("kill", "flip", "cut", "fill") for number in range(getattr(asked, f"{kind}s"))
-    ]
+    kinds = ("kill", "flip", "cut", "fill")
+    wanted = [(kind, asked.first + count) for kind in kinds for count in range(getattr(asked, f"{kind}s"))]
     wanted.sort(key=lambda one: one[1])
     with results.open("a") as file:
         for kind, number in wanted:
