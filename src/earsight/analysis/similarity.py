@@ -124,7 +124,10 @@ def spectrograms(card: ModelCard, files: Sequence[Path], *, device: torch.device
     front_end = Spectrogram(features).to(device)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (card.mean, card.std))
     for start in range(0, len(files), BATCH_SIZE):
-        read = (audio.read(file, sample_rate_hz=rate, seconds=seconds) for file in files[start : start + BATCH_SIZE])
+        read = (
+            audio.read(file, sample_rate_hz=rate, seconds=seconds, channel=features.channel)
+            for file in files[start : start + BATCH_SIZE]
+        )
         waves = [audio.fit(wave, features.samples) for wave in read]
         with torch.inference_mode():
             raw = front_end.spectrograms(torch.from_numpy(np.stack(waves)).to(device))[:, 0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,12 @@ import numpy as np
 
 from earsight.data import containers, contents, decoders
 from earsight.data.decoders import Wave as Wave
+from earsight.data.intake import Channel, energy_of, picked
 from earsight.data.mpeg import Survey
 from earsight.errors import AudioError
 from earsight.library_output import report
+
+Observer = Callable[[Wave, int], None]
 
 EXTENSIONS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"}
@@ -75,8 +78,15 @@ def info(path: Path | str) -> AudioInfo:
         return AudioInfo(found.rate_hz, found.channels, frames / found.rate_hz, found.format)
 
 
-def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None) -> Wave:
-    """Decode a sound file, average its channels and resample it.
+def read(
+    path: Path | str,
+    *,
+    sample_rate_hz: int,
+    seconds: float | None = None,
+    channel: Channel = "mix",
+    observe: Observer | None = None,
+) -> Wave:
+    """Decode a sound file, average its channels or choose one, and resample it.
 
     Parameters
     ----------
@@ -84,6 +94,10 @@ def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None)
         Of the result. Resampling is soxr's at its high quality.
     seconds : float or None
         At most this much is returned, and little more is decoded, so that the length of the file does not matter.
+    channel : str or int
+        As in `earsight.recipe.Features`; ``loudest`` is decided by the whole file.
+    observe : callable, optional
+        Called with each decoded block (frames, channels) and its rate in Hz.
 
     Returns
     -------
@@ -95,10 +109,12 @@ def read(path: Path | str, *, sample_rate_hz: int, seconds: float | None = None)
     AudioError
         If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
     """
+    channel = _number(path, channel)
     with opened(path) as sound:
         rate = sound.decoder.rate_hz
         limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
-        wave = np.concatenate([block[:, 0] for block in blocks(sound, limit=limit, mono=True)])
+        seen = (_seen(block, channel, sound, observe) for block in blocks(sound, limit=limit, mono=False))
+        wave = np.concatenate(list(seen))
     wave = resampled(wave, rate_hz=rate, sample_rate_hz=sample_rate_hz)
     if seconds is not None:
         wave = wave[: max(1, round(seconds * sample_rate_hz))]
@@ -126,20 +142,44 @@ def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
             yield block, sound.decoder.rate_hz
 
 
-def pieces(path: Path | str, *, begin_seconds: float = 0.0) -> Iterator[Piece]:
-    """Decode a file from ``begin_seconds`` on, by a seek where that is exact, and average its channels.
+def _seen(block: Wave, channel: Channel, sound: Sound, observe: Observer | None) -> Wave:
+    """The channel of a block, after it was shown to the observer."""
+    if observe is not None:
+        observe(block, sound.decoder.rate_hz)
+    return picked(block, channel, sound.name)
+
+
+def _number(path: Path | str, channel: Channel) -> Channel:
+    """The number of a file's loudest channel, by what can be decoded of it; any other choice as it is."""
+    if channel != "loudest":
+        return channel
+    energy = np.zeros(1)
+    try:
+        with opened(path, cut=True) as sound:
+            for block in blocks(sound, limit=None, mono=False, values=_VALUES):
+                energy = energy + energy_of(block)
+    except AudioError:  # whoever reads the file next meets it again
+        pass
+    return int(np.argmax(energy)) + 1
+
+
+def pieces(
+    path: Path | str, *, begin_seconds: float = 0.0, channel: Channel = "mix", observe: Observer | None = None
+) -> Iterator[Piece]:
+    """Decode a file from ``begin_seconds`` on, by a seek where that is exact, and take its channel as `read` does.
 
     The first piece begins at this time, rounded down to a sample, and each other where the one before ended. What can
     be decoded of a cut or damaged file comes before the `AudioError`.
     """
+    channel = _number(path, channel)
     with opened(path, cut=True) as sound:
         rate = sound.decoder.rate_hz
         seconds = sound.decoder.frames / rate
         begin = int(begin_seconds * rate)
         at = sound.decoder.seek(begin)
-        for block in blocks(sound, limit=None, mono=True, skipped=at, values=_VALUES):
-            wave = block[max(0, begin - at) :, 0]
-            if len(wave):
+        for block in blocks(sound, limit=None, mono=False, skipped=at, values=_VALUES):
+            if begin - at < len(block):
+                wave = _seen(block[max(0, begin - at) :], channel, sound, observe)
                 yield Piece(max(begin, at), wave, rate, seconds)
             at += len(block)
 

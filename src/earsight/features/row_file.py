@@ -418,7 +418,7 @@ def read_clip(dataset: Dataset, clip: int, features: Features, windows: ClipWind
     """A clip's wave (samples,) at the features' rate, to the end of its last window."""
     end = windows.last_begin(clip) + features.samples
     seconds = float(features.clip_seconds) if end == features.samples else end / features.rate
-    return audio.read(dataset.file(clip), sample_rate_hz=features.rate, seconds=seconds)
+    return audio.read(dataset.file(clip), sample_rate_hz=features.rate, seconds=seconds, channel=features.channel)
 
 
 def part_of(wave: NDArray[np.float32], row: int, features: Features, windows: ClipWindows) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ used, as the model file describes it. `earsight.inference.classifier.Classifier`
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from earsight.calibration.apply import Outputs, calibrated_outputs, check_calibration
 from earsight.data import audio
 from earsight.data.audio import LOUDEST, resampled
+from earsight.data.intake import Channel, energy_of, picked
 from earsight.errors import DataError, ModelError, counted
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.predictions import Prediction
@@ -179,16 +181,22 @@ class Model:
         return found
 
     def waveform(
-        self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
+        self,
+        sound: str | Path | NDArray[np.float32],
+        *,
+        rate: int | None = None,
+        observe: Callable[[NDArray[np.float32], int], None] | None = None,
     ) -> tuple[NDArray[np.float32], str]:
         """The classified part of a sound (its first `samples` or less, mono at `sample_rate_hz`), and its name.
 
-        Takes and raises what `predict` does.
+        Takes and raises what `predict` does; ``observe`` is called as `earsight.data.audio.read` does.
         """
+        features = self.card.recipe.features
+        given: dict[str, Any] = {"channel": features.channel, "observe": observe}
         if isinstance(sound, str | Path):
-            seconds = float(self.card.recipe.features.clip_seconds)
-            return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds), str(sound)
-        wave = mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz)
+            seconds, name = float(features.clip_seconds), str(sound)
+            return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds, **given), name
+        wave = mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz, **given)
         return wave[: self.samples], ""
 
     def _checked(self, waves: NDArray[np.floating]) -> Tensor:
@@ -225,7 +233,14 @@ def _all_finite(rows: NDArray[Any]) -> NDArray[Any]:
     return rows
 
 
-def mono(wave: NDArray[np.floating], *, rate: int | None, sample_rate_hz: int) -> NDArray[np.float32]:
+def mono(
+    wave: NDArray[np.floating],
+    *,
+    rate: int | None,
+    sample_rate_hz: int,
+    channel: Channel = "mix",
+    observe: Callable[[NDArray[np.float32], int], None] | None = None,
+) -> NDArray[np.float32]:
     """One sound (samples,) or (samples, channels) at ``rate`` Hz as float32 (samples,) at ``sample_rate_hz``.
 
     DataError if it is empty, not finite, of another shape or type, or came without its rate.
@@ -237,8 +252,11 @@ def mono(wave: NDArray[np.floating], *, rate: int | None, sample_rate_hz: int) -
     _check_values(wave)
     if rate <= 0:
         raise DataError(f"rate is {rate}; expected the array's sampling rate, as in rate=44100")
-    wave = wave.astype(np.float32, copy=False)
-    return resampled(wave.mean(axis=1) if wave.ndim == 2 else wave, rate_hz=rate, sample_rate_hz=sample_rate_hz)
+    block = wave.astype(np.float32, copy=False).reshape(len(wave), -1)
+    if observe is not None:
+        observe(block, rate)
+    chosen = int(energy_of(block).argmax()) + 1 if channel == "loudest" else channel
+    return resampled(picked(block, chosen, "the array"), rate_hz=rate, sample_rate_hz=sample_rate_hz)
 
 
 def batch(waves: NDArray[np.floating], *, samples: int) -> NDArray[np.float32]:

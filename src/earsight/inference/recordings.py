@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from earsight.data import audio
 from earsight.data.audio import Piece, pieces
+from earsight.data.intake import Meter
 from earsight.errors import AudioError, EarsightError
 from earsight.inference.model import Model
 from earsight.inference.predictions import Window
@@ -47,7 +48,7 @@ class Recording:
     ``hop_seconds`` is the time from the start of one window to that of the next, and may be longer than a window;
     EarsightError if it is no length. Once reading has begun, ``rate_hz`` is the file's own and ``promised_seconds`` its
     length as its header has it (0 where it does not say); ``seconds`` is what was read, ``failure`` the `AudioError`
-    that ended it before the recording's end.
+    that ended it before the recording's end; ``meter`` measures what of it the network does not get.
     """
 
     def __init__(self, model: Model, path: str | Path, *, hop_seconds: float) -> None:
@@ -55,6 +56,7 @@ class Recording:
         self.path = str(path)
         self.rate_hz, self.promised_seconds, self.seconds = 0, 0.0, 0.0
         self.failure: AudioError | None = None
+        self.meter = Meter(model.card.recipe.features)
         self._size = 0  # samples of a window at the file's rate
         self._model, self._hop = model, hop_seconds
 
@@ -90,8 +92,9 @@ class Recording:
             yield self._batch(waiting)
 
     def _pieces(self, begin_seconds: float) -> Iterator[Piece]:
+        channel = self._model.card.recipe.features.channel
         try:
-            for piece in pieces(self.path, begin_seconds=begin_seconds):
+            for piece in pieces(self.path, begin_seconds=begin_seconds, channel=channel, observe=self.meter.add):
                 self.rate_hz, self.promised_seconds = piece.rate_hz, piece.seconds
                 self._size = math.ceil(self._model.clip_seconds * piece.rate_hz)
                 yield piece

@@ -148,9 +148,11 @@ def _clip_media(path: Path, front_end: Spectrogram) -> ClipMedia:
     """Spectrogram and sound of one clip; `AudioError` if the file cannot be read."""
     features = front_end.features
     seconds = features.samples / features.rate
-    wave = audio.read(path, sample_rate_hz=features.rate, seconds=seconds)
+    wave = audio.read(path, sample_rate_hz=features.rate, seconds=seconds, channel=features.channel)
     spectrogram = _png(audio.fit(wave, features.samples), front_end)
-    sound = audio.read(path, sample_rate_hz=PLAYER_RATE_HZ, seconds=min(seconds, PLAYER_SECONDS))
+    sound = audio.read(
+        path, sample_rate_hz=PLAYER_RATE_HZ, seconds=min(seconds, PLAYER_SECONDS), channel=features.channel
+    )
     return ClipMedia(spectrogram, _player(sound))
 
 

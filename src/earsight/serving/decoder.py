@@ -2,8 +2,8 @@
 
 ``python -m earsight.serving.decoder BYTES FILE_BYTES``: memory that it may use, and the longest file that it may write.
 It answers each line of JSON on standard input with one on standard output; the first says that it is ready. A job is
-``{"path", "out", "rate", "start", "seconds", "longest", "cpu_seconds"}``: the sound at ``path``, from ``start`` for
-``seconds`` (null: to its end), is written to ``out`` as mono float32 at ``rate``. The answer is
+``{"path", "out", "rate", "channel", "start", "seconds", "longest", "cpu_seconds"}``: of the sound at ``path``, from
+``start`` for ``seconds`` (null: to its end), one channel is written to ``out`` as float32 at ``rate``. The answer is
 ``{"samples", "seconds", "rate", "channels", "format"}``, or ``{"code", "message"}`` where the code is ``unreadable``,
 ``too_long``, ``past_the_end``, ``too_much_memory`` or ``no_space``.
 """
@@ -74,11 +74,11 @@ def _write(job: dict[str, Any], found: AudioInfo) -> int:
     with Path(job["out"]).open("wb") as out:
         if seconds is None:
             stream = soxr.ResampleStream(found.sample_rate_hz, rate, 1, dtype="float32", quality="HQ")
-            for piece in pieces(job["path"]):
+            for piece in pieces(job["path"], channel=job["channel"]):
                 out.write(np.ascontiguousarray(stream.resample_chunk(piece.wave)).tobytes())
             out.write(np.ascontiguousarray(stream.resample_chunk(np.zeros(0, np.float32), last=True)).tobytes())
         else:
-            wave = audio.read(job["path"], sample_rate_hz=rate, seconds=start + seconds)
+            wave = audio.read(job["path"], sample_rate_hz=rate, seconds=start + seconds, channel=job["channel"])
             out.write(wave[round(start * rate) :].tobytes())
         written = out.tell() // 4
     if not written:

@@ -22,6 +22,7 @@ import numpy as np
 import earsight
 from earsight.data.audio import Wave
 from earsight.errors import ServiceError
+from earsight.recipe import Features
 from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal, unreadable
 
@@ -59,13 +60,13 @@ class Decoded:
 
 
 class Decoders:
-    """A pool of decoding processes, whose sounds are at ``sample_rate_hz``.
+    """A pool of decoding processes, whose sounds are at the rate of ``features``, of the channel that they choose.
 
     ``on_end`` is called with why (``crash``, ``timeout``, ``worn``) each time that a process is replaced.
     """
 
-    def __init__(self, limits: Limits, *, sample_rate_hz: int, on_end: Callable[[str], None]) -> None:
-        self._limits, self._rate, self._on_end = limits, sample_rate_hz, on_end
+    def __init__(self, limits: Limits, *, features: Features, on_end: Callable[[str], None]) -> None:
+        self._limits, self._features, self._on_end = limits, features, on_end
         self._idle: asyncio.Queue[_Child] = asyncio.Queue()
         self._all: set[_Child] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -100,7 +101,8 @@ class Decoders:
         job = {
             "path": str(path),
             "out": str(out),
-            "rate": self._rate,
+            "rate": self._features.rate,
+            "channel": self._features.channel,
             "start": start,
             "seconds": seconds,
             "longest": self._limits.sound_seconds,
@@ -139,7 +141,7 @@ class Decoders:
     async def _spawn(self) -> None:
         limits = self._limits
         # Half a second more than is allowed, for rounding; beyond it a file that lies about its length is stopped.
-        most = round((limits.sound_seconds + 0.5) * self._rate) * 4
+        most = round((limits.sound_seconds + 0.5) * self._features.rate) * 4
         child = await _Child.start(limits.decode_bytes, most)
         self._all.add(child)
         self._idle.put_nowait(child)

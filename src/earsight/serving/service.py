@@ -44,7 +44,7 @@ class Service:
         self.meters = Meters(waiting=lambda: self._batcher.waiting, decoders=lambda: self.decoders.alive)
         self.decoders = Decoders(
             limits,
-            sample_rate_hz=classifier.sample_rate_hz,
+            features=classifier.card.recipe.features,
             on_end=lambda why: self.meters.ended.labels(why).inc(),
         )
         self._batcher: Batcher[Tensor, Prediction] = Batcher(

@@ -1,0 +1,204 @@
+"""What of a sound reaches the network: which channel and which frequencies; and what that leaves out, in words.
+
+Comes in: blocks (frames, channels) float32 as they were decoded, with their rate in Hz, and resolved `Features`. Goes
+out: one channel (frames,), a `Loss` in shares of energy, and lines to print.
+
+Sounds are judged in moments of 20 ms, so that a call counts however seldom it is. Above a limit counts what lies there
+of a moment's energy from 1 kHz on, so that wind and rumble do not hide a call, where it is louder than -80 dB of full
+scale, so that a recorder's own noise is no call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from earsight.errors import AudioError, counted
+from earsight.recipe import Features
+
+Wave = NDArray[np.float32]
+Channel = str | int
+
+MOMENT_SECONDS = 0.02
+FROM_HZ = 1000.0
+"""Energy below it does not count against what lies above a limit."""
+NOTED_SHARE = 0.1
+"""Of a moment's energy, from which on its loss is named."""
+CANCELLED_SHARE = 0.5
+"""Of the channels' energy, from which on the loss by averaging them is named."""
+QUIET_SHARE = 0.01
+"""Of the loudest channel's energy, below which a chosen one is named."""
+NEAR = 1.1
+"""A sound whose own band ends within a tenth of the limit loses nothing of note: one at 48 kHz read at 44.1 kHz."""
+_LEVEL = 1e-4
+_AT_ONCE = 512
+RATES_HZ = (44100, 96000, 192000, 256000, 384000)
+CLIPS_SHARE = 0.05
+"""Of the clips looked at, that lose sound at a rate, from which on a higher one is taken."""
+
+
+def picked(block: Wave, channel: Channel, name: str = "") -> Wave:
+    """One channel (frames,) of a block (frames, channels): the average, a side, or a number from 1 on.
+
+    A single channel is both sides. AudioError, under this name, if there is no such number.
+    """
+    count = block.shape[1]
+    if channel == "mix":
+        return block[:, 0] if count == 1 else np.asarray(block.mean(axis=1), dtype=np.float32)
+    if isinstance(channel, str):
+        return np.ascontiguousarray(block[:, min(count, 2 if channel == "right" else 1) - 1])
+    if channel > count:
+        found = counted(count, "channel")
+        raise AudioError(name, f"has {found}, and features.channel is {channel}: choose another, or mix")
+    return np.ascontiguousarray(block[:, channel - 1])
+
+
+def energy_of(block: Wave) -> NDArray[np.float64]:
+    """The sum of squares of each channel of a block, (channels,)."""
+    return np.asarray(np.square(block, dtype=np.float64).sum(axis=0))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What of a sound does not reach the network, as shares between 0 and 1.
+
+    ``above`` of a moment's energy lies above the bands, around ``above_hz``; ``below`` of all energy lies below them;
+    ``cancelled`` of the channels' energy is lost by averaging them; ``lacking`` of the loudest channel's energy the
+    chosen one does not have.
+    """
+
+    above: float = 0.0
+    above_hz: float = 0.0
+    below: float = 0.0
+    cancelled: float = 0.0
+    lacking: float = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether any of it is worth naming."""
+        return bool(_named(self))
+
+
+class Meter:
+    """Measures blocks of one sound; `loss` is what they lost so far."""
+
+    def __init__(self, features: Features, *, channel: Channel | None = None) -> None:
+        self._low, self._high = features.band_hz
+        self._channel = features.channel if channel is None else channel
+        self._above, self._above_hz = 0.0, 0.0
+        self._below, self._all = 0.0, 0.0
+        self._mixed, self._each = 0.0, np.zeros(1)
+
+    def add(self, block: Wave, rate_hz: int) -> None:
+        """Measure the next block (frames, channels)."""
+        if block.shape[1] > 1:
+            self._each = self._each + energy_of(block)
+            self._mixed += float(np.square(block.sum(axis=1, dtype=np.float64)).sum())
+        if rate_hz / 2 <= self._high * NEAR and not self._low:
+            return
+        for power, hz in moments(block, rate_hz):
+            above = share_above(power, hz, self._high)
+            if rate_hz / 2 > self._high * NEAR and above.max() > self._above:
+                best = int(above.argmax())
+                heard = np.where(hz > self._high, power[best], 0.0)
+                self._above, self._above_hz = float(above[best]), float(heard @ hz / heard.sum())
+            self._all += float(power.sum())
+            self._below += float(power[:, hz < self._low].sum())
+
+    @property
+    def loss(self) -> Loss:
+        """What the blocks lost."""
+        cancelled = lacking = 0.0
+        if (total := float(self._each.sum())) > 0 and self._channel == "mix":
+            cancelled = max(0.0, 1 - self._mixed / total)
+        elif total > 0 and self._channel != "loudest":
+            lacking = 1 - float(picked(self._each[None].astype(np.float32), self._channel)[0]) / self._each.max()
+        below = self._below / self._all if self._all else 0.0
+        return Loss(self._above, self._above_hz, below, cancelled, lacking)
+
+
+def moments(block: Wave, rate_hz: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """Mean squares of a block's moments by frequency, summed over channels, (moments, bins); and the bins' Hz."""
+    size = max(16, round(MOMENT_SECONDS * rate_hz))
+    count = max(1, len(block) // size)
+    padded = block if len(block) >= size else np.pad(block, ((0, size - len(block)), (0, 0)))
+    window = np.hanning(size + 1)[:-1].astype(np.float32)
+    hz = np.fft.rfftfreq(size, 1 / rate_hz)
+    scale = np.float32(2 / (size * float(np.square(window).sum())))
+    for first in range(0, count, _AT_ONCE):
+        last = min(count, first + _AT_ONCE)
+        parts = padded[first * size : last * size].reshape(last - first, size, -1)
+        spectra = np.fft.rfft(parts * window[:, None], axis=1)
+        power = (np.square(spectra.real) + np.square(spectra.imag)).sum(axis=2) * scale
+        yield power.astype(np.float32), hz
+
+
+def share_above(power: NDArray[np.float32], hz: NDArray[np.float64], limit_hz: float) -> NDArray[np.float64]:
+    """The share of each moment's energy, from 1 kHz on, above a limit; 0 where that is below -80 dB."""
+    over = power[:, hz > limit_hz].sum(axis=1, dtype=np.float64)
+    counted_in = power[:, hz >= min(FROM_HZ, limit_hz / 4)].sum(axis=1, dtype=np.float64)
+    return np.where(over > _LEVEL**2, over / np.maximum(counted_in, 1e-30), 0.0)
+
+
+def rate_for(shares: Sequence[dict[int, float]], *, most_hz: int) -> int:
+    """The lowest of `RATES_HZ`, at most ``most_hz``, at which fewer than a twentieth of the clips lose sound.
+
+    ``shares`` has for each clip the greatest share of a moment that lies above half of each rate.
+    """
+    rates = [*(rate for rate in RATES_HZ if rate < most_hz), most_hz]
+    for rate in rates:
+        lose = sum(share.get(rate, 0.0) >= NOTED_SHARE for share in shares)
+        if lose < max(1, CLIPS_SHARE * len(shares)):
+            return rate
+    return most_hz
+
+
+def shares_above(blocks: Iterable[tuple[Wave, int]], *, seconds: float) -> dict[int, float]:
+    """For `rate_for`: what the first seconds of one clip have above half of each rate."""
+    found, begun = dict.fromkeys(RATES_HZ, 0.0), 0.0
+    for block, rate_hz in blocks:
+        for power, hz in moments(block[: max(1, round((seconds - begun) * rate_hz))], rate_hz):
+            for rate in found:
+                found[rate] = max(found[rate], float(share_above(power, hz, rate / 2).max()))
+        begun += len(block) / rate_hz
+        if begun >= seconds:
+            break
+    return found
+
+
+def _named(loss: Loss) -> dict[str, float]:
+    """The kinds of loss that are worth naming, with their shares."""
+    least = {"above": NOTED_SHARE, "below": NOTED_SHARE, "cancelled": CANCELLED_SHARE, "lacking": 1 - QUIET_SHARE}
+    return {kind: getattr(loss, kind) for kind, share in least.items() if getattr(loss, kind) >= share}
+
+
+def loss_texts(
+    losses: Iterable[tuple[Any, Loss]], features: Features, *, what: str = "clip"
+) -> dict[str, tuple[list[Any], str]]:
+    """For each kind of loss the sounds concerned and a sentence on them, from pairs of a sound's name and its loss."""
+    found: dict[str, list[tuple[Any, Loss]]] = {}
+    for name, loss in losses:
+        for kind in _named(loss):
+            found.setdefault(kind, []).append((name, loss))
+    low, high = features.band_hz
+    out = {}
+    for kind, those in found.items():
+        most = max((loss for _, loss in those), key=lambda loss: float(getattr(loss, kind)))
+        percent, who = f"{100 * getattr(most, kind):.0f} %", counted(len(those), what)
+        bound = "features.fmax_hz" if high < features.rate / 2 else f"a rate of {features.rate} Hz"
+        text = {
+            "above": f"{who} with up to {percent} of a moment's energy above {high:g} Hz (around {most.above_hz:.0f} "
+            f"Hz), which {bound} leaves out: the network gets nothing of it; "
+            "features.sample_rate_hz and features.fmax_hz choose",
+            "below": f"{who} with up to {percent} of their energy below features.fmin_hz = {low:g} Hz, which the "
+            "network does not get",
+            "cancelled": f"{who} whose channels cancel each other: averaging them loses up to {percent} of their "
+            "energy; features.channel chooses: left, right, a number or loudest",
+            "lacking": f"{who} with next to nothing in the channel that features.channel = {features.channel} chooses, "
+            "and sound in another; loudest takes that",
+        }[kind]
+        out[kind] = [name for name, _ in those], text
+    return out

@@ -1,0 +1,166 @@
+"""Which channel and which band of a sound reach the network, and what is said of the rest."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from earsight.data import audio
+from earsight.data.intake import Loss, Meter, loss_texts, picked, rate_for, shares_above
+from earsight.errors import AudioError
+from earsight.recipe import Features
+
+RATE = 8000
+FEATURES = Features(sample_rate_hz=RATE, clip_seconds=1.0, frames=50)
+
+
+def tone(hz, *, rate=RATE, seconds=1.0, level=0.1):
+    return level * np.sin(2 * np.pi * hz * np.arange(round(seconds * rate)) / rate)
+
+
+def chirps(hz, *, rate=256000, seconds=0.5, level=0.01, rumble=0.0, seed=0):
+    """Calls of 5 ms that fall by a tenth, among wind below 300 Hz."""
+    random, out = np.random.default_rng(seed), np.zeros(round(seconds * rate))
+    size = round(0.005 * rate)
+    sweep = np.cumsum(np.linspace(1.05, 0.95, size) * hz * random.uniform(0.98, 1.02)) / rate
+    for begin in np.arange(0.03, seconds - 0.02, 0.1):
+        at = round((begin + random.uniform(0, 0.01)) * rate)
+        out[at : at + size] += level * np.hanning(size) * np.sin(2 * np.pi * sweep)
+    wind = tone(100, rate=rate, seconds=seconds, level=rumble) + tone(270, rate=rate, seconds=seconds, level=rumble / 3)
+    return out + wind + 1e-5 * random.standard_normal(len(out))
+
+
+def measured(wave, *, rate=RATE, features=FEATURES):
+    meter = Meter(features)
+    meter.add(np.asarray(wave, dtype=np.float32).reshape(len(wave), -1), rate)
+    return meter.loss
+
+
+SIDES = np.stack([tone(440), tone(1000, level=0.3), tone(2000, level=0.05)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("channel", "expected"),
+    [("mix", SIDES.mean(axis=1)), ("left", SIDES[:, 0]), ("right", SIDES[:, 1]), ("loudest", SIDES[:, 1])]
+    + [(number + 1, SIDES[:, number]) for number in range(3)],
+)
+def test_a_channel_is_read_whole_and_in_pieces(tmp_path, monkeypatch, channel, expected):
+    soundfile.write(tmp_path / "x.wav", SIDES, RATE, subtype="FLOAT")
+    np.testing.assert_array_equal(audio.read(tmp_path / "x.wav", sample_rate_hz=RATE, channel=channel), expected)
+    monkeypatch.setattr(audio, "_VALUES", 1000)
+    for begin in (0.0, 0.3):
+        found = [piece.wave for piece in audio.pieces(tmp_path / "x.wav", begin_seconds=begin, channel=channel)]
+        assert len(found) > 10
+        np.testing.assert_allclose(np.concatenate(found), expected[round(begin * RATE) :], atol=1e-8)
+
+
+def test_one_channel_is_both_sides_and_has_no_second_number(tmp_path):
+    soundfile.write(tmp_path / "x.wav", SIDES[:, 0], RATE, subtype="FLOAT")
+    for channel in ("mix", "left", "right", "loudest", 1):
+        wave = audio.read(tmp_path / "x.wav", sample_rate_hz=RATE, channel=channel)
+        np.testing.assert_array_equal(wave, SIDES[:, 0])
+    with pytest.raises(AudioError, match=r"has 1 channel, and features.channel is 2"):
+        audio.read(tmp_path / "x.wav", sample_rate_hz=RATE, channel=2)
+
+
+def test_the_loudest_of_a_file_is_that_of_all_its_seconds(tmp_path):
+    wave = np.stack([np.repeat([0.1, 0.0], RATE), np.repeat([0.05, 0.3], RATE)], axis=1) * tone(300, seconds=2)[:, None]
+    soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+    begin = audio.read(tmp_path / "x.wav", sample_rate_hz=RATE, seconds=0.5, channel="loudest")
+    np.testing.assert_allclose(begin, wave[: RATE // 2, 1], atol=1e-7)
+
+
+def test_the_loudest_of_a_cut_file_is_read_to_the_cut(tmp_path):
+    soundfile.write(tmp_path / "x.wav", SIDES, RATE, subtype="FLOAT")
+    content = (tmp_path / "x.wav").read_bytes()
+    (tmp_path / "x.wav").write_bytes(content[: len(content) // 2])
+    found = []
+    with pytest.raises(AudioError, match="truncated"):
+        found.extend(piece.wave for piece in audio.pieces(tmp_path / "x.wav", channel="loudest"))
+    with pytest.raises(AudioError, match="truncated"):
+        audio.read(tmp_path / "x.wav", sample_rate_hz=RATE, channel="loudest")
+
+
+def test_averages_that_cancel_are_measured():
+    y = tone(440)
+    assert measured(np.stack([y, -y], axis=1)).cancelled == pytest.approx(1, abs=1e-6)
+    assert measured(np.stack([y, -0.5 * y], axis=1)).cancelled == pytest.approx(0.8, abs=1e-6)
+    for fine in ([y, y], [y, 0 * y], [y, tone(1000)], [0 * y, 0 * y]):
+        assert not measured(np.stack(fine, axis=1))
+    right = measured(np.stack([y, -y], axis=1), features=FEATURES.model_copy(update={"channel": "right"}))
+    assert not right
+    silent = measured(np.stack([0.01 * y, y], axis=1), features=FEATURES.model_copy(update={"channel": "left"}))
+    assert silent.lacking == pytest.approx(0.9999, abs=1e-5)
+    assert silent
+
+
+def test_calls_above_the_band_are_measured_however_seldom_and_whatever_rumbles():
+    features = Features(sample_rate_hz=44100, clip_seconds=0.5, frames=50)
+    for rumble in (0.0, 0.5):
+        loss = measured(chirps(45000, rumble=rumble), rate=256000, features=features)
+        assert loss.above > 0.9
+        assert loss.above_hz == pytest.approx(45000, rel=0.05)
+    kept = Features(sample_rate_hz=192000, clip_seconds=0.5, frames=50)
+    assert not measured(chirps(45000, rumble=0.5), rate=256000, features=kept)
+    assert measured(chirps(45000), rate=256000, features=kept.model_copy(update={"fmax_hz": 20000.0})).above > 0.9
+    # A recorder's own noise is no call, nor is what lies above 22.05 kHz of an ordinary sound at 48 kHz.
+    hiss = 2e-5 * np.random.default_rng(0).standard_normal(96000)
+    assert not measured(hiss + tone(500, rate=96000), rate=96000, features=features)
+    assert not measured(0.1 * np.random.default_rng(0).standard_normal(48000), rate=48000, features=features)
+
+
+def test_rumble_below_the_band_is_measured():
+    features = FEATURES.model_copy(update={"fmin_hz": 200.0})
+    assert measured(tone(50, level=0.3) + tone(1000, level=0.1), features=features).below == pytest.approx(
+        0.9, abs=0.01
+    )
+    assert not measured(tone(1000) + tone(50, level=0.01), features=features)
+
+
+def test_blocks_of_any_size_measure_the_same():
+    features = Features(sample_rate_hz=44100, clip_seconds=0.5, frames=50)
+    wave = chirps(45000, rumble=0.1).astype(np.float32)[:, None]
+    meter = Meter(features)
+    for first in range(0, len(wave), 5120):  # whole moments
+        meter.add(wave[first : first + 5120], 256000)
+    whole = measured(wave, rate=256000, features=features)
+    assert meter.loss.above == pytest.approx(whole.above, rel=1e-5)
+    short = Meter(features)
+    short.add(wave[:7], 256000)
+    assert short.loss == Loss()
+
+
+def test_the_rate_follows_the_energy():
+    shares = [shares_above([(chirps(hz, seed=seed).astype(np.float32)[:, None], 256000)], seconds=0.5)
+              for seed in range(10) for hz in (45000, 60000)]  # fmt: skip
+    assert rate_for(shares, most_hz=256000) == 192000
+    assert rate_for(shares, most_hz=96000) == 96000
+    low = [shares_above([(chirps(9000, seed=1).astype(np.float32)[:, None], 256000)], seconds=0.5)] * 30
+    assert rate_for(low, most_hz=256000) == 44100
+    assert rate_for(low + shares[:1], most_hz=256000) == 44100  # one of 31 is less than a twentieth
+    assert rate_for(low + shares[:2], most_hz=256000) > 44100
+    assert rate_for([], most_hz=96000) == 44100
+    assert shares_above([(chirps(45000).astype(np.float32)[:, None], 256000)], seconds=0.01)[44100] == 0
+
+
+def test_losses_are_named_with_the_field_that_chooses():
+    losses = [("a", Loss(above=0.9, above_hz=45000)), ("b", Loss(above=0.2, above_hz=30000)), ("c", Loss()),
+              ("d", Loss(cancelled=0.97)), ("e", Loss(below=0.5)), ("f", Loss(lacking=1.0))]  # fmt: skip
+    found = loss_texts(losses, FEATURES.model_copy(update={"fmin_hz": 100.0, "channel": 2}), what="file")
+    assert {kind: names for kind, (names, _) in found.items()} == {
+        "above": ["a", "b"],
+        "cancelled": ["d"],
+        "below": ["e"],
+        "lacking": ["f"],
+    }
+    for kind, words in {
+        "above": ["2 files", "90 %", "4000 Hz", "around 45000 Hz", "features.sample_rate_hz"],
+        "cancelled": ["1 file ", "97 %", "features.channel"],
+        "below": ["features.fmin_hz = 100 Hz", "50 %"],
+        "lacking": ["features.channel = 2", "loudest"],
+    }.items():
+        for word in words:
+            assert word in found[kind][1]
+
+
+def test_picking_keeps_the_average_bit_for_bit():
+    np.testing.assert_array_equal(picked(SIDES, "mix"), SIDES.mean(axis=1, keepdims=True)[:, 0])
