@@ -15,7 +15,7 @@ import typer
 
 from earsight.commands import options
 from earsight.commands.options import Data, DataOptions, DeviceOptions, Json, RayOptions, SkipBad, Sounds, verb
-from earsight.commands.steps import cluster, computer, open_data, show
+from earsight.commands.steps import cluster, computer, open_data, say_left_out, show
 from earsight.console import bar, err, say
 from earsight.errors import EarsightError
 from earsight.inference.formats import FORMATS, Kind
@@ -119,7 +119,9 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     with cluster(compute, RayOptions(on), unit="batch") as where:
         remote = None if where is None else RayInference(where, wanted.model, kernels=many)
         predict = _clips if wanted.hop_seconds is None else _recordings
-        return predict(wanted, model, paths, total, output, remote)
+        failed = predict(wanted, model, paths, total, output, remote)
+    say_left_out(model)
+    return failed
 
 
 def _output(wanted: Wanted) -> Output:

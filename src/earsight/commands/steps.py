@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from earsight.data.datasets import Dataset
     from earsight.execution.ray_cluster import Cluster
+    from earsight.inference.model import Model
     from earsight.recipe import Recipe
     from earsight.training.preparation import Prepared
     from earsight.training.trial import Trial
@@ -91,17 +92,30 @@ def prepare_spectrograms(
     dataset: Dataset, recipe: Recipe, store: StoreOptions, *, device: torch.device | None = None
 ) -> Prepared:
     """Print what of the clips is used, and compute what is missing of the spectrograms, or of what replaces them."""
+    from earsight.data.checks import left_out
     from earsight.features.windows import sound_lines
     from earsight.training.preparation import prepare
 
     labels = [clip.label for clip in dataset.clips]
     for line in sound_lines(dataset.seconds, labels, recipe.features, recipe.training):
         say(f"  {line}")
+    files = [(clip.path, dataset.file(row)) for row, clip in enumerate(dataset.clips)]
+    for line in left_out(files, recipe.features):
+        say(f"  note: {line}")
     with bar("spectrograms") as shown:
         ready = prepare(dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device)
     if ready.skipped:
         say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
     return ready
+
+
+def say_left_out(model: Model) -> None:
+    """Print once, for each kind, what of the sounds decoded so far did not reach the network."""
+    from earsight.data.datasets import first
+    from earsight.data.intake import loss_texts
+
+    for names, text in loss_texts(model.left_out, model.card.recipe.features, what="sound").values():
+        say(f"  note: {text} ({first(names)})")
 
 
 def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:

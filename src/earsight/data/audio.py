@@ -109,7 +109,7 @@ def read(
     AudioError
         If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
     """
-    channel = _number(path, channel)
+    channel = channel_of(path, channel)
     with opened(path) as sound:
         rate = sound.decoder.rate_hz
         limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
@@ -132,6 +132,16 @@ def resampled(wave: Wave, *, rate_hz: int, sample_rate_hz: int) -> Wave:
     return out if len(out) else wave[:1]
 
 
+def resampler(*, rate_hz: int, sample_rate_hz: int) -> Callable[..., Wave]:
+    """A function that resamples consecutive parts of a wave as `resampled` does the whole; ``last`` ends it."""
+    if rate_hz == sample_rate_hz:
+        return lambda wave, last: wave
+    import soxr
+
+    stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+    return lambda wave, last: np.asarray(stream.resample_chunk(wave, last=last))
+
+
 def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
     """Decode a file of any length to float32 blocks (samples, channels) of at most 16 MiB, each with its rate in Hz.
 
@@ -149,7 +159,7 @@ def _seen(block: Wave, channel: Channel, sound: Sound, observe: Observer | None)
     return picked(block, channel, sound.name)
 
 
-def _number(path: Path | str, channel: Channel) -> Channel:
+def channel_of(path: Path | str, channel: Channel) -> Channel:
     """The number of a file's loudest channel, by what can be decoded of it; any other choice as it is."""
     if channel != "loudest":
         return channel
@@ -171,7 +181,7 @@ def pieces(
     The first piece begins at this time, rounded down to a sample, and each other where the one before ended. What can
     be decoded of a cut or damaged file comes before the `AudioError`.
     """
-    channel = _number(path, channel)
+    channel = channel_of(path, channel)
     with opened(path, cut=True) as sound:
         rate = sound.decoder.rate_hz
         seconds = sound.decoder.frames / rate

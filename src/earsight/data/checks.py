@@ -9,20 +9,24 @@ dicts for JSON; levels are of full scale 1, lengths in seconds, rates in Hz.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from earsight.data import audio, duplicates, published
 from earsight.data.datasets import DRAWN_FOLDS, FIXED_WINDOW, Dataset, first
+from earsight.data.intake import NEAR, NO_LOSS, Loss, Meter, loss_texts, picked
 from earsight.errors import AudioError, counted
+from earsight.recipe import Features, Recipe
 
 SILENT_LEVEL = 1e-4  # -80 dB: below a bit or two of 16
 CONSTANT_SPREAD = 1e-6
@@ -35,6 +39,7 @@ IMBALANCE = 5.0
 FEW_CLIPS = 10
 USUAL_FOLDS = 5
 _LINES_OF_A_KIND = 20
+_SAMPLED = 40
 # Zero-width joiners between letters of scripts that need them are spelling.
 _UNSEEN = re.compile(
     r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]|(?<=[ -~])[\u200c\u200d]|[\u200c\u200d]$"
@@ -99,6 +104,7 @@ class Report:
 def check_dataset(
     dataset: Dataset,
     *,
+    recipe: Recipe | None = None,
     workers: int = 0,
     near: bool = True,
     progress: Callable[[int, int], None] | None = None,
@@ -107,14 +113,23 @@ def check_dataset(
     """Decode every clip of a data set, in as many threads as processors, and report what would harm training.
 
     Kinds of findings: missing, unreadable (errors); labels, leak, label_conflict, duplicate, the same three with near_
-    before them, known_fault, group_straddles, silent, constant, clipped, short, padded, rates, long, imbalance, few
-    (warnings). ``near`` is whether near duplicates are searched for. ``progress`` is called with clips done and clips
-    in all, ``comparing`` with the search's steps.
+    before them, known_fault, group_straddles, silent, constant, clipped, short, padded, rates, long, above, below,
+    cancelled, lacking, imbalance, few (warnings). Level, silence and clipping are those of what the network gets by
+    ``recipe`` (by default the default one): its seconds, its channel, its rate.
+    ``near`` is whether near duplicates are searched for. ``progress`` is called with clips done and clips in all,
+    ``comparing`` with the search's steps.
     """
+    hints = dataset.hints
+    recipe = (recipe or Recipe()).resolve(
+        sample_rate_hz=hints.sample_rate_hz, clip_seconds=hints.clip_seconds, frames=hints.frames
+    )
+    features, windows = recipe.features, recipe.training.windows
+    whole = windows == "all" or (windows == "auto" and dataset.layout not in FIXED_WINDOW)
+    used = recipe.training.most_seconds if whole else float(features.clip_seconds)
     total = len(dataset.clips)
     looked: list[_Clip] = []
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
-        for clip in pool.map(lambda row: _look(dataset, row, near=near), range(total)):
+        for clip in pool.map(lambda row: _look(dataset, row, features, used=used, near=near), range(total)):
             looked.append(clip)
             if progress is not None:
                 progress(len(looked), total)
@@ -131,8 +146,9 @@ def check_dataset(
         *_known(dataset),
         *_straddling(dataset),
         *_levels(dataset, looked),
-        *_lengths(dataset, looked),
-        *_rates(dataset, looked),
+        *_lengths(dataset, looked, float(features.clip_seconds), whole=whole),
+        *_rates(dataset, looked, features.rate),
+        *_losses(dataset, looked, features),
         *_balance(dataset),
     ]
     return Report(clips=total, findings=tuple(findings))
@@ -149,42 +165,86 @@ class _Clip:
     spread: float = 0.0
     clipped: float = 0.0
     silent_tail: float = 0.0
+    loss: Loss = NO_LOSS
     error: str = ""
     print: duplicates.Fingerprint | None = None
 
 
-def _look(dataset: Dataset, row: int, *, near: bool) -> _Clip:
-    content = hashlib.sha256()
+def _look(dataset: Dataset, row: int, features: Features, *, used: float, near: bool) -> _Clip:
+    """A clip's numbers; level, spread and clipping are those of its first ``used`` seconds as the network gets them."""
+    content, file = hashlib.sha256(), dataset.file(row)
     begin: list[audio.Wave] = []  # its first seconds, of all channels
     frames = clipped = sounding = rate = 0
-    low, high = np.array([np.inf]), np.array([-np.inf])  # of each channel
+    low, high, resample, meter = np.inf, -np.inf, None, Meter(features)
     try:
-        for wave, rate in audio.read_blocks(dataset.file(row)):
+        channel = audio.channel_of(file, features.channel)
+        for wave, rate in audio.read_blocks(file):
             if frames == 0:
                 content.update(f"{rate} {wave.shape[1]} ".encode())
             # Adding 0 makes -0.0 and 0.0, which sound the same, one.
             content.update((wave + 0.0).tobytes())
             if near and frames < duplicates.SECONDS * rate:
                 begin.append(wave.mean(axis=1))
-            size = np.abs(wave).max(axis=1)
-            loud = np.flatnonzero(size > SILENT_LEVEL)
+            chosen = picked(wave, channel, str(file))
+            loud = np.flatnonzero(np.abs(chosen) > SILENT_LEVEL)
             sounding = frames + int(loud[-1]) + 1 if len(loud) else sounding
-            clipped += int(np.count_nonzero(size >= FULL_SCALE))
-            low, high = np.minimum(low, wave.min(axis=0)), np.maximum(high, wave.max(axis=0))
+            part = wave[: max(0, math.ceil(used * rate) - frames)]
+            if len(part):
+                meter.add(part, rate)
+                # Resampling hides flat tops, so they are counted before it, in every channel that is averaged.
+                size = np.abs(part).max(axis=1) if channel == "mix" else np.abs(chosen[: len(part)])
+                clipped += int(np.count_nonzero(size >= FULL_SCALE))
+                resample = resample or audio.resampler(rate_hz=rate, sample_rate_hz=features.rate)
+                low, high = _range(low, high, resample(chosen[: len(part)], last=False))
             frames += len(wave)
+        if resample is not None:
+            low, high = _range(low, high, resample(np.zeros(0, np.float32), last=True))
     except AudioError as error:
         return _Clip(error=error.reason)
     return _Clip(
         digest=content.hexdigest(),
         rate=rate,
         seconds=frames / rate,
-        peak=float(np.maximum(-low, high).max()),
-        spread=float((high - low).max()),
-        clipped=clipped / frames,
+        peak=max(0.0, -low, high),
+        spread=max(0.0, high - low),
+        clipped=clipped / min(frames, math.ceil(used * rate)),
         # All after the last sound is silence, as some sets pad their clips to one length.
         silent_tail=1 - sounding / frames,
+        loss=meter.loss,
         print=duplicates.fingerprint(np.concatenate(begin), rate) if begin else None,
     )
+
+
+def left_out(clips: Sequence[tuple[str, Path]], features: Features) -> list[str]:
+    """What channel and band of resolved features lose of a seeded sample of clips, named with their files, in lines.
+
+    Only clips that have several channels or are limited by the band are decoded, to the length of a clip; those that
+    cannot be read are passed over.
+    """
+    losses = []
+    for row in sorted(np.random.default_rng(0).permutation(len(clips))[:_SAMPLED].tolist()):
+        (name, file), meter = clips[row], Meter(features)
+        try:
+            found = audio.info(file)
+            if found.channels > 1 or features.fmin_hz or found.sample_rate_hz / 2 > features.band_hz[1] * NEAR:
+                seconds = float(features.clip_seconds)
+                audio.read(file, sample_rate_hz=found.sample_rate_hz, seconds=seconds, observe=meter.add)
+            losses.append((name, meter.loss))
+        except AudioError:
+            continue
+    found_in = loss_texts(losses, features).values()
+    return [f"of {counted(len(losses), 'clip')} listened to, {text} ({first(names)})" for names, text in found_in]
+
+
+def _range(low: float, high: float, wave: audio.Wave) -> tuple[float, float]:
+    """The least and the greatest sample so far."""
+    return (min(low, float(wave.min())), max(high, float(wave.max()))) if len(wave) else (low, high)
+
+
+def _losses(dataset: Dataset, looked: list[_Clip], features: Features) -> list[Finding]:
+    losses = ((dataset.clips[row].path, clip.loss) for row, clip in enumerate(looked) if not clip.error)
+    found = loss_texts(losses, features).items()
+    return [Finding(kind, "warning", tuple(paths), text) for kind, (paths, text) in found]
 
 
 def _finding(dataset: Dataset, kind: str, rows: Iterable[int], text: str) -> list[Finding]:
@@ -309,7 +369,8 @@ def _levels(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     good = [(row, clip) for row, clip in enumerate(looked) if not clip.error]
     silent = [row for row, clip in good if clip.peak <= SILENT_LEVEL]
     constant = [row for row, clip in good if clip.peak > SILENT_LEVEL and clip.spread <= CONSTANT_SPREAD]
-    clipped = [row for row, clip in good if clip.clipped > CLIPPED_SHARE and clip.spread > CONSTANT_SPREAD]
+    sounding = [(row, clip) for row, clip in good if clip.peak > SILENT_LEVEL and clip.spread > CONSTANT_SPREAD]
+    clipped = [row for row, clip in sounding if clip.clipped > CLIPPED_SHARE]
     silent_text = "{n} silent (below -80 dB of full scale): nothing can be learnt from them"
     return [
         *_finding(dataset, "silent", silent, silent_text),
@@ -318,14 +379,13 @@ def _levels(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     ]
 
 
-def _lengths(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
-    wanted = dataset.hints.clip_seconds
+def _lengths(dataset: Dataset, looked: list[_Clip], wanted: float, *, whole: bool) -> list[Finding]:
     good = [(row, clip) for row, clip in enumerate(looked) if not clip.error]
     short = [row for row, clip in good if clip.seconds < SHORT_SECONDS]
     padded = [row for row, clip in good if clip.peak > SILENT_LEVEL and clip.silent_tail > PADDED_SHARE]
     longer = [row for row, clip in good if clip.seconds > LONGER_FACTOR * wanted]
     used = "cut into windows, of which training draws one an epoch: the label must hold for each"
-    if dataset.layout in FIXED_WINDOW:
+    if not whole:
         used = f"only their first {wanted:g} s are used (--set training.windows=all: all of them)"
     long_text = f"{{n}} longer than {LONGER_FACTOR:g} times {wanted:g} s: {used}"
     return [
@@ -335,8 +395,7 @@ def _lengths(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
     ]
 
 
-def _rates(dataset: Dataset, looked: list[_Clip]) -> list[Finding]:
-    wanted = dataset.hints.sample_rate_hz
+def _rates(dataset: Dataset, looked: list[_Clip], wanted: int) -> list[Finding]:
     rows = [row for row, clip in enumerate(looked) if not clip.error and clip.rate < wanted]
     found = ", ".join(str(rate) for rate in sorted({looked[row].rate for row in rows}))
     text = f"{{n}} at {found} Hz, below {wanted} Hz: their upper bands are empty, which may give a class away"

@@ -82,6 +82,9 @@ class Loss:
         return bool(_named(self))
 
 
+NO_LOSS = Loss()
+
+
 class Meter:
     """Measures blocks of one sound; `loss` is what they lost so far."""
 
@@ -126,7 +129,7 @@ def moments(block: Wave, rate_hz: int) -> Iterator[tuple[NDArray[np.float32], ND
     count = max(1, len(block) // size)
     padded = block if len(block) >= size else np.pad(block, ((0, size - len(block)), (0, 0)))
     window = np.hanning(size + 1)[:-1].astype(np.float32)
-    hz = np.fft.rfftfreq(size, 1 / rate_hz)
+    hz = np.fft.rfftfreq(size, 1 / rate_hz).astype(np.float64)
     scale = np.float32(2 / (size * float(np.square(window).sum())))
     for first in range(0, count, _AT_ONCE):
         last = min(count, first + _AT_ONCE)

@@ -110,9 +110,9 @@ def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:
     """Rate, length and columns that fit the clips, from the headers of up to 200 of them, evenly spaced.
 
     The rate is the commonest, between 8000 and 44100 Hz; where the commonest is above 48000 Hz, the lowest at which a
-    seeded sample of the clips loses nothing of note (`earsight.data.intake.rate_for`). The length is the 95th percentile, rounded up to 0.1 s,
-    between 0.5 and 30 s; there are 50 columns to a second. Clips that cannot be read are passed over here: preparing
-    or checking the data set lists them.
+    seeded sample of the clips loses nothing of note (`earsight.data.intake.rate_for`). The length is the 95th
+    percentile, rounded up to 0.1 s, between 0.5 and 30 s; there are 50 columns to a second. Clips that cannot be read
+    are passed over here: preparing or checking the data set lists them.
     """
     rows = np.unique(np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths))).round().astype(int))
     found = []
@@ -128,7 +128,8 @@ def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:
     rate = max(rates, key=lambda value: (rates[value], value))
     longest = float(np.percentile([item.seconds for item in found], 95))
     seconds = min(30.0, max(0.5, np.ceil(round(longest * 10, 6)) / 10))
-    length, notes = round(float(seconds), 1), []
+    length = round(float(seconds), 1)
+    notes: list[str] = []
     if rate > _ORDINARY_RATE_HZ:
         rate, notes = _rate_by_energy([root / path for path in paths], rate, length)
     else:
@@ -147,7 +148,9 @@ def _rate_by_energy(files: Sequence[Path], rate: int, seconds: float) -> tuple[i
             continue
     found = rate_for(shares, most_hz=min(rate, 384000))
     lose = sum(share[44100] >= NOTED_SHARE for share in shares)
-    note = f"{lose} of {counted(len(shares), 'clip')} listened to have sound above 22050 Hz, in moments at least a tenth"
+    note = (
+        f"{lose} of {counted(len(shares), 'clip')} listened to have sound above 22050 Hz, in moments at least a tenth"
+    )
     return found, [f"{note} of their energy: features.sample_rate_hz=auto takes {found} Hz for files at {rate} Hz"]
 
 

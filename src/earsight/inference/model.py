@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from earsight.calibration.apply import Outputs, calibrated_outputs, check_calibration
 from earsight.data import audio
 from earsight.data.audio import LOUDEST, resampled
-from earsight.data.intake import Channel, energy_of, picked
+from earsight.data.intake import Channel, Loss, Meter, energy_of, picked
 from earsight.errors import DataError, ModelError, counted
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.predictions import Prediction
@@ -51,6 +51,8 @@ class Model:
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.front_end = Spectrogram(card.recipe.features).to(self.device)
+        self.left_out: list[tuple[str, Loss]] = []
+        """Files that were decoded and lost something of note before the network, by name."""
         self._folding = threading.Lock()
         self._folded: nn.Module | None = None
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
@@ -180,22 +182,26 @@ class Model:
             raise ModelError(f"{name or 'the sound'}: {found.error}")
         return found
 
+    def note_loss(self, name: str, meter: Meter) -> None:
+        """Add a sound to `left_out` if the meter that measured it found a loss of note."""
+        if found := meter.loss:
+            self.left_out.append((name, found))
+
     def waveform(
-        self,
-        sound: str | Path | NDArray[np.float32],
-        *,
-        rate: int | None = None,
-        observe: Callable[[NDArray[np.float32], int], None] | None = None,
+        self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
     ) -> tuple[NDArray[np.float32], str]:
         """The classified part of a sound (its first `samples` or less, mono at `sample_rate_hz`), and its name.
 
-        Takes and raises what `predict` does; ``observe`` is called as `earsight.data.audio.read` does.
+        Takes and raises what `predict` does; what is lost of it is added to `left_out`.
         """
         features = self.card.recipe.features
-        given: dict[str, Any] = {"channel": features.channel, "observe": observe}
+        meter = Meter(features)
+        given: dict[str, Any] = {"channel": features.channel, "observe": meter.add}
         if isinstance(sound, str | Path):
             seconds, name = float(features.clip_seconds), str(sound)
-            return audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds, **given), name
+            wave = audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds, **given)
+            self.note_loss(name, meter)
+            return wave, name
         wave = mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz, **given)
         return wave[: self.samples], ""
 

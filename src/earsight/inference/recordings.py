@@ -100,6 +100,7 @@ class Recording:
                 yield piece
         except AudioError as error:
             self.failure = error
+        self._model.note_loss(self.path, self.meter)
 
     def _start(self, number: int) -> int:
         return round(number * self._hop * self.rate_hz)
