@@ -28,8 +28,8 @@ class Writer(ABC):
     """Rows of one kind in one format.
 
     ``top``: how many classes a clip's or a window's row shows; ``calibrated``: whether the csv has the columns
-    ``unknown``, ``novelty`` and ``plausible``; ``number``: rows so far, where the format numbers them; ``high_hz``: the
-    highest frequency that the model gets of the recording.
+    ``unknown``, ``novelty`` and ``plausible``; ``number``: rows so far, where the format numbers them; ``high_hz``
+    and ``low_hz``: the highest and the lowest frequency that the model gets of the recording.
     """
 
     kind: Kind
@@ -37,6 +37,7 @@ class Writer(ABC):
     calibrated: bool = False
     number: int = 0
     high_hz: float = 0.0
+    low_hz: float = 0.0
 
     def header(self) -> str:
         """The line before the first row; empty if the format has none."""
@@ -159,7 +160,7 @@ class _Raven(_Audacity):
 
     def _selection(self, label: str, score: float, begin: float, end: float) -> str:
         self.number += 1
-        bounds = [f"{begin:.6f}", f"{end:.6f}", "0.0", f"{self.high_hz:.1f}"]
+        bounds = [f"{begin:.6f}", f"{end:.6f}", f"{self.low_hz:.1f}", f"{self.high_hz:.1f}"]
         return _line([str(self.number), "Spectrogram 1", "1", *bounds, _words(label), f"{score:.4f}"])
 
 

@@ -54,9 +54,10 @@ class Transcript:
         self.writers = {kind: options.writer(kind, model) for kind in options.kinds}
         for kind, writer in self.writers.items():
             writer.number, writer.high_hz = state["numbers"].get(kind, 0), float(state["high_hz"])
+            writer.low_hz = model.card.recipe.features.fmin_hz
         self.seconds, self.windows, self.events = float(state["seconds"]), int(state["windows"]), int(state["events"])
         self._without = int(state.get("without", 0))
-        self._rate_hz, self._high_hz = model.sample_rate_hz, float(state["high_hz"])
+        self._most_hz, self._high_hz = model.card.recipe.features.band_hz[1], float(state["high_hz"])
         hop, window = options.hop_seconds, model.clip_seconds
         self._tracker = EventTracker(options.rules, hop_seconds=hop, window_seconds=window, state=state["tracker"])
 
@@ -69,7 +70,7 @@ class Transcript:
     def add(self, windows: list[Window], *, rate_hz: int) -> Rows:
         """Add the next windows of a recording at this rate; returns the finished rows."""
         rows: Rows = []
-        self._high_hz = min(rate_hz, self._rate_hz) / 2
+        self._high_hz = min(rate_hz / 2, self._most_hz)
         for writer in self.writers.values():
             writer.high_hz = self._high_hz
         for window in windows:

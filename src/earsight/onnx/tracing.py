@@ -7,8 +7,8 @@ end with its FFTs as matrix products, the network, the calibration), and by `joi
   at the end to the clip as `earsight.data.audio.fit` does;
 - outputs ``probabilities`` (batch, classes) float32 at the calibrated temperature, ``logits`` (batch, classes) float32
   without it, and of a model with an OOD threshold ``novelty`` (batch,) float64, the OOD score;
-- metadata, all JSON texts: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``unknown_above``
-  (the OOD threshold) and ``card``.
+- metadata, all JSON texts: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``band_hz``
+  (lowest and highest frequency), ``channel`` (which one was learnt), ``unknown_above`` (the OOD threshold), ``card``.
 
 Needs the extra ``onnx``.
 """
@@ -226,14 +226,17 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     whole.producer_version = version
     features = card.recipe.features
     whole.doc_string = (
-        f"waves (batch, samples): mono float32 at {features.rate} Hz, any length; what is beyond "
-        f"{float(features.clip_seconds):g} s is cut, what is shorter padded with zeros. probabilities (batch, classes)."
+        f"waves (batch, samples): one channel ({features.channel}), float32 at {features.rate} Hz, any length; what is "
+        f"beyond {float(features.clip_seconds):g} s is cut, what is shorter padded with zeros. "
+        "probabilities (batch, classes)."
     )
     facts: dict[str, Any] = {
         "earsight_version": version,
         "classes": list(card.classes),
         "sample_rate_hz": features.rate,
         "clip_seconds": float(features.clip_seconds),
+        "band_hz": list(features.band_hz),
+        "channel": features.channel,
         "card": described(card),
     }
     if "novelty" in found:
