@@ -106,8 +106,8 @@ class Meter:
             above = share_above(power, hz, self._high)
             if rate_hz / 2 > self._high * NEAR and above.max() > self._above:
                 best = int(above.argmax())
-                heard = np.where(hz > self._high, power[best], 0.0)
-                self._above, self._above_hz = float(above[best]), float(heard @ hz / heard.sum())
+                beyond = np.where(hz > self._high, power[best], 0.0)
+                self._above, self._above_hz = float(above[best]), float(beyond @ hz / beyond.sum())
             self._all += float(power.sum())
             self._below += float(power[:, hz < self._low].sum())
 
