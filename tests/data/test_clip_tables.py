@@ -24,8 +24,9 @@ def test_columns_that_are_not_used_are_named_once(tmp_path):
     rows = [f"{n}.wav,{'xy'[n % 2]},s{n // 2},m,{n}" for n in range(4)]
     data = open_dataset(listed(tmp_path, "path,label,Speaker ID,note,", *rows), folds=2)
     assert data.notes[:2] == (
-        "columns that are not used: speaker id, note, (without a name)",
-        "column 'speaker id' has 2 values for 4 clips; did you mean group? Clips of a 'group' are never torn apart",
+        "columns that are not used: note, (without a name)",
+        "column 'speaker id' is not used; it has 2 values for 4 clips: did you mean group? "
+        "Clips of a 'group' are never torn apart",
     )
 
 

@@ -219,7 +219,10 @@ def test_dcase_scenes(tmp_path):
     (tmp_path / "TAU/evaluation_setup/fold1_evaluate.csv").unlink()
     assert "no foldN_train.csv with foldN_evaluate.csv" in refused(tmp_path / "TAU")
     meta = open_dataset(tmp_path / "TAU" / "meta.csv", folds=2)
-    assert any("column 'identifier' has 4 values for 8 clips; did you mean group?" in note for note in meta.notes)
+    assert any(
+        "column 'identifier' is not used; it has 4 values for 8 clips: did you mean group?" in note
+        for note in meta.notes
+    )
 
 
 @pytest.mark.parametrize(

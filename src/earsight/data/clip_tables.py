@@ -251,17 +251,17 @@ def _unused(table: Table, used: Sequence[str]) -> list[str]:
     """One line with the columns that nothing is done with, and one on a column that looks like a group."""
     left = list(dict.fromkeys(column for column in table.columns if column not in used))
     notes = []
+    for column in left if "group" not in used else ():
+        place = table.columns.index(column)
+        sizes = len({values[place] for _, values in table.rows})
+        if _GROUP.fullmatch(column.replace(" ", "_")) and 1 < sizes < len(table.rows):
+            what = f"is not used; it has {sizes} values for {len(table.rows)} clips: did you mean group?"
+            notes.append(f"column '{column}' {what} Clips of a 'group' are never torn apart")
+            left.remove(column)
+            break
     if left:
         shown = ", ".join(column or "(without a name)" for column in left[:20]) + (", ..." if len(left) > 20 else "")
-        notes.append(f"columns that are not used: {shown}")
-    if "group" not in used:
-        for column in left:
-            place = table.columns.index(column)
-            sizes = len({values[place] for _, values in table.rows})
-            if _GROUP.fullmatch(column.replace(" ", "_")) and 1 < sizes < len(table.rows):
-                what = f"has {sizes} values for {len(table.rows)} clips; did you mean group?"
-                notes.append(f"column '{column}' {what} Clips of a 'group' are never torn apart")
-                break
+        notes.insert(0, f"columns that are not used: {shown}")
     return notes
 
 
