@@ -90,6 +90,7 @@ def check(wanted: Wanted) -> None:
 
 def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     """Predict and write; how many files could not be read, or not to their end."""
+    from earsight.data.decoders import needing_extra
     from earsight.execution.ray_cluster import check_place
     from earsight.inference.clips import find_sounds
     from earsight.inference.model import Model
@@ -102,6 +103,8 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin)
     paths = paths if "-" in wanted.sounds else list(paths)
     total = len(paths) if isinstance(paths, list) else None
+    if isinstance(paths, list) and (lacking := needing_extra(paths)):
+        say(f"earsight: {lacking}")
     if wanted.form in _FOR_ONE and total != 1 and not wanted.in_folder:
         raise EarsightError(
             f"--format {wanted.form} does not name the recording, and there may be several: "

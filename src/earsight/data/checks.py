@@ -24,6 +24,7 @@ import numpy as np
 
 from earsight.data import audio, duplicates, published
 from earsight.data.datasets import DRAWN_FOLDS, FIXED_WINDOW, Dataset, first
+from earsight.data.decoders import needing_extra
 from earsight.data.intake import NEAR, NO_LOSS, Loss, Meter, loss_texts, picked
 from earsight.errors import AudioError, counted
 from earsight.recipe import Features, Recipe
@@ -140,6 +141,7 @@ def check_dataset(
             for row, clip in enumerate(looked)
             if clip.error
         ),
+        *_lacking(dataset),
         *_labels(dataset),
         *_same_content(dataset, looked),
         *(_near(dataset, looked, workers=workers, progress=comparing) if near else ()),
@@ -152,6 +154,11 @@ def check_dataset(
         *_balance(dataset),
     ]
     return Report(clips=total, findings=tuple(findings))
+
+
+def _lacking(dataset: Dataset) -> list[Finding]:
+    text = needing_extra(clip.path for clip in dataset.clips)
+    return [Finding("formats", "warning", (), text)] if text else []
 
 
 @dataclass(frozen=True)

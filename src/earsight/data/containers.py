@@ -73,7 +73,7 @@ def _wav(descriptor: int, start: int, size: int) -> Survey:
             found = survey_mpeg(descriptor, *mpeg)
             return replace(found, missing=missing, exact=False) if found.links else Survey(missing=missing)
         links.append(link)
-        plain = plain and not link.edits
+        plain = plain and not link.head
         start = link.end
     if len(links) == 1 and plain:
         return Survey(missing=missing)
@@ -85,7 +85,7 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
     head = os.pread(descriptor, 12, start)
     order = ">" if head[:4] == b"RIFX" else "<"
     riff_end = start + 8 + struct.unpack(order + "I", head[4:8])[0]
-    position, long_size, tag = start + 12, None, 0
+    position, long_size, tag, form = start + 12, None, 0, b""
     while position + 8 <= size:
         name, length = struct.unpack(order + "4sI", os.pread(descriptor, 8, position))
         body = position + 8
@@ -93,7 +93,8 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
             riff, long_size = struct.unpack("<QQ", os.pread(descriptor, 16, body))
             riff_end = start + 8 + riff
         if name == b"fmt " and size >= body + 2:
-            tag = struct.unpack(order + "H", os.pread(descriptor, 2, body))[0]
+            form = os.pread(descriptor, 8 + min(length, _CHUNK), position)
+            tag = struct.unpack(order + "H", form[8:10])[0]
         if name != b"data":
             position = body + length + length % 2
             continue
@@ -101,25 +102,30 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
             known, end = long_size > 0, body + long_size
         else:
             known, end = not _is_unknown(length), body + length
-        if not known:
-            end = size
-        edits: tuple[tuple[int, bytes], ...] = ()
+        end = end if known else size
         behind = end + (end - body) % 2
         # A size of 32 bits that wrapped, or one from before the power failed: the bytes show that the sound goes on.
-        if behind < size and not _is_chunk(descriptor, behind, size) and riff_end not in (end, behind):
+        stale = end == body or riff_end not in (end, behind) or size - end >= 1 << 32
+        more = stale and behind < size and not _is_chunk(descriptor, behind, size)
+        if more:
             wrapped = end + ((size - end) >> 32 << 32)
-            inside = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
-            edits = ((position + 4, b"\xff" * 4),)
-            end = behind = inside
+            end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
+        if order == "<" and (more or (not known and end - body >= 1 << 32)):
+            return Link(body, end, _rf64(form, end - body)), 0, (body, end) if tag in _MP3_IN_WAV else None
         mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
-        if edits:
-            return Link(start, end, edits), 0, mpeg
         missing = max(0, end - size) if known else 0
         # A second file may follow, behind chunks that belong to this one.
         following = riff_end if behind <= riff_end < size else behind
         joined = following + 12 <= size and _starts_wav(descriptor, following)
         return Link(start, following if joined else size), missing, mpeg
     return None, 0, None
+
+
+def _rf64(form: bytes, length: int) -> bytes:
+    """The header of a WAV file of any length, up to its data, with this format chunk."""
+    form += b"\0" * (len(form) % 2)
+    sizes = struct.pack("<4sIQQQI", b"ds64", 28, length + len(form) + 56, length, 0, 0)
+    return b"RF64\xff\xff\xff\xffWAVE" + sizes + form + b"data\xff\xff\xff\xff"
 
 
 def _starts_wav(descriptor: int, position: int) -> bool:
@@ -130,7 +136,9 @@ def _starts_wav(descriptor: int, position: int) -> bool:
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
     head = os.pread(descriptor, 4096, position)
-    if len(head) < 8 or not head.strip(b"\0") or head.startswith((b"TAG", b"ID3", b"APETAGEX")):
+    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX")):
+        return True
+    if not head.strip(b"\0") and size - position <= 4096:  # a sector that was filled up
         return True
     length = min(struct.unpack(order, head[4:8])[0] for order in ("<I", ">I"))
     return all(0x20 <= byte < 0x7F for byte in head[:4]) and position + 8 + length <= size + 1
@@ -162,7 +170,8 @@ def _caf(descriptor: int, size: int) -> Survey:
         name, length = struct.unpack(">4sq", os.pread(descriptor, 12, position))
         body = position + 12
         if name == b"data" and length == -1:
-            return Survey((Link(0, size, ((position + 4, struct.pack(">q", size - body)),)),))
+            head = os.pread(descriptor, position + 4, 0) + struct.pack(">q", size - body)
+            return Survey((Link(body, size, head),))
         if name == b"data":
             return Survey(missing=max(0, body + length - size))
         if length < 0:

@@ -14,14 +14,17 @@ import math
 import os
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from earsight.data.containers import flac_last_frame
+from earsight.data.contents import INSTALL
 from earsight.data.mpeg import Link, Survey
+from earsight.errors import counted
 from earsight.library_output import listening
 
 Wave = npt.NDArray[np.float32]
@@ -100,7 +103,7 @@ class Decoder(Protocol):
 
 
 class Window:
-    """Bytes of an open file as a file object of its own, some of them exchanged for others.
+    """Bytes of an open file as a file object of its own, behind the link's ``head``.
 
     ``pretended`` is a length that it has by `seek`, with zeros at its far end, where decoders look for tags; reading on
     ends with the bytes that there are.
@@ -108,7 +111,7 @@ class Window:
 
     def __init__(self, descriptor: int, link: Link, *, pretended: int = 0) -> None:
         self._descriptor, self._link, self._at = descriptor, link, 0
-        self._bytes = link.end - link.begin
+        self._bytes = len(link.head) + link.end - link.begin
         self._size = pretended or self._bytes
 
     def seekable(self) -> bool:
@@ -130,12 +133,12 @@ class Window:
             self._at += count
             return bytes(count)
         left = max(0, self._bytes - self._at)
-        place = self._link.begin + self._at
-        found = os.pread(self._descriptor, left if count < 0 else min(count, left), place)
-        for at, edit in self._link.edits:
-            first, last = max(at, place), min(at + len(edit), place + len(found))
-            if first < last:
-                found = found[: first - place] + edit[first - at : last - at] + found[last - place :]
+        count = left if count < 0 else min(count, left)
+        head = self._link.head
+        found = head[self._at : self._at + count]
+        if len(found) < count:
+            place = self._link.begin + self._at + len(found) - len(head)
+            found += os.pread(self._descriptor, count - len(found), place)
         self._at += len(found)
         return found
 
@@ -144,6 +147,16 @@ class Window:
         found = self.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)
+
+
+def needing_extra(names: Iterable[str]) -> str:
+    """How many files FFmpeg alone reads, by their endings, and the remedy; empty if there are none or it is there."""
+    endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in EXTRA_EXTENSIONS)
+    if not endings or has_ffmpeg():
+        return ""
+    listed = ", ".join(f"{ending} {count}" for ending, count in sorted(endings.items()))
+    found = counted(endings.total(), "file")
+    return f"{found} ({listed}) in codings that libsndfile does not read: `{INSTALL}`"
 
 
 def has_ffmpeg() -> bool:
@@ -170,7 +183,7 @@ def _open_link(descriptor: int, link: Link, found: Survey) -> Decoder:
             return _Sndfile(descriptor, link)
         except (soundfile.SoundFileError, RuntimeError) as error:
             detail = str(error).rsplit(": ", 1)[-1].rstrip(".")
-    head = os.pread(descriptor, 4096, link.begin)
+    head = Window(descriptor, link).read(4096)
     demuxer = _demuxer(head)
     if demuxer is None:
         raise Refused(detail)
@@ -207,7 +220,7 @@ class _Sndfile:
     def __init__(self, descriptor: int, link: Link) -> None:
         self._descriptor, self._link = descriptor, link
         size = os.fstat(descriptor).st_size
-        self._windowed = link.begin > 0 or link.end < size or bool(link.edits)
+        self._windowed = link.begin > 0 or link.end < size or bool(link.head)
         self._pretended = 0
         self.damage, self.notes = "", Counter[str]()
         self._file = self._opened()

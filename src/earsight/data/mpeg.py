@@ -28,13 +28,13 @@ _CHAIN = 3  # frames that must follow one another before bytes count as MPEG aud
 class Link:
     """Bytes ``begin`` to ``end`` of a file: one sound, to be decoded by itself.
 
-    ``edits`` are bytes to be read in place of those at a position of the file; ``frames`` is the number of sample
-    frames that were counted, None where the decoder's own count holds.
+    ``head`` is read in front of those bytes, where a header has to be mended; ``frames`` is the number of sample frames
+    that were counted, None where the decoder's own count holds.
     """
 
     begin: int
     end: int
-    edits: tuple[tuple[int, bytes], ...] = ()
+    head: bytes = b""
     frames: int | None = None
 
 

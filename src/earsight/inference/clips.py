@@ -35,6 +35,8 @@ def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
         if name != "-" and Path(name).is_dir():
             # Data sets list folders named like a sound, to report them; here they are left out.
             folders[name] = [str(path) for path in sounds_below(Path(name)) if not path.is_dir()]
+            if not folders[name] and Path(name).suffix.lower() in audio.EXTENSIONS:
+                folders[name] = [name]  # named like a sound: reported as the others are
             if not folders[name]:
                 raise DataError(f"{name}: no audio file below this folder; name the files, or another folder")
     # A list that Windows programs wrote begins with a byte order mark.

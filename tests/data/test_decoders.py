@@ -1,0 +1,329 @@
+"""Sounds whose header promises nothing, too little or too much, joined sounds, and codings that FFmpeg alone reads."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections import Counter
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from earsight import library_output
+from earsight.data import audio, decoders
+from earsight.errors import AudioError
+
+RATE = 44100
+WAVE = (
+    0.3 * np.sin(2 * np.pi * (200 + 900 * np.arange(3 * RATE) / RATE) * np.arange(3 * RATE) / RATE)
+    + np.random.default_rng(0).normal(0, 0.02, 3 * RATE)
+).astype(np.float32)
+
+
+def written(wave=WAVE, rate=RATE, **kind):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, **kind)
+    return buffer.getvalue()
+
+
+def by_ffmpeg(container, codec, *, wave=WAVE, rate=RATE, sample_format="fltp", options=None, codec_options=None):
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container, options=options or {}) as out:
+        stream = out.add_stream(codec, rate=rate, options=codec_options or {})
+        stream.layout, stream.format = "mono", sample_format
+        values = {"flt": np.float32, "fltp": np.float32, "s16": np.int16, "s16p": np.int16, "s32": np.int32}
+        kind = values[sample_format]
+        scale = 1 if kind is np.float32 else 2 ** (8 * np.dtype(kind).itemsize - 1)
+        samples = np.round(wave.astype(np.float64) * scale).astype(kind) if scale > 1 else wave
+        frame = av.AudioFrame.from_ndarray(samples[None], format=sample_format, layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        resampler = av.AudioResampler(
+            format=sample_format, layout="mono", rate=rate, frame_size=stream.frame_size or 1024
+        )
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def read(tmp_path, content, name="x"):
+    (tmp_path / name).write_bytes(content)
+    return audio.read(tmp_path / name, sample_rate_hz=audio.info(tmp_path / name).sample_rate_hz)
+
+
+def reason(tmp_path, content):
+    with pytest.raises(AudioError) as caught:
+        read(tmp_path, content)
+    return caught.value.reason
+
+
+def decoded(content):
+    return soundfile.read(io.BytesIO(content), dtype="float32")[0]
+
+
+def offset(wave, expected):
+    """By how many samples a wave is late."""
+    size = 1 << 19
+    found = np.fft.irfft(np.fft.rfft(wave, size) * np.conj(np.fft.rfft(expected, size)), size)
+    at = int(np.argmax(found))
+    return at - size if at > size // 2 else at
+
+
+def gather(pieces, found):
+    for piece in pieces:
+        found.append(piece.wave)
+
+
+def without_total(flac):
+    content = bytearray(flac)
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    return bytes(content)
+
+
+def mp3(wave=WAVE, rate=RATE, mode="CONSTANT"):
+    return written(wave, rate, format="MP3", bitrate_mode=mode, compression_level=0.9 if mode == "VARIABLE" else 0.3)
+
+
+def bare(content):
+    """An MP3 without the frame that counts the others."""
+    at = content.index(b"\xff\xfb") if b"\xff\xfb" in content[:4] else 0
+    step = content.find(content[at : at + 2], at + 40)
+    return content[step:]
+
+
+# Lengths
+
+
+def test_flac_without_a_total_is_read_to_its_end(tmp_path):
+    content = written(format="FLAC")
+    np.testing.assert_array_equal(read(tmp_path, without_total(content)), decoded(content))
+    assert audio.info(tmp_path / "x").seconds == pytest.approx(3)
+
+
+def test_flac_that_is_cut_or_damaged_is_named_as_what_it_is(tmp_path):
+    content = written(format="FLAC")
+    assert "truncated" in reason(tmp_path, content[: len(content) // 2])
+    assert "its last frame is cut" in reason(tmp_path, without_total(content)[: len(content) // 2])
+    for whole in (content, without_total(content)):
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2] ^= 0x55
+        found = []
+        (tmp_path / "d").write_bytes(damaged)
+        with pytest.raises(AudioError, match=r"damaged at 1\.\d\d s"):
+            gather(audio.pieces(tmp_path / "d"), found)
+        heard = np.concatenate(found)
+        assert RATE < len(heard) < 2 * RATE
+        np.testing.assert_array_equal(heard, decoded(content)[: len(heard)])
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+def test_mp3_without_a_header_is_counted(tmp_path, mode):
+    content = mp3(mode=mode)
+    found = read(tmp_path, bare(content))
+    assert abs(len(found) - len(WAVE)) < 4 * 1152
+    assert audio.info(tmp_path / "x").seconds * RATE == pytest.approx(len(found))
+    late = offset(found, WAVE)
+    assert 0 < late < 3000  # nothing in the file tells the encoder's delay
+    end = len(WAVE) - 3000
+    np.testing.assert_allclose(found[late : late + end][5000:], decoded(content)[5000:end], atol=1e-4)
+
+
+def test_mp3_behind_a_picture_is_no_truncated_one(tmp_path):
+    size = 200_000
+    tag = b"ID3\x03\0\0" + bytes([size >> 21 & 127, size >> 14 & 127, size >> 7 & 127, size & 127]) + bytes(size)
+    content = bare(mp3())
+    np.testing.assert_array_equal(read(tmp_path, tag + content), read(tmp_path, content))
+
+
+def test_truncated_mp3_is_named(tmp_path):
+    content = mp3()
+    for share in (0.3, 0.95):
+        assert "truncated" in reason(tmp_path, content[: int(share * len(content))])
+
+
+def test_joined_files_are_heard_whole(tmp_path):
+    ogg, other = written(format="OGG", subtype="VORBIS"), written(WAVE[::2], RATE // 2, format="OGG", subtype="VORBIS")
+    kinds = [
+        written(format="WAV"),
+        written(format="FLAC"),
+        mp3(),
+        ogg,
+        written(rate=48000, format="OGG", subtype="OPUS"),
+    ]
+    for content in kinds:
+        alone = read(tmp_path, content)
+        np.testing.assert_array_equal(read(tmp_path, content + content), np.concatenate([alone, alone]))
+        assert audio.info(tmp_path / "x").seconds * len(alone) > 0
+    both = read(tmp_path, ogg + other)
+    assert len(both) == 2 * len(WAVE)
+    # The second's rate is half: it is resampled to the first's.
+    assert np.corrcoef(both[len(WAVE) : 2 * len(WAVE)], WAVE)[0, 1] > 0.9
+    assert len(read(tmp_path, mp3() + mp3(WAVE[::2], RATE // 2))) == 2 * len(WAVE)
+    stereo = written(np.stack([WAVE, WAVE], axis=1), format="FLAC")
+    np.testing.assert_allclose(read(tmp_path, written(format="FLAC") + stereo)[len(WAVE) :], WAVE, atol=1e-4)
+
+
+@pytest.mark.parametrize(("riff", "data"), [(36, 0), (0, 0), (0xFFFFFFFF, 0), (1000, 964)])
+def test_wav_of_before_the_power_failed(tmp_path, riff, data):
+    content = bytearray(written(format="WAV"))
+    at = content.index(b"data")
+    content[4:8], content[at + 4 : at + 8] = struct.pack("<I", riff if riff != 1000 else 0), struct.pack("<I", data)
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="WAV")))
+
+
+@pytest.mark.parametrize(("sizes", "behind"), [("wrapped", b""), ("wrapped", b"LIST\x04\0\0\0abcd"), ("unknown", b"")])
+def test_wav_beyond_4_gib(tmp_path, behind, sizes):
+    header, length = written(WAVE[:0], 48000, format="WAV")[:44], 5 * 10**9
+    riff, data = ((36 + length + len(behind)) % 2**32, length % 2**32) if sizes == "wrapped" else 2 * (0xFFFFFFFF,)
+    path = tmp_path / "x.wav"
+    with path.open("wb") as file:  # sparse
+        file.write(header[:4] + struct.pack("<I", riff) + header[8:40] + struct.pack("<I", data))
+        file.seek(44 + length - 4)
+        file.write(struct.pack("<hh", 1000, 2000) + behind)
+    assert audio.info(path).seconds == length / 2 / 48000
+    last = list(audio.pieces(path, begin_seconds=length / 2 / 48000 - 1))[-1]
+    assert (last.wave[-2:] * 32768).tolist() == [1000, 2000]
+
+
+def test_aiff_and_caf_of_unknown_length(tmp_path):
+    content = bytearray(written(format="AIFF"))
+    at = content.index(b"SSND")
+    content[at + 4 : at + 8] = struct.pack(">I", 0x7F000008)
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="AIFF")))
+    content = bytearray(written(format="CAF", subtype="PCM_16"))
+    at = content.index(b"data")
+    content[at + 4 : at + 12] = b"\xff" * 8
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="CAF", subtype="PCM_16")))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_damaged_in_any_page_is_named(tmp_path, subtype):
+    content = written(rate=48000, format="OGG", subtype=subtype)
+    for share in (0.5, 0.98):
+        damaged = bytearray(content)
+        damaged[int(share * len(content))] ^= 1
+        assert "damaged at" in reason(tmp_path, bytes(damaged))
+    first, last = content.find(b"OggS", len(content) // 2), content.rfind(b"OggS")
+    if first < last:
+        gone = content[:first] + content[content.find(b"OggS", first + 4) :]
+        assert "a page is missing" in reason(tmp_path, gone)
+
+
+def test_a_damaged_mp3_is_named_with_its_second(tmp_path, capfd):
+    content = bytearray(mp3())
+    content[len(content) // 2 : len(content) // 2 + 2000] = b"\x55" * 2000
+    assert "damaged at 1." in reason(tmp_path, bytes(content))
+    assert capfd.readouterr().err == ""
+
+
+# The second decoder
+
+CODINGS = {
+    "wavpack": (("wv", "wavpack"), {"sample_format": "s16p"}),
+    "alac": (("mov", "alac"), {"sample_format": "s16p"}),
+    "alac in caf": (("caf", "alac"), {"sample_format": "s16p"}),
+    "flac in ogg": (("ogg", "flac"), {"sample_format": "s16"}),
+    "flac in matroska": (("matroska", "flac"), {"sample_format": "s16"}),
+    "true audio": (("tta", "tta"), {"sample_format": "s16"}),
+}
+
+
+@pytest.mark.parametrize("kind", CODINGS)
+def test_lossless_codings_exactly(tmp_path, kind):
+    of, how = CODINGS[kind]
+    expected = np.round(WAVE.astype(np.float64) * 32768).astype(np.int16) / np.float32(32768)
+    np.testing.assert_array_equal(read(tmp_path, by_ffmpeg(*of, **how)), expected)
+
+
+def test_flac_of_32_bits(tmp_path):
+    how = {"sample_format": "s32", "codec_options": {"strict": "experimental"}}
+    content = by_ffmpeg("flac", "flac", **how)
+    np.testing.assert_allclose(read(tmp_path, content), WAVE, atol=1e-7)
+
+
+@pytest.mark.parametrize(("of", "late"), [(("mp4", "aac"), 0), (("adts", "aac"), 1024), (("webm", "libopus"), 0)])
+def test_lossy_codings(tmp_path, of, late):
+    rate = 48000 if of[1] == "libopus" else RATE
+    found = read(tmp_path, by_ffmpeg(*of, rate=rate, sample_format="s16" if rate == 48000 else "fltp"))
+    assert offset(found, WAVE) == late
+    assert abs(len(found) - late - len(WAVE)) < (1 if of[0] == "mp4" else 2048)
+
+
+@pytest.mark.parametrize("kind", ["VORBIS", "OPUS", "MPEG_LAYER_III", "PCM_24", "FLAC"])
+def test_both_decoders_give_the_same_samples(tmp_path, kind, monkeypatch):
+    of = {"VORBIS": "OGG", "OPUS": "OGG", "MPEG_LAYER_III": "MP3", "PCM_24": "WAV", "FLAC": "FLAC"}[kind]
+    content = written(rate=48000, format=of, **({} if kind == "FLAC" else {"subtype": kind}))
+    one = read(tmp_path, content)
+    monkeypatch.setattr(decoders, "_Sndfile", _refusing)
+    other = read(tmp_path, content)
+    assert len(one) == len(other)
+    np.testing.assert_allclose(one, other, atol=0 if kind in ("PCM_24", "FLAC") else 1e-4)
+
+
+def _refusing(descriptor, link):
+    raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize(
+    ("of", "how", "words"),
+    [
+        (("mov", "alac"), {"sample_format": "s16p"}, "an MP4 file (ALAC)"),
+        (("mp4", "aac"), {}, "an MP4 file (AAC)"),
+        (("caf", "alac"), {"sample_format": "s16p"}, "a CAF file (ALAC)"),
+        (("ogg", "flac"), {"sample_format": "s16"}, "an Ogg file (FLAC)"),
+        (("webm", "libopus"), {"rate": 48000, "sample_format": "s16"}, "a Matroska or WebM file (Opus)"),
+        (("wv", "wavpack"), {"sample_format": "s16p"}, "a WavPack file"),
+    ],
+)
+def test_without_the_extra_the_coding_and_the_remedy_are_named(tmp_path, monkeypatch, of, how, words):
+    content = by_ffmpeg(*of, **how)
+    monkeypatch.setattr(decoders, "has_ffmpeg", lambda: False)
+    assert reason(tmp_path, content).startswith(words)
+    assert "pip install 'earsight[formats]'" in reason(tmp_path, content)
+
+
+def test_files_that_need_the_extra_are_counted(monkeypatch):
+    names = ["a.wav", "b.M4A", "c.m4a", "d.webm"]
+    assert decoders.needing_extra(names) == ""
+    monkeypatch.setattr(decoders, "has_ffmpeg", lambda: False)
+    assert decoders.needing_extra(names).startswith("3 files (.m4a 2, .webm 1)")
+    assert decoders.needing_extra(["a.wav"]) == ""
+
+
+# What decoders print
+
+
+def test_equal_lines_are_printed_once_under_the_files_name(caplog, monkeypatch):
+    monkeypatch.setattr(library_output, "_seen", Counter())
+    library_output.report("a.mp3", {"resync at 5": 20})
+    library_output.report("b.mp3", {"resync at 7": 1})
+    assert [record.getMessage() for record in caplog.records] == [
+        "earsight: a.mp3: its decoder says: resync at 5 (20 times)"
+    ]
+    library_output._sum_up()
+    assert "1 more file: the decoder says: resync at #" in caplog.text
+
+
+def test_what_c_writes_is_caught_in_its_own_thread_alone(capfd):
+    import ctypes
+    import threading
+
+    library = ctypes.CDLL(None)
+
+    def write(text):
+        library.fputs(text, ctypes.c_void_p.in_dll(library, "stderr"))
+
+    with library_output.listening() as lines:
+        write(b"mine\n")
+        other = threading.Thread(target=write, args=(b"theirs\n",))
+        other.start()
+        other.join()
+        os.write(2, b"python\n")
+    write(b"after\n")
+    library.fflush(None)
+    assert lines == ["mine"]
+    assert sorted(capfd.readouterr().err.split()) == ["after", "python", "theirs"]
