@@ -1,18 +1,22 @@
 """Where a training's data lie, and that it does not matter."""
 
+import itertools
 import shutil
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from earsight.data.layouts import open_dataset
 from earsight.errors import DataError
 from earsight.evaluation.summary import read_predictions
+from earsight.features import row_file
 from earsight.features.augment_waveform import WaveformSource
 from earsight.features.device_cache import SpectrogramCache, WaveCache
 from earsight.features.store import Store, store_bytes
 from earsight.features.waves import Waves, waves_bytes
+from earsight.recipe import Recipe
 from earsight.training import preparation
 from earsight.training.preparation import SHARE, prepare, resolved, source_of, wanted_source
 from earsight.training.trial import Trial, check_run, run_trial
@@ -114,3 +118,16 @@ def test_unreadable_clips_are_left_out_of_waves_too(synthetic_folder, tiny, cpu,
     run_trial(prepared, Trial(1, 0), run=tmp_path / "run", device=cpu)
     assert asked == set(range(100)) - {row}
     check_run(prepared.dataset, prepared.recipe, tmp_path / "run", spectrograms=prepared.identity)
+
+
+def test_clips_that_do_not_open_are_found_before_any_spectrogram_is_computed(tmp_path, monkeypatch):
+    for name, label in itertools.product(range(6), "ab"):
+        place = tmp_path / label / f"{name}.wav"
+        place.parent.mkdir(exist_ok=True)
+        soundfile.write(place, np.random.default_rng(name).normal(0, 0.1, 8000), 8000)
+    (tmp_path / "b" / "5.wav").write_text("no sound")
+    decoded = []
+    monkeypatch.setattr(row_file, "read_clip", lambda *_: decoded.append(1))
+    with pytest.raises(DataError, match=r"1 of 12 clips cannot be read: b/5.wav: a text file"):
+        prepare(open_dataset(tmp_path), Recipe(), cache=tmp_path / "cache")
+    assert decoded == []

@@ -203,6 +203,7 @@ def open_rows(
     progress: Progress | None = None,
     earlier: Path | None = None,
     windows: ClipWindows | None = None,
+    look: Callable[[], None] | None = None,
 ) -> R:
     """Open a folder of rows, computing those that are missing or damaged.
 
@@ -254,6 +255,8 @@ def open_rows(
             built = final.is_dir()
             found = _opened(final, layout, count, quiet=True) if built else None
             if found is None or found[0]:
+                if look is not None:
+                    look()
                 folder = final if built else final.with_name(final.name + ".building")
                 _build(
                     *(folder, layout, dataset, features, windows, compute),

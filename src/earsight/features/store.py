@@ -160,6 +160,7 @@ def open_store(
     workers: int = 0,
     progress: Progress | None = None,
     windows: ClipWindows | None = None,
+    look: Callable[[], None] | None = None,
 ) -> Store:
     """Open a data set's store, computing missing rows.
 
@@ -174,6 +175,8 @@ def open_store(
         Folder that holds the stores; default `default_cache`.
     workers : int
         Decoding threads; 0 is one a core.
+    look : callable
+        Called before rows are computed, if there are any to compute.
     progress : callable, optional
         Called with (rows done, rows in all).
     windows : ClipWindows, optional
@@ -234,6 +237,7 @@ def open_store(
         progress=progress,
         earlier=earlier,
         windows=windows,
+        look=look,
     )
 
 

@@ -12,7 +12,7 @@ silence is 1e-6: log-mels would be off by 1.6, and 1e-3 is promised. Float16 has
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,7 @@ def open_waves(
     workers: int = 0,
     progress: Progress | None = None,
     windows: ClipWindows | None = None,
+    look: Callable[[], None] | None = None,
 ) -> Waves:
     """Open a data set's waves, decoding missing rows; arguments and errors as in `open_store`."""
     cache = cache or default_cache()
@@ -163,4 +164,5 @@ def open_waves(
         if folder.is_dir() or not windows.single
         else earlier_folder(dataset, *settings, key=key, cache=cache),
         windows=windows,
+        look=look,
     )

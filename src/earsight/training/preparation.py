@@ -12,26 +12,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight.cache import default_cache
 from earsight.data import audio
 from earsight.data.datasets import FIXED_WINDOW, Dataset
 from earsight.data.splits import holdout
 from earsight.errors import AudioError, DataError, RunError
 from earsight.features.augment import pitch_steps
 from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
-from earsight.features.row_file import Progress, is_complete
-from earsight.features.store import VALUES_VERSION, Store, open_store, store_bytes, store_key
-from earsight.features.waves import Waves, open_waves, waves_bytes, waves_key
+from earsight.features.row_file import Progress
+from earsight.features.store import VALUES_VERSION, Store, open_store, store_bytes
+from earsight.features.waves import Waves, open_waves, waves_bytes
 from earsight.features.windows import ClipWindows, clip_windows
 from earsight.files import read_state
 from earsight.parallel import in_order
@@ -120,14 +118,8 @@ def prepare(
     recipe = resolved(dataset, recipe)
     windows = clip_windows(dataset.seconds, recipe.features, recipe.training)
     rows, semitones = len(windows.clips), pitch_steps(recipe.augment)
-    open_it: Any = open_store
-    key_of: Any = partial(store_key, semitones=semitones)
-    if device is not None and wanted_source(rows, recipe, device) == "waves":
-        open_it, key_of = open_waves, waves_key
-    if not skip_bad and not is_complete(
-        (cache or default_cache()) / key_of(dataset, recipe.features, cache=cache, windows=windows)
-    ):
-        _refuse(dataset, _unreadable(dataset, workers))
+    open_it = open_waves if device is not None and wanted_source(rows, recipe, device) == "waves" else open_store
+    look = None if skip_bad else partial(_look, [(clip.path, dataset.file(i)) for i, clip in enumerate(dataset.clips)])
     store: Store | Waves = open_it(
         dataset,
         recipe.features,
@@ -136,10 +128,11 @@ def prepare(
         workers=workers,
         progress=progress,
         windows=windows,
+        look=look,
     )
     reasons = {int(windows.clips[row]): reason for row, reason in sorted(store.errors.items())}
     if not skip_bad:
-        _refuse(dataset, reasons)
+        _refuse([f"{dataset.clips[clip].path}: {reason}" for clip, reason in reasons.items()], len(dataset.clips))
     skipped = tuple(dataset.clips[clip].path for clip in reasons)
     front_end = [VALUES_VERSION, store.features.settings(), list(semitones), *windows.key]
     content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
@@ -153,27 +146,25 @@ def prepare(
     return prepared
 
 
-def _unreadable(dataset: Dataset, workers: int) -> dict[int, str]:
-    """Why clips do not open, by their number: found before hours go into the spectrograms of the others."""
+def _look(clips: Sequence[tuple[str, Path]]) -> None:
+    """Open every clip (its name, its file), before hours go into the spectrograms; DataError if some do not open."""
 
-    def look(clip: int) -> str:
+    def look(clip: tuple[str, Path]) -> str:
         try:
-            with audio.opened(dataset.file(clip)):
+            with audio.opened(clip[1]):
                 return ""
         except AudioError as error:
-            return error.reason
+            return f"{clip[0]}: {error.reason}"
 
-    found = enumerate(in_order(look, range(len(dataset.clips)), workers=workers, ahead=64))
-    return {clip: reason for clip, reason in found if reason}
+    _refuse([found for found in in_order(look, clips, ahead=64) if found], len(clips))
 
 
-def _refuse(dataset: Dataset, reasons: Mapping[int, str]) -> None:
+def _refuse(bad: Sequence[str], total: int) -> None:
     """Raise DataError if there are clips that cannot be read."""
-    bad = [f"{dataset.clips[clip].path}: {reason}" for clip, reason in reasons.items()]
     if bad:
         more = f" ... and {len(bad) - 3} more (`earsight check` lists all)" if len(bad) > 3 else ""
         raise DataError(
-            f"{len(bad)} of {len(dataset.clips)} clips cannot be read: {'; '.join(bad[:3])}{more}\n"
+            f"{len(bad)} of {total} clips cannot be read: {'; '.join(bad[:3])}{more}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
 
