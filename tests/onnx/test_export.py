@@ -98,6 +98,8 @@ def test_what_the_file_says_of_itself(exact, model, classifier):
         "classes": list(classifier.classes),
         "sample_rate_hz": 22050,
         "clip_seconds": 1.0,
+        "band_hz": [0.0, 11025.0],
+        "channel": "mix",
         "card": json.loads(json.dumps(described(classifier.card))),
     }
     session = onnxruntime.InferenceSession(exact)
