@@ -131,7 +131,7 @@ def test_serving_says_what_was_fitted(run, prepared, score):
     told, trials = calibrated_trials(run, wanted)
     place = next(n for n, one in enumerate(trials) if (one.about["fold"], one.about["seed"]) == (3, 1))
     classifier = load_classifier(_file(run, 3, 1))
-    found = list(classifier.predict_files([prepared.dataset.root / clip for clip in trials[place].clips]))
+    found = list(classifier.predict_files([prepared.dataset.root / clip for clip in trials[place].clips], first=True))
     threshold = classifier.card.calibration["unknown"]["threshold"]
     novelty = np.array([one.novelty for one in found])
     if score == "distance":
@@ -175,7 +175,7 @@ def test_evaluate_tells_of_the_held_out_fold_what_the_arrays_do(run, prepared):
     calibrate_run(run, WANTED)
     told, trials = calibrated_trials(run, WANTED)
     place = next(n for n, one in enumerate(trials) if (one.about["fold"], one.about["seed"]) == (1, 0))
-    found = evaluate(load_classifier(_file(run, 1)), prepared.dataset)["confidence"]
+    found = evaluate(load_classifier(_file(run, 1)), prepared.dataset, first=True)["confidence"]
     labels = trials[place].labels
     assert found["calibrated_on_these"] is False
     assert found["unknown"]["share"] == pytest.approx(told[place].unknown.mean(), abs=0.051)
@@ -200,7 +200,7 @@ def test_an_ensembles_novelty_is_the_mean_of_its_members(run, prepared, tmp_path
     assert load_card(out / "model.safetensors").calibration["folds"] == [1, 2, 3]
     stored = read_predictions(out / "fold-2" / "seed-0" / "predictions.npz")
     shares = softmax(stored.logits.astype(np.float64) / ours.card.temperature, axis=1)
-    heard = list(ours.predict_files([prepared.dataset.root / clip for clip in stored.clips]))
+    heard = list(ours.predict_files([prepared.dataset.root / clip for clip in stored.clips], first=True))
     np.testing.assert_allclose([one.probabilities[0] for one in heard], shares.max(axis=1), atol=1e-3)
 
 

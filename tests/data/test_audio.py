@@ -173,6 +173,45 @@ def test_windows_leave_nothing_out_and_hold_no_padding(samples, window):
     assert len(starts) == -(-samples // window)
 
 
+@pytest.mark.parametrize("seconds", [0.3, 5.0, 5.2, 5.49, 5.6, 10.0, 12.5, 31.0])
+@pytest.mark.parametrize(("kind", "rate", "target"), [("wav", 8000, 8000), ("flac", 11025, 8000), ("ogg", 8000, 11025)])
+def test_a_file_comes_in_its_windows(tmp_path, kind, rate, target, seconds):
+    wave = np.random.default_rng(1).normal(0, 0.1, round(seconds * rate)).astype(np.float32)
+    path = write(tmp_path / "x", kind, wave, rate)
+    whole = audio.read(path, sample_rate_hz=target)
+    found = list(audio.read_windows(path, sample_rate_hz=target, seconds=5.0))
+    assert [start for start, _ in found] == audio.windows(len(whole), 5 * target)
+    if len(found) == 1:
+        assert np.array_equal(found[0][1], audio.read(path, sample_rate_hz=target, seconds=5.0))
+    else:
+        for start, window in found:
+            assert np.array_equal(window, whole[start : start + 5 * target])
+
+
+def test_a_short_file_costs_no_more_than_its_first_seconds(tmp_path, monkeypatch):
+    """A clip of the window's length is decoded once, in the one block that `read` takes."""
+    path = write(tmp_path / "x", "wav", np.full(5 * 8000, 0.1, dtype=np.float32), 8000)
+    asked = []
+    original = soundfile.SoundFile.buffer_read_into
+    monkeypatch.setattr(
+        soundfile.SoundFile,
+        "buffer_read_into",
+        lambda *given, **k: asked.append(len(given[1])) or original(*given, **k),
+    )
+    audio.read(path, sample_rate_hz=8000, seconds=5.0)
+    once, asked[:] = list(asked), []
+    list(audio.read_windows(path, sample_rate_hz=8000, seconds=5.0))
+    assert asked == once
+
+
+def test_a_long_file_that_is_cut_says_so_at_its_end(tmp_path):
+    path = write(tmp_path / "x", "mp3", np.random.default_rng(0).normal(0, 0.1, 60 * 8000).astype(np.float32), 8000)
+    path.write_bytes(path.read_bytes()[:-20_000])
+    found = []
+    with pytest.raises(AudioError, match="truncated"):
+        found.extend(start for start, _ in audio.read_windows(path, sample_rate_hz=8000, seconds=5.0))
+
+
 def test_missing_and_odd_paths(tmp_path):
     assert "no such file" in reason(tmp_path / "none.wav")
     (tmp_path / "d.wav").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import shutil
@@ -149,12 +150,50 @@ def test_arrays_say_what_their_files_do(classifier, synthetic, tmp_path, dtype, 
     assert classifier.predict(wave, rate=rate).path == ""
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_every_orientation_and_type_says_the_same(classifier, synthetic, tmp_path, channels):
+    plain, rate = soundfile.read(synthetic.file(7), dtype="int16")
+    shares = np.array([1.0, 0.5, -0.25])[:channels]
+    wave = (plain[:, None] * shares).astype(np.int16)
+    soundfile.write(tmp_path / "x.wav", wave, rate, subtype="PCM_16")
+    expected = classifier.predict(tmp_path / "x.wav")
+    floats = (wave / 32768).astype(np.float32)
+    ways = [
+        *(wave, wave.T, wave.astype(">i2"), wave.astype(np.int32) << 16, np.asfortranarray(wave)),
+        *(floats, floats.T, floats.astype(np.float64), floats[::-1][::-1], torch.from_numpy(floats)),
+        *(torch.from_numpy(wave.T.copy()), torch.from_numpy(floats).requires_grad_()),
+        *([wave[:, 0], torch.from_numpy(floats[:, 0]), floats[:, 0].tolist()] if channels == 1 else []),
+    ]
+    for way in ways:
+        found = classifier.predict(way, rate=rate)
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+        assert found.classes == expected.classes
+    content = (tmp_path / "x.wav").read_bytes()
+    for given in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        assert classifier.predict(given).probabilities == expected.probabilities
+    with (tmp_path / "x.wav").open("rb") as file:
+        found = classifier.predict(file)
+    assert found.probabilities == expected.probabilities
+    assert found.path == str(tmp_path / "x.wav")
+
+
+def test_bytes_and_files_that_are_no_sound(classifier, tmp_path):
+    with pytest.raises(AudioError, match="the bytes: a text file"):
+        classifier.predict(b"hello")
+    with pytest.raises(AudioError, match="the bytes: an empty file"):
+        classifier.predict(b"")
+    (tmp_path / "x.txt").write_text("hello")
+    with (tmp_path / "x.txt").open() as file, pytest.raises(DataError, match="opened as text; open it with 'rb'"):
+        classifier.predict(file)
+
+
 def test_arrays_of_another_length(classifier, synthetic):
-    """Longer ones are cut at the clip's length, shorter ones padded, as files are."""
+    """Longer ones are heard whole, or cut at the clip's length; shorter ones are padded, as files are."""
     plain, rate = soundfile.read(synthetic.file(3), dtype="float32")
     whole = classifier.predict(plain, rate=rate)
-    longer = classifier.predict(np.concatenate([plain, np.ones_like(plain)]), rate=rate)
-    assert longer == whole
+    longer = np.concatenate([plain, np.ones_like(plain)])
+    assert classifier.predict(longer, rate=rate, first=True) == whole
+    assert classifier.predict(longer, rate=rate).windows == 2
     half = plain[: len(plain) // 2]
     padded = classifier.predict(np.concatenate([half, np.zeros_like(half)]), rate=rate)
     assert classifier.predict(half, rate=rate).probabilities == pytest.approx(padded.probabilities, abs=1e-6)
@@ -163,7 +202,18 @@ def test_arrays_of_another_length(classifier, synthetic):
 @pytest.mark.parametrize(
     ("wave", "rate", "words"),
     [
-        (np.ones(100, dtype=np.int16), 22050, "int16"),
+        (np.ones(100, dtype=np.int64), 22050, "int64 .*full scale is not known"),
+        (np.ones(100, dtype=bool), 22050, "bool"),
+        (np.ones((16, 8), dtype=np.float32), 22050, "cannot tell samples from channels"),
+        (np.ones((9, 100), dtype=np.float32), 22050, "cannot tell samples from channels"),
+        (np.ones((2, 16), dtype=np.float32), 22050, "cannot tell samples from channels"),
+        (np.ones(100, dtype=np.float32), "44100", "rate is '44100', a str; expected a number"),
+        (np.ones(100, dtype=np.float32), True, "rate is True, a bool"),
+        (np.ones(100, dtype=np.float32), float("nan"), "rate is nan"),
+        (["a.wav", "b.wav"], None, r"a list of 2 was given.*predict_files\(paths\)"),
+        ([[0.0, 1.0], [0.0]], 22050, "a list that is no array"),
+        (None, None, "found NoneType; predict takes a path"),
+        ({"a": 1}, None, "found dict"),
         (np.ones(100, dtype=np.float32), None, "without its rate"),
         (np.ones(100, dtype=np.float32), 0, "rate is 0"),
         (np.ones(100, dtype=np.float32), -8000, "rate is -8000"),

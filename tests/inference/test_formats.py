@@ -115,12 +115,36 @@ def test_confidence_as_json_and_csv():
     rows = list(csv.DictReader(io.StringIO(text), strict=True))
     assert list(rows[0]) == [
         *("path", "label", "probability", "label_2", "probability_2"),
-        *("unknown", "novelty", "plausible", "error"),
+        *("unknown", "novelty", "plausible", "error", "windows", "agreement", "calibrated"),
     ]
     assert [row["unknown"] for row in rows] == ["false", "true", ""]
     assert [row["plausible"] for row in rows] == ["dog", "dog;cat", ""]
     assert [row["label"] for row in rows] == ["dog", "dog", ""]
     assert rows[1]["novelty"] == "-0.25"
+
+
+LONG = Prediction("a.wav", ("dog", "cat"), (0.75, 0.25), windows=12, agreement=0.75)
+WARNED = Prediction("a.wav", ("dog", "cat"), (0.75, 0.25), novelty=0.5, windows=3, agreement=1.0, calibrated=False)
+
+
+def test_several_windows_are_told_in_every_form():
+    assert _clips("text", rows=[LONG, WARNED]).splitlines() == [
+        "a.wav\tdog 75.0 %\t9 of 12 windows agree",
+        "a.wav\tdog 75.0 %\t3 of 3 windows agree, not calibrated",
+    ]
+    long, warned = (json.loads(line) for line in _clips("jsonl", rows=[LONG, WARNED]).splitlines())
+    assert (long["windows"], long["agreement"], "calibrated" in long) == (12, 0.75, False)
+    assert (warned["windows"], warned["agreement"], warned["calibrated"]) == (3, 1.0, False)
+    rows = list(csv.DictReader(io.StringIO(_clips("csv", rows=[LONG, CLIPS[0], CLIPS[1]])), strict=True))
+    assert [(row["windows"], row["agreement"]) for row in rows] == [("12", "0.750000"), ("1", "1.000000"), ("", "")]
+    (row,) = csv.DictReader(io.StringIO(_clips("csv", rows=[WARNED], calibrated=True)), strict=True)
+    assert row["calibrated"] == "false"
+
+
+def test_first_windows_alone_have_the_columns_of_before():
+    writer = FORMATS["csv"].writer("clips", calibrated=True, first=True)
+    assert writer.header() == "path,label,probability,unknown,novelty,plausible,error\n"
+    assert writer.prediction(SURE) == "a.wav,dog,0.750000,false,-4.5,dog,\n"
 
 
 def test_events_as_csv():

@@ -47,14 +47,14 @@ def test_no_array_is_handed_out(broken):
 def test_only_the_sound_without_a_result_has_an_error(trained, sounds, monkeypatch):
     classifier = load_classifier(trained / "model.safetensors")
     whole = list(classifier.predict_files(sounds))
-    original = Classifier._outputs
+    original = Classifier.raw_of
 
     def spoilt(self, spectrograms):
         found = original(self, spectrograms)
-        found.probabilities[1, 0] = np.nan
+        found.logits[1, 0] = np.nan
         return found
 
-    monkeypatch.setattr(Classifier, "_outputs", spoilt)
+    monkeypatch.setattr(Classifier, "raw_of", spoilt)
     found = list(predict_clips(classifier, sounds))
     assert (found[0], found[2]) == (whole[0], whole[2])
     assert (found[1].path, found[1].classes) == (sounds[1], ())

@@ -46,6 +46,26 @@ def test_clips_have_the_bits_of_here(remote, classifier, synthetic, tmp_path):
     assert [bool(found.error) for found in there] == [False] * 11 + [True] * 6
 
 
+def test_long_files_have_the_bits_of_here(remote, classifier, synthetic, tmp_path):
+    generator = np.random.default_rng(0)
+    names = [synthetic.file(0)]
+    for seconds in (2.3, 25.0, 1.05):
+        names.append(tmp_path / f"{seconds}.wav")
+        soundfile.write(names[-1], generator.normal(0, 0.1, round(seconds * 22050)), 22050)
+    (tmp_path / "cut.mp3").write_bytes(_cut(tmp_path / "whole.mp3", generator))
+    names.append(tmp_path / "cut.mp3")
+    there = list(predict_clips(classifier, names, batch_size=4, remote=remote))
+    assert there == list(predict_clips(classifier, names, batch_size=4))
+    assert [one.windows for one in there] == [1, 3, 25, 1, 1]
+    assert "truncated" in there[-1].error
+
+
+def _cut(path, generator):
+    soundfile.write(path, generator.normal(0, 0.1, 30 * 22050), 22050)
+    content = path.read_bytes()
+    return content[: len(content) // 2]
+
+
 def test_clips_have_the_bits_of_here_by_kernels_too(remote, trained, classifier, synthetic):
     files = [synthetic.file(row) for row in range(5)]
     fast = RayInference(ONE, trained / "model.safetensors", kernels=True)

@@ -100,6 +100,8 @@ def test_what_the_file_says_of_itself(exact, model, classifier):
         "clip_seconds": 1.0,
         "band_hz": [0.0, 11025.0],
         "channel": "mix",
+        "windows": 1,
+        "long_sounds": facts["long_sounds"],
         "card": json.loads(json.dumps(described(classifier.card))),
     }
     session = onnxruntime.InferenceSession(exact)

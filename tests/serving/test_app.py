@@ -92,6 +92,44 @@ def test_at_begins_where_it_says(client, classifier, sound):
     assert error_of(beyond)["code"] == "past_the_end"
 
 
+def test_a_long_sound_is_heard_whole(client, classifier, sound):
+    path = sound("long.wav", wave=np.concatenate([tone(2.5), tone(0.7, hz=2000)]))
+    content, expected = path.read_bytes(), classifier.predict(path)
+    found = client.post("/predict", content=content).json()
+    assert (found["windows"], found["calibrated"], expected.windows) == (4, None, 4)
+    assert found["agreement"] == pytest.approx(expected.agreement)
+    assert [one["label"] for one in found["classes"]] == list(expected.classes)
+    assert [one["probability"] for one in found["classes"]] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert (found["start_seconds"], found["end_seconds"], found["timeline"]) == (0.0, 3.2, None)
+    alone = classifier.predict(path, first=True)
+    for params in ({"first": True}, {"at": 0.0}):
+        found = client.post("/predict", params=params, content=content).json()
+        assert found["classes"][0]["probability"] == pytest.approx(alone.probabilities[0], abs=1e-6)
+        assert (found["windows"], found["agreement"], found["end_seconds"]) == (1, 1.0, 1.0)
+    found = client.post("/predict", params={"hop": 1.0}, content=content).json()
+    assert (found["windows"], len(found["timeline"])) == (4, 4)
+    assert found["agreement"] == np.mean([one["label"] == found["label"] for one in found["timeline"]])
+
+
+def test_of_a_long_sound_the_window_that_speaks_most_is_explained(client, classifier, sound):
+    path = sound("long.wav", wave=np.concatenate([tone(2.0), tone(1.2, hz=2000)]))
+    params = {"explain": True, "spectrogram": True, "label": CLASSES[1]}
+    found = client.post("/predict", params=params, content=path.read_bytes()).json()
+    expected = classifier.explain(path, label=CLASSES[1], curves=False)
+    why = found["explanation"]
+    assert (why["start_seconds"], why["end_seconds"]) == pytest.approx((expected.begin_seconds, expected.end_seconds))
+    assert why["probability"] == pytest.approx(expected.probability, abs=1e-5)
+    assert found["spectrogram"]["start_seconds"] == why["start_seconds"]
+    assert found["waveform"]["seconds"] == pytest.approx(3.2)
+
+
+def test_short_sounds_have_the_bits_of_one_window(client, sound):
+    for seconds in (0.4, 1.0, 1.09):
+        content = sound("short.flac", seconds=seconds, rate=11025).read_bytes()
+        whole, first = (client.post("/predict", params={"first": one}, content=content).json() for one in (False, True))
+        assert whole == first
+
+
 def test_the_spectrogram_is_what_the_network_sees(client, classifier, sound):
     path = sound("a.wav", seconds=1.0)
     found = client.post("/predict", params={"spectrogram": True}, content=path.read_bytes()).json()

@@ -13,6 +13,7 @@ import pytest
 from at_port import CLASSES, serving, tone
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from earsight.calibration.apply import Raw
 from earsight.inference.predictions import Prediction
 from earsight.serving.app import PAGE
 
@@ -139,7 +140,8 @@ def test_a_dropped_long_file_has_a_timeline_to_jump_in(visit, sound, classifier)
     def sure(spectrograms):
         """Half of the sound is one class, half of it another."""
         high = [spectrogram[0, 0].mean(dim=1).argmax() > 20 for spectrogram in spectrograms]
-        return [Prediction("", CLASSES[::-1] if one else CLASSES, (0.9, 0.06, 0.04)) for one in high]
+        shares = np.array([0.9, 0.06, 0.04])
+        return [Raw(np.log((shares[::-1] if one else shares)[None]), None) for one in high]
 
     with serving(classifier) as (client, server):
         server.service._batcher._compute = sure
@@ -158,7 +160,8 @@ def look_at_a_long_file(page, sound):
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
     status(page, "Done")
     expect(page.locator("#timeline-section")).to_be_visible()
-    expect(page.locator("#part")).to_have_text("From 0:00 to 0:01")
+    expect(page.locator("#part")).to_have_text("From 0:00 to 0:08")
+    expect(page.locator("#answer-about")).to_have_text(re.compile("in 8 windows: [45] of them alone say"))
     page.locator("details summary").click()
     rows = page.locator("#windows tr")
     assert rows.count() == 15
@@ -283,8 +286,8 @@ def test_light_and_dark_can_be_read_and_nothing_is_wider_than_a_phone(visit, sou
 @needs_chromium
 def test_unknown_is_said_where_it_is_due(visit, classifier, sound, monkeypatch):
     strange = Prediction("", CLASSES, (0.5, 0.3, 0.2), unknown=True, novelty=3.0, plausible=CLASSES[:2])
-    with serving(classifier) as (client, server):
-        server.service._batcher._compute = lambda spectrograms: [strange] * len(spectrograms)
+    with serving(classifier) as (client, _):
+        monkeypatch.setattr(classifier, "predictions", lambda raw, name="": [strange])
         page = visit(address=client.base_url)
         page.set_input_files("#file", sound("a.wav"))
         status(page, "Done: unknown")

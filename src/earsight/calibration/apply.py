@@ -1,7 +1,8 @@
 """Applies a model card's calibration: temperature, OOD threshold and prediction sets.
 
-Comes in: a model card, its network, and spectrograms (batch, 3, bands, frames) float32. Goes out: `Outputs`. The card's
-``calibration`` holds, where `earsight calibrate` wrote them::
+Comes in: a model card, its network, and spectrograms (batch, 3, bands, frames) float32. Goes out: `Outputs`, of each
+spectrogram, or by `Pool` of all windows of one sound. The card's ``calibration`` holds, where `earsight calibrate`
+wrote them::
 
     {"unknown": {"score", "threshold", "rate", "ci95"}, "sets": {"method", "threshold", "coverage", "ci95"}, ...}
 
@@ -40,26 +41,120 @@ class Outputs(NamedTuple):
     prediction_sets: NDArray[np.bool_] | None
 
 
+class Raw(NamedTuple):
+    """What a network gives for a batch of windows, before the calibration.
+
+    ``logits`` (batch, classes) float64; ``distance`` (batch,) float64, None where the card asks for none.
+    """
+
+    logits: NDArray[np.float64]
+    distance: NDArray[np.float64] | None
+
+    def row(self, place: int) -> Raw:
+        """That of one window, as a batch."""
+        rows = slice(place, place + 1)
+        return Raw(self.logits[rows], None if self.distance is None else self.distance[rows])
+
+
 def calibrated_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Outputs:
     """The outputs of a model for spectrograms, by a card that `check_calibration` let pass."""
-    unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
-    distance = None
+    return calibrated(card, raw_outputs(card, model, spectrograms))
+
+
+def raw_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Raw:
+    """What the card's calibration needs of a network and its spectrograms."""
+    unknown, distance = card.calibration.get("unknown"), None
     with torch.inference_mode():
         if unknown and unknown["score"] == "distance":
             raw, distance = _logits_and_distance(card, model, spectrograms)
         else:
             raw = model(spectrograms)
-        logits = raw.float().cpu().numpy().astype(np.float64)
+        return Raw(raw.float().cpu().numpy().astype(np.float64), distance)
+
+
+def calibrated(card: ModelCard, raw: Raw) -> Outputs:
+    """The outputs of each window by itself."""
     with np.errstate(all="ignore"):  # whoever asked looks for what is not finite
-        shares = softmax(logits / card.temperature)
-    strange, scores, inside = np.zeros(len(logits), dtype=bool), None, None
-    if unknown:
-        with np.errstate(all="ignore"):
-            scores = ood_scores(unknown["score"], logits, temperature=card.temperature, distance=distance)
+        shares, scores = softmax(raw.logits / card.temperature), _scores(card, raw)
+    return _outputs(card, shares, scores)
+
+
+def _scores(card: ModelCard, raw: Raw) -> NDArray[np.float64] | None:
+    unknown = card.calibration.get("unknown")
+    if not unknown:
+        return None
+    return ood_scores(unknown["score"], raw.logits, temperature=card.temperature, distance=raw.distance)
+
+
+def _outputs(card: ModelCard, shares: NDArray[np.float64], scores: NDArray[np.float64] | None) -> Outputs:
+    """Probabilities and scores with what the card's thresholds say of them."""
+    unknown, sets = card.calibration.get("unknown"), card.calibration.get("sets")
+    strange, inside = np.zeros(len(shares), dtype=bool), None
+    if unknown and scores is not None:
         strange = is_unknown(scores, unknown["threshold"])
     if sets:
         inside = prediction_sets(shares, threshold=sets["threshold"], method=sets["method"])
     return Outputs(shares.astype(np.float32), strange, scores, inside)
+
+
+def fits_pools(card: ModelCard) -> bool:
+    """Whether the card's temperature and thresholds are for answers from several windows.
+
+    They are where the clips that calibrated it were judged by all their windows, whose probabilities were averaged as
+    they are; an ensemble's, only if its members have no temperatures of their own.
+    """
+    score = (card.calibration.get("unknown") or {}).get("score")
+    return (
+        card.recipe.training.windows == "all"
+        and score != "energy"
+        and all(member.temperature == 1 for member in card.members)
+    )
+
+
+class Pool:
+    """The outputs of one sound from all its windows, gathered in memory that does not grow with their number.
+
+    The windows' probabilities are averaged: before the temperature where `fits_pools`, for so were those that fitted
+    it, else at the temperature of one window. The OOD score is the windows' mean, or the max-softmax score
+    of the mean probabilities.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        self._card, self._fits = card, fits_pools(card)
+        self.windows = 0
+        self._shares, self._votes = np.zeros(len(card.classes)), np.zeros(len(card.classes), dtype=np.int64)
+        self._score = 0.0
+
+    def add(self, raw: Raw) -> None:
+        """Add a batch of windows."""
+        with np.errstate(all="ignore"):
+            shares, scores = (
+                softmax(raw.logits / (1.0 if self._fits else self._card.temperature)),
+                _scores(self._card, raw),
+            )
+        for row, one in enumerate(shares):  # one by one, so that the bits do not depend on the batches
+            self._shares += one
+            self._votes[one.argmax()] += 1
+            self._score += 0.0 if scores is None else float(scores[row])
+        self.windows += len(shares)
+
+    def outputs(self) -> Outputs:
+        """The outputs, a batch of one."""
+        card, shares = self._card, self._shares[None] / self.windows
+        with np.errstate(all="ignore"):
+            if self._fits:
+                shares = softmax(np.log(shares) / card.temperature)
+            unknown, scores = card.calibration.get("unknown"), None
+            if unknown:
+                scores = np.array([self._score / self.windows])
+                if unknown["score"] == "doubt":
+                    scores = 1 - shares.max(axis=1)
+        return _outputs(card, shares, scores)
+
+    @property
+    def agreement(self) -> float:
+        """Share of the windows whose most probable class is the whole sound's."""
+        return float(self._votes[self._shares.argmax()] / self.windows)
 
 
 def check_calibration(card: ModelCard, model: nn.Module) -> None:

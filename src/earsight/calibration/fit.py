@@ -111,8 +111,8 @@ def score_of(trials: Sequence[Predictions], wanted: str) -> str:
     """The OOD score that ``auto`` stands for; any other stands for itself, DataError if a trial lacks what it needs."""
     has = {
         "distance": all(trial.distance is not None for trial in trials),
-        # An ensemble's logits are log probabilities: their energy is 0 for every sound.
-        "energy": not any("ensemble" in trial.about for trial in trials),
+        # Logits of an ensemble, or of several windows, are log probabilities: their energy is 0 for every sound.
+        "energy": not any("ensemble" in trial.about or trial.about.get("windows") == "all" for trial in trials),
         "doubt": True,
     }
     if wanted == "auto":
@@ -120,7 +120,7 @@ def score_of(trials: Sequence[Predictions], wanted: str) -> str:
     if not has[wanted]:
         why = {
             "distance": "its trials were trained before distances were kept, or are soups; train again",
-            "energy": "an ensemble has none",
+            "energy": "clips that are judged by several windows have none, and an ensemble has none",
         }
         possible = ", ".join(score for score in SCORES if has[score])
         raise DataError(f"--score {wanted}: not available for this run ({why[wanted]}); choose one of {possible}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from earsight.commands.options import Device, Json, Model, Sounds, Threads, verb
+from earsight.commands.options import Device, First, Json, Model, Sounds, Threads, verb
 from earsight.commands.steps import computer, show_lines
 from earsight.console import bar, out, print_json, say
 
@@ -24,6 +24,7 @@ def explain(
     curves: Annotated[bool, typer.Option(help="Measure how faithful the attributions are.")] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of the random orders that they are compared with.")] = 0,
     steps: Steps = 2048,
+    first: First = False,
     json_output: Json = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -31,7 +32,8 @@ def explain(
     """Show which parts of a sound decide its class: attributions, masked sounds, and whether to believe them.
 
     For each sound: a figure, one of its faithfulness, an .npz, a .json, and two .wav files: what the network used, and
-    the rest. Existing explanations are kept. Exit code 1: some sound could not be explained.
+    the rest. Of a long sound the window that speaks most for the class is explained. Existing explanations are kept.
+    Exit code 1: some sound could not be explained.
     """
     from earsight.errors import AudioError, EarsightError, ModelError
     from earsight.inference.classifier import load_classifier
@@ -42,7 +44,9 @@ def explain(
     classifier = load_classifier(model, device=computer(device, threads))
     if label is not None:
         known_class(classifier.classes, label)
-    origin = made_from(model, label=label, curves=curves, seed=seed)
+    # Explanations that have no such setting are of first windows.
+    settings = {"label": label, "curves": curves, "seed": seed} | ({} if first else {"first": False})
+    origin = made_from(model, **settings)
     named = list(file_names(find_sounds(sounds, stdin=sys.stdin)))
     done: list[dict[str, Any]] = []
     failed: list[EarsightError] = []
@@ -52,7 +56,7 @@ def explain(
             found = read_explained(folder, name, sound=sound, origin=origin)
             try:
                 found = found or write_explained(
-                    classifier.explain(sound, label=label, curves=curves, seed=seed, most_steps=steps),
+                    classifier.explain(sound, label=label, first=first, curves=curves, seed=seed, most_steps=steps),
                     folder,
                     name,
                     origin=origin,

@@ -51,6 +51,12 @@ LabelFrom = Annotated[
 ]
 Splits = Annotated[int, typer.Option(help="Folds to draw if the data set has none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
+First = Annotated[
+    bool,
+    typer.Option(
+        "--first", help="Classify only the first window of each file; without it, longer files are classified whole."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device.")]

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from earsight.commands import options
-from earsight.commands.options import Data, DataOptions, DeviceOptions, Json, RayOptions, SkipBad, Sounds, verb
+from earsight.commands.options import Data, DataOptions, DeviceOptions, First, Json, RayOptions, SkipBad, Sounds, verb
 from earsight.commands.steps import cluster, computer, open_data, say_left_out, show
 from earsight.console import bar, err, say
 from earsight.errors import EarsightError
@@ -50,6 +50,7 @@ class Wanted:
     rules: EventRules
     to: Path | None
     resume: bool
+    first: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -78,6 +79,8 @@ def check(wanted: Wanted) -> None:
         raise EarsightError(f"--rows {wanted.rows}: expected one of {', '.join(_KINDS)}")
     if wanted.resume and wanted.to is None:
         raise EarsightError("--resume needs --out: rows on standard output cannot be gone on with")
+    if wanted.first and wanted.hop_seconds is not None:
+        raise EarsightError("--first and --hop name different windows: choose one")
     if wanted.hop_seconds is None:
         if wanted.form in _FOR_ONE or wanted.rows != "events" or wanted.rules != EventRules():
             names = ", ".join(_FOR_ONE)
@@ -110,6 +113,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
             f"--format {wanted.form} does not name the recording, and there may be several: "
             "name a folder with --out, such as found/"
         )
+    wanted = _as_begun(wanted)
     output = _output(wanted)
     if output.whole:
         say(f"earsight: {wanted.to} is whole; nothing to do")
@@ -127,6 +131,17 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     return failed
 
 
+def _as_begun(wanted: Wanted) -> Wanted:
+    """A resumed output of clips that holds first windows, as earlier versions wrote it, goes on with those."""
+    from earsight.inference.journal import settings_of
+
+    begun = settings_of(wanted.to) if wanted.resume and wanted.to and wanted.hop_seconds is None else None
+    if begun is None or wanted.first or "whole" in begun:
+        return wanted
+    say(f"earsight: {wanted.to}: was begun with the first window of each file alone, and goes on so")
+    return replace(wanted, first=True)
+
+
 def _output(wanted: Wanted) -> Output:
     from earsight.inference.journal import FileOutput, StreamOutput
 
@@ -142,6 +157,8 @@ def _output(wanted: Wanted) -> Output:
         "top": wanted.top,
         **asdict(wanted.rules),
     }
+    if wanted.hop_seconds is None and not wanted.first:
+        settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
     return FileOutput(wanted.to, folder=wanted.in_folder, settings=settings, resume=wanted.resume)
 
 
@@ -158,23 +175,29 @@ def _progress(wanted: Wanted) -> Iterator[Callable[[int, int | None, str], None]
 def _clips(
     wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
 ) -> int:
-    from earsight.inference.clips import predict_clips
+    from earsight.inference.clips import long_note, predict_clips
 
     start = output.place or {"done": 0, "failed": 0}
     done, failed = int(start["done"]), int(start["failed"])
-    writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration))
+    writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration), first=wanted.first)
+    long = uncalibrated = 0
     output.commit(start, now=True)
     if output.open(""):
         output.write("", writer.header())
     with _progress(wanted) as shown:
-        for found in predict_clips(model, islice(paths, done, None), batch_size=CLIPS, remote=remote):
+        for found in predict_clips(
+            model, islice(paths, done, None), batch_size=CLIPS, first=wanted.first, remote=remote
+        ):
             output.write("", writer.prediction(found))
             done, failed = done + 1, failed + bool(found.error)
+            long, uncalibrated = long + (found.windows > 1), uncalibrated + (found.calibrated is False)
             if done % CLIPS == 0:
                 output.commit({"done": done, "failed": failed})
             if wanted.to is not None:
                 shown(done, total, "")
     output.end()
+    if long:
+        say(f"earsight: {long_note(long, model.clip_seconds, calibrated=not uncalibrated)}")
     return failed
 
 
@@ -250,6 +273,7 @@ def predict(
     hop: Annotated[
         float | None, typer.Option(help="Recordings of any length: seconds from one window to the next.")
     ] = None,
+    first: First = False,
     rows: Rows = "events",
     threshold: Annotated[float, typer.Option(help="Probability at which an event begins.")] = 0.5,
     release: Annotated[
@@ -266,6 +290,9 @@ def predict(
 ) -> None:
     """Predict the class of each sound; with --hop, of long recordings, as rows of events or windows.
 
+    A file longer than the model's window by more than a tenth is classified whole, through windows side by side,
+    whose probabilities are averaged.
+
     Exit code 1: some file could not be read to its end; its row says why.
     """
     from earsight.inference.events import EventRules
@@ -277,6 +304,7 @@ def predict(
         rows=rows,
         top=top,
         hop_seconds=hop,
+        first=first,
         rules=EventRules(threshold, release, min_duration, gap),
         to=to,
         resume=resume,
@@ -298,6 +326,7 @@ def evaluate(
     data: Data,
     *,
     fold: Annotated[int | None, typer.Option(help="Only this fold; default the one held out in training.")] = None,
+    first: First = False,
     form: DataOptions,
     skip_bad: SkipBad = False,
     compute: DeviceOptions,
@@ -315,5 +344,5 @@ def evaluate(
     except TooFewError:  # for the folds, which only a model of cross-validation needs
         dataset = open_data(data, form, skip_missing=skip_bad, least=1)
     with bar("predicting") as shown:
-        result = score(classifier, dataset, fold=fold, skip_bad=skip_bad, progress=shown)
+        result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, progress=shown)
     show(result, print_evaluation, as_json=json_output)

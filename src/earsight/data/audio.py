@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ _SLACK_BYTES = 64
 _BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
 LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a spectrogram leaves float32
 LONGER = 1.1
-"""A sound of more windows than this is heard through several: see `windows`."""
+"""A sound of more windows than this is cut into several: see `windows`."""
 _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
 
 _VALUES = 1 << 18
@@ -119,6 +120,79 @@ def read(
     if seconds is not None:
         wave = wave[: max(1, round(seconds * sample_rate_hz))]
     return np.ascontiguousarray(wave)
+
+
+def read_windows(
+    path: Path | str,
+    *,
+    sample_rate_hz: int,
+    seconds: float,
+    channel: Channel = "mix",
+    observe: Observer | None = None,
+) -> Iterator[tuple[int, Wave]]:
+    """Decode a file, in constant memory, into the windows of so many seconds that `windows` cuts it into.
+
+    Yields where each begins, in samples at ``sample_rate_hz``, and its mono wave: of a short sound what `read` gives,
+    bit for bit; of a long one parts of equal length of the whole resampled sound. Raises as `read` does; that a long
+    file is cut may show only after some windows.
+    """
+    samples = round(seconds * sample_rate_hz)
+    channel = channel_of(path, channel)
+    with opened(path) as sound:
+
+        def seen(limit: int | None, skipped: int = 0, values: int = 0) -> Iterator[Wave]:
+            for block in blocks(sound, limit=limit, mono=False, skipped=skipped, values=values):
+                yield _seen(block, channel, sound, observe)
+
+        rate = sound.decoder.rate_hz
+        limit = max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
+        start = list(seen(limit))
+        frames = sum(map(len, start))
+        rest = seen(None, skipped=frames, values=_VALUES) if frames == limit else iter(())
+        # A little beyond the limit, a sound may still count as short.
+        more: list[Wave] = []
+        while len(windows(_resampled_length(frames, rate, sample_rate_hz), samples)) == 1:
+            block = next(rest, None)
+            if block is None:
+                wave = resampled(np.concatenate(start), rate_hz=rate, sample_rate_hz=sample_rate_hz)
+                yield 0, np.ascontiguousarray(wave[: max(1, samples)])
+                return
+            more.append(block)
+            frames += len(block)
+        yield from _side_by_side(
+            _resampled_blocks(chain(start, more, rest), rate_hz=rate, sample_rate_hz=sample_rate_hz), samples
+        )
+
+
+def _side_by_side(wave: Iterable[Wave], samples: int) -> Iterator[tuple[int, Wave]]:
+    """The windows of a long sound that comes in blocks: one after another, and a last one that ends with the sound."""
+    begin, held, last = 0, np.empty(0, dtype=np.float32), np.empty(0, dtype=np.float32)
+    for block in wave:
+        held = np.concatenate([held, block])
+        while len(held) >= samples:
+            last, held = held[:samples], held[samples:]
+            yield begin, last
+            begin += samples
+    if len(held):
+        yield begin + len(held) - samples, np.concatenate([last[len(held) :], held])
+
+
+def _resampled_blocks(blocks: Iterable[Wave], *, rate_hz: int, sample_rate_hz: int) -> Iterator[Wave]:
+    """A wave that comes in blocks as `resampled` gives it whole."""
+    if rate_hz == sample_rate_hz:
+        yield from blocks
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+
+
+def _resampled_length(frames: int, rate_hz: int, sample_rate_hz: int) -> int:
+    """How many samples soxr makes of so many: halves are rounded up."""
+    return (2 * frames * sample_rate_hz + rate_hz) // (2 * rate_hz)
 
 
 def resampled(wave: Wave, *, rate_hz: int, sample_rate_hz: int) -> Wave:
@@ -203,10 +277,10 @@ def fit(wave: Wave, samples: int) -> Wave:
 
 
 def windows(samples: int, window: int) -> list[int]:
-    """Where the windows begin through which a sound of so many samples is heard; both lengths count the same rate.
+    """Where the windows begin that a sound of so many samples is cut into; both lengths count the same rate.
 
-    A sound that is longer than a window by more than a tenth is heard whole: windows side by side from 0, the last one
-    moved back so that it ends with the sound. A shorter one is heard through the window at 0, which `fit` pads or cuts.
+    A sound that is longer than a window by more than a tenth is used whole: windows side by side from 0, the last one
+    moved back so that it ends with the sound. Of a shorter one it is the window at 0, which `fit` pads or cuts.
     """
     if samples <= round(LONGER * window, 6):
         return [0]

@@ -1,7 +1,8 @@
 """Predict many sound files in batches; expand folder names to files.
 
 Comes in: names of files and folders, then a model. Goes out: a `Prediction` for each file, in order; that of an
-unreadable file holds the reason.
+unreadable file holds the reason. A long file is predicted from all its windows, but those of other files are computed
+in the same batches as if it were short, so that its length changes no bit of them.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from earsight.calibration.apply import Pool, Raw
 from earsight.data import audio
+from earsight.data.audio import Wave
 from earsight.data.folders import sounds_below
-from earsight.errors import AudioError, DataError
-from earsight.inference.model import Model
+from earsight.errors import AudioError, DataError, counted
+from earsight.inference.model import CHUNK, Model, grouped
 from earsight.inference.predictions import Prediction
 from earsight.inference.ray_inference import RayInference
 from earsight.parallel import in_order
@@ -45,49 +48,135 @@ def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
     return chain.from_iterable(lines if name == "-" else folders.get(name, (name,)) for name in names)
 
 
+MOST = 4
+"""Groups of windows of a long file that its batch's thread goes through; what is longer is shared among all threads."""
+
+
 def predict_clips(
-    model: Model, paths: Iterable[str | Path], *, batch_size: int = 16, remote: RayInference | None = None
+    model: Model,
+    paths: Iterable[str | Path],
+    *,
+    batch_size: int = 16,
+    first: bool = False,
+    remote: RayInference | None = None,
 ) -> Iterator[Prediction]:
     """See `Classifier.predict_files`; with ``remote`` files are decoded here and classified on its cluster."""
     names = iter(paths)
     batches = iter(lambda: [str(name) for name in islice(names, batch_size)], [])
     if remote is None:
         # Each thread takes a batch from files to predictions, which is faster than a thread for each step.
-        for found in in_order(lambda batch: _predict(model, batch), batches, ahead=2):
-            yield from found
+        for clips in in_order(lambda batch: _predicted(model, batch, first=first), batches, ahead=2):
+            for place in clips.unfinished:
+                for raw in in_order(model.raw, clips.rest(place), ahead=2):
+                    clips.pools[place].add(raw)
+            yield from clips.predictions()
         return
-    jobs = ((clips, clips.waves) for clips in in_order(lambda batch: _decode(model, batch), batches, ahead=4))
-    for clips, predictions in remote.map(Model.predict_waves, jobs):
-        yield from clips.named(predictions or ())
+    decoded = in_order(lambda batch: _Clips(model, batch, first=first), batches, ahead=4)
+    for (clips, part), found in remote.map(Model.raw, _jobs(decoded)):
+        if part == _END:
+            yield from clips.predictions()
+        elif found is not None and part == _FIRST:
+            clips.add_first(found)
+        elif found is not None:
+            clips.pools[part].add(found)
 
 
-class _Clips(NamedTuple):
-    """A batch of decoded files: waves of the readable ones, and errors of the others by their index."""
-
-    paths: list[str]
-    waves: NDArray[np.float32] | None
-    errors: dict[int, str]
-
-    def named(self, found: Sequence[Prediction]) -> list[Prediction]:
-        """A prediction for each file, given those of the waves."""
-        good = iter(found)
-        return [
-            Prediction(path, (), (), self.errors[place]) if place in self.errors else replace(next(good), path=path)
-            for place, path in enumerate(self.paths)
-        ]
+def long_note(clips: int, seconds: float, *, calibrated: bool) -> str:
+    """The line on clips that are longer than the model's window of so many seconds."""
+    note = (
+        f"{counted(clips, 'file')} longer than the model's window of {seconds:g} s classified whole, as the mean over "
+        "windows (--first: only the first; --hop 1: when which class sounds)"
+    )
+    if calibrated:
+        return note
+    return note + (
+        "; the model's temperature, OOD threshold and prediction sets were fitted to answers from one window, and are "
+        "not calibrated for these"
+    )
 
 
-def _predict(model: Model, paths: list[str]) -> list[Prediction]:
-    clips = _decode(model, paths)
-    return clips.named(() if clips.waves is None else model.predict_waves(clips.waves))
+class _Clips:
+    """A batch of decoded files: first windows of the readable ones, errors of the others, and what is long of them.
 
+    ``waves`` are the first windows, ``unfinished`` the places of the files that have more windows than were gone
+    through, and how many these are.
+    """
 
-def _decode(model: Model, paths: list[str]) -> _Clips:
-    waves: list[NDArray[np.float32]] = []
-    errors: dict[int, str] = {}
-    for place, path in enumerate(paths):
+    def __init__(self, model: Model, paths: list[str], *, first: bool, most: int = 0) -> None:
+        self.errors: dict[int, str] = {}
+        self.pools: dict[int, Pool] = {}
+        self.unfinished: dict[int, int] = {}
+        self._model, self._paths, self._first = model, paths, first
+        self._more: dict[int, list[Raw]] = {}
+        waves: dict[int, Wave] = {}
+        for place, path in enumerate(paths):
+            try:
+                waves[place] = self._decoded(place, path, most)
+            except AudioError as error:
+                self.errors[place] = error.reason
+        self._places = list(waves)
+        self._full = {place for place, wave in waves.items() if len(wave) >= model.samples}
+        self.waves = np.stack([audio.fit(wave, model.samples) for wave in waves.values()]) if waves else None
+        self._raw: Raw | None = None
+
+    def _decoded(self, place: int, path: str, most: int) -> Wave:
+        """The first window of a file; up to ``most`` groups of its further windows are computed at once."""
+        with self._model.opened(path) as source:
+            windows = source.windows(first=self._first)
+            _, wave = next(windows)
+            more = [self._model.raw(np.stack(group)) for group in islice(grouped(windows), most)]
+            ended = next(windows, None) is None
+        if more or not ended:
+            self.pools[place], self._more[place] = Pool(self._model.card), more
+        if not ended:
+            self.unfinished[place] = 1 + CHUNK * most
+        return wave
+
+    def rest(self, place: int) -> Iterator[NDArray[np.float32]]:
+        """Waves (windows, samples) of an unfinished file, in groups; an error while it is read is its error."""
         try:
-            waves.append(audio.fit(model.waveform(path)[0], model.samples))
+            with self._model.opened(self._paths[place]) as source:
+                for group in grouped(islice(source.windows(), self.unfinished[place], None)):
+                    yield np.stack(group)
         except AudioError as error:
-            errors[place] = error.reason
-    return _Clips(paths, np.stack(waves) if waves else None, errors)
+            self.errors[place] = error.reason
+
+    def add_first(self, raw: Raw) -> None:
+        """Take what the network gives for the first windows; before what it gives for others."""
+        self._raw = raw
+        for row, place in enumerate(self._places):
+            if place in self.pools:
+                for one in (raw.row(row), *self._more[place]):
+                    self.pools[place].add(one)
+
+    def predictions(self) -> Iterator[Prediction]:
+        """A prediction for each file, once all is added."""
+        found = dict(zip(self._places, self._model.predictions(self._raw) if self._raw else (), strict=True))
+        for place, path in enumerate(self._paths):
+            if place in self.errors:
+                yield Prediction(path, (), (), self.errors[place])
+            elif place in self.pools:
+                yield self._model.pooled(self.pools[place], name=path)
+            else:
+                one = replace(found[place], path=path)
+                yield self._model.first_alone(one) if self._first and place in self._full else one
+
+
+def _predicted(model: Model, paths: list[str], *, first: bool) -> _Clips:
+    clips = _Clips(model, paths, first=first, most=MOST)
+    if clips.waves is not None:
+        clips.add_first(model.raw(clips.waves))
+    return clips
+
+
+_FIRST, _END = -1, -2
+_Job = tuple[tuple[_Clips, int], NDArray[np.float32] | None]
+
+
+def _jobs(decoded: Iterable[_Clips]) -> Iterator[_Job]:
+    """The waves of batches for a cluster: `_FIRST` windows, those of the long file at each place, and an `_END`."""
+    for clips in decoded:
+        yield (clips, _FIRST), clips.waves
+        for place in clips.unfinished:
+            yield from (((clips, place), waves) for waves in clips.rest(place))
+        yield (clips, _END), None

@@ -1,8 +1,8 @@
 """Explain one prediction: attributions over the spectrogram, the sound that they select, and their faithfulness.
 
-Comes in: a model and a sound. Goes out: an `Explanation`, arrays and numbers about one class. Spectrograms and
-attributions have one channel a window, (windows, bands, frames); what is merged is (bands, frames), its columns evenly
-spaced from 0 s to the end of the clip.
+Comes in: a model and a sound, of which one window of the clip's length is explained. Goes out: an `Explanation`, arrays
+and numbers about one class. Spectrograms and attributions have one channel a window of the STFT, (windows, bands,
+frames); what is merged is (bands, frames), its columns evenly spaced from 0 s to the end of the clip.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from earsight.calibration.apply import Pool
 from earsight.data import audio
 from earsight.errors import AudioError, DataError, ModelError
+from earsight.evaluation.metrics import softmax
 from earsight.inference.formats import harmless
-from earsight.inference.model import Model
+from earsight.inference.model import Model, grouped
+from earsight.inference.sounds import OpenSound, Sound
 from earsight.models.ensemble import Ensemble
 
 if TYPE_CHECKING:  # a prediction does not load the analysis
@@ -41,14 +44,17 @@ class Explanation:
     Attributes
     ----------
     wave, used, unused : ndarray of float32, shape (samples,)
-        The classified sound without padding, the part that the network used, and the rest; the two parts add up to it.
+        The explained window without padding, the part that the network used, and the rest; the two parts add up to it.
     probability, used_probability, unused_probability : float
         Of ``label`` in these three.
+    begin_seconds : float
+        Where the window begins in the sound: of several ``windows`` it is the one with the highest probability of
+        ``label``.
     """
 
     path: str  # the file as it was named; empty for an array
     label: str  # the class that is explained
-    top_label: str  # the most probable class
+    top_label: str  # the most probable class of the whole sound
     probability: float
     sample_rate_hz: int
     wave: NDArray[np.float32]
@@ -66,6 +72,13 @@ class Explanation:
     used_probability: float
     unused_probability: float
     curves: Curves | None  # faithfulness of the attribution; None where it was not asked for
+    begin_seconds: float = 0.0
+    windows: int = 1  # into which the sound was cut
+
+    @property
+    def end_seconds(self) -> float:
+        """Where the window ends in the sound."""
+        return self.begin_seconds + len(self.wave) / self.sample_rate_hz
 
     @property
     def verdict(self) -> str:
@@ -87,6 +100,8 @@ class Explanation:
         found = self.attribution
         return {
             **{name: getattr(self, name) for name in ("path", "label", "top_label", "probability")},
+            **{name: round(getattr(self, name), 3) for name in ("begin_seconds", "end_seconds")},
+            "windows": self.windows,
             "completeness": {
                 "sum_of_attributions": found.total,
                 "score": found.score,
@@ -132,10 +147,11 @@ class FromBands(nn.Module):
 
 def explain(
     model: Model,
-    sound: str | Path | NDArray[np.float32],
+    sound: Sound,
     *,
-    rate: int | None = None,
+    rate: float | None = None,
     label: str | None = None,
+    first: bool = False,
     curves: bool = True,
     seed: int = 0,
     most_steps: int = 2048,
@@ -145,10 +161,13 @@ def explain(
 
     Parameters
     ----------
-    sound : path or ndarray of float, shape (samples,) or (samples, channels)
-        Longer ones than a clip are cut at its length, as in `predict`; of an array ``rate``, in Hz, must be given.
+    sound : path, bytes or open file of a sound file; or ndarray or Tensor
+        As in `predict`. Of one that is cut into several windows the one that speaks most for the class is
+        explained.
     label : str, optional
         The class to explain; default the most probable one.
+    first : bool
+        Explain the first window, however long the sound is.
     curves : bool
         Whether to measure the attributions' faithfulness, by deletion and insertion, against random orders of ``seed``.
     most_steps : int
@@ -171,7 +190,9 @@ def explain(
     from earsight.analysis.time_axis import band_hz, column_edges, sum_channels
 
     wanted = None if label is None else known_class(model.classes, label)
-    wave, name = model.waveform(sound, rate=rate)
+    with model.opened(sound, rate=rate) as source:
+        name = source.name
+        begin, wave, windows, top = _strongest(model, source, wanted, first=first)
     _check_length(wave, name, model)
     front_end, network = model.front_end, FromBands(model)
     spectrogram, silence = bands_of(model, wave)
@@ -181,7 +202,7 @@ def explain(
         probabilities = _probabilities(model, wave)
     except ModelError as error:
         raise ModelError(f"{name or 'array'}: {error}") from error
-    top = int(probabilities.argmax())
+    top = int(probabilities.argmax()) if top is None else top
     target = top if wanted is None else wanted
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
     if not found.complete:
@@ -232,7 +253,39 @@ def explain(
         used_probability=float(_probabilities(model, used)[target]),
         unused_probability=float(_probabilities(model, unused)[target]),
         curves=measured,
+        begin_seconds=begin / model.sample_rate_hz,
+        windows=windows,
     )
+
+
+def _strongest(
+    model: Model, source: OpenSound, wanted: int | None, *, first: bool
+) -> tuple[int, NDArray[np.float32], int, int | None]:
+    """The window that speaks most for a class, or else for the whole sound's most probable one.
+
+    Returns where it begins, its wave, how many windows there are, and of several the most probable class.
+    """
+    parts = source.windows(first=first)
+    begin, wave = next(parts)
+    after = next(parts, None)
+    if after is None:
+        return begin, wave, 1, None
+    pool, temperature = Pool(model.card), model.card.temperature
+    best, windows = np.full(len(model.classes), -1.0), np.zeros(len(model.classes), dtype=np.int64)
+    for group in chain([[wave]], grouped(chain([after], parts))):
+        raw = model.raw(np.stack(group))
+        for number, shares in enumerate(softmax(raw.logits / temperature), start=pool.windows):
+            windows[shares > best] = number
+            best = np.maximum(best, shares)
+        pool.add(raw)
+    found = model.pooled(pool, name=source.name)
+    if found.error:
+        raise ModelError(f"{source.name or 'array'}: {found.error}")
+    top = model.classes.index(found.label)
+    number = int(windows[top if wanted is None else wanted])
+    # Read again: to keep a window for each class could take much memory.
+    begin, wave = next(islice(source.windows(), number, None))
+    return begin, wave, pool.windows, top
 
 
 def bands_of(model: Model, wave: NDArray[np.float32]) -> tuple[Tensor, Tensor]:

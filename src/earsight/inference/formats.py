@@ -29,7 +29,9 @@ class Writer(ABC):
 
     ``top``: how many classes a clip's or a window's row shows; ``calibrated``: whether the csv has the columns
     ``unknown``, ``novelty`` and ``plausible``; ``number``: rows so far, where the format numbers them; ``high_hz``
-    and ``low_hz``: the highest and the lowest frequency that the model gets of the recording.
+    and ``low_hz``: the highest and the lowest frequency that the model gets of the recording; ``first``: whether of
+    long clips only the first window was used, so that the csv has no columns ``windows``, ``agreement`` and
+    ``calibrated``.
     """
 
     kind: Kind
@@ -38,6 +40,7 @@ class Writer(ABC):
     number: int = 0
     high_hz: float = 0.0
     low_hz: float = 0.0
+    first: bool = False
 
     def header(self) -> str:
         """The line before the first row; empty if the format has none."""
@@ -65,6 +68,7 @@ class _Text(Writer):
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         words = [f"{_words(name)} {100 * share:.1f} %" for name, share in self._pairs(found)]
         words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
+        words += [agreement(found)] if found.windows > 1 else []
         return self._row(found.path, *_seconds(times), *([f"error: {_words(found.error)}"] if found.error else words))
 
     def event(self, path: str, event: Event) -> str:
@@ -86,7 +90,8 @@ class _Csv(Writer):
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         cells = [cell for name, share in self._pairs(found) for cell in (_quoted(name), f"{share:.6f}")]
         cells += [""] * (2 * self.top - len(cells))
-        return csv_line([found.path, *_seconds(times), *cells, *self._confidence(found), found.error])
+        windows = self._windows(found)
+        return csv_line([found.path, *_seconds(times), *cells, *self._confidence(found), found.error, *windows])
 
     def event(self, path: str, event: Event) -> str:
         figures = [f"{event.score:.6f}", f"{event.mean:.6f}", str(event.windows)]
@@ -101,7 +106,20 @@ class _Csv(Writer):
         ranks = [f"{name}_{rank + 1}" for rank in range(1, self.top) for name in ("label", "probability")]
         extra = ["unknown", "novelty", "plausible"] if self.calibrated else []
         times = _TIMES if self.kind == "windows" else ()
-        return ["path", *times, "label", "probability", *ranks, *extra, "error"]
+        return ["path", *times, "label", "probability", *ranks, *extra, "error", *self._window_columns()]
+
+    def _window_columns(self) -> list[str]:
+        if self.kind != "clips" or self.first:
+            return []
+        return ["windows", "agreement", "calibrated"] if self.calibrated else ["windows", "agreement"]
+
+    def _windows(self, found: Prediction) -> list[str]:
+        """How many windows a clip was cut into, and what becomes of that."""
+        columns = self._window_columns()
+        if found.error:
+            return [""] * len(columns)
+        sure = "" if found.calibrated is None else str(found.calibrated).lower()
+        return [str(found.windows), f"{found.agreement:.6f}", sure][: len(columns)]
 
     def _confidence(self, found: Prediction) -> list[str]:
         if not self.calibrated:
@@ -125,6 +143,10 @@ class _JsonLines(Writer):
             row |= {"unknown": found.unknown, "novelty": found.novelty}
         if found.plausible:
             row["plausible"] = list(found.plausible)
+        if found.windows > 1:
+            row |= {"windows": found.windows, "agreement": found.agreement}
+        if found.calibrated is False:
+            row["calibrated"] = False
         return json_text(row) + "\n"
 
     def event(self, path: str, event: Event) -> str:
@@ -184,6 +206,12 @@ FORMATS: dict[str, Format] = {
     "raven": Format(_Raven, ".txt", one_recording=True),
 }
 """By the name that ``--format`` takes."""
+
+
+def agreement(found: Prediction) -> str:
+    """How many windows a sound was cut into, how many of them agree, and whether the model is calibrated so."""
+    alone = f"{round(found.agreement * found.windows)} of {found.windows} windows agree"
+    return f"{alone}, not calibrated" if found.calibrated is False else alone
 
 
 def _span(event: Event) -> tuple[float, float]:

@@ -81,6 +81,19 @@ class StreamOutput(Output):
             ) from error
 
 
+def settings_of(path: Path) -> dict[str, Any] | None:
+    """The settings of a begun or finished output file; None if there is none, or it cannot be read."""
+    journal, finished = path.with_name(f"{path.name}.progress"), path.with_name(f".{path.name}{_LIST}")
+    try:
+        if journal.exists():
+            found = json.loads(journal.read_text(encoding="utf-8"))["settings"]
+        else:
+            found = json.loads(finished.read_text(encoding="utf-8").splitlines()[-1])[3]
+    except (OSError, ValueError, LookupError, TypeError):  # what is damaged is reported when it is opened
+        return None
+    return found if isinstance(found, dict) else None
+
+
 class FileOutput(Output):
     """Rows to one file, or to several in a folder, with a journal.
 

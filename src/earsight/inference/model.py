@@ -1,14 +1,18 @@
 """A loaded model file: the front end, the network and its calibration; waves in, predictions out.
 
-Comes in: the path of a model file, then sounds: files, arrays of any float type, or batches (batch, samples) float32 at
-the model's rate. Goes out: logits, probabilities or `Prediction`s. Spectrograms come from the front end that training
-used, as the model file describes it. `earsight.inference.classifier.Classifier` adds recordings and explanations.
+Comes in: the path of a model file, then sounds (see `earsight.inference.sounds`), or batches (batch, samples) float32
+at the model's rate. Goes out: logits, probabilities or `Prediction`s. Spectrograms come from the front end that
+training used, as the model file describes it. `earsight.inference.classifier.Classifier` adds recordings and
+explanations.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.calibration.apply import Outputs, calibrated_outputs, check_calibration
+from earsight.calibration.apply import Outputs, Pool, Raw, calibrated, check_calibration, fits_pools, raw_outputs
 from earsight.data import audio
-from earsight.data.audio import LOUDEST, resampled
-from earsight.data.intake import Channel, Loss, Meter, energy_of, picked
+from earsight.data.audio import Wave
+from earsight.data.intake import Loss, Meter
 from earsight.errors import DataError, ModelError, counted
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.predictions import Prediction
+from earsight.inference.sounds import OpenSound, Sound, check_values, opened
 from earsight.models.card import ModelCard
 from earsight.models.fast.folding import folded
 from earsight.models.modelfile import load
@@ -31,6 +36,8 @@ from earsight.models.weights import one_line
 
 NOT_FINITE = "the model gives NaN or infinity for it; use another model file, or train the model again"
 """Why a sound has no prediction that could be read."""
+CHUNK = 4
+"""Windows of a long sound that go through the network at once: more are hardly faster, and take more memory."""
 
 
 class Model:
@@ -132,12 +139,31 @@ class Model:
 
         One that is not finite has its error instead of classes.
         """
-        with torch.inference_mode():
-            return self.predict_spectrograms(self._checked(waves), name=name)
+        return self.predictions(self.raw(waves), name=name)
 
-    def predict_spectrograms(self, spectrograms: Tensor, *, name: str = "") -> list[Prediction]:
-        """Predictions for a batch of `spectrograms`, which other threads may compute in advance."""
-        found = self._outputs(spectrograms)
+    def raw(self, waves: NDArray[np.floating]) -> Raw:
+        """What the network gives for a batch of waves (batch, samples), before the calibration."""
+        with torch.inference_mode():
+            return self.raw_of(self._checked(waves))
+
+    def raw_of(self, spectrograms: Tensor) -> Raw:
+        """The same for a batch of `spectrograms`, which other threads may compute in advance."""
+        return raw_outputs(self.card, self._network(spectrograms), spectrograms)
+
+    def predictions(self, raw: Raw, *, name: str = "") -> list[Prediction]:
+        """A prediction for each window by itself."""
+        return self._predictions(calibrated(self.card, raw), name, is_fit=True)
+
+    def first_alone(self, found: Prediction) -> Prediction:
+        """The prediction of a full first window, of a sound that may have more: calibrated if these would not count."""
+        return replace(found, calibrated=False) if found.calibrated and fits_pools(self.card) else found
+
+    def pooled(self, pool: Pool, *, name: str = "") -> Prediction:
+        """The prediction for a sound whose windows a pool has gathered."""
+        (found,) = self._predictions(pool.outputs(), name, is_fit=fits_pools(self.card))
+        return found if found.error else replace(found, windows=pool.windows, agreement=pool.agreement)
+
+    def _predictions(self, found: Outputs, name: str, *, is_fit: bool) -> list[Prediction]:
         finite = np.isfinite(_figures(found)).all(axis=1)
         predictions = []
         for row, shares in enumerate(found.probabilities):
@@ -154,56 +180,67 @@ class Model:
                     unknown=bool(found.unknown[row]),
                     novelty=None if found.ood_score is None else float(found.ood_score[row]),
                     plausible=tuple(self.classes[i] for i in plausible),
+                    calibrated=is_fit if self.card.calibration else None,
                 )
             )
         return predictions
 
-    def predict(self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None) -> Prediction:
+    def predict(self, sound: Sound, *, rate: float | None = None, first: bool = False) -> Prediction:
         """Classify one sound.
+
+        One that is longer than a window by more than a tenth is classified whole (see `Prediction`), files in constant
+        memory.
 
         Parameters
         ----------
-        sound : path or ndarray of float, shape (samples,) or (samples, channels)
-        rate : int, optional
+        sound : path, bytes or open file of a sound file; or ndarray or Tensor
+            Arrays are (samples,), (samples, channels) or (channels, samples): the channels are the axis of at most 8,
+            the samples that of more than 16. Floats have full scale at 1, and integers theirs.
+        rate : float, optional
             Of an array, in Hz; must be given for one.
+        first : bool
+            Use only the first window, however long the sound is.
 
         Raises
         ------
         AudioError
             If the file cannot be read.
         DataError
-            If an array is empty, not finite, of another shape, or came without its rate.
+            If an array is empty, not finite, of another shape or type, or came without its rate; or what was given is
+            no sound.
         ModelError
             If the result is not finite.
         """
-        wave, name = self.waveform(sound, rate=rate)
-        (found,) = self.predict_waves(audio.fit(wave, self.samples)[None], name=name)
+        with self.opened(sound, rate=rate) as source:
+            windows, pool = source.windows(first=first), Pool(self.card)
+            _, wave = next(windows)
+            raw = self.raw(audio.fit(wave, self.samples)[None])
+            pool.add(raw)
+            for group in grouped(windows):
+                pool.add(self.raw(np.stack(group)))
+        (found,) = (
+            [self.pooled(pool, name=source.name)] if pool.windows > 1 else self.predictions(raw, name=source.name)
+        )
         if found.error:
-            raise ModelError(f"{name or 'the sound'}: {found.error}")
-        return found
+            raise ModelError(f"{source.name or 'the sound'}: {found.error}")
+        return self.first_alone(found) if first and len(wave) >= self.samples else found
 
     def note_loss(self, name: str, meter: Meter) -> None:
-        """Add a sound to `left_out` if the meter that measured it found a loss of note."""
-        if found := meter.loss:
+        """Add a sound to `left_out`, once, if the meter that measured it found a loss of note."""
+        if (found := meter.loss) and self.left_out[-1:] != [(name, found)]:
             self.left_out.append((name, found))
 
-    def waveform(
-        self, sound: str | Path | NDArray[np.float32], *, rate: int | None = None
-    ) -> tuple[NDArray[np.float32], str]:
-        """The classified part of a sound (its first `samples` or less, mono at `sample_rate_hz`), and its name.
+    def opened(self, sound: Sound, *, rate: float | None = None) -> AbstractContextManager[OpenSound]:
+        """A sound with its windows; takes and raises what `predict` does."""
+        return opened(sound, rate=rate, features=self.card.recipe.features, note=self.note_loss)
+
+    def waveform(self, sound: Sound, *, rate: float | None = None) -> tuple[NDArray[np.float32], str]:
+        """The first window of a sound (its first `samples` or less, mono at `sample_rate_hz`), and its name.
 
         Takes and raises what `predict` does; what is lost of it is added to `left_out`.
         """
-        features = self.card.recipe.features
-        meter = Meter(features)
-        given: dict[str, Any] = {"channel": features.channel, "observe": meter.add}
-        if isinstance(sound, str | Path):
-            seconds, name = float(features.clip_seconds), str(sound)
-            wave = audio.read(sound, sample_rate_hz=self.sample_rate_hz, seconds=seconds, **given)
-            self.note_loss(name, meter)
-            return wave, name
-        wave = mono(np.asarray(sound), rate=rate, sample_rate_hz=self.sample_rate_hz, **given)
-        return wave[: self.samples], ""
+        with self.opened(sound, rate=rate) as source:
+            return next(source.windows(first=True))[1], source.name
 
     def _checked(self, waves: NDArray[np.floating]) -> Tensor:
         """Network input of a batch of waves from the caller, after checks."""
@@ -222,7 +259,7 @@ class Model:
             return self._folded
 
     def _outputs(self, spectrograms: Tensor) -> Outputs:
-        return calibrated_outputs(self.card, self._network(spectrograms), spectrograms)
+        return calibrated(self.card, self.raw_of(spectrograms))
 
 
 def _figures(found: Outputs) -> NDArray[np.floating]:
@@ -239,30 +276,11 @@ def _all_finite(rows: NDArray[Any]) -> NDArray[Any]:
     return rows
 
 
-def mono(
-    wave: NDArray[np.floating],
-    *,
-    rate: int | None,
-    sample_rate_hz: int,
-    channel: Channel = "mix",
-    observe: Callable[[NDArray[np.float32], int], None] | None = None,
-) -> NDArray[np.float32]:
-    """One sound (samples,) or (samples, channels) at ``rate`` Hz as float32 (samples,) at ``sample_rate_hz``.
-
-    DataError if it is empty, not finite, of another shape or type, or came without its rate.
-    """
-    if rate is None:
-        raise DataError("an array was given without its rate: predict(wave, rate=44100)")
-    if wave.ndim not in (1, 2) or not wave.size or not np.issubdtype(wave.dtype, np.floating):
-        raise DataError(f"found an array {wave.dtype} {wave.shape}; expected floats (samples,) or (samples, channels)")
-    _check_values(wave)
-    if rate <= 0:
-        raise DataError(f"rate is {rate}; expected the array's sampling rate, as in rate=44100")
-    block = wave.astype(np.float32, copy=False).reshape(len(wave), -1)
-    if observe is not None:
-        observe(block, rate)
-    chosen = int(energy_of(block).argmax()) + 1 if channel == "loudest" else channel
-    return resampled(picked(block, chosen, "the array"), rate_hz=rate, sample_rate_hz=sample_rate_hz)
+def grouped(windows: Iterable[tuple[int, Wave]]) -> Iterator[list[Wave]]:
+    """The waves of windows, by `CHUNK`."""
+    waves = (wave for _, wave in windows)
+    while group := list(islice(waves, CHUNK)):
+        yield group
 
 
 def batch(waves: NDArray[np.floating], *, samples: int) -> NDArray[np.float32]:
@@ -273,13 +291,5 @@ def batch(waves: NDArray[np.floating], *, samples: int) -> NDArray[np.float32]:
             f"found an array {waves.dtype} {waves.shape}; expected floats (batch, {samples}) at the model's rate. "
             "predict takes one sound of any length and rate"
         )
-    _check_values(waves)
+    check_values(waves)
     return np.ascontiguousarray(waves, dtype=np.float32)
-
-
-def _check_values(values: NDArray[np.floating]) -> None:
-    most = max(float(values.max()), -float(values.min()))  # NaN where there is one
-    if not most < LOUDEST:
-        if np.isfinite(values).all():
-            raise DataError(f"the array holds values up to {most:.3g}; expected samples with full scale at 1")
-        raise DataError("the array holds values that are not finite; remove them")

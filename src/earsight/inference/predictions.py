@@ -16,6 +16,11 @@ class Prediction:
     that score, higher for sounds less like any class; None where the model was not calibrated. ``plausible``: the
     prediction set, most probable first, which holds the sound's class with the coverage that the model file states, if
     the sound is of a known class; empty where the model was not calibrated.
+
+    A sound that is longer than the model's window by more than a tenth is cut into several ``windows``, whose
+    probabilities are averaged; ``agreement`` is the share of them whose most probable class is the label.
+    ``calibrated`` says whether the model's temperature, threshold and prediction sets were fitted to answers from so
+    many windows, one or several; None where it has none.
     """
 
     path: str  # the file as it was named; empty for an array
@@ -25,6 +30,9 @@ class Prediction:
     unknown: bool = False
     novelty: float | None = None
     plausible: tuple[str, ...] = ()
+    windows: int = 1
+    agreement: float = 1.0
+    calibrated: bool | None = None
 
     @property
     def label(self) -> str:

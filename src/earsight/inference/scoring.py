@@ -50,10 +50,14 @@ def evaluate(
     dataset: Dataset,
     *,
     fold: int | None = None,
+    first: bool = False,
     skip_bad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Predict a data set's clips and compare with their labels.
+
+    Clips that are longer than the model's window by more than a tenth are classified whole, or with ``first`` by their
+    first window.
 
     Without ``fold`` these are the clips that were held out, where the model was trained on this data set; else all, as
     for an ensemble whose members held out other folds, so that together they saw every clip. With ``skip_bad``
@@ -61,10 +65,12 @@ def evaluate(
 
     Returns ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold),
     ``held_out`` (whether they are what training held out), ``seen_in_training`` (None where it is not known),
-    ``classes`` and ``skipped``. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the model's
-    temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``,
-    ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and ``calibrated_on_these``:
-    whether some of the clips calibrated the model, so that these figures are optimistic.
+    ``classes`` and ``skipped``; where clips were cut into several windows also ``long``: ``clips``, ``windows``,
+    ``agreement`` (of all these windows with their clips) and ``calibrated``, as in `Prediction`. Of a calibrated model
+    also ``confidence``: ``ece`` and ``log_loss`` at the model's temperature, ``unknown`` (share of the clips, with
+    ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets,
+    either None where it has none, and ``calibrated_on_these``: whether some of the clips calibrated the model, so that
+    these figures are optimistic.
 
     DataError if a label is unknown to the model, the fold is not there, or clips cannot be read.
     """
@@ -78,7 +84,7 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    truth, found, skipped = _predictions(classifier, dataset, rows, skip_bad=skip_bad, progress=progress)
+    truth, found, skipped = _predictions(classifier, dataset, rows, first=first, skip_bad=skip_bad, progress=progress)
     number = {name: index for index, name in enumerate(classifier.classes)}
     guess = np.array([number[one.label] for one in found])
     held_out = trained is not None and not trained.all() and bool((wanted == ~trained).all())
@@ -93,6 +99,13 @@ def evaluate(
         "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
     }
+    if long := [one for one in found if one.windows > 1]:
+        result["long"] = {
+            "clips": len(long),
+            "windows": sum(one.windows for one in long),
+            "agreement": float(np.average([one.agreement for one in long], weights=[one.windows for one in long])),
+            "calibrated": long[0].calibrated,
+        }
     if classifier.card.calibration.keys() & {"unknown", "sets"}:
         result["confidence"] = {
             **confidence_figures(classifier.card, truth, found),
@@ -142,6 +155,7 @@ def _predictions(
     dataset: Dataset,
     rows: NDArray[np.int64],
     *,
+    first: bool,
     skip_bad: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.int64], list[Prediction], list[str]]:
@@ -149,7 +163,7 @@ def _predictions(
     number = {name: index for index, name in enumerate(classifier.classes)}
     good: dict[int, Prediction] = {}
     skipped = []
-    predictions = classifier.predict_files(dataset.file(int(row)) for row in rows)
+    predictions = classifier.predict_files((dataset.file(int(row)) for row in rows), first=first)
     for done, (row, found) in enumerate(zip(rows.tolist(), predictions, strict=True), start=1):
         if found.error:
             skipped.append(f"{dataset.clips[row].path}: {found.error}")

@@ -7,8 +7,10 @@ end with its FFTs as matrix products, the network, the calibration), and by `joi
   at the end to the clip as `earsight.data.audio.fit` does;
 - outputs ``probabilities`` (batch, classes) float32 at the calibrated temperature, ``logits`` (batch, classes) float32
   without it, and of a model with an OOD threshold ``novelty`` (batch,) float64, the OOD score;
-- metadata, all JSON texts: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``band_hz``
-  (lowest and highest frequency), ``channel`` (which one was learnt), ``unknown_above`` (the OOD threshold), ``card``.
+- metadata, all JSON texts: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``windows`` (1: the
+  file takes one window of a sound, where `earsight predict` takes long ones whole), ``long_sounds`` (how it does so, in
+  words), ``band_hz`` (lowest and highest frequency), ``channel`` (which one was learnt), ``unknown_above`` (the OOD
+  threshold), ``card``.
 
 Needs the extra ``onnx``.
 """
@@ -37,6 +39,10 @@ OPSET = 18
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _FOLDED_BYTES = 1024  # the exporter computes no larger constants in advance: the runtime does, and the file stays small
 _BATCH = {0: "batch"}
+_LONG = (
+    "A sound that is longer than 1.1 windows is to be cut into windows side by side, the last one moved back so that "
+    "it ends with the sound; earsight answers with the mean of their probabilities."
+)
 
 
 class Graphs(NamedTuple):
@@ -228,7 +234,7 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
     whole.doc_string = (
         f"waves (batch, samples): one channel ({features.channel}), float32 at {features.rate} Hz, any length; what is "
         f"beyond {float(features.clip_seconds):g} s is cut, what is shorter padded with zeros. "
-        "probabilities (batch, classes)."
+        f"probabilities (batch, classes) of this one window. {_LONG}"
     )
     facts: dict[str, Any] = {
         "earsight_version": version,
@@ -237,6 +243,8 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
         "clip_seconds": float(features.clip_seconds),
         "band_hz": list(features.band_hz),
         "channel": features.channel,
+        "windows": 1,
+        "long_sounds": _LONG,
         "card": described(card),
     }
     if "novelty" in found:

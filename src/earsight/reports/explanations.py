@@ -114,9 +114,10 @@ def _finish_axes(axes: Any, explanation: Explanation) -> None:
         axis.set(xlim=(0, explanation.clip_seconds), ylim=(-0.5, len(explanation.band_hz) - 0.5))
         if lasts < 0.995 * explanation.clip_seconds:
             axis.axvline(lasts, color="0.6", linestyle="--", linewidth=1)
+    begin = f" from {explanation.begin_seconds:.1f} s on" if explanation.windows > 1 else ""
     for axis in axes[-1]:
         end = " (dashed: the sound ends)" if lasts < 0.995 * explanation.clip_seconds else ""
-        axis.set_xlabel(f"time in seconds{end}")
+        axis.set_xlabel(f"time in seconds{begin}{end}")
 
 
 def _headline(explanation: Explanation) -> str:
@@ -124,11 +125,19 @@ def _headline(explanation: Explanation) -> str:
     top = "" if explanation.label == explanation.top_label else f" (the model predicts {explanation.top_label})"
     lines = [
         f"{Path(explanation.path).name or 'a sound'}: {explanation.label}, probability "
-        f"{percent(explanation.probability)} %{top}",
+        f"{percent(explanation.probability)} %{_where(explanation.to_dict())}{top}",
         f"The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
         f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps.",
     ]
     return "\n".join([*lines, *textwrap.wrap(explanation.verdict, 135)])
+
+
+def _where(content: dict[str, Any]) -> str:
+    """Which seconds of a sound of several windows are explained."""
+    if content.get("windows", 1) == 1:
+        return ""
+    begin, end = (f"{content[name]:.1f}" for name in ("begin_seconds", "end_seconds"))
+    return f" from {begin} s to {end} s, of {content['windows']} windows the one that speaks most for it"
 
 
 def file_names(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -192,7 +201,10 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
     """What `write_explained` returned, as lines of text."""
     complete, audible, faithful = (content[key] for key in ("completeness", "audible", "faithfulness"))
     other = "" if content["label"] == content["top_label"] else f" (the model predicts {content['top_label']})"
-    yield harmless(f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %{other}")
+    yield harmless(
+        f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %"
+        f"{_where(content)}{other}"
+    )
     yield (
         f"  complete: the attributions add up to {complete['sum_of_attributions']:.4g}, the scores differ by "
         f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {complete['steps']} steps"

@@ -172,6 +172,15 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
         f"95 % interval {percent_range(result['accuracy']['ci95'])} %; macro F1 {percent(result['macro_f1'])} %.",
         markup=False,
     )
+    if long := result.get("long"):
+        note = (
+            "" if long["calibrated"] is not False else "; the model was calibrated on one window a clip, not for these"
+        )
+        console.print(
+            f"{long['clips']} clips, longer than the model's window, were cut into {long['windows']} windows, of "
+            f"which {percent(long['agreement'])} % agree with their clip's class (--first: the first alone){note}.",
+            markup=False,
+        )
     if result["seen_in_training"] is None:
         console.print("Another data set trained the model: whether it saw some of these clips cannot be told.")
     if result["seen_in_training"]:

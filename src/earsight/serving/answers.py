@@ -1,4 +1,4 @@
-"""Combine the predictions of a sound's windows into one `Answer`."""
+"""Put the predictions of a sound and its windows into one `Answer`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,25 @@ class Options:
 
     top: int
     hop: float | None
-    at: float
+    at: float | None
     explain: bool
     spectrogram: bool
     label: str | None
+    first: bool
+
+    @property
+    def one_window(self) -> bool:
+        """Whether one window was asked for, however long the sound is."""
+        return self.first or self.at is not None
+
+    @property
+    def start(self) -> float:
+        """Where the decoded part begins, in seconds."""
+        return self.at or 0.0
 
 
 def answer_of(
+    whole: Prediction,
     found: Sequence[tuple[float, Prediction]],
     decoded: Decoded,
     *,
@@ -36,21 +48,23 @@ def answer_of(
 ) -> Answer:
     """The answer to one request.
 
-    ``found`` holds where each window begins in the decoded part, in seconds, and its prediction, at least one; ``name``
-    is the file's, as its sender has it; ``clip`` the length of a window in seconds; ``extras`` are ``spectrogram``,
-    ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
+    ``whole`` is the prediction for the sound; ``found`` holds where each window begins in the decoded part, in seconds,
+    and its prediction, at least one; ``name`` is the file's, as its sender has it; ``clip`` the length of a window in
+    seconds; ``extras`` are ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
     """
-    shift = options.at if options.hop is None else 0.0
     windows = [
         Window(
-            **_prediction([one], top=options.top),
-            start_seconds=round(shift + start, 3),
-            end_seconds=round(min(shift + start + clip, decoded.seconds), 3),
+            **_prediction(one, top=options.top),
+            start_seconds=round(options.start + start, 3),
+            end_seconds=round(min(options.start + start + clip, decoded.seconds), 3),
         )
         for start, one in found
     ]
     return Answer(
-        **_prediction([one for _, one in found], top=options.top),
+        **_prediction(whole, top=options.top),
+        windows=whole.windows,
+        agreement=round(whole.agreement, 6),
+        calibrated=whole.calibrated,
         sound=Sound(
             name=name,
             seconds=round(decoded.seconds, 3),
@@ -81,18 +95,34 @@ def _events(found: Sequence[tuple[float, Prediction]], decoded: Decoded, *, hop:
     ]
 
 
-def _prediction(found: Sequence[Prediction], *, top: int) -> dict[str, Any]:
-    """A prediction as its schema has it; of several windows mean probabilities, and unknown where most of them are."""
-    first, alone = found[0], len(found) == 1
+def mean_of(found: Sequence[Prediction]) -> Prediction:
+    """The mean of the probabilities of windows that overlap; of several it is unknown where most of them are."""
+    first = found[0]
+    if len(found) == 1:
+        return first
     total = dict.fromkeys(first.classes, 0.0)
     for one in found:
         for label, probability in zip(one.classes, one.probabilities, strict=True):
             total[label] += probability / len(found)
     ranked = sorted(total.items(), key=lambda pair: -pair[1])  # the order of equal ones stays
-    return PredictionBody(
-        label=ranked[0][0],
+    return Prediction(
+        first.path,
+        tuple(label for label, _ in ranked),
+        tuple(share for _, share in ranked),
         unknown=2 * sum(one.unknown for one in found) > len(found),
-        novelty=first.novelty if alone else None,
-        plausible=list(first.plausible) if alone else [],
-        classes=[ClassShare(label=label, probability=round(share, 6)) for label, share in ranked[:top]],
+        windows=len(found),
+        agreement=sum(one.label == ranked[0][0] for one in found) / len(found),
+        calibrated=None if first.calibrated is None else False,
+    )
+
+
+def _prediction(found: Prediction, *, top: int) -> dict[str, Any]:
+    """A prediction as its schema has it."""
+    ranked = zip(found.classes[:top], found.probabilities[:top], strict=True)
+    return PredictionBody(
+        label=found.label,
+        unknown=found.unknown,
+        novelty=found.novelty,
+        plausible=list(found.plausible),
+        classes=[ClassShare(label=label, probability=round(share, 6)) for label, share in ranked],
     ).model_dump()

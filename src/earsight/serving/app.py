@@ -107,9 +107,16 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             Query(gt=0, allow_inf_nan=False, description="Look at the whole sound, a window every so many seconds."),
         ] = None,
         at: Annotated[
-            float, Query(ge=0, allow_inf_nan=False, description="Where the window begins, in seconds; without `hop`.")
-        ] = 0.0,
-        explain: Annotated[bool, Query(description="Explain the first class of the first window.")] = False,
+            float | None,
+            Query(ge=0, allow_inf_nan=False, description="Use only the window that begins here, in seconds."),
+        ] = None,
+        first: Annotated[bool, Query(description="Use only the first window, however long the sound is.")] = False,
+        explain: Annotated[
+            bool,
+            Query(
+                description="Explain the first class, by the window that speaks most for it (with `hop`, the first)."
+            ),
+        ] = False,
         label: Annotated[str | None, Query(description="Explain this class instead.")] = None,
         spectrogram: Annotated[bool, Query(description="Give the spectrogram and the waveform too.")] = False,
         picture: Annotated[bool, Query(deprecated=True, description="The old name of `spectrogram`.")] = False,
@@ -117,9 +124,20 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         """The model's prediction for a sound, sent as the raw body or as the one file of a form."""
         if label is not None and label not in service.classifier.classes:
             raise Refusal(422, "unknown_label", f"label is {label[:80]!r}, no class of the model", "see GET /model")
-        if hop is not None and at:
-            raise Refusal(422, "bad_parameter", "at and hop were both given", "give at alone, or hop alone")
-        options = Options(top=top, hop=hop, at=at, explain=explain, spectrogram=spectrogram or picture, label=label)
+        if hop is not None and (at or first):
+            raise Refusal(
+                *(422, "bad_parameter", f"{'at' if at else 'first'} and hop were both given"),
+                f"give {'at' if at else 'first'} alone, or hop alone",
+            )
+        options = Options(
+            top=top,
+            hop=hop,
+            at=at if hop is None else None,
+            explain=explain,
+            spectrogram=spectrogram or picture,
+            label=label,
+            first=first,
+        )
         began = time.perf_counter()
         code, status = "", 200
         try:

@@ -2,8 +2,9 @@
 
 ``python -m earsight.serving.decoder BYTES FILE_BYTES``: memory that it may use, and the longest file that it may write.
 It answers each line of JSON on standard input with one on standard output; the first says that it is ready. A job is
-``{"path", "out", "rate", "channel", "start", "seconds", "longest", "cpu_seconds"}``: of the sound at ``path``, from
-``start`` for ``seconds`` (null: to its end), one channel is written to ``out`` as float32 at ``rate``. The answer is
+``{"path", "out", "rate", "channel", "start", "seconds", "window", "longest", "cpu_seconds"}``: of the sound at
+``path``, from ``start`` for ``seconds`` (null: to its end), one channel is written to ``out`` as float32 at ``rate``;
+where ``window`` is a number of seconds, what windows of that length take of it. The answer is
 ``{"samples", "seconds", "rate", "channels", "format"}``, or ``{"code", "message"}`` where the code is ``unreadable``,
 ``too_long``, ``past_the_end``, ``too_much_memory`` or ``no_space``.
 """
@@ -72,7 +73,12 @@ def _write(job: dict[str, Any], found: AudioInfo) -> int:
     """
     rate, start, seconds = job["rate"], job["start"], job["seconds"]
     with Path(job["out"]).open("wb") as out:
-        if seconds is None:
+        if job["window"] is not None:
+            for begin, wave in audio.read_windows(
+                job["path"], sample_rate_hz=rate, seconds=job["window"], channel=job["channel"]
+            ):
+                out.write(wave[out.tell() // 4 - begin :].tobytes())  # the last window overlaps the one before
+        elif seconds is None:
             stream = soxr.ResampleStream(found.sample_rate_hz, rate, 1, dtype="float32", quality="HQ")
             for piece in pieces(job["path"], channel=job["channel"]):
                 out.write(np.ascontiguousarray(stream.resample_chunk(piece.wave)).tobytes())

@@ -91,8 +91,12 @@ class Decoders:
             await child.kill()
         self._all.clear()
 
-    async def decode(self, path: Path, *, start: float = 0.0, seconds: float | None = None) -> Decoded:
+    async def decode(
+        self, path: Path, *, start: float = 0.0, seconds: float | None = None, window: float | None = None
+    ) -> Decoded:
         """Decode one file, when a process is free: from ``start`` for so many seconds, or to the end, to its ``.raw``.
+
+        With ``window`` it is what windows of so many seconds take of it: of a short sound one at most, else all.
 
         `Refusal` 422 if the file is no sound, too long, or ends a process; 504 if it takes too long; 507 if the disk is
         full.
@@ -105,6 +109,7 @@ class Decoders:
             "channel": self._features.channel,
             "start": start,
             "seconds": seconds,
+            "window": window,
             "longest": self._limits.sound_seconds,
             "cpu_seconds": self._limits.decode_seconds,
         }

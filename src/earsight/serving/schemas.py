@@ -56,6 +56,7 @@ class SpectrogramImage(BaseModel):
 
     windows_ms: list[float] = Field(description="The window length of each channel.")
     bands_hz: list[float] = Field(description="Middle of each row, from the lowest.")
+    start_seconds: float = Field(description="Where the window begins in the sound.")
     seconds: float = Field(description="Length of the time axis.")
     low: float = Field(description="Natural log power at grey level 0.")
     high: float = Field(description="Natural log power at grey level 255.")
@@ -77,7 +78,9 @@ class ExplanationBody(BaseModel):
     """The attribution of one class's score: Integrated Gradients, as a spectrogram and as two sounds."""
 
     label: str = Field(description="The class that is explained.")
-    probability: float = Field(description="Of that class.")
+    probability: float = Field(description="Of that class, in the window that is explained.")
+    start_seconds: float = Field(description="Where that window begins in the sound: the one that speaks most for it.")
+    end_seconds: float = Field(description="Where it ends.")
     completeness_error: float = Field(description="Attributions' sum less the score's change, as a share of it.")
     rows: int
     columns: int
@@ -91,8 +94,14 @@ class ExplanationBody(BaseModel):
 
 
 class Answer(PredictionBody):
-    """The prediction for a sound: for its first window, or for all together where there is a timeline."""
+    """The prediction for a sound: from one window, or from several together where it is longer by more than a tenth."""
 
+    windows: int = Field(description="How many windows it is from; their probabilities are averaged.")
+    agreement: float = Field(description="Share of them whose most probable class is the label.")
+    calibrated: bool | None = Field(
+        description="Whether the model's temperature, OOD threshold and prediction sets were fitted to answers from as "
+        "many windows, one or several; null where it has none."
+    )
     sound: Sound
     start_seconds: float = Field(description="Where the part begins that the prediction is for.")
     end_seconds: float = Field(description="Where it ends.")
@@ -100,7 +109,9 @@ class Answer(PredictionBody):
     events: list[EventBody] | None = Field(
         description="When which class sounds, by a threshold of 0.5 and hysteresis; null without `hop`."
     )
-    spectrogram: SpectrogramImage | None = Field(description="Of the first window, with `spectrogram`; else null.")
+    spectrogram: SpectrogramImage | None = Field(
+        description="With `spectrogram`, of the window that speaks most for the class (with `hop`, the first)."
+    )
     waveform: Waveform | None = Field(description="With `spectrogram`; else null.")
     explanation: ExplanationBody | None = Field(description="With `explain`, if it could be computed; else null.")
     notes: list[str] = Field(description="Parts that are missing, and why.")

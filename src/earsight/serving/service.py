@@ -16,15 +16,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from earsight.calibration.apply import Pool, Raw
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.errors import AudioError, ModelError
+from earsight.evaluation.metrics import softmax
 from earsight.inference.classifier import Classifier
 from earsight.inference.predictions import Prediction
-from earsight.serving.answers import Options, answer_of
+from earsight.serving.answers import Options, answer_of, mean_of
 from earsight.serving.batching import Batcher
 from earsight.serving.decoder_pool import Decoded, Decoders
 from earsight.serving.limits import Limits
@@ -47,8 +50,8 @@ class Service:
             features=classifier.card.recipe.features,
             on_end=lambda why: self.meters.ended.labels(why).inc(),
         )
-        self._batcher: Batcher[Tensor, Prediction] = Batcher(
-            lambda spectrograms: classifier.predict_spectrograms(torch.cat(spectrograms)),
+        self._batcher: Batcher[Tensor, Raw] = Batcher(
+            self._compute,
             most=limits.batch,
             wait_seconds=limits.wait_seconds,
             coming=lambda: max(self.in_flight, self._windows),
@@ -93,54 +96,88 @@ class Service:
     async def predict(self, upload: Upload, options: Options) -> Answer:
         """The prediction for a file; `Refusal` if it is no sound, or breaks a limit."""
         clip = self.classifier.samples / self.classifier.sample_rate_hz
-        whole = options.hop is not None
         began = time.perf_counter()
         try:
             decoded = await self.decoders.decode(
-                upload.path, start=0.0 if whole else options.at, seconds=None if whole else clip
+                upload.path,
+                start=options.start,
+                seconds=clip if options.one_window else None,
+                window=None if options.one_window or options.hop else clip,
             )
         finally:
             self.meters.decode_seconds.observe(time.perf_counter() - began)
-        found = await self._predictions(decoded, options)
-        first = decoded.part(0, self.classifier.samples)
-        explanation, notes = await self._explanation(first, options)
+        starts = self._starts(decoded, options)
+        raw = await self._raw(decoded, starts)
+        rate = self.classifier.sample_rate_hz
+        found = [(start / rate, self.classifier.predictions(one)[0]) for start, one in zip(starts, raw, strict=True)]
+        whole = self._whole(found, raw, options)
+        begin = 0 if options.hop else starts[self._strongest(raw, options.label or whole.label)]
+        part = decoded.part(begin, self.classifier.samples)
+        label = options.label or (whole.label if whole.windows > 1 else None)
+        at = options.start + begin / rate
+        explanation, notes = await self._explanation(part, label, options, start=at)
         extras: dict[str, Any] = {"explanation": explanation, "notes": notes, "spectrogram": None, "waveform": None}
         if options.spectrogram:
-            extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, first)
+            extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, part, start=at)
             extras["waveform"] = await asyncio.to_thread(self._outline, decoded, options)
-        answer = answer_of(found, decoded, name=upload.name, options=options, clip=clip, extras=extras)
+        answer = answer_of(whole, found, decoded, name=upload.name, options=options, clip=clip, extras=extras)
         self.meters.sound_seconds.inc(decoded.seconds)
         self.meters.labels.labels("unknown" if answer.unknown else answer.label).inc()
         return answer
 
-    async def _predictions(self, decoded: Decoded, options: Options) -> list[tuple[float, Prediction]]:
-        """Where each window begins in the decoded part, in seconds, and its prediction."""
+    def _starts(self, decoded: Decoded, options: Options) -> list[int]:
+        """Where the windows begin in the decoded part, in samples."""
         rate, samples = self.classifier.sample_rate_hz, self.classifier.samples
-        starts = [0]
-        if options.hop is not None:
+        if options.hop is None:
+            starts = [0] if options.one_window else audio.windows(decoded.samples, samples)
+            remedy = "ask for its first window alone with first=true, or send a shorter sound"
+        else:
             step = max(1, round(options.hop * rate))
             # Stop at the window that reaches the sound's end; hops longer than a window leave gaps.
             starts = list(range(0, max(1, min(decoded.samples, decoded.samples - samples + step)), step))
+            least = math.ceil(100 * decoded.seconds / self.limits.windows) / 100
+            remedy = f"ask for a hop of {least:g} s or more"
         if len(starts) > self.limits.windows:
-            raise Refusal(
-                *(422, "too_many_windows", f"a hop of {options.hop:g} s makes {len(starts)} windows of this sound"),
-                f"ask for a hop of {math.ceil(100 * decoded.seconds / self.limits.windows) / 100:g} s or more",
-            )
-        out: list[tuple[float, Prediction]] = []
+            side = f"a hop of {options.hop:g} s" if options.hop else "hearing it whole"
+            raise Refusal(422, "too_many_windows", f"{side} makes {len(starts)} windows of this sound", remedy)
+        return starts
+
+    async def _raw(self, decoded: Decoded, starts: list[int]) -> list[Raw]:
+        """What the network gives for each window."""
+        samples = self.classifier.samples
+        out: list[Raw] = []
         # One sound's windows never fill the queue, so that short sounds need not wait for a long one.
         for begin in range(0, len(starts), self.limits.batch):
             group = starts[begin : begin + self.limits.batch]
             parts = [audio.fit(decoded.part(start, samples), samples) for start in group]
-            found = await asyncio.gather(*(self._prediction(part) for part in parts))
+            found = await asyncio.gather(*(self._raw_of(part) for part in parts))
             self.meters.windows.inc(len(group))
-            if reason := next((one.error for one in found if one.error), ""):
-                message, _, remedy = reason.partition("; ")
-                raise Refusal(422, "not_finite", message, remedy)
-            out += [(start / rate, one) for start, one in zip(group, found, strict=True)]
+            for one in found:
+                if reason := self.classifier.predictions(one)[0].error:
+                    message, _, remedy = reason.partition("; ")
+                    raise Refusal(422, "not_finite", message, remedy)
+            out += found
         return out
 
-    async def _prediction(self, wave: Wave) -> Prediction:
-        """The prediction for a wave (samples,) of a clip's length."""
+    def _whole(self, found: list[tuple[float, Prediction]], raw: list[Raw], options: Options) -> Prediction:
+        """The prediction for all windows together."""
+        if options.hop is not None:
+            return mean_of([one for _, one in found])
+        if len(raw) == 1:
+            _, alone = found[0]
+            return self.classifier.first_alone(alone) if options.one_window else alone
+        pool = Pool(self.classifier.card)
+        for one in raw:
+            pool.add(one)
+        return self.classifier.pooled(pool)
+
+    def _strongest(self, raw: list[Raw], label: str) -> int:
+        """The window that speaks most for a label."""
+        place, temperature = self.classifier.classes.index(label), self.classifier.card.temperature
+        return int(np.argmax([softmax(one.logits / temperature)[0, place] for one in raw]))
+
+    async def _raw_of(self, wave: Wave) -> Raw:
+        """What the network gives for a wave (samples,) of a clip's length."""
         self._windows += 1
         try:
             spectrogram = await asyncio.get_running_loop().run_in_executor(self._front_end, self._spectrogram, wave)
@@ -148,17 +185,22 @@ class Service:
         finally:
             self._windows -= 1
 
+    def _compute(self, spectrograms: list[Tensor]) -> list[Raw]:
+        raw = self.classifier.raw_of(torch.cat(spectrograms))
+        return [raw.row(place) for place in range(len(spectrograms))]
+
     def _spectrogram(self, wave: Wave) -> Tensor:
         with torch.inference_mode():
             return self.classifier.spectrograms(torch.from_numpy(wave[None]).to(self.classifier.device))
 
     def _outline(self, decoded: Decoded, options: Options) -> Waveform:
-        start = 0.0 if options.hop is not None else options.at
         whole = decoded.part(0, decoded.samples)
-        return waveform_of(whole, rate_hz=self.classifier.sample_rate_hz, start=start)
+        return waveform_of(whole, rate_hz=self.classifier.sample_rate_hz, start=options.start)
 
-    async def _explanation(self, wave: Wave, options: Options) -> tuple[ExplanationBody | None, list[str]]:
-        """The explanation, or why there is none."""
+    async def _explanation(
+        self, wave: Wave, label: str | None, options: Options, *, start: float
+    ) -> tuple[ExplanationBody | None, list[str]]:
+        """The explanation of a window that begins at ``start`` seconds, or why there is none."""
         if not options.explain:
             return None, []
         if self._explaining >= self.limits.explanations:
@@ -166,7 +208,7 @@ class Service:
         self._explaining += 1
         try:
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._explainer, self._explain, wave, options.label), []
+            return await loop.run_in_executor(self._explainer, self._explain, wave, label, start), []
         except AudioError as error:
             return None, [f"no explanation: {unreadable(error.reason).message}"]
         except ModelError:
@@ -175,6 +217,7 @@ class Service:
         finally:
             self._explaining -= 1
 
-    def _explain(self, wave: Wave, label: str | None) -> ExplanationBody:
+    def _explain(self, wave: Wave, label: str | None, start: float) -> ExplanationBody:
         rate, steps = self.classifier.sample_rate_hz, self.limits.explanation_steps
-        return explanation_of(self.classifier.explain(wave, rate=rate, label=label, curves=False, most_steps=steps))
+        found = self.classifier.explain(wave, rate=rate, label=label, curves=False, most_steps=steps)
+        return explanation_of(found, start=start)

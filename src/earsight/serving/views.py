@@ -24,8 +24,8 @@ from earsight.serving.schemas import ExplanationBody, SpectrogramImage, Waveform
 _OUTLINE = 600  # parts of a waveform
 
 
-def spectrogram_of(classifier: Classifier, wave: Wave) -> SpectrogramImage:
-    """The spectrogram of a wave (samples,) of a clip's length or less."""
+def spectrogram_of(classifier: Classifier, wave: Wave, *, start: float) -> SpectrogramImage:
+    """The spectrogram of a wave (samples,) of a clip's length or less, which begins at ``start`` seconds."""
     import torch
 
     front_end = classifier.front_end
@@ -38,6 +38,7 @@ def spectrogram_of(classifier: Classifier, wave: Wave) -> SpectrogramImage:
     return SpectrogramImage(
         windows_ms=list(classifier.card.recipe.features.windows_ms)[:windows],
         bands_hz=[round(float(middle), 1) for middle in band_hz(front_end)],
+        start_seconds=round(start, 3),
         seconds=classifier.samples / classifier.sample_rate_hz,
         low=low,
         high=high,
@@ -60,8 +61,8 @@ def waveform_of(wave: Wave, *, rate_hz: int, start: float) -> Waveform:
     )
 
 
-def explanation_of(found: Explanation) -> ExplanationBody:
-    """An explanation as a page shows and plays it."""
+def explanation_of(found: Explanation, *, start: float) -> ExplanationBody:
+    """An explanation of a window that begins at ``start`` seconds, as a page shows and plays it."""
     shown = smoothed(found.merged, seconds=found.clip_seconds)
     largest = float(np.abs(shown).max())
     levels = np.round(shown * (127 / max(largest, 1e-12))).astype(np.int8)
@@ -69,6 +70,8 @@ def explanation_of(found: Explanation) -> ExplanationBody:
     return ExplanationBody(
         label=found.label,
         probability=found.probability,
+        start_seconds=round(start, 3),
+        end_seconds=round(start + len(found.wave) / found.sample_rate_hz, 3),
         completeness_error=found.attribution.error,
         rows=rows,
         columns=columns,

@@ -137,6 +137,7 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
         "epoch": fitted.epoch,
         "protocol": recipe.training.protocol,
         "recipe_digest": recipe.digest,
+        "windows": recipe.training.windows,
         "history": zlib.crc32(_history_text(fitted.history).encode()),
         "dataset": {
             "name": dataset.name,

@@ -27,7 +27,7 @@ function url(blob) {
   return made;
 }
 
-// A new sound: ask about its beginning, and, where it is long, about all of it.
+// A new sound: ask what it is, and, where it is long, when which class sounds.
 async function take(blob, name) {
   state.asking?.abort();
   const { signal } = (state.asking = new AbortController());
@@ -42,7 +42,7 @@ async function take(blob, name) {
     urls.forEach((one) => URL.revokeObjectURL(one));
     urls = [];
     const clip = state.about?.clip_seconds ?? answer.spectrogram.seconds;
-    Object.assign(state, { sound: { blob, name, seconds: answer.sound.seconds, long: answer.sound.seconds > 1.2 * clip }, whole: null });
+    Object.assign(state, { sound: { blob, name, seconds: answer.sound.seconds, long: answer.windows > 1 }, whole: null });
     answer.sound.name ||= name;
     by("results").hidden = false;
     by("timeline-section").hidden = true;
@@ -114,8 +114,11 @@ async function explain() {
   by("problem").hidden = true;
   say(`Finding out what speaks for ${words(label)} …`);
   try {
-    const found = await predict(state.sound.blob, state.sound.name, { explain: true, label, at: asked.start_seconds });
+    // Of a whole long sound the service chooses the window that speaks most for the class.
+    const which = asked.windows > 1 ? { spectrogram: true } : { at: asked.start_seconds };
+    const found = await predict(state.sound.blob, state.sound.name, { explain: true, label, ...which });
     if (state.answer !== asked) return;
+    asked.spectrogram = found.spectrogram ?? asked.spectrogram;
     if (!found.explanation) throw new Refused(found.notes[0] ?? "No explanation.", "Choose another class or another part.");
     showExplanation(found.explanation);
   } catch (error) {
@@ -132,7 +135,7 @@ function showExplanation(found) {
   by("overlay").checked = true;
   const name = words(found.label);
   by("explained-about").textContent =
-    `The model gives ${name} ${percent(found.probability)}. What it used for that is ${percent(found.used_energy)} of the sound's energy.`;
+    `${state.answer.windows > 1 ? `From ${clock(found.start_seconds)} to ${clock(found.end_seconds)}, which speaks most for it, the` : "The"} model gives ${name} ${percent(found.probability)}. What it used for that is ${percent(found.used_energy)} of the sound's energy.`;
   by("used-share").textContent = `· ${name} ${percent(found.used_probability)}`;
   by("unused-share").textContent = `· ${name} ${percent(found.unused_probability)}`;
   for (const part of ["used", "unused"]) {
@@ -185,7 +188,7 @@ function followPlayer() {
   const step = () => {
     if (!state.answer) return;
     place(by("wave-frame"), state.outline.start_seconds, state.outline.seconds);
-    place(by("spectrogram-frame"), state.answer.start_seconds, state.answer.spectrogram.seconds);
+    place(by("spectrogram-frame"), state.answer.spectrogram.start_seconds, state.answer.spectrogram.seconds);
     place(by("strip"), 0, state.sound.seconds);
     if (!player.paused) requestAnimationFrame(step);
   };
@@ -198,7 +201,7 @@ function followPlayer() {
     else player.currentTime = time;
   });
   seek(by("wave-frame"), () => [state.outline.start_seconds, state.outline.seconds]);
-  seek(by("spectrogram-frame"), () => [state.answer.start_seconds, state.answer.spectrogram.seconds]);
+  seek(by("spectrogram-frame"), () => [state.answer.spectrogram.start_seconds, state.answer.spectrogram.seconds]);
   seek(by("strip"), () => [0, state.sound.seconds]);
   player.addEventListener("error", () => {
     player.hidden = true;

@@ -38,17 +38,26 @@ export function showWave(outline) {
   drawWave(canvas, outline);
 }
 
+// Of a sound that is longer than the model's window: how many windows the answer is from.
+function agreement(answer) {
+  if (answer.windows < 2) return "";
+  const alone = Math.round(answer.agreement * answer.windows);
+  const sure = answer.calibrated === false ? " The model was not calibrated for several windows." : "";
+  return `From the whole sound, in ${answer.windows} windows: ${alone} of them alone say ${words(answer.label)}.${sure}`;
+}
+
 export function showAnswer(answer, long) {
   by("part").textContent = long ? `From ${clock(answer.start_seconds)} to ${clock(answer.end_seconds)}` : "It sounds like";
   const title = by("answer-title");
   title.textContent = answer.unknown ? "Unknown" : words(answer.label);
   title.classList.toggle("unknown", answer.unknown);
   const plausible = answer.plausible.map(words);
-  by("answer-about").textContent = answer.unknown
+  const about = answer.unknown
     ? `Unlike every class that this model knows. The nearest is ${words(answer.label)}.`
     : plausible.length > 1
       ? `It may also be ${plausible.filter((label) => label !== words(answer.label)).join(", ")}.`
       : "";
+  by("answer-about").textContent = [about, agreement(answer)].filter(Boolean).join(" ");
   by("classes").replaceChildren(
     ...answer.classes.map(({ label, probability }) => {
       const row = element("tr");
@@ -95,7 +104,7 @@ export function showSpectrogram(spectrogram, answer, explanation) {
     "aria-label",
     `Spectrogram, ${spectrogram.seconds.toFixed(1)} seconds from left to right, up to ${highest}${over ? `, with what speaks for ${words(explanation.label)} laid over it` : ""}`,
   );
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => element("span", clock(answer.start_seconds + share * spectrogram.seconds)));
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => element("span", clock(spectrogram.start_seconds + share * spectrogram.seconds)));
   by("spectrogram-axis").replaceChildren(...ticks);
   by("spectrogram-about").textContent = `Power in ${spectrogram.rows} bands of frequency, up to ${highest}; bright is loud.`;
 }
