@@ -69,7 +69,7 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
         from earsight.execution.schedule import check_start
         from earsight.reports.analysis_figures import transfer_figure, transfer_notes, transfer_rows
 
-        dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
+        dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder)
         found = variants(kind, steps.load_recipe_for(dataset, options, run=folder), stages=stages)
         for item in found:
             check_start(dataset, item.recipe, trials, run=folder / item.folder)

@@ -8,7 +8,16 @@ from typing import Annotated, Literal
 import typer
 
 from earsight.commands.options import Jobs, Json, RayOptions, WorkOptions, verb
-from earsight.commands.steps import calibrate_members, computer, more_members, open_data, place, show, show_lines
+from earsight.commands.steps import (
+    calibrate_members,
+    computer,
+    kept_by,
+    more_members,
+    open_data,
+    place,
+    show,
+    show_lines,
+)
 from earsight.console import bar, out, say
 from earsight.errors import EarsightError
 
@@ -117,7 +126,7 @@ def ensemble(
     check_method(method)
     target = folder or runs[0] / "ensemble"
     check_place(target)
-    dataset = open_data(data, options, splits=options.splits) if data else None
+    dataset = open_data(data, options, splits=options.splits, kept=kept_by(*runs)) if data else None
     if seeds is None and (ray.on != "local" or jobs > 1):
         raise EarsightError("--on and --jobs say where members are trained: give --seeds, how many, and --data")
     if seeds is None and dataset is not None:

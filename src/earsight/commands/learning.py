@@ -138,9 +138,11 @@ def train(
     from earsight.training.preparation import hold_out
     from earsight.training.trial import Trial
 
-    dataset = steps.open_data(data, options, splits=None if fold is None else options.splits)
+    dataset = steps.open_data(
+        data, options, splits=None if fold is None else options.splits, kept=steps.kept_by(folder)
+    )
     if fold is None:
-        dataset, fold = hold_out(dataset, seed=seed), 1
+        dataset, fold = hold_out(dataset, seed=seed, kept=steps.kept_by(folder)), 1
         held = int((dataset.folds == 1).sum())
         how = "the data set's own test part" if dataset.split else f"by label and source, seed {seed}"
         say(f"  held out: {held} of {len(dataset.clips)} clips, {how}")
@@ -166,7 +168,7 @@ def crossval(
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
-    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
+    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder)
     if dataset.split:
         raise DataError(
             f"{data}: brings its own test part, so that no folds can be held out in turn; use `earsight train`. To "

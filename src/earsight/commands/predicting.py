@@ -339,8 +339,10 @@ def evaluate(
     from earsight.reports.tables import print_evaluation
 
     classifier = load_classifier(model, device=computer(compute.device, compute.threads))
+    cards = classifier.card.members or (classifier.card,)
+    drawn = {str(card.trained_on.get("digest")) for card in cards}
     try:
-        dataset = open_data(data, form, splits=form.splits, skip_missing=skip_bad)
+        dataset = open_data(data, form, splits=form.splits, skip_missing=skip_bad, kept=lambda: drawn)
     except TooFewError:  # for the folds, which only a model of cross-validation needs
         dataset = open_data(data, form, skip_missing=skip_bad, least=1)
     with bar("predicting") as shown:

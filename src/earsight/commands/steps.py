@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,11 +41,17 @@ class Place:
 
 
 def open_data(
-    data: Path, options: LayoutOptions, *, skip_missing: bool = False, least: int = 2, splits: int | None = None
+    data: Path,
+    options: LayoutOptions,
+    *,
+    skip_missing: bool = False,
+    least: int = 2,
+    splits: int | None = None,
+    kept: Callable[[], Collection[str]] = frozenset,
 ) -> Dataset:
     """Open a data set and print what was recognised; no folds are drawn but for ``splits``.
 
-    Every class must have ``least`` sources, so that some of it can be held out.
+    Every class must have ``least`` sources, so that some of it can be held out. For ``kept`` see `open_dataset`.
     """
     import numpy as np
 
@@ -59,6 +65,7 @@ def open_data(
         root=options.root,
         label_from=options.label_from,
         folds=splits,
+        kept=kept,
         skip_missing=skip_missing or (isinstance(options, StoreOptions) and options.skip_bad),
     )
     if least > 1 and dataset.fold_numbers == (0,):
@@ -70,12 +77,25 @@ def open_data(
     return dataset
 
 
-def open_trials(data: Path, options: DataOptions, *, folds: str | None, seeds: int) -> tuple[Dataset, list[Trial]]:
+def kept_by(*runs: Path) -> Callable[[], set[str]]:
+    """What gives the splits that run folders have, by their data sets' digests: they keep them."""
+
+    def kept() -> set[str]:
+        from earsight.training.preparation import kept_splits
+
+        return kept_splits(*runs)
+
+    return kept
+
+
+def open_trials(
+    data: Path, options: DataOptions, *, folds: str | None, seeds: int, run: Path
+) -> tuple[Dataset, list[Trial]]:
     """A data set, and the trials of so many seeds on all its folds or the named ones."""
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
-    dataset = open_data(data, options, splits=options.splits)
+    dataset = open_data(data, options, splits=options.splits, kept=kept_by(run))
     numbers = chosen_folds(folds, dataset.fold_numbers)
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
 
@@ -175,6 +195,8 @@ def train_all(
 
     start = check_start(dataset, recipe, trials, run=folder)
     ready = prepare_spectrograms(dataset, recipe, store, device=on.device)
+    for line in ready.leaks(trial.fold for trial in trials):
+        say(f"  note: {line}")
     run = partial(run_trials, ready, trials, run=folder, device=on.device, jobs=on.jobs, cluster=on.cluster)
     with bar(name) as shown:
         run(progress=shown, say=say, start=start)

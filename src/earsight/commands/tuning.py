@@ -82,7 +82,7 @@ def tune(
     base = load_recipe(recipe, overrides=assignments or (), say=say)
     points = make_points(base, grid=grid or (), random=random or (), samples=samples, seed=draw_seed)
     check_search(asha=asha, on=ray.on)
-    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds)
+    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder)
     if not folds:
         trials = [trial for trial in trials if trial.fold == dataset.fold_numbers[0]]
     say(f"{len(points)} points x {len(trials)} trials of {base.training.epochs} epochs")

@@ -56,6 +56,20 @@ def identical_files(files: Sequence[Path]) -> list[list[int]]:
     return sorted(part for rows in alike for part in _together((row, _digest(files[row])) for row in rows))
 
 
+def equal_rows(marks: Sequence[bytes]) -> list[list[int]]:
+    """Rows with the same mark, such as a sound's digest; each group of two or more, rising."""
+    return _together(enumerate(marks))
+
+
+def copies_note(names: Sequence[str], labels: Sequence[str], groups: Sequence[Sequence[int]]) -> str:
+    """A line on files that are copies of one another, groups of rows, with names and labels of all rows."""
+    count = sum(map(len, groups))
+    shown = ", ".join(" = ".join(names[row] for row in rows[:3]) for rows in groups[:3])
+    torn = sum(len({labels[row] for row in rows}) > 1 for rows in groups)
+    two = f", {torn} of them under two labels" if torn else ""
+    return f"{count} files are {len(groups)} sounds{two} ({shown}{', ...' if len(groups) > 3 else ''})"
+
+
 def joined(names: npt.NDArray[np.str_], groups: Iterable[Sequence[int]]) -> npt.NDArray[np.str_]:
     """Names (rows,) of which those of each group of rows are made one; without groups the names as they are."""
     parent: dict[str, str] = {}

@@ -10,13 +10,14 @@ from __future__ import annotations
 import difflib
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from earsight.data import audio, published, splits
+from earsight.data import audio, duplicates, published, splits
 from earsight.data.clip_tables import read_csv
 from earsight.data.datasets import (
     DRAWN_FOLDS,
@@ -51,6 +52,7 @@ def open_dataset(
     root: Path | str | None = None,
     label_from: str | None = None,
     skip_missing: bool = False,
+    kept: Callable[[], Collection[str]] = frozenset,
 ) -> Dataset:
     """Open a data set by its path.
 
@@ -69,6 +71,9 @@ def open_dataset(
         A pattern for a folder whose files hold their labels in their names; see `earsight.data.folders.read_names`.
     skip_missing : bool
         Whether files that a table names and that are not there are left out, rather than refused.
+    kept : callable
+        Gives digests of data sets. Files with the same bytes come into one fold; earlier versions did not see to that,
+        and where their draw is one of these, as a run folder holds it, it is made again.
 
     Raises
     ------
@@ -90,20 +95,33 @@ def open_dataset(
         hints, more = measured_hints(listing.root, listing.paths)
         notes += more
     labels, groups = np.array(listing.labels), np.array(listing.groups)
-    numbers = listing.folds
-    if numbers is not None:
-        notes += straddling_notes(listing.groups, numbers)
-        notes += (split_notes if listing.split else fold_notes)(listing.labels, numbers, where=str(path))
-    elif folds is None:
-        numbers = [0] * len(labels)
-    else:
-        check_enough(labels, groups, folds=folds, where=str(path))
-        numbers = [int(number) for number in splits.group_folds(labels, groups, folds=folds, seed=seed)]
-        notes.append(f"{DRAWN_FOLDS} {folds}, stratified, groups whole, seed {seed}")
-        notes += fold_notes(listing.labels, numbers, where=str(path))
-    rows = zip(listing.paths, listing.labels, numbers, listing.groups, strict=True)
-    clips, classes = tuple(Clip(*row) for row in rows), _classes(listing.labels)
-    return Dataset(listing.name, name, listing.root, clips, classes, hints, tuple(notes), listing.split, missing)
+    empty = Dataset(listing.name, name, listing.root, (), _classes(listing.labels), hints, (), listing.split, missing)
+
+    def built(numbers: list[int], more: list[str]) -> Dataset:
+        rows = zip(listing.paths, listing.labels, numbers, listing.groups, strict=True)
+        return replace(empty, clips=tuple(Clip(*row) for row in rows), notes=(*notes, *more))
+
+    def drawn(groups: npt.NDArray[np.str_], *more: str) -> Dataset:
+        numbers = [int(number) for number in splits.group_folds(labels, groups, folds=folds or 0, seed=seed)]
+        note = f"{DRAWN_FOLDS} {folds}, stratified, groups whole, seed {seed}"
+        return built(numbers, [note, *more, *fold_notes(listing.labels, numbers, where=str(path))])
+
+    if listing.folds is not None:
+        more = (split_notes if listing.split else fold_notes)(listing.labels, listing.folds, where=str(path))
+        return built(listing.folds, [*straddling_notes(listing.groups, listing.folds), *more])
+    if folds is None:
+        return built([0] * len(labels), [])
+    check_enough(labels, groups, folds=folds, where=str(path))
+    copies = duplicates.identical_files([listing.root / clip for clip in listing.paths])
+    if not copies:
+        return drawn(groups)
+    found = duplicates.copies_note(listing.paths, listing.labels, copies)
+    before = drawn(groups, f"LEAK: {found}: the run keeps its draw, which may part them")
+    if before.digest in kept():
+        return before
+    together = duplicates.joined(groups, copies)
+    check_enough(labels, together, folds=folds, where=f"{path}, where {found}")
+    return drawn(together, f"{found}: those of a sound are in one fold")
 
 
 def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:

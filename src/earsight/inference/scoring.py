@@ -216,7 +216,7 @@ def _trained_by(card: ModelCard, dataset: Dataset) -> tuple[NDArray[np.bool_] | 
         return dataset.folds != fold, fold
     if about.get("clips_digest") != dataset.clips_digest or seed is None:
         return None, None
-    split = hold_out(dataset, seed=seed)
+    split = hold_out(dataset, seed=seed, kept=lambda: {about["digest"]})
     return (split.folds != fold, None) if split.digest == about["digest"] else (None, None)
 
 

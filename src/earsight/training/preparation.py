@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from earsight.data import audio
-from earsight.data.datasets import FIXED_WINDOW, Dataset
+from earsight.data.datasets import FIXED_WINDOW, Dataset, first
+from earsight.data.duplicates import equal_rows, identical_files, joined
 from earsight.data.splits import holdout
 from earsight.errors import AudioError, DataError, RunError
 from earsight.features.augment import pitch_steps
@@ -68,6 +70,31 @@ class Prepared:
         mask[self.windows.clips[rows] if self.windows else rows] = False
         return mask
 
+    def leaks(self, folds: Iterable[int]) -> list[str]:
+        """A line where held-out clips have the same sound as clips that train, by the digests of the decoded sounds."""
+        dataset, marks = self.dataset, [b""] * len(self.dataset.clips)
+        for row, clip in enumerate(self.windows.clips.tolist() if self.windows else range(len(marks))):
+            marks[clip] += self.store.sounds[row].tobytes()
+        usable, twins = self.usable, equal_rows(marks)
+        held, torn, two_labels = 0, dict[int, int](), 0
+        for fold in sorted(set(folds)):
+            test, train = (dataset.folds == fold) & usable, dataset.training(fold) & usable
+            held += int(test.sum())
+            for rows in twins:
+                known = [row for row in rows if train[row]]
+                for row in rows:
+                    if test[row] and known:
+                        torn[row] = known[0]
+                        two_labels += any(dataset.labels[row] != dataset.labels[other] for other in known)
+        if not torn:
+            return []
+        shown = [f"{dataset.clips[row].path} = {dataset.clips[other].path}" for row, other in sorted(torn.items())]
+        labels = f", {two_labels} of them under another label" if two_labels else ""
+        return [
+            f"LEAK: {len(torn)} of {held} held-out clips have the same sound in training{labels} ({first(shown)}): "
+            "held-out accuracy will flatter; `earsight check` names all"
+        ]
+
 
 def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Recipe:
     """A recipe with every ``auto`` filled in from the data set.
@@ -89,10 +116,20 @@ def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Re
 
 
 def _begun_before(run: Path) -> bool:
-    """Whether a run folder, or one of a sweep's or a search's below it, has trials that do not name their windows."""
+    """Whether a run folder has trials that do not name their windows."""
+    return any("windows" not in found for found in _begun(run))
+
+
+def kept_splits(*runs: Path) -> set[str]:
+    """The digests of the data sets, with their folds, that run folders hold trials of."""
+    return {str(found["dataset"]) for run in runs for found in _begun(run) if "dataset" in found}
+
+
+def _begun(run: Path) -> list[dict[str, Any]]:
+    """What the trials of a run folder, or of those of a sweep or a search below it, are of."""
     remedy = f"remove it, or name another folder than {run}"
     places = [path for below in ("", "*/", "points/*/") for path in run.glob(f"{below}fold-*/seed-*/trial.json")]
-    return any("windows" not in read_state(path, {}, remedy=remedy, error=RunError) for path in sorted(places))
+    return [read_state(path, {}, remedy=remedy, error=RunError) for path in sorted(places)]
 
 
 def prepare(
@@ -169,16 +206,31 @@ def _refuse(bad: Sequence[str], total: int) -> None:
         )
 
 
-def hold_out(dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int) -> Dataset:
+def hold_out(
+    dataset: Dataset,
+    *,
+    fraction: float = HELD_OUT_SHARE,
+    seed: int,
+    kept: Callable[[], Collection[str]] = frozenset,
+) -> Dataset:
     """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest.
 
-    A data set that brings a split is returned as it is: its fold 1 is its test part.
+    Files with the same bytes stay on one side. Earlier versions did not see to that: where their draw is one of
+    ``kept``, digests of data sets, it is made again. A data set that brings a split is returned as it is: its fold 1
+    is its test part.
     """
     if dataset.split:
         return dataset
-    mask = holdout(dataset.labels, dataset.groups, fraction=fraction, seed=seed)
-    clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
-    return replace(dataset, clips=clips)
+
+    def drawn(groups: NDArray[np.str_]) -> Dataset:
+        mask = holdout(dataset.labels, groups, fraction=fraction, seed=seed)
+        clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
+        return replace(dataset, clips=clips)
+
+    copies = identical_files([dataset.file(row) for row in range(len(dataset.clips))])
+    if copies and (before := drawn(dataset.groups)).digest in kept():
+        return before
+    return drawn(joined(dataset.groups, copies))
 
 
 def wanted_source(rows: int, recipe: Recipe, device: torch.device) -> str:
