@@ -14,6 +14,7 @@ import typer
 
 from earsight.commands import (
     analyzing,
+    checking,
     explaining,
     exporting,
     finished,
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (
-    *(learning.quickstart, learning.check, learning.prepare, learning.train, learning.crossval),
+    *(learning.quickstart, checking.check, learning.prepare, learning.train, learning.crossval),
     *(predicting.predict, explaining.explain, predicting.evaluate, learning.summary),
     *(serving.serve, exporting.export),
     *(finished.calibrate, finished.compare, finished.ensemble, finished.report, reproducing.reproduce),

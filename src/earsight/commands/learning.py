@@ -15,7 +15,6 @@ from earsight.commands.options import (
     Folds,
     Jobs,
     Json,
-    LayoutOptions,
     Out,
     RayOptions,
     RecipeOptions,
@@ -40,32 +39,6 @@ def quickstart(
     from earsight.quickstart import run_quickstart
 
     run_quickstart(folder, epochs=epochs)
-
-
-@verb
-def check(
-    data: Data,
-    *,
-    near: Annotated[
-        bool, typer.Option("--near/--no-near", help="Search for near duplicates: other level, rate, codec or length.")
-    ] = True,
-    form: LayoutOptions,
-    recipe: RecipeOptions,
-    json_output: Json = False,
-) -> None:
-    """Check a data set for unreadable, silent, clipped, duplicate or leaking clips."""
-    from earsight.data.checks import check_dataset
-    from earsight.recipe import load_recipe
-
-    dataset = steps.open_data(data, form, skip_missing=True, least=1)
-    chosen = load_recipe(recipe.recipe, overrides=recipe.assignments or (), say=say)
-    with bar("checking") as shown:
-        found = check_dataset(
-            dataset, recipe=chosen, near=near, progress=shown, comparing=shown.then("near duplicates")
-        )
-    steps.show_lines(found.to_dict(), found.lines(), as_json=json_output)
-    if found.errors:
-        raise typer.Exit(2)
 
 
 @verb

@@ -1,0 +1,89 @@
+"""The verb that checks a data set: its sounds, its folds and, by a run's held-out predictions, its labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from earsight.commands import steps
+from earsight.commands.options import Data, Json, LayoutOptions, RecipeOptions, verb
+from earsight.console import bar, say
+from earsight.errors import RunError, counted
+
+if TYPE_CHECKING:
+    from earsight.data.checks import Finding
+    from earsight.data.datasets import Dataset
+    from earsight.evaluation.label_errors import Suspect
+
+
+@verb
+def check(
+    data: Data,
+    *,
+    near: Annotated[
+        bool, typer.Option("--near/--no-near", help="Search for near duplicates: other level, rate, codec or length.")
+    ] = True,
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="A run on this data set: its held-out predictions say which labels may be wrong."),
+    ] = None,
+    form: LayoutOptions,
+    recipe: RecipeOptions,
+    json_output: Json = False,
+) -> None:
+    """Check a data set for unreadable, silent, clipped, duplicate or leaking clips, and for wrong labels."""
+    from earsight.data.checks import check_dataset
+    from earsight.recipe import load_recipe
+
+    dataset = steps.open_data(data, form, skip_missing=True, least=1)
+    chosen = load_recipe(recipe.recipe, overrides=recipe.assignments or (), say=say)
+    # A run of other clips is refused before hours go into the sounds.
+    suspects, about = (None, "") if run is None else _suspects(dataset, run)
+    with bar("checking") as shown:
+        found = check_dataset(
+            dataset, recipe=chosen, near=near, progress=shown, comparing=shown.then("near duplicates")
+        )
+    more: dict[str, Any] = {}
+    lines: list[str] = []
+    if suspects is not None:
+        found = replace(found, findings=(*found.findings, *map(_finding, suspects)))
+        more = {"suspected_labels": [suspect._asdict() for suspect in suspects]}
+        lines = [f"{counted(len(suspects), 'label')} suspected, {about}"]
+    steps.show_lines(found.to_dict() | more, [*found.lines(), *lines], as_json=json_output)
+    if found.errors:
+        raise typer.Exit(2)
+
+
+def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:
+    """The suspected labels, the surest first, and from what they are; `RunError` for a run of other clips."""
+    from earsight.calibration.temperature import fit_temperature
+    from earsight.evaluation.label_errors import suspected_labels
+    from earsight.evaluation.summary import read_run
+
+    trials = read_run(run)
+    label_of = {clip.path: clip.label for clip in dataset.clips}
+    for trial in trials:
+        for clip, label in zip(trial.clips.tolist(), trial.labels.tolist(), strict=True):
+            if label_of.get(clip) != trial.classes[label]:
+                here = f"labelled {label_of[clip]} here" if clip in label_of else "not in this data set"
+                raise RunError(
+                    f"{run}: predicts {clip} as a clip of {trial.classes[label]}, which is {here}; name a run on "
+                    "this data set as it is now"
+                )
+    held = {clip for trial in trials for clip in trial.clips.tolist()}
+    seeds = len({trial.about["seed"] for trial in trials})
+    about = f"from held-out predictions of {len(held)} of {counted(len(label_of), 'clip')} by {counted(seeds, 'seed')}"
+    return suspected_labels(trials, temperature=fit_temperature), about + (
+        "; more seeds make them surer (crossval --seeds 3)" if seeds < 3 else ""
+    )
+
+
+def _finding(suspect: Suspect) -> Finding:
+    from earsight.data.checks import Finding
+
+    text = f"labelled {suspect.label}, but held out it is {suspect.likelier} with {suspect.probability:.0%} "
+    text += f"and {suspect.label} with {suspect.probability_of_label:.0%}: listen, and correct the label if it is wrong"
+    return Finding("suspected_label", "warning", (suspect.clip,), text)
