@@ -117,10 +117,12 @@ def test_train_leaves_what_the_contract_says(run, synthetic):
     assert recipe.features.rate == 22050, "the recipe kept is the resolved one"
     assert recipe.digest == summary["recipe_digest"]
     assert set(summary) == {
-        *("accuracy", "macro_f1", "folds", "protocol", "recipe_digest", "dataset", "machine"),
+        *("accuracy", "macro_f1", "folds", "protocol", "recipe_digest", "dataset", "machine", "digest"),
+        *("balanced_accuracy", "majority", "never_predicted", "groups"),
     }
     assert summary["dataset"] == {
-        **{"name": "synthetic", "clips": 100, "classes": 10, "digest": synthetic.digest, "skipped": []}
+        **{"name": "synthetic", "clips": 100, "classes": 10, "digest": synthetic.digest, "skipped": []},
+        **{"options": [], "held_out": None},
     }
     assert set(summary["machine"]) == {"device", "cores", "threads", "python", "torch", "system"}
     [row] = summary["folds"]
@@ -144,7 +146,9 @@ def test_train_without_a_fold_holds_out_a_fifth_and_evaluate_finds_it_again(synt
     out = tmp_path / "run (1)"
     done = invoke("train", synthetic_folder, "--out", out, "--seed", 3, *TINY, *THREAD, "--json")
     summary = json.loads(done.stdout)
-    assert summary == json.loads((out / "summary.json").read_text())
+    written = json.loads((out / "summary.json").read_text())
+    assert summary == {name: value for name, value in written.items() if name != "digest"}
+    assert summary["dataset"]["held_out"] == {"kind": "drawn", "seed": 3}
     assert summary["folds"][0]["clips"] == 20
     assert "held out: 20 of 100 clips" in done.stderr
     assert f"predict '{out / 'model.safetensors'}'" in done.stderr, "a line to copy: the odd name is quoted"
@@ -154,7 +158,7 @@ def test_train_without_a_fold_holds_out_a_fifth_and_evaluate_finds_it_again(synt
     # Another seed holds other clips out: the two figures do not belong into one summary.
     failed = invoke("train", synthetic_folder, "--out", out, "--seed", 4, *TINY, *THREAD, code=2)
     assert "another data set or split of it" in failed.stderr
-    assert json.loads((out / "summary.json").read_text()) == summary
+    assert json.loads((out / "summary.json").read_text()) == written
 
 
 def test_a_run_folder_is_not_mixed_with_another_recipe(run, synthetic_folder):
@@ -207,7 +211,9 @@ def test_summary_made_anew_has_the_same_bytes(run, tmp_path):
     (copy / "summary.json").unlink()
     printed = json.loads(invoke("summary", copy, "--json").stdout)
     after = (copy / "summary.json").read_bytes()
-    assert json.loads(after) == printed
+    written = json.loads(after)
+    assert len(written.pop("digest")) == 16  # of the file
+    assert written == printed
     assert after == before
     assert "accuracy" in invoke("summary", copy).stdout
 

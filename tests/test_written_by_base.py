@@ -176,7 +176,11 @@ def test_other_verbs_print_what_they_printed(sounds_of_base, tmp_path, monkeypat
     old = json.loads((HERE / "verbs.json").read_text())[name]
     if name == "ensemble":
         assert "soup" in old.pop("method")  # the sentence on methods, of which two are gone
-    same(json.loads(invoke(*VERBS[name]).stdout), old)
+    found = json.loads(invoke(*VERBS[name]).stdout)
+    if name == "evaluate":  # its clips share sources, which are now redrawn whole: the interval is wider
+        (low, high), wide = old["accuracy"].pop("ci95"), found["accuracy"]["ci95"]
+        assert wide[0] <= low <= high < wide[1]
+    same(found, old)
 
 
 def test_recipes_keep_their_digests(base):

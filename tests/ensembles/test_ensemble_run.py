@@ -22,7 +22,9 @@ def test_the_folder_is_a_run_folder(made, prepared):
     assert summary["accuracy"]["mean"] == pytest.approx(rows["average"]["accuracy"]["mean"])
     assert summary["accuracy"]["ci95"] == pytest.approx(rows["average"]["accuracy"]["ci95"])
     assert [row["fold"] for row in summary["folds"]] == [1, 2]
-    assert json.loads((out / "ensemble.json").read_text()) == result
+    written = json.loads((out / "ensemble.json").read_text())
+    assert len(written.pop("digest")) == 16  # of the file
+    assert written == result
     assert not list(out.parent.glob(".*"))
     with pytest.raises(RunError, match="another recipe"):
         run_trial(prepared, Trial(1, 0), run=out, device=CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from earsight.errors import RunError
 from earsight.evaluation.statistics import paired_difference
@@ -72,6 +73,12 @@ def test_figures_by_another_computation(folds, seeds, draw):
     guess = np.concatenate([t.logits.argmax(1) for t in trials])
     seen = np.union1d(truth, guess)  # as scikit-learn does by default: no class that occurs nowhere
     assert found["macro_f1"] == pytest.approx(f1_score(truth, guess, average="macro", labels=seen, zero_division=0))
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, guess))
+    assert found["never_predicted"] == [CLASSES[n] for n in sorted(set(truth.tolist()) - set(guess.tolist()))]
+    shares = [np.bincount(t.labels, minlength=3) / len(t.labels) for t in trials if t.about["seed"] == 0]
+    assert found["majority"]["share"] == pytest.approx(np.mean(shares, axis=0).max())
+    assert found["majority"]["label"] == CLASSES[int(np.round(np.mean(shares, axis=0), 9).argmax())]
+    assert found["majority"]["difference"] == pytest.approx(grid.mean() - found["majority"]["share"], abs=1e-9)
     for row in found["folds"]:
         assert row["accuracy"] == pytest.approx(table[row["fold"], row["seed"]])
     if seeds == 1:
@@ -131,6 +138,7 @@ def test_keys_and_types_of_the_contract(tmp_path):
     assert found == returned
     assert set(found) == {
         *("accuracy", "macro_f1", "folds", "ensemble", "protocol", "recipe_digest", "dataset", "machine"),
+        *("balanced_accuracy", "majority", "never_predicted", "groups"),
     }
     assert set(found["accuracy"]) == {"mean", "std", "ci95", "std_over_seeds", "std_parts"}
     assert set(found["ensemble"]) == {"accuracy", "ci95", "gain", "members"}
@@ -140,6 +148,53 @@ def test_keys_and_types_of_the_contract(tmp_path):
     assert [(row["fold"], row["seed"]) for row in found["folds"]] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     assert (found["protocol"], found["recipe_digest"], found["dataset"]) == ("last", "r", DATASET)
     assert found["machine"] == {"cores": 2}
+
+
+def _hungry(right_of_others, *, groups=None):
+    """Two folds of 100 clips, 83.5 % of them of one class: all of those right, and some of the others."""
+    labels = np.repeat([1, 0, 2], [167, 18, 15])
+    guess = np.ones(200, dtype=int)
+    guess[167 : 167 + right_of_others] = labels[167 : 167 + right_of_others]
+    trials = []
+    for fold in (1, 2):
+        rows = np.arange(fold - 1, 200, 2)
+        one = _trial(fold, 0, labels[rows], np.eye(3)[guess[rows]])
+        trials.append(dataclasses.replace(one, groups=None if groups is None else groups[rows]))
+    return summarize(trials, machine={})
+
+
+def test_an_accuracy_below_the_commonest_class_is_not_said_to_be_any_good():
+    found = _hungry(0)
+    assert found["accuracy"]["mean"] == pytest.approx(found["majority"]["share"]) == pytest.approx(0.835)
+    assert (found["majority"]["label"], found["majority"]["beaten"]) == ("dog", False)
+    assert found["never_predicted"] == ["cat", "owl"]
+    assert found["balanced_accuracy"] == pytest.approx(1 / 3)
+    assert found["groups"] is None
+    better = _hungry(16)
+    assert better["majority"]["beaten"]
+    assert better["never_predicted"] == ["owl"]
+
+
+def test_the_same_clips_from_four_sources_are_no_proof():
+    groups = np.array([f"house {n}" for n in np.arange(200) % 4])
+    found = _hungry(16, groups=groups)
+    assert found["groups"] == {"count": 4, "few": True}
+    assert not found["majority"]["beaten"]
+    assert found["accuracy"]["ci95"][0] <= _hungry(16)["accuracy"]["ci95"][0]
+
+
+def test_one_class_has_nothing_to_be_set_against():
+    found = summarize([_trial(1, 0, [1] * 5, np.eye(3)[[1, 1, 1, 0, 1]])], machine={})
+    assert (found["accuracy"]["mean"], found["balanced_accuracy"], found["majority"]) == (0.8, 0.8, None)
+    assert found["never_predicted"] == []
+
+
+def test_groups_are_read_from_the_predictions(tmp_path):
+    for trial in _drawn(2, 1, generator=np.random.default_rng(2)):
+        path = _write(tmp_path, trial)
+        arrays = dict(np.load(path))
+        np.savez(path, **arrays, group=np.array([f"speaker {n // 3}" for n in range(len(trial.clips))]))
+    assert summarize(read_run(tmp_path), machine={})["groups"]["count"] == 3
 
 
 def test_a_summary_made_anew_has_the_same_bytes(tmp_path):

@@ -74,6 +74,37 @@ def test_another_data_set_is_taken_whole(classifier, synthetic, synthetic_folder
     assert (found["fold"], found["clips"], found["seen_in_training"], found["held_out"]) == (None, 30, None, False)
 
 
+def test_sources_of_the_clips_are_redrawn_and_figures_are_set_against_the_commonest_class(classifier, synthetic):
+    found = evaluate(classifier, synthetic)
+    assert found["groups"]["count"] == len(set(synthetic.groups[synthetic.folds == 2].tolist())) < 20
+    blind = replace(synthetic, clips=tuple(replace(clip, group=clip.path) for clip in synthetic.clips))
+    alone = evaluate(classifier, blind, fold=2)
+    assert alone["groups"] is None
+    assert alone["accuracy"]["mean"] == found["accuracy"]["mean"]
+    (low, high), (below, above) = alone["accuracy"]["ci95"], found["accuracy"]["ci95"]
+    assert below <= low < high <= above
+    assert above - below > high - low
+    stored = {row["name"]: row["recall"] for row in found["classes"]}
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(list(stored.values())))
+    assert found["majority"]["share"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("column", ["", ",fold"])
+@pytest.mark.parametrize("label", ["chirp_down", None])
+def test_ordinary_test_sets_need_no_folds(classifier, synthetic, tmp_path, column, label):
+    """One clip a class, one class, one fold: as they come."""
+    rows = [row for row, clip in enumerate(synthetic.clips) if clip.label == label or label is None]
+    rows = (
+        rows[:3] if label else [next(r for r in rows if synthetic.clips[r].label == name) for name in synthetic.classes]
+    )
+    lines = [f"path,label{column}"]
+    lines += [f"{synthetic.file(row)},{synthetic.clips[row].label}{',1' if column else ''}" for row in rows]
+    (tmp_path / "test.csv").write_text("\n".join(lines))
+    found = evaluate(classifier, open_dataset(tmp_path / "test.csv", folds=None, testing=True))
+    assert found["clips"] == len(rows)
+    assert (found["majority"] is None) == bool(label)
+
+
 def test_labels_that_the_model_does_not_know(classifier, synthetic, tmp_path):
     lines = ["path,label,fold", *(f"{synthetic.file(r)},{'cat' if r % 4 else 'owl'},{r % 3}" for r in range(24))]
     (tmp_path / "cats.csv").write_text("\n".join(lines))

@@ -104,3 +104,30 @@ def test_summary_without_an_entry_is_refused(key):
 def test_unknown_protocol_is_refused():
     with pytest.raises(RunError, match="protocol 'best', expected last, inner, test"):
         summary_notes(_summary(protocol="best"))
+
+
+RATES: dict[str, Any] = {
+    "balanced_accuracy": 0.3333,
+    "macro_f1": 0.3034,
+    "majority": {"label": "hungry", "share": 0.835, "difference": -0.011, "ci95": [-0.04, 0.02], "beaten": False},
+    "never_predicted": ["burping", "tired"],
+    "groups": {"count": 6, "few": True},
+}
+
+
+def test_what_an_accuracy_hides_is_said_in_words():
+    text = _printed(_summary(**RATES))
+    assert "interval 93.8 to 97.8 %; always saying 'hungry' gives 83.5 %, chance is 10.0 % (10 classes)." in text
+    assert "balanced accuracy 33.3 %, macro F1 30.3 %" in text
+    assert "NOT shown to be better than always saying 'hungry': -1.1 points (95 % interval -4.0 to +2.0)." in text
+    assert "It never says 'burping', 'tired' (2 classes)." in text
+    assert "over 6 groups, whose clips move together. They are few" in text
+
+
+def test_nothing_more_is_said_of_a_good_run_on_even_classes():
+    even = {"label": "cat", "share": 0.1, "difference": 0.8, "ci95": [0.7, 0.9], "beaten": True}
+    text = _printed(_summary(**{**RATES, "majority": even, "never_predicted": [], "groups": None}))
+    assert "; chance is 10.0 % (10 classes)." in text
+    for word in ("NOT", "never", "always saying", "groups"):
+        assert word not in text
+    assert "All clips are of one class" in _printed(_summary(**{**RATES, "majority": None}))

@@ -53,6 +53,8 @@ def calibrate_run(
         _write(path, trial, calibration, own=own)
         where = {"path": path.relative_to(run).as_posix(), "fold": None if path == top else trial.about["fold"]}
         about = {"seed": trial.about["seed"], "temperature": calibration.temperature}
+        if part := trial.about["dataset"].get("held_out"):
+            about["held_out"] = part
         models.append(where | about | calibration.for_card(own=own))
         progress(done, len(jobs))
     calibrated = [fit.calibrated_trial(trial, calibration) for trial, calibration in fitted]

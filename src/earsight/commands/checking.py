@@ -11,7 +11,7 @@ import typer
 from earsight.commands import steps
 from earsight.commands.options import Data, Json, LayoutOptions, RecipeOptions, verb
 from earsight.console import bar, say
-from earsight.errors import RunError, counted
+from earsight.errors import DataError, RunError, counted
 
 if TYPE_CHECKING:
     from earsight.data.checks import Finding
@@ -29,6 +29,9 @@ def check(
     run: Annotated[
         Path | None,
         typer.Option("--run", help="A run on this data set: its held-out predictions say which labels may be wrong."),
+    ] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Write the sources that the clips' names suggest as a csv to look at.")
     ] = None,
     form: LayoutOptions,
     recipe: RecipeOptions,
@@ -52,9 +55,31 @@ def check(
         found = replace(found, findings=(*found.findings, *map(_finding, suspects)))
         more = {"suspected_labels": [suspect._asdict() for suspect in suspects]}
         lines = [f"{counted(len(suspects), 'label')} suspected, {about}"]
+    if guess := _guess(dataset, data, to=sources):
+        lines.append(guess.pop("line"))
+        more["sources"] = guess
     steps.show_lines(found.to_dict() | more, [*found.lines(), *lines], as_json=json_output)
     if found.errors:
         raise typer.Exit(2)
+
+
+def _guess(dataset: Dataset, data: Path, *, to: Path | None) -> dict[str, Any]:
+    """What names suggest of sources that are not known, written ``to`` a csv if asked; empty where they tell nothing."""
+    from earsight.data.sources import guess_sources, write_sources
+
+    guess = guess_sources(dataset)
+    if guess is None:
+        if to is not None:
+            why = "they are known" if dataset.sources_known else "the clips' names suggest none"
+            raise DataError(f"--sources {to}: no sources to write, for {why}; leave it out")
+        return {}
+    where = "--sources FILE writes them as a csv to look at and train on"
+    if to is not None:
+        write_sources(dataset, guess, to)
+        where = f"written to {to}: look at it, mend it, and give it in place of {data}"
+    count = len(set(guess.groups))
+    line = f"sources are not known; by {guess.rule} the clips would be from {count}: {where}"
+    return {"rule": guess.rule, "count": count, "file": None if to is None else str(to), "line": line}
 
 
 def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:

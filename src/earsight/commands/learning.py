@@ -116,9 +116,11 @@ def train(
     )
     if fold is None:
         dataset, fold = hold_out(dataset, seed=seed, kept=steps.kept_by(folder)), 1
-        held = int((dataset.folds == 1).sum())
-        how = "the data set's own test part" if dataset.split else f"by label and source, seed {seed}"
-        say(f"  held out: {held} of {len(dataset.clips)} clips, {how}")
+        by = "by label and source" if dataset.sources_known else "by label alone (no sources are known)"
+        how = "the data set's own test part" if dataset.split else f"{by}, seed {seed}"
+    else:
+        how = dataset.part_name(fold)
+    steps.say_sources(dataset, [fold], data=data, held_out=how)
     recipe, trial = steps.load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
     on = steps.Place(steps.computer(options.device, options.threads))
     steps.train_all(dataset, recipe, [trial], folder, store=options, on=on)

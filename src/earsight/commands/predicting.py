@@ -342,9 +342,9 @@ def evaluate(
     cards = classifier.card.members or (classifier.card,)
     drawn = {str(card.trained_on.get("digest")) for card in cards}
     try:
-        dataset = open_data(data, form, splits=form.splits, skip_missing=skip_bad, kept=lambda: drawn)
+        dataset = open_data(data, form, splits=form.splits, skip_missing=skip_bad, kept=lambda: drawn, testing=True)
     except TooFewError:  # for the folds, which only a model of cross-validation needs
-        dataset = open_data(data, form, skip_missing=skip_bad, least=1)
+        dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True)
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, progress=shown)
     show(result, print_evaluation, as_json=json_output)

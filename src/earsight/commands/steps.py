@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +47,13 @@ def open_data(
     skip_missing: bool = False,
     least: int = 2,
     splits: int | None = None,
+    testing: bool = False,
     kept: Callable[[], Collection[str]] = frozenset,
 ) -> Dataset:
     """Open a data set and print what was recognised; no folds are drawn but for ``splits``.
 
-    Every class must have ``least`` sources, so that some of it can be held out. For ``kept`` see `open_dataset`.
+    Every class must have ``least`` sources, so that some of it can be held out. For ``kept`` and
+    ``testing`` see `open_dataset`.
     """
     import numpy as np
 
@@ -67,10 +69,12 @@ def open_data(
         folds=splits,
         kept=kept,
         skip_missing=skip_missing or (isinstance(options, StoreOptions) and options.skip_bad),
+        testing=testing,
     )
     if least > 1 and dataset.fold_numbers == (0,):
         labels = np.array([clip.label for clip in dataset.clips])
         check_enough(labels, dataset.groups, folds=least, where=str(data))
+    dataset = replace(dataset, options=options_again(options, drawn=splits if dataset.folds_drawn else None))
     say(dataset.describe())
     for note in dataset.notes:
         say(f"  note: {note}")
@@ -88,6 +92,26 @@ def kept_by(*runs: Path) -> Callable[[], set[str]]:
     return kept
 
 
+def options_again(options: LayoutOptions, *, drawn: int | None) -> tuple[str, ...]:
+    """The options that open a data set as these did, with so many drawn folds."""
+    out = [] if options.layout == "auto" else ["--layout", options.layout]
+    for name, value in (("--subset", options.subset), ("--root", options.root), ("--label-from", options.label_from)):
+        out += [] if value is None else [name, str(value)]
+    return (*out, *(() if drawn is None else ("--splits", str(drawn))))
+
+
+def say_sources(dataset: Dataset, folds: Sequence[int], *, data: Path, held_out: str = "") -> None:
+    """Print what is held out, by which sources, and whether classes are even; ``held_out`` says how, for one part."""
+    from earsight.data.sources import HeldOutFolds, balance_line
+
+    part = HeldOutFolds(dataset, folds)
+    line = part.clips_line(how=held_out) if held_out else part.group_line()
+    notes = (balance_line([clip.label for clip in dataset.clips]), part.guess_line(data=data))
+    for text in [line, *(f"note: {note}" for note in notes if note)]:
+        if text:
+            say(f"  {text}")
+
+
 def open_trials(
     data: Path, options: DataOptions, *, folds: str | None, seeds: int, run: Path
 ) -> tuple[Dataset, list[Trial]]:
@@ -97,6 +121,7 @@ def open_trials(
 
     dataset = open_data(data, options, splits=options.splits, kept=kept_by(run))
     numbers = chosen_folds(folds, dataset.fold_numbers)
+    say_sources(dataset, numbers, data=data)
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from earsight.data import audio, duplicates, published
-from earsight.data.datasets import DRAWN_FOLDS, FIXED_WINDOW, Dataset, first
+from earsight.data.datasets import FIXED_WINDOW, Dataset, first
 from earsight.data.decoders import needing_extra
 from earsight.data.intake import NEAR, NO_LOSS, Loss, Meter, loss_texts, picked
 from earsight.errors import AudioError, counted
@@ -327,7 +327,7 @@ def _near(
 def _same_sound(dataset: Dataset, groups: list[list[int]], *, what: str, kind: str = "") -> list[Finding]:
     """Groups of one sound: across folds a leak, across labels a conflict, else a duplicate."""
     # Folds drawn here are one of many draws: in another, two copies may be on both sides.
-    drawn = any(note.startswith(DRAWN_FOLDS) for note in dataset.notes)
+    drawn = dataset.folds_drawn
     findings = []
     for rows in groups:
         clips = [dataset.clips[row] for row in rows]

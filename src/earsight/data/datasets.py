@@ -84,7 +84,9 @@ class Dataset:
     """Clips in data set order with their folds, read by the reader of `earsight.data.layouts` that ``layout`` names.
 
     The clips' paths are relative to ``root``; ``classes`` are the labels, sorted, and a label's index is its place
-    there; ``notes`` are lines that a user should know; ``missing`` are files that a table names and that are not there.
+    there; ``notes`` are lines that a user should know; ``missing`` are files that a table names and that are not there;
+    ``options`` are those of the command line that open it so again; ``drawn_seed`` is that of a drawn split in two
+    folds, of which 1 is held out.
     """
 
     name: str
@@ -96,6 +98,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     split: bool = False
     missing: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    drawn_seed: int | None = None
 
     def file(self, row: int) -> Path:
         """The file of one clip."""
@@ -147,6 +151,24 @@ class Dataset:
         """A fold in words: its part, where the data set has a split."""
         return PARTS[fold] if self.split else str(fold)
 
+    def part_name(self, fold: int) -> str:
+        """The same with its noun; a drawn split in two has no fold of the data set's."""
+        if self.drawn_seed is not None:
+            return "drawn part"
+        return f"{PARTS[fold]} part" if self.split else f"fold {fold}"
+
+    @property
+    def folds_drawn(self) -> bool:
+        """Whether the folds were drawn when the data set was opened."""
+        return any(note.startswith(DRAWN_FOLDS) for note in self.notes)
+
+    @property
+    def held_out(self) -> dict[str, Any] | None:
+        """Where the held-out part is no fold: its ``kind`` (drawn or test), and the draw's ``seed``."""
+        if self.drawn_seed is not None:
+            return {"kind": "drawn", "seed": self.drawn_seed}
+        return {"kind": "test"} if self.split else None
+
     @cached_property
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the rows: path, label, fold and group, in order; not the root."""
@@ -167,8 +189,7 @@ class Dataset:
         if self.split:
             sizes = Counter(clip.fold for clip in self.clips)
             return line + "".join(f", {sizes[part]} {PARTS[part]}" for part in (TRAIN, VALIDATION, TEST) if sizes[part])
-        drawn = any(note.startswith(DRAWN_FOLDS) for note in self.notes)
-        kind = "stratified" if drawn else "official" if self.layout in OFFICIAL_FOLDS else "given"
+        kind = "stratified" if self.folds_drawn else "official" if self.layout in OFFICIAL_FOLDS else "given"
         return line + ("" if self.fold_numbers == (0,) else f", {len(self.fold_numbers)} {kind} folds")
 
 
@@ -189,8 +210,11 @@ FIXED_WINDOW = frozenset({"esc50", "urbansound8k", "gtzan"})
 DRAWN_FOLDS = "folds drawn:"
 
 
-def check_rows(paths: list[str], labels: list[str], *, where: str, remedy: str = "") -> None:
-    """Raise `DataError` if there are no clips or only one class (with the remedy), or a clip is named twice."""
+def check_rows(paths: list[str], labels: list[str], *, where: str, remedy: str = "", one_class: bool = False) -> None:
+    """Raise `DataError` if there are no clips, a clip is named twice, or (with the remedy) there is only one class.
+
+    ``one_class`` lets the last pass, for clips that only test.
+    """
     if not paths:
         raise DataError(f"{where}: no clips found; expected sound files such as .wav, .flac, .ogg or .mp3")
     twice = [path for path, count in Counter(paths).items() if count > 1]
@@ -199,7 +223,7 @@ def check_rows(paths: list[str], labels: list[str], *, where: str, remedy: str =
     names = sorted(set(labels))
     if "" in names:
         raise DataError(f"{where}: {labels.count('')} clips have an empty label; name their class or remove them")
-    if len(names) == 1:
+    if len(names) == 1 and not one_class:
         raise DataError(f"{where}: only one class, '{names[0]}'; at least two are needed to tell sounds apart{remedy}")
 
 

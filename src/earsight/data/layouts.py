@@ -53,6 +53,7 @@ def open_dataset(
     label_from: str | None = None,
     skip_missing: bool = False,
     kept: Callable[[], Collection[str]] = frozenset,
+    testing: bool = False,
 ) -> Dataset:
     """Open a data set by its path.
 
@@ -74,6 +75,8 @@ def open_dataset(
     kept : callable
         Gives digests of data sets. Files with the same bytes come into one fold; earlier versions did not see to that,
         and where their draw is one of these, as a run folder holds it, it is made again.
+    testing : bool
+        Whether the clips only test a model: one class, one fold, or a part without training clips will do.
 
     Raises
     ------
@@ -84,7 +87,8 @@ def open_dataset(
     name = _recognise(path, "folder" if label_from else layout)
     try:
         listing, missing = _present(_listing(path, name, subset, root, label_from), skip_missing=skip_missing)
-        check_rows(listing.paths, listing.labels, where=str(path), remedy=only_class_remedy(listing))
+        remedy = only_class_remedy(listing)
+        check_rows(listing.paths, listing.labels, where=str(path), remedy=remedy, one_class=testing)
     except DataError as error:
         if above := _published_above(path, name):
             raise DataError(f"{error}; {path.name} is a part of a data set: give {above}") from error
@@ -107,7 +111,8 @@ def open_dataset(
         return built(numbers, [note, *more, *fold_notes(listing.labels, numbers, where=str(path))])
 
     if listing.folds is not None:
-        more = (split_notes if listing.split else fold_notes)(listing.labels, listing.folds, where=str(path))
+        check = split_notes if listing.split else fold_notes
+        more = [] if testing else check(listing.labels, listing.folds, where=str(path))
         return built(listing.folds, [*straddling_notes(listing.groups, listing.folds), *more])
     if folds is None:
         return built([0] * len(labels), [])

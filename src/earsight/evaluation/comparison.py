@@ -33,7 +33,7 @@ METHOD = (
     "accuracy is the mean over folds; ci95: percentile bootstrap of the paired difference, clips redrawn within folds "
     "(10,000 draws); p_value: sign-flip permutation test over clips, two-sided, exact where it can be counted out "
     "(McNemar's exact test for one seed and folds of one size); ci95_with_seeds: clips and, within each fold, seeds "
-    "redrawn together; where clips share groups: groups are redrawn over all folds, and flip their sign together"
+    "redrawn together"
 )
 _CELLS = 1 << 22  # array entries held at once: 32 MiB of float64
 
@@ -105,7 +105,7 @@ def compare_runs(
             with_seeds=with_seeds is not None,
             names=names,
         ),
-        "method": METHOD,
+        "method": METHOD + ("; groups in place of clips, over all folds at once" if shared_groups(groups) else ""),
     }
 
 

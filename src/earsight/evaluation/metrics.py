@@ -73,6 +73,18 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> fl
     return float(per_class(labels, predictions, classes=classes).f1[seen].mean())
 
 
+def balanced_accuracy(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> float:
+    """Mean recall of the classes that have a clip, each weighing the same; arguments as in `confusion`."""
+    found = per_class(labels, predictions, classes=classes)
+    return float(found.recall[found.support > 0].mean())
+
+
+def never_predicted(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> list[int]:
+    """Numbers of the classes that have a clip and that no prediction names; arguments as in `confusion`."""
+    counts = confusion(labels, predictions, classes=classes)
+    return [int(n) for n in np.flatnonzero((counts.sum(axis=1) > 0) & (counts.sum(axis=0) == 0))]
+
+
 def softmax(logits: np.ndarray) -> NDArray[np.float64]:
     """Probabilities (..., classes) float64 of logits (..., classes), without overflow."""
     return np.exp(log_softmax(logits))

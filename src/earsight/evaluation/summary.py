@@ -19,12 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import RunError
-from earsight.evaluation.metrics import accuracy, macro_f1, softmax
+from earsight.evaluation.metrics import accuracy, balanced_accuracy, macro_f1, never_predicted, softmax
 from earsight.evaluation.statistics import (
+    FEW_GROUPS,
     ClipMeans,
+    against_constant,
     average_seeds,
     bootstrap_accuracy,
     paired_difference,
+    shared_groups,
     variance_parts,
 )
 from earsight.files import read_lines, write_state
@@ -113,12 +116,12 @@ def read_run(run: Path) -> list[Predictions]:
 def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of some trials, of one recipe on one data set; ``machine`` is copied into it.
 
-    It has ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap over clips within folds),
-    ``macro_f1``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``. With several seeds, each on
-    each fold: ``accuracy.std_over_seeds`` (of the mean over folds), ``accuracy.std_parts`` (the deviation between folds
-    without the seeds' share, and that between the seeds of a fold), and ``ensemble`` (accuracy with its interval,
-    members, and the gain over a single network, paired over clips). RunError if the trials are of different recipes,
-    protocols or data sets.
+    It has what `base_rates` returns, ``accuracy`` (mean and standard deviation over folds, 95 % interval by bootstrap
+    over clips within folds, or over groups where clips share them), ``macro_f1``, ``folds``, ``protocol``,
+    ``recipe_digest``, ``dataset`` and ``machine``. With several seeds, each on each fold: ``accuracy.std_over_seeds``
+    (of the mean over folds), ``accuracy.std_parts`` (the deviation between folds without the seeds' share, and that
+    between the seeds of a fold), and ``ensemble`` (accuracy with its interval, members, and the gain over a single
+    network, paired over clips). RunError if the trials are of different recipes, protocols or data sets.
     """
     for name in ("recipe_digest", "protocol", "dataset"):
         found = [trial.about[name]["digest"] if name == "dataset" else trial.about[name] for trial in trials]
@@ -154,6 +157,9 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
         "macro_f1": macro_f1(labels, predictions, classes=len(trials[0].classes)),
         "folds": rows,
     }
+    known = dict(zip(np.concatenate([trial.clips for trial in trials]).tolist(), labels.tolist(), strict=True))
+    truth = np.array([known[clip] for clip in means.clips.tolist()])
+    out |= base_rates(truth, means, labels, predictions, classes=trials[0].classes)
     if len(by_seed) > 1 and len(rows) == len(by_seed) * len(by_fold):  # each seed on each fold, or they do not compare
         out["accuracy"]["std_over_seeds"] = _deviation(seed_means)
         if len(by_fold) > 1:
@@ -161,6 +167,36 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
             out["accuracy"]["std_parts"] = {"folds": parts.fold_variance**0.5, "seeds": parts.seed_variance**0.5}
         out["ensemble"] = {**_ensemble(trials, means), "members": len(by_seed)}
     return out | {name: first[name] for name in ("protocol", "recipe_digest", "dataset")} | {"machine": dict(machine)}
+
+
+def base_rates(
+    truth: NDArray[np.int64],
+    means: ClipMeans,
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    *,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """What an accuracy has to be set against, as JSON values.
+
+    ``truth`` (clips,) are the labels of ``means``, ``labels`` and ``predictions`` those of every seed's predictions.
+
+    Returns ``balanced_accuracy``; ``majority``: always saying the commonest ``label``, its accuracy ``share``, the
+    network's ``difference`` over it with ``ci95`` and ``p_value``, and whether that is ``beaten`` beyond the noise
+    (None where all clips are of one class); ``never_predicted``, classes that have clips; and ``groups``: the
+    ``count`` of sources that the intervals are over, and whether these are ``few`` (None where they are over clips).
+    """
+    always = against_constant(truth, means.correct, folds=means.folds, groups=means.groups)
+    groups = shared_groups(means.groups)
+    majority = {"label": classes[always.label], "share": always.share, "difference": always.gain.difference}
+    majority |= {"ci95": [always.gain.low, always.gain.high], "p_value": always.gain.p_value, "beaten": always.beaten}
+    missed = never_predicted(labels, predictions, classes=len(classes))
+    return {
+        "balanced_accuracy": balanced_accuracy(labels, predictions, classes=len(classes)),
+        "majority": majority if len(np.unique(truth)) > 1 else None,
+        "never_predicted": [classes[number] for number in missed],
+        "groups": {"count": groups, "few": groups < FEW_GROUPS} if groups else None,
+    }
 
 
 def write_summary(run: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,11 +125,11 @@ def run_trials(
     done = [trial for trial in trials if is_done(trial.folder(run))]
     if device.type == "cpu" and len(done) < len(trials):
         make_kernels_ready(training_dtype(prepared.recipe.training.precision, device), say=say)
-    steps = dict.fromkeys(trials, 0)
+    steps, part = dict.fromkeys(trials, 0), prepared.dataset.part_name
 
     def show(trial: Trial, step: int, total: int, loss: float) -> None:
         steps.update({trial: step, **dict.fromkeys(done, total)})
-        progress(sum(steps.values()), len(steps) * total, f"fold {trial.fold} seed {trial.seed}, loss {loss:.3f}")
+        progress(sum(steps.values()), len(steps) * total, f"{part(trial.fold)} seed {trial.seed}, loss {loss:.3f}")
 
     def end(trial: Trial) -> None:
         say(_line(prepared, trial, run, before=trial in done))
@@ -226,7 +226,7 @@ def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
     note = "done before" if before else f"{found.about['seconds']:.0f} s"
     optimistic = ", optimistic: they chose the epoch" if prepared.recipe.training.protocol == "test" else ""
     share = f"{100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips"
-    return f"fold {trial.fold} seed {trial.seed}: {share} ({note}){optimistic}"
+    return f"{prepared.dataset.part_name(trial.fold)} seed {trial.seed}: {share} ({note}){optimistic}"
 
 
 def publish_model(run: Path, trial: Trial) -> Path:

@@ -20,7 +20,8 @@ from earsight.calibration.temperature import expected_calibration_error
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError
 from earsight.evaluation.metrics import accuracy, log_loss, macro_f1, per_class
-from earsight.evaluation.statistics import bootstrap_accuracy
+from earsight.evaluation.statistics import ClipMeans, bootstrap_accuracy
+from earsight.evaluation.summary import base_rates
 from earsight.inference.classifier import Classifier
 from earsight.inference.formats import harmless
 from earsight.inference.predictions import Prediction
@@ -63,14 +64,14 @@ def evaluate(
     for an ensemble whose members held out other folds, so that together they saw every clip. With ``skip_bad``
     unreadable clips are left out; ``progress`` is called with (clips done, clips in all).
 
-    Returns ``accuracy`` (mean, ci95), ``macro_f1``, ``clips``, ``fold`` (None where the clips are no fold),
-    ``held_out`` (whether they are what training held out), ``seen_in_training`` (None where it is not known),
-    ``classes`` and ``skipped``; where clips were cut into several windows also ``long``: ``clips``, ``windows``,
-    ``agreement`` (of all these windows with their clips) and ``calibrated``, as in `Prediction`. Of a calibrated model
-    also ``confidence``: ``ece`` and ``log_loss`` at the model's temperature, ``unknown`` (share of the clips, with
-    ``ci95`` and the ``stated`` rate) and ``coverage`` (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets,
-    either None where it has none, and ``calibrated_on_these``: whether some of the clips calibrated the model, so that
-    these figures are optimistic.
+    Returns ``accuracy`` (mean, ci95), ``macro_f1``, what `earsight.evaluation.summary.base_rates` returns, ``clips``,
+    ``fold`` (None where the clips are no fold), ``held_out`` (whether they are what training held out),
+    ``seen_in_training`` (None where it is not known), ``classes`` and ``skipped``; where clips were cut into several
+    windows also ``long``: ``clips``, ``windows``, ``agreement`` (of all these windows with their clips) and
+    ``calibrated``, as in `Prediction`. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the
+    model's temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage``
+    (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and
+    ``calibrated_on_these``: whether some of the clips calibrated the model, so that these figures are optimistic.
 
     DataError if a label is unknown to the model, the fold is not there, or clips cannot be read.
     """
@@ -84,14 +85,18 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    truth, found, skipped = _predictions(classifier, dataset, rows, first=first, skip_bad=skip_bad, progress=progress)
+    good, found, skipped = _predictions(classifier, dataset, rows, first=first, skip_bad=skip_bad, progress=progress)
     number = {name: index for index, name in enumerate(classifier.classes)}
+    truth = np.array([number[dataset.clips[row].label] for row in good])
     guess = np.array([number[one.label] for one in found])
     held_out = trained is not None and not trained.all() and bool((wanted == ~trained).all())
-    interval = bootstrap_accuracy(truth == guess, folds=np.zeros(len(truth), dtype=np.int64))
+    groups = dataset.groups[good] if dataset.sources_known else None
+    means = ClipMeans(good, (truth == guess).astype(np.float64), np.zeros(len(truth), dtype=np.int64), groups)
+    interval = bootstrap_accuracy(means.correct, folds=means.folds, groups=groups)
     result = {
         "accuracy": {"mean": accuracy(truth, guess), "ci95": [interval.low, interval.high]},
         "macro_f1": macro_f1(truth, guess, classes=len(classifier.classes)),
+        **base_rates(truth, means, truth, guess, classes=classifier.classes),
         "clips": len(truth),
         "fold": fold,
         "held_out": held_out,
@@ -159,8 +164,7 @@ def _predictions(
     skip_bad: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.int64], list[Prediction], list[str]]:
-    """True class numbers and predictions of the readable rows, and errors of the others."""
-    number = {name: index for index, name in enumerate(classifier.classes)}
+    """The readable rows, their predictions, and errors of the others."""
     good: dict[int, Prediction] = {}
     skipped = []
     predictions = classifier.predict_files((dataset.file(int(row)) for row in rows), first=first)
@@ -176,7 +180,7 @@ def _predictions(
             f"{len(skipped)} of {len(rows)} clips cannot be read: {'; '.join(skipped[:3])}\n"
             "Mend or remove them, or leave them out with --skip-bad."
         )
-    return np.array([number[dataset.clips[row].label] for row in good]), list(good.values()), skipped
+    return np.array(list(good), dtype=np.int64), list(good.values()), skipped
 
 
 def _calibrated_on(card: ModelCard, dataset: Dataset, rows: NDArray[np.int64]) -> bool | None:

@@ -112,8 +112,9 @@ def _model_words(model: Mapping[str, Any]) -> str:
             f"{percent_range(unknown['ci95'])} %)"
         )
     own = ", its own held-out clips among them" if model["own_held_out"] else ""
-    folds = ", ".join(str(fold) for fold in model["folds"])
-    return "; ".join(words) + f"; from {model['clips']} clips of fold {folds}{own}"
+    part = (model.get("held_out") or {}).get("kind")
+    where = f"the {part} part" if part else f"fold {', '.join(str(fold) for fold in model['folds'])}"
+    return "; ".join(words) + f"; from {model['clips']} clips of {where}{own}"
 
 
 def _interval(part: Mapping[str, Any]) -> str:

@@ -73,7 +73,7 @@ def make_report(
 
     def page(parts: Sequence[WorstMistakes], left_out: str) -> str:
         for run, part in zip(context["runs"], parts, strict=True):
-            run["worst"] = _worst(part, run["classes"])
+            run["worst"] = _worst(part, run["classes"], by_fold=run["by_fold"])
         return render("report.html", title=title, context=context | {"left_out": left_out})
 
     bare = len(page([without_media(part) for part in worst], " " * 200).encode())
@@ -104,6 +104,7 @@ def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
         "name": name,
         "key": key,
         "classes": run.classes,
+        "by_fold": not run.summary["dataset"].get("held_out"),
         "missing": run.missing,
         "result": result_section(run),
         "data": data_section(run),
@@ -129,14 +130,14 @@ def _contents(run: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _worst(part: WorstMistakes, classes: Sequence[str]) -> dict[str, Any]:
+def _worst(part: WorstMistakes, classes: Sequence[str], *, by_fold: bool) -> dict[str, Any]:
     clips = []
     for one in part.shown:
         found, media = one.mistake, one.media or ClipMedia("", "")
         clips.append(
             {
                 "clip": found.clip,
-                "fold": found.fold,
+                "fold": found.fold if by_fold else None,
                 "label": classes[found.label],
                 "predicted": classes[found.predicted],
                 "predicted_share": percent(found.predicted_probability),

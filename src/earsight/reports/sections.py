@@ -7,6 +7,7 @@ sets) are listed with the reason. Nothing here opens a sound file.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -45,36 +46,54 @@ Pair = tuple[tuple[int, int], dict[str, Any]]
 
 def result_section(run: RunRead) -> dict[str, Any]:
     """The headline, the table of folds and its notes."""
-    accuracy, dataset = run.summary["accuracy"], run.summary["dataset"]
+    accuracy = run.summary["accuracy"]
     low, high = map(percent, accuracy["ci95"])
     columns, rows = columns_and_cells(summary_rows(run.summary))
     single = len(run.trials) == 1
     return {
         "headline": {"accuracy": percent(accuracy["mean"]), "low": low, "high": high},
-        "chance": percent(1 / dataset["classes"]),
+        "chance": _guessing(run.summary),
         "optimistic": run.summary["protocol"] == "test",
         "columns": columns,
         "rows": rows[:-1] if single else rows,
         "total": not single,
         "notes": summary_notes(run.summary)[1:],
-        "macro_f1": percent(run.summary["macro_f1"]),
+        "units": "over the sources of the clips" if run.summary["groups"] else "over clips within folds",
     }
+
+
+def _guessing(summary: dict[str, Any]) -> str:
+    """What needs no network: guessing, or always saying the commonest class."""
+    chance, majority = 1 / summary["dataset"]["classes"], summary["majority"]
+    if not majority or majority["share"] <= chance + 0.005:
+        return f"guessing would reach {percent(chance)} %"
+    return f"always saying {shown(majority['label'])} would reach {percent(majority['share'])} %"
 
 
 def data_section(run: RunRead) -> dict[str, Any]:
     """The data set's description, and the clips left out."""
     dataset = run.summary["dataset"]
     tested = len({clip for trial in run.trials for clip in trial.clips.tolist()})
+    groups = run.summary["groups"]
+    sources = f"{groups['count']} among the clips tested" if groups else "not known, or each clip is its own"
     skipped = list(dataset.get("skipped") or [])
     facts = [
         ("data set", dataset["name"]),
         ("clips", f"{dataset['clips']} in {dataset['classes']} classes"),
         ("tested here", f"{tested} clips, each by networks that were not trained on it"),
-        ("folds held out", ", ".join(map(str, run.folds))),
+        ("sources", sources),
+        ("folds held out", _held_out(run)),
         ("left out", f"{counted(len(skipped), 'clip')} that could not be read" if skipped else "none"),
         ("digest", dataset["digest"]),
     ]
     return {"facts": facts, "skipped": skipped[:MOST_SKIPPED], "more": max(0, len(skipped) - MOST_SKIPPED)}
+
+
+def _held_out(run: RunRead) -> str:
+    part = run.summary["dataset"].get("held_out")
+    if not part:
+        return ", ".join(map(str, run.folds))
+    return "none: the data set's test part" if part["kind"] == "test" else f"none: a drawn part, seed {part['seed']}"
 
 
 def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
@@ -201,6 +220,7 @@ def recipe_section(run: RunRead) -> dict[str, Any]:
         "yaml": recipe.to_yaml() if recipe is not None else "",
         "changes": recipe_changes([run]) if recipe is not None else [],
         "command": _command(run),
+        "exact": "options" in dataset,
         "trained": (run.folder / "model.safetensors").is_file() and not run.ensemble,
         "ensemble": bool(run.ensemble),
     }
@@ -232,11 +252,15 @@ def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 def _command(run: RunRead) -> str:
     if run.ensemble:
         return "earsight ensemble RUN... --out again"
-    left = " --skip-bad" if run.summary["dataset"].get("skipped") else ""
+    dataset = run.summary["dataset"]
+    words = ["earsight", "crossval", "DATA", *dataset.get("options", []), "--recipe", "recipe.yaml"]
     if (run.folder / "model.safetensors").is_file():
-        return f"earsight train DATA --recipe recipe.yaml --seed {run.seeds[0]}{left} --out again"
-    folds = ",".join(map(str, run.folds))
-    return f"earsight crossval DATA --recipe recipe.yaml --folds {folds} --seeds {max(run.seeds) + 1}{left} --out again"
+        words[1] = "train"
+        words += ["--fold", str(run.folds[0])] if "held_out" in dataset and not dataset["held_out"] else []
+        words += ["--seed", str(run.seeds[0])]
+    else:
+        words += ["--folds", ",".join(map(str, run.folds)), "--seeds", str(max(run.seeds) + 1)]
+    return shlex.join([*words, *(["--skip-bad"] if dataset.get("skipped") else []), "--out", "again"])
 
 
 def _duration(seconds: float) -> str:
@@ -304,7 +328,7 @@ def _run_row(run: RunRead, bar: Bar) -> list[object]:
         f"{bar.value:.1f}",
         f"{bar.low:.1f} to {bar.high:.1f}",
         f"{protocol} (optimistic)" if protocol == "test" else protocol,
-        ", ".join(map(str, run.folds)),
+        (run.summary["dataset"].get("held_out") or {}).get("kind") or ", ".join(map(str, run.folds)),
         "ensemble" if run.ensemble else ", ".join(map(str, run.seeds)),
         run.summary["recipe_digest"],
     ]

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from earsight.errors import RunError
+from earsight.errors import RunError, counted
 from earsight.reports.calibration_report import confidence_lines
 from earsight.reports.text_format import percent, percent_range, signed, signed_range
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+MOST_NAMED = 10
 _PROTOCOLS = {
     "last": "Protocol last: the last epoch is reported; the held-out fold chose nothing.",
     "inner": "Protocol inner: a part of the training folds chose the epoch; the held-out fold chose nothing.",
@@ -94,9 +95,10 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
     RunError if the summary lacks an entry.
     """
     try:
+        part = (summary["dataset"].get("held_out") or {}).get("kind")  # a part that is no fold
         rows: list[dict[str, object]] = [
             {
-                "fold": entry["fold"],
+                "fold": part or entry["fold"],
                 "seed": entry["seed"],
                 "clips": entry["clips"],
                 "accuracy %": percent(entry["accuracy"]),
@@ -129,7 +131,7 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
         raise RunError(f"summary has protocol {protocol!r}, expected {', '.join(_PROTOCOLS)}: delete and rebuild it")
     if accuracy.get("ci95"):
         headline += f", 95 % interval {percent_range(accuracy['ci95'])} %"
-    notes = [f"{headline}; chance is {percent(1 / classes)} % ({classes} classes)."]
+    notes = [f"{headline}; {chance_words(summary, classes=classes)}.", *base_rate_notes(summary)]
     if summary.get("ensemble"):
         notes.append(_ensemble_note(summary["ensemble"]))
     if accuracy.get("std_over_seeds") is not None:
@@ -144,6 +146,41 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
     if skipped:
         noun = "clip was" if skipped == 1 else "clips were"
         notes.append(f"{skipped} unusable {noun} left out; summary.json lists {'it' if skipped == 1 else 'them'}.")
+    return notes
+
+
+def chance_words(found: Mapping[str, Any], *, classes: int) -> str:
+    """What guessing, and always saying one class, would reach, from a summary or an evaluation."""
+    chance, majority = f"chance is {percent(1 / classes)} % ({classes} classes)", found.get("majority")
+    if not majority or majority["share"] <= 1 / classes + 0.005:
+        return chance
+    return f"always saying {majority['label']!r} gives {percent(majority['share'])} %, {chance}"
+
+
+def base_rate_notes(found: Mapping[str, Any]) -> list[str]:
+    """Sentences on what an accuracy hides, from a summary or an evaluation; none of older ones."""
+    if "balanced_accuracy" not in found:
+        return []
+    shares = [percent(found[name]) for name in ("balanced_accuracy", "macro_f1")]
+    notes = [f"Each class weighing the same: balanced accuracy {shares[0]} %, macro F1 {shares[1]} %."]
+    majority, groups, never = found["majority"], found["groups"], found["never_predicted"]
+    if majority is None:
+        notes.append("All clips are of one class: the accuracy is its recall, and says nothing about the others.")
+    elif not majority["beaten"]:
+        notes.append(
+            f"NOT shown to be better than always saying {majority['label']!r}: {signed(majority['difference'])} points "
+            f"(95 % interval {signed_range(majority['ci95'])})."
+        )
+    if never:
+        shown = ", ".join(map(repr, never[:MOST_NAMED])) + (", ..." if len(never) > MOST_NAMED else "")
+        notes.append(f"It never says {shown}" + (f" ({len(never)} classes)." if len(never) > 1 else "."))
+    if groups and groups["count"] == 1:
+        notes.append("All clips tested are of one source: how it would do on others, they cannot say.")
+    elif groups:
+        few = (
+            " They are few, so that it is wide, and rough: a t interval over them counts too." if groups["few"] else ""
+        )
+        notes.append(f"The interval is over {counted(groups['count'], 'group')}, whose clips move together.{few}")
     return notes
 
 
@@ -167,11 +204,12 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     print_rows(rows, table=Table(), console=console)
     where = "" if result["fold"] is None else f" of fold {result['fold']}"
     where += ", held out in training" if result.get("held_out") else ""
-    console.print(
-        f"accuracy {percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
-        f"95 % interval {percent_range(result['accuracy']['ci95'])} %; macro F1 {percent(result['macro_f1'])} %.",
-        markup=False,
-    )
+    line = f"accuracy {percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
+    line += f"95 % interval {percent_range(result['accuracy']['ci95'])} %"
+    if result["majority"]:
+        line += f"; {chance_words(result, classes=len(result['classes']))}"
+    for note in [f"{line}.", *base_rate_notes(result)]:
+        console.print(note, markup=False)
     if long := result.get("long"):
         note = (
             "" if long["calibrated"] is not False else "; the model was calibrated on one window a clip, not for these"

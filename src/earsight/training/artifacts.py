@@ -145,6 +145,8 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
             "classes": len(dataset.classes),
             "digest": dataset.digest,
             "skipped": list(prepared.skipped),
+            "options": list(dataset.options),
+            "held_out": dataset.held_out,
         },
     }
 

@@ -225,7 +225,7 @@ def hold_out(
     def drawn(groups: NDArray[np.str_]) -> Dataset:
         mask = holdout(dataset.labels, groups, fraction=fraction, seed=seed)
         clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
-        return replace(dataset, clips=clips)
+        return replace(dataset, clips=clips, drawn_seed=seed)
 
     copies = identical_files([dataset.file(row) for row in range(len(dataset.clips))])
     if copies and (before := drawn(dataset.groups)).digest in kept():
