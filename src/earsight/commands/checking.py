@@ -64,7 +64,7 @@ def check(
 
 
 def _guess(dataset: Dataset, data: Path, *, to: Path | None) -> dict[str, Any]:
-    """What names suggest of sources that are not known, written ``to`` a csv if asked; empty where they tell nothing."""
+    """What names suggest of unknown sources, written ``to`` a csv if asked; empty where that is nothing."""
     from earsight.data.sources import guess_sources, write_sources
 
     guess = guess_sources(dataset)
