@@ -91,6 +91,34 @@ def test_silence_has_no_fingerprint(wave):
     assert duplicates.near_duplicates([None, None], lambda row: wave) == []
 
 
+def calls(hz, *, rate=192000, bird=0.0):
+    """Half a second of hum, with calls of 5 ms that the fingerprint does not see, and a bird that it does."""
+    time = np.arange(rate // 2) / rate
+    gate = time % 0.1 < 0.005
+    wave = 0.05 * np.sin(2 * np.pi * 150 * time) + 0.01 * gate * np.sin(2 * np.pi * hz * time)
+    return (wave + bird * (time % 0.2 < 0.1) * np.sin(2 * np.pi * 2000 * time)).astype(np.float32)
+
+
+def test_a_sound_above_the_band_has_none():
+    """Where the hum below two calls is the same, nothing tells the calls apart."""
+    for rate in (192000, 22050):
+        hz = (45000, 60000) if rate > 100000 else (6000, 9000)
+        assert [duplicates.fingerprint(calls(each, rate=rate), rate) for each in hz] == [None, None]
+    assert duplicates.fingerprint(calls(45000, bird=0.01), 192000) is not None
+    assert duplicates.fingerprint(0.001 * calls(45000), 192000) is not None  # calls below a recorder's noise
+    assert duplicates.fingerprint(calls(45000)[::32], 6000) is not None
+
+
+def test_the_doctor_says_nothing_of_bats(tmp_path):
+    lines = ["path,label,fold"]
+    for number in range(8):
+        hz = (45000, 60000)[number % 2] * (1 + 0.002 * number)
+        soundfile.write(tmp_path / f"{number}.wav", calls(hz), 192000)
+        lines.append(f"{number}.wav,{'ab'[number % 2]},{1 + number // 4}")
+    (tmp_path / "clips.csv").write_text("\n".join(lines))
+    assert not [one.kind for one in check_dataset(open_dataset(tmp_path / "clips.csv")).findings if "near" in one.kind]
+
+
 def test_the_shortest_sounds_have_one():
     found = duplicates.fingerprint(np.array([0.5, -0.5, 0.1], dtype=np.float32), 44100)
     assert found is not None

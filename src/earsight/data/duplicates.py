@@ -6,7 +6,8 @@ second of log mel bands, as cosine coefficients over time and bands without the 
 equalisation change), each weighted by its order to the power 3/4, for they fall off so. Of each sound four patches, the
 liveliest of each quarter, are compared with all patches of all others, by products of matrices. What is alike
 (`ALIKE`) is then decoded again, and found if the waves themselves agree (`SAME`): the peak of their cross-correlation,
-each first half whitened and kept to 100 to 3400 Hz, divided by the energies where they overlap.
+each first half whitened and kept to 100 to 3400 Hz, divided by the energies where they overlap. A sound of which little
+lies there, as a bat's call above wind or hum, has no fingerprint, and no near duplicates.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from earsight.data.audio import Wave, resampled
+from earsight.data.intake import FROM_HZ, LEVEL, moments
 
 _T = TypeVar("_T", bound=Hashable)
 Progress = Callable[[int, int], None]
@@ -40,6 +42,8 @@ OVERLAP = 0.5
 _FFT, _HOP, _BANDS, _PATCH, _STEP, _ANCHORS = 512, 200, 20, 40, 2, 4
 _TIMES, _SHAPES = 12, 8
 _LOW_HZ, _HIGH_HZ = 120.0, 3400.0
+_BEYOND = 0.95
+"""Share of a sound's energy from 1 kHz on above `_HIGH_HZ`, beyond which the band does not tell it from another."""
 _FLOOR = 1e-5
 _QUERIES, _ROWS = 1024, 4096
 _SAMPLED_BYTES = 4096
@@ -105,7 +109,9 @@ class Fingerprint:
 
 
 def fingerprint(wave: Wave, rate_hz: int) -> Fingerprint | None:
-    """The fingerprint of a sound's first `SECONDS` (samples,); None where there is only silence."""
+    """The fingerprint of a sound's first `SECONDS` (samples,); None for silence, and where the band holds little."""
+    if _beyond(wave[: round(SECONDS * rate_hz)], rate_hz) > _BEYOND:
+        return None
     logs = _log_bands(at_rate(wave, rate_hz))
     if logs is None:
         return None
@@ -226,6 +232,18 @@ def near_duplicates(
             if progress is not None:
                 progress(total + number + 1, total + len(pairs))
     return found
+
+
+def _beyond(wave: Wave, rate_hz: int) -> float:
+    """The share of the energy from 1 kHz on above `_HIGH_HZ`, where that is no recorder's noise."""
+    if rate_hz / 2 <= _HIGH_HZ:
+        return 0.0
+    above = everything = 0.0
+    for power, hz in moments(wave[:, None], rate_hz):
+        over = power[:, hz > _HIGH_HZ].sum(axis=1)
+        above += float(over[over > LEVEL**2].sum())
+        everything += float(power[:, hz >= FROM_HZ].sum())
+    return above / everything if everything else 0.0
 
 
 def _log_bands(wave: Wave) -> npt.NDArray[np.float32] | None:

@@ -34,7 +34,8 @@ QUIET_SHARE = 0.01
 """Of the loudest channel's energy, below which a chosen one is named."""
 NEAR = 1.1
 """A sound whose own band ends within a tenth of the limit loses nothing of note: one at 48 kHz read at 44.1 kHz."""
-_LEVEL = 1e-4
+LEVEL = 1e-4
+"""Of full scale, -80 dB: what is quieter is a recorder's own noise."""
 _AT_ONCE = 512
 RATES_HZ = (44100, 96000, 192000, 256000, 384000)
 CLIPS_SHARE = 0.05
@@ -143,7 +144,7 @@ def share_above(power: NDArray[np.float32], hz: NDArray[np.float64], limit_hz: f
     """The share of each moment's energy, from 1 kHz on, above a limit; 0 where that is below -80 dB."""
     over = power[:, hz > limit_hz].sum(axis=1, dtype=np.float64)
     counted_in = power[:, hz >= min(FROM_HZ, limit_hz / 4)].sum(axis=1, dtype=np.float64)
-    return np.where(over > _LEVEL**2, over / np.maximum(counted_in, 1e-30), 0.0)
+    return np.where(over > LEVEL**2, over / np.maximum(counted_in, 1e-30), 0.0)
 
 
 def rate_for(shares: Sequence[dict[int, float]], *, most_hz: int) -> int:
