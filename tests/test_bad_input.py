@@ -48,9 +48,8 @@ def refused(*args: object) -> str:
     assert found, result.stderr
     # What was recognised, notes and progress may come before it; nothing after.
     for line in before.splitlines():
-        assert line.startswith(("  note: ", "  held out: ", "  left out: ", "spectrograms: ")) or " clips, " in line, (
-            line
-        )
+        known = ("  note: ", "  sound: ", "  held out: ", "  left out: ", "spectrograms: ")
+        assert line.startswith(known) or " clips, " in line, line
     assert 1 <= len(message.strip().splitlines()) <= 2, message
     return message
 

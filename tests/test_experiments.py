@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from earsight.cli import app
 from earsight.evaluation.summary import read_run
+from earsight.files import read_state
 from earsight.models.backbones import build
 
 TINY = [
@@ -89,7 +90,7 @@ def test_ensemble_trains_the_members_that_are_lacking(desk, synthetic_folder, tm
 def test_ensemble_as_json_is_json_alone_and_what_is_kept(desk, tmp_path):
     done = invoke("ensemble", desk / "a", "--out", tmp_path / "e", "--fold", 1, "--json", *THREAD)
     found = json.loads(done.stdout)
-    assert found == json.loads((tmp_path / "e" / "ensemble.json").read_text())
+    assert found == read_state(tmp_path / "e" / "ensemble.json", {}, remedy="")
     assert [row["method"] for row in found["rows"]] == ["single", "average"]
     again = json.loads(invoke("summary", tmp_path / "e", "--json").stdout)
     assert again["accuracy"]["mean"] == pytest.approx(found["rows"][1]["accuracy"]["mean"])

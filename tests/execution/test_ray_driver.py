@@ -19,6 +19,7 @@ from earsight.execution.ray_cluster import Cluster
 from earsight.execution.ray_driver import Driver, Unit, open_driver, run_units
 from earsight.execution.ray_worker import work
 from earsight.execution.schedule import Group, run_groups
+from earsight.files import sealed
 from earsight.models.backbones import build
 from earsight.training.checkpoint import checkpoints
 from earsight.training.trial import Trial, is_done, run_inner, run_trial
@@ -147,7 +148,7 @@ def test_several_recipes_are_trained_side_by_side_and_what_is_done_is_not_again(
     assert [line for line in said if "done before" in line] == [said[0]]
     assert told[-1][0] == told[-1][1] >= 8, "the three trials' four, two and two steps, and what was done before"
     for name, prepared in kinds.items():
-        assert (tmp_path / name / "recipe.yaml").read_text() == prepared.recipe.to_yaml()
+        assert (tmp_path / name / "recipe.yaml").read_text() == sealed(prepared.recipe.to_yaml())
         for trial in TRIALS:
             local = run_trial(prepared, trial, run=tmp_path / "local" / name, device=CPU)
             folder = trial.folder(tmp_path / name)
