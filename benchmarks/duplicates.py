@@ -95,6 +95,7 @@ def measure(data: Path, *, seed: int, without_esc10: bool) -> dict[str, Any]:
     search, search_wall = time.process_time() - began, time.monotonic() - wall
     began = time.process_time()
     found = duplicates.near_duplicates(prints, waves.__getitem__)
+    waves_ms = 1e3 * (time.process_time() - began - search) / max(1, len(candidates))
     pairs = len(waves) * (len(waves) - 1) // 2
     apart = sum(sources[one] != sources[other] for one in range(len(waves)) for other in range(one))
     named = [(one, other) for one, other, _ in found if sources[one] != sources[other]]
@@ -120,7 +121,7 @@ def measure(data: Path, *, seed: int, without_esc10: bool) -> dict[str, Any]:
         "fingerprint, ms of CPU a clip, decoded": round(print_ms, 2),
         "search, s of CPU and of the clock": [round(search, 2), round(search_wall, 2)],
         "search, ns of CPU a pair": round(1e9 * search / pairs),
-        "waves, ms of CPU a pair": round(1e3 * (time.process_time() - began - search) / max(1, len(candidates)), 2),
+        "waves, ms of CPU a pair": round(waves_ms, 2),
     }
 
 
