@@ -153,16 +153,18 @@ def test_a_folder_takes_its_name_whole(tmp_path):
 
 
 def test_a_sealed_text_shows_what_changed_and_one_without_a_seal_fits():
-    text = sealed("a: 1\nb: 2\n")
+    text = sealed("# what it is\na: 1\nb: 2\n")
     assert seal_fits(text)
-    assert seal_fits("a: 1\nb: 2\n")
-    assert seal_fits("")
-    for place in range(len(text) - 1):
-        changed = text[:place] + ("x" if text[place] != "x" else "y") + text[place + 1 :]
-        # A seal that is no comment any more is no YAML either.
-        assert not seal_fits(changed) or place == text.index("#"), place
-    assert not seal_fits(text[:-3])
+    for other in ("", "\n", "a: 1\nb: 2\n", "# what it is\na: 1\n", "#\na: 1\n", "# Digest\na: 1\n", "# mine\n"):
+        assert seal_fits(other), other
+    for place in range(len(text)):
+        for bit in range(7):
+            changed = text[:place] + chr(ord(text[place]) ^ 1 << bit) + text[place + 1 :]
+            assert not seal_fits(changed), (place, bit)
+    for end in range(1, len(text)):
+        assert not seal_fits(text[:end]), end
     assert not seal_fits(text + "# a comment\n")
+    assert not seal_fits("# a comment\n" + text)
 
 
 def test_state_is_json_whatever_it_holds(tmp_path):
@@ -192,6 +194,9 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
     (tmp_path / "earsight-test-link.lock").symlink_to(precious / "kept")
     (tmp_path / "earsight-test-link").symlink_to(precious)
     (tmp_path / "earsight-test-unlocked").mkdir()
+    (tmp_path / "earsight-other-1").mkdir()
+    (tmp_path / "earsight-other-1.lock").touch()
+    (tmp_path / "earsight-test-folder.lock").mkdir()  # cannot be locked
     processes = [subprocess.Popen([sys.executable, "-c", _DYING], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
         dead, alive = (Path(one.stdout.readline().strip()) for one in processes)
@@ -203,10 +208,18 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
             assert (dead.exists(), alive.is_dir(), (precious / "kept").read_text()) == (False, True, "x")
             assert remove_stale("earsight-test-") == 2
         assert not own.exists()
+        assert not own.with_name(f"{own.name}.lock").exists()
     finally:
         for one in processes:
             one.kill()
             one.communicate()
+    with monkeypatch.context() as other:
+        other.setattr(os, "getuid", lambda: 12345)
+        assert remove_stale("earsight-test-") == 0
+    assert alive.is_dir()  # another user's
+    assert remove_stale("earsight-*-") == 0  # a name, not a pattern
+    assert alive.is_dir()
     assert remove_stale("earsight-test-") == 0
-    left = ["earsight-test-link", "earsight-test-link.lock", "earsight-test-unlocked", "precious"]
+    left = ["earsight-other-1", "earsight-other-1.lock", "earsight-test-folder.lock", "earsight-test-link"]
+    left += ["earsight-test-link.lock", "earsight-test-unlocked", "precious"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left

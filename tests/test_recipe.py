@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earsight.errors import RecipeError
+from earsight.files import say_once, sealed
 from earsight.recipe import Augment, Recipe, Training, list_recipes, load_recipe, parse_recipe, recipe_notes
 
 
@@ -290,3 +291,21 @@ def test_an_unreadable_recipe_file(tmp_path):
         assert load_recipe(path).training.epochs == 3
     else:
         assert "cannot be read" in _message(load_recipe, path)
+
+
+def test_a_recipe_that_differs_from_its_digest_is_read_and_named(tmp_path, caplog):
+    recipe = load_recipe()
+    path, text = tmp_path / "recipe.yaml", sealed("# mine\n" + recipe.to_yaml())
+    path.write_text(text)
+    say_once.cache_clear()
+    assert load_recipe(path) == recipe
+    assert caplog.messages == []
+    assert recipe_notes(path)[str(path.resolve())] == ["mine"]
+    first = text.partition("\n")[0]
+    for changed in (text[: len(first) - 9] + "x" + text[len(first) - 8 :], text[: text.index("training:")], first[:9]):
+        path.write_text(changed)
+        say_once.cache_clear()
+        caplog.clear()
+        load_recipe(path)
+        (line,) = caplog.messages
+        assert f"{path.resolve()}: does not fit its digest" in line

@@ -25,7 +25,7 @@ from typing import Any
 from earsight.errors import EarsightError
 
 _DIGEST = "digest"
-_SEAL = "# Digest of the lines above: "
+SEAL = "# Digest of the lines below: "
 TURNING = "\u2028\u2029\u202a-\u202e\u2066-\u2069"
 """Characters that break or turn the line around them: gpj.exe reads as exe.jpg."""
 
@@ -172,15 +172,16 @@ def read_state(
 
 
 def sealed(text: str) -> str:
-    """Lines of a text format whose comments begin with #, and a last line with their digest."""
-    return f"{text}{_SEAL}{_digest_of(text)}\n"
+    """A text of a format whose comments begin with #, under a line with its digest: a cut shows too."""
+    return f"{SEAL}{_digest_of(text)}\n{text}"
 
 
 def seal_fits(text: str) -> bool:
-    """Whether the last line of what `sealed` gave fits the others; texts of earlier versions have none, which fits."""
-    *lines, last = text.splitlines(keepends=True) or [""]
-    has = last.startswith("#") or _SEAL in text
-    return not has or last == f"{_SEAL}{_digest_of(''.join(lines))}\n"
+    """Whether the first line of what `sealed` gave fits the others; texts of earlier versions have none, which fits."""
+    first, _, rest = text.partition("\n")
+    changed = sum(found != wanted for found, wanted in zip(first, SEAL, strict=False))
+    none = not text or changed > 1 or (len(first) < len(SEAL) and "\n" in text)
+    return (none and SEAL not in text) or text == sealed(rest)
 
 
 def read_lines(path: Path, *, what: str, remedy: str, error: type[EarsightError]) -> list[dict[str, Any]]:

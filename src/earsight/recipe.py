@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from earsight.errors import RecipeError
+from earsight.files import SEAL, say_once, seal_fits
 
 
 class _Section(BaseModel):
@@ -300,7 +301,14 @@ def load_recipe(
         If there is no such recipe, it extends itself, a key is unknown (the near name is suggested), or a value does
         not fit.
     """
-    tree: dict[str, Any] = reduce(_merged, (tree for _, tree in _lineage(str(source)).values()))
+    lineage = _lineage(str(source))
+    for name, (text, _) in lineage.items():
+        if not seal_fits(text):
+            say_once(
+                f"{name}: does not fit its digest: it was changed by hand, or it is damaged; if the change was meant, "
+                "remove the line with the digest"
+            )
+    tree: dict[str, Any] = reduce(_merged, (tree for _, tree in lineage.values()))
     given = tuple(overrides)
     recipe = _validated(Recipe, tree).override(given)
     old = [
@@ -325,7 +333,7 @@ def recipe_notes(source: str | Path = "default") -> dict[str, list[str]]:
     out = {}
     for name, (text, _) in reversed(_lineage(str(source)).items()):
         opening = takewhile(lambda line: line.startswith("#"), text.splitlines())
-        out[name] = [line[1:].removeprefix(" ").rstrip() for line in opening]
+        out[name] = [line[1:].removeprefix(" ").rstrip() for line in opening if not line.startswith(SEAL)]
     return out
 
 

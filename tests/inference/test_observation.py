@@ -115,6 +115,24 @@ def test_clips_that_cannot_be_measured_are_listed(synthetic_folder, tiny_recipe,
     assert found["clips"]["measured"] == 18
 
 
+def test_attributions_that_are_not_finite_leave_a_clip_out(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
+    (copy / "analysis" / "boundaries.jsonl").unlink(missing_ok=True)
+    real = observation.integrated_gradients
+
+    def broken(*arguments, **keywords):
+        found = real(*arguments, **keywords)
+        found.values.flat[0] = np.nan
+        return found
+
+    monkeypatch.setattr(observation, "integrated_gradients", broken)
+    with pytest.raises(RunError, match="its attributions are not finite"):
+        observe_boundaries(copy, clips=1, most_steps=16)
+    text = (copy / "analysis" / "boundaries.jsonl").read_text()
+    assert "NaN" not in text
+    assert "its attributions are not finite" in text
+
+
 def entry(mean, reach=0.01):
     return {"mean": mean, "ci95": [mean - reach, mean + reach]}
 

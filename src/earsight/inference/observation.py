@@ -19,7 +19,7 @@ import torch
 from earsight.analysis.attribution import integrated_gradients
 from earsight.analysis.boundaries import NAMES, bootstrap_mean, measure_clip
 from earsight.errors import AudioError, RunError
-from earsight.files import replace_text
+from earsight.files import json_text, replace_text
 from earsight.inference.explanation import FromBands, bands_of
 from earsight.inference.model import Model
 from earsight.training.heldout import HeldOut, held_out
@@ -83,6 +83,8 @@ def _measure(model: Model, trial: HeldOut, place: int, *, most_steps: int) -> di
     with torch.no_grad():
         target = int(network(spectrogram).argmax())
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
+    if not np.isfinite(found.values).all():
+        return row | {"left_out": "its attributions are not finite"}
     measured = measure_clip(found.values, spectrogram[0].cpu().numpy())
     row |= {"explained": model.classes[target], "steps": found.steps, "error": found.error}
     row["complete"] = found.complete
@@ -107,14 +109,14 @@ class _KeptRows:
             pass  # not there, damaged, or of another version: begun anew below
         path.parent.mkdir(parents=True, exist_ok=True)
         body = [_with_crc(json.loads(key), row) for key, row in self._rows.items()]
-        replace_text(path, "".join(json.dumps(entry) + "\n" for entry in [settings, *body]))
+        replace_text(path, "".join(json_text(entry) + "\n" for entry in [settings, *body]))
 
     def find(self, key: list[Any]) -> dict[str, Any] | None:
         return self._rows.get(json.dumps(key))
 
     def add(self, key: list[Any], row: dict[str, Any]) -> dict[str, Any]:
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_with_crc(key, row)) + "\n")
+            file.write(json_text(_with_crc(key, row)) + "\n")
         self._rows[json.dumps(key)] = row
         return row
 

@@ -8,7 +8,6 @@ file is replaced whole or not at all.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from earsight.evaluation.metrics import accuracy
-from earsight.files import replace_text, replacing
+from earsight.files import json_text, replace_text, replacing
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
 from earsight.models.modelfile import save
@@ -163,7 +162,7 @@ def write_history(path: Path, history: list[dict[str, Any]]) -> None:
 
 
 def _history_text(history: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(record) + "\n" for record in history)
+    return "".join(json_text(record) + "\n" for record in history)
 
 
 def _write_predictions(
@@ -187,6 +186,6 @@ def _write_predictions(
             label=dataset.labels[rows],
             logits=logits,
             classes=np.array(dataset.classes),
-            about=np.array(json.dumps(about)),
+            about=np.array(json_text(about)),
             **measured,
         )
