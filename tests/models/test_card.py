@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
 
 from earsight.errors import ModelError
-from earsight.models.card import BUDGET_VARIABLE, ModelCard, check_budget, ensemble_card
+from earsight.models.card import BUDGET_VARIABLE, ModelCard, check_budget, check_values, ensemble_card
 from earsight.recipe import Recipe, list_recipes, load_recipe
 
 
@@ -89,3 +90,68 @@ def test_a_factor_that_is_none(value, monkeypatch):
 def test_numbers_that_float32_has_not(changes):
     with pytest.raises(ModelError, match="model card"):
         _card(_recipe(), **changes)
+
+
+_TREE = {
+    "classes": ["a"],
+    "mean": [0.0],
+    "std": [1.0],
+    "temperature": 1.0,
+    "trained_on": {"fold": 1, "folds": [1], "seed": 0, "seeds": [0], "clips": 3, "held_out_accuracy": 0.5},
+    "calibration": {
+        "unknown": {"score": "doubt", "threshold": 0.5, "rate": 0.05, "ci95": [0.01, 0.1]},
+        "sets": {"method": "aps", "threshold": 0.9, "coverage": 0.9, "ci95": [0.8, 0.95]},
+        "clips": 80,
+        "folds": [1],
+        "own_held_out": False,
+    },
+    "members": [{}],
+    "weights": [1.0],
+}
+_TEXTS = ("dataset", "digest", "clips_digest", "method", "seen", "earsight")
+_TREE["trained_on"] |= dict.fromkeys(_TEXTS, "x")
+_NO_TEXT, _NO_NUMBER, _NO_SHARE = [3, [], {}], ["1", True, [], float("nan"), float("inf")], ["1", True, -0.1, 1.1, []]
+_NO_WHOLE, _NO_FOLD, _NO_LIST = ["1", True, 0.5, -1, 1 << 64, []], ["1", True, 0.5, -1, 1 << 31, []], [3, "x", {}, None]
+_WRONG = {
+    **dict.fromkeys(("classes", "mean", "std", "members", "weights", "calibration.folds"), _NO_LIST),
+    "classes.0": _NO_TEXT,
+    **dict.fromkeys(("mean.0", "std.0", "weights.0", "temperature"), _NO_NUMBER),
+    "members.0": [3, "x", []],
+    **{name: [3, "x", [], None] for name in ("trained_on", "calibration")},
+    **{f"trained_on.{name}": _NO_TEXT for name in _TEXTS},
+    **{f"trained_on.{name}": _NO_FOLD for name in ("fold", "folds.0")},
+    **{f"trained_on.{name}": _NO_WHOLE for name in ("seed", "seeds.0", "clips")},
+    **{f"trained_on.{name}": [3, "x", {}] for name in ("folds", "seeds")},
+    "trained_on.held_out_accuracy": _NO_SHARE,
+    **{f"calibration.{name}": [3, "x", []] for name in ("unknown", "sets")},
+    **{f"calibration.{name}.threshold": _NO_NUMBER for name in ("unknown", "sets")},
+    **{f"calibration.{name}.ci95": [[], [0.1], [0.1, 0.2, 0.3], "x"] for name in ("unknown", "sets")},
+    **{f"calibration.{name}.ci95.0": _NO_NUMBER for name in ("unknown", "sets")},
+    "calibration.unknown.score": ["x", 3, []],
+    "calibration.unknown.rate": _NO_SHARE,
+    "calibration.sets.method": ["x", 3, []],
+    "calibration.sets.coverage": _NO_SHARE,
+    "calibration.clips": _NO_WHOLE,
+    "calibration.folds.0": _NO_FOLD,
+    "calibration.own_held_out": ["x", 3, 0, []],
+}
+
+
+@pytest.mark.parametrize("name", _WRONG)
+def test_each_field_of_a_card_is_checked(name):
+    check_values(_TREE)
+    for value in _WRONG[name]:
+        tree = copy.deepcopy(_TREE)
+        *above, last = (int(part) if part.isdigit() else part for part in name.split("."))
+        node = tree
+        for part in above:
+            node = node[part]
+        node[last] = value
+        with pytest.raises(ModelError, match=re.escape(f"model card: {name}")):
+            check_values(tree)
+
+
+@pytest.mark.parametrize("name", ["classes", "mean", "std", "temperature", "trained_on", "calibration"])
+def test_what_a_card_must_have(name):
+    with pytest.raises(ModelError, match=f"model card: {name} is missing"):
+        check_values({key: value for key, value in _TREE.items() if key != name})
