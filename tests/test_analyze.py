@@ -11,7 +11,7 @@ import safetensors.torch
 from typer.testing import CliRunner, Result
 
 from earsight.cli import app
-from earsight.execution import schedule
+from earsight.execution import schedule, timing
 from earsight.models.backbones import build
 from earsight.models.modelfile import load_card
 
@@ -39,7 +39,10 @@ def out(synthetic_folder, donor, tmp_path_factory) -> Path:
     """A folder in which the freeze sweep has run."""
     folder = tmp_path_factory.mktemp("sweeps") / "out"
     sweep = ("freeze", synthetic_folder, "--out", folder, "--stages", "block2,block4", "--folds", "1,2")
-    result = invoke("analyze", *sweep, "--set", f"backbone.weights={donor}", *TINY)
+    measured = timing.seconds_per_trial
+    with pytest.MonkeyPatch.context() as patch:  # how long a trial takes depends on what else the machine does
+        patch.setattr(timing, "seconds_per_trial", lambda *given, **named: min(9.0, measured(*given, **named)))
+        result = invoke("analyze", *sweep, "--set", f"backbone.weights={donor}", *TINY)
     assert "3 recipes x 2 trials of 1 epochs: 6 trials, 0 done; about a minute for the rest" in result.stderr
     assert "block2" in result.stdout
     return folder
