@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # soundfile 0.14.0 (libsndfile 1.2.2), numpy 2.4.6: `compression_level` of an MP3 decides the bit rate, not the encoder's
-# effort: the same second of noise at level 0 and at 0.99 differs several times in size and in what is left of it.
+# effort: the same ten seconds of noise at level 0 and at 0.99 differs several times in size and in what is left of it.
 # Expected was effort, as the same argument is for FLAC.
 # seen: FLAC: samples equal at both levels; MP3 at 44.1 kHz: 159,511 bytes at level 0 and 41,057 at 0.99, another sound
 set -euo pipefail
