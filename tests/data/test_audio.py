@@ -324,6 +324,13 @@ def test_no_samples(tmp_path, kind):
     assert "0 samples" in reason(write(tmp_path / "x", kind, TONE[:0]))
 
 
+@pytest.mark.parametrize("kept", [200, 3000])
+def test_cut_within_the_first_frame(tmp_path, kept):
+    content = encoded("flac", np.random.default_rng(0).normal(0, 0.1, RATE))
+    (tmp_path / "x").write_bytes(content[:kept])
+    assert reason(tmp_path / "x") == "truncated: 16000 samples expected, 0 decoded; copy it again"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 def test_samples_that_are_no_numbers(tmp_path, value):
     stereo = np.stack([TONE, TONE], axis=1)

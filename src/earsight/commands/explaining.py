@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from earsight.commands.options import Device, First, Json, Model, Sounds, Threads, verb
-from earsight.commands.steps import computer, show_lines
+from earsight.commands.steps import computer, say_left_out, show_lines
 from earsight.console import bar, out, print_json, say
 
 Steps = Annotated[int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")]
@@ -68,6 +68,7 @@ def explain(
             if not json_output:
                 out.print("\n".join(explanation_lines(found)), markup=False)
         shown(len(named), len(named))
+    say_left_out(classifier)
     if failed and not done:
         more = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
         raise EarsightError(f"{failed[0]}{more}")

@@ -347,4 +347,5 @@ def evaluate(
         dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True)
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, progress=shown)
+    say_left_out(classifier)
     show(result, print_evaluation, as_json=json_output)

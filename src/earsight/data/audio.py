@@ -362,11 +362,11 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
         return
     if decoder.damage:
         raise _damaged(sound.name, (skipped + frames) / decoder.rate_hz, decoder.damage)
-    if frames == 0 and not skipped:
+    if frames == 0 and not skipped and not promised:
         raise AudioError(sound.name, "a sound file with 0 samples; copy or record it again")
     expected = promised if limit is None else min(promised, limit)
     slack = 0 if decoder.format == "FLAC" else max(_SLACK_FRAMES, _SLACK_SHARE * expected)
-    if expected - frames > slack and decoder.format != "OGG":
+    if (expected - frames > slack and decoder.format != "OGG") or (expected and not frames):
         raise AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
 
 

@@ -87,7 +87,7 @@ NO_LOSS = Loss()
 
 
 class Meter:
-    """Measures blocks of one sound; `loss` is what they lost so far."""
+    """Measures blocks of one sound, ``frames`` in all; `loss` is what they lost so far."""
 
     def __init__(self, features: Features, *, channel: Channel | None = None) -> None:
         self._low, self._high = features.band_hz
@@ -95,9 +95,11 @@ class Meter:
         self._above, self._above_hz = 0.0, 0.0
         self._below, self._all = 0.0, 0.0
         self._mixed, self._each = 0.0, np.zeros(1)
+        self.frames = 0
 
     def add(self, block: Wave, rate_hz: int) -> None:
         """Measure the next block (frames, channels)."""
+        self.frames += len(block)
         if block.shape[1] > 1:
             self._each = self._each + energy_of(block)
             self._mixed += float(np.square(block.sum(axis=1, dtype=np.float64)).sum())

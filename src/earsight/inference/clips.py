@@ -90,8 +90,8 @@ def long_note(clips: int, seconds: float, *, calibrated: bool) -> str:
     if calibrated:
         return note
     return note + (
-        "; the model's temperature, OOD threshold and prediction sets were fitted to answers from one window, and are "
-        "not calibrated for these"
+        "; the model was calibrated on answers from one window, and what it fitted (temperature, and OOD threshold and "
+        "prediction sets where it has them) may not hold for these"
     )
 
 

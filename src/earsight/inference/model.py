@@ -58,8 +58,7 @@ class Model:
         self.device = device or torch.device("cpu")
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.front_end = Spectrogram(card.recipe.features).to(self.device)
-        self.left_out: list[tuple[str, Loss]] = []
-        """Files that were decoded and lost something of note before the network, by name."""
+        self._losses: dict[str, tuple[int, Loss]] = {}
         self._folding = threading.Lock()
         self._folded: nn.Module | None = None
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
@@ -226,9 +225,21 @@ class Model:
         return self.first_alone(found) if first and len(wave) >= self.samples else found
 
     def note_loss(self, name: str, meter: Meter) -> None:
-        """Add a sound to `left_out`, once, if the meter that measured it found a loss of note."""
-        if (found := meter.loss) and self.left_out[-1:] != [(name, found)]:
-            self.left_out.append((name, found))
+        """Add a sound to `left_out` if the meter that measured it found a loss of note.
+
+        A long file may be read several times, not always to its end: what measured most of it counts.
+        """
+        if meter.frames < self._losses.get(name, (0,))[0]:
+            return
+        if found := meter.loss:
+            self._losses[name] = meter.frames, found
+        else:
+            self._losses.pop(name, None)
+
+    @property
+    def left_out(self) -> list[tuple[str, Loss]]:
+        """Files that were decoded and lost something of note before the network, each once, sorted by name."""
+        return [(name, loss) for name, (_, loss) in sorted(self._losses.items())]
 
     def opened(self, sound: Sound, *, rate: float | None = None) -> AbstractContextManager[OpenSound]:
         """A sound with its windows; takes and raises what `predict` does."""

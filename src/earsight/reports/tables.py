@@ -215,8 +215,9 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
             "" if long["calibrated"] is not False else "; the model was calibrated on one window a clip, not for these"
         )
         console.print(
-            f"{long['clips']} clips, longer than the model's window, were cut into {long['windows']} windows, of "
-            f"which {percent(long['agreement'])} % agree with their clip's class (--first: the first alone){note}.",
+            f"{counted(long['clips'], 'clip')} longer than the model's window cut into {long['windows']} windows, "
+            f"of which {percent(long['agreement'])} % agree with their clip's prediction (--first: the first alone)"
+            f"{note}.",
             markup=False,
         )
     if result["seen_in_training"] is None:
@@ -226,7 +227,7 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     for line in confidence_lines(result.get("confidence")):
         console.print(line, markup=False)
     if result["skipped"]:
-        console.print(f"{len(result['skipped'])} clips could not be read and are left out.")
+        console.print(f"Left out: {counted(len(result['skipped']), 'clip')} that could not be read.")
 
 
 def _ensemble_note(ensemble: dict[str, Any]) -> str:

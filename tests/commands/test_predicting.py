@@ -1,0 +1,82 @@
+"""What predict and evaluate say of the sound that does not reach the network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from earsight.models.backbones import build
+from earsight.models.card import ModelCard
+from earsight.models.modelfile import save
+from earsight.recipe import load_recipe
+from test_cli import invoke
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that has learnt nothing, of two classes, for one second at 8000 Hz."""
+    recipe = load_recipe(
+        overrides=["backbone.name=test_resnet", "backbone.weights=none", "features.bands=32", "features.frames=32"]
+    )
+    card = ModelCard(
+        classes=("high", "low"),
+        recipe=recipe.resolve(sample_rate_hz=RATE, clip_seconds=1.0, frames=32),
+        mean=(-6.0, -6.0, -6.0),
+        std=(3.0, 3.0, 3.0),
+        trained_on={"dataset": "nothing"},
+    )
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save(
+        path,
+        state=build("test_resnet", classes=2, weights="none", seed=1).state_dict(),
+        card=card,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Classes of one file each, in stereo: of 30 s, whose channels cancel at first wholly and then partly; and at 48
+    kHz, of which the model gets half."""
+    folder = tmp_path_factory.mktemp("sounds")
+    for label in ("high", "low"):
+        (folder / label).mkdir()
+    generator = np.random.default_rng(0)
+    y = generator.normal(0, 0.1, 30 * RATE)
+    other = np.where(np.arange(len(y)) < len(y) / 2, -1, -0.5) * y
+    soundfile.write(folder / "low" / "long.wav", np.stack([y, other], axis=1), RATE, subtype="FLOAT")
+    seconds = np.arange(48000) / 48000
+    call = 0.1 * np.sin(2 * np.pi * 10000 * seconds) + 0.1 * np.sin(2 * np.pi * 1500 * seconds)
+    soundfile.write(folder / "high" / "call.wav", np.stack([call, call], axis=1), 48000, subtype="FLOAT")
+    return folder
+
+
+# Of y² and the like: (1 - 1)² + (1 - 0.5)² of 1 + 1 + 1 + 0.25 is left by averaging.
+@pytest.mark.parametrize("ask", [("predict",), ("predict", "--hop", 1), ("evaluate",)])
+def test_what_is_left_out_is_said_once_and_of_the_whole_file(model, sounds, ask):
+    verb, *more = ask
+    where = [sounds] if verb == "evaluate" else sorted(sounds.rglob("*.wav"))
+    told = invoke(verb, model, *where, *more).stderr.replace("\n", " ")
+    call = (
+        "note: 1 sound with up to 50 % of a moment's energy above 4000 Hz (around 10000 Hz), which a rate of 8000 Hz "
+        "leaves out: the network gets nothing of it; features.sample_rate_hz and features.fmax_hz choose "
+        f"({sounds / 'high' / 'call.wav'})"
+    )
+    cancelled = (
+        "note: 1 sound whose channels cancel each other: averaging them loses up to 92 % of their energy; "
+        f"features.channel chooses: left, right, a number or loudest ({sounds / 'low' / 'long.wav'})"
+    )
+    told = re.sub(" +", " ", told)
+    assert (told.count(call), told.count(cancelled), told.count("note: ")) == (1, 1, 2), told
+
+
+def test_nothing_is_said_of_what_is_heard_whole(model, tmp_path):
+    tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)
+    soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], axis=1), RATE)
+    assert "note:" not in invoke("predict", model, tmp_path / "a.wav").stderr
