@@ -367,6 +367,57 @@ def test_one_bad_file_among_many_is_a_row(model, synthetic, tmp_path):
     assert "2 of the files could not be read" in done.stderr
 
 
+def test_a_folder_named_like_a_sound_spoils_no_other_argument(model, synthetic, tmp_path):
+    (tmp_path / "x.wav").mkdir()
+    files = [synthetic.file(0), tmp_path / "x.wav", synthetic.file(1)]
+    done = invoke("predict", model, *files, *THREAD, "--json")
+    assert done.exit_code == 1
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [str(file) for file in files]
+    assert ["a directory" in row.get("error", "") for row in rows] == [False, True, False]
+
+
+def test_damaged_files_are_used_where_the_user_says_so(model, synthetic, tmp_path):
+    wave, rate = soundfile.read(synthetic.file(0))
+    for name, seconds in (("short.flac", 2), ("long.flac", 9)):
+        path = tmp_path / name
+        soundfile.write(path, np.resize(wave, seconds * rate) + 1e-3, rate)
+        content = bytearray(path.read_bytes())
+        content[int(0.7 * len(content))] ^= 0x55
+        path.write_bytes(content)
+    (tmp_path / "cut.flac").write_bytes((tmp_path / "short.flac").read_bytes()[:4000])
+    (tmp_path / "none.wav").write_bytes(b"RIFF")
+    files = [tmp_path / "short.flac", synthetic.file(1), tmp_path / "long.flac", tmp_path / "cut.flac"]
+    refused = invoke("predict", model, *files, *THREAD, "--json")
+    assert refused.exit_code == 1
+    assert ["damage" in row.get("error", "") or "truncated" in row.get("error", "") for row in _rows(refused)] == [
+        *(True, False, True, True)
+    ]
+    done = invoke("predict", model, *files, *THREAD, "--json", "--allow-damaged")
+    assert done.exit_code == 0
+    short, whole, long, cut = _rows(done)
+    assert 1.2 < short["read_seconds"] < 1.6
+    assert 5.8 < long["read_seconds"] < 6.8
+    assert "damaged at 1." in short["damage"]
+    assert "truncated" in cut["damage"]
+    assert cut["read_seconds"] < 0.7
+    assert "read_seconds" not in whole
+    assert all(row["classes"] for row in (short, whole, long, cut))
+    assert "3 files damaged or cut" in done.stderr
+    table = invoke("predict", model, *files, *THREAD, "--csv", "--allow-damaged")
+    rows = list(csv.DictReader(io.StringIO(table.stdout)))
+    assert [row["read_seconds"] != "" for row in rows] == [True, False, True, True]
+    assert "s that are whole: damaged at" in invoke("predict", model, files[0], *THREAD, "--allow-damaged").stdout
+    nothing = invoke("predict", model, tmp_path / "none.wav", *THREAD, "--json", "--allow-damaged")
+    assert nothing.exit_code == 1
+    assert _rows(nothing)[0]["error"]
+    assert "--hop uses what is whole" in invoke("predict", model, files[0], "--hop", 1, "--allow-damaged").stderr
+
+
+def _rows(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
 # Model files, weights, backbones, devices
 
 

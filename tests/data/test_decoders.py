@@ -253,6 +253,72 @@ def test_lossy_codings(tmp_path, of, late):
     assert abs(len(found) - late - len(WAVE)) < (1 if of[0] == "mp4" else 2048)
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
+def test_the_delay_of_opus_in_webm_is_left_out_at_every_rate(tmp_path, rate):
+    content = by_ffmpeg("webm", "libopus", wave=WAVE[: rate + 1], rate=rate, sample_format="s16")
+    found = read(tmp_path, content)[:: 48000 // rate]
+    assert len(found) == rate + 1
+    assert offset(found, WAVE[: rate + 1]) == 0
+
+
+@pytest.mark.parametrize("coding", ["wmav1", "wmav2"])
+@pytest.mark.parametrize("rate", [16000, 22050, 32000, 44100])
+def test_wma_is_heard_from_its_first_sample(tmp_path, rate, coding):
+    found = read(tmp_path, by_ffmpeg("asf", coding, wave=WAVE[: 2 * rate + 1], rate=rate, codec_options={"b": "96000"}))
+    assert 2 * rate + 1 <= len(found) < 2 * rate + 1 + 4096
+    assert offset(found, WAVE[: 2 * rate + 1]) == 0
+    assert np.corrcoef(found[:2000], WAVE[:2000])[0, 1] > 0.9
+
+
+def test_alac_in_caf_whose_table_counts_whole_packets_is_whole(tmp_path):
+    content = bytearray(by_ffmpeg("caf", "alac", sample_format="s16p"))
+    at = content.index(b"pakt") + 12
+    packets = int.from_bytes(content[at : at + 8], "big")
+    content[at + 8 : at + 16] = struct.pack(">q", 4096 * packets)
+    content[at + 20 : at + 24] = bytes(4)  # no remainder
+    assert 4096 * packets - len(WAVE) > 2304
+    np.testing.assert_array_equal(
+        read(tmp_path, bytes(content)), read(tmp_path, by_ffmpeg("caf", "alac", sample_format="s16p"), "y")
+    )
+    assert audio.info(tmp_path / "x").seconds == 3
+
+
+# What is whole of a damaged sound
+
+
+def test_what_is_whole_before_damage_is_read_where_it_is_excused(tmp_path):
+    content = written(format="FLAC")
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 0x55
+    ogg = bytearray(written(rate=48000, format="OGG", subtype="VORBIS"))
+    ogg[int(0.6 * len(ogg))] ^= 1
+    broken = {
+        "damaged at": [bytes(damaged), bytes(ogg)],
+        "truncated": [content[: len(content) // 2], written(format="WAV")[:100000], mp3()[:15000]],
+    }
+    for words, contents in broken.items():
+        for content in contents:
+            path, told = tmp_path / "x", []
+            path.write_bytes(content)
+            rate = RATE
+            given = {"sample_rate_hz": rate, "excuse": lambda *what, told=told: told.append(what)}
+            for seconds in (None, 0.25):
+                with pytest.raises(AudioError, match=words):
+                    audio.read(path, sample_rate_hz=rate)
+                wave = audio.read(path, seconds=seconds, **given)
+                assert words in told[-1][0]
+                assert 0 < len(wave) / rate <= told[-1][1] + 0.1 <= 3
+            windows = list(audio.read_windows(path, seconds=0.4, **given))
+            assert windows[-1][0] / rate + 0.4 == pytest.approx(told[-1][1], abs=0.1)
+
+
+def test_nothing_is_excused_where_nothing_was_read(tmp_path):
+    for content in (written(format="WAV")[:44], b"\0" * 5000, written(format="OGG", subtype="VORBIS")[:300]):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(AudioError):
+            audio.read(tmp_path / "x", sample_rate_hz=RATE, excuse=lambda what, seconds: None)
+
+
 @pytest.mark.parametrize("kind", ["VORBIS", "OPUS", "MPEG_LAYER_III", "PCM_24", "FLAC"])
 def test_both_decoders_give_the_same_samples(tmp_path, kind, monkeypatch):
     of = {"VORBIS": "OGG", "OPUS": "OGG", "MPEG_LAYER_III": "MP3", "PCM_24": "WAV", "FLAC": "FLAC"}[kind]

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -257,3 +258,34 @@ def test_nothing_may_come_from_another_host(client):
         assert "http" not in policy
         assert "unsafe" not in policy
     assert client.get("/docs").status_code == 404
+
+
+@pytest.mark.parametrize("of", [("mp4", "aac", "fltp"), ("mp4", "alac", "s16p"), ("webm", "libopus", "flt")])
+def test_what_ffmpeg_alone_reads_is_decoded_under_the_same_limits(client, of):
+    container, coding, sample_format = of
+    rate = 48000
+    wave = (0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)).astype(np.float32)
+    plain, content = io.BytesIO(), io.BytesIO()
+    soundfile.write(plain, wave, rate, format="WAV")
+    samples = wave if sample_format.startswith("f") else np.round(wave * 32767).astype(np.int16)
+    with av.open(content, "w", format=container) as out:
+        stream = out.add_stream(coding, rate=rate)
+        stream.layout, stream.format = "mono", sample_format
+        for frame in _frames(samples, sample_format, rate, stream.frame_size or 960):
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    answers = []
+    for sent in (plain.getvalue(), content.getvalue()):
+        response = client.post("/predict", content=sent)
+        assert response.status_code == 200, response.text
+        answers.append({one["label"]: one["probability"] for one in response.json()["classes"]})
+    assert answers[0] == pytest.approx(answers[1], abs=0.02)
+    assert client.post("/predict", content=content.getvalue()[:-3000]).status_code == 422
+
+
+def _frames(samples, sample_format, rate, size):
+    """The wave as FFmpeg's frames of so many samples."""
+    frame = av.AudioFrame.from_ndarray(samples[None], format=sample_format, layout="mono")
+    frame.sample_rate, frame.pts = rate, 0
+    resampler = av.AudioResampler(format=sample_format, layout="mono", rate=rate, frame_size=size)
+    return [*resampler.resample(frame), *resampler.resample(None)]

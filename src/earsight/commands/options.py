@@ -51,6 +51,13 @@ LabelFrom = Annotated[
 ]
 Splits = Annotated[int, typer.Option(help="Folds to draw if the data set has none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
+Damaged = Annotated[
+    bool,
+    typer.Option(
+        "--allow-damaged",
+        help="Classify damaged and cut files by what is whole before the damage; their rows say how many seconds.",
+    ),
+]
 First = Annotated[
     bool,
     typer.Option(

@@ -14,10 +14,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from earsight.commands import options
-from earsight.commands.options import Data, DataOptions, DeviceOptions, First, Json, RayOptions, SkipBad, Sounds, verb
+from earsight.commands.options import (
+    Damaged,
+    Data,
+    DataOptions,
+    DeviceOptions,
+    First,
+    Json,
+    RayOptions,
+    SkipBad,
+    Sounds,
+    verb,
+)
 from earsight.commands.steps import cluster, computer, open_data, say_left_out, show
 from earsight.console import bar, err, say
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, counted
 from earsight.inference.formats import FORMATS, Kind
 from earsight.signals import stop_status
 
@@ -51,6 +62,7 @@ class Wanted:
     to: Path | None
     resume: bool
     first: bool = False
+    damaged: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -81,6 +93,8 @@ def check(wanted: Wanted) -> None:
         raise EarsightError("--resume needs --out: rows on standard output cannot be gone on with")
     if wanted.first and wanted.hop_seconds is not None:
         raise EarsightError("--first and --hop name different windows: choose one")
+    if wanted.damaged and wanted.hop_seconds is not None:
+        raise EarsightError("--hop uses what is whole of each file, and says where it ends: leave --allow-damaged out")
     if wanted.hop_seconds is None:
         if wanted.form in _FOR_ONE or wanted.rows != "events" or wanted.rules != EventRules():
             names = ", ".join(_FOR_ONE)
@@ -159,6 +173,8 @@ def _output(wanted: Wanted) -> Output:
     }
     if wanted.hop_seconds is None and not wanted.first:
         settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
+    if wanted.damaged:
+        settings["damaged"] = True
     return FileOutput(wanted.to, folder=wanted.in_folder, settings=settings, resume=wanted.resume)
 
 
@@ -180,22 +196,31 @@ def _clips(
     start = output.place or {"done": 0, "failed": 0}
     done, failed = int(start["done"]), int(start["failed"])
     writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration), first=wanted.first)
-    long = uncalibrated = 0
+    writer.damaged = wanted.damaged
+    long = uncalibrated = damaged = 0
     output.commit(start, now=True)
     if output.open(""):
         output.write("", writer.header())
     with _progress(wanted) as shown:
         for found in predict_clips(
-            model, islice(paths, done, None), batch_size=CLIPS, first=wanted.first, remote=remote
+            model,
+            islice(paths, done, None),
+            batch_size=CLIPS,
+            first=wanted.first,
+            damaged=wanted.damaged,
+            remote=remote,
         ):
             output.write("", writer.prediction(found))
             done, failed = done + 1, failed + bool(found.error)
             long, uncalibrated = long + (found.windows > 1), uncalibrated + (found.calibrated is False)
+            damaged += found.read_seconds is not None
             if done % CLIPS == 0:
                 output.commit({"done": done, "failed": failed})
             if wanted.to is not None:
                 shown(done, total, "")
     output.end()
+    if damaged:
+        say(f"earsight: {counted(damaged, 'file')} damaged or cut: classified by what is whole, as the rows say")
     if long:
         say(f"earsight: {long_note(long, model.clip_seconds, calibrated=not uncalibrated)}")
     return failed
@@ -274,6 +299,7 @@ def predict(
         float | None, typer.Option(help="Recordings of any length: seconds from one window to the next.")
     ] = None,
     first: First = False,
+    damaged: Damaged = False,
     rows: Rows = "events",
     threshold: Annotated[float, typer.Option(help="Probability at which an event begins.")] = 0.5,
     release: Annotated[
@@ -305,6 +331,7 @@ def predict(
         top=top,
         hop_seconds=hop,
         first=first,
+        damaged=damaged,
         rules=EventRules(threshold, release, min_duration, gap),
         to=to,
         resume=resume,

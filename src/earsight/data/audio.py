@@ -28,6 +28,8 @@ from earsight.errors import AudioError
 from earsight.library_output import report
 
 Observer = Callable[[Wave, int], None]
+Excuse = Callable[[str, float], None]
+"""Called where a sound is damaged or cut, with what is wrong and how many seconds before it were read."""
 
 EXTENSIONS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"}
@@ -86,6 +88,7 @@ def read(
     seconds: float | None = None,
     channel: Channel = "mix",
     observe: Observer | None = None,
+    excuse: Excuse | None = None,
 ) -> Wave:
     """Decode a sound file, average its channels or choose one, and resample it.
 
@@ -99,6 +102,9 @@ def read(
         As in `earsight.recipe.Features`; ``loudest`` is decided by the whole file.
     observe : callable, optional
         Called with each decoded block (frames, channels) and its rate in Hz.
+    excuse : callable, optional
+        If given, what is whole before damage or a cut is returned, if it is anything, and no `AudioError` raised; the
+        last call says how many seconds were read.
 
     Returns
     -------
@@ -111,7 +117,7 @@ def read(
         If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
     """
     channel = channel_of(path, channel)
-    with opened(path) as sound:
+    with opened(path, cut=excuse is not None, excuse=excuse) as sound:
         rate = sound.decoder.rate_hz
         limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
         seen = (_seen(block, channel, sound, observe) for block in blocks(sound, limit=limit, mono=False))
@@ -129,16 +135,17 @@ def read_windows(
     seconds: float,
     channel: Channel = "mix",
     observe: Observer | None = None,
+    excuse: Excuse | None = None,
 ) -> Iterator[tuple[int, Wave]]:
     """Decode a file, in constant memory, into the windows of so many seconds that `windows` cuts it into.
 
     Yields where each begins, in samples at ``sample_rate_hz``, and its mono wave: of a short sound what `read` gives,
-    bit for bit; of a long one parts of equal length of the whole resampled sound. Raises as `read` does; that a long
-    file is cut may show only after some windows.
+    bit for bit; of a long one parts of equal length of the whole resampled sound. Raises, or excuses, as `read` does;
+    that a long file is cut may show only after some windows.
     """
     samples = round(seconds * sample_rate_hz)
     channel = channel_of(path, channel)
-    with opened(path) as sound:
+    with opened(path, cut=excuse is not None, excuse=excuse) as sound:
 
         def seen(limit: int | None, skipped: int = 0, values: int = 0) -> Iterator[Wave]:
             for block in blocks(sound, limit=limit, mono=False, skipped=skipped, values=values):
@@ -295,14 +302,15 @@ class Sound:
     decoder: decoders.Decoder
     fault: AudioError | None
     whole: int | None = None
+    excuse: Excuse | None = None
 
 
 @contextmanager
-def opened(path: Path | str, *, cut: bool = False) -> Iterator[Sound]:
+def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None) -> Iterator[Sound]:
     """Open a sound by its content alone, never by its extension.
 
     Where ``cut`` is true, a file whose end is missing or that is damaged is opened too, and the error is raised when
-    the block has ended.
+    the block has ended, unless it goes to ``excuse``.
     """
     name = str(path)
     descriptor = _descriptor(name)
@@ -321,10 +329,10 @@ def opened(path: Path | str, *, cut: bool = False) -> Iterator[Sound]:
             raise fault or AudioError(name, reason) from error
         try:
             whole = None if found.damage is None else int(found.damage[0] * decoder.rate_hz)
-            yield Sound(name, decoder, fault, whole)
+            yield Sound(name, decoder, fault, whole, excuse)
         finally:
             decoder.close()
-        if fault is not None:
+        if fault is not None and excuse is None:
             raise fault
         report(name, decoder.notes)
     except OSError as error:
@@ -358,16 +366,21 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
             yield part
         if len(block) < size:
             break
-    if sound.fault is not None:
-        return
-    if decoder.damage:
-        raise _damaged(sound.name, (skipped + frames) / decoder.rate_hz, decoder.damage)
-    if frames == 0 and not skipped and not promised:
+    seconds = (skipped + frames) / decoder.rate_hz
+    fault = sound.fault or (_damaged(sound.name, seconds, decoder.damage) if decoder.damage else None)
+    if frames == 0 and not skipped and not promised and fault is None:
         raise AudioError(sound.name, "a sound file with 0 samples; copy or record it again")
     expected = promised if limit is None else min(promised, limit)
     slack = 0 if decoder.format == "FLAC" else max(_SLACK_FRAMES, _SLACK_SHARE * expected)
-    if (expected - frames > slack and decoder.format != "OGG") or (expected and not frames):
-        raise AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
+    short = (expected - frames > slack and decoder.format != "OGG") or (expected and not frames)
+    if fault is None and short:
+        fault = AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
+    if fault is None:
+        return
+    if sound.excuse is not None and frames + skipped:
+        sound.excuse(fault.reason, seconds)
+    elif fault is not sound.fault or sound.excuse is not None:  # the file's own is raised when it is closed
+        raise fault
 
 
 def _fault(name: str, found: Survey) -> AudioError | None:

@@ -36,6 +36,7 @@ _STEP = 256  # frames at a time where a damaged place is looked for
 _PRETENDED = 1 << 40
 _TAIL = 8192  # frames beyond the promised end that can be an encoder's padding
 _BARE_AAC_BYTES = 1 << 22
+_ALAC_PACKET = 4096  # frames
 EXTRA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".3gp", ".3ga", ".aac", ".amr", ".awb", ".webm", ".mka", ".weba", ".wma", ".wv", ".ape"}
     | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx"}
@@ -348,6 +349,8 @@ class _Ffmpeg:
             raise
 
     def _prepare(self, descriptor: int, link: Link, demuxer: str, options: dict[str, str]) -> None:
+        from av.codec.context import Flags2
+
         streams = self._container.streams.audio
         if not streams:
             raise Refused("it holds no sound")
@@ -360,10 +363,12 @@ class _Ffmpeg:
         context.options = options
         if demuxer == "caf" and (trim := _caf_trim(descriptor, link)) is not None:
             # FFmpeg takes the remainder off twice where the last packet is short already.
-            from av.codec.context import Flags2
-
             context.flags2 |= Flags2.skip_manual
             self._skip, self._promised = trim
+        if context.name in ("wmav1", "wmav2"):
+            # FFmpeg leaves out two frames; the delay of some encoders, its own among them, is one.
+            context.flags2 |= Flags2.skip_manual
+            self._skip = _wma_frame(stream.rate, context.name)
         self._frames = self._decoded(stream, demuxer, descriptor, link)
         first = next(self._frames, None)
         if first is None:
@@ -381,6 +386,8 @@ class _Ffmpeg:
             seconds = self._container.duration / 1e6
         self._promised = self._promised or (round(seconds * self.rate_hz) if demuxer == "mov" else 0)
         self.frames = self._promised or max(0, round(seconds * self.rate_hz))
+        if demuxer == "caf" and context.name == "alac" and self._promised % _ALAC_PACKET == 0:
+            self.frames = 0  # FFmpeg before 6 counts whole packets, and the last may be shorter
         self._at = 0
 
     def _decoded(self, stream: Any, demuxer: str, descriptor: int, link: Link) -> Iterator[tuple[Wave, int]]:
@@ -388,6 +395,8 @@ class _Ffmpeg:
         try:
             if demuxer == "wav" and stream.codec_context.name == "aac":
                 frames: Iterator[Any] = iter(_bare_aac(stream.codec_context, descriptor, link))
+            elif demuxer == "matroska" and stream.codec_context.name == "opus":
+                frames = self._opus(stream)
             else:
                 frames = self._container.decode(stream)
             for frame in frames:
@@ -395,6 +404,16 @@ class _Ffmpeg:
                     yield _wave(frame), int(frame.sample_rate)
         except (self._error, ValueError) as error:
             self.damage = _words(error)
+
+    def _opus(self, stream: Any) -> Iterator[Any]:
+        """Frames of Opus in Matroska, whose delay FFmpeg counts at the rate of the encoder's input, not at 48 kHz."""
+        head, begun = stream.codec_context.extradata or b"", False
+        for packet in self._container.demux(stream):
+            if not begun and packet.size:
+                begun = True
+                trimmed = bytes(packet.get_sidedata("skip_samples"))[:4] if packet.has_sidedata("skip_samples") else b""
+                self._skip = max(0, int.from_bytes(head[10:12], "little") - int.from_bytes(trimmed, "little"))
+            yield from packet.decode()
 
     def read(self, frames: int) -> Wave:
         """See `Decoder`."""
@@ -466,6 +485,13 @@ def _caf_trim(descriptor: int, link: Link) -> tuple[int, int] | None:
             break
         position += 12 + length
     return None
+
+
+def _wma_frame(rate_hz: int, coding: str) -> int:
+    """Samples of a frame of WMA, by its rate."""
+    if rate_hz <= 16000:
+        return 512
+    return 1024 if rate_hz <= (32000 if coding == "wmav1" else 22050) else 2048
 
 
 def _words(error: BaseException) -> str:

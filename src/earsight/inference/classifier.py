@@ -24,13 +24,14 @@ class Classifier(Model):
     """A loaded model: `predict` takes files and waves, `logits` a batch of waves; see `Model` for its parameters."""
 
     def predict_files(
-        self, paths: Iterable[str | Path], *, batch_size: int = 16, first: bool = False
+        self, paths: Iterable[str | Path], *, batch_size: int = 16, first: bool = False, damaged: bool = False
     ) -> Iterator[Prediction]:
         """Classify many files in constant memory, in order; an unreadable one gives a `Prediction` with its error.
 
-        Long files are classified whole, or with ``first`` through their first window, as by `predict`.
+        Long files are classified whole, or with ``first`` through their first window, as by `predict`; damaged and cut
+        ones with ``damaged`` by what is whole before the damage, which their `Prediction` says.
         """
-        yield from predict_clips(self, paths, batch_size=batch_size, first=first)
+        yield from predict_clips(self, paths, batch_size=batch_size, first=first, damaged=damaged)
 
     def recording(self, path: str | Path, *, hop_seconds: float = 1.0) -> Recording:
         """A recording of any length; iterating gives a `Window` every ``hop_seconds``, in constant memory.

@@ -7,7 +7,8 @@ in the same batches as if it were short, so that its length changes no bit of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -58,6 +59,7 @@ def predict_clips(
     *,
     batch_size: int = 16,
     first: bool = False,
+    damaged: bool = False,
     remote: RayInference | None = None,
 ) -> Iterator[Prediction]:
     """See `Classifier.predict_files`; with ``remote`` files are decoded here and classified on its cluster."""
@@ -65,13 +67,13 @@ def predict_clips(
     batches = iter(lambda: [str(name) for name in islice(names, batch_size)], [])
     if remote is None:
         # Each thread takes a batch from files to predictions, which is faster than a thread for each step.
-        for clips in in_order(lambda batch: _predicted(model, batch, first=first), batches, ahead=2):
+        for clips in in_order(lambda batch: _predicted(model, batch, first=first, damaged=damaged), batches, ahead=2):
             for place in clips.unfinished:
                 for raw in in_order(model.raw, clips.rest(place), ahead=2):
                     clips.pools[place].add(raw)
             yield from clips.predictions()
         return
-    decoded = in_order(lambda batch: _Clips(model, batch, first=first), batches, ahead=4)
+    decoded = in_order(lambda batch: _Clips(model, batch, first=first, damaged=damaged), batches, ahead=4)
     for (clips, part), found in remote.map(Model.raw, _jobs(decoded)):
         if part == _END:
             yield from clips.predictions()
@@ -102,11 +104,12 @@ class _Clips:
     through, and how many these are.
     """
 
-    def __init__(self, model: Model, paths: list[str], *, first: bool, most: int = 0) -> None:
+    def __init__(self, model: Model, paths: list[str], *, first: bool, damaged: bool = False, most: int = 0) -> None:
         self.errors: dict[int, str] = {}
+        self.damage: dict[int, tuple[str, float]] = {}
         self.pools: dict[int, Pool] = {}
         self.unfinished: dict[int, int] = {}
-        self._model, self._paths, self._first = model, paths, first
+        self._model, self._paths, self._first, self._damaged = model, paths, first, damaged
         self._more: dict[int, list[Raw]] = {}
         waves: dict[int, Wave] = {}
         for place, path in enumerate(paths):
@@ -122,7 +125,7 @@ class _Clips:
     def _decoded(self, place: int, path: str, most: int) -> Wave:
         """The first window of a file; up to ``most`` groups of its further windows are computed at once."""
         with self._model.opened(path) as source:
-            windows = source.windows(first=self._first)
+            windows = source.windows(first=self._first, excuse=self._excuse(place))
             _, wave = next(windows)
             more = [self._model.raw(np.stack(group)) for group in islice(grouped(windows), most)]
             ended = next(windows, None) is None
@@ -136,10 +139,18 @@ class _Clips:
         """Waves (windows, samples) of an unfinished file, in groups; an error while it is read is its error."""
         try:
             with self._model.opened(self._paths[place]) as source:
-                for group in grouped(islice(source.windows(), self.unfinished[place], None)):
+                windows = source.windows(excuse=self._excuse(place))
+                for group in grouped(islice(windows, self.unfinished[place], None)):
                     yield np.stack(group)
         except AudioError as error:
             self.errors[place] = error.reason
+
+    def _excuse(self, place: int) -> Callable[[str, float], None] | None:
+        """What keeps a file's damage in place of raising it, where that was asked for."""
+        return functools.partial(self._keep, place) if self._damaged else None
+
+    def _keep(self, place: int, what: str, seconds: float) -> None:
+        self.damage[place] = what, seconds
 
     def add_first(self, raw: Raw) -> None:
         """Take what the network gives for the first windows; before what it gives for others."""
@@ -155,15 +166,18 @@ class _Clips:
         for place, path in enumerate(self._paths):
             if place in self.errors:
                 yield Prediction(path, (), (), self.errors[place])
-            elif place in self.pools:
-                yield self._model.pooled(self.pools[place], name=path)
+                continue
+            if place in self.pools:
+                one = self._model.pooled(self.pools[place], name=path)
             else:
                 one = replace(found[place], path=path)
-                yield self._model.first_alone(one) if self._first and place in self._full else one
+                one = self._model.first_alone(one) if self._first and place in self._full else one
+            what, seconds = self.damage.get(place, ("", None))
+            yield replace(one, damage=what, read_seconds=seconds)
 
 
-def _predicted(model: Model, paths: list[str], *, first: bool) -> _Clips:
-    clips = _Clips(model, paths, first=first, most=MOST)
+def _predicted(model: Model, paths: list[str], *, first: bool, damaged: bool) -> _Clips:
+    clips = _Clips(model, paths, first=first, damaged=damaged, most=MOST)
     if clips.waves is not None:
         clips.add_first(model.raw(clips.waves))
     return clips

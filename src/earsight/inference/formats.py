@@ -31,7 +31,8 @@ class Writer(ABC):
     ``unknown``, ``novelty`` and ``plausible``; ``number``: rows so far, where the format numbers them; ``high_hz``
     and ``low_hz``: the highest and the lowest frequency that the model gets of the recording; ``first``: whether of
     long clips only the first window was used, so that the csv has no columns ``windows``, ``agreement`` and
-    ``calibrated``.
+    ``calibrated``; ``damaged``: whether damaged clips are used, so that it has the columns ``damage`` and
+    ``read_seconds``.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Writer(ABC):
     high_hz: float = 0.0
     low_hz: float = 0.0
     first: bool = False
+    damaged: bool = False
 
     def header(self) -> str:
         """The line before the first row; empty if the format has none."""
@@ -69,6 +71,8 @@ class _Text(Writer):
         words = [f"{_words(name)} {100 * share:.1f} %" for name, share in self._pairs(found)]
         words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
         words += [agreement(found)] if found.windows > 1 else []
+        if found.read_seconds is not None:
+            words.append(f"from the {found.read_seconds:.2f} s that are whole: {_words(found.damage)}")
         return self._row(found.path, *_seconds(times), *([f"error: {_words(found.error)}"] if found.error else words))
 
     def event(self, path: str, event: Event) -> str:
@@ -91,7 +95,10 @@ class _Csv(Writer):
         cells = [cell for name, share in self._pairs(found) for cell in (_quoted(name), f"{share:.6f}")]
         cells += [""] * (2 * self.top - len(cells))
         windows = self._windows(found)
-        return csv_line([found.path, *_seconds(times), *cells, *self._confidence(found), found.error, *windows])
+        row = [found.path, *_seconds(times), *cells, *self._confidence(found), found.error, *windows]
+        if self.damaged:
+            row += [found.damage, "" if found.read_seconds is None else f"{found.read_seconds:.6f}"]
+        return csv_line(row)
 
     def event(self, path: str, event: Event) -> str:
         figures = [f"{event.score:.6f}", f"{event.mean:.6f}", str(event.windows)]
@@ -106,7 +113,8 @@ class _Csv(Writer):
         ranks = [f"{name}_{rank + 1}" for rank in range(1, self.top) for name in ("label", "probability")]
         extra = ["unknown", "novelty", "plausible"] if self.calibrated else []
         times = _TIMES if self.kind == "windows" else ()
-        return ["path", *times, "label", "probability", *ranks, *extra, "error", *self._window_columns()]
+        damage = ["damage", "read_seconds"] if self.damaged else []
+        return ["path", *times, "label", "probability", *ranks, *extra, "error", *self._window_columns(), *damage]
 
     def _window_columns(self) -> list[str]:
         if self.kind != "clips" or self.first:
@@ -147,6 +155,8 @@ class _JsonLines(Writer):
             row |= {"windows": found.windows, "agreement": found.agreement}
         if found.calibrated is False:
             row["calibrated"] = False
+        if found.read_seconds is not None:
+            row |= {"damage": found.damage, "read_seconds": round(found.read_seconds, 6)}
         return json_text(row) + "\n"
 
     def event(self, path: str, event: Event) -> str:

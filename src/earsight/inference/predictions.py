@@ -21,6 +21,9 @@ class Prediction:
     probabilities are averaged; ``agreement`` is the share of them whose most probable class is the label.
     ``calibrated`` says whether the model's temperature, threshold and prediction sets were fitted to answers from so
     many windows, one or several; None where it has none.
+
+    Of a damaged or cut file that was classified all the same, ``damage`` says what is wrong with it, and
+    ``read_seconds`` how many seconds before that were used; of others they are empty and None.
     """
 
     path: str  # the file as it was named; empty for an array
@@ -33,6 +36,8 @@ class Prediction:
     windows: int = 1
     agreement: float = 1.0
     calibrated: bool | None = None
+    damage: str = ""
+    read_seconds: float | None = None
 
     @property
     def label(self) -> str:

@@ -44,7 +44,9 @@ class OpenSound:
     features: Features
     note: Callable[[str, Meter], None]
 
-    def windows(self, *, first: bool = False) -> Iterator[tuple[int, Wave]]:
+    def windows(
+        self, *, first: bool = False, excuse: Callable[[str, float], None] | None = None
+    ) -> Iterator[tuple[int, Wave]]:
         """The windows that it is cut into, and where each begins; see `earsight.data.audio.read_windows`.
 
         With ``first`` the window at 0 alone, and no more is read.
@@ -56,7 +58,7 @@ class OpenSound:
             starts = [0] if first else audio.windows(len(self.source), samples)
             yield from ((start, self.source[start : start + samples]) for start in starts)
             return
-        given: dict[str, Any] = {"channel": features.channel, "observe": meter.add}
+        given: dict[str, Any] = {"channel": features.channel, "observe": meter.add, "excuse": excuse}
         try:
             if first:
                 yield 0, audio.read(self.source, sample_rate_hz=rate, seconds=seconds, **given)
