@@ -15,7 +15,8 @@ RATE = 8000
 
 def sound(path, seconds=0.5, rate=RATE, **kwargs):
     path.parent.mkdir(parents=True, exist_ok=True)
-    wave = np.random.default_rng(len(path.name)).normal(scale=0.1, size=round(seconds * rate))
+    generator = np.random.default_rng(list(str(path).encode()))  # each file its own, for copies stay in one fold
+    wave = generator.normal(scale=0.1, size=round(seconds * rate))
     soundfile.write(path, wave, rate, **kwargs)
     return path
 

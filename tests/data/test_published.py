@@ -124,7 +124,7 @@ def test_speech_commands(tmp_path):
     assert data.describe() == "Speech Commands layout (sc): 12 clips, 2 classes, 4 train, 4 validation, 4 test"
     assert data.clips[0] == Clip("no/0a7c2a8d_nohash_0.wav", "no", TRAIN, "0a7c2a8d")
     assert {clip.group: clip.fold for clip in data.clips} == {"0a7c2a8d": TRAIN, "bb05582b": TEST, "c1": VALIDATION}
-    assert "1 sounds in '_background_noise_' are no class and were left out" in data.notes
+    assert "sounds in '_background_noise_' are no class and were left out: 1" in data.notes
     assert "validation_list.txt: 1 of 5 files are not there (gone/x_nohash_0.wav)" in data.notes
 
 

@@ -38,7 +38,7 @@ def read_folder(root: Path) -> Listing:
         elif _is_folder(entry):
             found = _sounds_below(Path(entry.path), ignored, barred=barred)
             if entry.name == NOISE_FOLDER:
-                out.notes.append(f"{len(found)} sounds in '{NOISE_FOLDER}' are no class and were left out")
+                out.notes.append(f"sounds in '{NOISE_FOLDER}' are no class and were left out: {len(found)}")
                 continue
             if not found:
                 out.notes.append(f"folder '{entry.name}' holds no sound and is no class")
