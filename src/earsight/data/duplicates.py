@@ -71,7 +71,8 @@ def copies_note(names: Sequence[str], labels: Sequence[str], groups: Sequence[Se
     shown = ", ".join(" = ".join(names[row] for row in rows[:3]) for rows in groups[:3])
     torn = sum(len({labels[row] for row in rows}) > 1 for rows in groups)
     two = f", {torn} of them under two labels" if torn else ""
-    return f"{count} files are {len(groups)} sound{'s' if len(groups) > 1 else ''}{two} ({shown}{', ...' if len(groups) > 3 else ''})"
+    sounds = f"{len(groups)} sound{'s' if len(groups) > 1 else ''}"
+    return f"{count} files are {sounds}{two} ({shown}{', ...' if len(groups) > 3 else ''})"
 
 
 def joined(names: npt.NDArray[np.str_], groups: Iterable[Sequence[int]]) -> npt.NDArray[np.str_]:
