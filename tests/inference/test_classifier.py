@@ -175,6 +175,16 @@ def test_every_orientation_and_type_says_the_same(classifier, synthetic, tmp_pat
         found = classifier.predict(file)
     assert found.probabilities == expected.probabilities
     assert found.path == str(tmp_path / "x.wav")
+    with (tmp_path / "x.wav").open("rb") as file:
+        file.read(44)  # somebody has looked at its header
+        assert classifier.predict(file).probabilities == expected.probabilities
+
+
+def test_a_wave_in_one_with_its_rate_is_refused_with_the_way_out(classifier):
+    wave = np.zeros(8000, dtype=np.float32)
+    for given in ((wave, 16000), (torch.from_numpy(wave), 16000), {"array": wave, "sampling_rate": 16000}):
+        with pytest.raises(DataError, match=r"a wave together with its rate; .*predict\(wave, rate=rate\)"):
+            classifier.predict(given)
 
 
 def test_bytes_and_files_that_are_no_sound(classifier, tmp_path):

@@ -39,7 +39,7 @@ _BARE_AAC_BYTES = 1 << 22
 _ALAC_PACKET = 4096  # frames
 EXTRA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".3gp", ".3ga", ".aac", ".amr", ".awb", ".webm", ".mka", ".weba", ".wma", ".wv", ".ape"}
-    | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx"}
+    | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx", ".mkv", ".mov", ".avi"}
 )
 """Lower-case suffixes of files that FFmpeg alone reads."""
 # FFmpeg's demultiplexers by the first bytes; none of them opens other files.

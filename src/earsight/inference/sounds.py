@@ -99,6 +99,8 @@ def _as_file(sound: Any) -> Iterator[tuple[Path, str]]:
             if hasattr(sound, "read"):
                 if isinstance(sound.read(0), str):
                     raise DataError(f"{name or 'the file'} was opened as text; open it with 'rb'")
+                if hasattr(sound, "seekable") and sound.seekable():
+                    sound.seek(0)  # what was read or written before stands behind us
                 shutil.copyfileobj(sound, out)
             else:
                 out.write(sound)
@@ -112,6 +114,10 @@ def _array(sound: Any) -> NDArray[Any]:
         return np.asarray((sound.float() if sound.dtype == torch.bfloat16 else sound).numpy())
     if isinstance(sound, list | tuple) and sound and isinstance(sound[0], str | os.PathLike | bytes):
         raise DataError(f"a list of {len(sound)} was given, and predict takes one sound: use predict_files(paths)")
+    pair = isinstance(sound, tuple) and len(sound) == 2 and np.ndim(sound[0]) > 0 and np.ndim(sound[1]) == 0
+    if pair or (isinstance(sound, dict) and {"array", "sampling_rate"} <= sound.keys()):
+        names = "wave, rate" if pair else "sound['array'], sound['sampling_rate']"
+        raise DataError(f"found a wave together with its rate; give them apart: predict(wave, rate=rate), of {names}")
     if not isinstance(sound, np.ndarray | list | tuple) and not hasattr(sound, "__array__"):
         raise DataError(f"found {type(sound).__name__}; {_HOW}")
     try:
