@@ -93,7 +93,7 @@ def test_files_are_hashed_again_where_they_may_have_changed(clips, tmp_path, mon
 def test_a_folder_of_an_earlier_version_stays_with_its_content(tmp_path):
     """Its name says size and time alone: once sounds were exchanged it is another's."""
     clips, cache = make(tmp_path / "data", 3), tmp_path / "cache"
-    settings = 3, SMALL.model_dump(mode="json"), [-1, 0, 2]
+    settings = 3, SMALL.settings(), [-1, 0, 2]
     assert earlier_folder(clips, *settings, key="a", cache=cache) is None
     (cache / GOLDEN[0]).mkdir(parents=True)
     assert earlier_folder(clips, *settings, key="a", cache=cache) == cache / GOLDEN[0]
