@@ -75,7 +75,7 @@ def test_a_class_of_copies_alone_is_refused_with_the_reason(tmp_path):
         (tmp_path / label).mkdir()
         for number, seed in enumerate(seeds):
             soundfile.write(tmp_path / label / f"{number}.wav", noise(seed), RATE)
-    with pytest.raises(DataError, match=r"3 files are 1 sounds \(b/0.wav = b/1.wav = b/2.wav\)"):
+    with pytest.raises(DataError, match=r"3 files are 1 sound \(b/0.wav = b/1.wav = b/2.wav\)"):
         open_dataset(tmp_path, folds=2)
     assert len(open_dataset(tmp_path, folds=None).clips) == 6  # so that `check` can say it all
 
