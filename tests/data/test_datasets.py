@@ -425,6 +425,15 @@ def test_digest_of_a_known_row():
     assert data.digest == "e46e62408682"
 
 
+def test_a_part_of_a_file_has_a_name_and_a_digest_of_its_own():
+    """Clips that are whole files keep the digest that they had before there were parts."""
+    clips = [Clip("a.wav", "a", 1, "g", begin, end) for begin, end in ((0.0, None), (0.0, 2.0), (0.0, 2.001))]
+    assert [clip.name for clip in clips] == ["a.wav", "a.wav@0.000-2.000", "a.wav@0.000-2.001"]
+    sets = [Dataset("x", "boxes", None, (clip,), ("a",), Hints(8000, 1.0, 50)) for clip in clips]
+    assert len({one.digest for one in sets}) == len({one.clips_digest for one in sets}) == 3
+    assert sets[2].seconds.tolist() == [2.001]
+
+
 def test_arrays_are_read_only(tmp_path):
     data = open_dataset(esc50(tmp_path))
     for array in (data.labels, data.folds, data.groups):

@@ -36,12 +36,25 @@ class Clip:
     """One sound: its path (posix, below the root, or absolute if it lies elsewhere), label, fold and source group.
 
     The fold is 0 where none were asked for, and one of `TEST`, `TRAIN` and `VALIDATION` where the data set has a split.
+    ``begin`` and ``end`` are seconds within the file, in whole milliseconds, where the clip is a part of it.
     """
 
     path: str
     label: str
     fold: int
     group: str
+    begin: float = 0.0
+    end: float | None = None
+
+    @property
+    def part(self) -> tuple[float, ...]:
+        """Begin and end, where the clip is a part of its file; nothing, also in digests, where it is the file."""
+        return () if self.end is None else (self.begin, self.end)
+
+    @property
+    def name(self) -> str:
+        """What names the clip among all: its path, and ``@begin-end`` in seconds where it is a part of that file."""
+        return self.path if self.end is None else f"{self.path}@{self.begin:.3f}-{self.end:.3f}"
 
 
 @dataclass(frozen=True)
@@ -123,9 +136,11 @@ class Dataset:
 
     @cached_property
     def seconds(self) -> npt.NDArray[np.float64]:
-        """Length of each clip as its file says, shape (clips,); NaN where it cannot be read."""
+        """Length of each clip, shape (clips,), as its file says where it is no part; NaN where that cannot be read."""
+        whole = list(dict.fromkeys(clip.path for clip in self.clips if clip.end is None))
         with ThreadPoolExecutor() as pool:
-            return _kept(np.array(list(pool.map(_seconds, map(self.file, range(len(self.clips)))))))
+            lengths = dict(zip(whole, pool.map(_seconds, (self.root / path for path in whole)), strict=True))
+        return _kept(np.array([lengths[c.path] if c.end is None else c.end - c.begin for c in self.clips]))
 
     @cached_property
     def sources_known(self) -> bool:
@@ -171,15 +186,15 @@ class Dataset:
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that name the rows: path, label, fold and group, in order; not the root."""
+        """Twelve hexadecimal digits that name the rows: path, part, label, fold and group, in order; not the root."""
         # JSON, in ASCII: no two different rows give the same bytes, and any file name passes.
-        rows = (json.dumps([clip.path, clip.label, clip.fold, clip.group]) + "\n" for clip in self.clips)
+        rows = (json.dumps([clip.path, clip.label, clip.fold, clip.group, *clip.part]) + "\n" for clip in self.clips)
         return hashlib.sha256("".join(rows).encode()).hexdigest()[:12]
 
     @cached_property
     def clips_digest(self) -> str:
         """Hash (12 hex digits) of the clips and their labels, whatever their folds and order."""
-        rows = sorted(json.dumps([clip.path, clip.label]) for clip in self.clips)
+        rows = sorted(json.dumps([clip.path, clip.label, *clip.part]) for clip in self.clips)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12]
 
     def describe(self) -> str:
