@@ -196,6 +196,10 @@ def labelled(root, *labels):
         (["dog", "Male speech, man speaking"], []),
         (["\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645", "x"], []),  # a joiner that Persian spelling needs
         (["dog", "dogs", "{dog}"], []),
+        (["1", "1.0", "1,0", "2"], ["classes '1' (1) and '1,0' (1) and '1.0' (1) are one number, written in several"]),
+        (["7", "07", "70"], ["classes '07' (1) and '7' (1) are one number, written in several ways: give them one"]),
+        (["1.5", "1.50", "15"], ["classes '1.5' (1) and '1.50' (1) are one number"]),
+        (["1", "-1", "1.01", "1a"], []),
     ],
 )
 def test_labels_that_are_not_what_they_seem(tmp_path, labels, said):

@@ -51,7 +51,11 @@ def test_columns_that_look_like_a_group(tmp_path, column, values, named):
 
 
 @pytest.mark.parametrize(
-    "columns", ["begin,end", "Start Time,Stop", "Begin Time (s),End Time (s)", "onset_s,offset_s", "start,duration"]
+    "columns",
+    [
+        *("begin,end", "Start Time,Stop", "Begin Time (s),End Time (s)", "onset_s,offset_s", "start,duration"),
+        *("offset,duration", "segment_start,segment_end", "xmin,xmax", "start_ms,end_ms"),
+    ],
 )
 def test_boxes_are_refused(tmp_path, columns):
     message = refused(listed(tmp_path, f"path,label,{columns}", "0.wav,x,0.5,1.5", "0.wav,y,2,3"))
@@ -60,6 +64,23 @@ def test_boxes_are_refused(tmp_path, columns):
     # Without a value they mark nothing.
     empty = [f"{n}.wav,{'xy'[n % 2]},," for n in range(4)]
     assert len(open_dataset(listed(tmp_path, f"path,label,{columns}", *empty), folds=2).clips) == 4
+
+
+@pytest.mark.parametrize("column", ["Begin Time (s)", "begin", "start", "onset", "offset", "start_time"])
+def test_a_begin_without_an_end_is_refused_where_it_is_a_number(tmp_path, column):
+    message = refused(listed(tmp_path, f"path,label,{column}", "0.wav,x,0", '1.wav,y,"1,5"'))
+    assert f"column '{column.lower()}' marks parts of sounds, and only whole files can be learnt yet" in message
+    assert "remove this column to take each file whole" in message
+    for value in ("", "0.0", "2024-05-03 04:30", "04:30:00"):
+        rows = [f"{n}.wav,{'xy'[n % 2]},{value}" for n in range(4)]
+        notes = open_dataset(listed(tmp_path, f"path,label,{column}", *rows), folds=2).notes
+        assert f"columns that are not used: {column.lower()}" in notes
+
+
+@pytest.mark.parametrize("column", ["startup", "begin_file", "started_by", "start_station", "end"])
+def test_other_columns_are_no_begin(tmp_path, column):
+    rows = [f"{n}.wav,{'xy'[n % 2]},{n}" for n in range(4)]
+    assert len(open_dataset(listed(tmp_path, f"path,label,{column}", *rows), folds=2).clips) == 4
 
 
 def test_a_duration_alone_is_no_box(tmp_path):
@@ -120,3 +141,41 @@ def test_json_lines_as_a_table(tmp_path):
         [0, 0, 1, 1],
         "columns that are not used: x",
     )
+
+
+TEXT = "path,label\n" + "".join(f"{n}.wav,{'üy'[n % 2]}\n" for n in range(4))
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-marked"])
+def test_codings_that_a_mark_tells(tmp_path, coding):
+    touch(tmp_path, *(f"{n}.wav" for n in range(4)))
+    content = b"\xfe\xff" + TEXT.encode("utf-16-be") if coding == "utf-16-be-marked" else TEXT.encode(coding)
+    for name, text in (("list.csv", content), ("list.txt", content.replace(b",", b"\t"))):
+        (tmp_path / name).write_bytes(text)
+        assert open_dataset(tmp_path / name, folds=2).classes == ("y", "ü")
+    # Excel's "Unicode text", and PowerShell's >, as metadata of a folder.
+    head = TEXT.replace("path", "file_name")
+    (tmp_path / "metadata.csv").write_bytes(
+        b"\xfe\xff" + head.encode("utf-16-be") if coding == "utf-16-be-marked" else head.encode(coding)
+    )
+    assert open_dataset(tmp_path, folds=2).layout == "audiofolder"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            TEXT.encode("latin-1"),
+            "found text in Latin-1, Windows-1252 or another coding of one byte a letter; `iconv -f",
+        ),
+        (TEXT.encode("utf-16-le"), "found UTF-16 without its mark"),
+        (b"PK\x03\x04" + bytes(range(256)), "found a ZIP archive"),  # as .xlsx is
+        (b"\xff\xfe\x00\xd8x", "expected a csv saved as UTF-8"),
+    ],
+)
+def test_other_codings_are_named(tmp_path, content, said):
+    touch(tmp_path, *(f"{n}.wav" for n in range(4)))
+    (tmp_path / "list.csv").write_bytes(content)
+    message = refused(tmp_path / "list.csv")
+    assert "expected a csv saved as UTF-8, " in message
+    assert said in message

@@ -223,14 +223,54 @@ def test_the_column_split(tmp_path):
 def test_a_column_split_that_says_nothing_certain(tmp_path):
     data = open_dataset(rows_of(tmp_path, "split", *["train"] * 4), folds=2)
     assert (data.split, data.fold_numbers) == (False, (1, 2))
-    assert "column 'split' says 'train' alone: folds are drawn" in data.notes
+    assert "column 'split' says 'train' alone, which divides nothing" in data.notes
     message = refused(rows_of(tmp_path, "split", *"1122"))
     assert "line 2: split is '1'; expected train, test or validation; did you mean a column 'fold'?" in message
     assert "split is 'x'" in refused(rows_of(tmp_path, "split", "train", "test", "x", "x"))
     assert "no part of them is for training" in refused(rows_of(tmp_path, "split", "test", "test", "val", "val"))
+
+
+def test_a_fold_beside_a_split(tmp_path):
     both = open_dataset(rows_of(tmp_path, "split,fold", "train,1", "train,1", "test,2", "test,2"))
     assert (both.split, both.fold_numbers) == (False, (1, 2))
-    assert "columns that are not used: split" in both.notes
+    assert any("agree: fold 2 is the test part, and `train --fold 2` holds it out" in note for note in both.notes)
+    for rows in (
+        ["train,1", "train,2", "test,1", "test,2"],
+        ["train,1", "train,2", "test,3", "test,3"],  # the test part would train the folds 1 and 2
+        ["train,1", "val,1", "test,2", "test,2"],
+    ):
+        message = refused(rows_of(tmp_path, "split,fold", *rows))
+        assert "the columns fold and split divide the clips in two ways; remove one, or name the column" in message
+    # A split that says one part divides nothing.
+    assert open_dataset(rows_of(tmp_path, "split,fold", *(f"dev,{n}" for n in (1, 1, 2, 2)))).fold_numbers == (1, 2)
+
+
+def test_a_fold_or_a_split_beside_folders_of_parts(tmp_path):
+    names = [f"{part}/{n}.wav" for part in ("train", "test") for n in range(4)]
+    touch(tmp_path, *names)
+
+    def written(column, values):
+        rows = [f"{name},{'xy'[n % 2]},{value}" for n, (name, value) in enumerate(zip(names, values, strict=True))]
+        table(tmp_path / "metadata.csv", "\n".join([f"file_name,label,{column}", *rows]))
+
+    written("split", ["train"] * 4 + ["test"] * 4)
+    assert open_dataset(tmp_path).folds.tolist() == [TRAIN] * 4 + [TEST] * 4
+    written("split", ["test"] * 4 + ["train"] * 4)
+    assert "the column split and the folders train, test divide the clips in two ways" in refused(tmp_path)
+    written("fold", [1, 1, 2, 2] * 2)
+    assert "the column fold and the folders train, test divide the clips in two ways" in refused(tmp_path)
+    written("fold", [1] * 4 + [2] * 4)
+    assert open_dataset(tmp_path).fold_numbers == (1, 2)
+    (tmp_path / "metadata.csv").unlink()
+    for part, column in (("train", "fold"), ("test", "x")):
+        rows = [f"{n}.wav,{'xy'[n % 2]},{n // 2}" for n in range(4)]
+        table(tmp_path / part / "metadata.csv", "\n".join([f"file_name,label,{column}", *rows]))
+    assert "its column fold divides the clips of the folder 'train', which is one part" in refused(tmp_path)
+    for n in range(4):
+        (tmp_path / "test" / f"{n}.wav").unlink()
+    (tmp_path / "test" / "metadata.csv").unlink()
+    alone = open_dataset(tmp_path)
+    assert (alone.split, alone.folds.tolist()) == (False, [0, 0, 1, 1])
 
 
 FSDD = [f"recordings/{digit}_{who}_{n}.wav" for digit in range(3) for who in ("ann", "bob") for n in range(3)]

@@ -101,12 +101,16 @@ def options_again(options: LayoutOptions, *, drawn: int | None) -> tuple[str, ..
 
 
 def say_sources(dataset: Dataset, folds: Sequence[int], *, data: Path, held_out: str = "") -> None:
-    """Print what is held out, by which sources, and whether classes are even; ``held_out`` says how, for one part."""
+    """Print what is held out, by which sources, and what is odd about classes; ``held_out`` says how, for one part."""
+    from earsight.data.checks import label_texts
     from earsight.data.sources import HeldOutFolds, balance_line
 
     part = HeldOutFolds(dataset, folds)
     line = part.clips_line(how=held_out) if held_out else part.group_line()
-    notes = (balance_line([clip.label for clip in dataset.clips]), part.guess_line(data=data))
+    labels = [clip.label for clip in dataset.clips]
+    odd = label_texts(labels)
+    odd[5:] = [f"and {len(odd) - 5} more such labels, which `earsight check` names"] if len(odd) > 6 else odd[5:]
+    notes = (*odd, balance_line(labels), part.guess_line(data=data))
     for text in [line, *(f"note: {note}" for note in notes if note)]:
         if text:
             say(f"  {text}")

@@ -45,6 +45,7 @@ _SAMPLED = 40
 _UNSEEN = re.compile(
     r"[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff]|(?<=[ -~])[\u200c\u200d]|[\u200c\u200d]$"
 )
+_NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?")
 
 Severity = Literal["error", "warning"]
 
@@ -266,30 +267,39 @@ def _missing(dataset: Dataset) -> list[Finding]:
 
 
 def _labels(dataset: Dataset) -> list[Finding]:
-    """Classes that look alike, names with marks that nobody sees, and names that are lists of names."""
-    sizes = Counter(clip.label for clip in dataset.clips)
+    texts = label_texts([clip.label for clip in dataset.clips])
+    return [Finding("labels", "warning", (), text) for text in texts]
+
+
+def label_texts(labels: Sequence[str]) -> list[str]:
+    """Lines on classes that look alike, names with marks that nobody sees, and names that are lists of names."""
+    sizes = Counter(labels)
     alike: defaultdict[str, list[str]] = defaultdict(list)
-    for name in dataset.classes:
+    for name in sorted(sizes):
         alike[_seen(name)].append(name)
-    findings = []
+    texts = []
     for names in (names for names in alike.values() if len(names) > 1):
         shown = " and ".join(f"{name!r} ({sizes[name]})" for name in names)
-        text = f"classes {shown} differ only in case, blanks or marks that are not seen: give them one name"
-        findings.append(Finding("labels", "warning", (), text))
-    for name in dataset.classes:
+        how = "differ only in case, blanks or marks that are not seen"
+        if all(map(_NUMBER.fullmatch, names)):
+            how = "are one number, written in several ways"
+        texts.append(f"classes {shown} {how}: give them one name")
+    for name in sorted(sizes):
         if name != _UNSEEN.sub("", name).strip():
-            text = f"class {name!r} has outer blanks or marks that are not seen: rename it"
-            findings.append(Finding("labels", "warning", (), text))
+            texts.append(f"class {name!r} has outer blanks or marks that are not seen: rename it")
         parts = [part for part in re.split(r"[;|]", name) if part.strip()]
         listed = name.split(",")
         if len(parts) > 1 or (len(listed) > 1 and all(part.strip() in sizes for part in listed)):
-            text = f"class {name!r} ({sizes[name]}) looks like several labels of a clip, which cannot be learnt yet"
-            findings.append(Finding("labels", "warning", (), text))
-    return findings
+            texts.append(
+                f"class {name!r} ({sizes[name]}) looks like several labels of a clip, which cannot be learnt yet"
+            )
+    return texts
 
 
 def _seen(name: str) -> str:
-    """What of a class's name is seen at a glance: no case, no blanks and marks between or around the letters."""
+    """What of a class's name is seen at a glance: no case, no blanks and marks; of a number its value."""
+    if _NUMBER.fullmatch(name):
+        return f"{float(name.replace(',', '.')):.12g}"
     plain = unicodedata.normalize("NFKC", name).casefold()
     return "".join(char for char in plain if unicodedata.category(char) != "Cf" and char not in "_-").replace(" ", "")
 

@@ -6,6 +6,7 @@ is done with are named in its notes; columns that would change what a clip is ar
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from earsight.data import audio, contents
 from earsight.data.datasets import Listing, first
-from earsight.data.splits import is_part, part_folds
+from earsight.data.splits import TEST, is_part, part_folds
 from earsight.errors import DataError
 
 Row = tuple[int, dict[str, str]]
@@ -29,8 +30,12 @@ _GROUP = re.compile(
     r"(speaker|source|src|recording|recordist|session|subject|patient|individual|site|location|station|author|uploader|"
     r"artist|user|singer|actor|participant|animal|identifier|fs|freesound)(_?(id|name|file|label|no|number))?"
 )
-_BEGIN, _END = {"begin", "start", "onset"}, {"end", "stop", "offset", "duration"}
-_UNIT = re.compile(r"\(s\)|_m?s$|time|samples?|frames?|seconds|sec|[^a-z]")
+_BEGIN = {"begin", "begins", "start", "starts", "onset", "xmin", "tmin", "from"}
+_END = {"end", "ends", "stop", "offset", "duration", "xmax", "tmax", "to"}
+_BESIDE = {"s", "ms", "sec", "secs", "second", "seconds", "time", "times", "sample", "samples", "frame", "frames"} | {
+    *("segment", "clip", "event", "call", "box")
+}
+"""Words that stand beside those of begin and end in the names of columns."""
 _SEVERAL = re.compile(r"[;|,]")
 
 
@@ -52,17 +57,14 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a csv, tsv or JSON lines file; values lose outer blanks.
 
-    The delimiter is that of a first line ``sep=;``, as spreadsheets write it, else the one of comma, semicolon and tab
-    that splits the first line most. Lists in JSON become values with semicolons. `DataError` if it cannot be read.
+    Text is UTF-8, or UTF-16 that begins with its mark. The delimiter is that of a first line ``sep=;``, as spreadsheets
+    write it, else the one of comma, semicolon and tab that splits the first line most. Lists in JSON become values with
+    semicolons. `DataError` if it cannot be read.
     """
     try:
-        head = path.read_bytes()
-        text = head.decode("utf-8-sig")
+        text = _text(path.read_bytes(), path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        found = contents.name_content(head[: contents.HEAD_BYTES]) or "not UTF-8 text"
-        raise DataError(f"{path}: expected a csv saved as UTF-8, found {found}") from error
     return _json_lines(path, text) if path.suffix.lower() == ".jsonl" else _csv(path, text)
 
 
@@ -100,10 +102,15 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "") -> Listing
     folds, split = None, False
     if "fold" in table.columns:
         folds = fold_column(rows, where=path)
-    elif "split" in table.columns:
+    if "split" in table.columns:
         used.append("split")
-        folds = _split_column(rows, where=path, notes=notes)
-        split = folds is not None
+        parts = _split_column(rows, where=path, notes=notes)
+        split = folds is None and parts is not None
+        folds = (
+            parts
+            if folds is None
+            else one_division(folds, parts, where=f"{path}: the columns fold and split", notes=notes)
+        )
     twice = sorted(column for column in used if table.columns.count(column) > 1)
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' stands {table.columns.count(twice[0])} times; keep one of them")
@@ -116,6 +123,26 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "") -> Listing
 def label_and_path(columns: Sequence[str]) -> bool:
     """Whether a table's columns name clips and labels."""
     return any(name in columns for name in PATH_COLUMNS) and any(name in columns for name in LABEL_COLUMNS)
+
+
+def one_division(folds: list[int], parts: list[int] | None, *, where: str, notes: list[str]) -> list[int]:
+    """The folds, which a split may stand beside only if each of its parts is a fold; `DataError` otherwise."""
+    if parts is None:
+        return folds
+    pairs = set(zip(folds, parts, strict=True))
+    if len(pairs) > len({fold for fold, _ in pairs}) or len(pairs) > len({part for _, part in pairs}):
+        raise divided_twice(where)
+    test = next(fold for fold, part in pairs if part == TEST)
+    notes.append(f"{where} agree: fold {test} is the test part, and `train --fold {test}` holds it out")
+    return folds
+
+
+def divided_twice(where: str) -> DataError:
+    """The refusal of two columns, or a column and folders, that divide the clips in two ways."""
+    return DataError(
+        f"{where} divide the clips in two ways; remove one, or name the column otherwise (as 'old_split'). By folds "
+        "each is held out in turn, by a split its test part alone"
+    )
 
 
 def fold_column(rows: list[Row], *, where: Path) -> list[int]:
@@ -146,6 +173,25 @@ def several_labels(values: Iterable[str], *, where: Path, remedy: str) -> None:
 def normal(label: str) -> str:
     """A label in one Unicode form: folders made on a Mac spell ü in two characters, others in one."""
     return unicodedata.normalize("NFC", label)
+
+
+def _text(content: bytes, path: Path) -> str:
+    """The text of a table, by the mark at its head or as UTF-8; `DataError`, with its coding, for what is neither."""
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+        if "\0" not in text:
+            return text
+    except UnicodeDecodeError:
+        text = ""
+    zeros = content[: contents.HEAD_BYTES].count(b"\0")
+    found = contents.name_content(content[: contents.HEAD_BYTES])
+    if text or zeros > len(content[: contents.HEAD_BYTES]) // 3:
+        found = found or "UTF-16 without its mark, or no text"
+    elif not zeros:
+        found = found or "text in Latin-1, Windows-1252 or another coding of one byte a letter"
+        found += f"; `iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv` converts it, if it is the first two"
+    raise DataError(f"{path}: expected a csv saved as UTF-8, found {found or 'not UTF-8 text'}")
 
 
 def _csv(path: Path, text: str) -> Table:
@@ -209,17 +255,31 @@ def _role(table: Table, wanted: str, names: Sequence[str]) -> str:
 
 def _refuse_boxes(table: Table) -> None:
     """Refuse rows that mark a part of a sound: to take the whole file in its place would teach something else."""
-    cores = {column: _UNIT.sub("", column) for column in table.columns}
-    begin = [column for column, core in cores.items() if core in _BEGIN]
-    end = [column for column, core in cores.items() if core in _END]
-    if not begin or not end:
+    named = {column: set(re.findall("[a-z]+", column)) - _BESIDE for column in table.columns}
+    begin = [column for column, words in named.items() if len(words) == 1 and words <= _BEGIN]
+    # As librosa and Kaleidoscope have it: offset and duration.
+    begin = begin or [column for column, words in named.items() if words == {"offset"}]
+    end = [column for column, words in named.items() if len(words) == 1 and words <= _END and column not in begin]
+    if not begin:
         return
     place = table.columns.index(begin[0])
-    if any(values[place] for _, values in table.rows):
+    values = [values[place] for _, values in table.rows]
+    # A begin alone may also be the time of day when a recorder was started.
+    if any(values if end else (_number(value) for value in values)):
+        what = f"columns '{begin[0]}' and '{end[0]}' mark" if end else f"column '{begin[0]}' marks"
+        those = "these columns" if end else "this column"
         raise DataError(
-            f"{table.path}: columns '{begin[0]}' and '{end[0]}' mark parts of sounds, and only whole files can be "
-            "learnt yet; cut the parts out into files of their own, or remove these columns to take each file whole"
+            f"{table.path}: {what} parts of sounds, and only whole files can be learnt yet; cut the parts out into "
+            f"files of their own, or remove {those} to take each file whole"
         )
+
+
+def _number(text: str) -> float:
+    """A number of seconds; 0 where it is none."""
+    try:
+        return float(text.replace(",", "."))
+    except ValueError:
+        return 0.0
 
 
 def _refuse_several(rows: list[Row], kind: str, *, where: Path) -> None:
@@ -241,7 +301,7 @@ def _split_column(rows: list[Row], *, where: Path, notes: list[str]) -> list[int
             "to do without, name the column otherwise"
         )
     if len({name.casefold() for name in names}) == 1:
-        notes.append(f"column 'split' says '{names[0]}' alone: folds are drawn")
+        notes.append(f"column 'split' says '{names[0]}' alone, which divides nothing")
         return None
     parts = part_folds(names, where=f"{where}: column 'split'", notes=notes)
     return [parts[value] for value in values]

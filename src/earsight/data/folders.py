@@ -13,7 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from earsight.data import audio
-from earsight.data.clip_tables import fold_column, label_and_path, normal, read_csv, read_table
+from earsight.data.clip_tables import (
+    divided_twice,
+    fold_column,
+    label_and_path,
+    normal,
+    one_division,
+    read_csv,
+    read_table,
+)
 from earsight.data.datasets import Listing, first
 from earsight.data.splits import TRAIN, is_part, part_folds
 from earsight.errors import DataError
@@ -148,6 +156,9 @@ def read_audiofolder(root: Path) -> Listing:
     for home, part in parts.items():
         table = _metadata(root / home)
         one = read_csv(table, name=home) if table else read_folder(root / home)
+        if one.folds is not None and len(homes) > 1:
+            what = f"divides the clips of the folder '{home}', which is one part of the data set"
+            raise DataError(f"{table}: its column {'split' if one.split else 'fold'} {what}; remove it")
         out = replace(out, table=out.table or table)
         place = {path: f"{home}/{path}" for path in one.paths}
         out.paths.extend(place.values())
@@ -156,8 +167,8 @@ def read_audiofolder(root: Path) -> Listing:
         folds.extend([part] * len(one.paths))
         notes += [f"{home}: {note}" for note in one.notes]
     if len(homes) == 1:
-        notes.append(f"'{homes[0]}' is the only part: folds are drawn")
-        return replace(out, folds=None, split=False)
+        notes.append(f"'{homes[0]}' is the only part{': folds are drawn' if one.folds is None else ''}")
+        return replace(out, folds=one.folds, split=one.split)
     return out
 
 
@@ -181,7 +192,8 @@ def _metadata(home: Path) -> Path | None:
     for path in (home / name for name in METADATA):
         if path.is_file():
             with path.open("rb") as file:
-                if b"file_name" in file.readline(1 << 16).lower():
+                # Without what UTF-16 has between the letters.
+                if b"file_name" in file.read(1 << 16).split(b"\n")[0].replace(b"\0", b"").lower():
                     return path
     return None
 
@@ -198,9 +210,16 @@ def _from_metadata(table: Path) -> Listing:
     """The clips of a metadata file at the top of a data set; folders of parts in all its paths make the split."""
     out = read_csv(table, name=table.parent.resolve().name)
     tops = [Path(path).parts[0] for path in out.paths]
-    if out.folds is None and len(set(tops)) > 1 and all(map(is_part, tops)):
+    if len(set(tops)) > 1 and all(map(is_part, tops)):
         parts = part_folds(dict.fromkeys(tops), where=str(table.parent), notes=out.notes)
-        out = replace(out, folds=[parts[top] for top in tops], split=True)
+        folds = [parts[top] for top in tops]
+        if out.folds is None:
+            out = replace(out, folds=folds, split=True)
+        elif out.split and out.folds != folds:
+            raise divided_twice(f"{table}: the column split and the folders {first(list(parts))}")
+        elif not out.split:
+            both = f"{table}: the column fold and the folders {first(list(parts))}"
+            one_division(out.folds, folds, where=both, notes=out.notes)
     listed = set(out.paths)
     left = [path for path in sounds_below(out.root) if path.relative_to(out.root).as_posix() not in listed]
     if left:
