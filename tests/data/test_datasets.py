@@ -225,7 +225,11 @@ def test_nested_folders_links_and_what_is_no_sound(tmp_path):
     assert dogs == ["dog/deep/er/0.wav", "dog/deep/er/1.wav", "dog/deep/er/2.wav", "dog/linked folder/more.flac"]
     notes = " | ".join(data.notes)
     assert "'empty' holds no sound" in notes
-    assert "(2 hidden)" in notes
+    assert "2 hidden names left out" in notes
+    assert (
+        "4 files were left out: their endings are not those of sounds (none 1, .csv 1, .md 1, .txt 1); rename what"
+        in notes
+    )
     assert "1 sounds beside the class folders" in notes
     assert "links to folders already listed" in notes
 

@@ -6,6 +6,7 @@ import io
 
 import pytest
 
+from earsight.data import decoders, open_dataset
 from earsight.errors import DataError
 from earsight.inference.clips import find_sounds
 
@@ -27,5 +28,30 @@ def test_names_folders_and_the_stream_in_their_order(tmp_path):
 
 def test_a_folder_without_sound(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(DataError, match="no audio file below"):
+    with pytest.raises(DataError, match=r"no audio file below.*1 file was left out: its ending.*\(.txt 1\)"):
         find_sounds(["x.wav", str(tmp_path)], stdin=io.StringIO())
+
+
+def test_what_a_search_leaves_out_is_said_as_check_says_it(tmp_path, monkeypatch):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for name in ("0.wav", "1.wav", "2.ts", "3.TS", "4.gsm", "5", ".DS_Store"):
+            (tmp_path / label / name).touch()
+    said = []
+    assert len(list(find_sounds([str(tmp_path)], stdin=io.StringIO(), say=said.append))) == 4
+    assert said == [
+        "8 files were left out: their endings are not those of sounds (.ts 4, none 2, .gsm 2); "
+        "rename what is sound, as to .wav (its content says what it is), or name it by itself"
+    ]
+    assert said[0] in open_dataset(tmp_path, folds=2).notes
+    assert said[0] in open_dataset(tmp_path, label_from="{label}", folds=None, testing=True).notes
+    monkeypatch.setattr(decoders, "has_ffmpeg", lambda: False)
+    (tmp_path / "a" / "6.m4a").touch()
+    list(find_sounds([str(tmp_path), "x.wma"], stdin=io.StringIO(), say=said.append))
+    assert said[2].startswith("2 files (.m4a 1, .wma 1) in codings that libsndfile does not read: `pip install")
+
+
+def test_a_list_in_utf_16(tmp_path):
+    list_of = io.TextIOWrapper(io.BytesIO("x.wav\n".encode("utf-16")), encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(DataError, match="the list on standard input is UTF-16; send it as UTF-8"):
+        list(find_sounds(["-"], stdin=list_of))

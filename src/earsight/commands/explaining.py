@@ -47,7 +47,7 @@ def explain(
     # Explanations that have no such setting are of first windows.
     settings = {"label": label, "curves": curves, "seed": seed} | ({} if first else {"first": False})
     origin = made_from(model, **settings)
-    named = list(file_names(find_sounds(sounds, stdin=sys.stdin)))
+    named = list(file_names(find_sounds(sounds, stdin=sys.stdin, say=lambda note: say(f"earsight: {note}"))))
     done: list[dict[str, Any]] = []
     failed: list[EarsightError] = []
     with bar("explaining") as shown:

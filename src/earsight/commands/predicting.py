@@ -107,7 +107,6 @@ def check(wanted: Wanted) -> None:
 
 def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     """Predict and write; how many files could not be read, or not to their end."""
-    from earsight.data.decoders import needing_extra
     from earsight.execution.ray_cluster import check_place
     from earsight.inference.clips import find_sounds
     from earsight.inference.model import Model
@@ -117,11 +116,9 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     check_place(on)
     if wanted.hop_seconds is not None:
         check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
-    paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin)
+    paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin, say=lambda note: say(f"earsight: {note}"))
     paths = paths if "-" in wanted.sounds else list(paths)
     total = len(paths) if isinstance(paths, list) else None
-    if isinstance(paths, list) and (lacking := needing_extra(paths)):
-        say(f"earsight: {lacking}")
     if wanted.form in _FOR_ONE and total != 1 and not wanted.in_folder:
         raise EarsightError(
             f"--format {wanted.form} does not name the recording, and there may be several: "

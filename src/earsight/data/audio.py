@@ -34,6 +34,7 @@ Excuse = Callable[[str, float], None]
 EXTENSIONS = frozenset(
     {".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aiff", ".aif"}
     | {".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".voc", ".sph", ".nist", ".amb", ".8svx", ".ircam"}
+    | {".mpa", ".mpga", ".paf", ".pvf", ".sf", ".svx", ".avr", ".htk", ".sds"}
     | decoders.EXTRA_EXTENSIONS
 )
 """Lower-case suffixes that a search through folders takes for sound, whether or not a decoder for them is installed."""

@@ -40,6 +40,22 @@ _ALAC_PACKET = 4096  # frames
 EXTRA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".3gp", ".3ga", ".aac", ".amr", ".awb", ".webm", ".mka", ".weba", ".wma", ".wv", ".ape"}
     | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx", ".mkv", ".mov", ".avi"}
+    | {
+        ".adts",
+        ".latm",
+        ".loas",
+        ".m4r",
+        ".m4v",
+        ".3g2",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".wmv",
+        ".flv",
+        ".rm",
+        ".ogv",
+    }
 )
 """Lower-case suffixes of files that FFmpeg alone reads."""
 # FFmpeg's demultiplexers by the first bytes; none of them opens other files.

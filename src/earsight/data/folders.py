@@ -24,7 +24,7 @@ from earsight.data.clip_tables import (
 )
 from earsight.data.datasets import Listing, first
 from earsight.data.splits import TRAIN, is_part, part_folds
-from earsight.errors import DataError
+from earsight.errors import DataError, counted
 
 NOISE_FOLDER = "_background_noise_"
 """What Speech Commands calls its recordings of noise, to be mixed in: no class."""
@@ -56,16 +56,13 @@ def read_folder(root: Path) -> Listing:
         elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
             loose += 1
         else:
-            ignored["other"] += 1
+            ignored[Path(entry.name).suffix.lower()] += 1
     if loose and not out.paths:
         raise _no_classes(root, f"{loose} sounds but no class folders")
     out.groups.extend(out.paths)
     if loose:
         out.notes.append(f"{loose} sounds beside the class folders were left out: they have no class")
-    if total := ignored["hidden"] + ignored["other"]:
-        out.notes.append(f"{total} files that are no sound by their name were left out ({ignored['hidden']} hidden)")
-    if ignored["again"]:
-        out.notes.append(f"{ignored['again']} links to folders already listed were left out")
+    out.notes.extend(left_out(ignored))
     inside = {path.split("/")[1] for path in out.paths if path.count("/") > 1}
     if len(inside) > 1 and all(map(is_part, inside)):
         way = "--label-from '{label}/{split}/{name}' does"
@@ -73,9 +70,31 @@ def read_folder(root: Path) -> Listing:
     return out
 
 
-def sounds_below(folder: Path) -> list[Path]:
-    """Sound files below a folder, sorted, by the rules of data sets: links are followed, hidden files left out."""
-    return _sounds_below(folder, Counter(), barred=set())
+def sounds_below(folder: Path, ignored: Counter[str] | None = None) -> list[Path]:
+    """Sound files below a folder, sorted, by the rules of data sets: links are followed, hidden files left out.
+
+    What is left out is counted in ``ignored``, for `left_out`.
+    """
+    return _sounds_below(folder, Counter() if ignored is None else ignored, barred=set())
+
+
+def left_out(ignored: Counter[str]) -> list[str]:
+    """Lines on what a search through folders left out, counted by lower-case ending, or as ``hidden`` or ``again``."""
+    endings = Counter({ending: count for ending, count in ignored.items() if ending not in ("hidden", "again")})
+    notes = []
+    if endings:
+        shown = [
+            f"{ending or 'none'} {count}" for ending, count in sorted(endings.items(), key=lambda one: (-one[1], one))
+        ]
+        who = "1 file was left out: its ending is not a sound's" if endings.total() == 1 else ""
+        who = who or f"{endings.total()} files were left out: their endings are not those of sounds"
+        way = "rename what is sound, as to .wav (its content says what it is), or name it by itself"
+        notes.append(f"{who} ({first(shown, 8)}); {way}")
+    if ignored["hidden"]:
+        notes.append(f"{counted(ignored['hidden'], 'hidden name')} left out")
+    if ignored["again"]:
+        notes.append(f"{ignored['again']} links to folders already listed were left out")
+    return notes
 
 
 def read_names(root: Path, pattern: str) -> Listing:
@@ -102,8 +121,8 @@ def read_names(root: Path, pattern: str) -> Listing:
         re.compile("".join(re.escape(piece) if at % 2 == 0 else _one(piece, lazy) for at, piece in enumerate(pieces)))
         for lazy in ("?", "")
     ]
-    found, strange = [], []
-    paths = [path.relative_to(root).as_posix() for path in sounds_below(root)]
+    found, strange, ignored = [], [], Counter[str]()
+    paths = [path.relative_to(root).as_posix() for path in sounds_below(root, ignored)]
     for path in paths:
         text = str(Path(path).with_suffix("")) if "/" in pattern else Path(path).stem
         short, long = (fit.fullmatch(text) for fit in fits)
@@ -121,7 +140,7 @@ def read_names(root: Path, pattern: str) -> Listing:
         raise DataError(f"{root}: --label-from {pattern}: {what}; change the pattern, or move these files away")
     labels = [normal(row["label"]) for row in found]
     groups = [row.get("group", path) for row, path in zip(found, paths, strict=True)]
-    notes: list[str] = []
+    notes = left_out(ignored)
     folds, split = None, "split" in names and "fold" not in names
     if "fold" in names:
         folds = fold_column([(0, row) for row in found], where=root)
@@ -301,7 +320,7 @@ def _sounds_below(folder: Path, ignored: Counter[str], *, barred: set[tuple[int,
             elif _is_folder(entry):
                 stack.append(Path(entry.path))
             else:
-                ignored["other"] += 1
+                ignored[Path(entry.name).suffix.lower()] += 1
     return sorted(found, key=lambda path: path.as_posix())
 
 

@@ -8,6 +8,7 @@ in the same batches as if it were short, so that its length changes no bit of th
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from earsight.calibration.apply import Pool, Raw
 from earsight.data import audio
 from earsight.data.audio import Wave
-from earsight.data.folders import sounds_below
+from earsight.data.decoders import needing_extra
+from earsight.data.folders import left_out, sounds_below
 from earsight.errors import AudioError, DataError, counted
 from earsight.inference.model import CHUNK, Model, grouped
 from earsight.inference.predictions import Prediction
@@ -28,25 +30,42 @@ from earsight.inference.ray_inference import RayInference
 from earsight.parallel import in_order
 
 
-def find_sounds(names: Sequence[str], *, stdin: TextIO) -> Iterator[str]:
+def find_sounds(
+    names: Sequence[str], *, stdin: TextIO, say: Callable[[str], None] = lambda note: None
+) -> Iterator[str]:
     """Paths of sounds: files as they are named, folders searched for audio, ``-`` for lines of ``stdin``.
 
     Folders are searched before the first path is given, so that a mistake (DataError: a folder holds no audio file)
-    shows before there is any output.
+    shows before there is any output. ``say`` is called with lines on files that are left out for their endings, or
+    need the extra decoder.
     """
     folders: dict[str, list[str]] = {}
+    ignored: Counter[str] = Counter()
     for name in names:
         if name != "-" and Path(name).is_dir():
             # Data sets list folders named like a sound, to report them; here they are left out.
-            folders[name] = [str(path) for path in sounds_below(Path(name)) if not path.is_dir()]
+            folders[name] = [str(path) for path in sounds_below(Path(name), ignored) if not path.is_dir()]
             if not folders[name] and Path(name).suffix.lower() in audio.EXTENSIONS:
                 folders[name] = [name]  # named like a sound: reported as the others are
             if not folders[name]:
-                raise DataError(f"{name}: no audio file below this folder; name the files, or another folder")
+                found = "".join(f"; {note}" for note in left_out(ignored))
+                raise DataError(f"{name}: no audio file below this folder; name the files, or another folder{found}")
+    del ignored["hidden"]  # what an operating system puts beside sounds is no news
+    listed = [path for name in names if name != "-" for path in folders.get(name, (name,))]
+    for note in (*left_out(ignored), needing_extra(listed)):
+        if note:
+            say(note)
     # A list that Windows programs wrote begins with a byte order mark.
-    marked = (line if number else line.removeprefix("\ufeff") for number, line in enumerate(stdin))
+    marked = (line if number else _unmarked(line) for number, line in enumerate(stdin))
     lines = (line.rstrip("\r\n") for line in marked if line.strip())
     return chain.from_iterable(lines if name == "-" else folders.get(name, (name,)) for name in names)
+
+
+def _unmarked(line: str) -> str:
+    """The first line of a list without its byte order mark; `DataError` where that says UTF-16."""
+    if line.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise DataError("the list on standard input is UTF-16; send it as UTF-8, as by `iconv -f UTF-16 -t UTF-8`")
+    return line.removeprefix("\ufeff")
 
 
 MOST = 4
