@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earsight.errors import EarsightError
+from earsight.inference import events as rules_of_events
 from earsight.inference.events import EventRules, EventTracker, events_of
 from earsight.inference.predictions import Event, Prediction, Window
 
@@ -96,6 +97,69 @@ def test_events_come_as_soon_as_they_are_over():
     assert [event.label for event in tracker.close()] == ["cat"]
 
 
+def _rows(rows, *, hop=5.0, size=5.0, rules=None, exclusive=True):
+    """Events of windows whose probabilities of named classes are given."""
+    windows = []
+    for number, shares in enumerate(rows):
+        ranked = sorted(shares.items(), key=lambda item: -item[1])
+        names, values = zip(*ranked, strict=True)
+        windows.append(Window(number * hop, number * hop + size, Prediction("x.wav", names, values)))
+    kwargs = {"hop_seconds": hop, "window_seconds": size, "exclusive": exclusive}
+    return list(events_of(windows, rules or EventRules(), **kwargs))
+
+
+SNEEZE, ROOSTER = {"sneezing": 0.9, "rooster": 0.1}, {"sneezing": 0.1, "rooster": 0.9}
+
+
+@pytest.mark.parametrize("hop", [1.0, 5.0])
+def test_a_class_is_not_joined_across_another(hop):
+    times = round(5 / hop)
+    found = _rows([row for row in (SNEEZE, ROOSTER, SNEEZE, ROOSTER) for _ in range(times)], hop=hop)
+    assert [event.label for event in found] == ["sneezing", "rooster", "sneezing", "rooster"]
+    assert all(a.end_seconds <= b.begin_seconds for a, b in pairwise(found))
+    # Where nothing is said in between, the gap is closed as before.
+    quiet = {"sneezing": 0.2, "rooster": 0.2}
+    assert [event.label for event in _rows([SNEEZE, quiet, SNEEZE], hop=hop)] == ["sneezing"]
+    assert _spans(_rows([SNEEZE, ROOSTER, SNEEZE])) == [(0.0, 5.0), (5.0, 10.0), (10.0, 15.0)]
+
+
+def test_a_fading_class_ends_where_another_speaks():
+    rows = [{"dog": 0.8, "cat": 0.1}, {"dog": 0.4, "cat": 0.55}, {"dog": 0.4, "cat": 0.45}]
+    assert _spans(_rows(rows)) == [(0.0, 5.0), (5.0, 15.0)]
+    # Classes that do not exclude each other overlap, and are joined across each other.
+    both = [(event.label, event.begin_seconds, event.end_seconds) for event in _rows(rows, exclusive=False)]
+    assert both == [("dog", 0.0, 15.0), ("cat", 5.0, 15.0)]
+    assert len(_rows([SNEEZE, ROOSTER, SNEEZE], exclusive=False)) == 2
+    low = EventRules(0.3, 0.3)
+    assert [event.label for event in _rows(rows, rules=low)] == ["dog", "cat"], "at the threshold both are there"
+
+
+def test_rows_are_in_the_order_of_their_begins():
+    rows = [{"dog": 0.9, "cat": 0.1}, {"dog": 0.6, "cat": 0.7}, {"dog": 0.6, "cat": 0.1}, {"dog": 0.1, "cat": 0.6}]
+    found = _rows(rows, rules=EventRules(gap_seconds=0), exclusive=False)
+    assert [(event.label, event.begin_seconds) for event in found] == [("dog", 0.0), ("cat", 5.0), ("cat", 15.0)]
+
+
+def test_events_that_wait_are_bounded(monkeypatch):
+    monkeypatch.setattr(rules_of_events, "MOST_WAITING", 3)
+    tracker = EventTracker(EventRules(gap_seconds=0), hop_seconds=1.0, window_seconds=1.0, exclusive=False)
+    found = []
+    for number in range(100):
+        shares = (0.9, 0.8 * (number % 2))
+        window = Window(float(number), number + 1.0, Prediction("x.wav", ("rain", "frog"), shares))
+        found += tracker.add(window)
+        assert len(tracker.state()["waiting"]) <= 4
+    found += tracker.close()
+    rain = [event for event in found if event.label == "rain"]
+    assert len(rain) > 5
+    assert (rain[0].begin_seconds, rain[-1].end_seconds) == (0.0, 100.0)
+    assert all(a.end_seconds == b.begin_seconds for a, b in pairwise(rain)), "what is cut goes on where it was cut"
+    assert sum(event.windows for event in rain) == 100
+    assert sum(event.label == "frog" for event in found) == 50
+    begins = [event.begin_seconds for event in found]
+    assert begins == sorted(begins)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     shares=st.lists(st.sampled_from([0.0, 0.3, 0.45, 0.5, 0.55, 0.7, 1.0]), min_size=1, max_size=30),
@@ -103,17 +167,19 @@ def test_events_come_as_soon_as_they_are_over():
     hop=st.sampled_from([0.3, 1.0, 5.0, 7.0]),
     gap=st.sampled_from([None, 0.0, 2.5]),
     shortest=st.sampled_from([0.0, 1.5]),
+    exclusive=st.booleans(),
 )
-def test_a_state_goes_on_as_if_nothing_had_been(shares, cut, hop, gap, shortest):
+def test_a_state_goes_on_as_if_nothing_had_been(shares, cut, hop, gap, shortest, exclusive):
     rules = EventRules(0.5, 0.4, shortest, gap)
     windows = _timeline(shares, hop=hop)
-    kwargs = {"hop_seconds": hop, "window_seconds": 5.0}
+    kwargs = {"hop_seconds": hop, "window_seconds": 5.0, "exclusive": exclusive}
     whole = list(events_of(windows, rules, **kwargs))
     first = EventTracker(rules, **kwargs)
     found = [event for window in windows[:cut] for event in first.add(window)]
     second = EventTracker(rules, **kwargs, state=json.loads(json.dumps(first.state())))
     found += [event for window in windows[cut:] for event in second.add(window)]
     assert [*found, *second.close()] == whole
+    assert whole == sorted(whole, key=lambda event: event.begin_seconds)
     for label in ("dog", "cat"):
         spans = _spans(event for event in whole if event.label == label)
         assert all(begin < end for begin, end in spans)

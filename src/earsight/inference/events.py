@@ -1,11 +1,14 @@
 """Sound event detection: windows of a recording become events, by a threshold with hysteresis.
 
-Comes in: `Window`s of one recording, in order. Goes out: `Event`s in the order of their ends, each when no later window
-can change it. Times are in seconds from the recording's start.
+Comes in: `Window`s of one recording, in order. Goes out: `Event`s in the order of their begins, each when no later
+window can change it or give one that begins before. Times are in seconds from the recording's start.
 
 A window's prediction does not show where in it the sound is. An overlapping window therefore covers only the hop around
 its middle (the first also the time before, the last the time after): the bounds of sounds longer than a window are
 right within a hop, and shorter sounds get the length of a window. Windows that do not overlap cover their full length.
+
+Where classes exclude each other (their probabilities add up to 1), a window speaks for one: where the most probable
+class reaches the threshold, an event of another that does not is over, and is not joined with a later one.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ THRESHOLD = 0.5
 """An event begins where a class is more probable than all others together."""
 RELEASE_SHARE = 0.7
 """Default release, as a share of the threshold."""
+MOST_WAITING = 1000
+"""Events that may wait for one that began before them and goes on; then that one is cut, so that memory is bounded."""
 _ROUNDING = 1e-6  # seconds by which equal times may differ
 
 
@@ -70,49 +75,66 @@ class _Open:
     going_on: bool
 
     def event(self, label: str) -> Event:
-        return Event(label, self.begin, self.end, self.score, self.total / self.windows, self.windows)
+        return Event(label, self.begin, self.end, self.score, self.total / max(self.windows, 1), self.windows)
 
 
 class EventTracker:
-    """Turns one recording's windows into events, one window at a time; ``state``, from `state`, resumes."""
+    """Turns one recording's windows into events, one window at a time; ``state``, from `state`, resumes.
+
+    ``exclusive``: at most one class is there at a time, as softmax has it.
+    """
 
     def __init__(
-        self, rules: EventRules, *, hop_seconds: float, window_seconds: float, state: dict[str, Any] | None = None
+        self,
+        rules: EventRules,
+        *,
+        hop_seconds: float,
+        window_seconds: float,
+        exclusive: bool = True,
+        state: dict[str, Any] | None = None,
     ) -> None:
-        self._rules = rules
+        self._rules, self._exclusive = rules, exclusive
         gap = min(hop_seconds, window_seconds) if rules.gap_seconds is None else rules.gap_seconds
         self._gap, self._window = gap + _ROUNDING, window_seconds
         self._margin = max(0.0, (window_seconds - hop_seconds) / 2)
         state = state or {"heard": {}, "first": True, "end": 0.0}
         self._open = {label: _Open(**fields) for label, fields in state["heard"].items()}
         self._first, self._end = bool(state["first"]), float(state["end"])
+        self._waiting = [Event(**fields) for fields in state.get("waiting", [])]
 
     def state(self) -> dict[str, Any]:
         """The open events, as JSON values for journals, which fix the keys' names."""
         events = {label: asdict(event) for label, event in self._open.items()}
-        return {"heard": events, "first": self._first, "end": self._end}
+        waiting = [asdict(event) for event in self._waiting]
+        return {"heard": events, "first": self._first, "end": self._end, "waiting": waiting}
 
     def add(self, window: Window) -> list[Event]:
-        """Add the next window; returns the events that have ended."""
+        """Add the next window; returns the events that no later window can change or precede."""
         begin = window.begin_seconds + (0.0 if self._first else self._margin)
         end = min(window.begin_seconds + self._window - self._margin, window.end_seconds)
         self._first, self._end = False, window.end_seconds
-        over = self._finished([label for label, event in self._open.items() if begin - event.end > self._gap])
         found = window.found
         # A window of no class belongs to no event.
         shares = {} if found.unknown else dict(zip(found.classes, found.probabilities, strict=True))
+        speaks = self._exclusive and bool(shares) and shares[found.label] >= self._rules.threshold
+        over = [label for label, event in self._open.items() if begin - event.end > self._gap]
+        if speaks:
+            over += [one for one in self._open if one not in over and shares.get(one, 0.0) < self._rules.threshold]
+        self._finish(over)
         for label, share in shares.items():
-            self._extend(label, share, begin, end)
+            if not speaks or share >= self._rules.threshold:
+                self._extend(label, share, begin, end)
         for label, event in self._open.items():
             event.going_on = event.going_on and shares.get(label, 0.0) >= self._rules.falls_below
-        return over
+        return self._ready(end)
 
     def close(self) -> list[Event]:
-        """End the open events at the recording's end, and return them."""
+        """End the open events at the recording's end, and return them with those that waited for them."""
         for event in self._open.values():
             if event.going_on:
                 event.end = max(event.end, self._end)
-        return self._finished(list(self._open))
+        self._finish(list(self._open))
+        return self._ready(math.inf)
 
     def _extend(self, label: str, share: float, begin: float, end: float) -> None:
         event = self._open.get(label)
@@ -125,17 +147,29 @@ class EventTracker:
             event.end, event.going_on = end, True
             event.score, event.total, event.windows = max(event.score, share), event.total + share, event.windows + 1
 
-    def _finished(self, labels: list[str]) -> list[Event]:
+    def _finish(self, labels: list[str]) -> None:
         events = [self._open.pop(label).event(label) for label in labels]
-        long = [e for e in events if e.end_seconds - e.begin_seconds >= self._rules.shortest_seconds - _ROUNDING]
-        return sorted(long, key=lambda event: (event.end_seconds, event.begin_seconds, event.label))
+        shortest = self._rules.shortest_seconds - _ROUNDING
+        self._waiting += [e for e in events if e.windows and e.end_seconds - e.begin_seconds >= shortest]
+
+    def _ready(self, next_begin: float) -> list[Event]:
+        """The waiting events that begin before all open ones, and before ``next_begin``, where the next one may."""
+        if len(self._waiting) > MOST_WAITING:
+            label, event = min(self._open.items(), key=lambda item: item[1].begin)
+            self._finish([label])
+            self._open[label] = _Open(event.end, event.end, 0.0, 0.0, 0, event.going_on)
+        first = min([next_begin, *(event.begin for event in self._open.values())])
+        key = lambda event: (event.begin_seconds, event.end_seconds, event.label)  # noqa: E731
+        ready = sorted((event for event in self._waiting if event.begin_seconds < first), key=key)
+        self._waiting = [event for event in self._waiting if event.begin_seconds >= first]
+        return ready
 
 
 def events_of(
-    windows: Iterable[Window], rules: EventRules, *, hop_seconds: float, window_seconds: float
+    windows: Iterable[Window], rules: EventRules, *, hop_seconds: float, window_seconds: float, exclusive: bool = True
 ) -> Iterator[Event]:
-    """Events of a recording's windows, as they end; if reading or a prediction fails, the error comes last."""
-    tracker = EventTracker(rules, hop_seconds=hop_seconds, window_seconds=window_seconds)
+    """Events of a recording's windows, in order; if reading or a prediction fails, the error comes last."""
+    tracker = EventTracker(rules, hop_seconds=hop_seconds, window_seconds=window_seconds, exclusive=exclusive)
     failure: EarsightError | None = None
     try:
         for window in windows:
