@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,21 @@ SOUNDS = ["data/audio/1-1000-A-0.wav", "data/audio/1-1000-B-0.wav"]
 EXPLAIN = ["explain", MODEL, *SOUNDS, "--out", "explained", "--no-curves", "--max-steps", "1024", "--threads", "1"]
 TUNE = ["tune", "default", "data", "--on", "local", "--grid", "training.learning_rate=1e-3,1e-4", "--out", "search"]
 TUNE += ["--threads", "1", "--cache", "cache", *RECIPE]
+SWEEP = ["analyze", "cutoff", "data", "--stages", "block1", "--folds", "1,2", "--threads", "1", "--cache", "newcache"]
+SWEEP += [*RECIPE, "--set", "transfer.cut=none", "--out", "new"]
+REPRODUCE = ["reproduce", "table1", "esc10", "--scale", "scale.yaml", "--folds", "1,2", "--threads", "1"]
+REPRODUCE += ["--cache", "newcache", "--out", "new", "--weights", "test_resnet=donor.safetensors"]
+SCALE = """\
+title: Tiny
+table1:
+  rows: [{data: esc10, model: Tiny, pretrained: pretrained.yaml, random: random.yaml}]
+"""
+CELL = """\
+backbone: {name: test_resnet%s}
+training: {epochs: 3, precision: float32}
+features: {bands: 8, frames: 16}
+augment: {pitch_semitones: 0}
+"""
 PRELOAD = [
     *("earsight.cli", "earsight.training.trial", "earsight.reports.report", "earsight.ensembles.build", "timm"),
     *("earsight.calibration.calibrate", "earsight.execution.schedule", "earsight.inference.transcribe"),
@@ -139,9 +154,24 @@ WRITERS = (
     Reader("calibrate", ["calibrate", "run", "--json"], ()),
     Reader("explain --out", [*EXPLAIN, "--out", "new"], (), ("new/*.wav",)),
     Reader("tune --out", [*TUNE, "--out", "new"], (), ("new/best.yaml", "new/points/*/fold-*/seed-*/inner.npz")),
+    Reader(
+        "train",
+        ["train", "data", "--out", "new", "--threads", "1", "--cache", "newcache", *RECIPE],
+        (),
+        (*(f"new/{one}" for one in _TRIAL), "new/model.safetensors"),
+    ),
+    Reader("analyze", SWEEP, (), (*(f"new/*/{one}" for one in _TRIAL), "new/analysis/*.png")),
+    Reader("similarity", ["analyze", "similarity", "run", "--threads", "1"], (), ("run/analysis/*",)),
+    Reader("reproduce", REPRODUCE, (), (*(f"new/runs/*/{one}" for one in _TRIAL), "new/report.md")),
 )
 EXPORT = Reader("export", ["export", MODEL, "--out", "new.onnx", "--threads", "1"], (), ("new.onnx",))
-"""It takes as long as ten of the others, and comes once in sixty cases."""
+QUICKSTART = Reader(
+    "quickstart",
+    ["quickstart", "--epochs", "1", "--out", "new"],
+    (),
+    (*(f"new/run-*/{one}" for one in _TRIAL), "new/run-*/model.safetensors", "new/*.png"),
+)
+"""Both take as long as ten of the others; the first comes once in sixty cases, and both where they are named."""
 
 
 def _child(words: list[str], folder: Path, cache: Path, code: str, limit: int) -> None:
@@ -205,6 +235,7 @@ class Scene:
 
         shutil.rmtree(self.work, ignore_errors=True)
         write_synthetic(self.work / "data", clips_per_class=10, seconds=0.5, sample_rate_hz=8000)
+        self._make_scale()
         for words, code, expected in (
             ([*CROSSVAL, "--out", "run"], "", 0),
             (TRAIN, STOP_TRAINING, 9),
@@ -217,6 +248,23 @@ class Scene:
                 raise SystemExit(f"{words}: exit code {status}\n{errors}")
         (self.work / "DONE").touch()
         self.work.rename(self._whole)
+
+    def _make_scale(self) -> None:
+        """The sounds as an ESC-10, and a scale of tiny networks, one from a file of weights."""
+        from safetensors.torch import save_file
+
+        from earsight.models.backbones import build
+
+        shutil.copytree(self.work / "data", self.work / "esc10")
+        table = self.work / "esc10" / "meta" / "esc50.csv"
+        table.write_text(table.read_text().replace("FALSE", "TRUE"))
+        for name, text in (
+            ("scale", SCALE),
+            ("pretrained", CELL % ""),
+            ("random", CELL % ", weights: none"),
+        ):
+            (self.work / f"{name}.yaml").write_text(text)
+        save_file(build("test_resnet", classes=3, weights="none", seed=9).state_dict(), self.work / "donor.safetensors")
 
     def result(self, reader: Reader, out: str) -> dict[str, bytes]:
         """What a reader's verb gave, but for times: its files, and its output where it has none."""
@@ -294,15 +342,22 @@ def damage(scene: Scene, kind: str, number: int, readers: Iterable[Reader] = REA
     return {"verb": reader.name, "file": str(path.relative_to(scene.work)), "outcome": judged, "note": note}
 
 
-def interrupt(scene: Scene, kind: str, number: int) -> dict[str, str]:
-    """One kill, or one full disk; then the command is given again and must end with the bits of one left alone."""
-    writer = EXPORT if number % 60 == 59 else WRITERS[number % len(WRITERS)]
+def interrupt(scene: Scene, kind: str, number: int, writers: Iterable[Reader] = ()) -> dict[str, str]:
+    """One kill, or one full disk; then the command is given again and must end with the bits of one left alone.
+
+    A note says where the kill came too late.
+    """
+    choices = list(writers)
+    writer = (
+        choices[number % len(choices)] if choices else EXPORT if number % 60 == 59 else WRITERS[number % len(WRITERS)]
+    )
     chance = random.Random(f"{kind} {number}")
     _, seconds = scene.expected(writer)
     scene.reset()
     first = ""
     if kind == "kill":
-        scene.run(writer.command, kill=chance.uniform(0.05, seconds))
+        moment = chance.uniform(0.05, seconds)
+        first = f"ended within {moment:.1f} s" if scene.run(writer.command, kill=moment)[0] == 0 else ""
     else:
         status, _, errors = _full(scene, writer.command, chance)
         if "Traceback" in errors or status not in (0, 2):
@@ -335,11 +390,24 @@ def _full(scene: Scene, words: list[str], chance: random.Random) -> tuple[int | 
     return answer
 
 
+def _case(scene: Scene, kind: str, number: int, named: str | None) -> dict[str, str]:
+    """One case of all verbs, or of the named ones."""
+    interrupted = kind in ("kill", "fill")
+    known = (*WRITERS, EXPORT, QUICKSTART) if interrupted else READERS
+    chosen = [one for one in known if named and one.name in named.split(",")]
+    if named and len(chosen) != len(named.split(",")):
+        raise SystemExit(f"--verbs {named}: choose from {', '.join(one.name for one in known)}")
+    if interrupted:
+        return interrupt(scene, kind, number, chosen)
+    return damage(scene, kind, number, chosen or READERS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.damage", description=__doc__)
     for name, count in (("kill", 500), ("flip", 500), ("cut", 200), ("fill", 200)):
         parser.add_argument(f"--{name}s", type=int, default=count)
     parser.add_argument("--first", type=int, default=0, help="number of each kind's first case")
+    parser.add_argument("--verbs", help="of these alone, as in train,analyze; default all in turn")
     parser.add_argument("--at", type=Path, default=Path("damage"), help="the scene's folder, kept between sittings")
     parser.add_argument("--results", type=Path, help="default AT/results.jsonl")
     parser.add_argument("--minutes", type=float, default=30.0, help="of this sitting")
@@ -347,16 +415,18 @@ def main() -> None:
     asked.at.mkdir(parents=True, exist_ok=True)
     scene, results = Scene(asked.at.absolute()), asked.results or asked.at / "results.jsonl"
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done, until = {(row["kind"], row["number"]) for row in rows}, time.monotonic() + 60 * asked.minutes
+    done, until = (
+        {(row["kind"], row["number"], row.get("verbs")) for row in rows},
+        time.monotonic() + 60 * asked.minutes,
+    )
     kinds = ("kill", "flip", "cut", "fill")
     wanted = [(kind, asked.first + count) for kind in kinds for count in range(getattr(asked, f"{kind}s"))]
     wanted.sort(key=lambda one: one[1])
     with results.open("a") as file:
         for kind, number in wanted:
-            if (kind, number) in done or time.monotonic() > until:
+            if (kind, number, asked.verbs) in done or time.monotonic() > until:
                 continue
-            case: Callable[[Scene, str, int], dict[str, str]] = interrupt if kind in ("kill", "fill") else damage
-            row = {"kind": kind, "number": number, **case(scene, kind, number)}
+            row = {"kind": kind, "number": number, "verbs": asked.verbs} | _case(scene, kind, number, asked.verbs)
             rows.append(row)
             file.write(json.dumps(row) + "\n")
             file.flush()
