@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,28 @@ from earsight.training.trial import Trial, run_trial
 _PLACES = (os.environ.get("EARSIGHT_ESC10", ""), str(Path(__file__).parents[2] / "shared" / "data" / "esc10"))
 ESC10 = next((Path(place) for place in _PLACES if place and (Path(place) / "meta" / "esc50.csv").is_file()), None)
 
+LONGEST = ("ray_driver", "damage", "code_cache", "depthwise")
+"""Files that take longest, by their names: several processes begin with them, so that they end at about one time."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say where the real clips are missing, rather than leaving their tests out unseen."""
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`pytest -n 2`: a file stays in one process, for its fixtures' sake, and so do all files that start Ray."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if "/test_ray_" in nodeid else str(super()._split_scope(nodeid))
+
+    config.option.loadscopereorder = False  # the order is that of the items
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say where the real clips are missing, rather than leaving their tests out unseen; of several processes, order."""
+    if hasattr(config, "workerinput"):
+        first = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: first.get(item.path.stem.removeprefix("test_"), len(first)))
     if ESC10 is None:
         absent = pytest.mark.skip(reason="the ESC-10 clips are not here: set EARSIGHT_ESC10 to their folder")
         for item in items:
@@ -32,8 +52,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the tests' spectrograms out of the user's cache."""
-    os.environ["EARSIGHT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Keep the tests' spectrograms out of the user's cache; all processes of `pytest -n 2` share what is compiled."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    os.environ["EARSIGHT_CACHE"] = str(cache)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -41,6 +41,8 @@ def test_a_trial_of_a_few_steps_counts_as_a_whole(clock, monkeypatch):
 
 def test_a_real_trial_is_begun_and_thrown_away(prepare_as, cpu, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "earsight-timing-killed").mkdir()  # as a killed one leaves it
+    (tmp_path / "earsight-timing-killed.lock").touch()
     told = []
     run_trial = timing.run_trial
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
+from earsight.files import scratch_folder
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, run_trial
 
@@ -56,10 +55,10 @@ def timed_steps(prepared: Prepared, trial: Trial, *, device: torch.device) -> tu
         if marks and done - marks[0][0] >= TIMED_STEPS:
             raise _EnoughError
 
-    with TemporaryDirectory(prefix="earsight-timing-") as folder:
+    with scratch_folder("earsight-timing-") as folder:
         started = time.perf_counter()
         with contextlib.suppress(_EnoughError):
-            run_trial(prepared, trial, run=Path(folder), device=device, on_step=watch)
+            run_trial(prepared, trial, run=folder, device=device, on_step=watch)
     if len(marks) < 2:  # a trial of a step or two: it is done already
         return (time.perf_counter() - started) / max(1, total), max(1, total)
     (first, begun), (last, ended) = marks[0], marks[-1]

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from earsight.features.augment import pitch_steps
 from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
 from earsight.features.windows import clip_windows
+from earsight.files import scratch_folder
 from earsight.recipe import Recipe
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, is_done
@@ -119,9 +119,9 @@ def _rate(job: Job, store: str, *, device: torch.device, cache: Path | None) -> 
         ready = prepare(job.dataset, recipe, cache=cache, skip_bad=True, device=device)
         return _Rate(timed_steps(ready, Trial(fold, 0), device=device)[0], 0.0)
     clips = _few(job.dataset, fold, rows=(WARM_UP_STEPS + TIMED_STEPS + 1) * recipe.training.batch_size)
-    with TemporaryDirectory(prefix="earsight-timing-") as folder:
+    with scratch_folder("earsight-timing-") as folder:
         started = time.perf_counter()
-        ready = prepare(clips, recipe, cache=Path(folder), skip_bad=True, device=device)
+        ready = prepare(clips, recipe, cache=folder, skip_bad=True, device=device)
         made = (time.perf_counter() - started) / len(clips.clips)
         return _Rate(timed_steps(ready, Trial(fold, 0), device=device)[0], made)
 

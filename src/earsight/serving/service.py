@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.errors import AudioError, ModelError
 from earsight.evaluation.metrics import softmax
+from earsight.files import scratch_folder
 from earsight.inference.classifier import Classifier
 from earsight.inference.predictions import Prediction
 from earsight.serving.answers import Options, answer_of, mean_of
@@ -68,8 +68,7 @@ class Service:
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Run the decoders and threads for as long as the block runs."""
-        with tempfile.TemporaryDirectory(prefix="earsight-", ignore_cleanup_errors=True) as folder:
-            self.folder = Path(folder)
+        with scratch_folder("earsight-serving-") as self.folder:
             try:
                 await self.decoders.start()
                 self._batcher.start()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from earsight.execution.ray_cluster import SCRATCH
 from earsight.execution.ray_worker import Job, cancel_by_sigint, work
+from earsight.files import scratch_folder
 
 REDUCTION = 3  # ASHA keeps one point in so many, at 1/9 and 1/3 of all epochs
 FAILURES = 5  # how often a point is started again when its worker dies
@@ -123,13 +124,13 @@ def run_tune(
         grace_period=max(1, settings.epochs // REDUCTION**2),
         reduction_factor=REDUCTION,
     )
-    with TemporaryDirectory(prefix="earsight-tune-") as folder:
+    with scratch_folder(SCRATCH) as folder:
         results = tune.Tuner(
             tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus}),
             param_space={"point": tune.grid_search(list(range(len(points))))},
             tune_config=tune.TuneConfig(scheduler=scheduler if settings.asha else None, reuse_actors=True),
             run_config=tune.RunConfig(
-                storage_path=folder,
+                storage_path=str(folder),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=FAILURES),
                 callbacks=[ForgetStates()],
