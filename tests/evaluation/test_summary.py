@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,16 @@ def test_only_what_is_done_counts(tmp_path):
     assert [trial.about["fold"] for trial in read_run(tmp_path)] == [1]
 
 
+@pytest.mark.parametrize("name", ["fold-1-old/seed-0", "fold-1/seed-0 (copy)", "fold-2/seed-0"])
+def test_a_trial_that_was_copied_or_moved_within_its_run_does_not_count_twice(tmp_path, name):
+    folder = _write(tmp_path / "run", _drawn(1, 1, generator=np.random.default_rng(2))[0]).parent
+    shutil.copytree(folder, tmp_path / "run" / name)
+    with pytest.raises(RunError, match=r"holds files of fold 1 seed 0, so folders were copied .*; put them back, or"):
+        read_run(tmp_path / "run")
+    shutil.copytree(folder, tmp_path / "backup")
+    assert read_predictions(tmp_path / "backup" / "predictions.npz").about["fold"] == 1
+
+
 def test_run_folders_that_are_none(tmp_path):
     with pytest.raises(RunError, match="no such run folder"):
         read_run(tmp_path / "absent")
@@ -245,9 +256,10 @@ def _object_array(path: Path) -> None:
         lambda path: path.write_bytes(pickle.dumps({"clip": 1})),
         lambda path: np.savez(path, clip=np.array(["a"]), label=[0]),
         lambda path: np.savez(path, clip=["a"], label=[0], logits=[[0.0]], classes=["a"], about="no json"),
+        lambda path: np.savez(path, clip=["a"], label=[0], logits=[[0.0]], classes=["a"], about="[1]"),
         _object_array,
     ],
-    ids=["cut", "empty", "text", "pickle", "lacks arrays", "about is no JSON", "objects"],
+    ids=["cut", "empty", "text", "pickle", "lacks arrays", "about is no JSON", "about is a list", "objects"],
 )
 def test_broken_predictions(tmp_path, spoil):
     path = _write(tmp_path, _drawn(1, 1, generator=np.random.default_rng(0))[0])

@@ -170,12 +170,12 @@ def test_a_byte_that_changed_is_noticed_and_the_one_before_is_taken(tmp_path, ca
         assert record in ({"epoch": 2}, {"epoch": 3})
         assert record == {"epoch": 2} or place < 8 + length, "a weight changed in silence"
     assert noticed > 0.9 * len(places)
-    assert f"{path}: is damaged, or of another model; training goes on from the one before it" in caplog.text
+    assert f"{path}: is damaged, or of another model or trial; training goes on from the one before it" in caplog.text
     before.write_bytes(data[:-4])
     caplog.clear()
     path.write_bytes(data[:-4])
     assert load_checkpoint(path, model=model, optimizer=optimizer) is None
-    assert f"{before}: is damaged, or of another model; training begins anew" in caplog.text
+    assert f"{before}: is damaged, or of another model or trial; training begins anew" in caplog.text
 
 
 def test_a_checkpoint_of_an_earlier_version_is_taken_and_said_not_to_be_checked(tmp_path, caplog):

@@ -1,14 +1,19 @@
 """Held-out clips are found again: the right files, of the right trials, wherever the sounds are now."""
 
 import json
+import re
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from earsight.calibration.calibrate import calibrate_run
+from earsight.calibration.fit import Wanted
 from earsight.data.layouts import open_dataset
+from earsight.ensembles.build import make_ensemble
 from earsight.errors import RunError
 from earsight.files import write_state
 from earsight.training.heldout import HeldOut, held_out
@@ -56,6 +61,22 @@ def test_sounds_that_were_moved(moving, tmp_path):
     assert held_out(run, data=beside)[0].files == found[0].files
     with pytest.raises(RunError, match="holds no "):
         held_out(run, data=tmp_path)
+
+
+@pytest.mark.parametrize("other", ["fold-1/seed-0", "fold-2/seed-3"])
+def test_model_files_that_were_exchanged_are_noticed(moving, cpu, tmp_path, other):
+    run = shutil.copytree(moving / "run", tmp_path / "run")
+    shutil.copyfile(run / other / "model.safetensors", run / "fold-2" / "seed-0" / "model.safetensors")
+    fold, seed = re.findall(r"\d", other)
+    for read in (
+        held_out,
+        partial(calibrate_run, wanted=Wanted()),
+        lambda run: make_ensemble([moving / "run", run], out=tmp_path / "joint", device=cpu),
+    ):
+        with pytest.raises(
+            RunError, match=f"seed-0: holds files of fold {fold} seed {seed}, so folders were copied or"
+        ):
+            read(run)
 
 
 def test_runs_that_cannot_be_looked_at(moving, tmp_path):

@@ -182,6 +182,27 @@ def test_damaged_checkpoints_do_not_change_a_bit(prepared, cpu, first_run, tmp_p
     assert sorted(path.name for path in folder.iterdir()) == FILES
 
 
+def test_a_checkpoint_or_a_folder_of_another_trial_is_not_gone_on_with(
+    prepared, cpu, first_run, tmp_path, monkeypatch, caplog
+):
+    """It has seen what this one holds out."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_COST", 1e9)
+    for trial in (Trial(1, 0), Trial(2, 0)):
+        with pytest.raises(StoppedError):
+            run_trial(prepared, trial, run=tmp_path, device=cpu, on_step=stopped_after(2))
+    first, second = (trial.folder(tmp_path) for trial in (Trial(1, 0), Trial(2, 0)))
+    (second / "checkpoint.safetensors").replace(first / "checkpoint.safetensors")
+    run_trial(prepared, Trial(1, 0), run=tmp_path, device=cpu)
+    assert "is damaged, or of another model or trial; training begins anew" in caplog.text
+    assert model_bytes(tmp_path, Trial(1, 0)) == model_bytes(first_run, Trial(1, 0))
+    shutil.rmtree(second.parent)
+    first.parent.rename(second.parent)
+    for trial in (Trial(1, 0), Trial(2, 0)):
+        with pytest.raises(RunError, match=f"{second}: holds files of fold 1 seed 0, so folders were copied or exch"):
+            run_trial(prepared, trial, run=tmp_path, device=cpu)
+
+
 def test_a_damaged_identity_is_named(prepared, cpu, first_run, tmp_path):
     folder = Trial(1, 0).folder(tmp_path)
     shutil.copytree(Trial(1, 0).folder(first_run), folder)

@@ -20,6 +20,7 @@ from earsight.evaluation.summary import Predictions, read_run
 from earsight.files import read_state, say_damage, write_state
 from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
+from earsight.training.heldout import model_of
 
 REPORT = "calibration.json"
 
@@ -96,7 +97,7 @@ def _fitted(trials: list[Predictions], wanted: Wanted) -> list[tuple[Predictions
 
 
 def _file(run: Path, trial: Predictions) -> Path:
-    return run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "model.safetensors"
+    return model_of(run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}")
 
 
 def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: bool) -> None:

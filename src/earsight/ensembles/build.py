@@ -23,6 +23,7 @@ from earsight.inference.classifier import Classifier
 from earsight.inference.scoring import milliseconds_per_clip
 from earsight.models.card import ModelCard
 from earsight.models.modelfile import load, load_card
+from earsight.training.heldout import model_of
 
 METHODS = ("average", "greedy")
 EXPLAINED = (
@@ -171,7 +172,7 @@ def _open(runs: Sequence[Path], *, fold: int | None, device: torch.device) -> tu
             raise RunError(f"{run}: is an ensemble itself; name the runs of its members")
 
     def file(place: int, trial: Predictions) -> Path:
-        return runs[place] / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "model.safetensors"
+        return model_of(runs[place] / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}")
 
     grid = gather(
         [read_run(run) for run in runs],

@@ -70,12 +70,12 @@ def read_predictions(path: Path) -> Predictions:
     """Read one ``predictions.npz``; RunError if it is missing, broken, or lacks an array."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Predictions(
+            found = Predictions(
                 clips=file["clip"],
                 labels=file["label"],
                 logits=file["logits"],
                 classes=tuple(str(name) for name in file["classes"]),
-                about=json.loads(str(file["about"])),
+                about=dict(json.loads(str(file["about"]))),
                 distance=file["distance"] if "distance" in file.files else None,
                 groups=file["group"] if "group" in file.files else None,
             )
@@ -85,6 +85,23 @@ def read_predictions(path: Path) -> Predictions:
         raise RunError(
             f"{path}: not a predictions file of earsight ({error}); remove its folder and run again"
         ) from error
+    check_place(path.parent, found.about)
+    return found
+
+
+def check_place(folder: Path, about: Mapping[str, Any]) -> None:
+    """Raise `RunError` where a trial's folder, ``fold-K/seed-S``, holds a file ``about`` another fold or seed.
+
+    Copied or exchanged within a run, it would count twice, or be tested on clips that it was trained on.
+    """
+    names = [f"{name}-{about[name]}" if about.get(name) is not None else None for name in ("fold", "seed")]
+    found = [folder.parent.name, folder.name]
+    if found[0].startswith("fold-") and any(name not in (None, one) for name, one in zip(names, found, strict=True)):
+        named = " ".join(name.replace("-", " ") for name in names if name)
+        raise RunError(
+            f"{folder}: holds files of {named}, so folders were copied or exchanged; put them back, or move what is "
+            "too many out of the run folder"
+        )
 
 
 def read_history(run: Path, trial: Predictions) -> list[dict[str, Any]]:

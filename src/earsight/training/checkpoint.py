@@ -42,11 +42,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     extra: Mapping[str, State | None],
     record: Mapping[str, Any],
+    of: str = "",
 ) -> None:
     """Write everything that the next epoch needs; where the disk refuses, an earlier checkpoint stays as it was.
 
     Model and optimiser are kept whole, and further states by name, such as the EMA (None is left out); the record is
-    anything that JSON holds. Raises `RunError` if the disk refuses.
+    anything that JSON holds; ``of`` names the training. Raises `RunError` if the disk refuses.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
@@ -57,7 +58,7 @@ def save_checkpoint(
     text, before = json.dumps(dict(record)), path.with_name(_FILES[1])
     try:
         with replacing(path) as part:
-            save_file(tensors, part, metadata={"record": text, "digest": _digest(tensors, text)})
+            save_file(tensors, part, metadata={"record": text, "of": of, "digest": _digest(tensors, text)})
             if path.exists():
                 before.unlink(missing_ok=True)
                 link_or_copy(path, before)
@@ -69,24 +70,24 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, of: str = ""
 ) -> tuple[dict[str, State], dict[str, Any]] | None:
-    """Load the newest undamaged checkpoint into a model and its optimiser.
+    """Load the newest undamaged checkpoint of this training (``of``) into a model and its optimiser.
 
     Returns the extra states and the record; None where no checkpoint is whole, so that training starts afresh.
     """
     places = [place for place in (path, path.with_name(_FILES[1])) if place.is_file()]
     for place in places:
-        found = _load(place, model=model, optimizer=optimizer)
+        found = _load(place, model=model, optimizer=optimizer, of=of)
         if found is not None:
             return found
         then = "begins anew" if place == places[-1] else "goes on from the one before it"
-        say_damage(f"{place}: is damaged, or of another model; training {then}")
+        say_damage(f"{place}: is damaged, or of another model or trial; training {then}")
     return None
 
 
 def _load(
-    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, of: str
 ) -> tuple[dict[str, State], dict[str, Any]] | None:
     try:
         with safe_open(path, framework="pt") as file:
@@ -97,7 +98,7 @@ def _load(
         return None
     if "digest" not in about:
         say_once(f"{path}: was written by an earlier version, without a digest; it cannot be checked")
-    elif about["digest"] != _digest(tensors, about["record"]):
+    elif about["digest"] != _digest(tensors, about["record"]) or about.get("of", of) != of:
         return None
     weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model/")}
     shapes = {name: value.shape for name, value in model.state_dict().items()}

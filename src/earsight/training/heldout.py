@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import EarsightError, RunError
-from earsight.evaluation.summary import read_predictions
+from earsight.evaluation.summary import check_place, read_predictions
 from earsight.files import read_state
+from earsight.models.modelfile import load_card
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,20 @@ def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) ->
         clips = tuple(str(clip) for clip in found.clips)
         root = _root(folder, data, clips[0])
         files = tuple(root / clip for clip in clips)
-        model = folder / "model.safetensors"
-        out.append(HeldOut(int(found.about["fold"]), chosen, model, clips, files, found.labels, found.classes))
+        out.append(
+            HeldOut(int(found.about["fold"]), chosen, model_of(folder), clips, files, found.labels, found.classes)
+        )
     return sorted(out, key=lambda item: item.fold)
+
+
+def model_of(folder: Path) -> Path:
+    """The model file of a finished trial's folder; RunError if it is another trial's, ModelError if it is damaged."""
+    path = folder / "model.safetensors"
+    if path.is_file():
+        about = load_card(path).trained_on
+        # An ensemble is of several seeds.
+        check_place(folder, {name: about.get(name) for name in ("fold", "seed")[: 1 if "method" in about else 2]})
+    return path
 
 
 def _root(folder: Path, data: Path | None, clip: str) -> Path:

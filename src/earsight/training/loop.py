@@ -10,6 +10,7 @@ All random numbers of an epoch depend only on (seed, epoch), so a run resumed fr
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,7 +92,9 @@ def fit(
     kind = step_kind(training.compile, data.device)
     optimizer = make_optimizer(model, training, recordable=kind != "eager")
     course = _Course(ema=copy_state(model) if training.ema else None)
-    resumed = load_checkpoint(checkpoint, model=model, optimizer=optimizer) if checkpoint else None
+    # The checkpoint of another fold would have seen what this one holds out.
+    of = f"seed {seed}, clips {zlib.crc32(clips.tobytes()):08x}"
+    resumed = load_checkpoint(checkpoint, model=model, optimizer=optimizer, of=of) if checkpoint else None
     if resumed:
         course = _Course.from_checkpoint(*resumed)
     batches = batches_of(data, smoothing=training.label_smoothing)
@@ -125,7 +128,7 @@ def fit(
         if checkpoint and (time.monotonic() - saved > wait or epoch + 1 == training.epochs):
             extra, about = course.to_checkpoint()
             began = time.monotonic()
-            save_checkpoint(checkpoint, model=model, optimizer=optimizer, extra=extra, record=about)
+            save_checkpoint(checkpoint, model=model, optimizer=optimizer, extra=extra, record=about, of=of)
             saved = time.monotonic()
             wait = CHECKPOINT_SECONDS * max(1.0, (saved - began) / CHECKPOINT_COST)
     chosen = course.best or course.ema

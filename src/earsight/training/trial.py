@@ -23,6 +23,7 @@ from torch import nn
 from earsight.data.datasets import Dataset
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
+from earsight.evaluation.summary import check_place
 from earsight.features.device_cache import WaveCache
 from earsight.files import read_state, replace_text, write_state
 from earsight.models.fast.swap import use_fast_layers
@@ -348,7 +349,9 @@ def _begun(folder: Path) -> dict[str, Any] | None:
     if not path.is_file() or not (is_done(folder) or has_checkpoint(folder)):
         return None
     remedy = f"remove {folder} and give the command again: this trial is then trained anew"
-    return read_state(path, {"recipe": str, "dataset": str}, remedy=remedy, error=RunError)
+    found = read_state(path, {"recipe": str, "dataset": str}, remedy=remedy, error=RunError)
+    check_place(folder, found)
+    return found
 
 
 def _check_same(begun: Mapping[Path, Mapping[str, Any]], wanted: Mapping[str, Any]) -> None:
