@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, cast
@@ -25,7 +26,7 @@ from rich.progress import (
 from rich.segment import Segment
 from typer.core import TyperGroup
 
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, SoundWarning
 from earsight.files import json_text
 from earsight.inference.formats import harmless
 from earsight.signals import stop_status
@@ -81,7 +82,9 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            function(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SoundWarning)
+                function(*args, **kwargs)
         except EarsightError as error:
             err.print(f"earsight: {error}", style="red", markup=False)
             raise typer.Exit(2) from error

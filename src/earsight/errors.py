@@ -6,6 +6,9 @@ alone, on standard error, and ends with exit code 2.
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class EarsightError(Exception):
     """A mistake that the user can correct; its text is one or two lines and says how."""
@@ -50,6 +53,18 @@ class RunError(EarsightError):
 
 class ServiceError(EarsightError):
     """A service that cannot start as it was asked to."""
+
+
+class SoundWarning(UserWarning):
+    """A sound of which the network gets only a part, or whose scale is doubtful; the command line says it by itself."""
+
+
+def warn_of_sound(text: str) -> None:
+    """Warn whoever called earsight, at their own line."""
+    depth, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "earsight":
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(text, SoundWarning, stacklevel=depth)
 
 
 def counted(number: int, noun: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from earsight.errors import SoundWarning
+from earsight.inference.classifier import load_classifier
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
 from earsight.models.modelfile import save
@@ -74,6 +77,40 @@ def test_what_is_left_out_is_said_once_and_of_the_whole_file(model, sounds, ask)
     )
     told = re.sub(" +", " ", told)
     assert (told.count(call), told.count(cancelled), told.count("note: ")) == (1, 1, 2), told
+
+
+def test_rows_say_what_is_left_out(model, sounds, tmp_path):
+    tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    soundfile.write(tmp_path / "whole.wav", np.stack([tone, tone], axis=1), RATE)
+    paths = [sounds / "high" / "call.wav", sounds / "low" / "long.wav", tmp_path / "whole.wav"]
+    call, cancelled, whole = (
+        json.loads(line) for line in invoke("predict", model, *paths, "--json").stdout.split("\n")[:3]
+    )
+    assert call["left_out"] == {"above": pytest.approx(0.5, abs=0.01), "above_hz": pytest.approx(10000, abs=50)}
+    assert cancelled["left_out"] == {"cancelled": pytest.approx(1 - 0.25 / 3.25, abs=0.005)}
+    assert "left_out" not in whole
+    first = json.loads(invoke("predict", model, paths[1], "--json", "--first").stdout)
+    assert first["left_out"] == {"cancelled": 1.0}
+    # Python says the same, at the caller's line, once a kind.
+    classifier = load_classifier(model)
+    with pytest.warns(SoundWarning, match=r"above 4000 Hz \(around 10000 Hz\).*call.wav\)") as said:
+        found = [classifier.predict(paths[0]), classifier.predict(paths[0]), *classifier.predict_files(paths[:1])]
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert all(one.left_out == call["left_out"] for one in found)
+    wave = soundfile.read(paths[1])[0]
+    with pytest.warns(SoundWarning, match=r"channels cancel each other.*\(an array\)"):
+        found = classifier.predict(wave.T, rate=RATE)
+    assert found.left_out == cancelled["left_out"]
+    assert classifier.predict(wave[:, 0], rate=RATE).left_out == {}
+    assert [name for name, _ in classifier.left_out] == [str(paths[0])]
+
+
+def test_explain_says_what_is_left_out(model, sounds, tmp_path):
+    told = invoke("explain", model, sounds / "high" / "call.wav", "--out", tmp_path, "--no-curves").stderr
+    assert "note: 1 sound with up to 50 % of a moment's energy above 4000 Hz" in told
+    with pytest.warns(SoundWarning, match="above 4000 Hz"):
+        load_classifier(model).explain(sounds / "high" / "call.wav", curves=False)
 
 
 def test_nothing_is_said_of_what_is_heard_whole(model, tmp_path):

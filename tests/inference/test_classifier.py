@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scipy.special import softmax
 
 import earsight
 from earsight.data.layouts import open_dataset
-from earsight.errors import AudioError, DataError, ModelError
+from earsight.errors import AudioError, DataError, ModelError, SoundWarning
 from earsight.evaluation.summary import read_predictions
 from earsight.features.stft import SimdStft
 from earsight.inference.classifier import Classifier, load_classifier
@@ -178,6 +179,19 @@ def test_every_orientation_and_type_says_the_same(classifier, synthetic, tmp_pat
     with (tmp_path / "x.wav").open("rb") as file:
         file.read(44)  # somebody has looked at its header
         assert classifier.predict(file).probabilities == expected.probabilities
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(3000, True), (32767, True), (2.0, False), (90.0, False)])
+def test_floats_at_the_scale_of_integers_are_named(classifier, synthetic, scale, warned):
+    plain, rate = soundfile.read(synthetic.file(7), dtype="float64")
+    wave = plain * scale / np.abs(plain).max()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        classifier.predict(wave, rate=rate)
+        classifier.predict(np.round(wave).astype(np.int16), rate=rate)
+    texts = [str(one.message) for one in said if one.category is SoundWarning]
+    expected = f"the array holds floats up to {scale:.4g}, whose full scale is 1: if they were 16-bit samples, divide"
+    assert [text[: len(expected)] for text in texts] == [expected] * warned
 
 
 def test_a_wave_in_one_with_its_rate_is_refused_with_the_way_out(classifier):

@@ -49,6 +49,20 @@ def test_top_and_other_rates_and_channels(client, classifier, sound):
     assert found["classes"][0]["probability"] == pytest.approx(classifier.predict(path).probabilities[0], abs=1e-5)
 
 
+def test_what_the_network_does_not_get_is_said(client, classifier, sound):
+    y = tone(2.0)
+    for params in ({}, {"hop": 0.5}, {"at": 0.5}, {"first": True}):
+        cancelled = sound("cancelled.wav", wave=np.stack([y, -y], axis=1), subtype="FLOAT").read_bytes()
+        found = client.post("/predict", params=params, content=cancelled).json()
+        assert found["left_out"] == {"cancelled": 1.0}
+        assert "channels cancel each other" in found["notes"][0]
+        high = sound("high.wav", wave=0.3 * np.sin(2 * np.pi * 10000 * np.arange(48000) / 48000), rate=48000)
+        found = client.post("/predict", params=params, content=high.read_bytes()).json()
+        assert found["left_out"] == {"above": pytest.approx(1, abs=0.01), "above_hz": pytest.approx(10000, abs=50)}
+        found = client.post("/predict", params=params, content=sound("a.wav", wave=y).read_bytes()).json()
+        assert (found["left_out"], found["notes"]) == ({}, [])
+
+
 def test_a_timeline_says_of_each_window_what_the_window_alone_gets(client, classifier, sound):
     wave = np.concatenate([tone(1.0), np.zeros(RATE, np.float32), tone(0.6, hz=2000)])
     found = client.post("/predict", params={"hop": 0.5}, content=sound("long.wav", wave=wave).read_bytes()).json()

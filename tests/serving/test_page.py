@@ -86,6 +86,18 @@ def painted(page: Page, canvas: str) -> int:
 
 
 @needs_chromium
+def test_what_the_model_does_not_get_is_said(visit, sound):
+    page = visit()
+    page.set_input_files("#file", sound("cancelled.wav", wave=np.stack([tone(), -tone()], axis=1), subtype="FLOAT"))
+    status(page, "Done")
+    said = "The sound's channels cancel each other: averaging them loses 100 % of their energy."
+    expect(page.locator("#answer-about")).to_contain_text(said)
+    page.set_input_files("#file", sound("whole.wav"))
+    expect(page.locator("#sound-title")).to_have_text("whole.wav")
+    expect(page.locator("#answer-about")).not_to_contain_text("cancel")
+
+
+@needs_chromium
 def test_a_file_is_answered_seen_and_explained(visit, classifier, sound):
     page = visit()
     path = sound("my tone.wav")

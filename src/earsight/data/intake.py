@@ -82,6 +82,11 @@ class Loss:
         """Whether any of it is worth naming."""
         return bool(_named(self))
 
+    def to_dict(self) -> dict[str, float]:
+        """What is worth naming, as JSON values: shares by kind, and around which frequency lies what is ``above``."""
+        shares = {kind: round(share, 4) for kind, share in _named(self).items()}
+        return shares | ({"above_hz": round(self.above_hz, 1)} if "above" in shares else {})
+
 
 NO_LOSS = Loss()
 

@@ -126,6 +126,7 @@ class _Clips:
     def __init__(self, model: Model, paths: list[str], *, first: bool, damaged: bool = False, most: int = 0) -> None:
         self.errors: dict[int, str] = {}
         self.damage: dict[int, tuple[str, float]] = {}
+        self.left_out: dict[int, dict[str, float]] = {}
         self.pools: dict[int, Pool] = {}
         self.unfinished: dict[int, int] = {}
         self._model, self._paths, self._first, self._damaged = model, paths, first, damaged
@@ -148,6 +149,7 @@ class _Clips:
             _, wave = next(windows)
             more = [self._model.raw(np.stack(group)) for group in islice(grouped(windows), most)]
             ended = next(windows, None) is None
+            self.left_out[place] = source.loss.to_dict()
         if more or not ended:
             self.pools[place], self._more[place] = Pool(self._model.card), more
         if not ended:
@@ -161,6 +163,7 @@ class _Clips:
                 windows = source.windows(excuse=self._excuse(place))
                 for group in grouped(islice(windows, self.unfinished[place], None)):
                     yield np.stack(group)
+                self.left_out[place] = source.loss.to_dict()
         except AudioError as error:
             self.errors[place] = error.reason
 
@@ -192,7 +195,7 @@ class _Clips:
                 one = replace(found[place], path=path)
                 one = self._model.first_alone(one) if self._first and place in self._full else one
             what, seconds = self.damage.get(place, ("", None))
-            yield replace(one, damage=what, read_seconds=seconds)
+            yield replace(one, damage=what, read_seconds=seconds, left_out=self.left_out.get(place, {}))
 
 
 def _predicted(model: Model, paths: list[str], *, first: bool, damaged: bool) -> _Clips:

@@ -157,6 +157,8 @@ class _JsonLines(Writer):
             row["calibrated"] = False
         if found.read_seconds is not None:
             row |= {"damage": found.damage, "read_seconds": round(found.read_seconds, 6)}
+        if found.left_out:
+            row["left_out"] = found.left_out
         return json_text(row) + "\n"
 
     def event(self, path: str, event: Event) -> str:

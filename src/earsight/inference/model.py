@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from earsight.calibration.apply import Outputs, Pool, Raw, calibrated, check_calibration, fits_pools, raw_outputs
 from earsight.data import audio
 from earsight.data.audio import Wave
-from earsight.data.intake import Loss, Meter
-from earsight.errors import DataError, ModelError, counted
+from earsight.data.intake import Loss, Meter, loss_texts
+from earsight.errors import DataError, ModelError, counted, warn_of_sound
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.predictions import Prediction
 from earsight.inference.sounds import OpenSound, Sound, check_values, opened
@@ -59,6 +59,7 @@ class Model:
         self.model = model.to(self.device).to(memory_format=torch.channels_last).eval()
         self.front_end = Spectrogram(card.recipe.features).to(self.device)
         self._losses: dict[str, tuple[int, Loss]] = {}
+        self._warned: set[str] = set()
         self._folding = threading.Lock()
         self._folded: nn.Module | None = None
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
@@ -209,6 +210,11 @@ class Model:
             no sound.
         ModelError
             If the result is not finite.
+
+        Warns
+        -----
+        SoundWarning
+            Where much of a sound does not reach the network, once a kind; and where floats look like integers.
         """
         with self.opened(sound, rate=rate) as source:
             windows, pool = source.windows(first=first), Pool(self.card)
@@ -217,19 +223,25 @@ class Model:
             pool.add(raw)
             for group in grouped(windows):
                 pool.add(self.raw(np.stack(group)))
+            left_out = source.loss.to_dict()
         (found,) = (
             [self.pooled(pool, name=source.name)] if pool.windows > 1 else self.predictions(raw, name=source.name)
         )
         if found.error:
             raise ModelError(f"{source.name or 'the sound'}: {found.error}")
+        found = replace(found, left_out=left_out)
         return self.first_alone(found) if first and len(wave) >= self.samples else found
 
     def note_loss(self, name: str, meter: Meter) -> None:
-        """Add a sound to `left_out` if the meter that measured it found a loss of note.
+        """Add a file to `left_out` if the meter that measured it found a loss of note; warn of each kind once.
 
         A long file may be read several times, not always to its end: what measured most of it counts.
         """
-        if meter.frames < self._losses.get(name, (0,))[0]:
+        for kind, (_, text) in loss_texts([(name, meter.loss)], self.card.recipe.features, what="sound").items():
+            if kind not in self._warned:
+                self._warned.add(kind)
+                warn_of_sound(f"{text} ({name or 'an array'}); of other sounds Prediction.left_out says it")
+        if not name or meter.frames < self._losses.get(name, (0,))[0]:
             return
         if found := meter.loss:
             self._losses[name] = meter.frames, found

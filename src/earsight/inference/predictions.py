@@ -5,7 +5,7 @@ Times are in seconds from the recording's start, probabilities are 0 to 1. Nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Prediction:
 
     Of a damaged or cut file that was classified all the same, ``damage`` says what is wrong with it, and
     ``read_seconds`` how many seconds before that were used; of others they are empty and None.
+
+    ``left_out`` says what of the sound the network did not get, where that is much: the share of energy ``above`` the
+    bands in some moment (around ``above_hz`` Hz), ``below`` them, ``cancelled`` by averaging channels, or ``lacking``
+    in the chosen channel. Empty for windows of recordings.
     """
 
     path: str  # the file as it was named; empty for an array
@@ -38,6 +42,7 @@ class Prediction:
     calibrated: bool | None = None
     damage: str = ""
     read_seconds: float | None = None
+    left_out: dict[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def label(self) -> str:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from earsight.data import audio
 from earsight.data.audio import LOUDEST, Wave, resampled
-from earsight.data.intake import Meter, energy_of, picked
-from earsight.errors import AudioError, DataError
+from earsight.data.intake import NO_LOSS, Loss, Meter, energy_of, picked
+from earsight.errors import AudioError, DataError, warn_of_sound
 from earsight.recipe import Features
 
 Sound: TypeAlias = (
@@ -32,17 +32,28 @@ Sound: TypeAlias = (
 )
 CHANNELS, SAMPLES = 8, 16
 """Of an array of two axes the channels are the one of at most so many, the samples the one of more than so many."""
+BEYOND = 100.0
+"""Times full scale that no recording reaches by itself."""
 _HOW = "predict takes a path, the bytes of a sound file, a file opened with 'rb', or an array with its rate"
 
 
 @dataclass(frozen=True)
 class OpenSound:
-    """A file, or a whole wave at the model's rate; its ``name`` is empty for an array."""
+    """A file, or a whole wave at the model's rate; its ``name`` is empty for an array.
+
+    ``meters`` measure what the network does not get of it, each time that it is gone through.
+    """
 
     name: str
     source: Path | str | Wave
     features: Features
     note: Callable[[str, Meter], None]
+    meters: list[Meter] = field(default_factory=list)
+
+    @property
+    def loss(self) -> Loss:
+        """What was lost of it, as far as it was read."""
+        return max(self.meters, key=lambda meter: meter.frames).loss if self.meters else NO_LOSS
 
     def windows(
         self, *, first: bool = False, excuse: Callable[[str, float], None] | None = None
@@ -51,13 +62,15 @@ class OpenSound:
 
         With ``first`` the window at 0 alone, and no more is read.
         """
-        features, meter = self.features, Meter(self.features)
+        features = self.features
         rate, seconds = features.rate, float(features.clip_seconds)
         if isinstance(self.source, np.ndarray):
             samples = round(seconds * rate)
             starts = [0] if first else audio.windows(len(self.source), samples)
             yield from ((start, self.source[start : start + samples]) for start in starts)
             return
+        meter = Meter(features)
+        self.meters.append(meter)
         given: dict[str, Any] = {"channel": features.channel, "observe": meter.add, "excuse": excuse}
         try:
             if first:
@@ -74,7 +87,7 @@ def opened(
 ) -> Iterator[OpenSound]:
     """A sound for a model of these resolved features; ``rate`` is that of an array.
 
-    ``note`` is called with a file's name and what measured which part of it the features leave out.
+    ``note`` is called with a file's name ("" for an array) and what measured which part of it the features leave out.
 
     Bytes and open files lie in a temporary file while the block runs. Raises what `predict` does.
     """
@@ -87,7 +100,10 @@ def opened(
             except AudioError as error:
                 raise AudioError(name or "the bytes", error.reason) from error
     else:
-        yield OpenSound("", mono(_array(sound), rate=rate, features=features), features, note)
+        meter = Meter(features)
+        wave = mono(_array(sound), rate=rate, features=features, meter=meter)
+        note("", meter)
+        yield OpenSound("", wave, features, note, [meter])
 
 
 @contextmanager
@@ -126,18 +142,27 @@ def _array(sound: Any) -> NDArray[Any]:
         raise DataError(f"found a list that is no array ({error}); {_HOW}") from error
 
 
-def mono(wave: NDArray[Any], *, rate: float | None, features: Features) -> Wave:
+def mono(wave: NDArray[Any], *, rate: float | None, features: Features, meter: Meter | None = None) -> Wave:
     """One sound at ``rate`` Hz as one channel, float32 (samples,) at the features' rate.
 
     ``wave`` is (samples,), (samples, channels) or (channels, samples) of floats, or of integers, whose full scale
-    becomes 1. DataError if it is empty, not finite, of another shape or type, or came without its rate.
+    becomes 1. ``meter`` measures it. A `SoundWarning` says that floats look like integers. DataError if it is empty,
+    not finite, of another shape or type, or came without its rate.
     """
     rate_hz = _rate(rate)
+    integers = not np.issubdtype(wave.dtype, np.floating)
     wave = _scaled(wave)
     if wave.ndim == 2:
         wave = _channels_last(wave)
     check_values(wave)
+    if not integers and (most := float(np.abs(wave).max())) > BEYOND:
+        warn_of_sound(
+            f"the array holds floats up to {most:.4g}, whose full scale is 1: if they were 16-bit samples, divide them "
+            "by 32768, or give the integers themselves"
+        )
     block = wave.astype(np.float32, copy=False).reshape(len(wave), -1)
+    if meter is not None:
+        meter.add(block, round(rate_hz))
     channel = int(energy_of(block).argmax()) + 1 if features.channel == "loudest" else features.channel
     return resampled(picked(block, channel, "the array"), rate_hz=rate_hz, sample_rate_hz=features.rate)
 

@@ -76,6 +76,7 @@ def answer_of(
         end_seconds=windows[-1].end_seconds,
         timeline=None if options.hop is None else windows,
         events=None if options.hop is None else _events(found, decoded, hop=options.hop, clip=clip),
+        left_out=decoded.loss.to_dict(),
         **extras,
     )
 

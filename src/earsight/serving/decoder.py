@@ -2,10 +2,11 @@
 
 ``python -m earsight.serving.decoder BYTES FILE_BYTES``: memory that it may use, and the longest file that it may write.
 It answers each line of JSON on standard input with one on standard output; the first says that it is ready. A job is
-``{"path", "out", "rate", "channel", "start", "seconds", "window", "longest", "cpu_seconds"}``: of the sound at
-``path``, from ``start`` for ``seconds`` (null: to its end), one channel is written to ``out`` as float32 at ``rate``;
-where ``window`` is a number of seconds, what windows of that length take of it. The answer is
-``{"samples", "seconds", "rate", "channels", "format"}``, or ``{"code", "message"}`` where the code is ``unreadable``,
+``{"path", "out", "rate", "channel", "start", "seconds", "window", "longest", "cpu_seconds", "features"}``: of the sound
+at ``path``, from ``start`` for ``seconds`` (null: to its end), one channel goes to ``out`` as float32 at ``rate``;
+where ``window`` is a number of seconds, what windows of that length take of it; ``features`` are those of the model.
+The answer is ``{"samples", "seconds", "rate", "channels", "format", "loss"}``, the last being the fields of
+`earsight.data.intake.Loss`, or ``{"code", "message"}`` where the code is ``unreadable``,
 ``too_long``, ``past_the_end``, ``too_much_memory`` or ``no_space``.
 """
 
@@ -18,6 +19,7 @@ import math
 import os
 import resource
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ import soxr
 
 from earsight.data import audio
 from earsight.data.audio import AudioInfo, pieces
+from earsight.data.intake import Meter
 from earsight.errors import AudioError
+from earsight.recipe import Features
 
 
 class _Refused(Exception):  # noqa: N818
@@ -45,7 +49,8 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
             raise _Refused("too_long", long)
         if job["start"] >= found.seconds:
             raise _Refused("past_the_end", f"at is {job['start']:g} s, the sound lasts {found.seconds:.3g} s")
-        samples = _write(job, found)
+        meter = Meter(Features.model_validate(job["features"]))
+        samples = _write(job, found, meter.add)
     except _Refused as error:
         return {"code": error.code, "message": error.message}
     except AudioError as error:
@@ -62,11 +67,12 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
         "rate": found.sample_rate_hz,
         "channels": found.channels,
         "format": found.format,
+        "loss": asdict(meter.loss),
     }
 
 
-def _write(job: dict[str, Any], found: AudioInfo) -> int:
-    """Write the requested part; returns its number of samples.
+def _write(job: dict[str, Any], found: AudioInfo, observe: audio.Observer) -> int:
+    """Write the requested part, after it was shown to the observer; returns its number of samples.
 
     A part has the same samples that `earsight predict` reads. A whole sound is written block by block, in constant
     memory.
@@ -75,16 +81,17 @@ def _write(job: dict[str, Any], found: AudioInfo) -> int:
     with Path(job["out"]).open("wb") as out:
         if job["window"] is not None:
             for begin, wave in audio.read_windows(
-                job["path"], sample_rate_hz=rate, seconds=job["window"], channel=job["channel"]
+                job["path"], sample_rate_hz=rate, seconds=job["window"], channel=job["channel"], observe=observe
             ):
                 out.write(wave[out.tell() // 4 - begin :].tobytes())  # the last window overlaps the one before
         elif seconds is None:
             stream = soxr.ResampleStream(found.sample_rate_hz, rate, 1, dtype="float32", quality="HQ")
-            for piece in pieces(job["path"], channel=job["channel"]):
+            for piece in pieces(job["path"], channel=job["channel"], observe=observe):
                 out.write(np.ascontiguousarray(stream.resample_chunk(piece.wave)).tobytes())
             out.write(np.ascontiguousarray(stream.resample_chunk(np.zeros(0, np.float32), last=True)).tobytes())
         else:
-            wave = audio.read(job["path"], sample_rate_hz=rate, seconds=start + seconds, channel=job["channel"])
+            until = start + seconds
+            wave = audio.read(job["path"], sample_rate_hz=rate, seconds=until, channel=job["channel"], observe=observe)
             out.write(wave[round(start * rate) :].tobytes())
         written = out.tell() // 4
     if not written:

@@ -21,6 +21,7 @@ import numpy as np
 
 import earsight
 from earsight.data.audio import Wave
+from earsight.data.intake import NO_LOSS, Loss
 from earsight.errors import ServiceError
 from earsight.recipe import Features
 from earsight.serving.limits import Limits
@@ -49,6 +50,7 @@ class Decoded:
     sample_rate_hz: int  # of the file, as the channels
     channels: int
     format: str  # its container, such as FLAC
+    loss: Loss = NO_LOSS  # what of it the network does not get
 
     def part(self, first: int, count: int) -> Wave:
         """``count`` samples from number ``first`` on, or as many as there are, at least one."""
@@ -112,6 +114,7 @@ class Decoders:
             "window": window,
             "longest": self._limits.sound_seconds,
             "cpu_seconds": self._limits.decode_seconds,
+            "features": self._features.model_dump(mode="json"),
         }
         child = await self._idle.get()
         why = "crash"
@@ -261,4 +264,5 @@ def _decoded(answer: dict[str, Any], out: Path) -> Decoded:
         sample_rate_hz=int(answer["rate"]),
         channels=int(answer["channels"]),
         format=str(answer["format"]),
+        loss=Loss(**{name: float(value) for name, value in answer["loss"].items()}),
     )

@@ -47,7 +47,7 @@ class Sound(BaseModel):
     name: str = Field(description="The file's name as the form gave it; empty for a raw body.")
     seconds: float = Field(description="Its length.")
     sample_rate_hz: int = Field(description="Its rate.")
-    channels: int = Field(description="Its channels, which are averaged.")
+    channels: int = Field(description="Its channels, which are averaged, or of which the model chooses one.")
     format: str = Field(description="Its container, found from its bytes, such as FLAC.")
 
 
@@ -114,7 +114,12 @@ class Answer(PredictionBody):
     )
     waveform: Waveform | None = Field(description="With `spectrogram`; else null.")
     explanation: ExplanationBody | None = Field(description="With `explain`, if it could be computed; else null.")
-    notes: list[str] = Field(description="Parts that are missing, and why.")
+    notes: list[str] = Field(description="Parts that are missing, and why; and in words what `left_out` says.")
+    left_out: dict[str, float] = Field(
+        description="What of the sound the network did not get, where that is much: the share of energy `above` the "
+        "model's bands in some moment (around `above_hz` Hz), `below` them, `cancelled` by averaging channels, or "
+        "`lacking` in the chosen channel."
+    )
 
 
 class ErrorContent(BaseModel):

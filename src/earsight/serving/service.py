@@ -22,6 +22,7 @@ from torch import Tensor
 from earsight.calibration.apply import Pool, Raw
 from earsight.data import audio
 from earsight.data.audio import Wave
+from earsight.data.intake import loss_texts
 from earsight.errors import AudioError, ModelError
 from earsight.evaluation.metrics import softmax
 from earsight.files import scratch_folder
@@ -115,6 +116,8 @@ class Service:
         label = options.label or (whole.label if whole.windows > 1 else None)
         at = options.start + begin / rate
         explanation, notes = await self._explanation(part, label, options, start=at)
+        features = self.classifier.card.recipe.features
+        notes += [text for _, text in loss_texts([(upload.name, decoded.loss)], features, what="sound").values()]
         extras: dict[str, Any] = {"explanation": explanation, "notes": notes, "spectrogram": None, "waveform": None}
         if options.spectrogram:
             extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, part, start=at)

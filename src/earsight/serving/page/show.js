@@ -46,6 +46,16 @@ function agreement(answer) {
   return `From the whole sound, in ${answer.windows} windows: ${alone} of them alone say ${words(answer.label)}.${sure}`;
 }
 
+// What of the sound the model did not get, where that is much.
+function missing({ left_out: lost }) {
+  const parts = [];
+  if ("cancelled" in lost) parts.push(`The sound's channels cancel each other: averaging them loses ${percent(lost.cancelled)} of their energy.`);
+  if ("lacking" in lost) parts.push("The channel that the model takes is nearly silent, another is not.");
+  if ("above" in lost) parts.push(`Up to ${percent(lost.above)} of a moment's energy lies too high for the model, around ${(lost.above_hz / 1000).toFixed(1)} kHz.`);
+  if ("below" in lost) parts.push(`${percent(lost.below)} of its energy lies too low for the model.`);
+  return parts.join(" ");
+}
+
 export function showAnswer(answer, long) {
   by("part").textContent = long ? `From ${clock(answer.start_seconds)} to ${clock(answer.end_seconds)}` : "It sounds like";
   const title = by("answer-title");
@@ -57,7 +67,7 @@ export function showAnswer(answer, long) {
     : plausible.length > 1
       ? `It may also be ${plausible.filter((label) => label !== words(answer.label)).join(", ")}.`
       : "";
-  by("answer-about").textContent = [about, agreement(answer)].filter(Boolean).join(" ");
+  by("answer-about").textContent = [about, agreement(answer), missing(answer)].filter(Boolean).join(" ");
   by("classes").replaceChildren(
     ...answer.classes.map(({ label, probability }) => {
       const row = element("tr");
