@@ -21,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from earsight.data import containers, contents, decoders
-from earsight.data.decoders import Wave as Wave
+from earsight.data.ffmpeg import CUT, Refused
+from earsight.data.ffmpeg import Wave as Wave
 from earsight.data.intake import Channel, energy_of, picked
 from earsight.data.mpeg import Survey
 from earsight.errors import AudioError
@@ -40,7 +41,6 @@ EXTENSIONS = frozenset(
 """Lower-case suffixes that a search through folders takes for sound, whether or not a decoder for them is installed."""
 # A header may promise this much more than decodes before a file counts as truncated: MP3 headers count whole frames.
 _SLACK_FRAMES = 2304
-_SLACK_SHARE = 0.01
 _SLACK_BYTES = 64
 _BLOCK_VALUES = 1 << 22  # samples times channels decoded at a time: 16 MiB
 LOUDEST = 1e8  # 80 dB above 32-bit integers; beyond it the power of a spectrogram leaves float32
@@ -325,11 +325,12 @@ def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None)
             raise fault
         try:
             decoder = decoders.open_decoder(descriptor, found)
-        except decoders.Refused as error:
+        except Refused as error:
             reason = contents.explain(descriptor, head, error.detail, wanting=error.wanting)
             raise fault or AudioError(name, reason) from error
         try:
-            whole = None if found.damage is None else int(found.damage[0] * decoder.rate_hz)
+            second = None if found.damage is None else found.damage[0]
+            whole = None if second is None else int(second * decoder.rate_hz)
             yield Sound(name, decoder, fault, whole, excuse)
         finally:
             decoder.close()
@@ -350,7 +351,7 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
     decoder = sound.decoder
     promised = max(0, decoder.frames - skipped)
     if sound.whole is not None:
-        limit = max(0, min(sound.whole - skipped, promised if limit is None else limit))
+        limit = max(0, min(sound.whole - skipped, limit if limit is not None else promised or sound.whole))
     most = max(1, (values or _BLOCK_VALUES) // decoder.channels)
     # One block for a common clip.
     guess = promised + 1152 if 0 < promised < most else most
@@ -372,7 +373,7 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
     if frames == 0 and not skipped and not promised and fault is None:
         raise AudioError(sound.name, "a sound file with 0 samples; copy or record it again")
     expected = promised if limit is None else min(promised, limit)
-    slack = 0 if decoder.format == "FLAC" else max(_SLACK_FRAMES, _SLACK_SHARE * expected)
+    slack = 0 if decoder.format == "FLAC" else _SLACK_FRAMES
     short = (expected - frames > slack and decoder.format != "OGG") or (expected and not frames)
     if fault is None and short:
         fault = AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
@@ -393,8 +394,11 @@ def _fault(name: str, found: Survey) -> AudioError | None:
     return None
 
 
-def _damaged(name: str, seconds: float, what: str) -> AudioError:
-    return AudioError(name, f"damaged at {seconds:.2f} s ({what}); copy it again, or convert it with ffmpeg")
+def _damaged(name: str, seconds: float | None, what: str) -> AudioError:
+    if what == CUT:
+        return AudioError(name, f"truncated at {seconds:.2f} s ({what}); copy it again")
+    place = "" if seconds is None else f" at {seconds:.2f} s"
+    return AudioError(name, f"damaged{place} ({what}); copy it again, or convert it with ffmpeg")
 
 
 def _descriptor(name: str) -> int:

@@ -116,8 +116,9 @@ def explain(descriptor: int, head: bytes, error: str, *, wanting: bool) -> str:
 
 def _is_sound(head: bytes) -> bool:
     """Whether the bytes are those of a sound or a film."""
+    film = head[:4] == b"RIFF" and head[8:12] == b"AVI "
     brand = head[4:8] == b"ftyp" and head[8:12] not in _PICTURE_BRANDS
-    return brand or head.startswith(tuple(magic for magic, _ in _OTHER_SOUND))
+    return film or brand or head.startswith(tuple(magic for magic, _ in _OTHER_SOUND))
 
 
 def _coding(descriptor: int, head: bytes) -> str | None:

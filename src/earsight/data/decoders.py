@@ -12,31 +12,25 @@ import functools
 import importlib.util
 import math
 import os
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from earsight.data.containers import flac_last_frame
+from earsight.data.containers import Window, flac_last_frame
 from earsight.data.contents import INSTALL
+from earsight.data.ffmpeg import CUT, FfmpegDecoder, Fitter, Refused, Wave, demuxer_of
 from earsight.data.mpeg import Link, Survey
 from earsight.errors import counted
 from earsight.library_output import listening
-
-Wave = npt.NDArray[np.float32]
 
 _EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
 _EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _UNCOUNTED = 1 << 48  # libsndfile gives a number beyond where a header does not say
 _STEP = 256  # frames at a time where a damaged place is looked for
 _PRETENDED = 1 << 40
-_TAIL = 8192  # frames beyond the promised end that can be an encoder's padding
-_BARE_AAC_BYTES = 1 << 22
-_ALAC_PACKET = 4096  # frames
 EXTRA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".3gp", ".3ga", ".aac", ".amr", ".awb", ".webm", ".mka", ".weba", ".wma", ".wv", ".ape"}
     | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx", ".mkv", ".mov", ".avi"}
@@ -58,40 +52,6 @@ EXTRA_EXTENSIONS = frozenset(
     }
 )
 """Lower-case suffixes of files that FFmpeg alone reads."""
-# FFmpeg's demultiplexers by the first bytes; none of them opens other files.
-_DEMUXERS = (
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
-    (b"\x1a\x45\xdf\xa3", "matroska"),
-    (b"#!AMR", "amr"),
-    (b"MAC ", "ape"),
-    (b"wvpk", "wv"),
-    (b"TTA1", "tta"),
-    (b"MPCK", "mpc8"),
-    (b"MP+", "mpc"),
-    (b"DSD ", "dsf"),
-    (b"FRM8", "iff"),
-    (b"tBaK", "tak"),
-    (b".RMF", "rm"),
-    (b"FLV\x01", "flv"),
-    (b"\x0b\x77", "ac3"),
-    (b"\x7f\xfe\x80\x01", "dts"),
-    (b"\x00\x00\x01\xba", "mpeg"),
-    (b"caff", "caf"),
-    (b"fLaC", "flac"),
-    (b"OggS", "ogg"),
-    (b"FORM", "aiff"),
-    (b".snd", "au"),
-    (b"riff", "w64"),
-    (b"Creative Voice File", "voc"),
-)
-
-
-class Refused(Exception):  # noqa: N818
-    """A file that no decoder at hand opens; ``wanting`` is true where the extra decoder might."""
-
-    def __init__(self, detail: str, *, wanting: bool = False) -> None:
-        super().__init__(detail)
-        self.detail, self.wanting = detail, wanting
 
 
 class Decoder(Protocol):
@@ -117,53 +77,6 @@ class Decoder(Protocol):
 
     def close(self) -> None:
         """Let go of what is held; the descriptor is not closed."""
-
-
-class Window:
-    """Bytes of an open file as a file object of its own, behind the link's ``head``.
-
-    ``pretended`` is a length that it has by `seek`, with zeros at its far end, where decoders look for tags; reading on
-    ends with the bytes that there are.
-    """
-
-    def __init__(self, descriptor: int, link: Link, *, pretended: int = 0) -> None:
-        self._descriptor, self._link, self._at = descriptor, link, 0
-        self._bytes = len(link.head) + link.end - link.begin
-        self._size = pretended or self._bytes
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """Bytes from the window's begin."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def read(self, count: int = -1) -> bytes:
-        """As of a file."""
-        if self._size > self._bytes and self._at >= self._size - 4096:
-            self._at += count
-            return bytes(count)
-        left = max(0, self._bytes - self._at)
-        count = left if count < 0 else min(count, left)
-        head = self._link.head
-        found = head[self._at : self._at + count]
-        if len(found) < count:
-            place = self._link.begin + self._at + len(found) - len(head)
-            found += os.pread(self._descriptor, count - len(found), place)
-        self._at += len(found)
-        return found
-
-    def readinto(self, buffer: Any) -> int:
-        """As of a file."""
-        found = self.read(len(buffer))
-        buffer[: len(found)] = found
-        return len(found)
 
 
 def needing_extra(names: Iterable[str]) -> str:
@@ -201,34 +114,12 @@ def _open_link(descriptor: int, link: Link, found: Survey) -> Decoder:
         except (soundfile.SoundFileError, RuntimeError) as error:
             detail = str(error).rsplit(": ", 1)[-1].rstrip(".")
     head = Window(descriptor, link).read(4096)
-    demuxer = _demuxer(head)
+    demuxer = demuxer_of(head)
     if demuxer is None:
         raise Refused(detail)
     if not has_ffmpeg():
         raise Refused(detail, wanting=True)
-    return _Ffmpeg(descriptor, link, demuxer, detail)
-
-
-def _demuxer(head: bytes) -> str | None:
-    """The FFmpeg demultiplexer for a file's first bytes; None where the bytes are of no sound."""
-    if head[:3] == b"ID3" and len(head) > 10:
-        behind = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
-        return _demuxer(head[behind:]) if behind + 2 < len(head) else "mp3"
-    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
-        return "mov"
-    if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
-        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
-    if len(head) > 188 and head[0] == head[188] == 0x47:
-        return "mpegts"
-    if len(head) > 6 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
-        return "aac"
-    if len(head) > 3 and head[0] == 0x56 and head[1] & 0xE0 == 0xE0:
-        return "loas"
-    if head[:2] == b"\x0b\x77" and len(head) > 6 and head[5] >> 3 > 10:
-        return "eac3"
-    if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
-        return "mp3"
-    return next((name for magic, name in _DEMUXERS if head.startswith(magic)), None)
+    return FfmpegDecoder(descriptor, link, demuxer, detail)
 
 
 class _Sndfile:
@@ -288,7 +179,7 @@ class _Sndfile:
             if last is not None and self.frames and last[1] < self.frames:
                 damage = ""
             elif last is not None and self._at + got >= last[0]:
-                damage = "its last frame is cut or damaged"
+                damage = CUT
             self.damage = damage
         self._at += got
         return block[:got]
@@ -340,180 +231,6 @@ class _Sndfile:
         self._file.close()
 
 
-class _Ffmpeg:
-    """FFmpeg's decoders, by PyAV; the first stream with sound is read."""
-
-    def __init__(self, descriptor: int, link: Link, demuxer: str, detail: str) -> None:
-        import av
-
-        self._error = av.error.FFmpegError
-        self.damage, self.notes = "", Counter[str]()
-        options = {"err_detect": "crccheck+explode"} if demuxer in ("flac", "wv", "tta") else {}
-        try:
-            self._container: Any = av.open(
-                Window(descriptor, link), format=demuxer, metadata_errors="ignore", buffer_size=1 << 16
-            )
-        except (self._error, ValueError, OSError) as error:
-            raise Refused(f"{detail}; FFmpeg: {_words(error)}") from error
-        try:
-            self._prepare(descriptor, link, demuxer, options)
-        except (self._error, ValueError, OSError) as error:
-            self._container.close()
-            raise Refused(f"{detail}; FFmpeg: {_words(error)}") from error
-        except Refused:
-            self._container.close()
-            raise
-
-    def _prepare(self, descriptor: int, link: Link, demuxer: str, options: dict[str, str]) -> None:
-        from av.codec.context import Flags2
-
-        streams = self._container.streams.audio
-        if not streams:
-            raise Refused("it holds no sound")
-        stream = streams[0]
-        context = stream.codec_context
-        if context is None:
-            raise Refused("its coding is not known")
-        context.thread_count = 1  # a service's decoding process may start no threads
-        self._skip, self._promised = 0, 0
-        context.options = options
-        if demuxer == "caf" and (trim := _caf_trim(descriptor, link)) is not None:
-            # FFmpeg takes the remainder off twice where the last packet is short already.
-            context.flags2 |= Flags2.skip_manual
-            self._skip, self._promised = trim
-        if context.name in ("wmav1", "wmav2"):
-            # FFmpeg leaves out two frames; the delay of some encoders, its own among them, is one.
-            context.flags2 |= Flags2.skip_manual
-            self._skip = _wma_frame(stream.rate, context.name)
-        self._frames = self._decoded(stream, demuxer, descriptor, link)
-        first = next(self._frames, None)
-        if first is None:
-            raise Refused(self.damage or "it holds no sound")
-        wave, self.rate_hz = first
-        self.channels = wave.shape[1]
-        self._fit = _Fitter(self.rate_hz, self.channels)
-        self._held: list[Wave] = [wave]
-        self._ended = False
-        self.format, self.coding = self._container.format.name.split(",")[0].upper(), context.name.upper()
-        seconds = 0.0
-        if stream.duration is not None and stream.time_base is not None and demuxer not in ("mpegts", "aac", "ac3"):
-            seconds = float(stream.duration * stream.time_base)
-        elif demuxer == "matroska" and self._container.duration is not None:
-            seconds = self._container.duration / 1e6
-        self._promised = self._promised or (round(seconds * self.rate_hz) if demuxer == "mov" else 0)
-        self.frames = self._promised or max(0, round(seconds * self.rate_hz))
-        if demuxer == "caf" and context.name == "alac" and self._promised % _ALAC_PACKET == 0:
-            self.frames = 0  # FFmpeg before 6 counts whole packets, and the last may be shorter
-        self._at = 0
-
-    def _decoded(self, stream: Any, demuxer: str, descriptor: int, link: Link) -> Iterator[tuple[Wave, int]]:
-        """Waves (frames, channels) with their rates, to the end or to what is damaged."""
-        try:
-            if demuxer == "wav" and stream.codec_context.name == "aac":
-                frames: Iterator[Any] = iter(_bare_aac(stream.codec_context, descriptor, link))
-            elif demuxer == "matroska" and stream.codec_context.name == "opus":
-                frames = self._opus(stream)
-            else:
-                frames = self._container.decode(stream)
-            for frame in frames:
-                if frame.samples:
-                    yield _wave(frame), int(frame.sample_rate)
-        except (self._error, ValueError) as error:
-            self.damage = _words(error)
-
-    def _opus(self, stream: Any) -> Iterator[Any]:
-        """Frames of Opus in Matroska, whose delay FFmpeg counts at the rate of the encoder's input, not at 48 kHz."""
-        head, begun = stream.codec_context.extradata or b"", False
-        for packet in self._container.demux(stream):
-            if not begun and packet.size:
-                begun = True
-                trimmed = bytes(packet.get_sidedata("skip_samples"))[:4] if packet.has_sidedata("skip_samples") else b""
-                self._skip = max(0, int.from_bytes(head[10:12], "little") - int.from_bytes(trimmed, "little"))
-            yield from packet.decode()
-
-    def read(self, frames: int) -> Wave:
-        """See `Decoder`."""
-        have = sum(map(len, self._held))
-        # The end is held back until it is known whether it is padding.
-        while not self._ended and have < frames + _TAIL + self._skip:
-            found = next(self._frames, None)
-            if found is None:
-                self._held.append(self._fit.end())
-                self._ended = True
-            else:
-                self._held.append(self._fit(*found))
-            have += len(self._held[-1])
-        wave = np.concatenate(self._held) if len(self._held) > 1 else self._held[0]
-        wave, self._skip = wave[self._skip :], 0
-        if self._ended and self._promised and 0 < self._at + len(wave) - self._promised < _TAIL:
-            wave = wave[: max(0, self._promised - self._at)]
-        out = wave[:frames]
-        self._held = [wave[frames:]]
-        self._at += len(out)
-        return np.ascontiguousarray(out)
-
-    def seek(self, frame: int) -> int:
-        """See `Decoder`."""
-        return 0
-
-    def close(self) -> None:
-        """See `Decoder`."""
-        self._frames.close()  # type: ignore[attr-defined]
-        self._container.close()
-
-
-def _wave(frame: Any) -> Wave:
-    """A frame's samples as float32 (frames, channels), full scale at 1, as libsndfile scales them."""
-    values: npt.NDArray[Any] = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(-1, len(frame.layout.channels))
-    if values.dtype.kind == "f":
-        return np.asarray(values, dtype=np.float32)
-    bits = 8 * values.dtype.itemsize
-    if values.dtype.kind == "u":
-        values = values.astype(np.int64) - 2 ** (bits - 1)
-    return np.asarray(values, dtype=np.float32) * np.float32(2.0 ** (1 - bits))
-
-
-def _bare_aac(context: Any, descriptor: int, link: Link) -> list[Any]:
-    """The frames of a WAV file's raw AAC: nothing marks their ends but decoding them, all at once."""
-    import av
-
-    position = link.begin + 12
-    while position + 8 <= link.end:
-        name, length = struct.unpack("<4sI", os.pread(descriptor, 8, position))
-        if name == b"data":
-            if length > _BARE_AAC_BYTES:
-                raise ValueError(f"raw AAC of {length} bytes, more than {_BARE_AAC_BYTES}")
-            return [*context.decode(av.Packet(os.pread(descriptor, length, position + 8)))]
-        position += 8 + length + length % 2
-    return []
-
-
-def _caf_trim(descriptor: int, link: Link) -> tuple[int, int] | None:
-    """Frames of delay to leave out, and valid frames behind them, by a CAF file's packet table; None without one."""
-    position = link.begin + 8
-    while position + 12 <= link.end:
-        name, length = struct.unpack(">4sq", os.pread(descriptor, 12, position))
-        if name == b"pakt" and length >= 24:
-            _, valid, priming, _ = struct.unpack(">qqii", os.pread(descriptor, 24, position + 12))
-            return (priming, valid) if priming >= 0 and valid > 0 else None
-        if length < 0:
-            break
-        position += 12 + length
-    return None
-
-
-def _wma_frame(rate_hz: int, coding: str) -> int:
-    """Samples of a frame of WMA, by its rate."""
-    if rate_hz <= 16000:
-        return 512
-    return 1024 if rate_hz <= (32000 if coding == "wmav1" else 22050) else 2048
-
-
-def _words(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error).split(":")[0].strip() or type(error).__name__
-
-
 class _Joined:
     """Several sounds one after the other, at the rate and with the channels of the first."""
 
@@ -532,7 +249,7 @@ class _Joined:
         self.frames = sum(counted) if all(counted) else 0
         self._current: Decoder | None = first
         self._next = 1
-        self._fit = _Fitter(self.rate_hz, self.channels)
+        self._fit = Fitter(self.rate_hz, self.channels)
         self._left = np.empty((0, self.channels), dtype=np.float32)
 
     def read(self, frames: int) -> Wave:
@@ -568,36 +285,3 @@ class _Joined:
         if self._current is not None:
             self._current.close()
             self._current = None
-
-
-class _Fitter:
-    """Waves of changing rates and channels, fitted to those of the first."""
-
-    def __init__(self, rate_hz: int, channels: int) -> None:
-        self._rate, self._channels, self._from = rate_hz, channels, rate_hz
-        self._stream: Any = None
-
-    def __call__(self, wave: Wave, rate_hz: int) -> Wave:
-        """A wave (frames, channels) of some rate, as much of it as can be given yet."""
-        if wave.shape[1] != self._channels:
-            mono = wave if wave.shape[1] == 1 else wave.mean(axis=1, keepdims=True)
-            wave = np.repeat(mono, self._channels, axis=1)
-        if rate_hz == self._from and self._stream is None:
-            return wave
-        before = self.end() if rate_hz != self._from else None
-        if rate_hz != self._rate and self._stream is None:
-            import soxr
-
-            self._stream = soxr.ResampleStream(rate_hz, self._rate, self._channels, dtype="float32", quality="HQ")
-        self._from = rate_hz
-        if self._stream is not None:
-            wave = np.asarray(self._stream.resample_chunk(wave)).reshape(-1, self._channels)
-        return wave if before is None else np.concatenate([before, wave])
-
-    def end(self) -> Wave:
-        """What the filter still holds."""
-        wave = np.empty((0, self._channels), dtype=np.float32)
-        if self._stream is not None:
-            wave = np.asarray(self._stream.resample_chunk(wave, last=True)).reshape(-1, self._channels)
-        self._stream, self._from = None, self._rate
-        return wave

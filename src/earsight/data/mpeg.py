@@ -42,13 +42,14 @@ class Link:
 class Survey:
     """What a container's structure shows.
 
-    ``links`` is empty where the file is one sound as it stands. ``damage`` is a time in seconds and what is wrong
-    there; ``missing`` counts bytes behind the end. ``miscounted`` says that libsndfile takes other bytes for sound.
+    ``links`` is empty where the file is one sound as it stands. ``damage`` is a time in seconds, None where that is not
+    known, and what is wrong there; ``missing`` counts bytes behind the end. ``miscounted`` says that libsndfile takes
+    other bytes for sound.
     """
 
     links: tuple[Link, ...] = ()
     missing: int = 0
-    damage: tuple[float, str] | None = None
+    damage: tuple[float | None, str] | None = None
     miscounted: bool = False
     exact: bool = False
     """Whether each missing byte tells that the file was cut."""

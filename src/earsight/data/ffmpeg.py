@@ -1,0 +1,346 @@
+"""FFmpeg's decoders, by PyAV (the extra `formats`): the first stream with sound of what libsndfile does not read.
+
+Comes in: an open descriptor, the bytes that are one sound, and the demultiplexer for them. Goes out: float32 (frames,
+channels), full scale at 1, without the encoder's delay and padding where the file tells them. Packets that do not
+decode, checksums that fail and gaps in the timestamps end it, and are named.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from earsight.data.containers import Window
+from earsight.data.mpeg import Link
+
+Wave = npt.NDArray[np.float32]
+
+_TAIL = 8192  # frames beyond the promised end that can be an encoder's padding
+_BARE_AAC_BYTES = 1 << 22
+_ALAC_PACKET = 4096  # frames
+_OPUS_DELAY = 312  # frames at 48 kHz
+_LATE_SECONDS = 0.002  # by which rounded timestamps can err
+CUT = "its last packet is cut or damaged"
+"""What `Decoder.damage` says where nothing follows."""
+# Demultiplexers that know how many frames there are, rather than guess it by the bit rate or round it to 1 ms.
+_COUNTING = frozenset(
+    {"wv", "tta", "caf", "mov", "flac", "ogg", "ape", "dsf", "iff", "wav", "aiff", "au", "w64", "tak", "avi"}
+)
+_EXACT = frozenset({"wv", "tta", "caf", "flac", "ape"})  # to the frame; others may promise two packets too much
+_SLACK_FRAMES = 2304
+_AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+# Codings whose packets have checksums that FFmpeg looks at only where it is asked to.
+_CHECKED = frozenset({"flac", "wavpack", "tta", "ac3", "eac3"})
+# FFmpeg's demultiplexers by the first bytes; none of them opens other files.
+_DEMUXERS = (
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
+    (b"\x1a\x45\xdf\xa3", "matroska"),
+    (b"#!AMR", "amr"),
+    (b"MAC ", "ape"),
+    (b"wvpk", "wv"),
+    (b"TTA1", "tta"),
+    (b"MPCK", "mpc8"),
+    (b"MP+", "mpc"),
+    (b"DSD ", "dsf"),
+    (b"FRM8", "iff"),
+    (b"tBaK", "tak"),
+    (b".RMF", "rm"),
+    (b"FLV\x01", "flv"),
+    (b"\x0b\x77", "ac3"),
+    (b"\x7f\xfe\x80\x01", "dts"),
+    (b"\x00\x00\x01\xba", "mpeg"),
+    (b"caff", "caf"),
+    (b"fLaC", "flac"),
+    (b"OggS", "ogg"),
+    (b"FORM", "aiff"),
+    (b".snd", "au"),
+    (b"riff", "w64"),
+    (b"Creative Voice File", "voc"),
+)
+
+
+class Refused(Exception):  # noqa: N818
+    """A file that no decoder at hand opens; ``wanting`` is true where the extra decoder might."""
+
+    def __init__(self, detail: str, *, wanting: bool = False) -> None:
+        super().__init__(detail)
+        self.detail, self.wanting = detail, wanting
+
+
+def demuxer_of(head: bytes) -> str | None:
+    """The FFmpeg demultiplexer for a file's first bytes; None where the bytes are of no sound."""
+    if head[:3] == b"ID3" and len(head) > 10:
+        behind = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
+        return demuxer_of(head[behind:]) if behind + 2 < len(head) else "mp3"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+        return "mov"
+    if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
+        return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
+    if len(head) > 188 and head[0] == head[188] == 0x47:
+        return "mpegts"
+    if len(head) > 6 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac"
+    if len(head) > 3 and head[0] == 0x56 and head[1] & 0xE0 == 0xE0:
+        return "loas"
+    if head[:2] == b"\x0b\x77" and len(head) > 6 and head[5] >> 3 > 10:
+        return "eac3"
+    if len(head) > 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
+        return "mp3"
+    return next((name for magic, name in _DEMUXERS if head.startswith(magic)), None)
+
+
+class FfmpegDecoder:
+    """FFmpeg's decoders, by PyAV; the first stream with sound is read."""
+
+    def __init__(self, descriptor: int, link: Link, demuxer: str, detail: str) -> None:
+        import av
+
+        self._error = av.error.FFmpegError
+        self.damage, self.notes = "", Counter[str]()
+        try:
+            self._container: Any = av.open(
+                Window(descriptor, link), format=demuxer, metadata_errors="ignore", buffer_size=1 << 16
+            )
+        except (self._error, ValueError, OSError) as error:
+            raise Refused(f"{detail}; FFmpeg: {_words(error)}") from error
+        try:
+            self._prepare(descriptor, link, demuxer)
+        except (self._error, ValueError, OSError) as error:
+            self._container.close()
+            raise Refused(f"{detail}; FFmpeg: {_words(error)}") from error
+        except Refused:
+            self._container.close()
+            raise
+
+    def _prepare(self, descriptor: int, link: Link, demuxer: str) -> None:
+        from av.codec.context import Flags2
+
+        streams = self._container.streams.audio
+        if not streams:
+            raise Refused("it holds no sound")
+        stream = streams[0]
+        context = stream.codec_context
+        if context is None:
+            raise Refused("its coding is not known")
+        context.thread_count = 1  # a service's decoding process may start no threads
+        self._skip, self._promised, counts = 0, 0, demuxer in _COUNTING
+        context.options = {"err_detect": "crccheck+explode"} if context.name in _CHECKED else {}
+        if demuxer == "caf" and (trim := _caf_trim(descriptor, link, context.name)) is not None:
+            # FFmpeg takes the remainder off twice where the last packet is short already.
+            context.flags2 |= Flags2.skip_manual
+            self._skip, self._promised = trim
+            # FFmpeg before 6 writes a table of whole packets, and the last may be shorter.
+            counts = context.name != "alac" or self._promised % _ALAC_PACKET != 0
+        if context.name in ("wmav1", "wmav2"):
+            # FFmpeg leaves out two frames; the delay of some encoders, its own among them, is one.
+            context.flags2 |= Flags2.skip_manual
+            self._skip = _wma_frame(stream.rate, context.name)
+        if demuxer == "wav" and context.name == "aac":
+            self._frames, counts = _bare_aac(context, descriptor, link), False
+        else:
+            self._frames = self._decoded(stream, demuxer)
+        first = next(self._frames, None)
+        if first is None:
+            raise Refused(self.damage or "it holds no sound")
+        wave, self.rate_hz = first
+        self.channels = wave.shape[1]
+        self._fit = Fitter(self.rate_hz, self.channels)
+        self._held: list[Wave] = [wave]
+        self._ended = False
+        self.format, self.coding = self._container.format.name.split(",")[0].upper(), context.name.upper()
+        if counts and not self._promised and stream.duration is not None:
+            length = round(float(stream.duration * stream.time_base) * self.rate_hz)
+            self._promised = length if demuxer == "mov" else 0
+            self.frames = max(0, length)
+        else:
+            self.frames = self._promised if counts else 0
+        self._at, self._slack = 0, 0 if demuxer in _EXACT else _SLACK_FRAMES
+
+    def _decoded(self, stream: Any, demuxer: str) -> Iterator[tuple[Wave, int]]:
+        """Waves (frames, channels) with their rates, to the end or to what is damaged."""
+        opus = demuxer == "matroska" and stream.codec_context.name == "opus"
+        ac3 = stream.codec_context.name in ("ac3", "eac3")
+        measured = demuxer == "caf" and stream.codec_context.name == "opus"
+        flaw, end, seconds = "", None, 0.0
+        for packet in self._demuxed(stream):
+            if packet.size and flaw:
+                break
+            if opus and packet.size:
+                # FFmpeg counts the delay at the rate of the encoder's input, not at 48 kHz.
+                head, opus = stream.codec_context.extradata or b"", False
+                cut = bytes(packet.get_sidedata("skip_samples"))[:4] if packet.has_sidedata("skip_samples") else b""
+                self._skip = max(0, int.from_bytes(head[10:12], "little") - int.from_bytes(cut, "little"))
+            flaw = flaw or ("a damaged packet" if packet.is_corrupt else "")
+            if ac3 and 0 < packet.size < _ac3_bytes(bytes(packet)[:6]):
+                flaw = "a cut packet"  # FFmpeg fills it up
+            if packet.size and packet.pts is not None:
+                begin = float(packet.pts * packet.time_base)
+                if end is not None and seconds and begin - end > seconds + _LATE_SECONDS:
+                    self.damage = f"{begin - end:.2f} s of sound are missing"
+                    return
+            try:
+                waves = [] if flaw else [(_wave(frame), int(frame.sample_rate)) for frame in packet.decode()]
+            except (self._error, ValueError):
+                flaw = "a packet that does not decode"
+                continue
+            if measured and packet.size and sum(len(wave) for wave, _ in waves) < packet.duration:
+                flaw = "a packet that is too short"
+                continue
+            if waves:
+                seconds = len(waves[-1][0]) / waves[-1][1]
+            if packet.size and packet.pts is not None:
+                seconds = float((packet.duration or 0) * packet.time_base) or seconds
+                end = begin + seconds
+            yield from (one for one in waves if len(one[0]))
+        else:
+            # It is the last one.
+            self.damage = self.damage or (CUT if flaw else "")
+            return
+        self.damage = flaw
+
+    def _demuxed(self, stream: Any) -> Iterator[Any]:
+        """The packets of a stream; where the container cannot be read on, that is the damage."""
+        try:
+            yield from self._container.demux(stream)
+        except (self._error, ValueError) as error:
+            self.damage = _words(error)
+
+    def read(self, frames: int) -> Wave:
+        """See `earsight.data.decoders.Decoder`."""
+        have = sum(map(len, self._held))
+        # The end is held back until it is known whether it is padding.
+        while not self._ended and have < frames + _TAIL + self._skip:
+            found = next(self._frames, None)
+            if found is None:
+                self._held.append(self._fit.end())
+                self._ended = True
+            else:
+                self._held.append(self._fit(*found))
+            have += len(self._held[-1])
+        wave = np.concatenate(self._held) if len(self._held) > 1 else self._held[0]
+        wave, self._skip = wave[self._skip :], 0
+        if self._ended and self._promised and 0 < self._at + len(wave) - self._promised < _TAIL:
+            wave = wave[: max(0, self._promised - self._at)]
+        out = wave[:frames]
+        self._held = [wave[frames:]]
+        self._at += len(out)
+        if self._ended and len(out) < frames and self.frames - self._at > self._slack:
+            self.damage = self.damage or f"{self.frames / self.rate_hz:.2f} s of sound are promised"
+        return np.ascontiguousarray(out)
+
+    def seek(self, frame: int) -> int:
+        """See `earsight.data.decoders.Decoder`."""
+        return 0
+
+    def close(self) -> None:
+        """See `earsight.data.decoders.Decoder`."""
+        self._frames.close()  # type: ignore[attr-defined]
+        self._container.close()
+
+
+def _wave(frame: Any) -> Wave:
+    """A frame's samples as float32 (frames, channels), full scale at 1, as libsndfile scales them."""
+    values: npt.NDArray[Any] = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(-1, len(frame.layout.channels))
+    if values.dtype.kind == "f":
+        return np.asarray(values, dtype=np.float32)
+    bits = 8 * values.dtype.itemsize
+    if values.dtype.kind == "u":
+        values = values.astype(np.int64) - 2 ** (bits - 1)
+    return np.asarray(values, dtype=np.float32) * np.float32(2.0 ** (1 - bits))
+
+
+def _ac3_bytes(head: bytes) -> int:
+    """Bytes of the AC-3 or E-AC-3 frame that begins so."""
+    if len(head) < 6 or head[:2] != b"\x0b\x77":
+        return 0
+    if head[5] >> 3 > 10:
+        return 2 + 2 * ((head[2] & 7) << 8 | head[3])
+    rate, code = head[4] >> 6, head[4] & 63
+    if rate == 3 or code >> 1 >= len(_AC3_KBITS):
+        return 0
+    kbits = _AC3_KBITS[code >> 1]
+    return (4 * kbits, 2 * (320 * kbits // 147 + (code & 1)), 6 * kbits)[rate]
+
+
+def _bare_aac(context: Any, descriptor: int, link: Link) -> Iterator[tuple[Wave, int]]:
+    """The sound of a WAV file's raw AAC: nothing marks the ends of its frames but decoding them, all at once."""
+    import av
+
+    position = link.begin + 12
+    while position + 8 <= link.end:
+        name, length = struct.unpack("<4sI", os.pread(descriptor, 8, position))
+        if name == b"data":
+            if length > _BARE_AAC_BYTES:
+                raise ValueError(f"raw AAC of {length} bytes, more than {_BARE_AAC_BYTES}")
+            frames = context.decode(av.Packet(os.pread(descriptor, length, position + 8)))
+            yield from ((_wave(frame), int(frame.sample_rate)) for frame in frames if frame.samples)
+            return
+        position += 8 + length + length % 2
+
+
+def _caf_trim(descriptor: int, link: Link, coding: str) -> tuple[int, int] | None:
+    """Frames of delay to leave out, and valid frames behind them, by a CAF file's packet table; None without one."""
+    position = link.begin + 8
+    while position + 12 <= link.end:
+        name, length = struct.unpack(">4sq", os.pread(descriptor, 12, position))
+        if name == b"pakt" and length >= 24:
+            packets, valid, priming, remainder = struct.unpack(">qqii", os.pread(descriptor, 24, position + 12))
+            if coding == "opus" and not priming and not remainder and valid > _OPUS_DELAY and packets:
+                # FFmpeg before 6 writes neither; the delay of libopus is always the same.
+                return _OPUS_DELAY, valid - _OPUS_DELAY
+            return (priming, valid) if priming >= 0 and valid > 0 else None
+        if length < 0:
+            break
+        position += 12 + length
+    return None
+
+
+def _wma_frame(rate_hz: int, coding: str) -> int:
+    """Samples of a frame of WMA, by its rate."""
+    if rate_hz <= 16000:
+        return 512
+    return 1024 if rate_hz <= (32000 if coding == "wmav1" else 22050) else 2048
+
+
+def _words(error: BaseException) -> str:
+    return str(getattr(error, "strerror", None) or error).split(":")[0].strip() or type(error).__name__
+
+
+class Fitter:
+    """Waves of changing rates and channels, fitted to those of the first."""
+
+    def __init__(self, rate_hz: int, channels: int) -> None:
+        self._rate, self._channels, self._from = rate_hz, channels, rate_hz
+        self._stream: Any = None
+
+    def __call__(self, wave: Wave, rate_hz: int) -> Wave:
+        """A wave (frames, channels) of some rate, as much of it as can be given yet."""
+        if wave.shape[1] != self._channels:
+            mono = wave if wave.shape[1] == 1 else wave.mean(axis=1, keepdims=True)
+            wave = np.repeat(mono, self._channels, axis=1)
+        if rate_hz == self._from and self._stream is None:
+            return wave
+        before = self.end() if rate_hz != self._from else None
+        if rate_hz != self._rate and self._stream is None:
+            import soxr
+
+            self._stream = soxr.ResampleStream(rate_hz, self._rate, self._channels, dtype="float32", quality="HQ")
+        self._from = rate_hz
+        if self._stream is not None:
+            wave = np.asarray(self._stream.resample_chunk(wave)).reshape(-1, self._channels)
+        return wave if before is None else np.concatenate([before, wave])
+
+    def end(self) -> Wave:
+        """What the filter still holds."""
+        wave = np.empty((0, self._channels), dtype=np.float32)
+        if self._stream is not None:
+            wave = np.asarray(self._stream.resample_chunk(wave, last=True)).reshape(-1, self._channels)
+        self._stream, self._from = None, self._rate
+        return wave

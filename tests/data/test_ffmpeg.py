@@ -1,0 +1,302 @@
+"""Damage midway in what FFmpeg reads: named with its second; lengths that containers tell, to the frame."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from codings import RATE, WAVE, by_ffmpeg
+
+from earsight.data import audio, containers, decoders, ffmpeg
+from earsight.errors import AudioError
+
+LONG = np.tile(WAVE, 4)  # 12 s
+# Container and coding, how it is written, and whether the file's length says that bytes at its end are missing.
+KINDS = {
+    "AAC in M4A": (("mp4", "aac"), {}),
+    "AAC in fragments": (("mp4", "aac"), {"options": {"movflags": "frag_keyframe+empty_moov+default_base_moof"}}),
+    "AAC in ADTS": (("adts", "aac"), {}),
+    "AAC in MPEG-TS": (("mpegts", "aac"), {}),
+    "MP2 in MPEG-TS": (("mpegts", "mp2"), {"sample_format": "s16"}),
+    "AC-3 in MPEG-TS": (("mpegts", "ac3"), {}),
+    "MP2 in MPEG-PS": (("mpeg", "mp2"), {"sample_format": "s16"}),
+    "Opus in WebM": (("webm", "libopus"), {"rate": 48000, "sample_format": "s16"}),
+    "Opus in live WebM": (("webm", "libopus"), {"rate": 48000, "sample_format": "s16", "options": {"live": "1"}}),
+    "AAC in Matroska": (("matroska", "aac"), {}),
+    "FLAC in Matroska": (("matroska", "flac"), {"sample_format": "s16"}),
+    "WMA 2": (("asf", "wmav2"), {"codec_options": {"b": "96000"}}),
+    "WMA 1": (("asf", "wmav1"), {"codec_options": {"b": "96000"}}),
+    "AC-3": (("ac3", "ac3"), {}),
+    "E-AC-3": (("eac3", "eac3"), {}),
+    "WavPack": (("wv", "wavpack"), {"sample_format": "s16p"}),
+    "True Audio": (("tta", "tta"), {"sample_format": "s16"}),
+    "AAC in FLV": (("flv", "aac"), {}),
+    "AC-3 in RealMedia": (("rm", "ac3"), {}),
+}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The bytes of a kind, written once."""
+    kept = {}
+
+    def bytes_of(kind):
+        if kind not in kept:
+            of, how = KINDS[kind]
+            kept[kind] = by_ffmpeg(*of, wave=LONG, **how)
+        return kept[kind]
+
+    return bytes_of
+
+
+def seconds_of(kind):
+    return len(LONG) / KINDS[kind][1].get("rate", RATE)
+
+
+def read(path, content):
+    path.write_bytes(content)
+    found = audio.info(path)
+    wave = audio.read(path, sample_rate_hz=found.sample_rate_hz)
+    assert found.seconds == len(wave) / found.sample_rate_hz
+    return wave
+
+
+def reason(path, content):
+    with pytest.raises(AudioError) as caught:
+        read(path, content)
+    with pytest.raises(AudioError) as again:  # whoever reads windows learns it too
+        list(audio.read_windows(path, sample_rate_hz=8000, seconds=1.0))
+    assert again.value.reason == caught.value.reason
+    return caught.value.reason
+
+
+def overwritten(content, *, noise):
+    half = len(content) // 2
+    return content[:half] + (random.Random(1).randbytes(2000) if noise else bytes(2000)) + content[half + 2000 :]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whole_files_are_read_whole(tmp_path, made, kind):
+    rate = KINDS[kind][1].get("rate", RATE)
+    wave = read(tmp_path / "x", made(kind))
+    assert 0 <= len(wave) - len(LONG) < 4096
+    late = 48 * rate // 1000
+    assert np.corrcoef(wave[late:-4096], LONG[late : len(wave) - 4096])[0, 1] > 0.9 or kind not in (
+        "WMA 2",
+        "AAC in M4A",
+    )
+
+
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_midway_is_named_with_its_second(tmp_path, made, kind, noise):
+    found = reason(tmp_path / "x", overwritten(made(kind), noise=noise))
+    assert found.startswith("damaged at ")
+    assert float(found.split()[2]) == pytest.approx(seconds_of(kind) / 2, abs=0.8)
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"AAC in M4A", "AAC in fragments"}))
+def test_bytes_that_are_gone_midway_are_named_with_their_second(tmp_path, made, kind):
+    content = made(kind)
+    found = reason(tmp_path / "x", content[: len(content) // 2] + content[len(content) // 2 + 3000 :])
+    assert found.startswith("damaged at ")
+    assert float(found.split()[2]) == pytest.approx(seconds_of(kind) / 2, abs=0.8)
+
+
+@pytest.mark.parametrize("kind", ["AAC in M4A", "AAC in fragments"])
+def test_bytes_that_are_gone_before_the_index_are_not_called_cut(tmp_path, made, kind):
+    content = made(kind)
+    found = reason(tmp_path / "x", content[: len(content) // 2] + content[len(content) // 2 + 3000 :])
+    assert found.startswith("damaged (3000 bytes of it are gone)")
+
+
+@pytest.mark.parametrize("share", [0.5, 0.93])
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"WavPack", "True Audio", "AC-3 in RealMedia"}))
+def test_a_cut_file_is_called_truncated(tmp_path, made, kind, share):
+    content = made(kind)
+    assert reason(tmp_path / "x", content[: int(share * len(content)) - 77]).startswith("truncated")
+
+
+@pytest.mark.parametrize("kind", ["AC-3", "E-AC-3", "FLAC in Matroska", "WavPack", "True Audio"])
+def test_a_changed_byte_is_named_where_packets_have_checksums(tmp_path, made, kind):
+    content = bytearray(made(kind))
+    content[len(content) // 2] ^= 0x55
+    assert reason(tmp_path / "x", bytes(content)).startswith("damaged at ")
+
+
+@pytest.mark.parametrize("kind", ["AAC in MPEG-TS", "Opus in WebM", "WMA 2"])
+def test_what_is_whole_before_damage_is_that_of_the_whole_file(tmp_path, made, kind):
+    rate = KINDS[kind][1].get("rate", RATE)
+    whole, told = read(tmp_path / "x", made(kind)), []
+    (tmp_path / "x").write_bytes(overwritten(made(kind), noise=True))
+    wave = audio.read(tmp_path / "x", sample_rate_hz=rate, excuse=lambda *what: told.append(what))
+    assert len(wave) / rate == pytest.approx(told[0][1], abs=1e-6)
+    assert len(wave) / rate == pytest.approx(seconds_of(kind) / 2, abs=0.8)
+    np.testing.assert_array_equal(wave, whole[: len(wave)])
+
+
+def without(content, container, begin, end):
+    """A file whose packets of some seconds were left out by whoever wrote it."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(buffer, "w", format=container) as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(source.streams.audio[0]):
+            if packet.dts is not None and not begin <= packet.dts * packet.time_base < end:
+                packet.stream = stream
+                out.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("kind", "container"), [("Opus in WebM", "webm"), ("AAC in FLV", "flv"), ("WMA 2", "asf")])
+def test_a_gap_in_the_timestamps_is_named(tmp_path, made, kind, container):
+    read(tmp_path / "x", without(made(kind), container, 99, 99))
+    found = reason(tmp_path / "x", without(made(kind), container, 4, 6.5))
+    assert found.startswith("damaged at ")
+    assert float(found.split()[2]) == pytest.approx(4, abs=0.1)
+    assert " s of sound are missing" in found
+
+
+@pytest.mark.parametrize("kind", ["AAC in MPEG-TS", "MP2 in MPEG-TS", "AC-3 in MPEG-TS", "Opus in live WebM"])
+def test_joined_streams_are_heard_one_after_the_other(tmp_path, made, kind):
+    content = made(kind)
+    alone = read(tmp_path / "x", content)
+    assert abs(len(read(tmp_path / "y", content + content)) - 2 * len(alone)) <= 312
+
+
+def test_tags_between_joined_streams_are_no_cut(tmp_path, made):
+    """As the parts of a broadcast come, each with a tag in front."""
+    content = made("AAC in ADTS")
+    part = b"ID3\x04\0\0\0\0\0\x3f" + bytes(63) + content
+    alone = read(tmp_path / "x", content)
+    assert len(read(tmp_path / "y", part + part)) == 2 * len(alone)
+
+
+def test_a_cut_avi_and_a_caf_that_lacks_bytes_are_named_as_what_they_are(tmp_path):
+    avi = by_ffmpeg("avi", "libmp3lame", sample_format="s16p")
+    assert abs(len(read(tmp_path / "x", avi)) - len(WAVE)) < 4096
+    assert reason(tmp_path / "x", avi[: len(avi) * 2 // 3]).startswith("truncated: ")
+    caf = by_ffmpeg("caf", "alac", sample_format="s16p")
+    at = caf.index(b"pakt")
+    table = caf[at : at + 12 + int.from_bytes(caf[at + 4 : at + 12], "big")]
+    behind = caf[: caf.index(b"data")] + caf[caf.index(b"data") : at] + table  # the table is the last
+    assert reason(tmp_path / "x", behind[:5000] + behind[6000:]).startswith("damaged (1000 bytes of it are gone)")
+
+
+def test_the_second_of_damage_follows_the_timestamps_unit(tmp_path, made):
+    content = overwritten(made("Opus in WebM"), noise=False)
+    assert content.count(b"\x2a\xd7\xb1\x83\x0f\x42\x40") == 1
+    halved = content.replace(b"\x2a\xd7\xb1\x83\x0f\x42\x40", b"\x2a\xd7\xb1\x83\x07\xa1\x20")
+    seconds = []
+    for one in (content, halved):
+        (tmp_path / "x").write_bytes(one)
+        with (tmp_path / "x").open("rb") as file:
+            seconds.append(containers.survey(file.fileno()).damage[0])
+    assert seconds[0] == pytest.approx(2 * seconds[1], abs=0.01)
+    assert seconds[0] == pytest.approx(seconds_of("Opus in WebM") / 2, abs=0.8)
+
+
+def test_damaged_speex_has_the_second_of_its_page(tmp_path):
+    def page(body, granule, number):
+        head = struct.pack("<4sBBqIIIB", b"OggS", 0, 2 if not number else 0, granule, 7, number, 0, 1) + bytes(
+            [len(body)]
+        )
+        crc = containers._ogg_crc(head + body)
+        return head[:22] + struct.pack("<I", crc) + head[26:] + body
+
+    first = (b"Speex   " + bytes(28) + struct.pack("<I", 16000)).ljust(80, b"\0")
+    content = bytearray(b"".join([page(first, 0, 0), *(page(b"a" * 200, 16000 * at, at) for at in range(1, 9))]))
+    content[content.index(b"OggS", len(content) // 2) + 100] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    with (tmp_path / "x").open("rb") as file:
+        assert containers.survey(file.fileno()).damage == (4.0, "a damaged page")
+
+
+# Lengths and offsets
+
+
+def test_the_delay_of_opus_in_webm_whose_rate_is_that_of_the_input(tmp_path):
+    """ffmpeg 5.1 writes the rate of what it encoded; the delay goes on being counted at 48 kHz."""
+    content = by_ffmpeg("webm", "libopus", rate=48000, sample_format="s16")
+    assert content.count(struct.pack(">d", 48000)) == 1
+    found = read(tmp_path / "x", content.replace(struct.pack(">d", 48000), struct.pack(">d", 16000)))
+    np.testing.assert_array_equal(found[: len(WAVE)], read(tmp_path / "y", content)[: len(found)])
+
+
+def test_raw_aac_in_wav_is_decoded_at_once_and_therefore_bounded(tmp_path, monkeypatch):
+    content = by_ffmpeg("wav", "aac")
+    assert abs(len(read(tmp_path / "x", content)) - len(WAVE)) < 4096
+    monkeypatch.setattr(ffmpeg, "_BARE_AAC_BYTES", 1000)
+    assert "raw AAC of " in reason(tmp_path / "x", content)
+
+
+def test_voc_of_several_blocks(tmp_path):
+    wave = np.round(WAVE.astype(np.float64) * 32768).astype(np.int16) / np.float32(32768)
+    np.testing.assert_array_equal(read(tmp_path / "x", by_ffmpeg("voc", "pcm_s16le", sample_format="s16")), wave)
+
+
+def opus_in_caf(wave, *, priming):
+    """A CAF file with Opus at 48 kHz; without priming its table is that of ffmpeg 5.1."""
+    content = by_ffmpeg("ogg", "libopus", wave=wave, rate=48000, sample_format="s16")
+    with av.open(io.BytesIO(content)) as source:
+        packets = [bytes(packet) for packet in source.demux(source.streams.audio[0]) if packet.size]
+    frames = 960 * len(packets)
+    valid, remainder = (len(wave), frames - priming - len(wave)) if priming else (frames, 0)
+    sizes = b"".join(
+        bytes([0x80 | len(one) >> 7, len(one) & 127]) if len(one) > 127 else bytes([len(one)]) for one in packets
+    )
+    chunks = {
+        b"desc": struct.pack(">d4s5I", 48000, b"opus", 0, 0, 960, 1, 0),
+        b"pakt": struct.pack(">qqii", len(packets), valid, priming, remainder) + sizes,
+        b"data": bytes(4) + b"".join(packets),
+    }
+    return b"caff\0\1\0\0" + b"".join(name + struct.pack(">q", len(body)) + body for name, body in chunks.items())
+
+
+@pytest.mark.parametrize("samples", [1, 4095, 4096, 8193, 100_001])
+def test_alac_and_opus_in_caf_to_the_frame(tmp_path, samples):
+    wave = WAVE[:samples]
+    expected = np.round(wave.astype(np.float64) * 32768).astype(np.int16) / np.float32(32768)
+    found = read(tmp_path / "x", by_ffmpeg("caf", "alac", wave=wave, sample_format="s16p"))
+    np.testing.assert_array_equal(found, expected)
+    if samples > 8000:
+        found = read(tmp_path / "y", opus_in_caf(wave, priming=312))
+        assert len(found) == samples
+        assert np.corrcoef(found, wave)[0, 1] > 0.95
+
+
+def test_opus_in_caf_whose_table_tells_no_delay_begins_with_the_sound(tmp_path):
+    found = read(tmp_path / "x", opus_in_caf(WAVE, priming=0))
+    assert len(found) == (len(WAVE) + 312 + 959) // 960 * 960 - 312
+    assert np.corrcoef(found[: len(WAVE)], WAVE)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("samples", [9001, 44100, 132301])
+def test_lengths_are_told_as_they_are_read(tmp_path, samples):
+    wave = LONG[:samples]
+    for container, coding in [("eac3", "eac3"), ("asf", "wmav2"), ("matroska", "aac"), ("flv", "aac")]:
+        found = read(
+            tmp_path / "x", by_ffmpeg(container, coding, wave=wave, codec_options={"b": "96000"})
+        )  # `read` compares both lengths
+        assert 0 <= len(found) - samples < 4096
+    found = read(tmp_path / "x", by_ffmpeg("webm", "libopus", wave=wave, rate=48000, sample_format="s16"))
+    assert len(found) == samples
+
+
+# What stands between
+
+
+def test_a_decoder_starts_no_threads(tmp_path, made):
+    (tmp_path / "x").write_bytes(made("FLAC in Matroska"))
+    before = len(list(Path("/proc/self/task").iterdir()))
+    descriptor = os.open(tmp_path / "x", os.O_RDONLY)
+    decoder = decoders.open_decoder(descriptor, containers.survey(descriptor))
+    decoder.read(1000)
+    assert len(list(Path("/proc/self/task").iterdir())) == before
+    decoder.close()
+    os.close(descriptor)
