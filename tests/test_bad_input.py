@@ -415,6 +415,32 @@ def test_damaged_files_are_used_where_the_user_says_so(model, synthetic, tmp_pat
     assert "--hop uses what is whole" in invoke("predict", model, files[0], "--hop", 1, "--allow-damaged").stderr
 
 
+def test_evaluate_and_explain_take_what_is_whole_where_the_user_says_so(model, synthetic, tmp_path):
+    (tmp_path / "a").mkdir()
+    label, wave_of = synthetic.clips[0].label, soundfile.read(synthetic.file(0))
+    (tmp_path / "a" / label).mkdir()
+    soundfile.write(tmp_path / "a" / label / "whole.flac", *wave_of)
+    content = bytearray((tmp_path / "a" / label / "whole.flac").read_bytes())
+    content[int(0.7 * len(content))] ^= 0x55
+    damaged = tmp_path / "a" / label / "damaged.flac"
+    damaged.write_bytes(content)
+    assert "1 of 2 clips cannot be read" in invoke("evaluate", model, tmp_path / "a", *THREAD).stderr
+    skipped = json.loads(invoke("evaluate", model, tmp_path / "a", *THREAD, "--skip-bad", "--json").stdout)
+    assert (skipped["clips"], len(skipped["skipped"]), "damaged" in skipped) == (1, 1, False)
+    done = invoke("evaluate", model, tmp_path / "a", *THREAD, "--allow-damaged", "--json")
+    used = json.loads(done.stdout)
+    assert (used["clips"], used["skipped"]) == (2, [])
+    assert "damaged.flac: damaged at " in used["damaged"][0]
+    assert "1 damaged clip." in invoke("evaluate", model, tmp_path / "a", *THREAD, "--allow-damaged").stdout
+    how = ("--out", tmp_path / "out", "--no-curves", "--threads", 1)
+    assert invoke("explain", model, damaged, *how).exit_code == 2
+    explained = json.loads(invoke("explain", model, damaged, *how, "--allow-damaged", "--json").stdout)
+    (found,) = explained["explanations"]
+    assert "damaged at" in found["damage"]
+    assert 0 < found["read_seconds"] < len(wave_of[0]) / wave_of[1]
+    assert "s that are whole: damaged at" in invoke("explain", model, damaged, *how, "--allow-damaged").stdout
+
+
 def _rows(done):
     return [json.loads(line) for line in done.stdout.splitlines()]
 

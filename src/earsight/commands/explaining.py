@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from earsight.commands.options import Device, First, Json, Model, Sounds, Threads, verb
+from earsight.commands.options import Damaged, Device, First, Json, Model, Sounds, Threads, verb
 from earsight.commands.steps import computer, say_left_out, show_lines
 from earsight.console import bar, out, print_json, say
 
@@ -25,6 +25,7 @@ def explain(
     seed: Annotated[int, typer.Option(min=0, help="Of the random orders that they are compared with.")] = 0,
     steps: Steps = 2048,
     first: First = False,
+    damaged: Damaged = False,
     json_output: Json = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -46,6 +47,7 @@ def explain(
         known_class(classifier.classes, label)
     # Explanations that have no such setting are of first windows.
     settings = {"label": label, "curves": curves, "seed": seed} | ({} if first else {"first": False})
+    settings |= {"damaged": True} if damaged else {}
     origin = made_from(model, **settings)
     named = list(file_names(find_sounds(sounds, stdin=sys.stdin, say=lambda note: say(f"earsight: {note}"))))
     done: list[dict[str, Any]] = []
@@ -56,7 +58,9 @@ def explain(
             found = read_explained(folder, name, sound=sound, origin=origin)
             try:
                 found = found or write_explained(
-                    classifier.explain(sound, label=label, first=first, curves=curves, seed=seed, most_steps=steps),
+                    classifier.explain(
+                        sound, label=label, first=first, damaged=damaged, curves=curves, seed=seed, most_steps=steps
+                    ),
                     folder,
                     name,
                     origin=origin,

@@ -55,7 +55,7 @@ Damaged = Annotated[
     bool,
     typer.Option(
         "--allow-damaged",
-        help="Classify damaged and cut files by what is whole before the damage; their rows say how many seconds.",
+        help="Use damaged and cut files by what is whole before the damage, and say how many seconds that is.",
     ),
 ]
 First = Annotated[

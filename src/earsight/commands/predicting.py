@@ -351,6 +351,7 @@ def evaluate(
     *,
     fold: Annotated[int | None, typer.Option(help="Only this fold; default the one held out in training.")] = None,
     first: First = False,
+    damaged: Damaged = False,
     form: DataOptions,
     skip_bad: SkipBad = False,
     compute: DeviceOptions,
@@ -370,6 +371,6 @@ def evaluate(
     except TooFewError:  # for the folds, which only a model of cross-validation needs
         dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True)
     with bar("predicting") as shown:
-        result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, progress=shown)
+        result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, damaged=damaged, progress=shown)
     say_left_out(classifier)
     show(result, print_evaluation, as_json=json_output)

@@ -8,8 +8,9 @@ frames); what is merged is (bands, frames), its columns evenly spaced from 0 s t
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from earsight.errors import AudioError, DataError, ModelError
 from earsight.evaluation.metrics import softmax
 from earsight.inference.formats import harmless
 from earsight.inference.model import Model, grouped
-from earsight.inference.sounds import OpenSound, Sound
+from earsight.inference.sounds import Sound
 from earsight.models.ensemble import Ensemble
 
 if TYPE_CHECKING:  # a prediction does not load the analysis
@@ -74,6 +75,8 @@ class Explanation:
     curves: Curves | None  # faithfulness of the attribution; None where it was not asked for
     begin_seconds: float = 0.0
     windows: int = 1  # into which the sound was cut
+    damage: str = ""  # what is wrong with the file, where it was used all the same
+    read_seconds: float | None = None  # and how much of it is whole
 
     @property
     def end_seconds(self) -> float:
@@ -102,6 +105,7 @@ class Explanation:
             **{name: getattr(self, name) for name in ("path", "label", "top_label", "probability")},
             **{name: round(getattr(self, name), 3) for name in ("begin_seconds", "end_seconds")},
             "windows": self.windows,
+            **({"damage": self.damage, "read_seconds": self.read_seconds} if self.damage else {}),
             "completeness": {
                 "sum_of_attributions": found.total,
                 "score": found.score,
@@ -152,6 +156,7 @@ def explain(
     rate: float | None = None,
     label: str | None = None,
     first: bool = False,
+    damaged: bool = False,
     curves: bool = True,
     seed: int = 0,
     most_steps: int = 2048,
@@ -168,6 +173,8 @@ def explain(
         The class to explain; default the most probable one.
     first : bool
         Explain the first window, however long the sound is.
+    damaged : bool
+        Explain what is whole of a damaged or cut file.
     curves : bool
         Whether to measure the attributions' faithfulness, by deletion and insertion, against random orders of ``seed``.
     most_steps : int
@@ -190,9 +197,15 @@ def explain(
     from earsight.analysis.time_axis import band_hz, column_edges, sum_channels
 
     wanted = None if label is None else known_class(model.classes, label)
+    damage: list[tuple[str, float]] = []
+
+    def excuse(what: str, seconds: float) -> None:
+        damage[:] = [(what, seconds)]
+
     with model.opened(sound, rate=rate) as source:
         name = source.name
-        begin, wave, windows, top = _strongest(model, source, wanted, first=first)
+        parts = partial(source.windows, excuse=excuse if damaged else None)
+        begin, wave, windows, top = _strongest(model, parts, wanted, first=first, name=name)
     _check_length(wave, name, model)
     front_end, network = model.front_end, FromBands(model)
     spectrogram, silence = bands_of(model, wave)
@@ -255,17 +268,24 @@ def explain(
         curves=measured,
         begin_seconds=begin / model.sample_rate_hz,
         windows=windows,
+        damage=damage[0][0] if damage else "",
+        read_seconds=damage[0][1] if damage else None,
     )
 
 
 def _strongest(
-    model: Model, source: OpenSound, wanted: int | None, *, first: bool
+    model: Model,
+    windows_of: Callable[..., Iterator[tuple[int, NDArray[np.float32]]]],
+    wanted: int | None,
+    *,
+    first: bool,
+    name: str,
 ) -> tuple[int, NDArray[np.float32], int, int | None]:
     """The window that speaks most for a class, or else for the whole sound's most probable one.
 
     Returns where it begins, its wave, how many windows there are, and of several the most probable class.
     """
-    parts = source.windows(first=first)
+    parts = windows_of(first=first)
     begin, wave = next(parts)
     after = next(parts, None)
     if after is None:
@@ -278,13 +298,13 @@ def _strongest(
             windows[shares > best] = number
             best = np.maximum(best, shares)
         pool.add(raw)
-    found = model.pooled(pool, name=source.name)
+    found = model.pooled(pool, name=name)
     if found.error:
-        raise ModelError(f"{source.name or 'array'}: {found.error}")
+        raise ModelError(f"{name or 'array'}: {found.error}")
     top = model.classes.index(found.label)
     number = int(windows[top if wanted is None else wanted])
     # Read again: to keep a window for each class could take much memory.
-    begin, wave = next(islice(source.windows(), number, None))
+    begin, wave = next(islice(windows_of(), number, None))
     return begin, wave, pool.windows, top
 
 

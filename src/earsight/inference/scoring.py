@@ -53,6 +53,7 @@ def evaluate(
     fold: int | None = None,
     first: bool = False,
     skip_bad: bool = False,
+    damaged: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Predict a data set's clips and compare with their labels.
@@ -62,11 +63,13 @@ def evaluate(
 
     Without ``fold`` these are the clips that were held out, where the model was trained on this data set; else all, as
     for an ensemble whose members held out other folds, so that together they saw every clip. With ``skip_bad``
-    unreadable clips are left out; ``progress`` is called with (clips done, clips in all).
+    unreadable clips are left out; with ``damaged`` damaged and cut ones are classified by what is whole of them.
+    ``progress`` is called with (clips done, clips in all).
 
     Returns ``accuracy`` (mean, ci95), ``macro_f1``, what `earsight.evaluation.summary.base_rates` returns, ``clips``,
     ``fold`` (None where the clips are no fold), ``held_out`` (whether they are what training held out),
-    ``seen_in_training`` (None where it is not known), ``classes`` and ``skipped``; where clips were cut into several
+    ``seen_in_training`` (None where it is not known), ``classes``, ``skipped`` and, of clips that were
+    classified by what is whole of them, ``damaged``; where clips were cut into several
     windows also ``long``: ``clips``, ``windows``, ``agreement`` (of all these windows with their clips) and
     ``calibrated``, as in `Prediction`. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the
     model's temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage``
@@ -85,7 +88,8 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    good, found, skipped = _predictions(classifier, dataset, rows, first=first, skip_bad=skip_bad, progress=progress)
+    how = {"first": first, "damaged": damaged}
+    good, found, skipped = _predictions(classifier, dataset, rows, how=how, skip_bad=skip_bad, progress=progress)
     number = {name: index for index, name in enumerate(classifier.classes)}
     truth = np.array([number[dataset.clips[row].label] for row in good])
     guess = np.array([number[one.label] for one in found])
@@ -104,6 +108,8 @@ def evaluate(
         "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
     }
+    if hurt := [(row, one) for row, one in zip(good, found, strict=True) if one.damage]:
+        result["damaged"] = [f"{dataset.clips[row].path}: {one.damage}" for row, one in hurt]
     if long := [one for one in found if one.windows > 1]:
         result["long"] = {
             "clips": len(long),
@@ -160,14 +166,14 @@ def _predictions(
     dataset: Dataset,
     rows: NDArray[np.int64],
     *,
-    first: bool,
+    how: dict[str, bool],
     skip_bad: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[NDArray[np.int64], list[Prediction], list[str]]:
     """The readable rows, their predictions, and errors of the others."""
     good: dict[int, Prediction] = {}
     skipped = []
-    predictions = classifier.predict_files((dataset.file(int(row)) for row in rows), first=first)
+    predictions = classifier.predict_files((dataset.file(int(row)) for row in rows), **how)
     for done, (row, found) in enumerate(zip(rows.tolist(), predictions, strict=True), start=1):
         if found.error:
             skipped.append(f"{dataset.clips[row].path}: {found.error}")

@@ -205,6 +205,8 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
         f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %"
         f"{_where(content)}{other}"
     )
+    if content.get("damage"):
+        yield f"  of {content['read_seconds']:.2f} s that are whole: {content['damage']}"
     yield (
         f"  complete: the attributions add up to {complete['sum_of_attributions']:.4g}, the scores differ by "
         f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {complete['steps']} steps"

@@ -226,6 +226,8 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
         console.print("The model was trained on some of these clips: this figure says nothing about new ones.")
     for line in confidence_lines(result.get("confidence")):
         console.print(line, markup=False)
+    if result.get("damaged"):
+        console.print(f"Classified by what is whole: {counted(len(result['damaged']), 'damaged clip')}.")
     if result["skipped"]:
         console.print(f"Left out: {counted(len(result['skipped']), 'clip')} that could not be read.")
 
