@@ -3,8 +3,9 @@
 BASE is a checkout of another commit (its ``src`` is on the path of the base's processes), DATA a data set. Each round
 measures both sides one after the other, and who goes first changes from round to round. What is printed is the ratio of
 base's time to ours (above 1: faster than base): its geometric mean and a 95 % t interval of the logarithms.
-Parts: ``train:BACKBONE`` (training steps of batch 32 on spectrograms of 3 x 128 x 250, in one process a side) and
-``predict`` (a whole process that names the classes of 400 files).
+Parts: ``train:BACKBONE`` (training steps of batch 32 on spectrograms of 3 x 128 x 250, in one process a side),
+``predict`` (a whole process that names the classes of 400 files), and ``read:KIND``, KIND being WAV, FLAC, OGG or MP3
+(200 clips of 5 s at 44.1 kHz read to the model's rate, 22,050 Hz, in one process a side; DATA is not looked at).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import Any
 
 HERE = Path(__file__).parents[1]
 FILES = 400
-PARTS = ("train:tf_efficientnet_lite0", "train:densenet201", "predict")
+PARTS = ("train:tf_efficientnet_lite0", "train:densenet201", "predict", "read:WAV", "read:FLAC", "read:OGG", "read:MP3")
+CLIPS = 200
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 11: 2.201, 14: 2.145}
 
@@ -69,18 +71,46 @@ def train_side(backbone: str, steps: int) -> None:
         print(time.perf_counter() - started, flush=True)
 
 
+def read_side(folder: str) -> None:
+    """A process of one side: for each line on standard input, the seconds in which a folder's files are read."""
+    from earsight.data.audio import read
+
+    files = sorted(Path(folder).iterdir())
+    for file in files:
+        read(file, sample_rate_hz=22050)
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        for file in files:
+            read(file, sample_rate_hz=22050)
+        print(time.perf_counter() - started, flush=True)
+
+
+def write_clips(folder: Path, kind: str) -> None:
+    """Seeded clips of noise under a tone."""
+    import numpy as np
+    import soundfile
+
+    draws = np.random.default_rng(0)
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(5 * 44100) / 44100)
+    for number in range(CLIPS):
+        soundfile.write(
+            folder / f"{number}.{kind.lower()}", tone + draws.normal(0, 0.05, len(tone)), 44100, format=kind
+        )
+
+
 def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout / "src"), str(HERE)])}
 
 
 @contextmanager
-def training(checkout: Path, backbone: str, steps: int) -> Iterator[Callable[[], float]]:
+def process_of(checkout: Path, side: str, steps: int) -> Iterator[Callable[[], float]]:
     """A side's process, and the function that makes it do its steps."""
-    command = [sys.executable, "-m", "benchmarks.against_base", "--side", backbone, "--steps", str(steps)]
+    command = [sys.executable, "-m", "benchmarks.against_base", "--side", side, "--steps", str(steps)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=environment(checkout), **pipes) as process:  # type: ignore[call-overload]
         if process.stdout.readline().strip() != "ready":
-            raise SystemExit(f"{checkout}: the process for {backbone} ended before it was ready")
+            raise SystemExit(f"{checkout}: the process for {side} ended before it was ready")
 
         def measure() -> float:
             process.stdin.write("go\n")
@@ -154,15 +184,21 @@ def main() -> None:
     parser.add_argument("--side", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.side:
-        return train_side(asked.side, asked.steps)
-    if not asked.base or not asked.data:
+        return train_side(asked.side, asked.steps) if asked.steps else read_side(asked.side)
+    reading = all(part.startswith("read:") for part in asked.only)
+    if not asked.base or not (asked.data or reading):
         parser.error("name the base's checkout and a data set")
     for part in asked.only:
         name, _, backbone = part.partition(":")
         if name == "train":
             steps = asked.steps or (8 if "lite" in backbone else 2)
-            with training(asked.base, backbone, steps) as base, training(HERE, backbone, steps) as ours:
+            with process_of(asked.base, backbone, steps) as base, process_of(HERE, backbone, steps) as ours:
                 found = row(part, paired(base, ours, asked.rounds))
+        elif name == "read":
+            with tempfile.TemporaryDirectory() as folder:
+                write_clips(Path(folder), backbone)
+                with process_of(asked.base, folder, 0) as base, process_of(HERE, folder, 0) as ours:
+                    found = row(part, paired(base, ours, asked.rounds))
         elif name == "predict":
             with tempfile.TemporaryDirectory() as folder:
                 model = trained(asked.data, Path(folder), asked.base)
@@ -173,7 +209,7 @@ def main() -> None:
                     measure()  # compiles what is compiled once on a machine
                 found = row(part, paired(*sides, asked.rounds))
         else:
-            parser.error(f"{part}: no such part; known are train:BACKBONE and predict")
+            parser.error(f"{part}: no such part; known are train:BACKBONE, predict and read:KIND")
         print(
             json.dumps(found) if asked.json else "{part}: {ratio:.3f} ({low:.3f} to {high:.3f})".format(**found),
             flush=True,

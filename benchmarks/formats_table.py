@@ -2,15 +2,16 @@
 
 A seeded wave of three seconds is written by the encoders of Debian (ffmpeg, sox, lame, flac, oggenc, opusenc, wavpack)
 and of PyPI (soundfile, av), plain, to pipes, joined and cut. Each file is given to libsndfile alone, to PyAV alone, to
-earsight with and without its extra: how many frames, how late, or why not. Printed, or put between the page's marks.
+earsight with and without its extra: how many frames, how late, or why not. Then four behaviours of libsndfile and of
+formats that no such row shows. Printed, or put between the page's marks.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from earsight.data import audio, decoders
 from earsight.errors import AudioError
 
 RATE, SAMPLES = 44100, 132301
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+MARKS = {name: (f"<!-- {name}: begin -->", f"<!-- {name}: end -->") for name in ("table", "behaviours")}
 TOOLS = ("ffmpeg", "sox", "lame", "flac", "oggenc", "opusenc", "wavpack")
 FF = "ffmpeg -nostdin -loglevel error -y -i IN "
 # Name, ending, encoder and command.
@@ -210,20 +211,93 @@ def table() -> str:
     return "\n".join(lines)
 
 
+def sought(folder: Path) -> str:
+    """How far a seek in a Vorbis file misses, by the frames that are read there, of 400 places."""
+    path = folder / "a.ogg"
+    sf.write(path, wave(), RATE, format="OGG", subtype="VORBIS")
+    whole = sf.read(path, dtype="float32")[0]
+    places, missed = [*range(1000, SAMPLES - 4000, SAMPLES // 300), *range(SAMPLES - 4000, SAMPLES - 60, 40)], []
+    for place in places:
+        with sf.SoundFile(path) as file:
+            file.seek(place)
+            found = file.read(50, dtype="float32")
+        near = (at for at in range(max(0, place - 4096), place + 4096) if np.array_equal(found, whole[at : at + 50]))
+        if (at := next(near, None)) != place:
+            missed.append(None if at is None else at - place)
+    known = [one for one in missed if one is not None]
+    far = f", by {min(known)} to {max(known)} frames" if known else ""
+    return f"{len(missed)} of {len(places)} places missed{far}"
+
+
+def one_frame(folder: Path) -> str:
+    """How long a sound of one frame comes back from block codings."""
+    sf.write(folder / "in.wav", np.zeros(1), RATE, subtype="PCM_16")
+    lengths = []
+    for name, kind in (("IMA", "IMA_ADPCM"), ("MS ADPCM", "MS_ADPCM"), ("GSM", "GSM610")):
+        sf.write(folder / f"{kind}.wav", np.zeros(1), RATE, subtype=kind)
+        lengths.append(f"{name} by soundfile {len(sf.read(folder / f'{kind}.wav')[0])}")
+    write(FF + "-c:a adpcm_ima_wav OUT", folder / "in.wav", folder / "f.wav", np.zeros(1))
+    write("sox IN -e ima-adpcm OUT", folder / "in.wav", folder / "s.wav", np.zeros(1))
+    lengths += [
+        f"IMA by {name} {len(sf.read(folder / file)[0])}" for name, file in (("ffmpeg", "f.wav"), ("sox", "s.wav"))
+    ]
+    return "one frame comes back as " + ", ".join(lengths)
+
+
+def right_justified(folder: Path) -> str:
+    """How loud a WAV of 24 bits is read whose samples stand in the low bits of 32."""
+    samples = np.round(0.5 * 2**23 * np.sin(np.arange(RATE) / 20)).astype("<i4").tobytes()
+    guid = bytes.fromhex("0100000000001000800000aa00389b71")
+    form = struct.pack("<HHIIHHHHI", 0xFFFE, 1, RATE, 4 * RATE, 4, 32, 22, 24, 0) + guid
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(samples)) + samples
+    (folder / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    peaks = [np.abs(read(folder / "a.wav")[0]).max() for read in (by_libsndfile, by_earsight)]
+    return "a peak of 0.5 is read as " + " and ".join(f"{peak:.5f}" for peak in peaks)
+
+
+def time_expanded(folder: Path) -> str:
+    """The rate that is read of a bat recording at 384 kHz that was slowed down ten times, as its GUANO chunk says."""
+    text = b"GUANO|Version: 1.0\nSamplerate: 384000\nTE: 10\n"
+    sf.write(folder / "a.wav", wave(), 38400, subtype="PCM_16")
+    content = (folder / "a.wav").read_bytes() + b"guan" + struct.pack("<I", len(text)) + text + bytes(len(text) % 2)
+    (folder / "a.wav").write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    return f"384,000 Hz slowed down ten times: {audio.info(folder / 'a.wav').sample_rate_hz} Hz, the rate of the header"
+
+
+def behaviours() -> str:
+    """Rows of what was seen, and what earsight does."""
+    rows = (
+        ("a seek in Vorbis", sought, "no seek but in PCM and FLAC"),
+        ("ADPCM and GSM fill up whole blocks", one_frame, "as they are read"),
+        (
+            "WAV of 24 bits in the low bits of 32 (right-justified)",
+            right_justified,
+            "as read; `check` names quiet clips",
+        ),
+        ("time-expanded recordings", time_expanded, "as read: correct the rate first"),
+    )
+    lines = ["| behaviour | seen | what earsight does |", "|---|---|---|"]
+    for name, see, does in rows:
+        with tempfile.TemporaryDirectory() as folder:
+            lines.append(f"| {name} | {see(Path(folder))} | {does} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path, nargs="?", help="a page with the two marks; by default it is printed")
     asked = parser.parse_args()
     if missing := [name for name in TOOLS if not shutil.which(name)]:
         raise SystemExit(f"not installed: {', '.join(missing)}")
-    text = table()
+    made = {"table": table(), "behaviours": behaviours()}
     if asked.page is None:
-        print(text)
+        print(*made.values(), sep="\n\n")
         return
-    before, rest = asked.page.read_text().split(BEGIN)
-    with io.StringIO() as out:
-        out.write(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
-        asked.page.write_text(out.getvalue())
+    text = asked.page.read_text()
+    for name, (begin, end) in MARKS.items():
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{made[name]}\n{end}{rest.split(end)[1]}"
+    asked.page.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""``python -m benchmarks.unseen_files [OUT]``: files of many encoders, containers, odd lengths and rates, heard or not.
+"""``python -m benchmarks.unseen_files [OUT] [--set first|second]``: files of many encoders, heard or not.
 
-Every file is a seeded sweep with clicks, written by an encoder of Debian's (ffmpeg, sox, lame, flac, oggenc, opusenc,
-wavpack), which must be there. Each is read and compared with the wave that went in: its length within the codec's
+Every file is a seeded sweep, written by an encoder of Debian's (ffmpeg, sox, lame, flac, oggenc, opusenc, wavpack,
+espeak-ng), which must be there. Each is read and compared with the wave that went in: its length within the codec's
 padding (`Kind.slack`), its samples by their correlation at the offset 0 (or, where a container cannot say how long the
-encoder's delay is, within `Kind.delay`). Then `check`, `predict` and `train` run over all of them. Counted are silent
-losses (a file that was read, but is shorter or other than what went in, without a word) and false refusals.
+encoder's delay is, within `Kind.delay`). A copy that lacks its last third must be named. Then `check`, `train` and
+`predict` run over all of them, each within ``--limit`` seconds. Counted are silent losses (a file that was read, but is
+shorter or other than what went in, or is cut, without a word) and false refusals. What is done is kept in
+``OUT/state.json``; the same command goes on with it.
 """
 
 from __future__ import annotations
@@ -16,160 +18,174 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile as sf
 
-from earsight.data.audio import read
+from benchmarks.unseen_kinds import FIRST, SECOND, Kind
+from earsight.data.audio import info, read
 from earsight.errors import AudioError
 
-ENCODERS = ("ffmpeg", "sox", "lame", "flac", "oggenc", "opusenc", "wavpack")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to write a file: the command, with IN, OUT and RATE in it; its ending, rates and tolerances."""
-
-    name: str
-    ending: str
-    command: str
-    rates: tuple[int, ...] = (8000, 22050, 48000)
-    least: float = 0.9
-    slack: int = 0
-    delay: int = 0
-
-
-FF = "ffmpeg -nostdin -loglevel error -y -i IN "
-KINDS = (
-    Kind("ffmpeg pcm_s24le in W64", "w64", FF + "-c:a pcm_s24le OUT", (11025, 96000), 0.999),
-    Kind("ffmpeg pcm_f64le in RF64", "wav", FF + "-c:a pcm_f64le -rf64 always OUT", (12000, 44056), 0.999),
-    Kind("ffmpeg pcm_u8 to a pipe", "wav", FF + "-c:a pcm_u8 -f wav - | cat > OUT", (7350, 16000), 0.99),
-    Kind("ffmpeg pcm_s16be in AIFF to a pipe", "aiff", FF + "-f aiff - | cat > OUT", (11025, 37800), 0.999),
-    Kind("ffmpeg pcm_s16be in AU to a pipe", "au", FF + "-f au - | cat > OUT", (8012, 44100), 0.999),
-    Kind("ffmpeg pcm in CAF to a pipe", "caf", FF + "-f caf - | cat > OUT", (22050, 48000), 0.999),
-    Kind("ffmpeg FLAC to a pipe", "flac", FF + "-f flac - | cat > OUT", (8000, 44100), 0.999),
-    Kind("ffmpeg FLAC in Ogg", "oga", FF + "-c:a flac OUT", (22050, 48000), 0.999),
-    Kind("ffmpeg FLAC in Matroska", "mka", FF + "-c:a flac OUT", (16000, 44100), 0.999),
-    Kind("ffmpeg ALAC in M4A", "m4a", FF + "-c:a alac OUT", (11025, 48000), 0.999),
-    Kind("ffmpeg ALAC in CAF", "caf", FF + "-c:a alac OUT", (16000, 44100), 0.999),
-    Kind("ffmpeg AAC in M4A", "m4a", FF + "-c:a aac -b:a 128k OUT", (16000, 44100), 0.95, 2048),
-    Kind("ffmpeg AAC in MP4, index first", "mp4", FF + "-c:a aac -movflags +faststart OUT", (32000,), 0.95, 2048),
-    Kind("ffmpeg AAC in ADTS", "aac", FF + "-c:a aac OUT", (22050, 48000), 0.95, 3072, 2048),
-    Kind("ffmpeg AAC in MPEG-TS", "ts", FF + "-c:a aac OUT", (44100,), 0.95, 3072, 2048),
-    Kind("ffmpeg Opus in WebM", "webm", FF + "-c:a libopus -b:a 96k OUT", (16000, 48000), 0.95, 960),
-    Kind("ffmpeg Opus in Ogg", "ogg", FF + "-c:a libopus -b:a 96k OUT", (24000, 48000), 0.95, 960),
-    Kind("ffmpeg Vorbis in WebM", "webm", FF + "-c:a libvorbis OUT", (22050, 44100), 0.95, 2048),
-    Kind("ffmpeg MP3 without Xing", "mp3", FF + "-c:a libmp3lame -write_xing 0 -q:a 4 OUT", (16000, 44100), 0.95, 4000,
-         1700),
-    Kind("ffmpeg MP3 in WAV", "wav", FF + "-c:a libmp3lame OUT", (44100,), 0.95, 4000, 1700),
-    Kind("ffmpeg AC-3", "ac3", FF + "-c:a ac3 -b:a 192k OUT", (48000,), 0.9, 2048, 512),
-    Kind("ffmpeg WMA 2", "wma", FF + "-c:a wmav2 OUT", (22050, 44100), 0.9, 4096),
-    Kind("ffmpeg ADPCM IMA in WAV", "wav", FF + "-c:a adpcm_ima_wav OUT", (11025, 44100), 0.95, 4096),
-    Kind("ffmpeg ADPCM MS in WAV", "wav", FF + "-c:a adpcm_ms OUT", (8000, 22050), 0.95, 4096),
-    Kind("ffmpeg mu-law in MOV", "mov", FF + "-c:a pcm_mulaw OUT", (8000, 22050), 0.95),
-    Kind("ffmpeg TTA", "tta", FF + "-c:a tta OUT", (16000, 44100), 0.999),
-    Kind("sox 24 bits in AIFF", "aiff", "sox IN -b 24 OUT", (11025, 88200), 0.999),
-    Kind("sox GSM in WAV", "wav", "sox IN -e gsm-full-rate OUT", (8000,), 0.6, 320),
-    Kind("sox A-law in AU", "au", "sox IN -e a-law OUT", (8000, 16000), 0.95),
-    Kind("sox to a piped WAV", "wav", "sox IN -t wav - | cat > OUT", (9600, 44100), 0.999),
-    Kind("sox Vorbis", "ogg", "sox IN -C 3 OUT", (22050, 32000), 0.95),
-    Kind("sox MP3, 64 kbit/s", "mp3", "sox IN -C 64 OUT", (24000, 44100), 0.9, 4000, 1700),
-    Kind("sox 8 bits in SPH", "sph", "sox IN -e mu-law -b 8 OUT", (8000,), 0.95),
-    Kind("sox 32 bits in CAF", "caf", "sox IN -b 32 OUT", (22050, 192000), 0.999),
-    Kind("lame VBR", "mp3", "lame --quiet -V 5 IN OUT", (16000, 48000), 0.95, 1),
-    Kind("lame without a tag, CBR", "mp3", "lame --quiet -t -b 96 IN OUT", (32000, 44100), 0.95, 4000, 1700),
-    Kind("flac -8 of odd blocks", "flac", "flac -s -f -8 -b 1000 -o OUT IN", (12345, 44100), 0.999),
-    Kind("flac in Ogg", "oga", "flac -s -f --ogg -o OUT IN", (22050, 96000), 0.999),
-    Kind("flac from raw samples", "flac", "sox IN -t raw -e signed -b 16 - | flac -s -f --force-raw-format "
-         "--endian=little --sign=signed --channels=1 --bps=16 --sample-rate=RATE -o OUT -", (16000, 44100), 0.999),
-    Kind("oggenc q1", "ogg", "oggenc -Q -q 1 -o OUT IN", (11025, 44100), 0.9),
-    # At 32 kbit/s little is left of noise of 1 kHz and more; at 64 the same files give 0.99 and more.
-    Kind("opusenc 32 kbit/s", "opus", "opusenc --quiet --bitrate 32 IN OUT", (8000, 44100, 48000), 0.8, 1),
-    Kind("opusenc 64 kbit/s", "opus", "opusenc --quiet --bitrate 64 IN OUT", (8000, 44100, 48000), 0.95, 1),
-    Kind("wavpack", "wv", "wavpack -q -y IN -o OUT", (22050, 48000), 0.999),
-)  # fmt: skip
+ENCODERS = ("ffmpeg", "sox", "lame", "flac", "oggenc", "opusenc", "wavpack", "espeak-ng")
+TINY = ("backbone.name=soundnet8", "backbone.weights=none", "training.epochs=1", "features.clip_seconds=1")
+SAID = 64  # samples: of shorter sounds a lossy codec keeps no shape
 
 
 def wave(rate: int, samples: int, low: float, seed: int) -> np.ndarray:
-    """A sweep from ``low`` Hz over an octave and a half, with clicks, so that no offset looks like another."""
+    """A sweep from ``low`` Hz over an octave and a half, whose level changes, so that no offset looks like another."""
     t = np.arange(samples) / rate
     length = samples / rate
-    sweep = 0.4 * np.sin(2 * np.pi * (low * t + low * t**2 / length))
-    generator = np.random.default_rng(seed)
-    sweep *= 0.6 + 0.4 * np.repeat(generator.uniform(-1, 1, samples // 50 + 1), 50)[:samples]
-    return sweep
+    sweep = 0.4 * np.sin(2 * np.pi * (low * t + low * t**2 / length) + 0.7)
+    steps = np.random.default_rng(seed).uniform(-1, 1, samples // 50 + 1)
+    return sweep * (0.6 + 0.4 * np.repeat(steps, 50)[:samples])
 
 
-def heard(path: Path, before: np.ndarray, rate: int, kind: Kind) -> str:
+def jobs(kinds: tuple[Kind, ...]) -> Iterator[tuple[str, Kind, int, int, int]]:
+    """Name, kind, rate, channels and samples of each file."""
+    lengths = itertools.cycle((1.0003, 2.31, 3.777, 0.5101, 5.0))
+    for number, (kind, (rate, channels, samples)) in enumerate((one, at) for one in kinds for at in one.sounds()):
+        yield f"{number:03d}.{kind.ending}", kind, rate, channels, samples or round(next(lengths) * rate) | 1
+
+
+def write(path: Path, kind: Kind, rate: int, channels: int, before: np.ndarray) -> str:
+    """Write a file; empty, or why it cannot be written."""
+    source = path.with_name("in.wav")
+    gains = np.linspace(1, 0.6, channels)
+    sf.write(source, before[:, None] * gains, rate, subtype="PCM_16")
+    command = kind.command.replace("IN", str(source)).replace("OUT", str(path)).replace("RATE", str(rate))
+    made = subprocess.run(["bash", "-c", "set -o pipefail; " + command], capture_output=True, text=True, timeout=120)
+    for left in path.parent.glob("in.wav*"):
+        left.unlink()
+    return made.stderr[-200:] or "no file" if made.returncode or not path.is_file() or not path.stat().st_size else ""
+
+
+def heard(path: Path, before: np.ndarray, rate: int, channels: int, kind: Kind) -> str:
     """``same``, or what is wrong with what is read of a file."""
     try:
         found = read(path, sample_rate_hz=rate)
+        seconds = info(path).seconds
     except AudioError as error:
-        return f"refused: {error}"
+        return f"refused: {error.reason}"
+    if abs(seconds * rate - len(found)) > 1:
+        return f"length by info {seconds * rate:.0f}, read {len(found)}"
     if abs(len(found) - len(before)) > kind.slack + kind.delay + 1:
         return f"length {len(found)} for {len(before)}"
+    if len(before) < SAID:
+        return "same"
+    expected = before * np.linspace(1, 0.6, channels).mean()
     best, size = -1.0, min(len(found), len(before)) - kind.delay
     for offset in range(kind.delay + 1):
-        a, b = found[offset : offset + size], before[:size]
+        a, b = found[offset : offset + size], expected[:size]
         size_here = min(len(a), len(b))
         a, b = a[:size_here] - a[:size_here].mean(), b[:size_here] - b[:size_here].mean()
         best = max(best, float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-12)))
     return "same" if best >= kind.least else f"correlation {best:.3f}"
 
 
-def run(*words: object, cache: Path) -> subprocess.CompletedProcess[str]:
-    """A verb of the command line."""
+def cut(path: Path) -> str:
+    """``named`` if a copy without its last third, less a few bytes, is refused; else how it was read."""
+    content, copy = path.read_bytes(), path.with_name("cut" + path.suffix)
+    if len(content) < 3000:
+        return "named"
+    copy.write_bytes(content[: len(content) * 2 // 3 - 3])
+    try:
+        found = read(copy, sample_rate_hz=8000)
+        return f"read without a word ({len(found) / 8000:.2f} s)"
+    except AudioError:
+        return "named"
+    finally:
+        copy.unlink()
+
+
+def run(*words: object, cache: Path, limit: float) -> dict[str, Any]:
+    """A verb of the command line: its exit code, or that it took too long, and what it printed."""
     command = [sys.executable, "-m", "earsight", *map(str, words)]
-    return subprocess.run(command, env=os.environ | {"EARSIGHT_CACHE": str(cache)}, capture_output=True, text=True)
+    given = os.environ | {"EARSIGHT_CACHE": str(cache)}
+    try:
+        done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"exit": f"not ended within {limit:g} s", "stdout": "", "stderr": ""}
+    return {"exit": done.returncode, "stdout": done.stdout, "stderr": done.stderr[-2000:]}
+
+
+def compare(out: Path, kinds: tuple[Kind, ...], state: dict[str, Any]) -> None:
+    """Write and read what was not read yet."""
+    for number, (name, kind, rate, channels, samples) in enumerate(jobs(kinds)):
+        key = json.dumps([name, asdict(kind), rate, channels, samples])
+        if key in state["files"]:
+            continue
+        label, low = (("low", min(150.0, rate / 40)), ("high", min(900.0, rate / 8)))[number % 2]
+        path = out / "sounds" / label / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = wave(rate, samples, low, number)
+        failed = write(path, kind, rate, channels, before)
+        if failed:
+            path.unlink(missing_ok=True)
+            state["files"][key] = {"what": f"{kind.name}, {rate} Hz, {channels} channels", "unwritten": failed}
+        else:
+            before = np.concatenate([before] * kind.times)
+            found = {"heard": heard(path, before, rate, channels, kind), "cut": cut(path) if kind.cuts else "named"}
+            state["files"][key] = {"what": f"{name} ({kind.name}, {rate} Hz, {channels} channels, {samples})", **found}
+        (out / "state.json").write_text(json.dumps(state, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, nargs="?", help="where the files are kept; by default nowhere")
+    parser.add_argument("out", type=Path, nargs="?", default=Path("unseen-files"), help="where files and results stay")
+    parser.add_argument("--set", choices=("first", "second"), default="first", help="which ways to write files")
+    parser.add_argument("--limit", type=float, default=500, help="most seconds of check, train and predict each")
     asked = parser.parse_args()
     missing = [name for name in ENCODERS if not shutil.which(name)]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}")
-    with tempfile.TemporaryDirectory() as scratch:
-        out = asked.out or Path(scratch) / "files"
-        lengths = itertools.cycle((1.0003, 2.31, 3.777, 0.5101, 5.0))
-        wrong: list[str] = []
-        files: list[Path] = []
-        for number, (kind, rate) in enumerate((one, rate) for one in KINDS for rate in one.rates):
-            label, low = (("low", 150.0), ("high", 900.0))[number % 2]
-            samples = round(next(lengths) * rate) | 1
-            before = wave(rate, samples, low, number)
-            folder = out / label
-            folder.mkdir(parents=True, exist_ok=True)
-            source = Path(scratch) / "in.wav"
-            sf.write(source, before, rate, subtype="PCM_16")
-            path = folder / f"{number:03d}.{kind.ending}"
-            command = kind.command.replace("IN", str(source)).replace("OUT", str(path)).replace("RATE", str(rate))
-            made = subprocess.run(["bash", "-c", "set -o pipefail; " + command], capture_output=True, text=True)
-            if made.returncode or not path.stat().st_size:
-                raise SystemExit(f"{kind.name} at {rate} Hz cannot be written: {made.stderr[-300:]}")
-            files.append(path)
-            outcome = heard(path, before, rate, kind)
-            if outcome != "same":
-                wrong.append(f"{path.name} ({kind.name}, {rate} Hz, {samples} samples): {outcome}")
-        print(f"{len(files)} files by {len(KINDS)} ways; read and compared: {len(files) - len(wrong)} the same")
-        print(*wrong, sep="\n")
-        refused = sum("): refused" in one for one in wrong)
-        print(f"silent losses: {len(wrong) - refused}; false refusals: {refused}")
-        cache = Path(scratch) / "cache"
-        checked = json.loads(run("check", out, "--json", cache=cache).stdout)
-        print("check:", json.dumps(Counter(one.get("kind", "?") for one in checked.get("findings", []))))
-        settings = ("--set", "backbone.weights=none", "--set", "training.epochs=2", "--set", "features.clip_seconds=1")
-        trained = run("train", out, "--out", f"{scratch}/run", *settings, cache=cache)
-        print("train: exit", trained.returncode, trained.stderr.strip().splitlines()[-1:] if trained.returncode else "")
-        predicted = run("predict", f"{scratch}/run/model.safetensors", *files, "--json", cache=cache)
-        rows = [json.loads(line) for line in predicted.stdout.splitlines()]
-        failed = [row for row in rows if "error" in row]
-        print(f"predict: exit {predicted.returncode}, {len(rows)} of {len(files)} answered, {len(failed)} errors")
+    kinds = FIRST if asked.set == "first" else SECOND
+    out = asked.out / asked.set
+    out.mkdir(parents=True, exist_ok=True)
+    kept = out / "state.json"
+    state = json.loads(kept.read_text()) if kept.is_file() else {"files": {}, "verbs": {}}
+    compare(out, kinds, state)
+    files = sorted(path for path in (out / "sounds").rglob("*") if path.is_file())
+    verbs = {
+        "check": ("check", out / "sounds", "--json"),
+        "train": ("train", out / "sounds", "--out", out / "run", *(word for one in TINY for word in ("--set", one))),
+        "predict": ("predict", out / "run" / "model.safetensors", *files, "--json"),
+    }
+    for verb, words in verbs.items():
+        if state["verbs"].get(verb, {}).get("exit") != 0:
+            state["verbs"][verb] = run(*words, cache=out / "cache", limit=asked.limit)
+            kept.write_text(json.dumps(state, indent=1))
+    report(state, kinds, len(files))
+
+
+def report(state: dict[str, Any], kinds: tuple[Kind, ...], files: int) -> None:
+    """Print the counts, and each file that is not as it should be."""
+    rows = list(state["files"].values())
+    written = [row for row in rows if "heard" in row]
+    wrong = [row for row in written if row["heard"] != "same"]
+    uncut = [row for row in written if row["cut"] != "named"]
+    print(
+        f"{files} files by {len(kinds)} ways; read and compared: {len(written) - len(wrong)} of {len(written)} the same"
+    )
+    print(*(f"  {row['what']}: {row['heard']}" for row in wrong), sep="\n")
+    print(f"cut copies named: {len(written) - len(uncut)}")
+    print(*(f"  {row['what']}: {row['cut']}" for row in uncut), sep="\n")
+    print(*(f"  not written: {row['what']}: {row['unwritten']}" for row in rows if "unwritten" in row), sep="\n")
+    refused = sum(row["heard"].startswith("refused") for row in wrong)
+    print(f"silent losses: {len(wrong) - refused + len(uncut)}; false refusals: {refused}")
+    done = state["verbs"]
+    if done["check"]["stdout"]:
+        findings = json.loads(done["check"]["stdout"]).get("findings", [])
+        print("check: exit", done["check"]["exit"], json.dumps(Counter(one.get("kind", "?") for one in findings)))
+    print("train: exit", done["train"]["exit"], done["train"]["stderr"].strip().splitlines()[-1:])
+    answers = [json.loads(line) for line in done["predict"]["stdout"].splitlines()]
+    errors = [row for row in answers if "error" in row]
+    print(f"predict: exit {done['predict']['exit']}, {len(answers)} of {files} answered, {len(errors)} errors")
+    print(*(f"  {row}" for row in errors), sep="\n")
 
 
 if __name__ == "__main__":
