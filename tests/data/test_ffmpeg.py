@@ -235,6 +235,12 @@ def test_raw_aac_in_wav_is_decoded_at_once_and_therefore_bounded(tmp_path, monke
     assert "raw AAC of " in reason(tmp_path / "x", content)
 
 
+def test_transport_streams_of_camcorders_have_the_time_in_front_of_each_packet(tmp_path, made):
+    content = by_ffmpeg("mpegts", "ac3", wave=LONG, options={"mpegts_m2ts_mode": "1"})
+    assert (content[4], content[196]) == (0x47, 0x47)
+    np.testing.assert_array_equal(read(tmp_path / "x", content), read(tmp_path / "y", made("AC-3 in MPEG-TS")))
+
+
 def test_voc_of_several_blocks(tmp_path):
     wave = np.round(WAVE.astype(np.float64) * 32768).astype(np.int16) / np.float32(32768)
     np.testing.assert_array_equal(read(tmp_path / "x", by_ffmpeg("voc", "pcm_s16le", sample_format="s16")), wave)

@@ -82,7 +82,8 @@ def demuxer_of(head: bytes) -> str | None:
         return "mov"
     if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
         return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
-    if len(head) > 188 and head[0] == head[188] == 0x47:
+    # Of 188 bytes, or of 192 with the time in front, as camcorders write them.
+    if len(head) > 196 and (head[0] == head[188] == 0x47 or head[4] == head[196] == 0x47):
         return "mpegts"
     if len(head) > 6 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac"
