@@ -112,7 +112,7 @@ SECOND = (
     Kind("ffmpeg 8 channels in WAV", "wav", FF + "-c:a pcm_s16le OUT", (48000,), 0.999, channels=8),
     Kind("sox 8SVX", "8svx", "sox IN -b 8 OUT", (8363,), 0.99),
     Kind("sox NIST SPHERE, 16 bits", "sph", "sox IN OUT", (16000, 20000), 0.999),
-    Kind("sox IRCAM", "ircam", "sox IN -t ircam OUT", (12000,), 0.999, channels=2),
+    Kind("sox IRCAM", "ircam", "sox IN -t ircam OUT", (12000,), 0.999, channels=2, cuts=False),
     Kind("sox Ambisonic", "amb", "sox IN -t amb OUT", (48000,), 0.999, channels=4),
     Kind("sox VOC", "voc", "sox IN OUT", (11025, 44100), 0.99),
     Kind("sox Wave64", "w64", "sox IN OUT", (44100,), 0.999, channels=2),

@@ -174,7 +174,7 @@ def test_the_figures_of_the_house():
     found = figures(ROOT)
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
-    assert found["core files"] <= 73
+    assert found["core files"] <= 74
     assert found["core lines"] <= 16_000
     assert found["lines"] <= 34_500
     assert found["picture"] <= 40

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 from codings import RATE, WAVE, by_ffmpeg
 
 from earsight.data import audio, containers, decoders, ffmpeg
@@ -117,7 +118,7 @@ def test_bytes_that_are_gone_before_the_index_are_not_called_cut(tmp_path, made,
 
 
 @pytest.mark.parametrize("share", [0.5, 0.93])
-@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"WavPack", "True Audio", "AC-3 in RealMedia"}))
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"True Audio", "AC-3 in RealMedia"}))
 def test_a_cut_file_is_called_truncated(tmp_path, made, kind, share):
     content = made(kind)
     assert reason(tmp_path / "x", content[: int(share * len(content)) - 77]).startswith("truncated")
@@ -162,7 +163,9 @@ def test_a_gap_in_the_timestamps_is_named(tmp_path, made, kind, container):
     assert " s of sound are missing" in found
 
 
-@pytest.mark.parametrize("kind", ["AAC in MPEG-TS", "MP2 in MPEG-TS", "AC-3 in MPEG-TS", "Opus in live WebM"])
+@pytest.mark.parametrize(
+    "kind", ["AAC in MPEG-TS", "MP2 in MPEG-TS", "AC-3 in MPEG-TS", "Opus in live WebM", "WavPack"]
+)
 def test_joined_streams_are_heard_one_after_the_other(tmp_path, made, kind):
     content = made(kind)
     alone = read(tmp_path / "x", content)
@@ -243,7 +246,23 @@ def test_transport_streams_of_camcorders_have_the_time_in_front_of_each_packet(t
 
 def test_voc_of_several_blocks(tmp_path):
     wave = np.round(WAVE.astype(np.float64) * 32768).astype(np.int16) / np.float32(32768)
-    np.testing.assert_array_equal(read(tmp_path / "x", by_ffmpeg("voc", "pcm_s16le", sample_format="s16")), wave)
+    content = by_ffmpeg("voc", "pcm_s16le", sample_format="s16")
+    np.testing.assert_array_equal(read(tmp_path / "x", content), wave)
+    assert reason(tmp_path / "x", content[: len(content) * 2 // 3]).startswith("truncated")
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype"), [("SVX", "PCM_16"), ("NIST", "PCM_16"), ("NIST", "ULAW"), ("VOC", "PCM_16")]
+)
+def test_old_containers_that_are_cut_are_named(tmp_path, container, subtype):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, WAVE, 16000, format=container, subtype=subtype)
+    content = buffer.getvalue()
+    assert len(read(tmp_path / "x", content)) == len(WAVE)
+    missing = len(content) - len(content) * 2 // 3
+    found = reason(tmp_path / "x", content[: len(content) * 2 // 3])
+    assert found.startswith("truncated: ")
+    assert abs(int(found.split()[1]) - missing) < 32
 
 
 def opus_in_caf(wave, *, priming):

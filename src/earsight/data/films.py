@@ -1,0 +1,224 @@
+"""Where in files that can hold films too their sound is cut or damaged: MP4, Matroska, WMA, AVI, MPEG streams.
+
+Comes in: an open file descriptor. Goes out: a `Survey`, as `earsight.data.containers` gives it for other files. Only
+what the structure shows is found here; the packets themselves are looked at when they are decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from earsight.data.mpeg import Survey
+
+_CHUNK = 1 << 20
+
+
+def survey_film(descriptor: int, head: bytes, size: int) -> Survey | None:
+    """Look through a file by its first bytes; None where it is of another kind."""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return _boxes(descriptor, size)
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return _matroska(descriptor, size)
+    if head.startswith(_ASF_HEADER):
+        return _asf(descriptor, size)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        length = struct.unpack("<I", head[4:8])[0]
+        return Survey(missing=max(0, 8 + length - size) if 0 < length < 1 << 31 else 0)
+    if head[:1] == b"\x47" and os.pread(descriptor, 1, 188) == b"\x47":
+        return _mpegts(descriptor, size)
+    if head.startswith(b"\0\0\1\xba"):
+        return Survey(missing=_missing_pack(descriptor, size), exact=True)
+    return None
+
+
+_INDEXES = (b"moov", b"moof", b"mfra")  # boxes that follow an MP4 file's sound, or parts of it
+
+
+def _boxes(descriptor: int, size: int) -> Survey:
+    """An MP4 file, by its boxes: the last one's end lies beyond the file's where it was cut."""
+    position, last = 0, 0
+    while position + 8 <= size:
+        head = os.pread(descriptor, 16, position)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:16], "big")
+        if length == 0:  # to the end
+            return Survey()
+        if length < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in head[4:8]):
+            gone = _swallowed(descriptor, size, last)
+            return Survey(damage=(None, f"{position - last - gone} bytes of it are gone") if gone else None)
+        last, position = position, position + length
+    gone = _swallowed(descriptor, size, last) if position > size else 0
+    if gone:
+        return Survey(damage=(None, f"{position - last - gone} bytes of it are gone"))
+    return Survey(missing=max(0, position - size))
+
+
+def _swallowed(descriptor: int, size: int, begin: int) -> int:
+    """Bytes from the begin of the last box to an index within it; 0 where there is none.
+
+    Only of a box that bytes are missing in does another begin before its end.
+    """
+    start = max(begin + 8, size - _CHUNK)
+    tail = os.pread(descriptor, size - start, start)
+    for name in _INDEXES:
+        at = tail.find(name)
+        length = int.from_bytes(tail[max(0, at - 4) : max(0, at)], "big")
+        if at >= 4 and 8 <= length <= len(tail) - at + 4:
+            return start + at - 4 - begin
+    return 0
+
+
+_EBML, _SEGMENT, _INFO, _TRACKS, _CLUSTER, _TIME = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1654AE6B, 0x1F43B675, 0xE7
+_BLOCK, _SIMPLE_BLOCK = 0xA1, 0xA3
+_MASTERS = frozenset({_SEGMENT, _CLUSTER, 0xA0})  # whose parts are looked at: segment, cluster, group of blocks
+_ELEMENTS = _MASTERS | {_EBML, _INFO, _TIME, _BLOCK, _SIMPLE_BLOCK, 0xEC, 0xBF, 0xA7, 0xAB, 0x5854, 0x9B, 0xFB, 0x75A1}
+_ELEMENTS |= {0x75A2, 0xFA, 0xFD, 0xA4, 0x114D9B74, _TRACKS, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0x1941A469}
+
+
+def _matroska(descriptor: int, size: int) -> Survey:
+    """A Matroska or WebM file, element by element: bytes that are none show where it is damaged."""
+    scale, delay, cluster, begin, seconds, done = 1e6, 0.0, 0, None, 0.0, 0.0
+    held, base, position, known, promised, limit = b"", 0, 0, True, size, size
+    while position < size:
+        if position < base or position + 64 > base + len(held):
+            held, base = os.pread(descriptor, _CHUNK, position), position
+        at = position - base
+        name, width = _ebml(held[at : at + 4], marked=True)
+        length, more = _ebml(held[at + width : at + width + 8])
+        body = position + width + more
+        if body > size:  # cut within the element's header
+            return Survey(missing=body - size, exact=True)
+        end = body + length if length >= 0 else body
+        # Of an unknown element, the next shows whether it is one.
+        known, odd = name in _ELEMENTS, not known or not width or not more or length < 0
+        if (not known and (odd or end > size)) or (name not in (_EBML, _SEGMENT) and end > limit):
+            return Survey(damage=(done + seconds, "bytes that are no block"))
+        value = held[at + width + more : at + width + more + min(8, max(0, length))]
+        if name == _EBML:
+            done, seconds, begin, cluster, scale = done + seconds, 0.0, None, 0, 1e6
+        elif name == _SEGMENT:
+            promised = limit = end if length >= 0 else 1 << 62
+        elif name == _CLUSTER:
+            limit = end if length >= 0 else promised
+        elif name == _TIME:
+            cluster = int.from_bytes(value, "big")
+        elif name == _INFO:
+            scale = float(_number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x2a\xd7\xb1") or 1e6)
+        elif name == _TRACKS:
+            delay = _number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x56\xaa") / 1e9
+        elif name in (_BLOCK, _SIMPLE_BLOCK) and len(value) >= 4:
+            track = _ebml(value)[1]
+            time = (cluster + int.from_bytes(value[track : track + 2], "big", signed=True)) * scale / 1e9
+            begin = time if begin is None else begin
+            seconds = max(0.0, time - begin - delay - scale / 1e9)  # timestamps are rounded
+        position = body if name in _MASTERS else end
+        limit = promised if position >= limit else limit
+        if position >= promised and position < size and not _starts_matroska(descriptor, position):
+            return Survey()  # something else follows
+    promised = promised if promised < 1 << 62 else 0
+    return Survey(missing=max(position, promised) - size, exact=True)
+
+
+def _number_of(element: bytes, name: bytes) -> int:
+    """The number in a part of an element, by the part's name; 0 where it has none."""
+    at = element.find(name) + len(name)
+    size = element[at] & 0x0F if len(name) <= at < len(element) else 0
+    return int.from_bytes(element[at + 1 : at + 1 + size], "big")
+
+
+def _starts_matroska(descriptor: int, position: int) -> bool:
+    return int.from_bytes(os.pread(descriptor, 4, position), "big") == _EBML
+
+
+def _ebml(head: bytes, *, marked: bool = False) -> tuple[int, int]:
+    """A number of EBML, with its mark if it is a name, -1 if it is unknown; and how many bytes it takes, 0 for none."""
+    if not head or not head[0]:
+        return -1, 0
+    width = 9 - head[0].bit_length()
+    number = int.from_bytes(head[:width], "big")
+    most = (1 << 7 * width) - 1
+    return (number if marked else -1 if number & most == most else number & most), width
+
+
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+
+
+def _asf(descriptor: int, size: int) -> Survey:
+    """A WMA file, by its data object, which is packets of one length that begin alike."""
+    position, packet, live = 0, 0, False
+    while position + 24 <= size:
+        name, length = struct.unpack("<16sQ", os.pread(descriptor, 24, position))
+        if name == _ASF_HEADER:
+            head = os.pread(descriptor, min(length, _CHUNK), position)
+            at = head.find(_ASF_PROPERTIES)
+            if at > 0 and len(head) >= at + 104:
+                flags, least, most = struct.unpack("<III", head[at + 88 : at + 100])
+                packet, live = (least if least == most else 0), bool(flags & 1)
+        elif name == _ASF_DATA:
+            live = live or length <= 50
+            end = size if live else position + length
+            damage = _asf_damage(descriptor, position + 50, min(end, size), packet)
+            return Survey(missing=max(0, end - size), damage=damage, exact=True)
+        if length < 24:
+            break
+        position += length
+    return Survey()
+
+
+def _asf_damage(descriptor: int, begin: int, end: int, packet: int) -> tuple[float, str] | None:
+    """When a packet of ASF was to be sent before one that does not begin as the first does."""
+    first, start, seconds = b"", 0.0, 0.0
+    for position in range(begin, end - 24, packet) if packet >= 32 else ():
+        head = os.pread(descriptor, 24, position)
+        first = first or head[:3]
+        if head[:3] != first or first[0] != 0x82:
+            return (seconds, "bytes that are no packet") if first[0] == 0x82 else None
+        lengths = sum((0, 1, 2, 4)[head[3] >> shift & 3] for shift in (1, 3, 5))
+        sent = int.from_bytes(head[5 + lengths : 9 + lengths], "little") / 1000
+        start = sent if position == begin else start
+        seconds = max(0.0, sent - start)
+    return None
+
+
+def _missing_pack(descriptor: int, size: int) -> int:
+    """Bytes that the last packet of an MPEG program stream lacks; 0 where its packets break off before."""
+    held, base, position = b"", 0, 0
+    while position + 6 <= size:
+        if position < base or position + 16 > base + len(held):
+            held, base = os.pread(descriptor, _CHUNK, position), position
+        head = held[position - base : position - base + 16]
+        if head[:3] != b"\0\0\1" or head[3] < 0xB9:
+            return 0
+        if head[3] == 0xB9:  # the end
+            return 0
+        if head[3] == 0xBA:
+            position += 12 if head[4] >> 6 == 0 else 14 + (head[13] & 7 if len(head) > 13 else 0)
+        else:
+            position += 6 + int.from_bytes(head[4:6], "big")
+    return max(0, position - size)
+
+
+def _mpegts(descriptor: int, size: int) -> Survey:
+    """An MPEG transport stream: whether its last packet, and the last part of its sound, are whole."""
+    begin = max(0, size - 188 * 5600)
+    tail = os.pread(descriptor, size - begin, begin)
+    phases = (phase for phase in range(188) if all(tail[at] == 0x47 for at in range(phase, len(tail), 188)[-5:]))
+    phase = next(phases, 0)
+    rest = (len(tail) - phase) % 188
+    if rest:
+        return Survey(missing=188 - rest, exact=True)
+    wanting: dict[int, int] = {}
+    for at in range(phase, len(tail) - 187, 188):
+        pid, control = int.from_bytes(tail[at + 1 : at + 3], "big"), tail[at + 3]
+        payload = tail[at + 4 + (1 + tail[at + 4] if control & 0x20 else 0) : at + 188] if control & 0x10 else b""
+        if pid & 0x4000 and payload[:3] == b"\0\0\1":
+            sound = 0xC0 <= payload[3] < 0xE0 or payload[3] in (0xBD, 0xFD)
+            length = int.from_bytes(payload[4:6], "big")
+            wanting[pid & 0x1FFF] = 6 + length if sound and length else 0
+        if pid & 0x1FFF in wanting:
+            wanting[pid & 0x1FFF] -= len(payload)
+    return Survey(missing=max(0, *wanting.values(), 0), exact=True)
