@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 
-from earsight.data.mpeg import Survey
+from earsight.data.mpeg import Link, Survey
 
 _CHUNK = 1 << 20
 
@@ -81,6 +81,7 @@ def _matroska(descriptor: int, size: int) -> Survey:
     """A Matroska or WebM file, element by element: bytes that are none show where it is damaged."""
     scale, delay, cluster, begin, seconds, done = 1e6, 0.0, 0, None, 0.0, 0.0
     held, base, position, known, promised, limit = b"", 0, 0, True, size, size
+    begins: list[int] = []
     while position < size:
         if position < base or position + 64 > base + len(held):
             held, base = os.pread(descriptor, _CHUNK, position), position
@@ -89,14 +90,15 @@ def _matroska(descriptor: int, size: int) -> Survey:
         length, more = _ebml(held[at + width : at + width + 8])
         body = position + width + more
         if body > size:  # cut within the element's header
-            return Survey(missing=body - size, exact=True)
+            return Survey(_links(begins, size), missing=body - size, exact=True)
         end = body + length if length >= 0 else body
         # Of an unknown element, the next shows whether it is one.
         known, odd = name in _ELEMENTS, not known or not width or not more or length < 0
         if (not known and (odd or end > size)) or (name not in (_EBML, _SEGMENT) and end > limit):
-            return Survey(damage=(done + seconds, "bytes that are no block"))
+            return Survey(_links(begins, size), damage=(done + seconds, "bytes that are no block"))
         value = held[at + width + more : at + width + more + min(8, max(0, length))]
         if name == _EBML:
+            begins.append(position)
             done, seconds, begin, cluster, scale = done + seconds, 0.0, None, 0, 1e6
         elif name == _SEGMENT:
             promised = limit = end if length >= 0 else 1 << 62
@@ -105,9 +107,9 @@ def _matroska(descriptor: int, size: int) -> Survey:
         elif name == _TIME:
             cluster = int.from_bytes(value, "big")
         elif name == _INFO:
-            scale = float(_number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x2a\xd7\xb1") or 1e6)
+            scale = float(number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x2a\xd7\xb1") or 1e6)
         elif name == _TRACKS:
-            delay = _number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x56\xaa") / 1e9
+            delay = number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x56\xaa") / 1e9
         elif name in (_BLOCK, _SIMPLE_BLOCK) and len(value) >= 4:
             track = _ebml(value)[1]
             time = (cluster + int.from_bytes(value[track : track + 2], "big", signed=True)) * scale / 1e9
@@ -116,12 +118,18 @@ def _matroska(descriptor: int, size: int) -> Survey:
         position = body if name in _MASTERS else end
         limit = promised if position >= limit else limit
         if position >= promised and position < size and not _starts_matroska(descriptor, position):
-            return Survey()  # something else follows
+            return Survey(_links(begins, size))  # something else follows
     promised = promised if promised < 1 << 62 else 0
-    return Survey(missing=max(position, promised) - size, exact=True)
+    return Survey(_links(begins, size), missing=max(position, promised) - size, exact=True)
 
 
-def _number_of(element: bytes, name: bytes) -> int:
+def _links(begins: list[int], size: int) -> tuple[Link, ...]:
+    """Several files in a row, none where it is one."""
+    ends = [*begins[1:], size]
+    return tuple(Link(begin, end) for begin, end in zip(begins, ends, strict=True)) if len(begins) > 1 else ()
+
+
+def number_of(element: bytes, name: bytes) -> int:
     """The number in a part of an element, by the part's name; 0 where it has none."""
     at = element.find(name) + len(name)
     size = element[at] & 0x0F if len(name) <= at < len(element) else 0
