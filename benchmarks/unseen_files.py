@@ -78,12 +78,14 @@ def heard(path: Path, before: np.ndarray, rate: int, channels: int, kind: Kind) 
     if len(before) < SAID:
         return "same"
     expected = before * np.linspace(1, 0.6, channels).mean()
-    best, size = -1.0, min(len(found), len(before)) - kind.delay
-    for offset in range(kind.delay + 1):
-        a, b = found[offset : offset + size], expected[:size]
-        size_here = min(len(a), len(b))
-        a, b = a[:size_here] - a[:size_here].mean(), b[:size_here] - b[:size_here].mean()
-        best = max(best, float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-12)))
+    offset = 0
+    if kind.delay:
+        size = 1 << (len(found) + len(expected)).bit_length()
+        lags = np.fft.irfft(np.fft.rfft(found, size) * np.conj(np.fft.rfft(expected, size)), size)
+        offset = int(np.argmax(lags[: kind.delay + 1]))
+    a = found[offset : offset + len(expected)]
+    a, b = a - a.mean(), expected[: len(a)] - expected[: len(a)].mean()
+    best = float(a @ b / max(np.sqrt((a @ a) * (b @ b)), 1e-12))
     return "same" if best >= kind.least else f"correlation {best:.3f}"
 
 
