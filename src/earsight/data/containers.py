@@ -229,8 +229,9 @@ def _caf(descriptor: int, size: int) -> Survey:
         if name == b"data":
             missing, tail = max(0, body + length - size), max(body, size - _CHUNK)
             # Before the end of the sound no table begins, unless bytes of it are missing.
-            if missing and b"pakt" in os.pread(descriptor, size - tail, tail):
-                return Survey(damage=(None, f"{missing} bytes of it are gone"))
+            at = os.pread(descriptor, size - tail, tail).find(b"pakt") if missing else -1
+            if at >= 0:
+                return Survey(damage=(None, f"{body + length - tail - at} bytes of it are gone"))
             return Survey(missing=missing)
         if length < 0:
             break
@@ -270,6 +271,9 @@ def _wavpack(descriptor: int, size: int) -> Survey:
     begins, position = [], 0
     while position + 32 <= size:
         head = os.pread(descriptor, 32, position)
+        if head.startswith(b"APETAGEX"):
+            position += 32 + int.from_bytes(head[12:16], "little")
+            continue
         if head[:4] != b"wvpk":
             break
         length, index, samples, flags = struct.unpack("<I8xIII", head[4:28])
