@@ -82,6 +82,7 @@ def _matroska(descriptor: int, size: int) -> Survey:
     scale, delay, cluster, begin, seconds, done = 1e6, 0.0, 0, None, 0.0, 0.0
     held, base, position, known, promised, limit = b"", 0, 0, True, size, size
     begins: list[int] = []
+    segment = False
     while position < size:
         if position < base or position + 64 > base + len(held):
             held, base = os.pread(descriptor, _CHUNK, position), position
@@ -95,12 +96,14 @@ def _matroska(descriptor: int, size: int) -> Survey:
         # Of an unknown element, the next shows whether it is one.
         known, odd = name in _ELEMENTS, not known or not width or not more or length < 0
         if (not known and (odd or end > size)) or (name not in (_EBML, _SEGMENT) and end > limit):
-            return Survey(_links(begins, size), damage=(done + seconds, "bytes that are no block"))
+            damage = None if begin is None else (done + seconds, "bytes that are no block")  # before any sound: no film
+            return Survey(_links(begins, size), damage=damage)
         value = held[at + width + more : at + width + more + min(8, max(0, length))]
         if name == _EBML:
             begins.append(position)
             done, seconds, begin, cluster, scale = done + seconds, 0.0, None, 0, 1e6
         elif name == _SEGMENT:
+            segment = True
             promised = limit = end if length >= 0 else 1 << 62
         elif name == _CLUSTER:
             limit = end if length >= 0 else promised
@@ -119,6 +122,8 @@ def _matroska(descriptor: int, size: int) -> Survey:
         limit = promised if position >= limit else limit
         if position >= promised and position < size and not _starts_matroska(descriptor, position):
             return Survey(_links(begins, size))  # something else follows
+    if not segment:
+        return Survey()
     promised = promised if promised < 1 << 62 else 0
     return Survey(_links(begins, size), missing=max(position, promised) - size, exact=True)
 
