@@ -225,7 +225,7 @@ def sought(folder: Path) -> str:
         if (at := next(near, None)) != place:
             missed.append(None if at is None else at - place)
     known = [one for one in missed if one is not None]
-    far = f", by {min(known)} to {max(known)} frames" if known else ""
+    far = f", by {' to '.join(map(str, sorted({min(known), max(known)})))} frames" if known else ""
     return f"{len(missed)} of {len(places)} places missed{far}"
 
 

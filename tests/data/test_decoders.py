@@ -119,6 +119,16 @@ def test_truncated_mp3_is_named(tmp_path):
         assert "truncated" in reason(tmp_path, content[: int(share * len(content))])
 
 
+def test_an_mp3_without_a_header_that_is_cut_within_a_frame_is_named(tmp_path):
+    content = bare(mp3())
+    read(tmp_path, content)
+    read(tmp_path, content + b"TAG" + bytes(125))
+    for cut in (1, 50, len(content) // 2 + 33):
+        found = reason(tmp_path, content[:-cut])
+        assert found.startswith("truncated: ")
+        assert int(found.split()[1]) < 1500
+
+
 def test_joined_files_are_heard_whole(tmp_path):
     ogg, other = written(format="OGG", subtype="VORBIS"), written(WAVE[::2], RATE // 2, format="OGG", subtype="VORBIS")
     kinds = [
@@ -302,6 +312,17 @@ def test_both_decoders_give_the_same_samples(tmp_path, kind, monkeypatch):
     other = read(tmp_path, content)
     assert len(one) == len(other)
     np.testing.assert_allclose(one, other, atol=0 if kind in ("PCM_24", "FLAC") else 1e-4)
+
+
+def test_no_share_of_a_long_sound_is_forgiven(tmp_path, monkeypatch):
+    class Promising(decoders._Sndfile):
+        def __init__(self, descriptor, link):
+            super().__init__(descriptor, link)
+            self.frames += 3000
+
+    monkeypatch.setattr(decoders, "_Sndfile", Promising)
+    content = written(np.tile(WAVE, 3), format="WAV")
+    assert "truncated: 399900 samples expected, 396900 decoded" in reason(tmp_path, content)
 
 
 def _refusing(descriptor, link):

@@ -110,6 +110,9 @@ def survey_mpeg(descriptor: int, start: int, size: int) -> Survey:
         if run.tagged is not None and run.count < run.tagged:
             promised = run.tagged_bytes or (stop - run.begin) * run.tagged // max(1, run.count + 1)
             missing = max(missing, promised - (stop - run.begin))
+    last = _mpeg_head(os.pread(descriptor, 4, end)) if end < size else None
+    if last is not None and last[0] == runs[-1].kind and runs[-1].tagged is None:  # no count tells that it is cut
+        missing = max(missing, end + last[1] - size)
     if len(links) == 1 and links[0].frames is None:
         return Survey(missing=missing, damage=damage, exact=True)
     return Survey(tuple(links), missing, damage, exact=True)
