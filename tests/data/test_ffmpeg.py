@@ -316,6 +316,23 @@ def test_lengths_are_told_as_they_are_read(tmp_path, samples):
 # What stands between
 
 
+@pytest.mark.parametrize("name", ["fltp", "s16p", "s32p", "u8p", "dblp", "flt", "s16"])
+@pytest.mark.parametrize("layout", ["mono", "5.1", "7.1", "hexadecagonal"])
+def test_samples_of_any_number_of_channels_and_any_format(layout, name):
+    """Whatever PyAV's own conversion does with them."""
+    kinds = {"flt": np.float32, "dbl": np.float64, "s16": np.int16, "s32": np.int32, "u8": np.uint8}
+    kind = kinds[name.removesuffix("p")]
+    frame = av.AudioFrame(format=name, layout=layout, samples=64)
+    channels = len(frame.layout.channels)
+    values = (np.arange(64 * channels) % 100).astype(kind).reshape(64, channels)
+    for channel, plane in zip(range(channels if name.endswith("p") else 1), frame.planes, strict=False):
+        content = values[:, channel] if name.endswith("p") else values
+        plane.update(content.tobytes().ljust(plane.buffer_size, b"\0"))
+    scale = {"s16": 2**15, "s32": 2**31, "u8": 2**7}.get(name.removesuffix("p"), 1)
+    expected = (values.astype(np.float64) - (128 if kind is np.uint8 else 0)) / scale
+    np.testing.assert_array_equal(ffmpeg._wave(frame), expected.astype(np.float32))
+
+
 def test_a_decoder_starts_no_threads(tmp_path, made):
     (tmp_path / "x").write_bytes(made("FLAC in Matroska"))
     before = len(list(Path("/proc/self/task").iterdir()))

@@ -34,6 +34,7 @@ _COUNTING = frozenset(
 )
 _EXACT = frozenset({"wv", "tta", "caf", "flac", "ape"})  # to the frame; others may promise two packets too much
 _SLACK_FRAMES = 2304
+_SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}  # numpy's names
 _AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 # Codings whose packets have checksums that FFmpeg looks at only where it is asked to.
 _CHECKED = frozenset({"flac", "wavpack", "tta", "ac3", "eac3"})
@@ -247,12 +248,18 @@ class FfmpegDecoder:
 
 def _wave(frame: Any) -> Wave:
     """A frame's samples as float32 (frames, channels), full scale at 1, as libsndfile scales them."""
-    values: npt.NDArray[Any] = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(-1, len(frame.layout.channels))
-    if values.dtype.kind == "f":
-        return np.asarray(values, dtype=np.float32)
-    bits = 8 * values.dtype.itemsize
-    if values.dtype.kind == "u":
+    # Not `frame.to_ndarray`, which crashes on some frames in PyAV 18.1.
+    channels, planes = len(frame.layout.channels), frame.planes
+    kind = np.dtype(_SAMPLES[frame.format.packed.name])
+    if frame.format.is_planar:
+        parts = [np.frombuffer(planes[channel], kind, count=frame.samples) for channel in range(channels)]
+        values: npt.NDArray[Any] = np.stack(parts, axis=1)
+    else:
+        values = np.frombuffer(planes[0], kind, count=frame.samples * channels).reshape(-1, channels)
+    if kind.kind == "f":
+        return np.array(values, dtype=np.float32)
+    bits = 8 * kind.itemsize
+    if kind.kind == "u":
         values = values.astype(np.int64) - 2 ** (bits - 1)
     return np.asarray(values, dtype=np.float32) * np.float32(2.0 ** (1 - bits))
 
