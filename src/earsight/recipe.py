@@ -40,6 +40,7 @@ NEUTRAL = {
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
     "training.watch": False,
     "training.windows": ("auto", "first"),
+    "training.labels": ("auto", "single"),
     "training.most_seconds": 600.0,
     "training.seed": "auto",
     "backbone.seed": "auto",
@@ -214,6 +215,9 @@ class Training(_Section):
         "auto", description="of clips longer than 1.1 windows: the first, or all of them; auto goes by the data set"
     )
     most_seconds: float = Field(600.0, gt=0, description="seconds of a clip that its windows are taken from")
+    labels: Literal["auto", "single", "several"] = Field(
+        "auto", description="labels a clip: single (softmax), several (a sigmoid a class), or auto by the data set"
+    )
     seed: int | Literal["auto"] = Field(
         "auto", description="of the batches' order, the augmentation and dropout; auto: the trial's seed"
     )

@@ -176,7 +176,7 @@ def labelled(root, *labels):
     for number in range(len(labels)):
         soundfile.write(root / f"{number}.wav", noise(number), RATE)
     (root / "clips.csv").write_text("\n".join(rows), encoding="utf-8")
-    found = check_dataset(open_dataset(root / "clips.csv", folds=None)).findings
+    found = check_dataset(open_dataset(root / "clips.csv", folds=None, labels="single")).findings
     return [finding.text for finding in found if finding.kind == "labels"]
 
 
@@ -190,7 +190,7 @@ def labelled(root, *labels):
             ["classes 'dog' (1) and 'dog\\u200b' (1)", "class 'dog\\u200b' has outer blanks or marks"],
         ),
         (["dog\ufeff", "x"], ["class 'dog\\ufeff' has outer blanks or marks that are not seen: rename it"]),
-        (["dog", "dog;chainsaw"], ["class 'dog;chainsaw' (1) looks like several labels of a clip"]),
+        (["dog", "dog;chainsaw"], ["class 'dog;chainsaw' (1) looks like several labels: --labels several learns"]),
         (["a|b", "x"], ["class 'a|b' (1) looks like several labels"]),
         (["dog", "cat", "dog, cat"], ["class 'dog, cat' (1) looks like several labels"]),
         (["dog", "Male speech, man speaking"], []),

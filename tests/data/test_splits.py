@@ -126,3 +126,61 @@ def test_what_cannot_be_split_is_refused():
         splits.holdout(labels, np.array([0, 0]), fraction=0.5, seed=0)
     with pytest.raises(DataError, match="equal lists"):
         splits.group_folds(np.array([]), np.array([]), folds=2, seed=0)
+
+
+# --- Several labels -------------------------------------------------------------------------------------------------
+
+
+def overlapping(seed, *, clips=300, classes=6, groups=90):
+    """Labels (clips, classes), some clips with none, rare and common classes; and the clips' groups."""
+    generator = np.random.default_rng(seed)
+    owner = generator.integers(0, groups, clips)
+    likely = np.geomspace(0.5, 0.04, classes) * generator.uniform(0.2, 1.8, (groups, classes))[owner]
+    return (generator.random((clips, classes)) < likely).astype(int), owner
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_labels_are_dealt_evenly_with_whole_groups(seed):
+    labels, groups = overlapping(seed)
+    found = splits.group_folds(labels, groups, folds=5, seed=seed)
+    assert set(found) == {1, 2, 3, 4, 5}
+    assert all(len(set(found[groups == group])) == 1 for group in np.unique(groups))
+    np.testing.assert_array_equal(found, splits.group_folds(labels, groups, folds=5, seed=seed))
+    none = np.column_stack([labels, ~labels.any(axis=1)])
+    counts = np.array([none[found == fold].sum(axis=0) for fold in range(1, 6)])
+    random = np.random.default_rng(seed).integers(1, 6, groups.max() + 1)[groups]
+    drawn = np.array([none[random == fold].sum(axis=0) for fold in range(1, 6)])
+    even = none.sum(axis=0) / 5
+    # Sechidis et al.'s measure: how far the folds' clips of a class are from an even share, on average.
+    assert np.abs(counts - even).mean() < 0.6 * np.abs(drawn - even).mean()
+    # No fold misses a class that has groups enough.
+    assert (counts > 0).all()
+
+
+def test_several_labels_without_groups_differ_by_little():
+    labels, _ = overlapping(1)
+    found = splits.group_folds(labels, np.arange(len(labels)), folds=5, seed=0)
+    counts = np.array([labels[found == fold].sum(axis=0) for fold in range(1, 6)])
+    assert np.ptp(counts, axis=0).max() <= 3
+    assert np.ptp(np.bincount(found)[1:]) <= 6
+
+
+def test_one_label_in_each_row_is_dealt_as_stratified():
+    labels = np.repeat(np.arange(4), [10, 20, 15, 30])
+    found = splits.group_folds(np.eye(4, dtype=int)[labels], np.arange(len(labels)), folds=5, seed=2)
+    assert np.ptp(shares(labels, found), axis=1).max() == 0
+
+
+def test_a_hold_out_of_several_labels_leaves_every_class_a_clip():
+    labels, groups = overlapping(3)
+    held = splits.holdout(labels, groups, fraction=0.2, seed=0)
+    assert 0.15 < held.mean() < 0.25
+    assert not set(groups[held]) & set(groups[~held])
+    assert (labels[~held].sum(axis=0) > 0).all()
+    np.testing.assert_allclose(labels[held].sum(axis=0) / labels.sum(axis=0), 0.2, atol=0.08)
+    # Large shares are held out too, and a class of one source stays.
+    labels[:, 5] = groups == 7
+    held = splits.holdout(labels, groups, fraction=0.7, seed=0)
+    assert 0.6 < held.mean() < 0.8
+    assert not held[groups == 7].any()
+    assert (labels[~held].sum(axis=0) > 0).all()

@@ -11,6 +11,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from several_runs import several_trials
 from sklearn.metrics import accuracy_score, log_loss
 
 from earsight.ensembles.selection import (
@@ -23,6 +24,8 @@ from earsight.ensembles.selection import (
     single_row,
 )
 from earsight.errors import DataError, RunError
+from earsight.evaluation.metrics import sigmoid
+from earsight.evaluation.multilabel import mean_average_precision
 from earsight.evaluation.statistics import paired_difference
 
 NAMES = ("runs/a", "runs/b")
@@ -67,8 +70,7 @@ def test_single_and_average_as_table_two_has_them(draw, folds, seeds):
         if f_value > 1:
             assert 1 + seeds * parts["fold_std"] ** 2 / parts["seed_std"] ** 2 == pytest.approx(f_value)
         assert parts["seed_std"] ** 2 == pytest.approx(np.mean(np.var(table, axis=1, ddof=1)))
-    correct = {fold: grid.mixed(fold).argmax(axis=1) == grid.labels[fold] for fold in grid.folds}
-    row = method_row(grid, "average", correct, networks=seeds)
+    row = method_row(grid, "average", {fold: grid.mixed(fold) for fold in grid.folds}, networks=seeds)
     shares, right, means, owners = [], [], [], []
     for fold in range(1, folds + 1):
         mixed, labels = _mixed(trials, fold, np.full(seeds, 1 / seeds))
@@ -231,3 +233,39 @@ def test_too_few_members_or_no_such_fold():
         gather([_random([1, 2], [0], draw=0)], names=["runs/a"])
     with pytest.raises(RunError, match=r"fold 9: not in runs/a \(1, 2\)"):
         gather([_random([1, 2], [0, 1], draw=0)], names=["runs/a"], fold=9)
+
+
+def test_members_of_several_labels_are_scored_by_average_precision():
+    trials = several_trials(folds=(1, 2), seeds=(0, 1, 2), clips=50)
+    grid = gather([trials], names=["r"])
+    assert grid.several
+    table = np.array(
+        [[mean_average_precision(t.marks, t.logits) for t in trials if t.about["fold"] == fold] for fold in grid.folds]
+    )
+    single = single_row(grid)
+    assert single["average_precision"]["mean"] == pytest.approx(table.mean())
+    assert single["average_precision"]["std"] == pytest.approx(np.std(table.mean(axis=0), ddof=1))
+    low, high = single["average_precision"]["ci95"]
+    assert low < table.mean() < high
+    row = method_row(grid, "average", {fold: grid.mixed(fold) for fold in grid.folds}, networks=3)
+    mixed = [
+        mean_average_precision(
+            grid.labels[fold], np.mean([sigmoid(t.logits) for t in trials if t.about["fold"] == fold], axis=0)
+        )
+        for fold in grid.folds
+    ]
+    assert row["average_precision"]["mean"] == pytest.approx(np.mean(mixed))
+    assert row["gain"]["difference"] == pytest.approx(np.mean(mixed) - table.mean())
+    assert row["gain"]["beyond_noise"]
+    # The greedy choice takes the truth of each class in each clip; a member that knows nothing gets no weight.
+    blind = [replace(t, logits=np.zeros_like(t.logits)) if t.about["seed"] == 2 else t for t in trials]
+    weights = chosen_weights(gather([blind], names=["r"]), on=(1, 2))
+    assert weights[2] < 0.1
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_members_of_one_and_of_several_labels_do_not_mix():
+    several = several_trials(folds=(1,), seeds=(0,), clips=10)[0]
+    single = replace(several, targets=None, labels=np.zeros(10, dtype=np.int64), about={**several.about, "seed": 1})
+    with pytest.raises(RunError, match="of another labels a clip"):
+        gather([[several, single]], names=["r"])

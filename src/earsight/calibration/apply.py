@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from earsight.calibration.conformal import prediction_sets
 from earsight.calibration.ood import is_unknown, ood_scores
 from earsight.errors import ModelError
-from earsight.evaluation.metrics import softmax
-from earsight.models.card import ModelCard
+from earsight.evaluation.metrics import logit, probabilities
+from earsight.models.card import DEFAULT_THRESHOLD, ModelCard
 from earsight.models.ensemble import Ensemble
 from earsight.models.mahalanobis import logits_and_features, statistics_of
 
@@ -30,7 +30,8 @@ from earsight.models.mahalanobis import logits_and_features, statistics_of
 class Outputs(NamedTuple):
     """What a model gives for a batch of sounds.
 
-    ``probabilities`` (batch, classes) float32, at the calibrated temperature; ``unknown`` (batch,) bool, all False
+    ``probabilities`` (batch, classes) float32, at the calibrated temperature: they add up to 1, or, where classes may
+    sound together, are each by itself; ``unknown`` (batch,) bool, all False
     where the model was not calibrated; ``ood_score`` (batch,) float64 and ``prediction_sets`` (batch, classes) bool,
     both None there.
     """
@@ -75,15 +76,33 @@ def raw_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Raw:
 def calibrated(card: ModelCard, raw: Raw) -> Outputs:
     """The outputs of each window by itself."""
     with np.errstate(all="ignore"):  # whoever asked looks for what is not finite
-        shares, scores = softmax(raw.logits / card.temperature), _scores(card, raw)
+        shares, scores = card_probabilities(card, raw.logits), _scores(card, raw)
     return _outputs(card, shares, scores)
+
+
+def card_probabilities(card: ModelCard, logits: np.ndarray) -> NDArray[np.float64]:
+    """Probabilities (batch, classes) of logits by a card: at its temperatures, by softmax or sigmoids."""
+    return probabilities(logits / np.array(card.scale), several=card.several)
+
+
+def own_thresholds(card: ModelCard) -> dict[str, float]:
+    """The thresholds that a card holds, by class."""
+    return {name: float(found["threshold"]) for name, found in card.thresholds.items()}
+
+
+def threshold_of(card: ModelCard, name: str) -> float:
+    """The probability from which on a class is named: the one that held-out clips chose, else 1/2."""
+    found = card.thresholds.get(name)
+    return float(found["threshold"]) if found else DEFAULT_THRESHOLD
 
 
 def _scores(card: ModelCard, raw: Raw) -> NDArray[np.float64] | None:
     unknown = card.calibration.get("unknown")
     if not unknown:
         return None
-    return ood_scores(unknown["score"], raw.logits, temperature=card.temperature, distance=raw.distance)
+    return ood_scores(
+        unknown["score"], raw.logits, temperature=card.temperature, distance=raw.distance, several=card.several
+    )
 
 
 def _outputs(card: ModelCard, shares: NDArray[np.float64], scores: NDArray[np.float64] | None) -> Outputs:
@@ -107,7 +126,7 @@ def fits_pools(card: ModelCard) -> bool:
     return (
         card.recipe.training.windows == "all"
         and score != "energy"
-        and all(member.temperature == 1 for member in card.members)
+        and all(member.temperature == 1 and not member.temperatures for member in card.members)
     )
 
 
@@ -128,10 +147,9 @@ class Pool:
     def add(self, raw: Raw) -> None:
         """Add a batch of windows."""
         with np.errstate(all="ignore"):
-            shares, scores = (
-                softmax(raw.logits / (1.0 if self._fits else self._card.temperature)),
-                _scores(self._card, raw),
-            )
+            scale = 1.0 if self._fits else np.array(self._card.scale)
+            shares = probabilities(raw.logits / scale, several=self._card.several)
+            scores = _scores(self._card, raw)
         for row, one in enumerate(shares):  # one by one, so that the bits do not depend on the batches
             self._shares += one
             self._votes[one.argmax()] += 1
@@ -143,7 +161,7 @@ class Pool:
         card, shares = self._card, self._shares[None] / self.windows
         with np.errstate(all="ignore"):
             if self._fits:
-                shares = softmax(np.log(shares) / card.temperature)
+                shares = card_probabilities(card, logit(shares) if card.several else np.log(shares))
             unknown, scores = card.calibration.get("unknown"), None
             if unknown:
                 scores = np.array([self._score / self.windows])
@@ -162,6 +180,8 @@ def check_calibration(card: ModelCard, model: nn.Module) -> None:
     score = (card.calibration.get("unknown") or {}).get("score")
     if score == "distance" and None in statistics_of(model):
         raise ModelError("calibration: asks for distances, and the model file has none; calibrate it again")
+    if score == "doubt" and card.several:
+        raise ModelError("calibration: asks for the max-softmax score of classes that may sound together")
     if score == "energy" and card.members:
         raise ModelError("calibration: asks for energies, which an ensemble has not; calibrate it again")
 

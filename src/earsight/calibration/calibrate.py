@@ -18,6 +18,7 @@ from earsight.calibration.fit import CalibratedTrial, Calibration, Wanted
 from earsight.errors import EarsightError
 from earsight.evaluation.summary import Predictions, read_run
 from earsight.files import read_state, say_damage, write_state
+from earsight.models.card import DEFAULT_THRESHOLD
 from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
 from earsight.training.heldout import model_of
@@ -38,8 +39,8 @@ def calibrate_run(
     RunError if the folder holds no finished trial, DataError if the score is not available, ModelError if a model file
     is damaged or cannot be written.
     """
-    trials = read_run(run)
-    fitted = _fitted(trials, wanted)
+    trials = read_run(run, several=True)
+    fitted = _fitted(run, trials, wanted)
     jobs = [(_file(run, trial), trial, calibration) for trial, calibration in fitted]
     top = run / "model.safetensors"
     if top.is_file():
@@ -47,13 +48,17 @@ def calibrate_run(
         seed = int(load_card(top).trained_on.get("seed") or 0)
         seeds = {trial.about["seed"] for trial in trials}
         same = [trial for trial in trials if trial.about["seed"] == (seed if seed in seeds else min(seeds))]
-        jobs.append((top, same[0], fit.fit_calibration(same, wanted)))
+        jobs.append((top, same[0], fit.fit_calibration(same, wanted, clip_seconds=_clip_seconds(run, trials))))
     models = []
     for done, (path, trial, calibration) in enumerate(jobs, start=1):
         own = path == top or trial.about["fold"] in calibration.folds
         _write(path, trial, calibration, own=own)
         where = {"path": path.relative_to(run).as_posix(), "fold": None if path == top else trial.about["fold"]}
-        about = {"seed": trial.about["seed"], "temperature": calibration.temperature}
+        about: dict[str, Any] = {"seed": trial.about["seed"], "temperature": calibration.temperature}
+        if calibration.temperatures:
+            about["temperatures"] = dict(zip(trial.classes, calibration.temperatures, strict=True))
+        if calibration.thresholds:
+            about["thresholds"] = calibration.thresholds
         if part := trial.about["dataset"].get("held_out"):
             about["held_out"] = part
         models.append(where | about | calibration.for_card(own=own))
@@ -87,13 +92,21 @@ def wanted_before(run: Path) -> Wanted:
 
 def calibrated_trials(run: Path, wanted: Wanted) -> tuple[list[CalibratedTrial], list[Predictions]]:
     """Each trial's held-out predictions, calibrated as `calibrate_run` does, and the trials; for figures."""
-    trials = read_run(run)
-    return [fit.calibrated_trial(trial, calibration) for trial, calibration in _fitted(trials, wanted)], trials
+    trials = read_run(run, several=True)
+    return [fit.calibrated_trial(trial, calibration) for trial, calibration in _fitted(run, trials, wanted)], trials
 
 
-def _fitted(trials: list[Predictions], wanted: Wanted) -> list[tuple[Predictions, Calibration]]:
+def _fitted(run: Path, trials: list[Predictions], wanted: Wanted) -> list[tuple[Predictions, Calibration]]:
     """Each trial with the calibration of the other folds."""
-    return [(trial, fit.fit_calibration(fit.others_of(trial, trials), wanted)) for trial in trials]
+    seconds = _clip_seconds(run, trials)
+    return [
+        (trial, fit.fit_calibration(fit.others_of(trial, trials), wanted, clip_seconds=seconds)) for trial in trials
+    ]
+
+
+def _clip_seconds(run: Path, trials: list[Predictions]) -> float:
+    """How long a clip of the run's models is, in seconds."""
+    return float(load_card(_file(run, trials[0])).recipe.features.clip_seconds)
 
 
 def _file(run: Path, trial: Predictions) -> Path:
@@ -109,7 +122,15 @@ def _write(path: Path, trial: Predictions, calibration: Calibration, *, own: boo
     card = load_card(path)
     before = 1.0 if card.members else float(trial.about.get("temperature", 1.0))
     temperature = before * calibration.temperature
-    wanted = replace(card, temperature=temperature, calibration=calibration.for_card(own=own))
+    each = trial.about.get("temperatures") or [1.0] * len(calibration.temperatures)
+    each = [1.0] * len(calibration.temperatures) if card.members else each
+    wanted = replace(
+        card,
+        temperature=temperature,
+        calibration=calibration.for_card(own=own),
+        temperatures=tuple(one * own for one, own in zip(calibration.temperatures, each, strict=True)),
+        thresholds=calibration.thresholds,
+    )
     if wanted != card:
         _, network = load(path)
         save(path, state=network.state_dict(), card=wanted, statistics=statistics_of(network))
@@ -119,12 +140,21 @@ def _notes(
     fitted: Sequence[tuple[Predictions, Calibration]], wanted: Wanted, *, alone: bool, chosen: bool
 ) -> list[str]:
     found = [calibration for _, calibration in fitted]
+    several = fitted[0][0].targets is not None
     few = f"{min(one.clips for one in found)} clips are too few for"
     one_fold = "One fold was held out, and its clips calibrated: the figures after are optimistic. "
     notes = {
         one_fold + "`earsight crossval` gives honest ones.": alone,
         "The held-out clips chose the epoch (protocol test): all figures are optimistic.": chosen,
-        f"{few} {100 * wanted.false_alarms:g} % false alarms: no unknown.": any(one.unknown is None for one in found),
-        f"{few} a coverage of {100 * wanted.coverage:g} %: no sets.": any(one.sets is None for one in found),
+        f"{few} {100 * wanted.false_alarms:g} % false alarms: no unknown.": any(one.unknown is None for one in found)
+        and bool(fit.score_of([trial for trial, _ in fitted], wanted.score)),
+        f"{few} a coverage of {100 * wanted.coverage:g} %: no sets.": not several
+        and any(one.sets is None for one in found),
+        "Classes may sound together: a set of which one holds is not defined, and thresholds name classes.": several,
     }
+    rule = wanted.rule(several=several)
+    if rule is not None:
+        lacking = sorted({name for trial, one in fitted for name in trial.classes if name not in one.thresholds})
+        shown = ", ".join(lacking[:10]) + (", ..." if len(lacking) > 10 else "")
+        notes[f"Too few clips for a threshold of {shown}: {DEFAULT_THRESHOLD:g}."] = bool(lacking)
     return [note for note, holds in notes.items() if holds]

@@ -12,7 +12,7 @@ Vovk 2015): the networks are draws of one recipe. The measured coverage shows wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,17 @@ from numpy.typing import NDArray
 
 from earsight.calibration.conformal import METHODS, conformal_threshold, coverage_band, prediction_sets
 from earsight.calibration.ood import SCORES, fit_ood_threshold, is_unknown, ood_scores, share_interval
-from earsight.calibration.temperature import expected_calibration_error, fit_temperature
+from earsight.calibration.per_class import ThresholdRule, choose_thresholds, fit_temperatures, threshold_rule
+from earsight.calibration.temperature import (
+    binary_calibration_error,
+    expected_calibration_error,
+    fit_temperature,
+)
 from earsight.errors import DataError
-from earsight.evaluation.metrics import log_loss, softmax
-from earsight.evaluation.summary import Predictions
+from earsight.evaluation.metrics import log_loss, logit, probabilities, softmax
+from earsight.evaluation.multilabel import binary_log_loss, f1_at
+from earsight.evaluation.summary import Predictions, clip_groups
+from earsight.models.card import DEFAULT_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -32,14 +39,16 @@ class Wanted:
 
     ``score``: the OOD score, one of `earsight.calibration.ood.SCORES`, or ``auto`` for the best that the trials have.
     ``false_alarms``: the share of known sounds that may be called unknown. ``coverage``: how often the prediction set
-    is to hold the true class. ``method``: one of `earsight.calibration.conformal.METHODS`. DataError if one is not
-    among those, or a share is not between 0 and 1.
+    is to hold the true class. ``method``: one of `earsight.calibration.conformal.METHODS`. ``threshold_rule``: how the
+    threshold of each class is chosen (`earsight.calibration.per_class.threshold_rule`); "auto" is best-f1 where classes
+    may sound together, and none elsewhere. DataError if one is not among those, or a share is not between 0 and 1.
     """
 
     score: str = "auto"
     false_alarms: float = 0.05
     coverage: float = 0.95
     method: str = "lac"
+    threshold_rule: str = "auto"
 
     def __post_init__(self) -> None:
         for name, value, known in (("score", self.score, ("auto", *SCORES)), ("sets", self.method, METHODS)):
@@ -48,6 +57,14 @@ class Wanted:
         for name, share in (("false-alarms", self.false_alarms), ("coverage", self.coverage)):
             if not 0 < share < 1:
                 raise DataError(f"--{name} {share:g}: expected a share between 0 and 1, such as 0.05 or 0.95")
+        if self.threshold_rule != "auto":
+            threshold_rule(self.threshold_rule)
+
+    def rule(self, *, several: bool) -> ThresholdRule | None:
+        """The rule of the classes' thresholds; None where there are none."""
+        if self.threshold_rule == "auto":
+            return threshold_rule("best-f1") if several else None
+        return threshold_rule(self.threshold_rule)
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,17 @@ class Calibration:
     sets: dict[str, Any] | None
     clips: int
     folds: tuple[int, ...]
+    temperatures: tuple[float, ...] = ()
+    thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float | NDArray[np.float64]:
+        """What logits are divided by: one number, or one for each class."""
+        return self.temperature * np.array(self.temperatures) if self.temperatures else self.temperature
+
+    def limits(self, classes: Sequence[str]) -> NDArray[np.float64]:
+        """The thresholds (classes,), with the default where there is none."""
+        return np.array([self.thresholds.get(name, {}).get("threshold", DEFAULT_THRESHOLD) for name in classes])
 
     def for_card(self, *, own: bool) -> dict[str, Any]:
         """JSON values for `ModelCard.calibration`; ``own``: whether these clips include the model's own test clips."""
@@ -77,50 +105,87 @@ class CalibratedTrial:
     """A trial's held-out clips under a calibration; all arrays are (clips, ...).
 
     ``before`` and ``after`` are probabilities at the temperatures 1 and calibrated; ``unknown`` and ``prediction_sets``
-    are None where the calibration has no threshold for them.
+    are None where the calibration has no threshold for them; ``named`` are the classes that reach their thresholds,
+    None where classes have none.
     """
 
     before: NDArray[np.float64]
     after: NDArray[np.float64]
     unknown: NDArray[np.bool_] | None
     prediction_sets: NDArray[np.bool_] | None
+    named: NDArray[np.bool_] | None = None
 
 
-def fit_calibration(trials: Sequence[Predictions], wanted: Wanted) -> Calibration:
-    """Fit temperature and thresholds to all clips of some trials of one seed; raises as `score_of` does."""
+def fit_calibration(trials: Sequence[Predictions], wanted: Wanted, *, clip_seconds: float = 0.0) -> Calibration:
+    """Fit temperature and thresholds to all clips of some trials of one seed; raises as `score_of` does.
+
+    ``clip_seconds`` is how long a clip is, for thresholds by false alarms an hour.
+    """
+    several = trials[0].targets is not None
     score = score_of(trials, wanted.score)
     logits = np.concatenate([trial.logits for trial in trials])
     labels = np.concatenate([trial.labels for trial in trials])
-    temperature = fit_temperature(logits, labels)
+    temperatures: tuple[float, ...] = ()
+    if several:
+        temperature = 1.0
+        temperatures = tuple(map(float, fit_temperatures(logits, np.concatenate([one.marks for one in trials]))))
+    else:
+        temperature = fit_temperature(logits, labels)
     clips = len(labels)
     unknown, sets = None, None
-    if clips + 1 >= 1 / wanted.false_alarms:
+    if score and clips + 1 >= 1 / wanted.false_alarms:
         scores = np.concatenate([_scores_of(trial, score, temperature) for trial in trials])
         threshold, band = fit_ood_threshold(scores, rate=wanted.false_alarms)
         unknown = {"score": score, "threshold": threshold, "rate": wanted.false_alarms, "ci95": list(band)}
-    if clips + 1 >= 1 / (1 - wanted.coverage):
+    if not several and clips + 1 >= 1 / (1 - wanted.coverage):
         shares = softmax(logits.astype(np.float64) / temperature)
         threshold = conformal_threshold(shares, labels, coverage=wanted.coverage, method=wanted.method)
         band = coverage_band(clips, coverage=wanted.coverage)
         sets = {"method": wanted.method, "threshold": threshold, "coverage": wanted.coverage, "ci95": list(band)}
     folds = tuple(sorted({int(trial.about["fold"]) for trial in trials}))
-    return Calibration(temperature, unknown, sets, clips, folds)
+    fitted = Calibration(temperature, unknown, sets, clips, folds, temperatures)
+    rule = wanted.rule(several=several)
+    if rule is None:
+        return fitted
+    chosen = choose_thresholds(
+        probabilities(logits / fitted.scale, several=several),
+        np.concatenate([marks_of(trial) for trial in trials]),
+        trials[0].classes,
+        rule,
+        clips=np.concatenate([trial.clips for trial in trials]),
+        folds=np.concatenate([np.full(len(trial.clips), trial.about["fold"]) for trial in trials]),
+        groups=clip_groups(trials),
+        clip_seconds=clip_seconds,
+    )
+    return replace(fitted, thresholds=chosen)
+
+
+def marks_of(trial: Predictions) -> NDArray[np.float32]:
+    """Whether each class sounds in each clip (clips, classes): the targets, or the label's class alone."""
+    if trial.targets is not None:
+        return trial.targets
+    return np.asarray(trial.labels[:, None] == np.arange(len(trial.classes)), dtype=np.float32)
 
 
 def score_of(trials: Sequence[Predictions], wanted: str) -> str:
-    """The OOD score that ``auto`` stands for; any other stands for itself, DataError if a trial lacks what it needs."""
+    """The OOD score that ``auto`` stands for; any other stands for itself, DataError if a trial lacks what it needs.
+
+    Where classes may sound together ``auto`` may be none, which is "".
+    """
+    several = trials[0].targets is not None
     has = {
         "distance": all(trial.distance is not None for trial in trials),
         # Logits of an ensemble, or of several windows, are log probabilities: their energy is 0 for every sound.
         "energy": not any("ensemble" in trial.about or trial.about.get("windows") == "all" for trial in trials),
-        "doubt": True,
+        "doubt": not several,
     }
     if wanted == "auto":
-        return next(score for score in SCORES if has[score])
+        return next((score for score in SCORES if has[score]), "")
     if not has[wanted]:
         why = {
             "distance": "its trials were trained before distances were kept, or are soups; train again",
             "energy": "clips that are judged by several windows have none, and an ensemble has none",
+            "doubt": "where classes may sound together, that none does says nothing",
         }
         possible = ", ".join(score for score in SCORES if has[score])
         raise DataError(f"--score {wanted}: not available for this run ({why[wanted]}); choose one of {possible}")
@@ -129,34 +194,45 @@ def score_of(trials: Sequence[Predictions], wanted: str) -> str:
 
 def calibrated_trial(trial: Predictions, calibration: Calibration) -> CalibratedTrial:
     """Apply a calibration to a trial's held-out predictions."""
-    logits = trial.logits.astype(np.float64)
-    after = softmax(logits / calibration.temperature)
+    logits, several = trial.logits.astype(np.float64), trial.targets is not None
+    after = probabilities(logits / calibration.scale, several=several)
     strange, inside = None, None
     if unknown := calibration.unknown:
         scores = _scores_of(trial, unknown["score"], calibration.temperature)
         strange = is_unknown(scores, unknown["threshold"])
     if sets := calibration.sets:
         inside = prediction_sets(after, threshold=sets["threshold"], method=sets["method"])
-    return CalibratedTrial(before=softmax(logits), after=after, unknown=strange, prediction_sets=inside)
+    before, named = probabilities(logits, several=several), None
+    if several or calibration.thresholds:
+        named = after >= calibration.limits(trial.classes)
+    return CalibratedTrial(before=before, after=after, unknown=strange, prediction_sets=inside, named=named)
 
 
 def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
     """Measured results of calibrations on the trials' clips, as JSON values.
 
-    ``clips``; ``log_loss`` and ``ece``, each with ``before`` and ``after``; ``coverage`` (``stated``, ``reached``,
-    ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and ``false_alarms``
-    (``stated``, ``reached``, ``ci95``), each None if some calibration has no threshold for it. Intervals are Clopper
-    and Pearson's over different clips; several seeds' predictions of one clip count as one clip.
+    ``clips``; ``log_loss`` and ``ece``, each with ``before`` and ``after`` (where classes may sound together of all
+    their yes and no); ``named``: ``micro_f1`` and ``macro_f1`` at the thresholds, where there are such; ``coverage``
+    (``stated``, ``reached``, ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and
+    ``false_alarms`` (``stated``, ``reached``, ``ci95``), each None if some calibration has no threshold for it.
+    Intervals are Clopper and Pearson's over different clips; several seeds' predictions of one clip count as one clip.
     """
     labels = np.concatenate([trial.labels for trial in trials])
     clips = len(set(np.concatenate([trial.clips for trial in trials]).tolist()))
     shares = {name: np.concatenate([getattr(one, name) for one in calibrated]) for name in ("before", "after")}
-    out: dict[str, Any] = {
-        "clips": clips,
-        "log_loss": {name: log_loss(np.log(np.maximum(table, 1e-300)), labels) for name, table in shares.items()},
-        "ece": {name: expected_calibration_error(table, labels) for name, table in shares.items()},
-        **{"coverage": None, "false_alarms": None},
-    }
+    if trials[0].targets is not None:
+        marks = np.concatenate([trial.marks for trial in trials])
+        loss = {name: binary_log_loss(marks, logit(table)) for name, table in shares.items()}
+        error = {name: binary_calibration_error(table, marks) for name, table in shares.items()}
+    else:
+        loss = {name: log_loss(np.log(np.maximum(table, 1e-300)), labels) for name, table in shares.items()}
+        error = {name: expected_calibration_error(table, labels) for name, table in shares.items()}
+    out: dict[str, Any] = {"clips": clips, "log_loss": loss, "ece": error, "coverage": None, "false_alarms": None}
+    named = [one.named for one in calibrated if one.named is not None]
+    if len(named) == len(calibrated):
+        marks = np.concatenate([marks_of(trial) for trial in trials])
+        f1 = f1_at(marks, np.concatenate(named).astype(float), 0.5)
+        out["named"] = {"micro_f1": f1.micro, "macro_f1": f1.macro}
     sets = [one.prediction_sets for one in calibrated if one.prediction_sets is not None]
     if len(sets) == len(calibrated):
         table = np.concatenate(sets)
@@ -182,4 +258,5 @@ def _reached(stated: float, reached: float, clips: int) -> dict[str, Any]:
 
 
 def _scores_of(trial: Predictions, score: str, temperature: float) -> NDArray[np.float64]:
-    return ood_scores(score, trial.logits, temperature=temperature, distance=trial.distance)
+    several = trial.targets is not None
+    return ood_scores(score, trial.logits, temperature=temperature, distance=trial.distance, several=several)

@@ -31,6 +31,14 @@ def energy(logits: np.ndarray) -> NDArray[np.float64]:
     return np.asarray(-top - np.log(np.exp(scores - top[:, None]).sum(axis=1)))
 
 
+def joint_energy(logits: np.ndarray) -> NDArray[np.float64]:
+    """The same (clips,) where classes may sound together: minus the sum of each class's log(1 + exp(logit)).
+
+    H. Wang et al., "Can Multi-label Classification Networks Know What They Don't Know?", NeurIPS 2021.
+    """
+    return np.asarray(-np.logaddexp(0, np.asarray(logits, dtype=np.float64)).sum(axis=1))
+
+
 def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
     """1 less the highest probability, (clips,), of logits (clips, classes).
 
@@ -40,15 +48,25 @@ def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
 
 
 def ood_scores(
-    score: str, logits: np.ndarray, *, temperature: float, distance: np.ndarray | None = None
+    score: str,
+    logits: np.ndarray,
+    *,
+    temperature: float,
+    distance: np.ndarray | None = None,
+    several: bool = False,
 ) -> NDArray[np.float64]:
     """The OOD scores (clips,) that one of `SCORES` names.
 
-    ``logits`` (clips, classes) are not divided by the ``temperature`` yet; ``distance`` (clips,) is Mahalanobis's.
+    ``logits`` (clips, classes) are not divided by the ``temperature`` yet; ``distance`` (clips,) is Mahalanobis's. With
+    ``several`` labels a clip there is no max-softmax score: that no class sounds says nothing about it.
     """
     if score == "distance" and distance is not None:
         return np.asarray(distance, dtype=np.float64)
-    return energy(logits) if score == "energy" else max_softmax_score(logits / temperature)
+    if score == "energy":
+        return joint_energy(logits) if several else energy(logits)
+    if several:
+        raise DataError("a max-softmax score of classes that may sound together; calibrate the model again")
+    return max_softmax_score(logits / temperature)
 
 
 def is_unknown(scores: np.ndarray, threshold: float) -> NDArray[np.bool_]:

@@ -100,6 +100,28 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, *,
     return float(np.sum(gaps * curve.clips[filled]) / curve.clips.sum())
 
 
+def binary_reliability(probabilities: np.ndarray, targets: np.ndarray, *, bins: int = 15) -> Reliability:
+    """A reliability curve of classes that may sound together: of each one's probability, over all that is known."""
+    known = ~np.isnan(targets)
+    shares, truth = np.asarray(probabilities, dtype=np.float64)[known], np.asarray(targets)[known]
+    place = np.minimum((shares * bins).astype(int), bins - 1)
+    count = np.bincount(place, minlength=bins).astype(np.int64)
+    divisor = np.where(count > 0, count, np.nan)
+    confidence, found = (np.bincount(place, weights=part, minlength=bins) / divisor for part in (shares, truth))
+    return Reliability(np.linspace(0, 1, bins + 1), confidence, found, count)
+
+
+def binary_calibration_error(probabilities: np.ndarray, targets: np.ndarray, *, bins: int = 15) -> float:
+    """The same of classes that may sound together: mean over all that is known of the targets (clips, classes).
+
+    In bins of the probability of a class: how far the mean probability is from the share of clips that it sounds in.
+    """
+    curve = binary_reliability(probabilities, targets, bins=bins)
+    filled = curve.clips > 0
+    gaps = np.abs(curve.confidence[filled] - curve.accuracy[filled])
+    return float(np.sum(gaps * curve.clips[filled]) / max(1, curve.clips.sum()))
+
+
 class Confidence(NamedTuple):
     """Probabilities (predictions, classes) of all trials together, and the labels (predictions,).
 

@@ -41,7 +41,7 @@ def check(
     from earsight.data.checks import check_dataset
     from earsight.recipe import load_recipe
 
-    dataset = steps.open_data(data, form, skip_missing=True, least=1)
+    dataset = steps.open_data(data, form, skip_missing=True, least=1, several=True)
     chosen = load_recipe(recipe.recipe, overrides=recipe.assignments or (), say=say)
     # A run of other clips is refused before hours go into the sounds.
     suspects, about = (None, "") if run is None else _suspects(dataset, run)

@@ -39,7 +39,7 @@ def export(
             "--int8 was removed: it was no faster than float32 and moved probabilities by up to 0.44; leave it out"
         )
     computer("cpu", threads)
-    dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True) if data else None
+    dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True, several=True) if data else None
     with bar("exporting") as shown:
         result = export_onnx(model, out=file, dataset=dataset, skip_bad=skip_bad, progress=shown)
     parity = result["parity"]

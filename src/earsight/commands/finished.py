@@ -36,6 +36,14 @@ def calibrate(
     sets: Annotated[
         Literal["lac", "aps"], typer.Option(help="lac: the smallest sets; aps: larger ones for harder sounds.")
     ] = "lac",
+    rule: Annotated[
+        str,
+        typer.Option(
+            "--threshold-rule",
+            help="How each class's threshold is chosen on held-out clips: best-f1, precision=0.9 or "
+            "false-alarms-per-hour=1; auto: best-f1 for several labels a clip, none for one.",
+        ),
+    ] = "auto",
     figure: Annotated[
         Path | None, typer.Option(help="Where the reliability diagram goes; default RUN/calibration.png.")
     ] = None,
@@ -53,13 +61,15 @@ def calibrate(
     from earsight.calibration.fit import Wanted
     from earsight.reports.calibration_report import calibration_figure, calibration_lines
 
-    wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets)
+    wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets, threshold_rule=rule)
     with bar("model files") as shown:
         result = calibrate_run(folder, wanted, progress=shown)
     path = figure or folder / "calibration.png"
     calibrated, trials = calibrated_trials(folder, wanted)  # the reliability diagram is of all seeds' held-out clips
     panels = {name: np.concatenate([getattr(one, name) for one in calibrated]) for name in ("before", "after")}
-    calibration_figure(panels, np.concatenate([trial.labels for trial in trials]), path=path)
+    several = trials[0].targets is not None
+    truth = np.concatenate([trial.marks if several else trial.labels for trial in trials])
+    calibration_figure(panels, truth, path=path)
     result |= {"figure": str(path)}
     show_lines(result, [*calibration_lines(result), f"figure: {path}"], as_json=json_output)
 
@@ -163,5 +173,5 @@ def compare(
     if protocols:
         show(compare_protocols(runs[0]), print_protocols, as_json=json_output)
         return
-    result = compare_runs(read_run(runs[0]), read_run(runs[1]), names=(str(runs[0]), str(runs[1])))
+    result = compare_runs(*(read_run(run, several=True) for run in runs), names=(str(runs[0]), str(runs[1])))
     show(result, print_comparison, as_json=json_output)

@@ -85,7 +85,7 @@ def recipe_show(
 @verb
 def prepare(data: Data, *, recipe: RecipeOptions, options: SpectrogramOptions, json_output: Json = False) -> None:
     """Compute a data set's spectrograms ahead of training; a second time does nothing."""
-    dataset = steps.open_data(data, options, least=1)
+    dataset = steps.open_data(data, options, least=1, several=True)
     made = steps.prepare_spectrograms(dataset, steps.load_recipe_for(dataset, recipe), options)
     size, shape, folder = made.store.bytes_on_disk, made.store.shape, made.store.folder
     cut = f" in {shape[0]} windows" if made.windows else ""
@@ -112,7 +112,7 @@ def train(
     from earsight.training.trial import Trial
 
     dataset = steps.open_data(
-        data, options, splits=None if fold is None else options.splits, kept=steps.kept_by(folder)
+        data, options, splits=None if fold is None else options.splits, kept=steps.kept_by(folder), several=True
     )
     if fold is None:
         dataset, fold = hold_out(dataset, seed=seed, kept=steps.kept_by(folder)), 1
@@ -143,7 +143,7 @@ def crossval(
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
-    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder)
+    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder, several=True)
     if dataset.split:
         raise DataError(
             f"{data}: brings its own test part, so that no folds can be held out in turn; use `earsight train`. To "

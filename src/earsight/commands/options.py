@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -48,6 +48,10 @@ LabelFrom = Annotated[
         "--label-from",
         help="How the files of a folder are named, as in '{label}_{group}_{n}', or '{split}/{label}/{name}' for paths.",
     ),
+]
+Labels = Annotated[
+    Literal["auto", "single", "several"],
+    typer.Option("--labels", help="Labels a clip: one (softmax), several (a sigmoid a class); auto: as the data say."),
 ]
 Splits = Annotated[int, typer.Option(help="Folds to draw if the data set has none.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable clips out and record them.")]
@@ -96,6 +100,7 @@ class LayoutOptions:
     subset: Subset = None
     root: Root = None
     label_from: LabelFrom = None
+    labels: Labels = "auto"
 
 
 @dataclass(frozen=True)

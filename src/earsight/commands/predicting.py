@@ -63,6 +63,7 @@ class Wanted:
     resume: bool
     first: bool = False
     damaged: bool = False
+    own_thresholds: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -124,7 +125,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
             f"--format {wanted.form} does not name the recording, and there may be several: "
             "name a folder with --out, such as found/"
         )
-    wanted = _as_begun(wanted)
+    wanted = _with_thresholds(_as_begun(wanted))
     output = _output(wanted)
     if output.whole:
         say(f"earsight: {wanted.to} is whole; nothing to do")
@@ -153,6 +154,16 @@ def _as_begun(wanted: Wanted) -> Wanted:
     return replace(wanted, first=True)
 
 
+def _with_thresholds(wanted: Wanted) -> Wanted:
+    """With the thresholds that the model file has for its classes, unless one was given for all."""
+    from earsight.calibration.apply import own_thresholds
+    from earsight.models.modelfile import load_card
+
+    if wanted.hop_seconds is None or not wanted.own_thresholds:
+        return wanted
+    return replace(wanted, rules=replace(wanted.rules, of_class=own_thresholds(load_card(wanted.model))))
+
+
 def _output(wanted: Wanted) -> Output:
     from earsight.inference.journal import FileOutput, StreamOutput
 
@@ -166,7 +177,7 @@ def _output(wanted: Wanted) -> Output:
         "format": wanted.form,
         "rows": wanted.rows,
         "top": wanted.top,
-        **asdict(wanted.rules),
+        **{name: value for name, value in asdict(wanted.rules).items() if name != "of_class" or value},
     }
     if wanted.hop_seconds is None and not wanted.first:
         settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
@@ -193,7 +204,7 @@ def _clips(
     start = output.place or {"done": 0, "failed": 0}
     done, failed = int(start["done"]), int(start["failed"])
     writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration), first=wanted.first)
-    writer.damaged = wanted.damaged
+    writer.damaged, writer.classes = wanted.damaged, model.classes if model.card.several else ()
     long = uncalibrated = damaged = 0
     output.commit(start, now=True)
     if output.open(""):
@@ -298,7 +309,10 @@ def predict(
     first: First = False,
     damaged: Damaged = False,
     rows: Rows = "events",
-    threshold: Annotated[float, typer.Option(help="Probability at which an event begins.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Probability at which an event begins; default the model's own of each class, else 0.5."),
+    ] = None,
     release: Annotated[
         float | None, typer.Option(help="Probability below which it ends; default 0.7 x threshold.")
     ] = None,
@@ -318,7 +332,7 @@ def predict(
 
     Exit code 1: some file could not be read to its end; its row says why.
     """
-    from earsight.inference.events import EventRules
+    from earsight.inference.events import THRESHOLD, EventRules
 
     wanted = Wanted(
         model=model,
@@ -329,7 +343,8 @@ def predict(
         hop_seconds=hop,
         first=first,
         damaged=damaged,
-        rules=EventRules(threshold, release, min_duration, gap),
+        rules=EventRules(THRESHOLD if threshold is None else threshold, release, min_duration, gap),
+        own_thresholds=threshold is None,
         to=to,
         resume=resume,
     )
@@ -367,9 +382,11 @@ def evaluate(
     cards = classifier.card.members or (classifier.card,)
     drawn = {str(card.trained_on.get("digest")) for card in cards}
     try:
-        dataset = open_data(data, form, splits=form.splits, skip_missing=skip_bad, kept=lambda: drawn, testing=True)
+        dataset = open_data(
+            data, form, splits=form.splits, skip_missing=skip_bad, kept=lambda: drawn, testing=True, several=True
+        )
     except TooFewError:  # for the folds, which only a model of cross-validation needs
-        dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True)
+        dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True, several=True)
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, damaged=damaged, progress=shown)
     say_left_out(classifier)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from earsight.commands.options import DataOptions, DeviceOptions, LayoutOptions, RayOptions, RecipeOptions, StoreOptions
 from earsight.console import bar, out, print_json, say
-from earsight.errors import counted
+from earsight.errors import DataError, counted
 
 if TYPE_CHECKING:
     import torch
@@ -48,31 +48,43 @@ def open_data(
     least: int = 2,
     splits: int | None = None,
     testing: bool = False,
+    several: bool = False,
     kept: Callable[[], Collection[str]] = frozenset,
 ) -> Dataset:
     """Open a data set and print what was recognised; no folds are drawn but for ``splits``.
 
     Every class must have ``least`` sources, so that some of it can be held out. For ``kept`` and
-    ``testing`` see `open_dataset`.
+    ``testing`` see `open_dataset`. ``several``: whether the verb can do with several labels a clip; others refuse them.
     """
     import numpy as np
 
     from earsight.data.datasets import check_enough
     from earsight.data.layouts import open_dataset
 
+    if options.labels == "auto" and isinstance(options, RecipeOptions):
+        from earsight.recipe import load_recipe
+
+        wanted = load_recipe(options.recipe, overrides=options.assignments or ()).training.labels
+        options = replace(options, labels=wanted)
     dataset = open_dataset(
         data,
         layout=options.layout,
         subset=options.subset,
         root=options.root,
         label_from=options.label_from,
+        labels=options.labels,
         folds=splits,
         kept=kept,
         skip_missing=skip_missing or (isinstance(options, StoreOptions) and options.skip_bad),
         testing=testing,
     )
+    if dataset.several and not several:
+        raise DataError(
+            f"{data}: its clips have several labels each, which this verb cannot do with yet; train, crossval, "
+            f"calibrate, evaluate, predict and compare can. Clips with one label alone can be listed in a csv"
+        )
     if least > 1 and dataset.fold_numbers == (0,):
-        labels = np.array([clip.label for clip in dataset.clips])
+        labels = dataset.strata if dataset.several else np.array([clip.label for clip in dataset.clips])
         check_enough(labels, dataset.groups, folds=least, where=str(data))
     dataset = replace(dataset, options=options_again(options, drawn=splits if dataset.folds_drawn else None))
     say(dataset.describe())
@@ -95,6 +107,7 @@ def kept_by(*runs: Path) -> Callable[[], set[str]]:
 def options_again(options: LayoutOptions, *, drawn: int | None) -> tuple[str, ...]:
     """The options that open a data set as these did, with so many drawn folds."""
     out = [] if options.layout == "auto" else ["--layout", options.layout]
+    out += [] if options.labels == "auto" else ["--labels", options.labels]
     for name, value in (("--subset", options.subset), ("--root", options.root), ("--label-from", options.label_from)):
         out += [] if value is None else [name, str(value)]
     return (*out, *(() if drawn is None else ("--splits", str(drawn))))
@@ -103,27 +116,29 @@ def options_again(options: LayoutOptions, *, drawn: int | None) -> tuple[str, ..
 def say_sources(dataset: Dataset, folds: Sequence[int], *, data: Path, held_out: str = "") -> None:
     """Print what is held out, by which sources, and what is odd about classes; ``held_out`` says how, for one part."""
     from earsight.data.checks import label_texts
+    from earsight.data.datasets import exploded
     from earsight.data.sources import HeldOutFolds, balance_line
 
     part = HeldOutFolds(dataset, folds)
     line = part.clips_line(how=held_out) if held_out else part.group_line()
     labels = [clip.label for clip in dataset.clips]
+    labels = exploded(labels, labels)[0] if dataset.several else labels
     odd = label_texts(labels)
     odd[5:] = [f"and {len(odd) - 5} more such labels, which `earsight check` names"] if len(odd) > 6 else odd[5:]
-    notes = (*odd, balance_line(labels), part.guess_line(data=data))
+    notes = (*odd, balance_line(labels, several=dataset.several), part.guess_line(data=data))
     for text in [line, *(f"note: {note}" for note in notes if note)]:
         if text:
             say(f"  {text}")
 
 
 def open_trials(
-    data: Path, options: DataOptions, *, folds: str | None, seeds: int, run: Path
+    data: Path, options: DataOptions, *, folds: str | None, seeds: int, run: Path, several: bool = False
 ) -> tuple[Dataset, list[Trial]]:
-    """A data set, and the trials of so many seeds on all its folds or the named ones."""
+    """A data set, and the trials of so many seeds on all its folds or the named ones; ``several`` as in `open_data`."""
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
-    dataset = open_data(data, options, splits=options.splits, kept=kept_by(run))
+    dataset = open_data(data, options, splits=options.splits, kept=kept_by(run), several=several)
     numbers = chosen_folds(folds, dataset.fold_numbers)
     say_sources(dataset, numbers, data=data)
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
@@ -145,7 +160,8 @@ def prepare_spectrograms(
     from earsight.features.windows import sound_lines
     from earsight.training.preparation import prepare
 
-    labels = [clip.label for clip in dataset.clips]
+    # With several labels no length is that of one class.
+    labels = ["" if dataset.several else clip.label for clip in dataset.clips]
     for line in sound_lines(dataset.seconds, labels, recipe.features, recipe.training):
         say(f"  {line}")
     files = [(clip.path, dataset.file(row)) for row, clip in enumerate(dataset.clips)]

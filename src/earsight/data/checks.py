@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from earsight.data import audio, duplicates, published
-from earsight.data.datasets import FIXED_WINDOW, Dataset, first
+from earsight.data.datasets import FIXED_WINDOW, Dataset, exploded, first
 from earsight.data.decoders import needing_extra
 from earsight.data.intake import NEAR, NO_LOSS, Loss, Meter, loss_texts, picked
 from earsight.errors import AudioError, counted
@@ -267,8 +267,14 @@ def _missing(dataset: Dataset) -> list[Finding]:
 
 
 def _labels(dataset: Dataset) -> list[Finding]:
-    texts = label_texts([clip.label for clip in dataset.clips])
+    texts = label_texts(_names(dataset))
     return [Finding("labels", "warning", (), text) for text in texts]
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """The labels of all clips, those of a clip with several one by one."""
+    labels = [clip.label for clip in dataset.clips]
+    return exploded(labels, labels)[0] if dataset.several else labels
 
 
 def label_texts(labels: Sequence[str]) -> list[str]:
@@ -291,7 +297,7 @@ def label_texts(labels: Sequence[str]) -> list[str]:
         listed = name.split(",")
         if len(parts) > 1 or (len(listed) > 1 and all(part.strip() in sizes for part in listed)):
             texts.append(
-                f"class {name!r} ({sizes[name]}) looks like several labels of a clip, which cannot be learnt yet"
+                f"class {name!r} ({sizes[name]}) looks like several labels: --labels several learns them as such"
             )
     return texts
 
@@ -420,7 +426,7 @@ def _rates(dataset: Dataset, looked: list[_Clip], wanted: int) -> list[Finding]:
 
 
 def _balance(dataset: Dataset) -> list[Finding]:
-    sizes = Counter(clip.label for clip in dataset.clips)
+    sizes = Counter(_names(dataset))
     most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
     findings = []
     if sizes[most] > IMBALANCE * sizes[least]:
@@ -432,7 +438,8 @@ def _balance(dataset: Dataset) -> list[Finding]:
         names = ", ".join(f"'{name}' ({sizes[name]})" for name in few[:5]) + (", ..." if len(few) > 5 else "")
         text = f"fewer than {FEW_CLIPS} clips in {names}: expect wide intervals"
         fewest = min(len({clip.group for clip in dataset.clips if clip.label == label}) for label in few)
-        if dataset.fold_numbers == (0,) and fewest < USUAL_FOLDS:
+        # Rare ones of several labels are learnt where they can be, whatever the folds.
+        if dataset.fold_numbers == (0,) and fewest < USUAL_FOLDS and not dataset.several:
             text += f", and give crossval --splits {fewest}" if fewest > 1 else "; 1 source is too few to hold one out"
         findings.append(Finding("few", "warning", (), text))
     return findings

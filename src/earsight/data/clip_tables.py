@@ -1,7 +1,8 @@
 """Tables of clips: csv, tsv and JSON lines, and what their columns mean.
 
-Comes in: a file of text with a row for each clip. Goes out: its rows, or a `Listing` of the clips. Columns that nothing
-is done with are named in its notes; columns that would change what a clip is are refused, with the way out.
+Comes in: a file of text with a row for each clip, or for each of its labels. Goes out: its rows, or a `Listing` of the
+clips. Columns that nothing is done with are named in its notes; columns that would change what a clip is are refused,
+with the way out.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from pathlib import Path
 
 from earsight.data import audio, contents
 from earsight.data.datasets import Listing, first
-from earsight.data.splits import TEST, is_part, part_folds
+from earsight.data.labels import class_columns, joined, labels_note, merged, read_cells, unknown_classes
+from earsight.data.splits import PARTS, TEST, is_part, part_folds
 from earsight.errors import DataError
 
 Row = tuple[int, dict[str, str]]
 PATH_COLUMNS = ("path", "file_name", "filename", "file", "filepath", "file_path", "fname", "slice_file_name")
 LABEL_COLUMNS = ("label", "class", "category", "scene_label", "primary_label", "genre", "species", "labels")
+SECONDARY = "secondary_labels"
+"""What BirdCLEF's tables call other species in a recording."""
 _GROUP = re.compile(
     r"(speaker|source|src|recording|recordist|session|subject|patient|individual|site|location|station|author|uploader|"
     r"artist|user|singer|actor|participant|animal|identifier|fs|freesound)(_?(id|name|file|label|no|number))?"
@@ -46,6 +50,8 @@ class Table:
     path: Path
     columns: list[str]
     rows: list[tuple[int, list[str]]]
+    names: Sequence[str] = ()
+    """The columns as they are spelt."""
 
     def dicts(self) -> list[Row]:
         """Rows as (line number, {column: value}), `DataError` without any; of a column that stands twice the last."""
@@ -78,27 +84,31 @@ def csv_rows(path: Path, *, needed: Iterable[str]) -> list[Row]:
     return table.dicts()
 
 
-def read_csv(path: Path, *, root: Path | None = None, name: str = "") -> Listing:
+def read_csv(path: Path, *, root: Path | None = None, name: str = "", mode: str = "auto") -> Listing:
     """List the clips of a table with the columns path,label and, by choice, fold or split, and group.
 
     Paths are absolute or relative to ``root``, else to the table. Other names of the two columns that data sets use are
-    taken where they are certain, which a note says. Without a group column each file is its own group.
+    taken where they are certain, which a note says. Without a group column each file is its own group. For several
+    labels a clip, and what ``mode`` decides, see `earsight.data.labels`.
     """
     root = path.parent if root is None else root
     table = read_table(path)
     _refuse_boxes(table)
-    place, kind = _role(table, "path", PATH_COLUMNS), _role(table, "label", LABEL_COLUMNS)
+    place = _role(table, "path", PATH_COLUMNS)
     rows = table.dicts()
-    used = [place, kind, *(column for column in ("group", "fold") if column in table.columns)]
-    notes = []
-    if (place, kind) != ("path", "label"):
-        notes.append(f"paths are taken from column '{place}', labels from '{kind}'")
-    _refuse_several(rows, kind, where=path)
-    empty = [str(line) for line, row in rows if not row[place] or not row[kind]]
-    if empty:
-        what = f"empty {place} or {kind} in {len(empty)} rows (line {first(empty)})"
-        raise DataError(f"{path}: {what}; fill or remove them")
     paths = [_with_ending(root, _clip_path(root, row[place])) for _, row in rows]
+    used = [place, *(column for column in ("group", "fold") if column in table.columns)]
+    notes: list[str] = []
+    found = _labels(table, place, paths, mode=mode, used=used, notes=notes)
+    empty = [
+        str(line)
+        for (line, row), mine in zip(rows, found.labels, strict=True)
+        if not row[place] or not (found.several or mine)
+    ]
+    if empty:
+        what = f"empty {place} or {found.kind} in {len(empty)} rows (line {first(empty)})"
+        more = "" if mode == "single" else ", or give --labels several: an empty label is then none of the classes"
+        raise DataError(f"{path}: {what}; fill or remove them{more}")
     folds, split = None, False
     if "fold" in table.columns:
         folds = fold_column(rows, where=path)
@@ -116,8 +126,98 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "") -> Listing
         raise DataError(f"{path}: column '{twice[0]}' stands {table.columns.count(twice[0])} times; keep one of them")
     notes += _unused(table, used)
     groups = [row.get("group") or clip for clip, (_, row) in zip(paths, rows, strict=True)]
-    labels = [normal(row[kind]) for _, row in rows]
-    return Listing(name or path.stem, root, paths, labels, groups, folds, notes=notes, table=path, split=split)
+    if not found.several:
+        labels = [normal(mine[0]) for mine in found.labels]
+        return Listing(name or path.stem, root, paths, labels, groups, folds, notes=notes, table=path, split=split)
+    lines = [line for line, _ in rows]
+    agreeing: dict[str, Sequence[str]] = {"group": groups}
+    if folds is not None:
+        agreeing["split" if split else "fold"] = [PARTS[fold] if split else str(fold) for fold in folds]
+    kept, labels_of, unknown = merged(paths, lines, found.labels, found.unknown, agreeing, where=str(path))
+    notes.append(labels_note(labels_of, unknown))
+    return Listing(
+        name or path.stem,
+        root,
+        [paths[row] for row in kept],
+        [joined(map(normal, mine)) for mine in labels_of],
+        [groups[row] for row in kept],
+        None if folds is None else [folds[row] for row in kept],
+        notes=notes,
+        table=path,
+        split=split,
+        several=True,
+        unknown=None if unknown is None else [tuple(map(normal, mine)) for mine in unknown],
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Each row's labels and unknown classes, whether clips may have several, and the column they are from."""
+
+    labels: list[tuple[str, ...]]
+    unknown: list[tuple[str, ...]] | None
+    several: bool
+    kind: str
+
+
+def _labels(table: Table, place: str, paths: Sequence[str], *, mode: str, used: list[str], notes: list[str]) -> _Labels:
+    """The labels of a table's rows by its columns, which are added to ``used``, and to ``notes`` what was found."""
+    where, rows = str(table.path), table.dicts()
+    lines = [line for line, _ in rows]
+    if not any(name in table.columns for name in LABEL_COLUMNS):
+        taken = {place, "group", "fold", "split", "unknown"}
+        names = [
+            "" if low in taken or _GROUP.fullmatch(low.replace(" ", "_")) else name
+            for low, name in zip(table.columns, table.names, strict=True)
+        ]
+        classes, labels, masked = class_columns(names, table.rows, where=where)
+        if classes:
+            used += [name.lower() for name in classes]
+            shown = first(classes, 20)
+            notes.append(f"labels are taken from the columns {shown}: 1 where a class sounds, empty where unknown")
+            one_hot = all(len(mine) == 1 for mine in labels) and not any(masked)
+            several = mode == "several" or not one_hot
+            if several and mode == "single":
+                raise DataError(
+                    f"{where}: --labels single: rows have several classes, none, or unknown ones; leave it out"
+                )
+            return _Labels(labels, masked if any(masked) else None, several, "labels")
+    kind = _role(table, "label", LABEL_COLUMNS)
+    used.append(kind)
+    if (place, kind) != ("path", "label"):
+        notes.append(f"paths are taken from column '{place}', labels from '{kind}'")
+    cells = [row[kind] for _, row in rows]
+    again = len(set(paths)) < len(paths)
+    certain = kind == "labels" or table.path.suffix.lower() == ".jsonl"
+    if mode == "single":
+        if certain:
+            several_labels(cells, where=table.path, remedy="keep those rows alone, or leave --labels single out")
+        return _Labels([(cell,) if cell else () for cell in cells], None, False, kind)
+    read = read_cells(cells, where=f"{where}: column '{kind}'", certain=certain, mode=mode, rows_again=again)
+    labels, by, more = read.labels, read.by, None
+    if kind == "primary_label" and SECONDARY in table.columns:
+        more = read_cells([row[SECONDARY] for _, row in rows], where=f"{where}: column '{SECONDARY}'", certain=True)
+        if not any(more.labels):
+            more = None
+    if more:
+        used.append(SECONDARY)
+        labels = [tuple(dict.fromkeys((*one, *two))) for one, two in zip(labels, more.labels, strict=True)]
+        notes.append(f"labels are those of '{kind}' and of '{SECONDARY}'")
+    unknown = None
+    if "unknown" in table.columns:
+        unknown = unknown_classes([row["unknown"] for _, row in rows], labels, lines=lines, where=where)
+        used += [] if unknown is None else ["unknown"]
+    of_clip: dict[str, set[str]] = {}
+    for path, mine in zip(paths, labels, strict=True):
+        of_clip.setdefault(path, set()).update(mine)
+    several = mode == "several" or any(len(mine) > 1 for mine in of_clip.values()) or any(unknown or ())
+    if not several:
+        return _Labels([(cell,) if cell else () for cell in cells] if by != "lists" else labels, None, False, kind)
+    if by:
+        notes.append("labels are lists" if by == "lists" else f"labels stand between '{by}' in a cell")
+    if again:
+        notes.append(f"{len(paths)} rows are of {len(of_clip)} clips: a clip has the labels of all its rows")
+    return _Labels(labels, unknown, True, kind)
 
 
 def label_and_path(columns: Sequence[str]) -> bool:
@@ -160,13 +260,13 @@ def fold_column(rows: list[Row], *, where: Path) -> list[int]:
 
 
 def several_labels(values: Iterable[str], *, where: Path, remedy: str) -> None:
-    """Refuse, as `DataError`, clips with several labels, and say how many have one."""
+    """Refuse, as `DataError`, clips with several labels where one was asked for, and say how many have one."""
     values = list(values)
     several = [value for value in values if len([part for part in _SEVERAL.split(value) if part.strip()]) > 1]
     if several:
         raise DataError(
-            f"{where}: {len(several)} of {len(values)} clips have several labels ('{several[0][:80]}'), which cannot "
-            f"be learnt yet; {len(values) - len(several)} have one: {remedy}"
+            f"{where}: --labels single: {len(several)} of {len(values)} clips have several labels "
+            f"('{several[0][:80]}'); {len(values) - len(several)} have one: {remedy}"
         )
 
 
@@ -202,7 +302,8 @@ def _csv(path: Path, text: str) -> Table:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         if declared:
             next(reader)
-        columns = [name.strip().lower() for name in next(reader, [])]
+        names = [name.strip() for name in next(reader, [])]
+        columns = [name.lower() for name in names]
         rows = []
         for values in reader:
             if any(value.strip() for value in values[len(columns) :]):
@@ -215,11 +316,11 @@ def _csv(path: Path, text: str) -> Table:
                 rows.append((reader.line_num, [value.strip() for value in padded]))
     except csv.Error as error:
         raise DataError(f"{path}: not a csv that can be read ({error}); save it again as UTF-8 csv") from error
-    return Table(path, columns, rows)
+    return Table(path, columns, rows, names)
 
 
 def _json_lines(path: Path, text: str) -> Table:
-    found = []
+    found, spelt = [], dict[str, str]()
     for line, row in enumerate(text.splitlines(), start=1):
         if not row.strip():
             continue
@@ -229,9 +330,11 @@ def _json_lines(path: Path, text: str) -> Table:
             raise DataError(f"{path}: line {line} is not JSON ({error}); expected one object in each line") from error
         if not isinstance(values, dict):
             raise DataError(f"{path}: line {line} is no JSON object; expected one object in each line")
+        spelt |= {str(key).strip().lower(): str(key).strip() for key in values}
         found.append((line, {str(key).strip().lower(): _json_text(value) for key, value in values.items()}))
     columns = list(dict.fromkeys(key for _, row in found for key in row))
-    return Table(path, columns, [(line, [row.get(name, "") for name in columns]) for line, row in found])
+    rows = [(line, [row.get(name, "") for name in columns]) for line, row in found]
+    return Table(path, columns, rows, [spelt[name] for name in columns])
 
 
 def _json_text(value: object) -> str:
@@ -280,12 +383,6 @@ def _number(text: str) -> float:
         return float(text.replace(",", "."))
     except ValueError:
         return 0.0
-
-
-def _refuse_several(rows: list[Row], kind: str, *, where: Path) -> None:
-    """Of a column ``labels`` and of lists in JSON, several values are certain; in others `check` names them."""
-    if kind == "labels" or where.suffix.lower() == ".jsonl":
-        several_labels((row[kind] for _, row in rows), where=where, remedy="keep those rows alone")
 
 
 def _split_column(rows: list[Row], *, where: Path, notes: list[str]) -> list[int] | None:

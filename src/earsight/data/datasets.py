@@ -5,7 +5,7 @@ order that never changes, so that row i means the same clip in every store, fold
 here.
 
 A data set that brings a test part of its own has a *split*: its folds are then `TEST`, `TRAIN` and `VALIDATION`, and
-only `TEST` is ever held out.
+only `TEST` is ever held out. One whose clips may have several labels says so (``several``), and has `Dataset.targets`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from earsight.data.splits import PARTS, TEST, TRAIN, VALIDATION
 from earsight.errors import AudioError, DataError, counted
 
 _A = TypeVar("_A", bound=npt.NDArray[Any])
+_T = TypeVar("_T")
+SEPARATOR = ";"
+"""Between the labels of a clip that has several."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class Clip:
     """One sound: its path (posix, below the root, or absolute if it lies elsewhere), label, fold and source group.
 
     The fold is 0 where none were asked for, and one of `TEST`, `TRAIN` and `VALIDATION` where the data set has a split.
-    ``begin`` and ``end`` are seconds within the file, in whole milliseconds, where the clip is a part of it.
+    ``begin`` and ``end`` are seconds within the file, in whole milliseconds, where the clip is a part of it. Of several
+    labels ``label`` has all, sorted, with `SEPARATOR` between them, and is empty for none of the classes; ``unknown``
+    are classes of which it is not known whether they sound.
     """
 
     path: str
@@ -45,6 +50,12 @@ class Clip:
     group: str
     begin: float = 0.0
     end: float | None = None
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a clip that may have several."""
+        return tuple(self.label.split(SEPARATOR)) if self.label else ()
 
     @property
     def part(self) -> tuple[float, ...]:
@@ -71,7 +82,8 @@ class Listing:
     """Rows of a data set before its folds are fixed; `folds` is None if they are to be drawn.
 
     ``table`` is the file that names the paths, if one does: they may then be missing. ``split`` says that the folds are
-    `TEST`, `TRAIN` and `VALIDATION`.
+    `TEST`, `TRAIN` and `VALIDATION`; ``several`` that labels are joined by `SEPARATOR`, and ``unknown`` are then each
+    row's classes of which nothing is known, where there are such.
     """
 
     name: str
@@ -84,10 +96,13 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     table: Path | None = None
     split: bool = False
+    several: bool = False
+    unknown: list[tuple[str, ...]] | None = None
 
     def kept(self, mask: Sequence[bool]) -> Listing:
         """The rows that the mask marks."""
-        names = ("paths", "labels", "groups", *(() if self.folds is None else ("folds",)))
+        by_choice = [name for name in ("folds", "unknown") if getattr(self, name) is not None]
+        names = ("paths", "labels", "groups", *by_choice)
         columns = {name: list(compress(getattr(self, name), mask)) for name in names}
         return replace(self, **columns)  # type: ignore[arg-type]
 
@@ -99,7 +114,7 @@ class Dataset:
     The clips' paths are relative to ``root``; ``classes`` are the labels, sorted, and a label's index is its place
     there; ``notes`` are lines that a user should know; ``missing`` are files that a table names and that are not there;
     ``options`` are those of the command line that open it so again; ``drawn_seed`` is that of a drawn split in two
-    folds, of which 1 is held out.
+    folds, of which 1 is held out. ``several``: clips may have several labels, or none, and have `targets` alone.
     """
 
     name: str
@@ -113,6 +128,7 @@ class Dataset:
     missing: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     drawn_seed: int | None = None
+    several: bool = False
 
     def file(self, row: int) -> Path:
         """The file of one clip."""
@@ -120,9 +136,31 @@ class Dataset:
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """Index of each clip's class, shape (clips,)."""
+        """Index of each clip's class, shape (clips,); where clips may have several labels there is none."""
+        if self.several:
+            raise RuntimeError("clips with several labels have no one label; use targets")
         place = {name: index for index, name in enumerate(self.classes)}
         return _kept(np.array([place[clip.label] for clip in self.clips], dtype=np.int64))
+
+    @cached_property
+    def targets(self) -> npt.NDArray[np.float32]:
+        """Whether each class sounds in each clip, shape (clips, classes): 1, 0, or NaN where that is not known."""
+        place = {name: index for index, name in enumerate(self.classes)}
+        out = np.zeros((len(self.clips), len(self.classes)), dtype=np.float32)
+        for row, clip in enumerate(self.clips):
+            out[row, [place[name] for name in clip.unknown]] = np.nan
+            out[row, [place[name] for name in (clip.labels if self.several else (clip.label,))]] = 1
+        return _kept(out)
+
+    @cached_property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """What splits are stratified by: `labels`, or of several labels a 0 or 1 for each class, (clips, classes)."""
+        return _kept((self.targets == 1).astype(np.int64)) if self.several else self.labels
+
+    def sizes(self, rows: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int64]:
+        """How many of all clips, or of some rows (numbers or a mask), each class sounds in, shape (classes,)."""
+        found: npt.NDArray[np.int64] = ((self.targets if rows is None else self.targets[rows]) == 1).sum(axis=0)
+        return found
 
     @cached_property
     def folds(self) -> npt.NDArray[np.int64]:
@@ -188,19 +226,20 @@ class Dataset:
     def digest(self) -> str:
         """Twelve hexadecimal digits that name the rows: path, part, label, fold and group, in order; not the root."""
         # JSON, in ASCII: no two different rows give the same bytes, and any file name passes.
-        rows = (json.dumps([clip.path, clip.label, clip.fold, clip.group, *clip.part]) + "\n" for clip in self.clips)
+        rows = (json.dumps([c.path, c.label, c.fold, c.group, *c.part, *_masked(c)]) + "\n" for c in self.clips)
         return hashlib.sha256("".join(rows).encode()).hexdigest()[:12]
 
     @cached_property
     def clips_digest(self) -> str:
         """Hash (12 hex digits) of the clips and their labels, whatever their folds and order."""
-        rows = sorted(json.dumps([clip.path, clip.label, *clip.part]) for clip in self.clips)
+        rows = sorted(json.dumps([clip.path, clip.label, *clip.part, *_masked(clip)]) for clip in self.clips)
         return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:12]
 
     def describe(self) -> str:
         """One line that describes the data set."""
         title = TITLES.get(self.layout, self.layout)
         line = f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes"
+        line += ", several labels a clip" if self.several else ""
         if self.split:
             sizes = Counter(clip.fold for clip in self.clips)
             return line + "".join(f", {sizes[part]} {PARTS[part]}" for part in (TRAIN, VALIDATION, TEST) if sizes[part])
@@ -225,10 +264,19 @@ FIXED_WINDOW = frozenset({"esc50", "urbansound8k", "gtzan"})
 DRAWN_FOLDS = "folds drawn:"
 
 
-def check_rows(paths: list[str], labels: list[str], *, where: str, remedy: str = "", one_class: bool = False) -> None:
+def check_rows(
+    paths: list[str],
+    labels: list[str],
+    *,
+    where: str,
+    remedy: str = "",
+    one_class: bool = False,
+    several: bool = False,
+) -> None:
     """Raise `DataError` if there are no clips, a clip is named twice, or (with the remedy) there is only one class.
 
-    ``one_class`` lets the last pass, for clips that only test.
+    ``one_class`` lets the last pass, for clips that only test. With ``several`` labels a clip may have none, and one
+    class will do where some clips are not of it.
     """
     if not paths:
         raise DataError(f"{where}: no clips found; expected sound files such as .wav, .flac, .ogg or .mp3")
@@ -236,6 +284,12 @@ def check_rows(paths: list[str], labels: list[str], *, where: str, remedy: str =
     if twice:
         raise DataError(f"{where}: {len(twice)} files are named more than once ({first(twice)}); keep one row for each")
     names = sorted(set(labels))
+    if several:
+        if names == [""]:
+            raise DataError(f"{where}: no clip has a label; name the classes that sound in each, as in dog;cat")
+        if len(names) == 1 and not one_class:
+            raise DataError(f"{where}: all clips have the same labels, '{names[0]}'; add clips without one of them")
+        return
     if "" in names:
         raise DataError(f"{where}: {labels.count('')} clips have an empty label; name their class or remove them")
     if len(names) == 1 and not one_class:
@@ -247,9 +301,19 @@ class TooFewError(DataError):
 
 
 def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: int, where: str) -> None:
-    """Raise `TooFewError`, with a number that works, if the smallest class cannot fill so many folds."""
+    """Raise `TooFewError`, with a number that works, if the smallest class cannot fill so many folds.
+
+    Of several labels, a 0 or 1 for each class (clips, classes), rare classes pass: they are learnt where they can be.
+    """
     if folds < 2:
         raise DataError(f"--splits {folds}: at least 2 are needed to train on some and test on the others")
+    if labels.ndim == 2:
+        sources = len(np.unique(groups))
+        if sources < folds:
+            have = f"{counted(len(groups), 'clip')} from {counted(sources, 'group')}"
+            remedy = f"use --splits {sources}" if sources > 1 else "at least 2 sources are needed: add some"
+            raise TooFewError(f"{where}: {have}, fewer than {folds} folds; {remedy}")
+        return
     for label in np.unique(labels):
         rows = labels == label
         sources = len(np.unique(groups[rows]))
@@ -263,12 +327,28 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
         raise TooFewError(f"{where}: class '{label}' has {have}, fewer than {folds} folds; use --splits {sources}")
 
 
-def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
-    """Notes on classes that a fold does not test; `DataError` where one fold has all clips of a class, or of all."""
+def fold_notes(labels: list[str], folds: list[int], *, where: str, several: bool = False) -> list[str]:
+    """Notes on classes that a fold does not test; `DataError` where one fold has all clips of a class, or of all.
+
+    With ``several`` labels, of which rare ones are common, a class that one fold has all clips of is a note too.
+    """
     numbers = sorted(set(folds))
     if len(numbers) < 2:
         raise DataError(f"{where}: every clip is in fold {numbers[0]}; at least two folds are needed")
     notes = []
+    if several:
+        used_by = sorted(_folds_of(*exploded(labels, folds)).items())
+        alone = [f"{label} (fold {min(used)})" for label, used in used_by if len(used) == 1]
+        for number in numbers:
+            lacking = [label for label, used in used_by if number not in used and len(used) > 1]
+            if lacking:
+                notes.append(f"{counted_classes(lacking)} without a clip in fold {number}: not tested there")
+        if alone:
+            notes.append(
+                f"{counted_classes(alone)} with clips in one fold alone: not learnt while that is held out, and tested "
+                "there all the same; more sources would mend it"
+            )
+        return notes
     for label, used in sorted(_folds_of(labels, folds).items()):
         if len(used) == 1:
             raise DataError(
@@ -281,24 +361,39 @@ def fold_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
     return notes
 
 
-def split_notes(labels: list[str], folds: list[int], *, where: str) -> list[str]:
+def exploded(labels: Sequence[str], values: Sequence[_T]) -> tuple[list[str], list[_T]]:
+    """Labels of clips that may have several, one by one, and the clips' values beside them."""
+    pairs = [
+        (name, value) for label, value in zip(labels, values, strict=True) if label for name in label.split(SEPARATOR)
+    ]
+    return [name for name, _ in pairs], [value for _, value in pairs]
+
+
+def counted_classes(names: list[str]) -> str:
+    """How many classes, and the first of them."""
+    return f"{len(names)} class{'' if len(names) == 1 else 'es'} ({first(names, 5)})"
+
+
+def split_notes(labels: list[str], folds: list[int], *, where: str, several: bool = False) -> list[str]:
     """Notes on a given split: classes that are not tested, and what validation clips do.
 
-    `DataError` if there is nothing to test, or a class has no training clip.
+    `DataError` if there is nothing to test, or a class has no training clip; a note, where there are ``several``
+    labels.
     """
     sizes = Counter(folds)
     if not sizes[TEST] or not sizes[TRAIN]:
         empty = PARTS[TRAIN if sizes[TEST] else TEST]
         raise DataError(f"{where}: its {empty} part has no clip; add some, or take the split away to have folds drawn")
-    used = _folds_of(labels, folds)
+    used = _folds_of(*exploded(labels, folds)) if several else _folds_of(labels, folds)
     untaught = sorted(label for label, parts in used.items() if TRAIN not in parts)
-    if untaught:
+    if untaught and not several:
         raise DataError(
             f"{where}: no training clip of {first(untaught)}, which cannot be learnt so; "
             "move some of their clips to the training part, or remove the classes"
         )
     untested = sorted(label for label, parts in used.items() if TEST not in parts)
     notes = [f"no test clip of {first(untested)}: not tested"] if untested else []
+    notes += [f"no training clip of {first(untaught)}: not learnt"] if untaught else []
     if sizes[VALIDATION]:
         what = "train nothing; --set training.protocol=inner lets them choose the epoch"
         notes.append(f"{sizes[VALIDATION]} validation clips {what}")
@@ -320,6 +415,11 @@ def _folds_of(names: list[str], folds: list[int]) -> dict[str, set[int]]:
     for name, fold in zip(names, folds, strict=True):
         out.setdefault(name, set()).add(fold)
     return out
+
+
+def _masked(clip: Clip) -> list[list[str]]:
+    """What is not known of a clip, for digests; nothing where all is."""
+    return [list(clip.unknown)] if clip.unknown else []
 
 
 def _seconds(path: Path) -> float:

@@ -158,7 +158,7 @@ def is_audiofolder(root: Path) -> bool:
     return root.is_dir() and (_metadata(root) is not None or bool(_part_folders(root)))
 
 
-def read_audiofolder(root: Path) -> Listing:
+def read_audiofolder(root: Path, *, mode: str = "auto") -> Listing:
     """List a folder as Hugging Face's audiofolder: ``metadata.csv`` (``file_name``, ``label``), or parts, or both.
 
     Folders ``train`` and ``test`` (also ``validation``, ``dev``, ``eval``) are the parts; below each are class folders
@@ -166,25 +166,28 @@ def read_audiofolder(root: Path) -> Listing:
     """
     table = _metadata(root)
     if table is not None:
-        return _from_metadata(table)
+        return _from_metadata(table, mode=mode)
     homes = _part_folders(root)
     notes: list[str] = []
     folds: list[int] = []
+    masked: list[tuple[str, ...]] = []
     out = Listing(root.resolve().name, root, [], [], [], folds, notes=notes, split=True)
     parts = {homes[0]: TRAIN} if len(homes) == 1 else part_folds(homes, where=str(root), notes=notes)
     for home, part in parts.items():
         table = _metadata(root / home)
-        one = read_csv(table, name=home) if table else read_folder(root / home)
+        one = read_csv(table, name=home, mode=mode) if table else read_folder(root / home)
         if one.folds is not None and len(homes) > 1:
             what = f"divides the clips of the folder '{home}', which is one part of the data set"
             raise DataError(f"{table}: its column {'split' if one.split else 'fold'} {what}; remove it")
-        out = replace(out, table=out.table or table)
+        out = replace(out, table=out.table or table, several=out.several or one.several)
+        masked += one.unknown or [()] * len(one.paths)
         place = {path: f"{home}/{path}" for path in one.paths}
         out.paths.extend(place.values())
         out.labels.extend(one.labels)
         out.groups.extend(place.get(group, group) for group in one.groups)
         folds.extend([part] * len(one.paths))
         notes += [f"{home}: {note}" for note in one.notes]
+    out = replace(out, unknown=masked if any(masked) else None)
     if len(homes) == 1:
         notes.append(f"'{homes[0]}' is the only part{': folds are drawn' if one.folds is None else ''}")
         return replace(out, folds=one.folds, split=one.split)
@@ -225,9 +228,9 @@ def _no_classes(home: Path, what: str) -> DataError:
     return DataError(f"{home}: {what}; {remedy}")
 
 
-def _from_metadata(table: Path) -> Listing:
+def _from_metadata(table: Path, *, mode: str) -> Listing:
     """The clips of a metadata file at the top of a data set; folders of parts in all its paths make the split."""
-    out = read_csv(table, name=table.parent.resolve().name)
+    out = read_csv(table, name=table.parent.resolve().name, mode=mode)
     tops = [Path(path).parts[0] for path in out.paths]
     if len(set(tops)) > 1 and all(map(is_part, tops)):
         parts = part_folds(dict.fromkeys(tops), where=str(table.parent), notes=out.notes)

@@ -21,12 +21,14 @@ from earsight.data import audio, duplicates, published, splits
 from earsight.data.clip_tables import read_csv
 from earsight.data.datasets import (
     DRAWN_FOLDS,
+    SEPARATOR,
     Clip,
     Dataset,
     Hints,
     Listing,
     check_enough,
     check_rows,
+    exploded,
     first,
     fold_notes,
     split_notes,
@@ -34,6 +36,7 @@ from earsight.data.datasets import (
 )
 from earsight.data.folders import is_audiofolder, only_class_remedy, read_audiofolder, read_folder, read_names
 from earsight.data.intake import NOTED_SHARE, rate_for, shares_above
+from earsight.data.labels import MODES, LabelsMode, labels_note
 from earsight.errors import AudioError, DataError, counted
 
 _LOOKED_AT = 200
@@ -51,6 +54,7 @@ def open_dataset(
     subset: str | None = None,
     root: Path | str | None = None,
     label_from: str | None = None,
+    labels: LabelsMode = "auto",
     skip_missing: bool = False,
     kept: Callable[[], Collection[str]] = frozenset,
     testing: bool = False,
@@ -70,6 +74,8 @@ def open_dataset(
         Where a table's paths are looked up; default the table's folder.
     label_from : str or None
         A pattern for a folder whose files hold their labels in their names; see `earsight.data.folders.read_names`.
+    labels : str
+        ``single`` or ``several`` labels a clip, or ``auto`` for what the data say; see `earsight.data.labels`.
     skip_missing : bool
         Whether files that a table names and that are not there are left out, rather than refused.
     kept : callable
@@ -86,9 +92,10 @@ def open_dataset(
     path = Path(path)
     name = _recognise(path, "folder" if label_from else layout)
     try:
-        listing, missing = _present(_listing(path, name, subset, root, label_from), skip_missing=skip_missing)
-        remedy = only_class_remedy(listing)
-        check_rows(listing.paths, listing.labels, where=str(path), remedy=remedy, one_class=testing)
+        listing = _listing(path, name, subset, root, label_from, labels)
+        listing, missing = _present(listing, skip_missing=skip_missing)
+        several, remedy = listing.several, only_class_remedy(listing)
+        check_rows(listing.paths, listing.labels, where=str(path), remedy=remedy, one_class=testing, several=several)
     except DataError as error:
         if above := _published_above(path, name):
             raise DataError(f"{error}; {path.name} is a part of a data set: give {above}") from error
@@ -98,25 +105,31 @@ def open_dataset(
     if hints is None:
         hints, more = measured_hints(listing.root, listing.paths)
         notes += more
-    labels, groups = np.array(listing.labels), np.array(listing.groups)
-    empty = Dataset(listing.name, name, listing.root, (), _classes(listing.labels), hints, (), listing.split, missing)
+    groups = np.array(listing.groups)
+    named = exploded(listing.labels, listing.paths)[0] if several else listing.labels
+    classes = _classes(named)
+    empty = Dataset(listing.name, name, listing.root, (), classes, hints, (), listing.split, missing, several=several)
+    # A class that no clip of those left is of cannot be learnt, and is then not unknown either.
+    masks = [tuple(one for one in found if one in classes) for found in listing.unknown or [()] * len(listing.paths)]
 
     def built(numbers: list[int], more: list[str]) -> Dataset:
-        rows = zip(listing.paths, listing.labels, numbers, listing.groups, strict=True)
-        return replace(empty, clips=tuple(Clip(*row) for row in rows), notes=(*notes, *more))
+        rows = zip(listing.paths, listing.labels, numbers, listing.groups, masks, strict=True)
+        clips = tuple(Clip(path, label, fold, group, unknown=mask) for path, label, fold, group, mask in rows)
+        return replace(empty, clips=clips, notes=(*notes, *more))
 
     def drawn(groups: npt.NDArray[np.str_], *more: str) -> Dataset:
-        numbers = [int(number) for number in splits.group_folds(labels, groups, folds=folds or 0, seed=seed)]
+        numbers = [int(number) for number in splits.group_folds(strata, groups, folds=folds or 0, seed=seed)]
         note = f"{DRAWN_FOLDS} {folds}, stratified, groups whole, seed {seed}"
-        return built(numbers, [note, *more, *fold_notes(listing.labels, numbers, where=str(path))])
+        return built(numbers, [note, *more, *fold_notes(listing.labels, numbers, where=str(path), several=several)])
 
     if listing.folds is not None:
         check = split_notes if listing.split else fold_notes
-        more = [] if testing else check(listing.labels, listing.folds, where=str(path))
+        more = [] if testing else check(listing.labels, listing.folds, where=str(path), several=several)
         return built(listing.folds, [*straddling_notes(listing.groups, listing.folds), *more])
     if folds is None:
-        return built([0] * len(labels), [])
-    check_enough(labels, groups, folds=folds, where=str(path))
+        return built([0] * len(groups), [])
+    strata = built([0] * len(groups), []).strata if several else np.array(listing.labels)
+    check_enough(strata, groups, folds=folds, where=str(path))
     copies = duplicates.identical_files([listing.root / clip for clip in listing.paths])
     if not copies:
         return drawn(groups)
@@ -125,7 +138,7 @@ def open_dataset(
     if before.digest in kept():
         return before
     together = duplicates.joined(groups, copies)
-    check_enough(labels, together, folds=folds, where=f"{path}, where {found}")
+    check_enough(strata, together, folds=folds, where=f"{path}, where {found}")
     return drawn(together, f"{found}: those of a sound are in one fold")
 
 
@@ -198,8 +211,24 @@ def _recognise(path: Path, layout: str) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror}); change its permissions") from error
 
 
-def _listing(path: Path, name: str, subset: str | None, root: Path | str | None, label_from: str | None) -> Listing:
-    """The rows that the layout's reader finds, by the options that it has."""
+def _listing(
+    path: Path, name: str, subset: str | None, root: Path | str | None, label_from: str | None, labels: LabelsMode
+) -> Listing:
+    """The rows that the layout's reader finds, by the options that it has; with ``labels`` several as such."""
+    if labels not in MODES:
+        raise DataError(f"--labels {labels}: expected one of {', '.join(MODES)}")
+    listing = _read(path, name, subset, root, label_from, labels)
+    if labels != "several" or listing.several:
+        return listing
+    strange = next((label for label in listing.labels if SEPARATOR in label), None)
+    if strange:
+        raise DataError(f"{path}: the class '{strange}' holds a '{SEPARATOR}', which stands between labels; rename it")
+    return replace(listing, several=True, notes=[*listing.notes, labels_note([[one] for one in listing.labels], None)])
+
+
+def _read(
+    path: Path, name: str, subset: str | None, root: Path | str | None, label_from: str | None, labels: LabelsMode
+) -> Listing:
     if root is not None and name != "csv":
         raise DataError(f"--root {root}: is for the paths of a table; {path} is a folder")
     if label_from is not None:
@@ -208,9 +237,11 @@ def _listing(path: Path, name: str, subset: str | None, root: Path | str | None,
         known = " and ".join(f"'{one}' of layout '{layout}'" for one, layout in published.SUBSETS.items())
         raise DataError(f"--subset {subset}: only {known}; this one is '{name}'")
     if name == "csv":
-        return read_csv(path, root=None if root is None else Path(root))
+        return read_csv(path, root=None if root is None else Path(root), mode=labels)
+    if name == "audiofolder":
+        return read_audiofolder(path, mode=labels)
     if name == "fsd50k":
-        return published.read_fsd50k(path, single=subset is not None)
+        return published.read_fsd50k(path, single=subset is not None, mode=labels)
     listing = LAYOUTS[name][1](path)
     if subset is None:
         return listing

@@ -15,6 +15,7 @@ from earsight.data import audio
 from earsight.data.clip_tables import Row, csv_rows, fold_column, normal, several_labels
 from earsight.data.datasets import Hints, Listing, first
 from earsight.data.folders import NOISE_FOLDER, read_folder
+from earsight.data.labels import joined, labels_note
 from earsight.data.splits import TEST, TRAIN, VALIDATION
 from earsight.errors import DataError
 
@@ -187,8 +188,8 @@ def is_fsd50k(root: Path) -> bool:
     return (root / "FSD50K.ground_truth" / "dev.csv").is_file()
 
 
-def read_fsd50k(root: Path, *, single: bool = False) -> Listing:
-    """List FSD50K's clips with one label; refused unless ``single`` says so, for most have several."""
+def read_fsd50k(root: Path, *, single: bool = False, mode: str = "auto") -> Listing:
+    """List FSD50K's clips with all their labels, or with ``single`` those with one, which ``mode`` single asks for."""
     truth = root / "FSD50K.ground_truth"
     rows: list[tuple[str, str, int]] = []
     for part, name in (("dev", "dev.csv"), ("eval", "eval.csv")):
@@ -198,8 +199,14 @@ def read_fsd50k(root: Path, *, single: bool = False) -> Listing:
             fold = TEST if part == "eval" else VALIDATION if row["split"] == "val" else TRAIN
             rows.append((f"FSD50K.{part}_audio/{row['fname']}.wav", row["labels"], fold))
     if not single:
-        remedy = "--subset single takes those alone"
-        several_labels((labels for _, labels, _ in rows), where=root, remedy=remedy)
+        if mode == "single":
+            several_labels((row[1] for row in rows), where=root, remedy="--subset single takes those alone")
+        paths, folds = [row[0] for row in rows], [row[2] for row in rows]
+        found_labels = [[normal(name.strip()) for name in row[1].split(",") if name.strip()] for row in rows]
+        notes = [labels_note(found_labels, None)]
+        labels = list(map(joined, found_labels))
+        listing = Listing(root.resolve().name, root, paths, labels, paths, folds, notes=notes, table=truth / "dev.csv")
+        return replace(listing, split=True, several=True)
     one = [row for row in rows if "," not in row[1]]
     taught = {labels for _, labels, fold in one if fold == TRAIN}
     kept = [row for row in one if row[1] in taught]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from earsight.data.datasets import Dataset
+from earsight.data.datasets import SEPARATOR, Dataset
 from earsight.data.splits import PARTS
 from earsight.errors import counted
 from earsight.files import replace_text
@@ -106,10 +106,18 @@ class HeldOutFolds:
         return found
 
 
-def balance_line(labels: Sequence[str]) -> str:
-    """A line that names an imbalance of the classes; "" where there is none to speak of."""
+def balance_line(labels: Sequence[str], *, several: bool = False) -> str:
+    """A line that names an imbalance of the classes; "" where there is none to speak of.
+
+    ``labels`` are the clips'; with ``several`` those of all clips, one by one.
+    """
     sizes = Counter(labels)
     most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
+    if several:
+        if sizes[most] <= IMBALANCE * sizes[least]:
+            return ""
+        weigh = "--set training.class_weights=balanced weighs rare classes more"
+        return f"unbalanced: '{most}' sounds in {sizes[most]} clips, '{least}' in {sizes[least]}: {weigh}"
     share = sizes[most] / len(labels)
     if sizes[most] <= IMBALANCE * sizes[least] and share < MAJORITY / len(sizes):
         return ""
@@ -197,12 +205,14 @@ def _tells(groups: Sequence[str], labels: Sequence[str]) -> bool:
 def write_sources(dataset: Dataset, guess: Guess, path: Path) -> None:
     """Write a csv of path, label, group (and the given split): a data set whose sources are those guessed."""
     text, home = io.StringIO(), path.absolute().parent
-    columns = ("path", "label", "group", *(("split",) if dataset.split else ()))
+    masked = any(clip.unknown for clip in dataset.clips)
+    columns = ("path", "label", "group", *(("split",) if dataset.split else ()), *(("unknown",) if masked else ()))
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row, (clip, group) in enumerate(zip(dataset.clips, guess.groups, strict=True)):
         file = dataset.file(row).absolute()
         below = os.path.relpath(file, home)
         place = file.as_posix() if below.startswith("..") else Path(below).as_posix()
-        writer.writerow((place, clip.label, group, *((PARTS[clip.fold],) if dataset.split else ())))
+        more = (*((PARTS[clip.fold],) if dataset.split else ()), *((SEPARATOR.join(clip.unknown),) if masked else ()))
+        writer.writerow((place, clip.label, group, *more))
     replace_text(path, text.getvalue())

@@ -1,8 +1,9 @@
 """Stratified, group-wise splits: folds and hold-outs that keep classes balanced and sources whole.
 
-Comes in: `labels` int64 (clips,) and `groups` (clips,), the recording that each clip was cut from. Goes out: fold
-numbers int64 (clips,) counted from 1, or a mask bool (clips,). All draws come from the seed alone, and a group is never
-on both sides. And splits that a data set brings: which of its names means the test part.
+Comes in: `labels` int64 (clips,), or of several labels a 0 or 1 for each class (clips, classes); and `groups` (clips,),
+the recording that each clip was cut from. Goes out: fold numbers int64 (clips,) counted from 1, or a mask bool
+(clips,). All draws come from the seed alone, and a group is never on both sides. And splits that a data set brings:
+which of its names means the test part.
 """
 
 from __future__ import annotations
@@ -70,16 +71,21 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
     within a size; each goes to the fold that has the fewest clips of the class, then the fewest clips. Where every clip
     is its own group this is an exact stratified split: no two folds differ by more than one clip of a class.
 
+    Clips with several labels are dealt by iterative stratification (K. Sechidis et al., ECML PKDD 2011, section 4), in
+    which whole groups take the place of clips: always next are the groups of the class with the fewest clips left.
+
     Raises
     ------
     DataError
         If ``folds`` is below 2, or there are fewer groups than folds.
     """
-    labels, owner, counts = _tables(labels, groups)
+    owner, counts = _tables(labels, groups)
     if folds < 2:
         raise DataError(f"folds is {folds}; at least 2 are needed to train on some and test on the others")
     if len(counts) < folds:
         raise DataError(f"{len(counts)} groups cannot fill {folds} folds; use --splits {max(2, len(counts))}")
+    if np.ndim(labels) == 2:
+        return _iterative(counts, np.bincount(owner), shares=[1 / folds] * folds, seed=seed)[owner] + 1
     where = np.full(len(counts), -1, dtype=np.int64)
     dealt = np.zeros((folds, counts.shape[1]), dtype=np.int64)
     used = np.zeros(folds, dtype=np.int64)
@@ -107,9 +113,11 @@ def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: flo
     """
     if not 0 < fraction < 1:
         raise DataError(f"a hold-out share of {fraction:g}; it must lie between 0 and 1")
-    labels, owner, counts = _tables(labels, groups)
+    owner, counts = _tables(labels, groups)
     sizes = counts.sum(axis=0)
     wanted = fraction * sizes
+    if np.ndim(labels) == 2:
+        return np.asarray(_several_held(counts, np.bincount(owner), fraction=fraction, seed=seed)[owner])
     held = np.zeros(len(counts), dtype=bool)
     taken = np.zeros(counts.shape[1], dtype=np.int64)
     order = _order(counts, seed=seed)
@@ -130,18 +138,69 @@ def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: flo
     return held[owner]
 
 
-def _tables(labels: npt.NDArray[Any], groups: npt.NDArray[Any]) -> tuple[_Ints, _Ints, _Ints]:
-    """Labels counted from 0, each clip's group counted from 0, and clips per group and class (groups, classes)."""
+def _tables(labels: npt.NDArray[Any], groups: npt.NDArray[Any]) -> tuple[_Ints, _Ints]:
+    """Each clip's group counted from 0, and clips per group and class (groups, classes).
+
+    Of several labels the last column counts the clips of none of the classes, if there are such; classes without a clip
+    have no column.
+    """
     labels, groups = np.asarray(labels), np.asarray(groups)
-    if labels.ndim != 1 or labels.shape != groups.shape or len(labels) == 0:
+    if labels.ndim not in (1, 2) or labels.shape[:1] != groups.shape or len(labels) == 0:
         raise DataError(
             f"labels of shape {labels.shape} and groups of shape {groups.shape}; two equal lists with clips are needed"
         )
-    _, compact = np.unique(labels, return_inverse=True)
     _, owner = np.unique(groups, return_inverse=True)
-    counts = np.zeros((owner.max() + 1, compact.max() + 1), dtype=np.int64)
-    np.add.at(counts, (owner, compact), 1)
-    return compact.astype(np.int64), owner.astype(np.int64), counts
+    if labels.ndim == 1:
+        row, (_, column) = np.arange(len(labels)), np.unique(labels, return_inverse=True)
+    else:
+        marks = np.column_stack([labels > 0, ~(labels > 0).any(axis=1)])
+        row, column = np.nonzero(marks[:, marks.any(axis=0)])
+    counts = np.zeros((owner.max() + 1, column.max() + 1), dtype=np.int64)
+    np.add.at(counts, (owner[row], column), 1)
+    return owner.astype(np.int64), counts
+
+
+def _iterative(counts: _Ints, clips: _Ints, *, shares: list[float], seed: int) -> _Ints:
+    """The fold of each group, from 0, by iterative stratification of `_tables`'s counts, and of clips (groups,).
+
+    ``shares`` of all are what the folds want.
+
+    Of the class with the fewest clips left the groups with most of them go first, shuffled within equals, each to the
+    fold that still wants most clips of that class; of equal ones to that which wants most of the group's other classes,
+    by their shares (which a paper of single clips need not ask, and evens groups out), then most clips.
+    """
+    where = np.full(len(counts), -1, dtype=np.int64)
+    shuffled = np.random.default_rng(seed).permutation(len(counts))
+    folds, sizes = len(shares), counts.sum(axis=0)
+    wanted, room = np.outer(shares, sizes), np.array(shares) * clips.sum()
+    left = sizes.copy()
+    while left.any():
+        rarest = int(np.where(left > 0, left, left.max() + 1).argmin())
+        waiting = np.flatnonzero((where < 0) & (counts[:, rarest] > 0))
+        for group in waiting[np.lexsort((shuffled[waiting], -counts[waiting, rarest]))]:
+            others = (wanted / sizes) @ counts[group]
+            keys = [np.round(values, 9) for values in (-room, -others, -wanted[:, rarest])]
+            best = np.lexsort((np.arange(folds), *keys))[0]
+            where[group] = best
+            wanted[best] -= counts[group]
+            room[best] -= clips[group]
+            left = left - counts[group]
+    _fill_empty(where, np.zeros((folds, counts.shape[1]), dtype=np.int64), counts, folds=folds)
+    return where
+
+
+def _several_held(counts: _Ints, clips: _Ints, *, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """The groups to hold out by iterative stratification; of each class one stays."""
+    held = np.asarray(_iterative(counts, clips, shares=[1 - fraction, fraction], seed=seed) == 1)
+    for kind in range(counts.shape[1]):
+        if not counts[~held, kind].any():
+            mine = np.flatnonzero(counts[:, kind])
+            held[mine[clips[mine].argmin()]] = False
+    if not held.any():
+        raise DataError(
+            "no clip can be held out: some class has a single source in each; add clips from other recordings"
+        )
+    return held
 
 
 def _order(counts: _Ints, *, seed: int) -> list[int]:

@@ -28,10 +28,10 @@ from earsight.training.heldout import model_of
 METHODS = ("average", "greedy")
 EXPLAINED = (
     "std: between members, of the mean over folds; ci95: bootstrap over clips within folds; gain: over the mean of "
-    "the members, paired over clips, with a sign-flip test; average: of the members' probabilities, each at its "
-    "calibrated temperature, where a run's summary averages them as they are; greedy: members with replacement by log "
-    "loss (Caruana et al. 2004), chosen for each fold on the other folds; milliseconds: wave to probabilities, one "
-    "clip at a time, median"
+    "the members, paired over clips, with a sign-flip test (of several labels a bootstrap); average: of the members' "
+    "probabilities, each at its calibrated temperature, where a run's summary averages them as they are; greedy: "
+    "members with replacement by log loss (Caruana et al. 2004), chosen for each fold on the others; milliseconds: "
+    "wave to probabilities, one clip at a time, median"
 )
 
 Weights = NDArray[np.float64] | None  # shape (members,), adding up to 1; None: all members weigh the same
@@ -69,10 +69,6 @@ class _Members:
             weights=[share for _, share in chosen],
             trained_on=trained_on(self.grid, self.cards[fold, chosen[0][0]], folds=[fold], method=method),
         )
-
-    def correct(self, fold: int, weights: Weights) -> NDArray[np.bool_]:
-        """Whether the chosen members' mean is right on each held-out clip, shape (clips,)."""
-        return np.asarray(self.grid.mixed(fold, weights).argmax(axis=1) == self.grid.labels[fold])
 
     def milliseconds(self, part: Part) -> float:
         """Time of one clip through a network."""
@@ -114,13 +110,14 @@ def make_ensemble(
     if method not in ways:
         raise RunError(f"--method {method}: cannot be made here; {' '.join(notes)}")
     rows = _rows(members, ways)
-    accuracy = next(row["accuracy"]["mean"] for row in rows if row["method"] == method)
+    kind = "average_precision" if grid.several else "accuracy"
+    score = next(row[kind]["mean"] for row in rows if row["method"] == method)
     models = {}
     for one, weights in ways[method].items():
         card, network = members.part(one, weights, method=method)
-        card.trained_on["held_out_accuracy"] = float(members.correct(one, weights).mean())
+        card.trained_on[f"held_out_{kind}"] = grid.score(one, grid.mixed(one, weights))
         models[one] = FoldModel(card, network, grid.mixed(one, weights), grid.mixed_distance(one, weights))
-    published = _published(members, models, method=method, accuracy=accuracy)
+    published = _published(members, models, method=method, score={f"held_out_{kind}": score})
     if left_out:
         names = (f"seed {member.seed} of {runs[member.run]}" for member in left_out)
         notes.append(f"Left out, for they lack a fold: {', '.join(names)}.")
@@ -175,10 +172,10 @@ def _open(runs: Sequence[Path], *, fold: int | None, device: torch.device) -> tu
         return model_of(runs[place] / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}")
 
     grid = gather(
-        [read_run(run) for run in runs],
+        [read_run(run, several=True) for run in runs],
         names=[str(run) for run in runs],
         fold=fold,
-        temperature=lambda place, trial: load_card(file(place, trial)).temperature,
+        temperature=lambda place, trial: load_card(file(place, trial)).scale,
     )
     files = {(one, member): file(member.run, grid.trials[one, member]) for one in grid.folds for member in grid.members}
     return _Members(runs, grid, files, {key: load_card(path) for key, path in files.items()}, device), grid.left_out
@@ -195,22 +192,22 @@ def _rows(members: _Members, ways: Mapping[str, Mapping[int, Weights]]) -> list[
         for fold, backbones in used.items():
             if backbones not in costs:  # the same networks cost the same on each fold
                 costs[backbones] = members.milliseconds(members.part(fold, way[fold], method=name))
-        correct = {fold: members.correct(fold, weights) for fold, weights in way.items()}
+        mixed = {fold: grid.mixed(fold, weights) for fold, weights in way.items()}
         networks = float(np.mean([len(backbones) for backbones in used.values()]))
         spent = float(np.mean([costs[backbones] for backbones in used.values()]))
-        row = method_row(grid, name, correct, networks=networks)
+        row = method_row(grid, name, mixed, networks=networks)
         rows.append(row | {"milliseconds_per_clip": round(spent, 2)})
     return rows
 
 
-def _published(members: _Members, models: Mapping[int, FoldModel], *, method: str, accuracy: float) -> Part:
+def _published(members: _Members, models: Mapping[int, FoldModel], *, method: str, score: Mapping[str, float]) -> Part:
     """The model to deploy: the fold's own where there is one fold, else the mean of all folds' members."""
     grid = members.grid
     if len(models) == 1:
         model = models[grid.folds[0]]
         return model.card, model.network
     about = trained_on(grid, next(iter(members.cards.values())), folds=grid.folds, method=method)
-    about["held_out_accuracy"] = accuracy
+    about |= score
     if method == "greedy":
         # The model for new clips needs no held-out fold: all folds choose.
         weights = chosen_weights(grid, on=grid.folds)

@@ -23,6 +23,7 @@ from torch import nn
 
 from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
+from earsight.evaluation.metrics import logit
 from earsight.evaluation.summary import write_summary
 from earsight.files import link_or_copy, publish_folder, replace_text, write_state
 from earsight.models.card import ModelCard, ensemble_card
@@ -67,9 +68,12 @@ def joined(parts: Sequence[Part], *, weights: Sequence[float] | None = None, tra
         else:
             flat.append((card, network, share))
     if len(flat) == 1:
-        return replace(flat[0][0], trained_on=trained_on, calibration={}), flat[0][1]
+        return replace(flat[0][0], trained_on=trained_on, calibration={}, thresholds={}), flat[0][1]
     card = ensemble_card([card for card, _, _ in flat], weights=[share for _, _, share in flat], trained_on=trained_on)
-    network = Ensemble([Member(module, one.mean, one.std, one.temperature, share) for one, module, share in flat])
+    several = flat[0][0].several
+    network = Ensemble(
+        [Member(module, one.mean, one.std, one.scale, share) for one, module, share in flat], several=several
+    )
     return card, network.eval()
 
 
@@ -149,20 +153,27 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         "ensemble": len(model.card.members) or 1,
         "temperature": model.card.temperature,
     }
+    if model.card.temperatures:
+        about["temperatures"] = list(model.card.temperatures)
     measured: dict[str, NDArray[Any]] = {} if model.distance is None else {"distance": model.distance}
     if trials[0].groups is not None:
         measured["group"] = trials[0].groups
+    measured["target" if grid.several else "label"] = grid.labels[fold]
     np.savez(
         folder / "predictions.npz",
         allow_pickle=False,
         clip=trials[0].clips,
-        label=trials[0].labels,
-        logits=np.log(np.maximum(model.probabilities, _SMALLEST)).astype(np.float32),
+        logits=_logits(model.probabilities, several=grid.several),
         classes=np.array(trials[0].classes),
         about=np.array(json.dumps(about)),
         **measured,
     )
     replace_text(folder / "DONE", "ensemble\n")
+
+
+def _logits(shares: NDArray[np.float64], *, several: bool) -> NDArray[np.float32]:
+    """What gives these probabilities (clips, classes): logarithms, or of each class by itself log odds."""
+    return (logit(shares) if several else np.log(np.maximum(shares, _SMALLEST))).astype(np.float32)
 
 
 def _save(path: Path, part: Part) -> None:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import DataError, RunError
-from earsight.evaluation.metrics import softmax
+from earsight.evaluation.metrics import probabilities
+from earsight.evaluation.multilabel import Ranking, limits, mean_average_precision, means_of, resampled
 from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference, variance_parts
-from earsight.evaluation.summary import Predictions, clip_groups
+from earsight.evaluation.summary import Predictions, bootstrap_p, clip_draws, clip_groups
 
 
 class Member(NamedTuple):
@@ -33,13 +34,14 @@ class Grid:
     """The predictions of at least two members on each fold.
 
     By fold: ``clips`` (clips,) are manifest paths, ``labels`` (clips,) class numbers, ``probabilities`` (members,
-    clips, classes). ``left_out`` are members that lack a fold.
+    clips, classes). ``left_out`` are members that lack a fold. Where clips may have several labels these are 0 or 1, or
+    NaN, (clips, classes).
     """
 
     folds: tuple[int, ...]
     members: tuple[Member, ...]
     clips: Mapping[int, NDArray[np.str_]]
-    labels: Mapping[int, NDArray[np.int64]]
+    labels: Mapping[int, NDArray[Any]]
     probabilities: Mapping[int, NDArray[np.float64]]
     trials: Mapping[tuple[int, Member], Predictions]
     left_out: tuple[Member, ...]
@@ -59,9 +61,20 @@ class Grid:
         kept = [one for one in table if one is not None]
         return np.average(np.stack(kept), axis=0, weights=weights) if len(kept) == len(table) else None
 
+    @property
+    def several(self) -> bool:
+        """Whether clips may have several labels."""
+        return self.labels[self.folds[0]].ndim == 2
+
     def correct(self, fold: int) -> NDArray[np.bool_]:
         """Whether each member is right on each clip, shape (members, clips)."""
         return np.asarray(self.probabilities[fold].argmax(axis=2) == self.labels[fold])
+
+    def score(self, fold: int, probabilities: NDArray[np.float64]) -> float:
+        """Accuracy of probabilities (clips, classes) of a fold's clips; of several labels mean average precision."""
+        if self.several:
+            return mean_average_precision(self.labels[fold], probabilities)
+        return float((probabilities.argmax(axis=1) == self.labels[fold]).mean())
 
 
 def gather(
@@ -69,13 +82,13 @@ def gather(
     *,
     names: Sequence[str],
     fold: int | None = None,
-    temperature: Callable[[int, Predictions], float] = lambda run, trial: 1.0,
+    temperature: Callable[[int, Predictions], Any] = lambda run, trial: 1.0,
 ) -> Grid:
     """Line up the members of some runs, given by their trials (`earsight.evaluation.summary.read_run`) and folders.
 
     Takes one ``fold``, by default every fold that all runs have. ``temperature`` of (place of the run, trial) divides
-    that trial's logits before the softmax. RunError if the runs are of different data sets, classes or protocols, share
-    no fold or clips, or give fewer than two members.
+    that trial's logits before the softmax, or each class's before its sigmoid. RunError if the runs are of different
+    data sets, classes or protocols, share no fold or clips, or give fewer than two members.
     """
     trials = {
         (trial.about["fold"], Member(place, trial.about["seed"])): trial
@@ -106,14 +119,18 @@ def gather(
         folds=folds,
         members=members,
         clips={one: trial.clips for one, trial in first.items()},
-        labels={one: trial.labels for one, trial in first.items()},
+        labels={one: trial.labels if trial.targets is None else trial.targets for one, trial in first.items()},
         probabilities={
-            one: np.stack([softmax(trials[one, m].logits / temperature(m.run, trials[one, m])) for m in members])
+            one: np.stack([_shares(trials[one, m], temperature(m.run, trials[one, m])) for m in members])
             for one in folds
         },
         trials=trials,
         left_out=tuple(member for member in every if member not in members),
     )
+
+
+def _shares(trial: Predictions, temperature: Any) -> NDArray[np.float64]:
+    return probabilities(trial.logits / np.asarray(temperature), several=trial.targets is not None)
 
 
 def _check_alike(trials: Mapping[tuple[int, Member], Predictions], names: Sequence[str]) -> None:
@@ -123,6 +140,7 @@ def _check_alike(trials: Mapping[tuple[int, Member], Predictions], names: Sequen
         found = {
             "data set or split of it": trial.about["dataset"]["digest"] == one.about["dataset"]["digest"],
             "classes": trial.classes == one.classes,
+            "labels a clip": (trial.targets is None) == (one.targets is None),
             "protocol": trial.about["protocol"] == one.about["protocol"],
         }
         if odd := [what for what, same in found.items() if not same]:
@@ -175,11 +193,17 @@ def greedy_weights(
 
 def chosen_weights(grid: Grid, *, on: Sequence[int]) -> NDArray[np.float64]:
     """Greedy weights (members,) by the members' predictions on some folds, each fold weighing the same."""
-    own = [
-        np.take_along_axis(grid.probabilities[fold], grid.labels[fold][None, :, None], axis=2)[:, :, 0] for fold in on
-    ]
+    own = [_of_the_truth(grid, fold) for fold in on]
     shares = [np.full(part.shape[1], 1 / (len(on) * part.shape[1])) for part in own]
     return greedy_weights(np.concatenate(own, axis=1), shares=np.concatenate(shares))
+
+
+def _of_the_truth(grid: Grid, fold: int) -> NDArray[np.float64]:
+    """The probability that each member gives to what is true: of each clip, or of each class in each clip."""
+    shares, truth = grid.probabilities[fold], grid.labels[fold]
+    if not grid.several:
+        return np.take_along_axis(shares, truth[None, :, None], axis=2)[:, :, 0]
+    return np.where(truth == 1, shares, 1 - shares)[:, ~np.isnan(truth)]
 
 
 def cross_fitted(grid: Grid) -> dict[int, NDArray[np.float64]]:
@@ -190,7 +214,12 @@ def cross_fitted(grid: Grid) -> dict[int, NDArray[np.float64]]:
 
 
 def single_row(grid: Grid) -> dict[str, Any]:
-    """The members by themselves: mean over members and folds, deviation over members of the mean over folds."""
+    """The members by themselves: mean over members and folds, deviation over members of the mean over folds.
+
+    Of several labels ``average_precision`` stands in place of ``accuracy``.
+    """
+    if grid.several:
+        return _several_single(grid)
     table = np.array([grid.correct(fold).mean(axis=1) for fold in grid.folds])  # (folds, members)
     shares, folds = _by_clip(grid, {fold: grid.correct(fold).mean(axis=0) for fold in grid.folds})
     interval = bootstrap_accuracy(shares, folds=folds, groups=grid.groups)
@@ -214,13 +243,16 @@ def single_row(grid: Grid) -> dict[str, Any]:
     return row
 
 
-def method_row(grid: Grid, name: str, correct: Mapping[int, NDArray[np.bool_]], *, networks: float) -> dict[str, Any]:
+def method_row(grid: Grid, name: str, mixed: Mapping[int, NDArray[np.float64]], *, networks: float) -> dict[str, Any]:
     """One way to combine the members: its accuracy, and its gain over a single one on the same clips.
 
-    ``correct`` says by fold whether the combination is right on each clip (clips,), ``networks`` how many networks a
-    clip goes through, mean over the folds. The gain is paired over clips, against the share of the members that is
-    right on each, with an interval over clips.
+    ``mixed`` holds by fold the combination's probabilities (clips, classes), ``networks`` how many networks a clip goes
+    through, mean over the folds. The gain is paired over clips, against the share of the members that is right on each,
+    with an interval over clips.
     """
+    if grid.several:
+        return {"method": name, "networks": networks} | _several_gain(grid, mixed)
+    correct = {fold: np.asarray(shares.argmax(axis=1) == grid.labels[fold]) for fold, shares in mixed.items()}
     own, folds = _by_clip(grid, correct)
     single, _ = _by_clip(grid, {fold: grid.correct(fold).mean(axis=0) for fold in grid.folds})
     return {
@@ -228,6 +260,49 @@ def method_row(grid: Grid, name: str, correct: Mapping[int, NDArray[np.bool_]], 
         "networks": networks,
         "accuracy": bootstrap_accuracy(own, folds=folds, groups=grid.groups).to_dict(),
         "gain": paired_difference(own, single, folds=folds, groups=grid.groups).to_dict(),
+    }
+
+
+def _several_draws(grid: Grid, shares: Mapping[int, Sequence[NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """Mean average precision under each resample (draws,), mean over folds and over each fold's tables."""
+    trials = [grid.trials[fold, grid.members[0]] for fold in grid.folds]
+    drawn, rows_of, _ = clip_draws(trials)
+    measure, out = Ranking.average_precision, []
+    for fold, trial in zip(grid.folds, trials, strict=True):
+        weights = drawn[:, rows_of(trial)]
+        tables = [means_of(resampled(grid.labels[fold], one, weights, measure), 1) for one in shares[fold]]
+        out.append(means_of(np.stack(tables), 0))
+    return means_of(np.stack(out), 0)
+
+
+def _several_single(grid: Grid) -> dict[str, Any]:
+    table = np.array([[grid.score(fold, one) for one in grid.probabilities[fold]] for fold in grid.folds])
+    over_members = table.mean(axis=0)
+    return {
+        "method": "single",
+        "networks": 1,
+        "average_precision": {
+            "mean": float(table.mean()),
+            "std": float(over_members.std(ddof=1)),
+            "ci95": limits(_several_draws(grid, {fold: list(grid.probabilities[fold]) for fold in grid.folds})),
+        },
+        "members": [
+            {"run": member.run, "seed": member.seed, "average_precision": float(value)}
+            for member, value in zip(grid.members, over_members, strict=True)
+        ],
+    }
+
+
+def _several_gain(grid: Grid, mixed: Mapping[int, NDArray[np.float64]]) -> dict[str, Any]:
+    own = _several_draws(grid, {fold: [shares] for fold, shares in mixed.items()})
+    single = _several_draws(grid, {fold: list(grid.probabilities[fold]) for fold in grid.folds})
+    mean = float(np.mean([grid.score(fold, mixed[fold]) for fold in grid.folds]))
+    alone = float(np.mean([[grid.score(fold, one) for one in grid.probabilities[fold]] for fold in grid.folds]))
+    low, high = limits(own - single)
+    gain = {"difference": mean - alone, "ci95": [low, high], "p_value": bootstrap_p(own - single)}
+    return {
+        "average_precision": {"mean": mean, "ci95": limits(own)},
+        "gain": gain | {"beyond_noise": low > 0 or high < 0},
     }
 
 

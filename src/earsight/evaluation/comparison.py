@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import RunError, counted
+from earsight.evaluation import multilabel
 from earsight.evaluation.statistics import (
     FEW_GROUPS,
     TAIL,
@@ -26,7 +27,7 @@ from earsight.evaluation.statistics import (
     settled,
     shared_groups,
 )
-from earsight.evaluation.summary import Predictions
+from earsight.evaluation.summary import Predictions, bootstrap_p, clip_draws, over_folds, refuse_several
 
 DRAWS = 10_000
 METHOD = (
@@ -59,8 +60,11 @@ def compare_runs(
     (those compared pair by pair, or None), ``clips``, ``groups`` (how many, where clips share some), ``difference``
     (mean of the first less the second, ci95, ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``,
     ``notes`` and ``method``. RunError if the runs have other classes, no fold in common, or other clips or labels in a
-    fold.
+    fold. Of clips with several labels see `_compare_several`.
     """
+    if {one.targets is not None for one in (*a, *b)} == {True}:
+        return _compare_several(a, b, names=names)
+    refuse_several((*a, *b), where=f"{names[0]} and {names[1]}: one of them")
     folds = _common_folds(a, b, names)
     seeds = _common_seeds(a, b, folds)
     answers = {fold: _fold_answers(a, b, fold=fold, seeds=seeds, names=names) for fold in folds}
@@ -107,6 +111,86 @@ def compare_runs(
         ),
         "method": METHOD + ("; groups in place of clips, over all folds at once" if shared_groups(groups) else ""),
     }
+
+
+def _compare_several(a: Sequence[Predictions], b: Sequence[Predictions], *, names: tuple[str, str]) -> dict[str, Any]:
+    """The same for clips with several labels: of mean average precision in place of accuracy, by one bootstrap of both.
+
+    The same groups, or clips, are redrawn for both runs at once; ``p_value`` is that of the bootstrap, and
+    ``ci95_with_seeds`` is None: networks are not redrawn.
+    """
+    folds = _common_folds(a, b, names)
+    seeds = _common_seeds(a, b, folds)
+    used = [[t for t in run if t.about["fold"] in folds and (not seeds or t.about["seed"] in seeds)] for run in (a, b)]
+    _check_marks(used[0], used[1], names=names)
+    knowing = next((run for run in used if any(trial.groups is not None for trial in run)), used[0])
+    drawn, rows_of, groups = clip_draws(knowing)
+    measure = multilabel.Ranking.average_precision
+    found, draws = [], []
+    for run in used:
+        owners = np.array([trial.about["fold"] for trial in run])
+        scores = np.array([multilabel.mean_average_precision(trial.marks, trial.logits) for trial in run])
+        found.append(over_folds(scores, owners, each=True))
+        tables = [multilabel.resampled(one.marks, one.logits, drawn[:, rows_of(one)], measure) for one in run]
+        draws.append(over_folds(np.stack([multilabel.means_of(table, 1) for table in tables]), owners))
+    change = draws[0] - draws[1]
+    mean, (low, high) = float(found[0].mean() - found[1].mean()), multilabel.limits(change)
+    result = PairedResult(settled(mean), settled(low), settled(high), bootstrap_p(change))
+    return {
+        "several": True,
+        "runs": [
+            {
+                "run": name,
+                "average_precision": float(score.mean()),
+                "ci95": multilabel.limits(spread),
+                "protocol": run[0].about["protocol"],
+                "seeds": [] if "ensemble" in run[0].about else sorted({trial.about["seed"] for trial in run}),
+                "ensemble": run[0].about.get("ensemble"),
+                "recipe_digest": run[0].about["recipe_digest"],
+            }
+            for run, name, score, spread in zip(used, names, found, draws, strict=True)
+        ],
+        "folds": folds,
+        "seeds": seeds or None,
+        "clips": drawn.shape[1],
+        "groups": groups or None,
+        "difference": {
+            "mean": result.difference,
+            "ci95": [result.low, result.high],
+            "ci95_with_seeds": None,
+            "p_value": result.p_value,
+        },
+        "by_fold": [
+            {"fold": fold, "a": float(one), "b": float(other), "clips": _clips_of(used[0], fold)}
+            for fold, one, other in zip(folds, *found, strict=True)
+        ],
+        "beyond_noise": result.beyond_noise,
+        "verdict": _verdict(result, names),
+        "notes": _notes(a, b, folds=folds, seeds=seeds, groups=groups, with_seeds=False, names=names),
+        "method": (
+            "mean average precision over classes, then over folds; ci95 and p_value: percentile bootstrap of the "
+            f"paired difference, {'groups redrawn' if groups else 'clips redrawn within folds'} ({len(drawn)} draws)"
+        ),
+    }
+
+
+def _clips_of(run: Sequence[Predictions], fold: int) -> int:
+    return next(len(trial.clips) for trial in run if trial.about["fold"] == fold)
+
+
+def _check_marks(a: Sequence[Predictions], b: Sequence[Predictions], *, names: tuple[str, str]) -> None:
+    """Raise RunError unless both runs tested the same clips, with the same targets, on each fold."""
+    for trial in (*a, *b):
+        first = next(one for one in a if one.about["fold"] == trial.about["fold"])
+        order, other = np.argsort(first.clips, kind="stable"), np.argsort(trial.clips, kind="stable")
+        if not np.array_equal(first.clips[order], trial.clips[other]):
+            what = "other clips"
+        elif not np.array_equal(first.marks[order], trial.marks[other], equal_nan=True):
+            what = "other labels"
+        else:
+            continue
+        fold = trial.about["fold"]
+        raise RunError(f"{names[0]} and {names[1]}: fold {fold} has {what}, so that they cannot be compared")
 
 
 def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: int = 0) -> tuple[float, float]:

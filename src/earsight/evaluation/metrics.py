@@ -90,6 +90,25 @@ def softmax(logits: np.ndarray) -> NDArray[np.float64]:
     return np.exp(log_softmax(logits))
 
 
+def sigmoid(logits: np.ndarray) -> NDArray[np.float64]:
+    """Probabilities float64 of logits of any shape, each by itself, without overflow."""
+    scores = np.asarray(logits, dtype=np.float64)
+    small = np.exp(-np.abs(scores))
+    return np.where(scores >= 0, 1 / (1 + small), small / (1 + small))
+
+
+def logit(probabilities: np.ndarray) -> NDArray[np.float64]:
+    """Logits float64 of probabilities; of 0 and 1 those of the numbers next to them that float32 can tell apart."""
+    least = float(np.finfo(np.float32).tiny)
+    shares = np.asarray(probabilities, dtype=np.float64)
+    return np.asarray(np.log(np.maximum(shares, least)) - np.log(np.maximum(1 - shares, least)))
+
+
+def probabilities(logits: np.ndarray, *, several: bool) -> NDArray[np.float64]:
+    """Probabilities (..., classes) of logits: of one class in each row (softmax), or of each class by itself."""
+    return sigmoid(logits) if several else softmax(logits)
+
+
 def log_softmax(logits: np.ndarray) -> NDArray[np.float64]:
     """Logarithms of `softmax`, exact also where a probability is too small to be represented."""
     scores = np.asarray(logits, dtype=np.float64)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -19,7 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import RunError
-from earsight.evaluation.metrics import accuracy, balanced_accuracy, macro_f1, never_predicted, softmax
+from earsight.evaluation import multilabel
+from earsight.evaluation.metrics import (
+    accuracy,
+    balanced_accuracy,
+    logit,
+    macro_f1,
+    never_predicted,
+    sigmoid,
+    softmax,
+)
 from earsight.evaluation.statistics import (
     FEW_GROUPS,
     ClipMeans,
@@ -50,6 +59,8 @@ class Predictions:
         Mahalanobis distance of each clip from the training clips, if measured.
     groups : ndarray of str, shape (clips,), optional
         Source of each clip, where the data set knows them; older runs have none.
+    targets : ndarray of float32, shape (clips, classes), optional
+        Of clips that may have several labels: 1, 0, or NaN where that is not known; ``labels`` are then all -1.
     """
 
     clips: NDArray[np.str_]
@@ -59,10 +70,20 @@ class Predictions:
     about: Mapping[str, Any]
     distance: NDArray[np.float64] | None = None
     groups: NDArray[np.str_] | None = None
+    targets: NDArray[np.float32] | None = None
+
+    @property
+    def marks(self) -> NDArray[np.float32]:
+        """The targets of clips that may have several labels."""
+        if self.targets is None:
+            raise RuntimeError("clips with one label have labels, not targets")
+        return self.targets
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the highest logit is the label's, shape (clips,)."""
+        if self.targets is not None:
+            raise RuntimeError("clips with several labels have no one label that would be right")
         return np.asarray(self.logits.argmax(axis=1) == self.labels)
 
 
@@ -70,14 +91,16 @@ def read_predictions(path: Path) -> Predictions:
     """Read one ``predictions.npz``; RunError if it is missing, broken, or lacks an array."""
     try:
         with np.load(path, allow_pickle=False) as file:
+            targets = file["target"] if "target" in file.files else None
             found = Predictions(
                 clips=file["clip"],
-                labels=file["label"],
+                labels=file["label"] if targets is None else np.full(len(file["clip"]), -1),
                 logits=file["logits"],
                 classes=tuple(str(name) for name in file["classes"]),
                 about=dict(json.loads(str(file["about"]))),
                 distance=file["distance"] if "distance" in file.files else None,
                 groups=file["group"] if "group" in file.files else None,
+                targets=targets,
             )
     except FileNotFoundError as error:
         raise RunError(f"{path}: not there; the trial has not ended: run the same command again") from error
@@ -120,14 +143,28 @@ def read_history(run: Path, trial: Predictions) -> list[dict[str, Any]]:
     return records
 
 
-def read_run(run: Path) -> list[Predictions]:
-    """The predictions of every finished trial of a run folder, by fold and seed; RunError if there is none."""
+def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
+    """The predictions of every finished trial of a run folder, by fold and seed; RunError if there is none.
+
+    ``several``: whether the caller can do with clips of several labels; else they are refused, by RunError.
+    """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")
     found = [read_predictions(path.with_name("predictions.npz")) for path in run.glob("fold-*/seed-*/DONE")]
     if not found:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
+    if not several:
+        refuse_several(found, where=str(run))
     return sorted(found, key=lambda item: (item.about["fold"], item.about["seed"]))
+
+
+def refuse_several(trials: Sequence[Predictions], *, where: str) -> None:
+    """Raise RunError if clips may have several labels, for callers that can only do with one."""
+    if any(trial.targets is not None for trial in trials):
+        raise RunError(
+            f"{where}: its clips have several labels each, and this is for runs of one label a clip; `earsight "
+            "summary`, `compare` and `calibrate` do for both"
+        )
 
 
 def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +182,8 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
         values = sorted({str(value) for value in found})
         if len(values) > 1:
             raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
+    if trials[0].targets is not None:
+        return summarize_several(trials, machine=machine)
     first, means = trials[0].about, clip_means(trials)
     interval = bootstrap_accuracy(means.correct, folds=means.folds, groups=means.groups)
     rows = [
@@ -218,9 +257,184 @@ def base_rates(
 
 def write_summary(run: Path, *, machine: Mapping[str, Any]) -> dict[str, Any]:
     """Summarise a run folder into its ``summary.json`` and return the same."""
-    summary = summarize(read_run(run), machine=machine)
+    summary = summarize(read_run(run, several=True), machine=machine)
     write_state(run / "summary.json", summary, indent=2)
     return summary
+
+
+def summarize_several(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of trials whose clips may have several labels.
+
+    It has ``several``; ``average_precision``: the mean over folds of the mean over classes (macro), its ``std`` and
+    ``ci95``, and ``chance``, what scores that say nothing would reach; ``auroc`` (mean, ci95); ``f1`` (micro and macro
+    at a ``threshold`` of 1/2); ``classes``: name, clips, average precision with its interval, chance, AUROC and F1;
+    ``without_positives``: classes by fold that have no positive clip there, or no negative one, and are left out of its
+    mean; ``groups``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``; with several seeds also
+    ``average_precision.std_over_seeds`` and ``ensemble``. Intervals: bootstrap over groups, else clips within folds.
+    """
+    first, classes = trials[0].about, trials[0].classes
+    drawn, rows_of, groups = clip_draws(trials)
+    tables: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    rows = []
+    for trial in trials:
+        weights = drawn[:, rows_of(trial)]
+        for name, measure, exact in _MEASURES:
+            tables[name].append(exact(trial.marks, trial.logits))
+            tables[f"{name}_draws"].append(multilabel.resampled(trial.marks, trial.logits, weights, measure))
+        rows.append(
+            {
+                "fold": trial.about["fold"],
+                "seed": trial.about["seed"],
+                "average_precision": multilabel.mean_of(tables["average_precision"][-1]),
+                "clips": len(trial.clips),
+                "epoch": trial.about["epoch"],
+                "seconds": trial.about["seconds"],
+            }
+        )
+    folds = np.array([row["fold"] for row in rows])
+    stacked = {name: np.stack(values) for name, values in tables.items()}
+    by_seed: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        by_seed[row["seed"]].append(row["average_precision"])
+    per_fold = over_folds(np.array([row["average_precision"] for row in rows]), folds, each=True)
+    marks, logits = np.concatenate([one.marks for one in trials]), np.concatenate([one.logits for one in trials])
+    f1 = multilabel.f1_at(marks, sigmoid(logits), 0.5)
+    out: dict[str, Any] = {
+        "several": True,
+        "average_precision": {
+            "mean": float(per_fold.mean()),
+            "std": _deviation(per_fold.tolist()),
+            "ci95": macro_limits(stacked["average_precision_draws"], folds),
+            "chance": float(np.mean([multilabel.mean_of(_chance(one)) for one in trials])),
+        },
+        "auroc": {
+            "mean": float(over_folds(multilabel.means_of(stacked["auroc"], 1), folds)),
+            "ci95": macro_limits(stacked["auroc_draws"], folds),
+        },
+        "f1": {"threshold": 0.5, "micro": f1.micro, "macro": f1.macro},
+        "classes": [],
+        "without_positives": [
+            {"fold": int(fold), "classes": [name for name, bare in zip(classes, lacking, strict=True) if bare]}
+            for fold in np.unique(folds)
+            if (lacking := np.isnan(stacked["average_precision"][folds == fold][0])).any()
+        ],
+        "groups": {"count": groups, "few": groups < FEW_GROUPS} if groups else None,
+        "folds": rows,
+    }
+    clips = distinct_positives(trials)
+    for number, name in enumerate(classes):
+        own = {key: table[..., number] for key, table in stacked.items()}
+        found = over_folds(own["average_precision"], folds)
+        out["classes"].append(
+            {
+                "name": name,
+                "clips": clips[number],
+                "average_precision": _number(found),
+                "ci95": multilabel.limits(over_folds(own["average_precision_draws"], folds)),
+                "chance": _number(over_folds(np.stack([_chance(one)[number] for one in trials]), folds)),
+                "auroc": _number(over_folds(own["auroc"], folds)),
+                "precision": float(f1.precision[number]),
+                "recall": float(f1.recall[number]),
+                "f1": float(f1.f1[number]),
+            }
+        )
+    if len(by_seed) > 1 and len(rows) == len(by_seed) * len(np.unique(folds)):
+        out["average_precision"]["std_over_seeds"] = _deviation([float(np.mean(found)) for found in by_seed.values()])
+        out["ensemble"] = _several_ensemble(trials, drawn, rows_of, stacked["average_precision_draws"], per_fold)
+    return out | {name: first[name] for name in ("protocol", "recipe_digest", "dataset")} | {"machine": dict(machine)}
+
+
+_MEASURES = (
+    ("average_precision", multilabel.Ranking.average_precision, multilabel.average_precisions),
+    ("auroc", multilabel.Ranking.auroc, multilabel.aurocs),
+)
+
+
+def clip_draws(
+    trials: Sequence[Predictions],
+) -> tuple[NDArray[np.float64], Callable[[Predictions], NDArray[np.int64]], int]:
+    """Bootstrap weights of the trials' distinct clips (draws, clips), a trial's places in them, and how many groups.
+
+    Clips are sorted by name, so that two runs on the same clips are redrawn alike. 0 groups: clips were redrawn.
+    """
+    folds = np.concatenate([np.full(len(one.clips), one.about["fold"]) for one in trials])
+    names, first = np.unique(np.concatenate([one.clips for one in trials]), return_index=True)
+    groups = clip_groups(trials)
+    own = None if groups is None else groups[first]
+    count = multilabel.draws_for(len(names), len(trials[0].classes))
+    drawn = multilabel.resamples(names, folds[first], own, draws=count)
+    return drawn.weights, lambda one: np.searchsorted(names, one.clips), shared_groups(own)
+
+
+def over_folds(values: NDArray[np.float64], folds: NDArray[Any], *, each: bool = False) -> NDArray[np.float64]:
+    """Mean over folds of the mean over their seeds of values (trials, ...), without NaN; ``each`` fold by itself."""
+    means = np.stack([multilabel.means_of(values[folds == fold], 0) for fold in np.unique(folds)])
+    return means if each else multilabel.means_of(means, 0)
+
+
+def macro_limits(draws: NDArray[np.float64], folds: NDArray[Any]) -> list[float]:
+    """The 95 % interval of the mean over folds and classes, of draws (trials, draws, classes)."""
+    return multilabel.limits(over_folds(multilabel.means_of(draws, 2), folds))
+
+
+def distinct_positives(trials: Sequence[Predictions]) -> list[int]:
+    """How many clips each class sounds in; a clip that several seeds predicted counts once."""
+    first = np.unique(np.concatenate([one.clips for one in trials]), return_index=True)[1]
+    return [int(count) for count in (np.concatenate([one.marks for one in trials])[first] == 1).sum(axis=0)]
+
+
+def _chance(trial: Predictions) -> NDArray[np.float64]:
+    """The share of a class's known clips that it sounds in: its average precision for scores that say nothing."""
+    found = multilabel.means_of(trial.marks.astype(np.float64), 0)
+    return np.where((found > 0) & (found < 1), found, np.nan)
+
+
+def _number(value: NDArray[np.float64]) -> float | None:
+    """A value for JSON; None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def seed_means(trials: Sequence[Predictions]) -> list[Predictions]:
+    """For each fold the mean of its seeds' probabilities, as a trial of its first seed."""
+    by_fold: dict[int, list[Predictions]] = defaultdict(list)
+    for trial in trials:
+        by_fold[trial.about["fold"]].append(trial)
+    return [
+        replace(found[0], logits=logit(np.mean([sigmoid(one.logits) for one in found], axis=0)).astype(np.float32))
+        for found in by_fold.values()
+    ]
+
+
+def _several_ensemble(
+    trials: Sequence[Predictions],
+    drawn: NDArray[np.float64],
+    rows_of: Callable[[Predictions], NDArray[np.int64]],
+    single: NDArray[np.float64],
+    per_fold: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Average precision of the probabilities averaged over seeds, and its gain over a single network, paired."""
+    members = seed_means(trials)
+    measure = multilabel.Ranking.average_precision
+    draws = np.stack([multilabel.resampled(one.marks, one.logits, drawn[:, rows_of(one)], measure) for one in members])
+    folds = np.array([one.about["fold"] for one in members])
+    found = float(np.mean([multilabel.mean_average_precision(one.marks, one.logits) for one in members]))
+    owners = np.array([one.about["fold"] for one in trials])
+    change = over_folds(multilabel.means_of(draws, 2), folds) - over_folds(multilabel.means_of(single, 2), owners)
+    low, high = multilabel.limits(change)
+    gain = {"difference": found - float(per_fold.mean()), "ci95": [low, high], "p_value": bootstrap_p(change)}
+    return {
+        "average_precision": found,
+        "ci95": macro_limits(draws, folds),
+        "gain": gain | {"beyond_noise": low > 0 or high < 0},
+        "members": len(trials) // len(members),
+    }
+
+
+def bootstrap_p(change: NDArray[np.float64]) -> float:
+    """Two-sided p-value of draws (draws,) of a difference: twice the share that lies beyond 0, at least 2 / draws."""
+    found = change[~np.isnan(change)]
+    tail = min(np.count_nonzero(found <= 0), np.count_nonzero(found >= 0))
+    return float(min(1.0, 2 * (tail + 1) / (len(found) + 1)))
 
 
 def labels_and_predictions(trials: Sequence[Predictions]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -17,6 +17,7 @@ import torch
 
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError, RunError
+from earsight.evaluation.multilabel import mean_average_precision
 from earsight.evaluation.summary import read_predictions
 from earsight.execution.processes import run_at_once
 from earsight.execution.ray_cluster import Cluster
@@ -225,7 +226,11 @@ def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:
     found = read_predictions(trial.folder(run) / "predictions.npz")
     note = "done before" if before else f"{found.about['seconds']:.0f} s"
     optimistic = ", optimistic: they chose the epoch" if prepared.recipe.training.protocol == "test" else ""
-    share = f"{100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips"
+    if found.targets is not None:
+        precision = 100 * mean_average_precision(found.targets, found.logits)
+        share = f"mean average precision {precision:.1f} % of {len(found.clips)} held-out clips"
+    else:
+        share = f"{100 * found.correct.mean():.1f} % of {len(found.labels)} held-out clips"
     return f"{prepared.dataset.part_name(trial.fold)} seed {trial.seed}: {share} ({note}){optimistic}"
 
 

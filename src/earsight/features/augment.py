@@ -191,6 +191,21 @@ def one_hot(labels: NDArray[np.int64], *, classes: int, smoothing: float = 0.0) 
     return hot * (1.0 - smoothing) + smoothing / classes
 
 
+def mix_marks(marks: Tensor, partner: Tensor, share: Tensor) -> Tensor:
+    """Marks (batch, classes) of several labels, 1, 0 or NaN for not known, mixed as the spectrograms are.
+
+    ``partner`` (batch,) and ``share`` (batch, 1) are the draws'. What is not known of a part is not of the mixture.
+    """
+    known, values = ~marks.isnan(), marks.nan_to_num()
+    mixed = torch.lerp(values[partner], values, share)
+    return torch.where(known & (known[partner] | (share >= 1)), mixed, torch.nan)
+
+
+def smoothed(marks: Tensor, smoothing: float) -> Tensor:
+    """Marks (batch, classes) of several labels, smoothed towards 1/2."""
+    return marks * (1.0 - smoothing) + smoothing / 2
+
+
 _SINGLE = 4  # speed, place, roll and share stand before the masks
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from earsight.data import audio
 from earsight.errors import counted
+from earsight.evaluation.metrics import logit, probabilities
 from earsight.recipe import Features, Training
 
 MUCH = 2.0
@@ -93,15 +94,20 @@ class ClipWindows:
         counts: NDArray[np.int64] = np.bincount(self.clips[self.judged], minlength=len(self._first) - 1)[clips]
         return counts
 
-    def log_means(self, clips: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (clips, classes) of clips: of one row its own, of several the log of their mean probabilities."""
+    def log_means(
+        self, clips: NDArray[np.int64], logits: NDArray[np.float32], *, several: bool = False
+    ) -> NDArray[np.float32]:
+        """Logits (clips, classes) of clips: of one row its own, of several those of their mean probabilities.
+
+        These are the logarithms; of classes that may sound together (``several``) the log odds.
+        """
         if self.single:
             return logits
-        exact = logits.astype(np.float64)
-        peaks = exact.max(axis=1, keepdims=True)
-        shares = exact - peaks - np.log(np.exp(exact - peaks).sum(axis=1, keepdims=True))
-        means = np.maximum(self.means(clips, np.exp(shares)), np.finfo(np.float32).tiny)
-        out: NDArray[np.float32] = np.log(means).astype(np.float32)
+        shares = self.means(clips, probabilities(logits, several=several))
+        if several:
+            out = logit(shares).astype(np.float32)
+        else:
+            out = np.log(np.maximum(shares, np.finfo(np.float32).tiny)).astype(np.float32)
         counts = self.counts(clips)
         out[counts == 1] = logits[np.repeat(counts, counts) == 1]
         return out

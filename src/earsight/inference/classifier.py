@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from earsight.calibration.apply import own_thresholds
 from earsight.inference.clips import predict_clips
 from earsight.inference.events import EventRules, events_of
 from earsight.inference.explanation import explain
@@ -44,10 +45,11 @@ class Classifier(Model):
         """Detect sound events in a recording of any length; yields each when it has ended, in constant memory.
 
         ``hop_seconds`` and errors are those of `recording`; ``rules`` are threshold, release, shortest event and
-        longest gap.
+        longest gap; by default with the model's own threshold of each class, where it has one.
         """
         windows = self.recording(path, hop_seconds=hop_seconds)
-        return events_of(windows, rules or EventRules(), hop_seconds=hop_seconds, window_seconds=self.clip_seconds)
+        rules = rules or EventRules(of_class=own_thresholds(self.card))
+        return events_of(windows, rules, hop_seconds=hop_seconds, window_seconds=self.clip_seconds)
 
     explain = explain
 

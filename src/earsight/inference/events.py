@@ -14,8 +14,8 @@ class reaches the threshold, an event of another that does not is over, and is n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from earsight.errors import AudioError, EarsightError, ModelError
@@ -37,13 +37,15 @@ class EventRules:
     A class whose probability reaches ``threshold`` begins an event, which goes on while it is at least ``release``
     (default 0.7 times the threshold). Events of a class with at most ``gap_seconds`` between them are one (default one
     hop, or a window where that is shorter: a single window that missed the sound does not part it); events shorter than
-    ``shortest_seconds`` are left out, after joining.
+    ``shortest_seconds`` are left out, after joining. ``of_class`` holds thresholds of single classes, as a model
+    file has them; a release that is given is then at most the class's threshold.
     """
 
     threshold: float = THRESHOLD
     release: float | None = None
     shortest_seconds: float = 0.0
     gap_seconds: float | None = None
+    of_class: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -56,6 +58,15 @@ class EventRules:
         for name, seconds in (("minimum duration", self.shortest_seconds), ("gap", self.gap_seconds or 0.0)):
             if not 0 <= seconds < math.inf:
                 raise EarsightError(f"{name} is {seconds:g} s; expected 0 or more")
+
+    def rises_at(self, label: str) -> float:
+        """The probability at which an event of a class begins."""
+        return self.of_class.get(label, self.threshold)
+
+    def falls_at(self, label: str) -> float:
+        """The probability below which an event of a class ends."""
+        rise = self.rises_at(label)
+        return RELEASE_SHARE * rise if self.release is None else min(self.release, rise)
 
     @property
     def falls_below(self) -> float:
@@ -81,7 +92,7 @@ class _Open:
 class EventTracker:
     """Turns one recording's windows into events, one window at a time; ``state``, from `state`, resumes.
 
-    ``exclusive``: at most one class is there at a time, as softmax has it.
+    ``exclusive``: at most one class is there at a time, as softmax has it; predictions of several classes say so.
     """
 
     def __init__(
@@ -116,16 +127,17 @@ class EventTracker:
         found = window.found
         # A window of no class belongs to no event.
         shares = {} if found.unknown else dict(zip(found.classes, found.probabilities, strict=True))
-        speaks = self._exclusive and bool(shares) and shares[found.label] >= self._rules.threshold
+        alone = self._exclusive and not found.several
+        speaks = alone and bool(shares) and shares[found.label] >= self._rules.rises_at(found.label)
         over = [label for label, event in self._open.items() if begin - event.end > self._gap]
         if speaks:
-            over += [one for one in self._open if one not in over and shares.get(one, 0.0) < self._rules.threshold]
+            over += [one for one in self._open if one not in over and shares.get(one, 0.0) < self._rules.rises_at(one)]
         self._finish(over)
         for label, share in shares.items():
-            if not speaks or share >= self._rules.threshold:
+            if not speaks or share >= self._rules.rises_at(label):
                 self._extend(label, share, begin, end)
         for label, event in self._open.items():
-            event.going_on = event.going_on and shares.get(label, 0.0) >= self._rules.falls_below
+            event.going_on = event.going_on and shares.get(label, 0.0) >= self._rules.falls_at(label)
         return self._ready(end)
 
     def close(self) -> list[Event]:
@@ -139,7 +151,7 @@ class EventTracker:
     def _extend(self, label: str, share: float, begin: float, end: float) -> None:
         event = self._open.get(label)
         goes_on = event is not None and event.going_on and begin - event.end <= _ROUNDING
-        if share < (self._rules.falls_below if goes_on else self._rules.threshold):
+        if share < (self._rules.falls_at(label) if goes_on else self._rules.rises_at(label)):
             return
         if event is None:
             self._open[label] = _Open(begin, end, share, share, 1, going_on=True)

@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.calibration.apply import Pool
+from earsight.calibration.apply import Pool, card_probabilities
 from earsight.data import audio
 from earsight.errors import AudioError, DataError, ModelError
-from earsight.evaluation.metrics import softmax
 from earsight.inference.formats import harmless
 from earsight.inference.model import Model, grouped
 from earsight.inference.sounds import Sound
@@ -238,7 +237,8 @@ def explain(
     }
 
     def probability(spectrograms: Tensor) -> Tensor:
-        return torch.softmax(network(spectrograms) / model.card.temperature, dim=1)[:, target]
+        scaled = network(spectrograms) / torch.tensor(model.card.scale, device=spectrograms.device)
+        return torch.sigmoid(scaled)[:, target] if model.card.several else torch.softmax(scaled, dim=1)[:, target]
 
     measured = None
     if curves:
@@ -290,11 +290,11 @@ def _strongest(
     after = next(parts, None)
     if after is None:
         return begin, wave, 1, None
-    pool, temperature = Pool(model.card), model.card.temperature
+    pool = Pool(model.card)
     best, windows = np.full(len(model.classes), -1.0), np.zeros(len(model.classes), dtype=np.int64)
     for group in chain([[wave]], grouped(chain([after], parts))):
         raw = model.raw(np.stack(group))
-        for number, shares in enumerate(softmax(raw.logits / temperature), start=pool.windows):
+        for number, shares in enumerate(card_probabilities(model.card, raw.logits), start=pool.windows):
             windows[shares > best] = number
             best = np.maximum(best, shares)
         pool.add(raw)

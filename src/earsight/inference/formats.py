@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from earsight.files import TURNING, json_text
-from earsight.inference.predictions import Event, Prediction
+from earsight.inference.predictions import NONE, Event, Prediction
 
 Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
@@ -32,7 +32,7 @@ class Writer(ABC):
     and ``low_hz``: the highest and the lowest frequency that the model gets of the recording; ``first``: whether of
     long clips only the first window was used, so that the csv has no columns ``windows``, ``agreement`` and
     ``calibrated``; ``damaged``: whether damaged clips are used, so that it has the columns ``damage`` and
-    ``read_seconds``.
+    ``read_seconds``. ``classes``: those of a model whose classes may sound together, of which rows have all.
     """
 
     kind: Kind
@@ -43,6 +43,7 @@ class Writer(ABC):
     low_hz: float = 0.0
     first: bool = False
     damaged: bool = False
+    classes: tuple[str, ...] = ()
 
     def header(self) -> str:
         """The line before the first row; empty if the format has none."""
@@ -68,12 +69,24 @@ class _Text(Writer):
     """Text for reading, separated by tabs."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
-        words = [f"{_words(name)} {100 * share:.1f} %" for name, share in self._pairs(found)]
+        words = self._several(found) if found.several else []
+        words = words or [f"{_words(name)} {100 * share:.1f} %" for name, share in self._pairs(found)]
         words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
         words += [agreement(found)] if found.windows > 1 else []
         if found.read_seconds is not None:
             words.append(f"from the {found.read_seconds:.2f} s that are whole: {_words(found.damage)}")
         return self._row(found.path, *_seconds(times), *([f"error: {_words(found.error)}"] if found.error else words))
+
+    def _several(self, found: Prediction) -> list[str]:
+        """The named classes, and in brackets the next, up to so many as are to be shown; or that none is named."""
+        if found.unknown or found.error:
+            return []
+        pairs = list(zip(found.classes, found.probabilities, strict=True))
+        words = [f"{_words(name)} {100 * share:.1f} %" for name, share in pairs if name in found.named]
+        rest = [f"{_words(name)} {100 * share:.1f} %" for name, share in pairs if name not in found.named]
+        if not words:
+            return [f"{NONE} (nearest: {rest[0]})", *(f"({one})" for one in rest[1 : self.top])]
+        return words + [f"({one})" for one in rest[: max(0, self.top - len(words))]]
 
     def event(self, path: str, event: Event) -> str:
         return self._row(path, *_seconds(_span(event)), f"{_words(event.label)} {100 * event.score:.1f} %")
@@ -98,6 +111,9 @@ class _Csv(Writer):
         row = [found.path, *_seconds(times), *cells, *self._confidence(found), found.error, *windows]
         if self.damaged:
             row += [found.damage, "" if found.read_seconds is None else f"{found.read_seconds:.6f}"]
+        if self.classes:
+            share = dict(zip(found.classes, found.probabilities, strict=True))
+            row += [_quoted(";".join(found.named)), *(f"{share[n]:.6f}" if share else "" for n in self.classes)]
         return csv_line(row)
 
     def event(self, path: str, event: Event) -> str:
@@ -105,7 +121,8 @@ class _Csv(Writer):
         return csv_line([path, *_seconds(_span(event)), _quoted(event.label), *figures, ""])
 
     def problem(self, path: str, reason: str) -> str:
-        return csv_line([path, *[""] * (len(self._columns()) - 2), reason])
+        columns = self._columns()
+        return csv_line([path, *(reason if name == "error" else "" for name in columns[1:])])
 
     def _columns(self) -> list[str]:
         if self.kind == "events":
@@ -114,7 +131,19 @@ class _Csv(Writer):
         extra = ["unknown", "novelty", "plausible"] if self.calibrated else []
         times = _TIMES if self.kind == "windows" else ()
         damage = ["damage", "read_seconds"] if self.damaged else []
-        return ["path", *times, "label", "probability", *ranks, *extra, "error", *self._window_columns(), *damage]
+        several = ["labels", *(_quoted(f"p_{name}") for name in self.classes)] if self.classes else []
+        return [
+            "path",
+            *times,
+            "label",
+            "probability",
+            *ranks,
+            *extra,
+            "error",
+            *self._window_columns(),
+            *damage,
+            *several,
+        ]
 
     def _window_columns(self) -> list[str]:
         if self.kind != "clips" or self.first:
@@ -144,7 +173,10 @@ class _JsonLines(Writer):
     """A JSON object a row."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
-        row = {"path": found.path, **_rounded(times), "classes": dict(self._pairs(found))}
+        pairs = zip(found.classes, found.probabilities, strict=True) if found.several else self._pairs(found)
+        row = {"path": found.path, **_rounded(times), "classes": dict(pairs)}
+        if found.several:
+            row["labels"] = list(found.named)
         if found.error:
             row["error"] = found.error
         if found.novelty is not None:
@@ -173,7 +205,12 @@ class _Audacity(Writer):
     """A label track: begin, end and label, separated by tabs."""
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
-        return "" if found.error else self._selection(found.answer, found.probabilities[0], *times)
+        if found.error:
+            return ""
+        if found.several and not found.unknown:
+            pairs = zip(found.classes, found.probabilities, strict=True)
+            return "".join(self._selection(name, share, *times) for name, share in pairs if name in found.named)
+        return self._selection(found.answer, found.probabilities[0], *times)
 
     def event(self, path: str, event: Event) -> str:
         return self._selection(event.label, event.score, *_span(event))

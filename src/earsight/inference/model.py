@@ -21,7 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.calibration.apply import Outputs, Pool, Raw, calibrated, check_calibration, fits_pools, raw_outputs
+from earsight.calibration.apply import (
+    Outputs,
+    Pool,
+    Raw,
+    calibrated,
+    card_probabilities,
+    check_calibration,
+    fits_pools,
+    raw_outputs,
+    threshold_of,
+)
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.data.intake import Loss, Meter, loss_texts
@@ -124,6 +134,8 @@ class Model:
 
     def probabilities(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
         """Probabilities (batch, classes) float32 of waves, at the model's calibrated temperature."""
+        if self.card.several:
+            return card_probabilities(self.card, self.logits(waves)).astype(np.float32)
         logits = torch.from_numpy(self.logits(waves))
         return _all_finite(np.asarray(torch.softmax(logits / self.card.temperature, dim=1).numpy()))
 
@@ -181,9 +193,17 @@ class Model:
                     novelty=None if found.ood_score is None else float(found.ood_score[row]),
                     plausible=tuple(self.classes[i] for i in plausible),
                     calibrated=is_fit if self.card.calibration else None,
+                    several=self.card.several,
+                    named=self._named(shares, order),
                 )
             )
         return predictions
+
+    def _named(self, shares: NDArray[np.floating], order: NDArray[np.int64]) -> tuple[str, ...]:
+        """Of classes that may sound together those that reach their thresholds, in this order."""
+        if not self.card.several:
+            return ()
+        return tuple(self.classes[i] for i in order if shares[i] >= threshold_of(self.card, self.classes[i]))
 
     def predict(self, sound: Sound, *, rate: float | None = None, first: bool = False) -> Prediction:
         """Classify one sound.

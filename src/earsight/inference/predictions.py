@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+NONE = "none"
+"""What is shown where no class reaches its threshold."""
+
 
 @dataclass(frozen=True)
 class Prediction:
     """The classes of one sound, most probable first, and their probabilities, which add up to 1.
+
+    With ``several`` classes at a time each probability is by itself, and ``named`` are those that reach their
+    thresholds, most probable first; there may be none.
 
     ``unknown``: the OOD score is above the model's threshold, for the sound is unlike any of its classes. ``novelty``:
     that score, higher for sounds less like any class; None where the model was not calibrated. ``plausible``: the
@@ -43,6 +49,8 @@ class Prediction:
     damage: str = ""
     read_seconds: float | None = None
     left_out: dict[str, float] = field(default_factory=dict, hash=False)
+    several: bool = False
+    named: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -51,7 +59,9 @@ class Prediction:
 
     @property
     def answer(self) -> str:
-        """``unknown`` for an unknown sound, else the label."""
+        """``unknown`` for an unknown sound, else the label; of several classes those named, or ``none``."""
+        if self.several and not self.unknown:
+            return ";".join(self.named) or NONE
         return "unknown" if self.unknown else self.label
 
 

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from earsight.calibration.apply import threshold_of
 from earsight.calibration.ood import share_interval
-from earsight.calibration.temperature import expected_calibration_error
+from earsight.calibration.temperature import binary_calibration_error, expected_calibration_error
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError
-from earsight.evaluation.metrics import accuracy, log_loss, macro_f1, per_class
+from earsight.evaluation.metrics import accuracy, log_loss, logit, macro_f1, per_class
+from earsight.evaluation.multilabel import binary_log_loss, f1_at
 from earsight.evaluation.statistics import ClipMeans, bootstrap_accuracy
-from earsight.evaluation.summary import base_rates
+from earsight.evaluation.summary import Predictions, base_rates, summarize_several
 from earsight.inference.classifier import Classifier
 from earsight.inference.formats import harmless
 from earsight.inference.predictions import Prediction
@@ -76,6 +78,9 @@ def evaluate(
     (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and
     ``calibrated_on_these``: whether some of the clips calibrated the model, so that these figures are optimistic.
 
+    Where the model's classes may sound together it returns what `_several_result` adds in place of accuracy, macro F1
+    and base rates.
+
     DataError if a label is unknown to the model, the fold is not there, or clips cannot be read.
     """
     check_labels(classifier, dataset)
@@ -90,6 +95,19 @@ def evaluate(
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
     how = {"first": first, "damaged": damaged}
     good, found, skipped = _predictions(classifier, dataset, rows, how=how, skip_bad=skip_bad, progress=progress)
+    if classifier.card.several:
+        result = _several_result(classifier, dataset, good, found) | {
+            "clips": len(good),
+            "fold": fold,
+            "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
+            "seen_in_training": _seen(classifier, dataset, trained, rows),
+            "skipped": skipped,
+            **_long(found),
+            **_damaged(dataset, good, found),
+        }
+        if classifier.card.calibration or classifier.card.temperatures:
+            result["confidence"]["calibrated_on_these"] = _calibrated_on(classifier.card, dataset, rows)
+        return result
     number = {name: index for index, name in enumerate(classifier.classes)}
     truth = np.array([number[dataset.clips[row].label] for row in good])
     guess = np.array([number[one.label] for one in found])
@@ -107,22 +125,82 @@ def evaluate(
         "seen_in_training": _seen(classifier, dataset, trained, rows),
         "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
+        **_damaged(dataset, good, found),
+        **_long(found),
     }
-    if hurt := [(row, one) for row, one in zip(good, found, strict=True) if one.damage]:
-        result["damaged"] = [f"{dataset.clips[row].path}: {one.damage}" for row, one in hurt]
-    if long := [one for one in found if one.windows > 1]:
-        result["long"] = {
-            "clips": len(long),
-            "windows": sum(one.windows for one in long),
-            "agreement": float(np.average([one.agreement for one in long], weights=[one.windows for one in long])),
-            "calibrated": long[0].calibrated,
-        }
     if classifier.card.calibration.keys() & {"unknown", "sets"}:
         result["confidence"] = {
             **confidence_figures(classifier.card, truth, found),
             "calibrated_on_these": _calibrated_on(classifier.card, dataset, rows),
         }
     return result
+
+
+def _damaged(dataset: Dataset, rows: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
+    """What is wrong with clips that were classified all the same; nothing without such."""
+    hurt = [f"{dataset.clips[row].path}: {one.damage}" for row, one in zip(rows, found, strict=True) if one.damage]
+    return {"damaged": hurt} if hurt else {}
+
+
+def _long(found: Sequence[Prediction]) -> dict[str, Any]:
+    """Figures of clips that were cut into several windows; nothing without such."""
+    long = [one for one in found if one.windows > 1]
+    if not long:
+        return {}
+    agreement = float(np.average([one.agreement for one in long], weights=[one.windows for one in long]))
+    windows = sum(one.windows for one in long)
+    return {"long": {"clips": len(long), "windows": windows, "agreement": agreement, "calibrated": long[0].calibrated}}
+
+
+def _several_result(
+    classifier: Classifier, dataset: Dataset, rows: NDArray[np.int64], found: Sequence[Prediction]
+) -> dict[str, Any]:
+    """Scores of clips with several labels, as `earsight.evaluation.summary.summarize_several` has them.
+
+    F1, precision and recall are those at the model's thresholds, of which ``classes`` have one each. ``confidence`` is
+    the calibration error of all yes and no, the binary log loss, and the share called unknown. A data set of one label
+    a clip tests such a model too: all other classes are then absent.
+    """
+    card = classifier.card
+    place = {name: index for index, name in enumerate(card.classes)}
+    marks = np.zeros((len(rows), len(place)), dtype=np.float32)
+    columns = [place[name] for name in dataset.classes]
+    marks[:, columns] = dataset.targets[rows]
+    shares = np.zeros(marks.shape)
+    for row, one in enumerate(found):
+        shares[row, [place[name] for name in one.classes]] = one.probabilities
+    limits = np.array([threshold_of(card, name) for name in card.classes])
+    trial = Predictions(
+        clips=np.array([dataset.clips[row].name for row in rows]),
+        labels=np.full(len(rows), -1),
+        # Ranks are all that counts of them here, and these are exact.
+        logits=logit(shares).astype(np.float64),
+        classes=card.classes,
+        about={"fold": 0, "seed": 0, "epoch": 0, "seconds": 0.0, "protocol": "", "recipe_digest": "", "dataset": {}},
+        groups=dataset.groups[rows] if dataset.sources_known else None,
+        targets=marks,
+    )
+    summary = summarize_several([trial], machine={})
+    f1 = f1_at(marks, shares, limits)
+    out = {name: summary[name] for name in ("several", "average_precision", "auroc", "classes", "groups")}
+    out["average_precision"].pop("std")
+    out["f1"] = {"threshold": "the model's thresholds", "micro": f1.micro, "macro": f1.macro}
+    for number, row in enumerate(out["classes"]):
+        row |= {name: float(getattr(f1, name)[number]) for name in ("precision", "recall", "f1")}
+        row["threshold"] = float(limits[number])
+    out["without_positives"] = [{"classes": one["classes"]} for one in summary["without_positives"]]
+    unknown = card.calibration.get("unknown")
+    called = float(np.mean([one.unknown for one in found]))
+    out["confidence"] = {
+        "ece": binary_calibration_error(shares, marks),
+        "log_loss": binary_log_loss(marks, logit(shares)),
+        "unknown": {"stated": unknown["rate"], "share": called, "ci95": list(share_interval(called, clips=len(found)))}
+        if unknown
+        else None,
+        "coverage": None,
+        "calibrated_on_these": None,
+    }
+    return out
 
 
 def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
@@ -152,7 +230,12 @@ def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequenc
 
 
 def check_labels(classifier: Classifier, dataset: Dataset) -> None:
-    """Raise DataError where labels are no classes of the model."""
+    """Raise DataError where labels are no classes of the model, or clips have several and the model names one."""
+    if dataset.several and not classifier.card.several:
+        raise DataError(
+            "clips have several labels, and this model was trained to name one; train it on such clips, or take those "
+            "with one label"
+        )
     unknown = sorted(set(dataset.classes) - set(classifier.classes))
     if unknown:
         raise DataError(

@@ -40,7 +40,9 @@ class TranscriptOptions:
 
     def writer(self, kind: Kind, model: Model) -> Writer:
         """A writer of rows of this kind."""
-        return FORMATS[self.form].writer(kind, self.top, bool(model.card.calibration))
+        writer = FORMATS[self.form].writer(kind, self.top, bool(model.card.calibration))
+        writer.classes = model.classes if model.card.several else ()
+        return writer
 
 
 class Transcript:

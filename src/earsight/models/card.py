@@ -28,6 +28,8 @@ BUDGET = {
 }
 """Limits of the sizes in a model file's card; $EARSIGHT_MODEL_BUDGET multiplies them."""
 BUDGET_VARIABLE = "EARSIGHT_MODEL_BUDGET"
+DEFAULT_THRESHOLD = 0.5
+"""Probability from which on a class is named where held-out clips chose none."""
 _CLIPS = 16  # classified at once
 _VALUES = 128  # kept at once for each cell of a spectrogram by VGG, the largest
 _FLOATS = (1e-37, 3e38)  # numbers that float32 keeps with all their digits
@@ -86,9 +88,18 @@ class _Origin(_Part):
     seeds: list[_Whole] | None = None
     clips: _Whole | None = None
     held_out_accuracy: _Share | None = None
+    held_out_average_precision: _Share | None = None
     method: _Text | None = None
     seen: _Text | None = None
     earsight: _Text | None = None
+
+
+class _ClassThreshold(_Part):
+    """Above which probability a class is named, and by which rule that was chosen on held-out clips."""
+
+    threshold: _Share
+    rule: _Text
+    ci95: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
 
 
 class _Tree(_Part):
@@ -102,6 +113,9 @@ class _Tree(_Part):
     calibration: _Calibration
     members: list[dict[Any, Any]] = []
     weights: list[float] = []
+    several: bool = False
+    temperatures: list[float] = []
+    thresholds: dict[_Text, _ClassThreshold] = {}
 
 
 def check_values(tree: Any) -> None:
@@ -140,6 +154,13 @@ class ModelCard:
         stds are used in place of its own, which are 0 and 1. Empty for a single network.
     weights : tuple of float
         Each member's share of the mean probability.
+    several : bool
+        Whether classes may sound together: a probability is then the sigmoid of its logit, each by itself.
+    temperatures : tuple of float
+        Of ``several``: that of each class, by which its logit is divided on top of ``temperature``; empty for ones.
+    thresholds : dict
+        For some or all classes ``threshold``, the probability from which on the class is named, the ``rule`` by which
+        held-out clips chose it, and its ``ci95``; JSON values.
 
     Raises
     ------
@@ -156,9 +177,12 @@ class ModelCard:
     calibration: dict[str, Any] = field(default_factory=dict)
     members: tuple[ModelCard, ...] = ()
     weights: tuple[float, ...] = ()
+    several: bool = False
+    temperatures: tuple[float, ...] = ()
+    thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lists = ("classes", "mean", "std", "weights")
+        lists = ("classes", "mean", "std", "weights", "temperatures")
         check_values(vars(self) | {name: list(getattr(self, name)) for name in lists} | {"members": []})
         if not self.classes or len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise ModelError(f"model card: {len(self.classes)} classes; expected at least one, all named and different")
@@ -167,12 +191,33 @@ class ModelCard:
             raise ModelError(f"model card: mean {self.mean} and std {self.std}; expected one finite number per channel")
         if min(self.std) < least or not least < self.temperature < most:
             raise ModelError(f"model card: std {self.std}, temperature {self.temperature}; expected numbers above 0")
+        self._check_several()
         try:
             self.recipe.features.rate, self.recipe.features.samples, self.recipe.features.columns  # noqa: B018
         except RecipeError as error:
             raise ModelError(f"model card: the recipe is not resolved ({error})") from error
         if self.members or self.weights:
             self._check_members()
+
+    @property
+    def scale(self) -> float | tuple[float, ...]:
+        """What logits are divided by before they become probabilities: one number, or one for each class."""
+        if not self.temperatures:
+            return self.temperature
+        return tuple(self.temperature * one for one in self.temperatures)
+
+    def _check_several(self) -> None:
+        least, most = _FLOATS
+        if self.temperatures and (not self.several or len(self.temperatures) != len(self.classes)):
+            count = len(self.temperatures)
+            raise ModelError(f"model card: {count} temperatures for {len(self.classes)} classes; expected one each")
+        if not all(least < one < most for one in self.temperatures):
+            raise ModelError(f"model card: temperatures {self.temperatures}; expected numbers above 0")
+        strange = sorted(set(self.thresholds) - set(self.classes))
+        if strange:
+            raise ModelError(f"model card: a threshold of '{strange[0]}', which is none of its classes")
+        if self.several and "sets" in self.calibration:
+            raise ModelError("model card: prediction sets, which classes that sound together have not")
 
     def _check_members(self) -> None:
         members, weights = len(self.members), len(self.weights)
@@ -186,6 +231,7 @@ class ModelCard:
             same = {
                 "classes": member.classes == self.classes,
                 "features": member.recipe.features == self.recipe.features,
+                "labels a clip": member.several == self.several,
                 "windows": len(member.mean) == len(self.mean),
             }
             for name, fits in same.items():
@@ -256,18 +302,22 @@ def ensemble_card(
         std=(1.0,) * windows,
         trained_on=trained_on,
         members=tuple(members),
+        several=members[0].several,
         weights=tuple(weights) if weights is not None else (1 / len(members),) * len(members),
     )
 
 
 def described(card: ModelCard) -> dict[str, Any]:
-    """A card as JSON values; a single network's has no keys for members."""
+    """A card as JSON values; a single network's has no keys for members, nor one label a clip those for several."""
     tree = {one.name: getattr(card, one.name) for one in dataclasses.fields(card)}
     tree["recipe"] = card.recipe.model_dump(mode="json")
     if card.members:
         tree["members"] = [described(member) for member in card.members]
     else:
         del tree["members"], tree["weights"]
+    for name in ("several", "temperatures", "thresholds"):
+        if not tree[name]:
+            del tree[name]
     return tree
 
 
@@ -297,4 +347,7 @@ def card_of(tree: Any, *, nested: bool = False) -> ModelCard:
         calibration=dict(tree["calibration"]),
         members=tuple(card_of(member, nested=True) for member in members),
         weights=tuple(map(float, tree.get("weights", ()))),
+        several=tree.get("several", False),
+        temperatures=tuple(map(float, tree.get("temperatures", ()))),
+        thresholds=dict(tree.get("thresholds", {})),
     )

@@ -69,15 +69,23 @@ class MahalanobisStatistics:
 
 
 def mahalanobis_statistics(
-    features: NDArray[np.floating], labels: NDArray[np.int64], *, classes: int
+    features: NDArray[np.floating], labels: NDArray[Any], *, classes: int
 ) -> MahalanobisStatistics | None:
     """Statistics of training clips' features (clips, channels); None if all clips of each class have equal features.
 
-    ``labels`` is (clips,); each class has a clip.
+    ``labels`` is (clips,); each class has a clip. Of several labels they are (clips, classes): a clip counts for the
+    mean of each of its classes, and as apart from the nearest of them (of all, if it has none); a class without a clip
+    has the mean of all clips.
     """
     unit = _unit(features.astype(np.float64))
-    means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])
-    apart = unit - means[labels]
+    if labels.ndim == 2:
+        means = np.stack([unit[mine if mine.any() else slice(None)].mean(axis=0) for mine in (labels == 1).T])
+        squares = (means**2).sum(axis=1) - 2 * unit @ means.T
+        own = (labels == 1) | ~(labels == 1).any(axis=1, keepdims=True)
+        apart = unit - means[np.where(own, squares, np.inf).argmin(axis=1)]
+    else:
+        means = np.stack([unit[labels == label].mean(axis=0) for label in range(classes)])
+        apart = unit - means[labels]
     clips, channels = apart.shape
     _, lengths, directions = np.linalg.svd(apart / max(clips - classes, 1) ** 0.5, full_matrices=False)
     along = lengths**2

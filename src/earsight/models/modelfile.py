@@ -243,7 +243,8 @@ def _filled(card: ModelCard, networks: Sequence[nn.Module], tensors: Mapping[str
     if card.members:
         pairs = zip(networks, card.members, card.weights, strict=True)
         model = Ensemble(
-            [Member(network, one.mean, one.std, one.temperature, weight) for network, one, weight in pairs]
+            [Member(network, one.mean, one.std, one.scale, weight) for network, one, weight in pairs],
+            several=card.several,
         )
     model.load_state_dict({key.removeprefix(_PREFIX): value for key, value in tensors.items()}, assign=True)
     if any(buffer.is_meta for buffer in model.buffers()):  # some are not in the state dict, but computed from sizes

@@ -10,7 +10,8 @@ end with its FFTs as matrix products, the network, the calibration), and by `joi
 - metadata, all JSON texts: ``earsight_version``, ``classes``, ``sample_rate_hz``, ``clip_seconds``, ``windows`` (1: the
   file takes one window of a sound, where `earsight predict` takes long ones whole), ``long_sounds`` (how it does so, in
   words), ``band_hz`` (lowest and highest frequency), ``channel`` (which one was learnt), ``unknown_above`` (the OOD
-  threshold), ``card``.
+  threshold), ``several`` (whether classes may sound together: each probability is then by itself), ``thresholds`` (from
+  which probability on each class is named), ``card``.
 
 Needs the extra ``onnx``.
 """
@@ -130,18 +131,22 @@ class _Calibration(nn.Module):
 
     def __init__(self, card: ModelCard, network: nn.Module) -> None:
         super().__init__()
-        self.temperature, self.score = card.temperature, _score(card)
+        self.several, self.score = card.several, _score(card)
+        self.register_buffer("scale", torch.tensor(card.scale, dtype=torch.float64))
         self.shares = card.weights or (1.0,)
         self.references: tuple[MahalanobisStatistics | None, ...] = statistics_of(network)
 
     def forward(self, logits: Tensor, features: list[Tensor]) -> tuple[Tensor, ...]:
-        exact = logits.double() / self.temperature
-        probabilities = torch.softmax(exact, dim=1)
+        exact = logits.double() / self.get_buffer("scale")
+        probabilities = torch.sigmoid(exact) if self.several else torch.softmax(exact, dim=1)
         shown = probabilities.float()
         if not self.score:
             return (shown,)
         if self.score == "doubt":
             return shown, 1 - probabilities.amax(dim=1)
+        if self.score == "energy" and self.several:
+            raw = logits.double()
+            return shown, -(raw.clamp(min=0) + torch.log1p(torch.exp(-raw.abs()))).sum(dim=1)
         if self.score == "energy":
             return shown, -torch.logsumexp(logits.double(), dim=1)
         parts = zip(self.references, features, self.shares, strict=True)
@@ -247,6 +252,10 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
         "long_sounds": _LONG,
         "card": described(card),
     }
+    if card.several:
+        facts["several"] = True
+    if card.thresholds:
+        facts["thresholds"] = {name: one["threshold"] for name, one in card.thresholds.items()}
     if "novelty" in found:
         facts["unknown_above"] = card.calibration["unknown"]["threshold"]
     onnx.helper.set_model_props(whole, {key: json.dumps(value, sort_keys=True) for key, value in facts.items()})

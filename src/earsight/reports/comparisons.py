@@ -31,14 +31,15 @@ _NAMES = {
 def ensemble_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     """Rows of an ensemble's table, as text, from what `earsight.ensembles.build.make_ensemble` returns."""
     rows = []
+    several = "average_precision" in result["rows"][0]
     for row in result["rows"]:
-        accuracy, gain = row["accuracy"], row.get("gain")
+        accuracy, gain = row["average_precision" if several else "accuracy"], row.get("gain")
         spread = f" ± {percent(accuracy['std'])}" if "std" in accuracy else ""
         rows.append(
             {
                 "how": _NAMES[row["method"]],
                 "nets": f"{row['networks']:.3g}",
-                "accuracy %": percent(accuracy["mean"]) + spread,
+                "mAP %" if several else "accuracy %": percent(accuracy["mean"]) + spread,
                 "95 % interval": percent_range(accuracy["ci95"]),
                 "gain": signed(gain["difference"]) if gain else "",
                 "95 % of gain": signed_range(gain["ci95"]) if gain else "",
@@ -50,7 +51,7 @@ def ensemble_rows(result: dict[str, Any]) -> list[dict[str, str]]:
 
 def ensemble_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under an ensemble's table."""
-    single = result["rows"][0]["accuracy"]
+    single = result["rows"][0].get("accuracy", {})
     members, folds = len(result["members"]), len(result["folds"])
     notes = [
         f"{result['dataset']['name']}: {members} members on fold {', '.join(map(str, result['folds']))}, each tested "
@@ -101,7 +102,7 @@ def print_ensemble(result: dict[str, Any], *, console: Console) -> None:
 def comparison_rows(result: dict[str, Any]) -> list[dict[str, str]]:
     """Rows of two runs, one a fold, then all folds, from what `earsight.evaluation.comparison.compare_runs` returns."""
     by_fold = [(row["fold"], row["clips"], row["a"], row["b"], row["a"] - row["b"]) for row in result["by_fold"]]
-    a, b = (run["accuracy"] for run in result["runs"])
+    a, b = (run["average_precision" if result.get("several") else "accuracy"] for run in result["runs"])
     return [
         {"fold": str(fold), "clips": str(clips), "A %": percent(a), "B %": percent(b), "A - B": signed(difference)}
         for fold, clips, a, b, difference in [*by_fold, ("mean", result["clips"], a, b, result["difference"]["mean"])]
@@ -111,14 +112,15 @@ def comparison_rows(result: dict[str, Any]) -> list[dict[str, str]]:
 def comparison_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under the table of two runs: which run is A, which is B, the interval, the verdict."""
     difference = result["difference"]
+    key, score = ("average_precision", "mean average precision ") if result.get("several") else ("accuracy", "")
     notes = [
-        f"{letter}: {run['run']}, {percent(run['accuracy'])} % ({percent_range(run['ci95'])}), protocol "
+        f"{letter}: {run['run']}, {score}{percent(run[key])} % ({percent_range(run['ci95'])}), protocol "
         f"{run['protocol']}, {_networks(run)}"
         for letter, run in zip("AB", result["runs"], strict=True)
     ]
     notes.append(
         f"A - B: {signed(difference['mean'])} points, 95 % interval {signed_range(difference['ci95'])} over clips, "
-        f"p = {difference['p_value']:.2g} (sign flips over clips)."
+        f"p = {difference['p_value']:.2g} ({'by bootstrap' if result.get('several') else 'sign flips over clips'})."
     )
     if difference["ci95_with_seeds"]:
         notes.append(f"With other seeds too: 95 % interval {signed_range(difference['ci95_with_seeds'])}.")

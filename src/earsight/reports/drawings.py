@@ -148,8 +148,9 @@ def curves_drawing(histories: Sequence[Sequence[Mapping[str, Any]]], *, scored: 
             f"expected one row per epoch with {', '.join(needed)}"
         )
     drawn = [("loss", "training loss", 1.0, "-"), ("learning_rate", "learning rate", 1.0, "--")]
-    if any(row.get("accuracy") is not None for row in rows):
-        drawn.insert(1, ("accuracy", f"{scored} accuracy in %", 100.0, "-"))
+    for key, words in (("accuracy", "accuracy"), ("average_precision", "mAP")):
+        if any(row.get(key) is not None for row in rows):
+            drawn.insert(1, (key, f"{scored} {words} in %", 100.0, "-"))
     figure = blank(7.0, 2.1 * len(drawn))
     axes = figure.subplots(len(drawn), 1, sharex=True, height_ratios=[1.0] * (len(drawn) - 1) + [0.6])
     for axis, (key, label, scale, style) in zip(axes, drawn, strict=True):

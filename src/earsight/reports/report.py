@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from earsight.errors import RunError, counted
 from earsight.reports.html import render, shown
 from earsight.reports.mistakes import ClipMedia, WorstMistakes, limit_media, without_media, worst_mistakes
+from earsight.reports.multilabel_report import several_section
 from earsight.reports.runs import RunRead, read_for_report
 from earsight.reports.sections import (
     classes_section,
@@ -61,7 +62,10 @@ def make_report(
     worst: list[WorstMistakes] = []
     for number, run in enumerate(runs):
         progress(number, len(runs) + 1, names[number])
-        worst.append(worst_mistakes(run, data=data, most=mistakes))
+        # Of several labels there is no one class that a clip would be taken for.
+        worst.append(
+            WorstMistakes((), 0, 0) if run.summary.get("several") else worst_mistakes(run, data=data, most=mistakes)
+        )
     progress(len(runs), len(runs) + 1, "page")
     context: dict[str, Any] = {
         "runs": [_run(run, name, key=f"r{number}") for number, (run, name) in enumerate(zip(runs, names, strict=True))],
@@ -73,6 +77,8 @@ def make_report(
 
     def page(parts: Sequence[WorstMistakes], left_out: str) -> str:
         for run, part in zip(context["runs"], parts, strict=True):
+            if run["several"]:
+                continue
             run["worst"] = _worst(part, run["classes"], by_fold=run["by_fold"])
         return render("report.html", title=title, context=context | {"left_out": left_out})
 
@@ -100,6 +106,10 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
+    several = bool(run.summary.get("several"))
+    of_classes: dict[str, Any] = {"several": several_section(run.trials, run.summary, key=key) if several else None}
+    if not several:
+        of_classes |= {"matrix": classes_section(run, key=key), "reliability": reliability_section(run, key=key)}
     return {
         "name": name,
         "key": key,
@@ -108,9 +118,8 @@ def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
         "missing": run.missing,
         "result": result_section(run),
         "data": data_section(run),
-        "matrix": classes_section(run, key=key),
         "curves": curves_section(run, key=key),
-        "reliability": reliability_section(run, key=key),
+        **of_classes,
         "ensemble": ensemble_section(run),
         "recipe": recipe_section(run),
     }
@@ -119,10 +128,10 @@ def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
 def _contents(run: dict[str, Any]) -> list[tuple[str, str]]:
     """Anchors and headings of a run's sections."""
     return [
-        ("result", "Accuracy"),
+        ("result", "Average precision" if run["several"] else "Accuracy"),
         ("data", "Data set"),
         ("classes", "Classes"),
-        ("mistakes", "Worst mistakes"),
+        *([] if run["several"] else [("mistakes", "Worst mistakes")]),
         ("confidence", "Confidence"),
         *([("training", "Training")] if run["curves"] else []),
         *([("parts", "Parts of the ensemble")] if run["ensemble"] else []),

@@ -60,7 +60,7 @@ def read_for_report(folder: Path) -> RunRead:
 
     RunError if it is none, no trial in it is finished, its trials do not go together, or predictions are broken.
     """
-    trials = read_run(folder)
+    trials = read_run(folder, several=True)
     missing: list[str] = []
     old = _json(folder / "summary.json", missing, without="the machine is not known")
     machine = found if isinstance(found := old.get("machine"), Mapping) else {}

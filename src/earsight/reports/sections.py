@@ -44,9 +44,15 @@ Pair = tuple[tuple[int, int], dict[str, Any]]
 """Indices of two runs, and the result of `compare_runs`."""
 
 
+def score_of(summary: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy of a summary, or of several labels a clip its mean average precision."""
+    found: dict[str, Any] = summary["average_precision" if summary.get("several") else "accuracy"]
+    return found
+
+
 def result_section(run: RunRead) -> dict[str, Any]:
     """The headline, the table of folds and its notes."""
-    accuracy = run.summary["accuracy"]
+    accuracy = score_of(run.summary)
     low, high = map(percent, accuracy["ci95"])
     columns, rows = columns_and_cells(summary_rows(run.summary))
     single = len(run.trials) == 1
@@ -64,6 +70,8 @@ def result_section(run: RunRead) -> dict[str, Any]:
 
 def _guessing(summary: dict[str, Any]) -> str:
     """What needs no network: guessing, or always saying the commonest class."""
+    if summary.get("several"):
+        return f"scores that say nothing would reach {percent(summary['average_precision']['chance'])} %"
     chance, majority = 1 / summary["dataset"]["classes"], summary["majority"]
     if not majority or majority["share"] <= chance + 0.005:
         return f"guessing would reach {percent(chance)} %"
@@ -152,7 +160,7 @@ def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
         f"Training loss and learning rate over {max(len(history) for history in run.histories)} epochs of "
         f"{counted(len(run.histories), 'training')}; the loss ends at {np.mean(last):.3g} on the mean."
     )
-    watched = any("accuracy" in row for history in run.histories for row in history)
+    watched = any({"accuracy", "average_precision"} & row.keys() for history in run.histories for row in history)
     return {
         "drawing": inline_svg(curves_drawing(run.histories, scored=scored), name=f"{key}curves", alt=alt),
         "trainings": len(run.histories),
@@ -284,11 +292,14 @@ def comparison_section(runs: Sequence[RunRead], names: Sequence[str]) -> dict[st
     adjusted = holm([one["difference"]["p_value"] for _, one in found])
     differences = [_difference(pair, names) for pair in found]
     rows = [_pair_row(pair, bar, names) for pair, bar in zip(found, differences, strict=True)]
-    alt = "Accuracies with 95 % intervals: " + "; ".join(f"{bar.name} {bar.value:.1f} %" for bar in bars) + "."
+    kinds = {bool(run.summary.get("several")) for run in runs}
+    score = "mean average precision" if kinds == {True} else "accuracy" if kinds == {False} else "score"
+    title = "Accuracies" if score == "accuracy" else f"{score.capitalize()}s"
+    alt = f"{title} with 95 % intervals: " + "; ".join(f"{bar.name} {bar.value:.1f} %" for bar in bars) + "."
     return {
-        "drawing": inline_svg(intervals_drawing(bars, label="accuracy in %"), name="runs", alt=alt),
+        "drawing": inline_svg(intervals_drawing(bars, label=f"{score} in %"), name="runs", alt=alt),
         "rows": [_run_row(run, bar) for run, bar in zip(runs, bars, strict=True)],
-        "columns": ["run", "data set", "accuracy %", "95 % interval", "protocol", "folds", "seeds", "recipe"],
+        "columns": ["run", "data set", f"{score} %", "95 % interval", "protocol", "folds", "seeds", "recipe"],
         "pairs": [[*row, *([f"{p:.2g}"] if several else [])] for row, p in zip(rows, adjusted, strict=True)],
         "pair_columns": [*_PAIR_COLUMNS, *(["p, corrected"] if several else [])],
         "pair_drawing": _pair_drawing(differences),
@@ -297,6 +308,7 @@ def comparison_section(runs: Sequence[RunRead], names: Sequence[str]) -> dict[st
         "refused": refused,
         "with_first": len(runs) > ALL_PAIRS,
         "corrected": several,
+        "p_words": "by bootstrap" if kinds == {True} else "of a sign-flip test over clips",
         "changes": recipe_changes(runs),
         "change_columns": ["choice", *names],
     }
@@ -315,7 +327,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _bar(run: RunRead, name: str) -> Bar:
-    accuracy = run.summary["accuracy"]
+    accuracy = score_of(run.summary)
     low, high = accuracy["ci95"]
     return Bar(name, 100 * accuracy["mean"], 100 * low, 100 * high)
 

@@ -94,6 +94,8 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
 
     RunError if the summary lacks an entry.
     """
+    score = "average_precision" if summary.get("several") else "accuracy"
+    title = f"{'mAP' if summary.get('several') else 'accuracy'} %"
     try:
         part = (summary["dataset"].get("held_out") or {}).get("kind")  # a part that is no fold
         rows: list[dict[str, object]] = [
@@ -101,17 +103,17 @@ def summary_rows(summary: dict[str, Any]) -> list[dict[str, object]]:
                 "fold": part or entry["fold"],
                 "seed": entry["seed"],
                 "clips": entry["clips"],
-                "accuracy %": percent(entry["accuracy"]),
+                title: percent(entry[score]),
                 "seconds": f"{entry['seconds']:.0f}",
             }
             for entry in summary["folds"]
         ]
-        mean, std = summary["accuracy"]["mean"], summary["accuracy"].get("std")
+        mean, std = summary[score]["mean"], summary[score].get("std")
     except KeyError as error:
         raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
     # Seeds of a single fold have no spread over folds; 0.0 would look like certainty.
     spread = "" if std is None or len({row["fold"] for row in rows}) < 2 else f" ± {percent(std)}"
-    rows.append({"fold": "mean", "seed": None, "clips": None, "accuracy %": percent(mean) + spread, "seconds": None})
+    rows.append({"fold": "mean", "seed": None, "clips": None, title: percent(mean) + spread, "seconds": None})
     return rows
 
 
@@ -121,17 +123,24 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
     With protocol ``test`` one of them says that the accuracy is optimistic. RunError if the summary lacks an entry, or
     its protocol is unknown.
     """
+    several = bool(summary.get("several"))
     try:
-        accuracy, dataset, protocol = summary["accuracy"], summary["dataset"], summary["protocol"]
+        accuracy = summary["average_precision" if several else "accuracy"]
+        dataset, protocol = summary["dataset"], summary["protocol"]
         classes = dataset["classes"] if isinstance(dataset["classes"], int) else len(dataset["classes"])
-        headline = f"{dataset['name']}: accuracy {percent(accuracy['mean'])} %"
+        name = "mean average precision" if several else "accuracy"
+        headline = f"{dataset['name']}: {name} {percent(accuracy['mean'])} %"
     except KeyError as error:
         raise RunError(f"summary has no {error}: delete summary.json and rebuild it") from None
     if protocol not in _PROTOCOLS:
         raise RunError(f"summary has protocol {protocol!r}, expected {', '.join(_PROTOCOLS)}: delete and rebuild it")
     if accuracy.get("ci95"):
         headline += f", 95 % interval {percent_range(accuracy['ci95'])} %"
-    notes = [f"{headline}; {chance_words(summary, classes=classes)}.", *base_rate_notes(summary)]
+    if several:
+        chance = f"scores that say nothing reach {percent(accuracy['chance'])} %"
+        notes = [f"{headline}; {chance}.", *_several_notes(summary)]
+    else:
+        notes = [f"{headline}; {chance_words(summary, classes=classes)}.", *base_rate_notes(summary)]
     if summary.get("ensemble"):
         notes.append(_ensemble_note(summary["ensemble"]))
     if accuracy.get("std_over_seeds") is not None:
@@ -174,14 +183,49 @@ def base_rate_notes(found: Mapping[str, Any]) -> list[str]:
     if never:
         shown = ", ".join(map(repr, never[:MOST_NAMED])) + (", ..." if len(never) > MOST_NAMED else "")
         notes.append(f"It never says {shown}" + (f" ({len(never)} classes)." if len(never) > 1 else "."))
+    few = " They are few, so that it is wide, and rough: a t interval over them counts too."
+    return [*notes, *_groups_notes(groups, few=few)]
+
+
+def _groups_notes(groups: Mapping[str, Any] | None, *, few: str) -> list[str]:
+    """A sentence on the groups that an interval is over; ``few`` is added where they are."""
     if groups and groups["count"] == 1:
-        notes.append("All clips tested are of one source: how it would do on others, they cannot say.")
-    elif groups:
-        few = (
-            " They are few, so that it is wide, and rough: a t interval over them counts too." if groups["few"] else ""
-        )
-        notes.append(f"The interval is over {counted(groups['count'], 'group')}, whose clips move together.{few}")
-    return notes
+        return ["All clips tested are of one source: how it would do on others, they cannot say."]
+    if groups:
+        more = few if groups["few"] else ""
+        return [f"The interval is over {counted(groups['count'], 'group')}, whose clips move together.{more}"]
+    return []
+
+
+def _several_notes(found: Mapping[str, Any]) -> list[str]:
+    """Sentences on clips with several labels, from a summary or an evaluation."""
+    area, f1 = found["auroc"], found["f1"]
+    notes = [
+        f"AUROC {percent(area['mean'])} % ({percent_range(area['ci95'])} %); F1 at {f1['threshold']}: micro "
+        f"{percent(f1['micro'])} %, macro {percent(f1['macro'])} %."
+    ]
+    for row in found["without_positives"]:
+        names = row["classes"]
+        shown = ", ".join(map(repr, names[:MOST_NAMED])) + (", ..." if len(names) > MOST_NAMED else "")
+        where = "" if row.get("fold") is None else f" in fold {row['fold']}"
+        notes.append(f"Without a positive clip, or without a negative one,{where}: {shown}, left out of the mean.")
+    return [*notes, *_groups_notes(found["groups"], few=" They are few, so that it is rough.")]
+
+
+def several_rows(found: Mapping[str, Any]) -> list[dict[str, object]]:
+    """A row for each class of clips with several labels, from a summary or an evaluation."""
+    return [
+        {
+            "class": row["name"],
+            "clips": row["clips"],
+            "AP %": "" if row["average_precision"] is None else percent(row["average_precision"]),
+            "95 % interval": "" if row["average_precision"] is None else percent_range(row["ci95"]),
+            "AUROC %": "" if row["auroc"] is None else percent(row["auroc"]),
+            **{f"{name} %": percent(row[name]) for name in ("precision", "recall")},
+            "F1 %": percent(row["f1"]),
+        }
+        for row in found["classes"]
+    ]
 
 
 def print_summary(summary: dict[str, Any], *, console: Console) -> None:
@@ -189,6 +233,8 @@ def print_summary(summary: dict[str, Any], *, console: Console) -> None:
     from rich.table import Table
 
     rows, notes = summary_rows(summary), summary_notes(summary)
+    if summary.get("several"):
+        print_rows(several_rows(summary), table=Table(), console=console)
     print_rows(rows, table=Table(), console=console, left=0, total=True, notes=notes)
 
 
@@ -196,20 +242,37 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     """Print what `earsight.inference.scoring.evaluate` returned."""
     from rich.table import Table
 
+    where = "" if result["fold"] is None else f" of fold {result['fold']}"
+    where += ", held out in training" if result.get("held_out") else ""
+    if result.get("several"):
+        rows = several_rows(result)
+        for row, one in zip(rows, result["classes"], strict=True):
+            row["from"] = f"{one['threshold']:.2f}"
+        print_rows(rows, table=Table(), console=console)
+        found = result["average_precision"]
+        line = f"mean average precision {percent(found['mean'])} % on {result['clips']} clips{where}, 95 % interval "
+        line += f"{percent_range(found['ci95'])} %; scores that say nothing reach {percent(found['chance'])} %."
+        for note in [line, *_several_notes(result)]:
+            console.print(note, markup=False)
+        _print_rest(result, console=console)
+        return
     rows = [
         {"class": row["name"], "clips": row["clips"]}
         | {f"{score} %": percent(row[score]) for score in ("precision", "recall")}
         for row in result["classes"]
     ]
     print_rows(rows, table=Table(), console=console)
-    where = "" if result["fold"] is None else f" of fold {result['fold']}"
-    where += ", held out in training" if result.get("held_out") else ""
     line = f"accuracy {percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
     line += f"95 % interval {percent_range(result['accuracy']['ci95'])} %"
     if result["majority"]:
         line += f"; {chance_words(result, classes=len(result['classes']))}"
     for note in [f"{line}.", *base_rate_notes(result)]:
         console.print(note, markup=False)
+    _print_rest(result, console=console)
+
+
+def _print_rest(result: dict[str, Any], *, console: Console) -> None:
+    """Print what an evaluation has beside its scores: long clips, what trained the model, confidence, bad clips."""
     if long := result.get("long"):
         note = (
             "" if long["calibrated"] is not False else "; the model was calibrated on one window a clip, not for these"
@@ -233,7 +296,8 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
 
 
 def _ensemble_note(ensemble: dict[str, Any]) -> str:
-    note = f"Ensemble of the seeds: {percent(ensemble['accuracy'])} %"
+    score = ensemble["average_precision"] if "average_precision" in ensemble else ensemble["accuracy"]
+    note = f"Ensemble of the seeds: {percent(score)} %"
     gain = ensemble.get("gain")
     if gain is None:
         return f"{note}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,12 +45,14 @@ def answer_of(
     options: Options,
     clip: float,
     extras: Mapping[str, Any],
+    rules: EventRules | None = None,
 ) -> Answer:
     """The answer to one request.
 
     ``whole`` is the prediction for the sound; ``found`` holds where each window begins in the decoded part, in seconds,
     and its prediction, at least one; ``name`` is the file's, as its sender has it; ``clip`` the length of a window in
-    seconds; ``extras`` are ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`.
+    seconds; ``extras`` are ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`; ``rules`` make
+    events.
     """
     windows = [
         Window(
@@ -75,16 +77,18 @@ def answer_of(
         start_seconds=windows[0].start_seconds,
         end_seconds=windows[-1].end_seconds,
         timeline=None if options.hop is None else windows,
-        events=None if options.hop is None else _events(found, decoded, hop=options.hop, clip=clip),
+        events=None if options.hop is None else _events(found, decoded, rules, hop=options.hop, clip=clip),
         left_out=decoded.loss.to_dict(),
         **extras,
     )
 
 
-def _events(found: Sequence[tuple[float, Prediction]], decoded: Decoded, *, hop: float, clip: float) -> list[EventBody]:
+def _events(
+    found: Sequence[tuple[float, Prediction]], decoded: Decoded, rules: EventRules | None, *, hop: float, clip: float
+) -> list[EventBody]:
     """The events that `earsight predict` would find in these windows."""
     spans = (predictions.Window(start, min(start + clip, decoded.seconds), one) for start, one in found)
-    events = events_of(spans, EventRules(), hop_seconds=hop, window_seconds=clip)
+    events = events_of(spans, rules or EventRules(), hop_seconds=hop, window_seconds=clip)
     return [
         EventBody(
             label=one.label,
@@ -96,8 +100,11 @@ def _events(found: Sequence[tuple[float, Prediction]], decoded: Decoded, *, hop:
     ]
 
 
-def mean_of(found: Sequence[Prediction]) -> Prediction:
-    """The mean of the probabilities of windows that overlap; of several it is unknown where most of them are."""
+def mean_of(found: Sequence[Prediction], *, threshold: Callable[[str], float] = lambda label: 0.5) -> Prediction:
+    """The mean of the probabilities of windows that overlap; of several it is unknown where most of them are.
+
+    ``threshold`` gives that of a class, where classes may sound together.
+    """
     first = found[0]
     if len(found) == 1:
         return first
@@ -114,16 +121,23 @@ def mean_of(found: Sequence[Prediction]) -> Prediction:
         windows=len(found),
         agreement=sum(one.label == ranked[0][0] for one in found) / len(found),
         calibrated=None if first.calibrated is None else False,
+        several=first.several,
+        named=tuple(label for label, share in ranked if first.several and share >= threshold(label)),
     )
 
 
 def _prediction(found: Prediction, *, top: int) -> dict[str, Any]:
     """A prediction as its schema has it."""
-    ranked = zip(found.classes[:top], found.probabilities[:top], strict=True)
+    ranked = [
+        (label, share)
+        for place, (label, share) in enumerate(zip(found.classes, found.probabilities, strict=True))
+        if place < top or label in found.named
+    ]
     return PredictionBody(
         label=found.label,
         unknown=found.unknown,
         novelty=found.novelty,
         plausible=list(found.plausible),
         classes=[ClassShare(label=label, probability=round(share, 6)) for label, share in ranked],
+        labels=list(found.named) if found.several else None,
     ).model_dump()

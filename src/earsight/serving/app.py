@@ -21,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from earsight.calibration.apply import own_thresholds
 from earsight.inference.classifier import Classifier
 from earsight.serving import meters
 from earsight.serving.answers import Options
@@ -185,6 +186,8 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
             clip_seconds=classifier.samples / classifier.sample_rate_hz,
             backbone=card.recipe.backbone.name,
             trained_on=str(card.trained_on.get("dataset", "")),
+            several=card.several,
+            thresholds=own_thresholds(card),
             tells_unknown=bool(card.calibration.get("unknown")),
             earsight=__version__,
             most_bytes=limits.body_bytes,

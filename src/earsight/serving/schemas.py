@@ -22,7 +22,14 @@ class PredictionBody(BaseModel):
         description="The prediction set: holds the sound's class with the coverage that the model file states; empty "
         "without a calibration."
     )
-    classes: list[ClassShare] = Field(description="The most probable classes, in order; as many as `top` says.")
+    classes: list[ClassShare] = Field(
+        description="The most probable classes, in order; as many as `top` says, and all of `labels`."
+    )
+    labels: list[str] | None = Field(
+        default=None,
+        description="Of a model whose classes may sound together: those that reach their thresholds, maybe none; their "
+        "probabilities are each by itself. Null of a model that names one class.",
+    )
 
 
 class Window(PredictionBody):
@@ -107,7 +114,8 @@ class Answer(PredictionBody):
     end_seconds: float = Field(description="Where it ends.")
     timeline: list[Window] | None = Field(description="One prediction a window, where `hop` was given; else null.")
     events: list[EventBody] | None = Field(
-        description="When which class sounds, by a threshold of 0.5 and hysteresis; null without `hop`."
+        description="When which class sounds, by the model's threshold of the class, else 0.5, and hysteresis; null "
+        "without `hop`."
     )
     spectrogram: SpectrogramImage | None = Field(
         description="With `spectrogram`, of the window that speaks most for the class (with `hop`, the first)."
@@ -152,6 +160,10 @@ class ModelBody(BaseModel):
     clip_seconds: float = Field(description="Length of a window.")
     backbone: str
     trained_on: str = Field(description="Name of the data set.")
+    several: bool = Field(default=False, description="Whether classes may sound together.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="From which probability on a class is named, where the model file says so."
+    )
     tells_unknown: bool = Field(description="Whether the model has a calibrated OOD threshold.")
     earsight: str = Field(description="Version of the service.")
     most_bytes: int = Field(description="Of an upload.")

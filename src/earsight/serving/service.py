@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from earsight.calibration.apply import Pool, Raw
+from earsight.calibration.apply import Pool, Raw, card_probabilities, own_thresholds, threshold_of
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.data.intake import loss_texts
 from earsight.errors import AudioError, ModelError
-from earsight.evaluation.metrics import softmax
 from earsight.files import scratch_folder
 from earsight.inference.classifier import Classifier
-from earsight.inference.predictions import Prediction
+from earsight.inference.events import EventRules
+from earsight.inference.predictions import NONE, Prediction
 from earsight.serving.answers import Options, answer_of, mean_of
 from earsight.serving.batching import Batcher
 from earsight.serving.decoder_pool import Decoded, Decoders
@@ -122,9 +123,14 @@ class Service:
         if options.spectrogram:
             extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, part, start=at)
             extras["waveform"] = await asyncio.to_thread(self._outline, decoded, options)
-        answer = answer_of(whole, found, decoded, name=upload.name, options=options, clip=clip, extras=extras)
+        rules = EventRules(of_class=own_thresholds(self.classifier.card))
+        answer = answer_of(
+            whole, found, decoded, name=upload.name, options=options, clip=clip, extras=extras, rules=rules
+        )
         self.meters.sound_seconds.inc(decoded.seconds)
-        self.meters.labels.labels("unknown" if answer.unknown else answer.label).inc()
+        several = answer.labels if not answer.unknown else None
+        for label in [whole.answer] if several is None else several or [NONE]:
+            self.meters.labels.labels(label).inc()
         return answer
 
     def _starts(self, decoded: Decoded, options: Options) -> list[int]:
@@ -164,7 +170,7 @@ class Service:
     def _whole(self, found: list[tuple[float, Prediction]], raw: list[Raw], options: Options) -> Prediction:
         """The prediction for all windows together."""
         if options.hop is not None:
-            return mean_of([one for _, one in found])
+            return mean_of([one for _, one in found], threshold=partial(threshold_of, self.classifier.card))
         if len(raw) == 1:
             _, alone = found[0]
             return self.classifier.first_alone(alone) if options.one_window else alone
@@ -175,8 +181,8 @@ class Service:
 
     def _strongest(self, raw: list[Raw], label: str) -> int:
         """The window that speaks most for a label."""
-        place, temperature = self.classifier.classes.index(label), self.classifier.card.temperature
-        return int(np.argmax([softmax(one.logits / temperature)[0, place] for one in raw]))
+        place, card = self.classifier.classes.index(label), self.classifier.card
+        return int(np.argmax([card_probabilities(card, one.logits)[0, place] for one in raw]))
 
     async def _raw_of(self, wave: Wave) -> Raw:
         """What the network gives for a wave (samples,) of a clip's length."""

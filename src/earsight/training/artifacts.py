@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from earsight.evaluation.metrics import accuracy
+from earsight.evaluation.multilabel import mean_average_precision
 from earsight.files import json_text, replace_text, replacing
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
@@ -52,7 +53,7 @@ def feature_statistics(
     cut = data.cut
     again, features = _features(model, data, cut.rows_of(test))
     # A head with more than one linear layer (a scale, a second classifier) takes no single feature vector.
-    if not np.allclose(cut.log_means(test, again), logits, atol=1e-4, rtol=1e-4):
+    if not np.allclose(cut.log_means(test, again, several=data.several), logits, atol=1e-4, rtol=1e-4):
         return None, None
     rows = cut.rows_of(train)
     reference = mahalanobis_statistics(
@@ -93,7 +94,10 @@ def write_outcome(
     rows,) is how far the test rows are from them.
     """
     dataset, recipe = prepared.dataset, prepared.recipe
-    labels = dataset.labels[test_rows]
+    if dataset.several:
+        score = {"held_out_average_precision": mean_average_precision(dataset.targets[test_rows], logits)}
+    else:
+        score = {"held_out_accuracy": accuracy(dataset.labels[test_rows], logits.argmax(axis=1))}
     trained_on = {
         "dataset": dataset.name,
         "digest": dataset.digest,
@@ -101,11 +105,13 @@ def write_outcome(
         "fold": fold,
         "seed": seed,
         "clips": train_clips,
-        "held_out_accuracy": accuracy(labels, logits.argmax(axis=1)),
+        **score,
         "earsight": __version__,
     }
     mean, std = tuple(data.mean.tolist()), tuple(data.std.tolist())
-    card = ModelCard(classes=dataset.classes, recipe=recipe, mean=mean, std=std, trained_on=trained_on)
+    card = ModelCard(
+        classes=dataset.classes, recipe=recipe, mean=mean, std=std, trained_on=trained_on, several=dataset.several
+    )
     save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(statistics,))
     about = _about(prepared, fitted, fold=fold, seed=seed)
     path = folder / "predictions.npz"
@@ -183,7 +189,7 @@ def _write_predictions(
             file,
             allow_pickle=False,
             clip=np.array([dataset.clips[row].path for row in rows]),
-            label=dataset.labels[rows],
+            **({"target": dataset.targets[rows]} if dataset.several else {"label": dataset.labels[rows]}),
             logits=logits,
             classes=np.array(dataset.classes),
             about=np.array(json_text(about)),

@@ -10,14 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.features.augment import BatchedDraws, Draws, apply, apply_batched, batch_draws, mix_targets, one_hot
+from earsight.features.augment import (
+    BatchedDraws,
+    Draws,
+    apply,
+    apply_batched,
+    batch_draws,
+    mix_marks,
+    mix_targets,
+    one_hot,
+    smoothed,
+)
 from earsight.features.device_cache import DeviceCache
 from earsight.features.windows import ClipWindows, single_windows
 
@@ -43,18 +53,24 @@ class Source(Protocol):
 class Data:
     """Labelled, normalised spectrograms.
 
-    ``labels`` int64 (clips,) are those of every clip, used or not; ``windows`` says which part of which clip a row of
-    the source is, and is None where row i is clip i. Spectrograms go to the ``device``, where they are normalised by
+    ``labels`` int64 (clips,) are those of every clip, used or not; where clips may have several they are float32
+    (clips, classes): 1, 0, or NaN where that is not known. ``windows`` says which part of which clip a row of the
+    source is, and is None where row i is clip i. Spectrograms go to the ``device``, where they are normalised by
     the channels' ``mean`` and ``std`` (windows,) and changed.
     """
 
     source: Source
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
     classes: int
     mean: Tensor
     std: Tensor
     device: torch.device
     windows: ClipWindows | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether clips may have several labels."""
+        return self.labels.ndim == 2
 
     @cached_property
     def cut(self) -> ClipWindows:
@@ -95,7 +111,7 @@ class Batches(Protocol):
         """The tensors of each batch, on the device."""
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Network input (batch, 3, bands, frames) and label distributions (batch, classes)."""
+        """Network input (batch, 3, bands, frames), and label distributions or marks (batch, classes)."""
 
 
 def batches_of(data: Data, *, smoothing: float) -> Batches:
@@ -115,7 +131,14 @@ class HostBatches:
         """Spectrograms and targets of each batch."""
         data = self._data
         for rows, draws in batches:
-            targets = one_hot(data.labels[data.cut.clips[rows]], classes=data.classes, smoothing=self._smoothing)
+            found = data.labels[data.cut.clips[rows]]
+            if data.several:
+                marks = smoothed(torch.from_numpy(found), self._smoothing)
+                share = torch.from_numpy(draws.share).to(marks)[:, None]
+                targets = mix_marks(marks, torch.from_numpy(draws.partner), share)
+                yield data.spectrograms(rows, draws=draws), targets.to(data.device)
+                continue
+            targets = one_hot(found, classes=data.classes, smoothing=self._smoothing)
             yield data.spectrograms(rows, draws=draws), mix_targets(targets, draws).to(data.device)
 
     def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,6 +175,9 @@ class DeviceBatches:
         rows, steps, partner = whole.unbind(1)
         spectrograms = self._data.normalised(self._source.pick(rows, steps))
         spectrograms = apply_batched(spectrograms, draws, silence=self._data.silence)
+        if self._data.several:
+            marks = smoothed(self._labels[rows], self._smoothing)
+            return self._data.as_input(spectrograms), mix_marks(marks, partner, draws.share[:, None])
         hot = (self._labels[rows][:, None] == self._classes).float()
         targets = hot * (1.0 - self._smoothing) + self._smoothing / len(self._classes)
         return self._data.as_input(spectrograms), torch.lerp(targets[partner], targets, draws.share[:, None])

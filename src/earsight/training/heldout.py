@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.errors import EarsightError, RunError
-from earsight.evaluation.summary import check_place, read_predictions
+from earsight.evaluation.summary import check_place, read_predictions, refuse_several
 from earsight.files import read_state
 from earsight.models.modelfile import load_card
 
@@ -63,6 +63,7 @@ def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) ->
     folders = {path.parent: read_predictions(path.with_name("predictions.npz")) for path in done}
     if not folders:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
+    refuse_several(list(folders.values()), where=str(run))
     seeds = sorted({int(found.about["seed"]) for found in folders.values()})
     if seed is not None and seed not in seeds:
         known = ", ".join(str(number) for number in seeds)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from earsight.errors import RunError
 from earsight.evaluation.metrics import accuracy, log_loss
+from earsight.evaluation.multilabel import binary_log_loss, mean_average_precision
 from earsight.features.augment import draw
 from earsight.models.stages import training_mode
 from earsight.recipe import Recipe, Training
@@ -109,6 +110,7 @@ def fit(
         ema=course.ema,
         recorder=make_recorder(kind, data.device),
         fuse=kind == "fused",
+        several=data.several,
     )
     saved, wait = time.monotonic(), CHECKPOINT_SECONDS
     for epoch in range(len(course.history), training.epochs):
@@ -198,20 +200,31 @@ def _train_epoch(
 def _score(
     model: nn.Module, data: Data, rows: NDArray[np.int64], *, recipe: Recipe, course: _Course, epoch: int, pick: bool
 ) -> dict[str, float]:
-    """Accuracy and log loss of the epoch on the score rows; the best state is kept if they pick the epoch."""
+    """Accuracy and log loss of the epoch on the score rows; the best state is kept if they pick the epoch.
+
+    Of several labels these are mean average precision and binary log loss.
+    """
     with _reported_weights(model, course):
         logits = predict(model, data, rows)
         if not np.isfinite(logits).all():
             raise _diverged(epoch, "a logit is not finite", recipe.training)
-        score = accuracy(data.labels[rows], logits.argmax(axis=1))
+        labels = data.labels[rows]
+        score = mean_average_precision(labels, logits) if data.several else accuracy(labels, logits.argmax(axis=1))
         if pick and score > course.best_score:
             course.best_epoch, course.best_score, course.best = epoch, score, copy_state(model)
-    return {"accuracy": score, "log_loss": log_loss(logits, data.labels[rows])}
+    if data.several:
+        return {"average_precision": score, "log_loss": binary_log_loss(labels, logits)}
+    return {"accuracy": score, "log_loss": log_loss(logits, labels)}
 
 
 def _watch(model: nn.Module, data: Data, rows: NDArray[np.int64], *, course: _Course) -> dict[str, Any]:
-    """Accuracy of the epoch's weights on the watched rows, and the positions of the wrong ones."""
+    """Accuracy of the epoch's weights on the watched rows, and the positions of the wrong ones.
+
+    Of several labels it is the mean average precision alone.
+    """
     with _reported_weights(model, course):
+        if data.several:
+            return {"average_precision": mean_average_precision(data.labels[rows], predict(model, data, rows))}
         wrong = np.flatnonzero(predict(model, data, rows).argmax(axis=1) != data.labels[rows])
     return {"accuracy": 1 - len(wrong) / len(rows), "wrong": wrong.tolist()}
 
@@ -246,4 +259,4 @@ def predict(model: nn.Module, data: Data, clips: NDArray[np.int64], *, batch_siz
         for start in range(0, len(rows), batch_size):
             out.append(model(data.spectrograms(rows[start : start + batch_size])).float().cpu())
     logits = torch.cat(out).numpy() if out else np.zeros((0, data.classes), dtype=np.float32)
-    return data.cut.log_means(clips, logits)
+    return data.cut.log_means(clips, logits, several=data.several)

@@ -7,6 +7,7 @@ is one batch; steps count from 0.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,12 +72,41 @@ def learning_rate(training: Training, *, step: int, steps_per_epoch: int) -> flo
     return training.learning_rate * (1 + math.cos(math.pi * share)) / 2
 
 
-def class_weights(labels: NDArray[np.int64], *, classes: int, kind: str) -> Tensor | None:
-    """Weights (classes,) of mean 1 over the examples: inverse class frequency for ``balanced``, None for ``none``."""
+MOST_WEIGHT = 100.0
+"""Of the positives of a class of several labels: rarer ones would be learnt from single clips."""
+
+
+def class_weights(labels: NDArray[Any], *, classes: int, kind: str) -> Tensor | None:
+    """Weights (classes,) of mean 1 over the examples: inverse class frequency for ``balanced``, None for ``none``.
+
+    Of several labels, as `earsight.training.batches.Data` has them, they are the negatives to a positive, from 1/100 to
+    100, by which the positives' loss is multiplied.
+    """
     if kind == "none":
         return None
+    if labels.ndim == 2:
+        positive, negative = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+        ratio = np.maximum(negative, 1) / np.maximum(positive, 1)
+        return torch.from_numpy(np.clip(ratio, 1 / MOST_WEIGHT, MOST_WEIGHT)).float()
     counts = np.bincount(labels, minlength=classes)
     return torch.from_numpy(len(labels) / (classes * np.maximum(counts, 1))).float()
+
+
+def start_at_prior(model: nn.Module, labels: NDArray[Any]) -> None:
+    """Set the head's bias so that each class begins with the share of clips that it sounds in, in place.
+
+    From 1/2 for all the first steps would teach rare classes' absence alone (T.-Y. Lin et al., "Focal Loss for Dense
+    Object Detection", ICCV 2017, section 3.3). ``labels`` are those of the training clips: (clips, classes) of several
+    labels. A head without a bias stays as it is.
+    """
+    find: Any = getattr(model, "get_classifier", None)
+    head = find() if find else None
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        return
+    positive, known = (labels == 1).sum(axis=0), (~np.isnan(labels)).sum(axis=0)
+    share = torch.from_numpy((positive + 0.5) / (known + 1)).float()
+    with torch.no_grad():
+        head.bias.copy_(torch.logit(share))
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:

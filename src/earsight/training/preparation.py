@@ -26,7 +26,7 @@ from earsight.data import audio
 from earsight.data.datasets import FIXED_WINDOW, Dataset, first
 from earsight.data.duplicates import equal_rows, identical_files, joined
 from earsight.data.splits import holdout
-from earsight.errors import AudioError, DataError, RunError
+from earsight.errors import AudioError, DataError, RecipeError, RunError
 from earsight.features.augment import pitch_steps
 from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
 from earsight.features.row_file import Progress
@@ -85,7 +85,7 @@ class Prepared:
                 for row in rows:
                     if test[row] and known:
                         torn[row] = known[0]
-                        two_labels += any(dataset.labels[row] != dataset.labels[other] for other in known)
+                        two_labels += any(dataset.clips[row].label != dataset.clips[other].label for other in known)
         if not torn:
             return []
         shown = [f"{dataset.clips[row].path} = {dataset.clips[other].path}" for row, other in sorted(torn.items())]
@@ -104,6 +104,7 @@ def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Re
     """
     hints = dataset.hints
     recipe = recipe.resolve(sample_rate_hz=hints.sample_rate_hz, clip_seconds=hints.clip_seconds, frames=hints.frames)
+    recipe = _with_labels(dataset, recipe)
     if recipe.training.windows != "auto":
         return recipe
     first, whole = (
@@ -113,6 +114,15 @@ def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Re
     if dataset.layout in FIXED_WINDOW or (run is not None and _begun_before(run)):
         return first
     return first if clip_windows(dataset.seconds, whole.features, whole.training).single else whole
+
+
+def _with_labels(dataset: Dataset, recipe: Recipe) -> Recipe:
+    """The recipe with ``training.labels`` as the data set has them; RecipeError where it says otherwise."""
+    wanted, found = recipe.training.labels, "several" if dataset.several else "single"
+    if wanted not in ("auto", found):
+        has = "has several labels a clip" if dataset.several else "was opened with one label a clip"
+        raise RecipeError(f"training.labels is {wanted}, and the data set {has}; open it with --labels {wanted}")
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"labels": found})})
 
 
 def _begun_before(run: Path) -> bool:
@@ -175,7 +185,7 @@ def prepare(
     content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     identity = hashlib.sha256(content.encode()).hexdigest()[:16]
     prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, None if windows.single else windows)
-    left = np.bincount(dataset.labels[prepared.usable], minlength=len(dataset.classes))
+    left = dataset.sizes(prepared.usable)
     if (left == 0).any():
         raise DataError(
             f"class {dataset.classes[int(left.argmin())]}: not one of its clips can be read; see `earsight check`"
@@ -223,7 +233,7 @@ def hold_out(
         return dataset
 
     def drawn(groups: NDArray[np.str_]) -> Dataset:
-        mask = holdout(dataset.labels, groups, fraction=fraction, seed=seed)
+        mask = holdout(dataset.strata, groups, fraction=fraction, seed=seed)
         clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
         return replace(dataset, clips=clips, drawn_seed=seed)
 

@@ -35,12 +35,25 @@ class Recorder(Protocol):
         """Record the body without running it; the returned function replays it on the same tensors."""
 
 
+def binary_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy of logits (batch, classes) where the targets are known (not NaN).
+
+    ``weights`` (classes,) multiply the loss of positives.
+    """
+    known = ~targets.isnan()
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        logits, targets.nan_to_num(), pos_weight=weights, reduction="none"
+    )
+    return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
+
+
 class Step:
     """Forward, backward, optimiser and EMA of weights for one batch.
 
     Model and batches are on ``device``; ``weights`` (classes,) are those of the classes; ``ema`` is moved in place.
     With a ``recorder``, and an optimiser that is recordable (`make_optimizer`), steps are recorded and replayed; with
-    ``fuse`` torch first compiles the forward and backward pass into fewer kernels.
+    ``fuse`` torch first compiles the forward and backward pass into fewer kernels. With ``several`` labels the loss is
+    the binary cross-entropy of each class by itself, the mean over what is known, and ``weights`` are of the positives.
     """
 
     def __init__(
@@ -55,7 +68,9 @@ class Step:
         ema: State | None = None,
         recorder: Recorder | None = None,
         fuse: bool = False,
+        several: bool = False,
     ) -> None:
+        self._several = several
         self._model, self._optimizer, self._assemble = model, optimizer, assemble
         self._device, self._weights, self._ema, self._recorder = device, weights, ema, recorder
         self._dtype = training_dtype(training.precision, device)
@@ -94,6 +109,8 @@ class Step:
     def _losses(self, spectrograms: Tensor, targets: Tensor) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             logits = self._model(spectrograms)
+        if self._several:
+            return binary_loss(logits.float(), targets, weights=self._weights)
         return nn.functional.cross_entropy(logits.float(), targets, weight=self._weights)
 
     def _replay(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> None:

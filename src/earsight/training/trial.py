@@ -34,6 +34,7 @@ from earsight.training.batches import Data
 from earsight.training.checkpoint import checkpoints, has_checkpoint
 from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Fitted, fit, predict
+from earsight.training.optim import start_at_prior
 from earsight.training.preparation import Prepared, source_of
 
 Step = Callable[[int, int, float], None]
@@ -240,6 +241,8 @@ def _fitted(
     model = start.networks.pop(trial.seed, None)  # built when the recipe was checked
     if model is None:
         model = starting_model(prepared.recipe, classes=data.classes, seed=trial.seed, weights=weights)
+    if data.several:
+        start_at_prior(model, data.labels[rows.train])
     model = model.to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
         use_fast_layers(model)
@@ -288,7 +291,7 @@ def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
     if len(given):
         return rows, given
     # One split for all seeds: they differ only in the head's start and the order of the batches.
-    inner = holdout(dataset.labels[rows], dataset.groups[rows], fraction=training.inner_fraction, seed=0)
+    inner = holdout(dataset.strata[rows], dataset.groups[rows], fraction=training.inner_fraction, seed=0)
     return rows[~inner], rows[inner]
 
 
@@ -304,7 +307,7 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
         mean, std = measured.statistics(cut.rows_of(train_rows) if cut else train_rows)
     return Data(
         source=source,
-        labels=dataset.labels,
+        labels=dataset.targets if dataset.several else dataset.labels,
         classes=len(dataset.classes),
         mean=torch.tensor(mean, dtype=torch.float32),
         std=torch.tensor(std, dtype=torch.float32),
@@ -366,8 +369,9 @@ def check_rows(dataset: Dataset, fold: int, train_rows: _Numbers, test_rows: _Nu
     """Raise if the fold cannot be held out or has no test clips, or a class has no training clip."""
     if not len(test_rows) or fold not in dataset.fold_numbers:
         raise DataError(f"fold {fold}: has no usable clip; the folds are {list(dataset.fold_numbers)}")
-    absent = np.bincount(dataset.labels[train_rows], minlength=len(dataset.classes)) == 0
-    if absent.any():
+    absent = dataset.sizes(train_rows) == 0
+    # Of several labels rare ones may be absent: the data set's notes say so.
+    if absent.any() and (not dataset.several or absent.all()):
         names = ", ".join(np.array(dataset.classes)[absent][:3])
         raise DataError(
             f"fold {fold}: no clip of {names} outside it, so it cannot be learnt; "

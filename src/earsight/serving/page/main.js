@@ -2,7 +2,7 @@
 
 import { bytes, model, predict, Refused } from "./api.js";
 import { record } from "./microphone.js";
-import { by, clock, percent, showAnswer, showChannels, showEvents, showSpectrogram, showSound, showWave, words } from "./show.js";
+import { answerWords, by, clock, percent, showAnswer, showChannels, showEvents, showSpectrogram, showSound, showWave, words } from "./show.js";
 
 const TOP = 8;
 const MOST_RECORDED_SECONDS = 60;
@@ -61,7 +61,7 @@ async function take(blob, name) {
 
 function announce() {
   const { answer, whole } = state;
-  const name = answer.unknown ? "unknown" : words(answer.label);
+  const name = answerWords(answer);
   say(whole ? `Done: ${whole.events.length} events in ${clock(state.sound.seconds)}.` : `Done: ${name}, ${percent(answer.classes[0].probability)}.`);
   by("answer-title").focus({ preventScroll: true });
 }
@@ -100,7 +100,7 @@ async function look(start, play) {
     by("problem").hidden = true;
     say(`Looking at ${clock(start)} …`);
     showPart(await predict(state.sound.blob, state.sound.name, { top: TOP, spectrogram: true, at: start }, signal));
-    say(`From ${clock(state.answer.start_seconds)}: ${state.answer.unknown ? "unknown" : words(state.answer.label)}, ${percent(state.answer.classes[0].probability)}.`);
+    say(`From ${clock(state.answer.start_seconds)}: ${answerWords(state.answer)}, ${percent(state.answer.classes[0].probability)}.`);
   } catch (error) {
     problem(error);
   }

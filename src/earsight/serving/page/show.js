@@ -38,6 +38,13 @@ export function showWave(outline) {
   drawWave(canvas, outline);
 }
 
+// What an answer says, in a few words: one class, or those that sound together.
+export function answerWords(answer) {
+  if (answer.unknown) return "unknown";
+  if (!answer.labels) return words(answer.label);
+  return answer.labels.map(words).join(", ") || "none of its classes";
+}
+
 // Of a sound that is longer than the model's window: how many windows the answer is from.
 function agreement(answer) {
   if (answer.windows < 2) return "";
@@ -59,18 +66,23 @@ function missing({ left_out: lost }) {
 export function showAnswer(answer, long) {
   by("part").textContent = long ? `From ${clock(answer.start_seconds)} to ${clock(answer.end_seconds)}` : "It sounds like";
   const title = by("answer-title");
-  title.textContent = answer.unknown ? "Unknown" : words(answer.label);
+  const name = answerWords(answer);
+  title.textContent = answer.labels || answer.unknown ? name[0].toUpperCase() + name.slice(1) : name;
   title.classList.toggle("unknown", answer.unknown);
   const plausible = answer.plausible.map(words);
   const about = answer.unknown
     ? `Unlike every class that this model knows. The nearest is ${words(answer.label)}.`
     : plausible.length > 1
       ? `It may also be ${plausible.filter((label) => label !== words(answer.label)).join(", ")}.`
-      : "";
+      : answer.labels && !answer.labels.length
+        ? `The nearest is ${words(answer.label)}, which does not reach its threshold.`
+        : "";
   by("answer-about").textContent = [about, agreement(answer), missing(answer)].filter(Boolean).join(" ");
+  by("classes").closest("table").classList.toggle("several", Boolean(answer.labels));
   by("classes").replaceChildren(
     ...answer.classes.map(({ label, probability }) => {
       const row = element("tr");
+      if (answer.labels && !answer.labels.includes(label)) row.className = "below";
       const name = element("th", words(label));
       name.scope = "row";
       const cell = element("td");
@@ -123,7 +135,7 @@ export function showEvents(answer, go) {
   by("timeline-section").hidden = false;
   const events = answer.events.filter((event) => event.end_seconds > event.start_seconds);
   const unknown = answer.timeline.filter((one) => one.unknown).length;
-  const parts = [`Mostly ${answer.unknown ? "unknown" : words(answer.label)}`, `${events.length} ${events.length === 1 ? "event" : "events"}`];
+  const parts = [`Mostly ${answerWords(answer)}`, `${events.length} ${events.length === 1 ? "event" : "events"}`];
   if (unknown) parts.push(`${unknown} of ${answer.timeline.length} windows unknown`);
   by("timeline-about").textContent = `${parts.join(" · ")}.`;
   const total = answer.sound.seconds;
