@@ -159,7 +159,10 @@ class Dataset:
 
     def sizes(self, rows: npt.NDArray[Any] | None = None) -> npt.NDArray[np.int64]:
         """How many of all clips, or of some rows (numbers or a mask), each class sounds in, shape (classes,)."""
-        found: npt.NDArray[np.int64] = ((self.targets if rows is None else self.targets[rows]) == 1).sum(axis=0)
+        every = slice(None) if rows is None else rows
+        if not self.several:
+            return np.bincount(self.labels[every], minlength=len(self.classes))
+        found: npt.NDArray[np.int64] = (self.targets[every] == 1).sum(axis=0)
         return found
 
     @cached_property
