@@ -20,7 +20,7 @@ RETIRED = {
     r"\bpacked": 0,
     "running mean": 2,  # of batch norms
     "novelty": 31,  # columns, JSON and npz keys, outputs of ONNX files
-    "doubt": 9,  # the value of --score, and of cards
+    "doubt": 10,  # the value of --score, and of cards
     "plausible": 19,  # columns and JSON keys
     r"\bheard": 4,  # a journal's key, and the row of a recording that broke off
     r"\bhears": 0,

@@ -304,3 +304,28 @@ def test_the_example_asks_for_the_models_rate(exact, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("is at 44100 Hz and the model takes 22050 Hz: resample it first")
+
+
+@pytest.mark.parametrize("score", ["energy", "distance"])
+def test_classes_that_sound_together_have_sigmoids(model, score):
+    card, network = load(model)
+    temperatures = tuple(np.linspace(0.5, 2, len(card.classes)).tolist())
+    card = replace(
+        card,
+        several=True,
+        temperatures=temperatures,
+        thresholds={card.classes[0]: {"threshold": 0.3, "rule": "best-f1", "ci95": [0.2, 0.4]}},
+        calibration={"unknown": {"score": score, "threshold": 1.0, "rate": 0.05}},
+    )
+    parts = graphs_of(card, network)
+    data = as_bytes(joined(parts, card, version=__version__))
+    classifier = Classifier(card, network)
+    waves = np.random.default_rng(0).normal(0, 0.2, (2, classifier.samples)).astype(np.float32)
+    found, wanted = OnnxModel(data)(waves), classifier.outputs(waves)
+    np.testing.assert_allclose(found["probabilities"], wanted.probabilities, atol=1e-5)
+    logits = classifier.logits(waves) / np.array(temperatures)
+    np.testing.assert_allclose(found["probabilities"], 1 / (1 + np.exp(-logits)), atol=1e-5)
+    np.testing.assert_allclose(found["novelty"], wanted.ood_score, rtol=1e-4)
+    facts = {one.key: json.loads(one.value) for one in onnx.load_from_string(data).metadata_props}
+    assert (facts["several"], facts["thresholds"]) == (True, {card.classes[0]: 0.3})
+    assert not np.allclose(found["probabilities"].sum(axis=1), 1)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import threading
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ from at_port import CLASSES, RATE, error_of, serving, tone
 
 from earsight.analysis.masking import smoothed
 from earsight.features.filterbanks import FLOOR
+from earsight.inference.classifier import Classifier
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.aiff", "a.mp3"])
@@ -303,3 +305,43 @@ def _frames(samples, sample_format, rate, size):
     frame.sample_rate, frame.pts = rate, 0
     resampler = av.AudioResampler(format=sample_format, layout="mono", rate=rate, frame_size=size)
     return [*resampler.resample(frame), *resampler.resample(None)]
+
+
+@pytest.fixture(scope="module")
+def together(classifier):
+    """The same network as one whose classes may sound together, with thresholds of its own."""
+    limits = dict(zip(CLASSES, (0.01, 0.02, 0.999), strict=True))
+    card = replace(
+        classifier.card,
+        several=True,
+        thresholds={name: {"threshold": limit, "rule": "best-f1", "ci95": [0, 1]} for name, limit in limits.items()},
+    )
+    made = Classifier(card, classifier.model)
+    with serving(made) as (client, _):
+        yield client, made
+
+
+def test_classes_that_sound_together_are_all_named(together, sound):
+    client, model = together
+    about = client.get("/model").json()
+    assert about["several"]
+    assert about["thresholds"][CLASSES[0]] == 0.01
+    path = sound("a.wav", seconds=1.0)
+    found = client.post("/predict", params={"top": 1}, content=path.read_bytes()).json()
+    wanted = model.predict(path)
+    assert found["labels"] == list(wanted.named)
+    assert set(found["labels"]) == set(CLASSES[:2])
+    # All that are named are among the classes, however few were asked for.
+    assert set(found["labels"]) <= {one["label"] for one in found["classes"]}
+    shares = dict(zip(wanted.classes, wanted.probabilities, strict=True))
+    assert all(one["probability"] == pytest.approx(shares[one["label"]], abs=1e-5) for one in found["classes"])
+    found = client.post("/predict", params={"hop": 0.5}, content=sound("b.wav", seconds=2.0).read_bytes()).json()
+    assert {one["label"] for one in found["events"]} == set(CLASSES[:2])
+    assert all(set(one["labels"]) == set(CLASSES[:2]) for one in found["timeline"])
+    text = client.get("/metrics").text
+    assert f'earsight_labels_total{{label="{CLASSES[0]}"}} 2.0' in text
+    assert client.get("/model").json()["classes"] == list(CLASSES)
+
+
+def test_a_model_of_one_class_names_no_labels(client, sound):
+    assert client.post("/predict", content=sound("a.wav", seconds=1.0).read_bytes()).json()["labels"] is None
