@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from codings import RATE, WAVE, by_ffmpeg
 
-from earsight.data import audio, containers, decoders, ffmpeg
+from earsight.data import audio, containers, decoders, ffmpeg, films
 from earsight.errors import AudioError
 
 LONG = np.tile(WAVE, 4)  # 12 s
@@ -170,6 +170,49 @@ def test_joined_streams_are_heard_one_after_the_other(tmp_path, made, kind):
     content = made(kind)
     alone = read(tmp_path / "x", content)
     assert len(read(tmp_path / "y", content + content)) == 2 * len(alone)
+
+
+def laced(webm, count):
+    """A live WebM file whose blocks hold so many packets each, as mkvmerge writes them: all but the first untimed."""
+    out, at, held = [], 0, []
+
+    def flush():
+        if held:
+            sizes = b"".join(b"\xff" * (len(one[4:]) // 255) + bytes([len(one[4:]) % 255]) for one in held[:-1])
+            body = (
+                held[0][:3]
+                + bytes([held[0][3] | 2])
+                + bytes([len(held) - 1])
+                + sizes
+                + b"".join(one[4:] for one in held)
+            )
+            out.append(b"\xa3\x01" + len(body).to_bytes(7, "big") + body)
+            held.clear()
+
+    while at < len(webm):
+        name, width = films._ebml(webm[at : at + 4], marked=True)
+        length, more = films._ebml(webm[at + width : at + width + 8])
+        end = at + width + more + (0 if name in films._MASTERS else length)
+        if name == films._SIMPLE_BLOCK:
+            held.append(webm[at + width + more : end])
+            if len(held) == count:
+                flush()
+        else:
+            flush()
+            unknown = b"\x01" + b"\xff" * 7
+            out.append(webm[at : at + width] + unknown if name in films._MASTERS else webm[at:end])
+        at = end
+    flush()
+    return b"".join(out)
+
+
+def test_blocks_of_several_packets_have_no_gaps(tmp_path, made):
+    content = made("Opus in live WebM")
+    several = laced(content, 4)
+    assert len(several) != len(content)
+    found, expected = read(tmp_path / "x", several), read(tmp_path / "y", content)
+    np.testing.assert_array_equal(found[:400_000], expected[:400_000])
+    assert abs(len(found) - len(expected)) < 960
 
 
 def test_tags_between_joined_streams_are_no_cut(tmp_path, made):

@@ -169,7 +169,9 @@ class FfmpegDecoder:
         opus = demuxer == "matroska" and stream.codec_context.name == "opus"
         ac3 = stream.codec_context.name in ("ac3", "eac3")
         measured = demuxer == "caf" and stream.codec_context.name == "opus"
-        flaw, end, seconds = "", None, 0.0
+        begin: float | None = None
+        end: float | None = None
+        flaw, seconds = "", 0.0
         for packet in self._demuxed(stream):
             if packet.size and flaw:
                 break
@@ -196,9 +198,10 @@ class FfmpegDecoder:
                 continue
             if waves:
                 seconds = len(waves[-1][0]) / waves[-1][1]
-            if packet.size and packet.pts is not None:
+            if packet.size:
                 seconds = float((packet.duration or 0) * packet.time_base) or seconds
-                end = begin + seconds
+                begin = end if packet.pts is None else begin  # one that has no time follows the one before
+                end = None if begin is None else begin + seconds
             yield from (one for one in waves if len(one[0]))
         else:
             # It is the last one.
