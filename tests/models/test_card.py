@@ -81,6 +81,7 @@ def test_a_factor_that_is_none(value, monkeypatch):
     "changes",
     [
         {"mean": (1e39, 0.0, 0.0)},
+        {"mean": (), "std": ()},
         {"std": (1.0, 1.0, 1e39)},
         {"std": (1.0, 1e-50, 1.0)},
         {"temperature": 1e-320},
