@@ -379,7 +379,7 @@ def test_a_reader_that_leaves_early_is_no_error(model, synthetic_folder):
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(synthetic_folder, tmp_path):
-    epochs = 80
+    epochs = 150
     settings = [*TINY, "--set", f"training.epochs={epochs}", "--set", "training.batch_size=80"]
     common = ["--folds", "1", *settings, *THREAD]
     # As the command line, with a checkpoint at every epoch rather than every five seconds.

@@ -3,6 +3,7 @@
 import tempfile
 
 import pytest
+from ray import exceptions as ray_exceptions
 
 from earsight.errors import RunError
 from earsight.execution import ray_cluster
@@ -51,9 +52,15 @@ def test_at_the_end_the_folders_of_killed_workers_are_removed(tmp_path, monkeypa
     """Whether the block ends or is interrupted; those of workers that still end are waited for."""
 
     class Ray:
+        exceptions = ray_exceptions
+
+        @staticmethod
+        def is_initialized():
+            return True
+
         @staticmethod
         def nodes():
-            return [{"Alive": True, "Resources": {"CPU": 2}}]
+            return [{"Alive": True, "NodeID": "0", "Resources": {"CPU": 2}}]
 
         @staticmethod
         def shutdown():

@@ -424,6 +424,15 @@ _CHANGES = [
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"].double()}), "do not fit"),
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"][:4].clone()}), "do not fit"),
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"] * math.nan}), "NaN"),
+    (
+        lambda tensors: tensors.update({"model.fc.bias": torch.full_like(tensors["model.fc.bias"], math.inf)}),
+        "infinite",
+    ),
+    (
+        lambda tensors: tensors.update({"reference.1.mean": torch.zeros(1)}),
+        "Mahalanobis statistics for 1 networks and 1",
+    ),
+    (lambda tensors: tensors.update({"reference.0.odd": torch.zeros(1)}), "is truncated or damaged.*it has "),
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"] + 1e-3}), None),
 ]
 

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from earsight.files import remove_stale
 
 REACH_SECONDS = 10.0  # that a cluster may take to answer at its address
 TIDY_SECONDS = 1.0  # that workers may take to end after a cluster that was started here
+NODES_SECONDS = 5.0  # that other nodes may take to tidy up
 SCRATCH = "earsight-trial-"  # how a worker's scratch folder begins
 STORE_BYTES = 256 * 2**20  # for objects in a cluster that is started here: its trials read and write the disk itself
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -97,8 +98,22 @@ def connected(
             signal.signal(signal.SIGTERM, before)  # Ray's own handler would end this process without a word
         yield _fitted(ray, where, cpus=cpus, gpus=gpus, threads=threads, device=device, unit=unit)
     finally:
+        _tidy_nodes(ray)
         ray.shutdown()
         _remove_scratch()
+
+
+def _tidy_nodes(ray: Any) -> None:
+    """Do so on all nodes of a cluster that stays: where a search is stopped, Tune kills its workers."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    with suppress(ray.exceptions.RayError, ConnectionError, RuntimeError):  # the cluster is gone
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+        if len(nodes) > 1:
+            tidy = ray.remote(num_cpus=0, max_retries=0)(_remove_scratch)
+            places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+            tasks = [tidy.options(scheduling_strategy=place).remote() for place in places]
+            ray.wait(tasks, num_returns=len(tasks), timeout=NODES_SECONDS)
 
 
 def _remove_scratch() -> None:

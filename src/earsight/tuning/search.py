@@ -161,7 +161,7 @@ def _tune(
             problems = ray.get(task)
         finally:
             if not ended:
-                ray.cancel(task, force=False)
+                ray.cancel(task, force=True)  # Tune's workers end with it; stopped gently, it would leave them running
                 ray.wait([task], timeout=STOP_SECONDS)
     for one, problem in zip(candidates, problems, strict=True):
         if problem:
