@@ -62,6 +62,8 @@ def test_forms(model, long):
     assert [row["label"] for row in objects] == [row["label"] for row in events]
     labels = _predict(model, long, "--hop", "1", *LOW, "--format", "audacity").stdout.splitlines()
     assert [float(line.split("\t")[1]) for line in labels] == [float(row["end_s"]) for row in events]
+    begins = [float(row["begin_s"]) for row in events]
+    assert begins == sorted(begins)
     raven = _predict(model, long, "--hop", "1", *LOW, "--format", "raven").stdout.splitlines()
     assert raven[0].startswith("Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)")
     assert len(raven) == len(events) + 1
@@ -219,3 +221,8 @@ def test_wrong_options_end_in_one_line(model, long, options, words):
 def test_forms_of_one_recording_want_one_or_a_folder(model, long):
     result = _predict(model, long, long, "--hop", "1", "--format", "audacity", code=2)
     assert "name a folder with --out" in result.stderr
+    raven = _predict(model, long, long, "--hop", "2.5", "--rows", "windows", "--format", "raven").stdout.splitlines()
+    rows = list(csv.DictReader(raven, delimiter="\t", strict=True))
+    assert len(rows) == 48
+    assert (rows[24]["Begin Path"], rows[24]["File Offset (s)"]) == (str(long), "0.000000")
+    assert (rows[24]["Selection"], rows[24]["Begin Time (s)"]) == ("25", "60.000000")

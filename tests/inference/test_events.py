@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earsight.errors import EarsightError
 from earsight.inference import events as rules_of_events
+from earsight.inference.activity import frames_of
 from earsight.inference.events import EventRules, EventTracker, events_of
 from earsight.inference.predictions import Event, Prediction, Window
 
@@ -185,6 +187,120 @@ def test_a_state_goes_on_as_if_nothing_had_been(shares, cut, hop, gap, shortest,
         assert all(begin < end for begin, end in spans)
         assert all(a[1] < b[0] for a, b in pairwise(spans)), "events of a class overlap"
         assert all(end <= windows[-1].end_seconds for _, end in spans)
+
+
+# With levels: begin and end are those of the sound
+
+RATE = 8000
+SIZE = 5.0
+
+
+def _heard(wave, shares, *, hop=0.25, rules=None, cut=None):
+    """Events of a wave, where ``shares(begin, end)`` gives each window's classes and their probabilities."""
+    windows, heard, number = [], 0, 0
+    while number == 0 or round((number - 1) * hop * RATE) + SIZE * RATE < len(wave):
+        begin = round(number * hop * RATE)
+        part = wave[begin : begin + round(SIZE * RATE)].astype(np.float32)
+        frames = frames_of(part, begin=begin, covered=heard, rate_hz=RATE, band_hz=(0.0, 4000.0))
+        heard, number = begin + len(part), number + 1
+        found = sorted(shares(begin / RATE, heard / RATE).items(), key=lambda item: -item[1])
+        names, values = zip(*found, strict=True)
+        windows.append(Window(begin / RATE, heard / RATE, Prediction("x.wav", names, values), frames))
+    kwargs = {"hop_seconds": hop, "window_seconds": SIZE}
+    if cut is None:
+        return list(events_of(windows, rules or EventRules(), **kwargs))
+    first = EventTracker(rules or EventRules(), **kwargs)
+    found = [event for window in windows[:cut] for event in first.add(window)]
+    second = EventTracker(rules or EventRules(), **kwargs, state=json.loads(json.dumps(first.state())))
+    found += [event for window in windows[cut:] for event in second.add(window)]
+    return [*found, *second.close()]
+
+
+def _scene(sounds, *, seconds=60.0, noise=0.0):
+    """Tones at these times, in silence or in noise."""
+    wave = noise * np.random.default_rng(0).standard_normal(round(seconds * RATE))
+    for begin, end in sounds:
+        times = np.arange(round(begin * RATE), round(end * RATE))
+        wave[times] += 0.2 * np.sin(2 * np.pi * 700 * times / RATE)
+    return wave
+
+
+def _knows(sounds, *, share=0.4, other="rain", least=0.3):
+    """A model that knows a sound once it has heard ``least`` seconds of it; else it says ``other``."""
+
+    def shares(begin, end):
+        held, best = max((min(end, b) - max(begin, a), label) for label, a, b in sounds)
+        if held >= least:
+            return {best: 0.95, other: 0.05}
+        return {best: 1 - share - 0.1, other: share + 0.1}
+
+    return shares
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+@pytest.mark.parametrize("hop", [0.25, 1.0, 2.5, 5.0])
+def test_events_begin_and_end_with_the_sound(noise, hop):
+    sounds = [(14.3, 16.3), (25.1, 25.5), (33.0, 45.7), (52.4, 54.0)]
+    named = [("dog", *sounds[0]), ("cat", *sounds[1]), ("dog", *sounds[2]), ("cat", *sounds[3])]
+    found = _heard(_scene(sounds, noise=noise), _knows(named, share=0.6), hop=hop)
+    assert [event.label for event in found] == [label for label, _, _ in named], "noise is no rain"
+    for event, (_, begin, end) in zip(found, named, strict=True):
+        assert (event.begin_seconds, event.end_seconds) == (
+            pytest.approx(begin, abs=0.05),
+            pytest.approx(end, abs=0.05),
+        )
+
+
+def test_noise_alone_is_no_event_and_a_short_recording_of_it_is():
+    rain = lambda begin, end: {"rain": 0.9, "dog": 0.1}  # noqa: E731
+    assert _heard(_scene([], noise=0.01), rain) == []
+    assert _heard(np.zeros(60 * RATE), rain) == []
+    # In less than ten seconds nobody can tell the background.
+    assert _spans(_heard(_scene([], seconds=8.0, noise=0.01), rain)) == [(0.0, 8.0)]
+    # What is no noise is not taken for it, however long it lasts.
+    assert _spans(_heard(_scene([(0.0, 60.0)]), rain)) == [(0.0, 60.0)]
+
+
+def test_the_first_and_last_bit_of_a_sound_are_no_events_of_another_class():
+    sounds = [(20.0, 24.0)]
+
+    def shares(begin, end):
+        held = max(0.0, min(end, 24.0) - max(begin, 20.0))
+        return {"dog": 0.9, "cat": 0.1} if held > 1 else {"cat": 0.8, "dog": 0.2} if held else {"cat": 0.4, "dog": 0.4}
+
+    (event,) = _heard(_scene(sounds), shares)
+    assert event.label == "dog"
+    assert _spans([event]) == [(pytest.approx(20.0, abs=0.05), pytest.approx(24.0, abs=0.05))]
+
+
+def test_classes_that_follow_without_a_pause_meet():
+    named = [("dog", 20.0, 30.0), ("cat", 30.0, 40.0)]
+    dog, cat = _heard(_scene([(20.0, 40.0)]), _knows(named))
+    assert (dog.label, cat.label) == ("dog", "cat")
+    assert dog.begin_seconds == pytest.approx(20.0, abs=0.05)
+    assert cat.end_seconds == pytest.approx(40.0, abs=0.05)
+    assert dog.end_seconds == pytest.approx(30.0, abs=0.5)
+    assert cat.begin_seconds == pytest.approx(30.0, abs=0.5)
+
+
+def test_two_sounds_of_a_window():
+    named = [("dog", 20.0, 20.5), ("cat", 23.0, 23.5)]
+    found = _heard(_scene([(20.0, 20.5), (23.0, 23.5)]), _knows(named))
+    assert [event.label for event in found] == ["dog", "cat"]
+    for event, (_, begin, end) in zip(found, named, strict=True):
+        assert (event.begin_seconds, event.end_seconds) == (
+            pytest.approx(begin, abs=0.05),
+            pytest.approx(end, abs=0.05),
+        )
+
+
+@pytest.mark.parametrize("cut", [1, 40, 62, 80, 110, 180])
+def test_a_state_with_levels_goes_on(cut):
+    sounds = [(14.3, 16.3), (25.1, 25.5), (33.0, 45.7)]
+    wave, shares = _scene(sounds, noise=0.002), _knows([("dog", *one) for one in sounds], share=0.6)
+    whole = _heard(wave, shares)
+    assert _heard(wave, shares, cut=cut) == whole
+    assert len(whole) == 3
 
 
 @pytest.mark.parametrize(

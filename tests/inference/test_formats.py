@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -31,8 +32,8 @@ def _clips(form, top=1, rows=CLIPS, calibrated=False):
     return writer.header() + "".join(writer.prediction(row) for row in rows)
 
 
-def _table(form, kind, rows):
-    writer = FORMATS[form].writer(kind, top=2, calibrated=True, high_hz=11025.0)
+def _table(form, kind, rows, **options):
+    writer = FORMATS[form].writer(kind, top=2, calibrated=True, high_hz=11025.0, **options)
     lines = [writer.header()]
     for row in rows:
         if isinstance(row, Event):
@@ -50,7 +51,7 @@ def test_rows_of_every_format_are_whole_lines(form):
     events, windows = _table(form, "events", [EVENT, EVENT]), _table(form, "windows", [FOUND, STRANGE])
     assert events.count("\n") == windows.count("\n") >= 2
     assert FORMATS[form].suffix.startswith(".")
-    assert FORMATS[form].one_recording == ("a, b.wav" not in events)
+    assert FORMATS[form].one_recording == ("a, b.wav" not in _table(form, "events", [EVENT], several_files=True))
 
 
 def test_clips_as_text():
@@ -195,6 +196,20 @@ def test_raven_selections():
         *(("Low Freq (Hz)", "0.0"), ("High Freq (Hz)", "11025.0"), ("Class", "dog bark"), ("Score", "0.9000")),
     ]
     assert rows[1]["Selection"] == "2"
+
+
+def test_raven_selections_of_several_recordings():
+    """Times count through all sounds, as Raven shows them in one window; `File Offset (s)` is within the file."""
+    options = {"several_files": True, "before_seconds": 60.0}
+    for kind, row in (("events", EVENT), ("windows", FOUND)):
+        text = _table("raven", kind, [row], **options)
+        (found,) = csv.DictReader(io.StringIO(text), delimiter="\t", strict=True)
+        assert list(found)[-3:] == ["Begin File", "Begin Path", "File Offset (s)"]
+        assert (found["Begin File"], found["Begin Path"]) == ("a, b.wav", str(Path("a, b.wav").absolute()))
+        assert float(found["Begin Time (s)"]) - float(found["File Offset (s)"]) == 60
+    assert (found["Begin Time (s)"], found["End Time (s)"]) == ("61.500000", "66.500000")
+    plain = _table("raven", "events", [EVENT])
+    assert "Begin Path" not in plain, "a table of one recording is as it was"
 
 
 @pytest.mark.parametrize("what", ["windows", "events"])

@@ -44,8 +44,8 @@ MANY_CLIPS = 100
 """From this many files on, compiled kernels save more time than they take to load. Recordings do not use them, to keep
 memory low."""
 _KINDS: dict[str, tuple[Kind, ...]] = {"events": ("events",), "windows": ("windows",), "both": ("events", "windows")}
-_FOR_ALL = [name for name, form in FORMATS.items() if not form.one_recording]
-_FOR_ONE = [name for name, form in FORMATS.items() if form.one_recording]
+_FOR_ALL = [name for name, form in FORMATS.items() if not form.times]
+_OF_TIMES = [name for name, form in FORMATS.items() if form.times]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def check(wanted: Wanted) -> None:
     if wanted.damaged and wanted.hop_seconds is not None:
         raise EarsightError("--hop uses what is whole of each file, and says where it ends: leave --allow-damaged out")
     if wanted.hop_seconds is None:
-        if wanted.form in _FOR_ONE or wanted.rows != "events" or wanted.rules != EventRules():
-            names = ", ".join(_FOR_ONE)
+        if wanted.form in _OF_TIMES or wanted.rows != "events" or wanted.rules != EventRules():
+            names = ", ".join(_OF_TIMES)
             raise EarsightError(f"{names}, --rows and what makes events are for recordings: give --hop too")
         if wanted.in_folder:
             raise EarsightError(f"--out {wanted.to}: clips are rows of one file; name one, such as labels.csv")
@@ -120,7 +120,8 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin, say=lambda note: say(f"earsight: {note}"))
     paths = paths if "-" in wanted.sounds else list(paths)
     total = len(paths) if isinstance(paths, list) else None
-    if wanted.form in _FOR_ONE and total != 1 and not wanted.in_folder:
+    several = wanted.hop_seconds is not None and total != 1 and not wanted.in_folder
+    if FORMATS[wanted.form].one_recording and several:
         raise EarsightError(
             f"--format {wanted.form} does not name the recording, and there may be several: "
             "name a folder with --out, such as found/"
@@ -239,10 +240,13 @@ def _recordings(
 ) -> int:
     from earsight.inference.transcribe import TranscriptOptions, transcribe
 
-    options = TranscriptOptions(wanted.hop_seconds or 0.0, wanted.rules, _KINDS[wanted.rows], wanted.form, wanted.top)
+    several = total != 1 and not wanted.in_folder
+    options = TranscriptOptions(
+        wanted.hop_seconds or 0.0, wanted.rules, _KINDS[wanted.rows], wanted.form, wanted.top, several_files=several
+    )
 
     def report(path: str, reason: str) -> None:
-        if wanted.form in _FOR_ONE:  # these formats have no row for errors
+        if wanted.form in _OF_TIMES:  # these formats have no row for errors
             say(f"earsight: {path}: {reason}")
 
     with _progress(wanted) as shown:
@@ -277,7 +281,7 @@ def _name_of(sounds: list[str]) -> Callable[[str], str]:
 
 
 FormName = Annotated[
-    str, typer.Option("--format", help=f"{', '.join(_FOR_ALL)}; with --hop also {' or '.join(_FOR_ONE)}.")
+    str, typer.Option("--format", help=f"{', '.join(_FOR_ALL)}; with --hop also {' or '.join(_OF_TIMES)}.")
 ]
 Rows = Annotated[str, typer.Option(help="With --hop: events, windows (the raw timeline), or both (in a folder).")]
 Place = Annotated[

@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from earsight.files import TURNING, json_text
@@ -32,7 +33,9 @@ class Writer(ABC):
     and ``low_hz``: the highest and the lowest frequency that the model gets of the recording; ``first``: whether of
     long clips only the first window was used, so that the csv has no columns ``windows``, ``agreement`` and
     ``calibrated``; ``damaged``: whether damaged clips are used, so that it has the columns ``damage`` and
-    ``read_seconds``. ``classes``: those of a model whose classes may sound together, of which rows have all.
+    ``read_seconds``. ``classes``: those of a model whose classes may sound together, of which rows have all;
+    ``several_files``: whether rows are of several recordings, which ``before_seconds`` of others came before, so that a
+    Raven table names them.
     """
 
     kind: Kind
@@ -44,6 +47,8 @@ class Writer(ABC):
     first: bool = False
     damaged: bool = False
     classes: tuple[str, ...] = ()
+    several_files: bool = False
+    before_seconds: float = 0.0
 
     def header(self) -> str:
         """The line before the first row; empty if the format has none."""
@@ -209,41 +214,52 @@ class _Audacity(Writer):
             return ""
         if found.several and not found.unknown:
             pairs = zip(found.classes, found.probabilities, strict=True)
-            return "".join(self._selection(name, share, *times) for name, share in pairs if name in found.named)
-        return self._selection(found.answer, found.probabilities[0], *times)
+            return "".join(
+                self._selection(found.path, name, share, *times) for name, share in pairs if name in found.named
+            )
+        return self._selection(found.path, found.answer, found.probabilities[0], *times)
 
     def event(self, path: str, event: Event) -> str:
-        return self._selection(event.label, event.score, *_span(event))
+        return self._selection(path, event.label, event.score, *_span(event))
 
     def problem(self, path: str, reason: str) -> str:
         return ""
 
-    def _selection(self, label: str, score: float, begin: float, end: float) -> str:
+    def _selection(self, path: str, label: str, score: float, begin: float, end: float) -> str:
         return _line([f"{begin:.6f}", f"{end:.6f}", f"{_words(label)} {score:.2f}"])
 
 
 class _Raven(_Audacity):
-    """A selection table."""
+    """A selection table; of several recordings its times count through all of them, and it says where each begins.
+
+    So Raven shows them in one window. opensoundscape 0.13.2 and crowsetta 5.1.2 read ``Begin Time (s)`` as a time
+    within the file, whatever ``Begin Path`` says: they need a table for each recording.
+    """
 
     def header(self) -> str:
         bounds = ("Begin Time (s)", "End Time (s)", "Low Freq (Hz)", "High Freq (Hz)")
-        return _line(["Selection", "View", "Channel", *bounds, "Class", "Score"])
+        files = ("Begin File", "Begin Path", "File Offset (s)") if self.several_files else ()
+        return _line(["Selection", "View", "Channel", *bounds, "Class", "Score", *files])
 
-    def _selection(self, label: str, score: float, begin: float, end: float) -> str:
+    def _selection(self, path: str, label: str, score: float, begin: float, end: float) -> str:
         self.number += 1
-        bounds = [f"{begin:.6f}", f"{end:.6f}", f"{self.low_hz:.1f}", f"{self.high_hz:.1f}"]
-        return _line([str(self.number), "Spectrogram 1", "1", *bounds, _words(label), f"{score:.4f}"])
+        bounds = [f"{self.before_seconds + time:.6f}" for time in (begin, end)]
+        bounds += [f"{self.low_hz:.1f}", f"{self.high_hz:.1f}"]
+        names = Path(path).name, str(Path(path).absolute())
+        files = [*(harmless(name) for name in names), f"{begin:.6f}"] if self.several_files else []
+        return _line([str(self.number), "Spectrogram 1", "1", *bounds, _words(label), f"{score:.4f}", *files])
 
 
 class Format(NamedTuple):
     """A format of rows.
 
-    ``suffix``: ending of its files; ``one_recording``: its rows have times but no path, so that it takes recordings
-    alone, each in a file of its own.
+    ``suffix``: ending of its files; ``times``: its rows have times, so that it takes recordings alone;
+    ``one_recording``: they have no path, so that each recording is in a file of its own.
     """
 
     writer: type[Writer]
     suffix: str
+    times: bool = False
     one_recording: bool = False
 
 
@@ -251,8 +267,8 @@ FORMATS: dict[str, Format] = {
     "text": Format(_Text, ".txt"),
     "csv": Format(_Csv, ".csv"),
     "jsonl": Format(_JsonLines, ".jsonl"),
-    "audacity": Format(_Audacity, ".txt", one_recording=True),
-    "raven": Format(_Raven, ".txt", one_recording=True),
+    "audacity": Format(_Audacity, ".txt", times=True, one_recording=True),
+    "raven": Format(_Raven, ".txt", times=True),
 }
 """By the name that ``--format`` takes."""
 

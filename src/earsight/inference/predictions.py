@@ -66,12 +66,26 @@ class Prediction:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """The frames that a window adds to those before it (`earsight.inference.activity`).
+
+    ``first``: the number of the first; ``levels``: a byte for each frame and band; ``spreads``: of each band's level in
+    steady noise.
+    """
+
+    first: int
+    levels: bytes
+    spreads: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Window:
     """The prediction of one window of a recording; the last one ends with the sound."""
 
     begin_seconds: float
     end_seconds: float
     found: Prediction
+    frames: Frames | None = None
 
 
 @dataclass(frozen=True)

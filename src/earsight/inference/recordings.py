@@ -23,6 +23,7 @@ from earsight.data import audio
 from earsight.data.audio import Piece, pieces
 from earsight.data.intake import Meter
 from earsight.errors import AudioError, EarsightError
+from earsight.inference.activity import frames_of
 from earsight.inference.model import Model
 from earsight.inference.predictions import Window
 from earsight.parallel import in_order
@@ -33,13 +34,20 @@ in a resumed command, so that the bits are the same."""
 _LEAST_SHARE = 0.1
 
 
+_Cut = tuple[int, NDArray[np.float32], int]  # where a window begins, its wave, where the window before it ended
+
+
 class Batch(NamedTuple):
-    """Windows to classify at once: their times in seconds, and waves (samples,) float32 at the recording's rate."""
+    """Windows to classify at once: their times in seconds, and waves (samples,) float32 at the recording's rate.
+
+    ``samples``: where each begins, and where the window before it ended, in samples of the recording.
+    """
 
     path: str
     spans: list[tuple[float, float]]
     waves: list[NDArray[np.float32]]
     rate_hz: int
+    samples: list[tuple[int, int]]
 
 
 class Recording:
@@ -72,13 +80,13 @@ class Recording:
         number = first * BATCH
         begin = 0  # index in the recording of the first buffered sample
         held: NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        waiting: list[tuple[int, NDArray[np.float32]]] = []
+        waiting: list[_Cut] = []
         for piece in self._pieces(number * self._hop):
             held, begin = np.concatenate([held, piece.wave]), begin if len(held) else piece.first
             end = begin + len(held)
             self.seconds = end / self.rate_hz
             while (start := self._start(number)) + self._size <= end:
-                waiting.append((start, held[start - begin : start - begin + self._size]))
+                waiting.append((start, held[start - begin : start - begin + self._size], self._heard(number)))
                 number += 1
                 if len(waiting) == BATCH:
                     yield self._batch(waiting)
@@ -87,7 +95,7 @@ class Recording:
             held, begin = held[kept:], begin + kept
         if self.rate_hz and self._has_another(number, begin + len(held)):
             start = self._start(number)
-            waiting.append((start, held[start - begin :]))
+            waiting.append((start, held[start - begin :], self._heard(number)))
         if waiting:
             yield self._batch(waiting)
 
@@ -105,23 +113,31 @@ class Recording:
     def _start(self, number: int) -> int:
         return round(number * self._hop * self.rate_hz)
 
+    def _heard(self, number: int) -> int:
+        return self._start(number - 1) + self._size if number else 0
+
     def _has_another(self, number: int, end: int) -> bool:
         """Whether there is a window ``number``: the recording's end lies in no window before it."""
         if number == 0:
             return end > 0
         return self._start(number - 1) + self._size < end and self._start(number) + _LEAST_SHARE * self._size <= end
 
-    def _batch(self, windows: list[tuple[int, NDArray[np.float32]]]) -> Batch:
-        ends = [start + len(wave) for start, wave in windows]
-        spans = [(start / self.rate_hz, end / self.rate_hz) for (start, _), end in zip(windows, ends, strict=True)]
-        return Batch(self.path, spans, [wave.copy() for _, wave in windows], self.rate_hz)
+    def _batch(self, windows: list[_Cut]) -> Batch:
+        spans = [(start / self.rate_hz, (start + len(wave)) / self.rate_hz) for start, wave, _ in windows]
+        places = [(start, covered) for start, _, covered in windows]
+        return Batch(self.path, spans, [wave.copy() for _, wave, _ in windows], self.rate_hz, places)
 
 
 def classify(model: Model, batch: Batch) -> list[Window]:
-    """The windows of a batch with their predictions; each is resampled by itself."""
+    """The windows of a batch with their predictions and frames; each is resampled by itself."""
     waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=model.sample_rate_hz) for wave in batch.waves]
     found = model.predict_waves(np.stack([audio.fit(wave, model.samples) for wave in waves]), name=batch.path)
-    return [Window(begin, end, one) for (begin, end), one in zip(batch.spans, found, strict=True)]
+    band_hz = model.card.recipe.features.band_hz
+    frames = [
+        frames_of(wave, begin=begin, covered=covered, rate_hz=batch.rate_hz, band_hz=band_hz)
+        for wave, (begin, covered) in zip(batch.waves, batch.samples, strict=True)
+    ]
+    return [Window(*span, one, new) for span, one, new in zip(batch.spans, found, frames, strict=True)]
 
 
 def check_hop(hop_seconds: float, *, sample_rate_hz: int) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ from earsight.calibration.ood import share_interval
 from earsight.calibration.temperature import binary_calibration_error, expected_calibration_error
 from earsight.data.datasets import Dataset
 from earsight.errors import DataError
+from earsight.evaluation.event_scores import TOLERANCE, Span, score_events
 from earsight.evaluation.metrics import accuracy, log_loss, logit, macro_f1, per_class
 from earsight.evaluation.multilabel import binary_log_loss, f1_at
 from earsight.evaluation.statistics import ClipMeans, bootstrap_accuracy
 from earsight.evaluation.summary import Predictions, base_rates, summarize_several
 from earsight.inference.classifier import Classifier
+from earsight.inference.events import EventRules
 from earsight.inference.formats import harmless
 from earsight.inference.predictions import Prediction
 from earsight.models.card import ModelCard
@@ -203,6 +206,37 @@ def _several_result(
     return out
 
 
+def evaluate_events(
+    classifier: Classifier,
+    root: Path,
+    truth: Sequence[Span],
+    seconds: Mapping[str, float],
+    *,
+    hop_seconds: float = 1.0,
+    rules: EventRules | None = None,
+    tolerance: float = TOLERANCE,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Find the events of annotated recordings, and compare them with what was annotated.
+
+    ``seconds`` has the length of each recording, by its path below ``root``; those without an annotation count too.
+    ``hop_seconds`` and ``rules`` are those of `Classifier.events`, ``tolerance`` is of onsets.
+
+    Returns what `earsight.evaluation.event_scores.score_events` does, with ``recordings`` and ``hop_seconds``.
+
+    DataError if a label is unknown to the model; AudioError if a recording cannot be read to its end.
+    """
+    check_known(classifier, {span.label for span in truth})
+    found = []
+    for done, path in enumerate(sorted(seconds), start=1):
+        for event in classifier.events(root / path, hop_seconds=hop_seconds, rules=rules):
+            found.append(Span(path, event.begin_seconds, event.end_seconds, event.label))
+        if progress:
+            progress(done, len(seconds))
+    scores = score_events(truth, found, tolerance=tolerance, hours=sum(seconds.values()) / 3600)
+    return {**scores, "recordings": len(seconds), "hop_seconds": hop_seconds}
+
+
 def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
     """Calibration error, OOD rate and coverage of a calibrated model on clips of known classes; see `evaluate`."""
     number = {name: index for index, name in enumerate(card.classes)}
@@ -236,7 +270,12 @@ def check_labels(classifier: Classifier, dataset: Dataset) -> None:
             "clips have several labels, and this model was trained to name one; train it on such clips, or take those "
             "with one label"
         )
-    unknown = sorted(set(dataset.classes) - set(classifier.classes))
+    check_known(classifier, dataset.classes)
+
+
+def check_known(classifier: Classifier, labels: Iterable[str]) -> None:
+    """The same for labels of any source."""
+    unknown = sorted(set(labels) - set(classifier.classes))
     if unknown:
         raise DataError(
             f"the model does not know {', '.join(unknown[:3])}; "

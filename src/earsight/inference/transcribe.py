@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earsight.errors import EarsightError, counted
+from earsight.data.audio import info
+from earsight.errors import AudioError, EarsightError, counted
 from earsight.inference.events import EventRules, EventTracker
 from earsight.inference.formats import FORMATS, Kind, Writer, csv_line
 from earsight.inference.journal import INDEX, Output
@@ -37,25 +38,37 @@ class TranscriptOptions:
     kinds: tuple[Kind, ...] = ("events",)  # windows, events or both
     form: str = "text"  # a name in `earsight.inference.formats.FORMATS`
     top: int = 1  # how many classes a window's row shows
+    several_files: bool = False  # whether the rows of several recordings go to one file
 
     def writer(self, kind: Kind, model: Model) -> Writer:
         """A writer of rows of this kind."""
-        writer = FORMATS[self.form].writer(kind, self.top, bool(model.card.calibration))
+        calibrated = bool(model.card.calibration)
+        writer = FORMATS[self.form].writer(kind, self.top, calibrated, several_files=self.several_files)
         writer.classes = model.classes if model.card.several else ()
         return writer
 
 
 class Transcript:
-    """Turns one recording's windows into rows; ``state``, from `state`, resumes."""
+    """Turns one recording's windows into rows; ``state``, from `state`, resumes.
+
+    ``before``: seconds of the recordings, and rows, that stand before it in the same file.
+    """
 
     def __init__(
-        self, model: Model, path: str, options: TranscriptOptions, *, state: dict[str, Any] | None = None
+        self,
+        model: Model,
+        path: str,
+        options: TranscriptOptions,
+        *,
+        state: dict[str, Any] | None = None,
+        before: tuple[float, int] = (0.0, 0),
     ) -> None:
         self.path = path
         state = state or {"numbers": {}, "tracker": None, "seconds": 0.0, "windows": 0, "events": 0, "high_hz": 0.0}
         self.writers = {kind: options.writer(kind, model) for kind in options.kinds}
         for kind, writer in self.writers.items():
-            writer.number, writer.high_hz = state["numbers"].get(kind, 0), float(state["high_hz"])
+            writer.before_seconds, number = before
+            writer.number, writer.high_hz = state["numbers"].get(kind, number), float(state["high_hz"])
             writer.low_hz = model.card.recipe.features.fmin_hz
         self.seconds, self.windows, self.events = float(state["seconds"]), int(state["windows"]), int(state["events"])
         self._without = int(state.get("without", 0))
@@ -113,7 +126,10 @@ class _Item(NamedTuple):
 
 @dataclass
 class _Position:
-    """Position in a journal: number of finished recordings, and of finished batches in the next one."""
+    """Position in a journal: number of finished recordings, and of finished batches in the next one.
+
+    ``before``: seconds and rows of the finished ones, where all rows go to one file.
+    """
 
     done: int = 0
     names: str = ""
@@ -122,6 +138,7 @@ class _Position:
     file: tuple[int, int] = (0, 0)
     batch: int = 0
     state: dict[str, Any] | None = None
+    before: tuple[float, int] = (0.0, 0)
 
 
 def transcribe(
@@ -230,7 +247,8 @@ class _Files:
         """Open the current recording's files, and return its transcript."""
         if self._transcript is None:
             path = recording.path
-            self._transcript = Transcript(self._model, path, self._options, state=self.position.state)
+            state, before = self.position.state, self.position.before
+            self._transcript = Transcript(self._model, path, self._options, state=state, before=before)
             if self._name_of is not None:
                 for kind, writer in self._transcript.writers.items():
                     self._open(self._file(path, kind), writer.header())
@@ -260,7 +278,11 @@ class _Files:
         self._transcript = None
         self._add_name(recording.path)
         done, failed = self.position.done + 1, self.position.failed + bool(reason)
-        self.position = _Position(done=done, names=self._names.hexdigest(), failed=failed)
+        before = (0.0, 0)
+        if self._options.several_files:
+            length = _length(recording.path, read=transcript.seconds)
+            before = self.position.before[0] + length, next(iter(transcript.writers.values())).number
+        self.position = _Position(done=done, names=self._names.hexdigest(), failed=failed, before=before)
         self._output.commit(vars(self.position))
         return reason
 
@@ -277,6 +299,14 @@ class _Files:
 
     def _file(self, path: str, kind: Kind) -> str:
         return "" if self._name_of is None else f"{self._name_of(path)}.{kind}{FORMATS[self._options.form].suffix}"
+
+
+def _length(path: str, *, read: float) -> float:
+    """Seconds of a recording, by its header, so that a resumed command counts as one that was left alone."""
+    try:
+        return info(path).seconds
+    except AudioError:
+        return read
 
 
 def _identity(path: str) -> tuple[int, int]:

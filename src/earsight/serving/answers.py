@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from earsight.inference import predictions
+from earsight.inference.activity import frames_of
 from earsight.inference.events import EventRules, events_of
 from earsight.inference.predictions import Prediction
+from earsight.recipe import Features
 from earsight.serving.decoder_pool import Decoded
 from earsight.serving.schemas import Answer, ClassShare, EventBody, PredictionBody, Sound, Window
 
@@ -43,17 +45,17 @@ def answer_of(
     *,
     name: str,
     options: Options,
-    clip: float,
+    features: Features,
     extras: Mapping[str, Any],
     rules: EventRules | None = None,
 ) -> Answer:
     """The answer to one request.
 
     ``whole`` is the prediction for the sound; ``found`` holds where each window begins in the decoded part, in seconds,
-    and its prediction, at least one; ``name`` is the file's, as its sender has it; ``clip`` the length of a window in
-    seconds; ``extras`` are ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`; ``rules`` make
-    events.
+    and its prediction, at least one; ``name`` is the file's, as its sender has it; ``features`` the model's; ``extras``
+    are ``spectrogram``, ``waveform``, ``explanation`` and ``notes`` of the `Answer`; ``rules`` make events.
     """
+    clip = features.samples / features.rate
     windows = [
         Window(
             **_prediction(one, top=options.top),
@@ -77,18 +79,32 @@ def answer_of(
         start_seconds=windows[0].start_seconds,
         end_seconds=windows[-1].end_seconds,
         timeline=None if options.hop is None else windows,
-        events=None if options.hop is None else _events(found, decoded, rules, hop=options.hop, clip=clip),
+        events=None if options.hop is None else _events(found, decoded, rules, options.hop, features),
         left_out=decoded.loss.to_dict(),
         **extras,
     )
 
 
 def _events(
-    found: Sequence[tuple[float, Prediction]], decoded: Decoded, rules: EventRules | None, *, hop: float, clip: float
+    found: Sequence[tuple[float, Prediction]],
+    decoded: Decoded,
+    rules: EventRules | None,
+    hop: float,
+    features: Features,
 ) -> list[EventBody]:
     """The events that `earsight predict` would find in these windows."""
-    spans = (predictions.Window(start, min(start + clip, decoded.seconds), one) for start, one in found)
-    events = events_of(spans, rules or EventRules(), hop_seconds=hop, window_seconds=clip)
+    clip = features.samples / features.rate
+
+    def spans() -> Iterator[predictions.Window]:
+        covered = 0
+        for start, one in found:
+            begin = round(start * features.rate)
+            wave = decoded.part(begin, features.samples)
+            new = frames_of(wave, begin=begin, covered=covered, rate_hz=features.rate, band_hz=features.band_hz)
+            covered = begin + len(wave)
+            yield predictions.Window(start, min(start + clip, decoded.seconds), one, new)
+
+    events = events_of(spans(), rules or EventRules(), hop_seconds=hop, window_seconds=clip)
     return [
         EventBody(
             label=one.label,
@@ -96,7 +112,7 @@ def _events(
             end_seconds=round(one.end_seconds, 3),
             score=round(one.score, 6),
         )
-        for one in sorted(events, key=lambda event: event.begin_seconds)
+        for one in events
     ]
 
 

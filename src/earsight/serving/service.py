@@ -124,9 +124,9 @@ class Service:
             extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, part, start=at)
             extras["waveform"] = await asyncio.to_thread(self._outline, decoded, options)
         rules = EventRules(of_class=own_thresholds(self.classifier.card))
-        answer = answer_of(
-            whole, found, decoded, name=upload.name, options=options, clip=clip, extras=extras, rules=rules
-        )
+        given: dict[str, Any] = {"name": upload.name, "options": options, "features": features, "rules": rules}
+        # In a thread, for levels of many windows take their time.
+        answer = await asyncio.to_thread(answer_of, whole, found, decoded, extras=extras, **given)
         self.meters.sound_seconds.inc(decoded.seconds)
         several = answer.labels if not answer.unknown else None
         for label in [whole.answer] if several is None else several or [NONE]:
