@@ -133,3 +133,34 @@ def test_bad_clips_stop_it_or_are_left_out(classifier, synthetic_folder, tmp_pat
         dataset.file(int(row)).write_text("hello")
     with pytest.raises(DataError, match="20 of 20 clips cannot be read"):
         evaluate(classifier, dataset, skip_bad=True)
+
+
+def test_events_of_recordings_against_annotations(tmp_path):
+    """A stand-in finds what it is asked to; each recording counts, also the one without an annotation."""
+    from earsight.evaluation.event_scores import Span
+    from earsight.inference.predictions import Event
+    from earsight.inference.scoring import evaluate_events
+
+    class Finder:
+        classes = ("dog", "cat")
+
+        def events(self, path, *, hop_seconds, rules):
+            assert hop_seconds == 0.5
+            found = {"a.wav": [Event("dog", 1.2, 2.0, 0.9, 0.9, 3)], "b.wav": [Event("cat", 5.0, 6.0, 0.9, 0.9, 1)]}
+            return iter(found[path.relative_to(tmp_path).as_posix()])
+
+    truth = [Span("a.wav", 1.0, 2.0, "dog"), Span("a.wav", 8.0, 9.0, "cat")]
+    steps = []
+    found = evaluate_events(
+        Finder(),
+        tmp_path,
+        truth,
+        {"a.wav": 1800.0, "b.wav": 1800.0},
+        hop_seconds=0.5,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert (found["matched"], found["sounds"], found["events"], found["false_an_hour"]) == (1, 2, 2, 1.0)
+    assert found["onset_error"]["mean"] == pytest.approx(0.2)
+    assert (found["recordings"], found["hop_seconds"], steps) == (2, 0.5, [(1, 2), (2, 2)])
+    with pytest.raises(DataError, match="does not know frog"):
+        evaluate_events(Finder(), tmp_path, [Span("a.wav", 0.0, 1.0, "frog")], {"a.wav": 10.0})
