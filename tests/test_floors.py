@@ -16,7 +16,7 @@ import earsight
 
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
-    *("errors", "cache", "files", "signals", "openmp", "library_output", "parallel", "version", "recipe"),
+    *("errors", "cache", "portable", "files", "signals", "openmp", "library_output", "parallel", "version", "recipe"),
     *("kernels", "data", "evaluation", "features", "models", "training", "calibration", "execution"),
     *("analysis", "inference", "tuning", "onnx", "ensembles", "reports", "experiments", "serving"),
     *("console", "quickstart", "commands", "cli", "__main__"),
@@ -67,6 +67,11 @@ def test_every_file_has_a_floor():
 @pytest.mark.parametrize("path", [path for path in MODULES if path != EXCEPTION], ids=str)
 def test_modules_import_only_from_above(path):
     assert _uphill(path, _tree(path)) == []
+
+
+def test_dir_shows_what_is_meant_for_callers():
+    assert dir(earsight) == sorted(earsight.__all__) == ["__version__", "load"]
+    assert all(hasattr(earsight, name) for name in earsight.__all__)
 
 
 def test_the_exception_is_only_the_lazy_load():

@@ -34,3 +34,8 @@ def load(path: str | Path) -> Classifier:
     from earsight.inference.classifier import load_classifier
 
     return load_classifier(path)
+
+
+def __dir__() -> list[str]:
+    """What is meant for callers; not what this file needs itself."""
+    return sorted(__all__)

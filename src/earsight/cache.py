@@ -11,4 +11,5 @@ def default_cache() -> Path:
     named = os.environ.get("EARSIGHT_CACHE")
     if named:
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "earsight"
+    usual = os.environ.get("LOCALAPPDATA") if os.name == "nt" else None  # where Windows keeps what stays on a machine
+    return Path(os.environ.get("XDG_CACHE_HOME") or usual or Path.home() / ".cache") / "earsight"

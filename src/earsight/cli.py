@@ -71,15 +71,17 @@ def main() -> None:
     # Importing torch makes a million objects that stay. Garbage collections over them take some 0.3 s of a short
     # command; with so large a first generation they are rare.
     gc.set_threshold(100_000)
-    kinds = (signal.SIGTERM, signal.SIGHUP) if os.name == "posix" else (signal.SIGTERM,)
+    kinds = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     stop_at(*(kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL))  # not below nohup
     spin_briefly()
     ask_for_short_slices()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, for which torch looks when it first takes memory
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            # File names are bytes: those that are not UTF-8 pass through as they came.
-            stream.reconfigure(errors="surrogateescape")
+            # File names are bytes: those that are not UTF-8 pass through as they came. What another coding, such as
+            # that of a pipe on Windows, does not have is written with escapes.
+            passing = stream is sys.stdin or stream.encoding.lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if passing else "backslashreplace")
     status = 1
 
     def leave() -> None:

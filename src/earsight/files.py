@@ -17,14 +17,19 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from earsight.errors import EarsightError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 _DIGEST = "digest"
+_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
 SEAL = "# Digest of the lines below: "
 TURNING = "\u2028\u2029\u202a-\u202e\u2066-\u2069"
 """Characters that break or turn the line around them: gpj.exe reads as exe.jpg."""
@@ -54,7 +59,7 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
         yield part
         if sync:
             _sync(part)
-        part.replace(path)
+        take_place(part, path)
         if sync and os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
             _sync(path.parent)
     finally:
@@ -72,13 +77,13 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
     remove_stale(prefix)
     folder = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(6)}"
     lock = folder.with_name(f"{folder.name}.lock")
-    with FileLock(lock):
+    with FileLock(lock) as held:
         try:
             folder.mkdir(mode=0o700)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            let_go(held)
 
 
 def remove_stale(prefix: str) -> int:
@@ -88,16 +93,31 @@ def remove_stale(prefix: str) -> int:
     used = 0
     for lock in Path(tempfile.gettempdir()).glob(f"{glob.escape(prefix)}*.lock"):
         try:
-            if os.name == "posix" and (lock.is_symlink() or lock.lstat().st_uid != os.getuid()):
+            if hasattr(os, "getuid") and (lock.is_symlink() or lock.lstat().st_uid != os.getuid()):
                 continue  # another user's, or one that another user laid there
-            with FileLock(lock, timeout=0):
+            with FileLock(lock, timeout=0) as held:
                 shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-                lock.unlink(missing_ok=True)
+                let_go(held)
         except Timeout:
             used += 1
         except OSError:
             continue  # removed meanwhile
     return used
+
+
+def let_go(lock: BaseFileLock) -> None:
+    """Release a lock and remove its file, while it is held, so that nobody can have begun to wait for it.
+
+    On Windows an open file cannot be removed: there it is released first, and stays where another process has it.
+    """
+    file = Path(lock.lock_file)
+    if _at_once():
+        file.unlink(missing_ok=True)
+        lock.release()
+    else:
+        lock.release()
+        with suppress(PermissionError):
+            file.unlink(missing_ok=True)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -235,8 +255,25 @@ def _digest_of(content: Any) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
+def take_place(part: Path, path: Path) -> None:
+    """Rename; Windows refuses as long as somebody, a virus scanner perhaps, has either file open."""
+    for wait in () if _at_once() else _WAITS:
+        try:
+            part.replace(path)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    part.replace(path)
+
+
+def _at_once() -> bool:
+    """Whether a file can be replaced and removed while it is open."""
+    return os.name != "nt"
+
+
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows syncs only what may be written; a folder may only be read.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

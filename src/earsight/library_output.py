@@ -20,6 +20,7 @@ from typing import Any
 
 from earsight.errors import counted
 from earsight.files import say_damage
+from earsight.portable import c_library
 
 _local = threading.local()
 _lock = threading.Lock()
@@ -93,9 +94,9 @@ _written = _Write(_take)
 @functools.cache
 def _stderr() -> tuple[Any, int, int] | None:
     """C's variable `stderr`, a stream that ends in `_written`, and the stream that it was."""
-    if not sys.platform.startswith("linux"):
+    library = c_library()
+    if library is None or not sys.platform.startswith("linux"):
         return None
-    library = ctypes.CDLL(None)
     try:
         place = ctypes.c_void_p.in_dll(library, "stderr")
         library.fopencookie.restype = ctypes.c_void_p

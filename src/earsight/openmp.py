@@ -11,8 +11,11 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from earsight.portable import c_library
 
 SPINS = 10_000  # some 0.5 ms; libgomp's own are 300,000, longer than a time slice
 SLICE_NS = 100_000  # the shortest that Linux grants, from 6.12 on; before, it is passed over
@@ -38,20 +41,22 @@ class _Attributes(ctypes.Structure):
 def time_slice() -> int:
     """The slice of this thread in nanoseconds; 0 where the system does not say, or another policy is set."""
     found = _Attributes()
-    calls = _CALLS.get(platform.machine()) if os.name == "posix" and os.uname().sysname == "Linux" else None
-    size = ctypes.sizeof(found)
-    if calls is None or ctypes.CDLL(None).syscall(calls[1], 0, ctypes.byref(found), size, 0) or found.policy:
+    calls, library = _CALLS.get(platform.machine()), c_library()
+    if calls is None or library is None or not sys.platform.startswith("linux"):
+        return 0
+    if library.syscall(calls[1], 0, ctypes.byref(found), ctypes.sizeof(found), 0) or found.policy:
         return 0
     return int(found.runtime)
 
 
 def ask_for_short_slices() -> None:
     """For this thread, and all threads and processes that it starts from now on; nice values and policies stay."""
-    if not time_slice():
+    library = c_library()
+    if library is None or not time_slice():
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     asked = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=SLICE_NS)
-    ctypes.CDLL(None).syscall(_CALLS[platform.machine()][0], 0, ctypes.byref(asked), 0)  # refused: all stays as it was
+    library.syscall(_CALLS[platform.machine()][0], 0, ctypes.byref(asked), 0)  # refused: all stays as it was
 
 
 def spin_briefly() -> None:

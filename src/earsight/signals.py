@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 from typing import Any
+
+from earsight.portable import interrupt
 
 
 def stop_at(*kinds: int) -> None:
@@ -38,6 +39,6 @@ def _dropped(event: Any) -> None:
     number = stop_status(event.exc_value) - 128
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, _stop)
-    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again = threading.Timer(0.05, interrupt, (number,))
     again.daemon = True
     again.start()

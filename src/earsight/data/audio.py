@@ -27,6 +27,7 @@ from earsight.data.intake import Channel, energy_of, picked
 from earsight.data.mpeg import Survey
 from earsight.errors import AudioError
 from earsight.library_output import report
+from earsight.portable import read_at
 
 Observer = Callable[[Wave, int], None]
 Excuse = Callable[[str, float], None]
@@ -316,7 +317,7 @@ def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None)
     name = str(path)
     descriptor = _descriptor(name)
     try:
-        head = os.pread(descriptor, contents.HEAD_BYTES, 0)
+        head = read_at(descriptor, contents.HEAD_BYTES, 0)
         found = containers.survey(descriptor)
         fault = _fault(name, found)
         if fault is not None and (other := contents.no_sound(head)) is not None:

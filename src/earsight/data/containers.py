@@ -17,6 +17,7 @@ from typing import Any
 
 from earsight.data.films import survey_film
 from earsight.data.mpeg import Link, Survey, after_tags, survey_mpeg
+from earsight.portable import read_at
 
 _CHUNK = 1 << 20
 # Writers that cannot seek back (pipes, recorders) leave sizes near 2 or 4 GiB in the header: no promise at all.
@@ -63,7 +64,7 @@ class Window:
         found = head[self._at : self._at + count]
         if len(found) < count:
             place = self._link.begin + self._at + len(found) - len(head)
-            found += os.pread(self._descriptor, count - len(found), place)
+            found += read_at(self._descriptor, count - len(found), place)
         self._at += len(found)
         return found
 
@@ -78,7 +79,7 @@ def survey(descriptor: int) -> Survey:
     """Look through an open, seekable file; see `Survey`."""
     size = os.fstat(descriptor).st_size
     start = after_tags(descriptor, 0, size)
-    head = os.pread(descriptor, 64, start)
+    head = read_at(descriptor, 64, start)
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _wav(descriptor, start, size)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
@@ -136,18 +137,18 @@ def _wav(descriptor: int, start: int, size: int) -> Survey:
 
 def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tuple[int, int] | None]:
     """The WAV file at ``start``: its bytes, how many are missing, and where its sound is, should that be MPEG audio."""
-    head = os.pread(descriptor, 12, start)
+    head = read_at(descriptor, 12, start)
     order = ">" if head[:4] == b"RIFX" else "<"
     riff_end = start + 8 + struct.unpack(order + "I", head[4:8])[0]
     position, long_size, tag, form = start + 12, None, 0, b""
     while position + 8 <= size:
-        name, length = struct.unpack(order + "4sI", os.pread(descriptor, 8, position))
+        name, length = struct.unpack(order + "4sI", read_at(descriptor, 8, position))
         body = position + 8
         if name == b"ds64" and size >= body + 16:  # RF64 keeps the true lengths here
-            riff, long_size = struct.unpack("<QQ", os.pread(descriptor, 16, body))
+            riff, long_size = struct.unpack("<QQ", read_at(descriptor, 16, body))
             riff_end = start + 8 + riff
         if name == b"fmt " and size >= body + 2:
-            form = os.pread(descriptor, 8 + min(length, _CHUNK), position)
+            form = read_at(descriptor, 8 + min(length, _CHUNK), position)
             tag = struct.unpack(order + "H", form[8:10])[0]
         if name != b"data":
             position = body + length + length % 2
@@ -183,13 +184,13 @@ def _rf64(form: bytes, length: int) -> bytes:
 
 
 def _starts_wav(descriptor: int, position: int) -> bool:
-    head = os.pread(descriptor, 12, position)
+    head = read_at(descriptor, 12, position)
     return head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE"
 
 
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
-    head = os.pread(descriptor, 4096, position)
+    head = read_at(descriptor, 4096, position)
     if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX")):
         return True
     if not head.strip(b"\0") and size - position <= 4096:  # a sector that was filled up
@@ -205,7 +206,7 @@ def _missing_chunk(
     header = struct.calcsize(layout)
     position = start
     while position + header <= size:
-        name, length = struct.unpack(layout, os.pread(descriptor, header, position))
+        name, length = struct.unpack(layout, read_at(descriptor, header, position))
         length -= header if layout == "<16sq" else 0
         body = position + header
         if name == data:
@@ -221,15 +222,15 @@ def _caf(descriptor: int, size: int) -> Survey:
     """A CAF file; a data chunk of length -1, which libsndfile refuses, goes to the end."""
     position = 8
     while position + 12 <= size:
-        name, length = struct.unpack(">4sq", os.pread(descriptor, 12, position))
+        name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
         body = position + 12
         if name == b"data" and length == -1:
-            head = os.pread(descriptor, position + 4, 0) + struct.pack(">q", size - body)
+            head = read_at(descriptor, position + 4, 0) + struct.pack(">q", size - body)
             return Survey((Link(body, size, head),))
         if name == b"data":
             missing, tail = max(0, body + length - size), max(body, size - _CHUNK)
             # Before the end of the sound no table begins, unless bytes of it are missing.
-            at = os.pread(descriptor, size - tail, tail).find(b"pakt") if missing else -1
+            at = read_at(descriptor, size - tail, tail).find(b"pakt") if missing else -1
             if at >= 0:
                 return Survey(damage=(None, f"{body + length - tail - at} bytes of it are gone"))
             return Survey(missing=missing)
@@ -246,7 +247,7 @@ def _voc_blocks(descriptor: int, head: bytes, size: int) -> tuple[int, int]:
     """
     position, count = struct.unpack("<H", head[20:22])[0] if len(head) > 22 else size, 0
     while position + 4 <= size:
-        block = os.pread(descriptor, 4, position)
+        block = read_at(descriptor, 4, position)
         length = int.from_bytes(block[1:], "little")
         count += block[0] in (1, 2, 9)
         if not 0 < block[0] < 10 or count > 1 or length in (0, 0xFFFFFF):  # the end, or a length that was not known
@@ -257,7 +258,7 @@ def _voc_blocks(descriptor: int, head: bytes, size: int) -> tuple[int, int]:
 
 def _missing_of_sphere(descriptor: int, size: int) -> int:
     """Bytes that a NIST SPHERE file lacks by the numbers in its header, which is text."""
-    words = os.pread(descriptor, 1024, 0).split()
+    words = read_at(descriptor, 1024, 0).split()
     triples = zip(words, words[1:], words[2:], strict=False)
     numbers = {word: int(value) for word, kind, value in triples if kind[:1] == b"-" and value.isdigit()}
     wanted = [numbers.get(name, 0) for name in (b"sample_count", b"channel_count", b"sample_n_bytes")]
@@ -270,7 +271,7 @@ def _wavpack(descriptor: int, size: int) -> Survey:
     """A WavPack file, block by block, or several in a row."""
     begins, position = [], 0
     while position + 32 <= size:
-        head = os.pread(descriptor, 32, position)
+        head = read_at(descriptor, 32, position)
         if head.startswith(b"APETAGEX"):
             position += 32 + int.from_bytes(head[12:16], "little")
             continue
@@ -326,8 +327,8 @@ def _ogg(descriptor: int, size: int) -> Survey:
         opening = page.first
         if rate and page.granule > 0 and len(heads) == 1:
             seconds = max(0, page.granule - delay) / rate
-    if end < size and any(os.pread(descriptor, min(size - end, 4096), end).strip(b"\0")):
-        scrap = os.pread(descriptor, 4, end)
+    if end < size and any(read_at(descriptor, min(size - end, 4096), end).strip(b"\0")):
+        scrap = read_at(descriptor, 4, end)
         if b"OggS".startswith(scrap) or size - end > 4096:
             return Survey(_ranges(begins, size), missing=27, exact=True)
     return Survey(_ranges(begins, size))
@@ -354,7 +355,7 @@ def _pages(descriptor: int, size: int) -> Iterator[_Page]:
     held, at, position = b"", 0, 0  # `held` begins at `position` of the file
     while True:
         if len(held) - at < 66000 and position + len(held) < size:
-            held, position = held[at:] + os.pread(descriptor, _CHUNK, position + len(held)), position + at
+            held, position = held[at:] + read_at(descriptor, _CHUNK, position + len(held)), position + at
             at = 0
         found = held.find(b"OggS\0", at)
         if found < 0 or len(held) - found < 27:
@@ -405,7 +406,7 @@ def _flac(descriptor: int, start: int, size: int) -> Survey:
     begins = [start]
     position, tail = start + 8, b""
     while position < size:
-        block = tail + os.pread(descriptor, _CHUNK, position)
+        block = tail + read_at(descriptor, _CHUNK, position)
         places = {block.find(head) for head in _FLAC_HEADS} - {-1}
         if places:
             begins.append(position - len(tail) + min(places))
@@ -421,11 +422,11 @@ def _flac(descriptor: int, start: int, size: int) -> Survey:
 
 def _flac_frames(descriptor: int, start: int) -> int | None:
     """Sample frames of a FLAC stream that is part of a longer one: it promises the whole's; None if it is not."""
-    info = os.pread(descriptor, 34, start + 8)
+    info = read_at(descriptor, 34, start + 8)
     if len(info) < 34:
         return None
     total = int.from_bytes(info[13:18], "big") & 0xFFFFFFFFF
-    head = os.pread(descriptor, 16, _flac_frames_begin(descriptor, start))
+    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, start))
     first = _flac_number(head, struct.unpack(">H", info[2:4])[0])
     return total - first if first is not None and 0 < first < total else None
 
@@ -434,7 +435,7 @@ def _flac_frames_begin(descriptor: int, start: int) -> int:
     """The first byte behind the metadata of the FLAC stream at ``start``."""
     position, last = start + 4, False
     while not last:
-        head = os.pread(descriptor, 4, position)
+        head = read_at(descriptor, 4, position)
         last = len(head) < 4 or bool(head[0] & 0x80)
         position += 4 + int.from_bytes(head[1:], "big")
     return position
@@ -445,12 +446,12 @@ def flac_last_frame(descriptor: int, link: Link) -> tuple[int, int] | None:
 
     A stream that was cut ends within it; one that is damaged before it goes on to its promised end.
     """
-    streaminfo = os.pread(descriptor, 4, link.begin + 8)
+    streaminfo = read_at(descriptor, 4, link.begin + 8)
     block = struct.unpack(">H", streaminfo[2:4])[0] if len(streaminfo) == 4 else 0
-    head = os.pread(descriptor, 16, _flac_frames_begin(descriptor, link.begin))
+    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, link.begin))
     first = _flac_number(head, block)
     begin = max(link.begin, link.end - (1 << 18))
-    tail = os.pread(descriptor, link.end - begin, begin)
+    tail = read_at(descriptor, link.end - begin, begin)
     at = len(tail)
     while first is not None and (at := tail.rfind(b"\xff", 0, at)) >= 0:
         number = _flac_number(tail[at : at + 16], block)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from earsight.portable import read_at
+
 HEAD_BYTES = 4096
 _CONVERT = "convert it with `ffmpeg -i IN OUT.wav` to WAV or FLAC"
 INSTALL = "pip install 'earsight[formats]'"
@@ -154,7 +156,7 @@ def _coding(descriptor: int, head: bytes) -> str | None:
 def _mp4_coding(descriptor: int) -> str:
     """The coding that an MP4 file's sample description names."""
     size = os.fstat(descriptor).st_size
-    for part in (os.pread(descriptor, _SEARCHED, 0), os.pread(descriptor, _SEARCHED, max(0, size - _SEARCHED))):
+    for part in (read_at(descriptor, _SEARCHED, 0), read_at(descriptor, _SEARCHED, max(0, size - _SEARCHED))):
         at = part.find(b"stsd")
         while at >= 0:
             if (found := _CODINGS.get(part[at + 16 : at + 20])) is not None:

@@ -128,7 +128,8 @@ class _Sndfile:
     def __init__(self, descriptor: int, link: Link) -> None:
         self._descriptor, self._link = descriptor, link
         size = os.fstat(descriptor).st_size
-        self._windowed = link.begin > 0 or link.end < size or bool(link.head)
+        # Windows' libsndfile may have another C library than Python, whose descriptors it then does not know.
+        self._windowed = link.begin > 0 or link.end < size or bool(link.head) or os.name == "nt"
         self._pretended = 0
         self.damage, self.notes = "", Counter[str]()
         self._file = self._opened()

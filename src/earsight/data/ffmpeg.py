@@ -7,7 +7,6 @@ decode, checksums that fail and gaps in the timestamps end it, and are named.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from earsight.data.containers import Window
 from earsight.data.mpeg import Link
+from earsight.portable import read_at
 
 Wave = npt.NDArray[np.float32]
 
@@ -286,11 +286,11 @@ def _bare_aac(context: Any, descriptor: int, link: Link) -> Iterator[tuple[Wave,
 
     position = link.begin + 12
     while position + 8 <= link.end:
-        name, length = struct.unpack("<4sI", os.pread(descriptor, 8, position))
+        name, length = struct.unpack("<4sI", read_at(descriptor, 8, position))
         if name == b"data":
             if length > _BARE_AAC_BYTES:
                 raise ValueError(f"raw AAC of {length} bytes, more than {_BARE_AAC_BYTES}")
-            frames = context.decode(av.Packet(os.pread(descriptor, length, position + 8)))
+            frames = context.decode(av.Packet(read_at(descriptor, length, position + 8)))
             yield from ((_wave(frame), int(frame.sample_rate)) for frame in frames if frame.samples)
             return
         position += 8 + length + length % 2
@@ -300,9 +300,9 @@ def _caf_trim(descriptor: int, link: Link, coding: str) -> tuple[int, int] | Non
     """Frames of delay to leave out, and valid frames behind them, by a CAF file's packet table; None without one."""
     position = link.begin + 8
     while position + 12 <= link.end:
-        name, length = struct.unpack(">4sq", os.pread(descriptor, 12, position))
+        name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
         if name == b"pakt" and length >= 24:
-            packets, valid, priming, remainder = struct.unpack(">qqii", os.pread(descriptor, 24, position + 12))
+            packets, valid, priming, remainder = struct.unpack(">qqii", read_at(descriptor, 24, position + 12))
             if coding == "opus" and not priming and not remainder and valid > _OPUS_DELAY and packets:
                 # FFmpeg before 6 writes neither; the delay of libopus is always the same.
                 return _OPUS_DELAY, valid - _OPUS_DELAY

@@ -6,10 +6,10 @@ what the structure shows is found here; the packets themselves are looked at whe
 
 from __future__ import annotations
 
-import os
 import struct
 
 from earsight.data.mpeg import Link, Survey
+from earsight.portable import read_at
 
 _CHUNK = 1 << 20
 
@@ -25,7 +25,7 @@ def survey_film(descriptor: int, head: bytes, size: int) -> Survey | None:
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         length = struct.unpack("<I", head[4:8])[0]
         return Survey(missing=max(0, 8 + length - size) if 0 < length < 1 << 31 else 0)
-    if head[:1] == b"\x47" and os.pread(descriptor, 1, 188) == b"\x47":
+    if head[:1] == b"\x47" and read_at(descriptor, 1, 188) == b"\x47":
         return _mpegts(descriptor, size)
     if head.startswith(b"\0\0\1\xba"):
         return Survey(missing=_missing_pack(descriptor, size), exact=True)
@@ -39,7 +39,7 @@ def _boxes(descriptor: int, size: int) -> Survey:
     """An MP4 file, by its boxes: the last one's end lies beyond the file's where it was cut."""
     position, last = 0, 0
     while position + 8 <= size:
-        head = os.pread(descriptor, 16, position)
+        head = read_at(descriptor, 16, position)
         length = int.from_bytes(head[:4], "big")
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:16], "big")
@@ -61,7 +61,7 @@ def _swallowed(descriptor: int, size: int, begin: int) -> int:
     Only of a box that bytes are missing in does another begin before its end.
     """
     start = max(begin + 8, size - _CHUNK)
-    tail = os.pread(descriptor, size - start, start)
+    tail = read_at(descriptor, size - start, start)
     for name in _INDEXES:
         at = tail.find(name)
         length = int.from_bytes(tail[max(0, at - 4) : max(0, at)], "big")
@@ -85,7 +85,7 @@ def _matroska(descriptor: int, size: int) -> Survey:
     segment = False
     while position < size:
         if position < base or position + 64 > base + len(held):
-            held, base = os.pread(descriptor, _CHUNK, position), position
+            held, base = read_at(descriptor, _CHUNK, position), position
         at = position - base
         name, width = _ebml(held[at : at + 4], marked=True)
         length, more = _ebml(held[at + width : at + width + 8])
@@ -110,9 +110,9 @@ def _matroska(descriptor: int, size: int) -> Survey:
         elif name == _TIME:
             cluster = int.from_bytes(value, "big")
         elif name == _INFO:
-            scale = float(number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x2a\xd7\xb1") or 1e6)
+            scale = float(number_of(read_at(descriptor, min(length, _CHUNK), body), b"\x2a\xd7\xb1") or 1e6)
         elif name == _TRACKS:
-            delay = number_of(os.pread(descriptor, min(length, _CHUNK), body), b"\x56\xaa") / 1e9
+            delay = number_of(read_at(descriptor, min(length, _CHUNK), body), b"\x56\xaa") / 1e9
         elif name in (_BLOCK, _SIMPLE_BLOCK) and len(value) >= 4:
             track = _ebml(value)[1]
             time = (cluster + int.from_bytes(value[track : track + 2], "big", signed=True)) * scale / 1e9
@@ -142,7 +142,7 @@ def number_of(element: bytes, name: bytes) -> int:
 
 
 def _starts_matroska(descriptor: int, position: int) -> bool:
-    return int.from_bytes(os.pread(descriptor, 4, position), "big") == _EBML
+    return int.from_bytes(read_at(descriptor, 4, position), "big") == _EBML
 
 
 def _ebml(head: bytes, *, marked: bool = False) -> tuple[int, int]:
@@ -164,9 +164,9 @@ def _asf(descriptor: int, size: int) -> Survey:
     """A WMA file, by its data object, which is packets of one length that begin alike."""
     position, packet, live = 0, 0, False
     while position + 24 <= size:
-        name, length = struct.unpack("<16sQ", os.pread(descriptor, 24, position))
+        name, length = struct.unpack("<16sQ", read_at(descriptor, 24, position))
         if name == _ASF_HEADER:
-            head = os.pread(descriptor, min(length, _CHUNK), position)
+            head = read_at(descriptor, min(length, _CHUNK), position)
             at = head.find(_ASF_PROPERTIES)
             if at > 0 and len(head) >= at + 104:
                 flags, least, most = struct.unpack("<III", head[at + 88 : at + 100])
@@ -186,7 +186,7 @@ def _asf_damage(descriptor: int, begin: int, end: int, packet: int) -> tuple[flo
     """When a packet of ASF was to be sent before one that does not begin as the first does."""
     first, start, seconds = b"", 0.0, 0.0
     for position in range(begin, end - 24, packet) if packet >= 32 else ():
-        head = os.pread(descriptor, 24, position)
+        head = read_at(descriptor, 24, position)
         first = first or head[:3]
         if head[:3] != first or first[0] != 0x82:
             return (seconds, "bytes that are no packet") if first[0] == 0x82 else None
@@ -202,7 +202,7 @@ def _missing_pack(descriptor: int, size: int) -> int:
     held, base, position = b"", 0, 0
     while position + 6 <= size:
         if position < base or position + 16 > base + len(held):
-            held, base = os.pread(descriptor, _CHUNK, position), position
+            held, base = read_at(descriptor, _CHUNK, position), position
         head = held[position - base : position - base + 16]
         if head[:3] != b"\0\0\1" or head[3] < 0xB9:
             return 0
@@ -218,7 +218,7 @@ def _missing_pack(descriptor: int, size: int) -> int:
 def _mpegts(descriptor: int, size: int) -> Survey:
     """An MPEG transport stream: whether its last packet, and the last part of its sound, are whole."""
     begin = max(0, size - 188 * 5600)
-    tail = os.pread(descriptor, size - begin, begin)
+    tail = read_at(descriptor, size - begin, begin)
     phases = (phase for phase in range(188) if all(tail[at] == 0x47 for at in range(phase, len(tail), 188)[-5:]))
     phase = next(phases, 0)
     rest = (len(tail) - phase) % 188

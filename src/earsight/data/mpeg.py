@@ -6,10 +6,11 @@ files are sure to have a header that counts their frames, and decoders guess the
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from earsight.portable import read_at
 
 _CHUNK = 1 << 20
 # kbit/s by index: MPEG 1 layers I, II, III; MPEG 2 and 2.5 layer I, then II and III.
@@ -58,7 +59,7 @@ class Survey:
 def after_tags(descriptor: int, position: int, size: int) -> int:
     """The first byte behind ID3v2 tags."""
     while position + 10 < size:
-        head = os.pread(descriptor, 10, position)
+        head = read_at(descriptor, 10, position)
         if head[:3] != b"ID3" or max(head[6:10]) > 0x7F:
             break
         position += 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) + (10 if head[5] & 0x10 else 0)
@@ -110,7 +111,7 @@ def survey_mpeg(descriptor: int, start: int, size: int) -> Survey:
         if run.tagged is not None and run.count < run.tagged:
             promised = run.tagged_bytes or (stop - run.begin) * run.tagged // max(1, run.count + 1)
             missing = max(missing, promised - (stop - run.begin))
-    last = _mpeg_head(os.pread(descriptor, 4, end)) if end < size else None
+    last = _mpeg_head(read_at(descriptor, 4, end)) if end < size else None
     if last is not None and last[0] == runs[-1].kind and runs[-1].tagged is None:  # no count tells that it is cut
         missing = max(missing, end + last[1] - size)
     if len(links) == 1 and links[0].frames is None:
@@ -129,7 +130,7 @@ def _links_of(run: _Run, stop: int) -> list[Link]:
 
 
 def _is_tag(descriptor: int, position: int) -> bool:
-    head = os.pread(descriptor, 4096, position)
+    head = read_at(descriptor, 4096, position)
     return head.startswith((b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")) or not head.strip(b"\0")
 
 
@@ -143,7 +144,7 @@ def _frames(descriptor: int, start: int, size: int) -> Iterator[tuple[int, Head,
         at = position - base
         if at < 0 or (at + 8192 > len(held) and base + len(held) < size):
             base, at = position, 0
-            held = os.pread(descriptor, _CHUNK, base)
+            held = read_at(descriptor, _CHUNK, base)
         head = _mpeg_head(held[at : at + 4])
         if head is not None and (chained or _follows(held, at, head)):
             if position + head[1] > size:

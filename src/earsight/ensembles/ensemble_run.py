@@ -25,7 +25,7 @@ from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.metrics import logit
 from earsight.evaluation.summary import write_summary
-from earsight.files import link_or_copy, publish_folder, replace_text, write_state
+from earsight.files import let_go, link_or_copy, publish_folder, replace_text, write_state
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import statistics_of
@@ -108,8 +108,8 @@ def write_ensemble(
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         lock = out.with_name(f".{out.name}.lock")
-        with FileLock(lock).acquire(timeout=LOCK_SECONDS), ExitStack() as ending:
-            ending.callback(lock.unlink, missing_ok=True)
+        with FileLock(lock).acquire(timeout=LOCK_SECONDS) as held, ExitStack() as ending:
+            ending.callback(let_go, held)
             check_place(out)
             shutil.rmtree(partial, ignore_errors=True)
             digest = _digest(grid, method)

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,7 +31,7 @@ from earsight.training.trial import Trial, run_trial
 
 STOP_SECONDS = 10.0  # for a worker to tidy up before it is killed
 # A fork of this process would share its GPU context and its locks.
-_METHOD = "forkserver" if os.name == "posix" else "spawn"
+_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass
@@ -78,6 +77,8 @@ def run_at_once(
     waiting = deque(trials)
     context = multiprocessing.get_context(_METHOD)
     if _METHOD == "forkserver":
+        from multiprocessing import forkserver
+
         # Each process is then forked from one that has imported torch, and done nothing with it.
         context.set_forkserver_preload([__name__])
         with spinning_briefly():

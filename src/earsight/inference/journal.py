@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import filelock
 
 from earsight.errors import EarsightError
-from earsight.files import read_state, say_once, write_state
+from earsight.files import let_go, read_state, say_once, write_state
 
 INDEX = "recordings.csv"
 """The first file of an output folder."""
@@ -204,8 +204,7 @@ class FileOutput(Output):
             os.close(descriptor)
         self._files.clear()
         if self._lock.is_locked:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release()
+            let_go(self._lock)
 
     def _acquire(self) -> None:
         """Lock the output, and remove a killed process's half-written journal."""

@@ -103,7 +103,7 @@ def _is_private(folder: Path) -> bool:
 
 def _others_write(path: Path, bits: int = 0o022) -> bool:
     found = path.stat()
-    return os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & bits))
+    return hasattr(os, "geteuid") and (found.st_uid not in (0, os.geteuid()) or bool(found.st_mode & bits))
 
 
 def _digests(folder: Path) -> bytes:

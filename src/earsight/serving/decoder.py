@@ -17,21 +17,25 @@ import errno
 import json
 import math
 import os
-import resource
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile  # noqa: F401 - loaded before the limits are set
 import soxr
 
 from earsight.data import audio
-from earsight.data.audio import AudioInfo, pieces
+from earsight.data.audio import AudioInfo, Wave, pieces
 from earsight.data.intake import Meter
 from earsight.errors import AudioError
 from earsight.recipe import Features
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
 
 
 class _Refused(Exception):  # noqa: N818
@@ -83,24 +87,33 @@ def _write(job: dict[str, Any], found: AudioInfo, observe: audio.Observer) -> in
             for begin, wave in audio.read_windows(
                 job["path"], sample_rate_hz=rate, seconds=job["window"], channel=job["channel"], observe=observe
             ):
-                out.write(wave[out.tell() // 4 - begin :].tobytes())  # the last window overlaps the one before
+                _add(out, wave[out.tell() // 4 - begin :], job)  # the last window overlaps the one before
         elif seconds is None:
             stream = soxr.ResampleStream(found.sample_rate_hz, rate, 1, dtype="float32", quality="HQ")
             for piece in pieces(job["path"], channel=job["channel"], observe=observe):
-                out.write(np.ascontiguousarray(stream.resample_chunk(piece.wave)).tobytes())
-            out.write(np.ascontiguousarray(stream.resample_chunk(np.zeros(0, np.float32), last=True)).tobytes())
+                _add(out, stream.resample_chunk(piece.wave), job)
+            _add(out, stream.resample_chunk(np.zeros(0, np.float32), last=True), job)
         else:
             until = start + seconds
             wave = audio.read(job["path"], sample_rate_hz=rate, seconds=until, channel=job["channel"], observe=observe)
-            out.write(wave[round(start * rate) :].tobytes())
+            _add(out, wave[round(start * rate) :], job)
         written = out.tell() // 4
     if not written:
         raise _Refused("past_the_end", f"no sample from {start:g} s on, the sound lasts {found.seconds:.3g} s")
     return written
 
 
+def _add(out: BinaryIO, samples: Wave, job: dict[str, Any]) -> None:
+    """Write samples, but no more than the job allows: systems differ in whether they limit a file's size."""
+    if out.tell() // 4 + len(samples) > (job["longest"] + 0.5) * job["rate"]:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    out.write(np.ascontiguousarray(samples).tobytes())
+
+
 def _limit(most_bytes: int, file_bytes: int) -> None:
-    """Limit this process's memory, file sizes, open files and child processes."""
+    """Limit this process's memory, file sizes, open files and child processes, where the system can."""
+    if resource is None:
+        return
     limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes, resource.RLIMIT_NOFILE: 32}
     if sys.platform == "linux":  # macOS knows the names and refuses the values
         limits |= {resource.RLIMIT_AS: most_bytes, resource.RLIMIT_NPROC: 0}
@@ -109,7 +122,9 @@ def _limit(most_bytes: int, file_bytes: int) -> None:
 
 
 def _lend_seconds(seconds: float) -> None:
-    """Let the kernel end this process if one job takes more CPU time than this."""
+    """Let the kernel end this process if one job takes more CPU time than this; the pool ends it by the clock."""
+    if resource is None:
+        return
     used = resource.getrusage(resource.RUSAGE_SELF)
     most = math.ceil(used.ru_utime + used.ru_stime + seconds) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))

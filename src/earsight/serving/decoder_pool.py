@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +38,16 @@ _REMEDIES = {
     "too_much_memory": (422, "convert it to mono at 48 kHz or less and send that"),
     "no_space": (507, "try again later; whoever runs the service must make room"),
 }
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
+_PASSED_ON = (
+    *("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV"),
+    *("SYSTEMROOT", "TEMP", "TMP"),  # Windows', whose Python does not start without the first
+)
+_OUT_OF_TIME = [-getattr(signal, name) for name in ("SIGXCPU",) if hasattr(signal, name)]
+# Ctrl-C at a terminal is for the service, which ends what is in flight first.
+_ALONE: dict[str, Any] = {
+    "creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    "start_new_session": os.name != "nt",
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Decoders:
             why = "timeout"
             raise self._too_slow() from error
         except _Gone as error:
-            if error.code == -signal.SIGXCPU:
+            if error.code in _OUT_OF_TIME:
                 why = "timeout"
                 raise self._too_slow() from error
             raise Refusal(
@@ -200,7 +210,7 @@ class _Child:
             stderr=asyncio.subprocess.DEVNULL,
             limit=_LINE_BYTES,
             env=environment | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C at a terminal is for the service, which ends what is in flight first
+            **_ALONE,
         )
         child = cls(process)
         try:

@@ -7,7 +7,6 @@ folders.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from earsight.errors import RecipeError, RunError
+from earsight.portable import c_library
 
 
 def step_kind(wanted: str, device: torch.device) -> str:
@@ -156,10 +156,10 @@ def keep_freed_memory() -> bool:
 
     Returns whether glibc accepted it; other C libraries are left unchanged. Measured in docs/performance.md.
     """
-    if not sys.platform.startswith("linux"):
+    libc = c_library()
+    if libc is None or not sys.platform.startswith("linux"):
         return False
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # large pages, if torch has not taken any memory yet
-    libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         return False
     mmap_threshold, trim_threshold, top_pad = -3, -1, -2  # M_* of malloc.h
