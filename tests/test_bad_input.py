@@ -538,7 +538,7 @@ def test_a_device_that_is_not_there(sounds, model, synthetic, name):
         (["predict", "m", "x", "--topp", 3], ["--topp"]),
         (["--bogus"], ["--bogus"]),
         (["recipe", "shw"], ["shw", "recipe --help"]),
-        (["download", "esc51", "x"], ["esc51", "known: esc50"]),
+        (["download", "esc51", "x"], ["esc51", "known: esc50, weights"]),
     ],
 )
 def test_the_command_itself(args, words):

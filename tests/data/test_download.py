@@ -1,14 +1,10 @@
-import contextlib
 import hashlib
 import io
-import re
 import stat
-import threading
 import zipfile
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from one_file_server import serving
 
 from earsight.data import download, open_dataset
 from earsight.data.download import download_esc50
@@ -33,50 +29,6 @@ def archive(*, top="ESC-50-master/", rows=ROWS, extra=(), leave_out=()):
             member.external_attr = mode << 16
             out.writestr(member, "/etc/passwd")
     return buffer.getvalue()
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Serves one body, with Range or without; ``breaks`` cuts answers off after so many bytes, one for each."""
-
-    def __init__(self, state, *args):
-        self.state = state
-        super().__init__(*args)
-
-    def do_GET(self):
-        state, body = self.state, self.state["body"]
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        state["ranges"].append(self.headers.get("Range"))
-        if state.get("status"):
-            self.send_error(state["status"])
-            return
-        start = int(asked[1]) if asked and state["resumes"] else 0
-        if start >= len(body):
-            self.send_error(416)
-            return
-        self.send_response(206 if asked and state["resumes"] else 200)
-        if asked and state["resumes"]:
-            self.send_header("Content-Range", f"bytes {start + state.get('shift', 0)}-{len(body) - 1}/{len(body)}")
-        if state["sized"]:
-            self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        stop = start + state["breaks"].pop(0) if state["breaks"] else len(body)
-        self.wfile.write(body[start:stop])
-
-    def log_message(self, *args):
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def serving(body, **changes):
-    state = {"body": body, "resumes": True, "sized": True, "breaks": [], "ranges": [], **changes}
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, state)) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/master.zip", state
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture(autouse=True)

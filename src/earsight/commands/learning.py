@@ -43,14 +43,28 @@ def quickstart(
 
 @verb
 def download(
-    name: Annotated[str, typer.Argument(help="Which data set: esc50.")],
-    folder: Annotated[Path, typer.Argument(help="Where to put it.")],
+    what: Annotated[str, typer.Argument(help="esc50, or weights.")],
+    name: Annotated[str, typer.Argument(metavar="FOLDER|BACKBONE", help="Where to put ESC-50, or whose weights.")],
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for weights, for another machine; default the cache.")
+    ] = None,
 ) -> None:
-    """Download a data set from its public address (ESC-50: 600 MB, CC BY-NC); an interrupted download resumes."""
+    """Download ESC-50 (600 MB, CC BY-NC) or a backbone's ImageNet weights; an interrupted download resumes."""
+    if what == "weights":
+        from earsight.models.weights import download_weights
+
+        with bar("downloading") as shown:
+            path = download_weights(name, out_folder, progress=lambda done, total: shown(done, total or 0))
+        use = f"--set backbone.name={name}" + (f" --set backbone.weights={path}" if out_folder else "")
+        out.print(f"{path}\nnext: earsight train DATA --out RUN {use}", markup=False)
+        return
     from earsight.data.download import download_esc50
 
-    if name != "esc50":
-        raise DataError(f"{name}: cannot be downloaded; known: esc50")
+    if what != "esc50":
+        raise DataError(f"{what}: cannot be downloaded; known: esc50, weights")
+    if out_folder is not None:
+        raise DataError(f"--out {out_folder}: is for weights; ESC-50's folder is {name}")
+    folder = Path(name)
     with bar("downloading") as shown:
         place = download_esc50(folder, progress=lambda done, total: shown(done, total or 0))
     out.print(f"{place}\nnext: earsight crossval {place} --out runs/esc50", markup=False)

@@ -1,8 +1,8 @@
-"""Download of ESC-50, about 600 MB, from its public address.
+"""Downloads that go on where they stopped; and ESC-50, about 600 MB, from its public address.
 
-Comes in: a folder. Goes out: the data set in it, whole or not at all. A download that broke off goes on where it
-stopped. GitHub makes the archive anew from time to time, so no hash of it is stable: instead its members' CRC-32 must
-hold, and ``meta/esc50.csv`` must have 2000 rows whose files are all there.
+Comes in: a folder. Goes out: the data set in it, whole or not at all. GitHub makes the archive anew from time to
+time, so no hash of it is stable: instead its members' CRC-32 must hold, and ``meta/esc50.csv`` must have 2000 rows
+whose files are all there.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def download_esc50(
     part = target.with_name(target.name + ".zip.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, progress=progress)
+        fetch(url, part, what="ESC-50", progress=progress)
         _check_archive(part, sha256=sha256)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             home = _unpack(part, Path(scratch) / "set")
@@ -84,8 +84,14 @@ def download_esc50(
     return target
 
 
-def _fetch(url: str, part: Path, *, progress: Progress | None) -> None:
-    """Fetch into ``part``, from where an earlier call stopped if the server can."""
+def fetch(url: str, part: Path, *, what: str, progress: Progress | None = None) -> None:
+    """Fetch into ``part``, from where an earlier call stopped if the server can; whoever calls checks what came.
+
+    Raises
+    ------
+    DataError
+        If there is no network, or the download broke off: the same call goes on from there.
+    """
     have = part.stat().st_size if part.exists() else 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "earsight"})
@@ -113,7 +119,7 @@ def _fetch(url: str, part: Path, *, progress: Progress | None) -> None:
             f"{url}: the server answered {error.code} {error.reason}; try later or give another url"
         ) from error
     except urllib.error.URLError as error:
-        raise DataError(f"{url}: cannot be reached ({error.reason}); a network is needed to download ESC-50") from error
+        raise DataError(f"{url}: cannot be reached ({error.reason}); a network is needed to download {what}") from error
     except (TimeoutError, ConnectionError, HTTPException) as error:
         raise DataError(f"{url}: the connection broke ({error!r}); call again to go on from there") from error
     except ValueError as error:

