@@ -180,7 +180,7 @@ def test_the_figures_of_the_house():
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
     assert found["core files"] <= 78
-    assert found["core lines"] <= 18_000
+    assert found["core lines"] <= 18_500
     assert found["lines"] <= 37_500
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.

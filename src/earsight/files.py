@@ -257,13 +257,14 @@ def _digest_of(content: Any) -> str:
 
 def take_place(part: Path, path: Path) -> None:
     """Rename; Windows refuses as long as somebody, a virus scanner perhaps, has either file open."""
-    for wait in () if _at_once() else _WAITS:
+    for wait in (None,) if _at_once() else (*_WAITS, None):
         try:
             part.replace(path)
             return
         except PermissionError:
+            if wait is None:
+                raise
             time.sleep(wait)
-    part.replace(path)
 
 
 def _at_once() -> bool:
