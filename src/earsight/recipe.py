@@ -46,6 +46,8 @@ NEUTRAL = {
     "backbone.seed": "auto",
     "backbone.zero_init_last": True,
     "augment.copies": 1,
+    "augment.background": 0.0,
+    "augment.background_snr_db": [0.0, 20.0],
 }
 """A new field goes here with its neutral value, or a tuple of them, at which it is left out of the digest."""
 _KEPT = ("representation",)
@@ -175,12 +177,19 @@ class Augment(_Section):
     copies: int = Field(
         1, ge=1, le=8, description="times that an epoch shows each clip; of several the first is never changed"
     )
+    background: float = Field(
+        0.0, ge=0, le=1, description="share of the examples to which background of the training clips is added"
+    )
+    background_snr_db: tuple[float, float] = Field((0.0, 20.0), description="energy of the example over that, in dB")
 
     @model_validator(mode="after")
     def _fits(self) -> Augment:
         low, high = self.stretch
         if not 0.5 <= low <= high <= 2:
             raise ValueError(f"stretch is [{low:g}, {high:g}]; it must be two rising factors between 0.5 and 2")
+        low, high = self.background_snr_db
+        if not -60 <= low <= high <= 60:
+            raise ValueError(f"background_snr_db is [{low:g}, {high:g}]; it must be two rising numbers within 60 dB")
         return self
 
 

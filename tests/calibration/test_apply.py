@@ -49,6 +49,14 @@ def test_a_sound_is_unknown_above_the_threshold_and_not_at_it(card, score):
         assert found.tolist() == [unknown, True, False]
 
 
+def test_background_is_an_answer_and_no_strange_sound(card):
+    """Of the three sounds the last is one of background, as the card names it."""
+    unknown = {"score": "energy", "threshold": -100.0, "rate": 0.05}
+    assert _outputs(card, unknown=unknown).unknown.tolist() == [True, True, True]
+    assert _outputs(replace(card, background="dog"), unknown=unknown).unknown.tolist() == [True, True, False]
+    assert _outputs(replace(card, background="background"), unknown=unknown).unknown.all()
+
+
 def test_a_distance_that_equals_the_threshold_is_a_known_sounds(card):
     generator = np.random.default_rng(0)
     network = build("test_resnet", classes=3, weights="none").eval()

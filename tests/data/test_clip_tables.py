@@ -60,7 +60,9 @@ def test_columns_that_look_like_a_group(tmp_path, column, values, named):
 def test_boxes_are_refused(tmp_path, columns):
     message = refused(listed(tmp_path, f"path,label,{columns}", "0.wav,x,0.5,1.5", "0.wav,y,2,3"))
     begin, end = columns.lower().split(",")
-    assert f"columns '{begin}' and '{end}' mark parts of sounds, and only whole files can be learnt yet" in message
+    assert (
+        f"columns '{begin}' and '{end}' mark parts of sounds: give the folder of the sounds as the data set" in message
+    )
     # Without a value they mark nothing.
     empty = [f"{n}.wav,{'xy'[n % 2]},," for n in range(4)]
     assert len(open_dataset(listed(tmp_path, f"path,label,{columns}", *empty), folds=2).clips) == 4
@@ -69,7 +71,7 @@ def test_boxes_are_refused(tmp_path, columns):
 @pytest.mark.parametrize("column", ["Begin Time (s)", "begin", "start", "onset", "offset", "start_time"])
 def test_a_begin_without_an_end_is_refused_where_it_is_a_number(tmp_path, column):
     message = refused(listed(tmp_path, f"path,label,{column}", "0.wav,x,0", '1.wav,y,"1,5"'))
-    assert f"column '{column.lower()}' marks parts of sounds, and only whole files can be learnt yet" in message
+    assert f"column '{column.lower()}' marks parts of sounds: give the folder of the sounds as the data set" in message
     assert "remove this column to take each file whole" in message
     for value in ("", "0.0", "2024-05-03 04:30", "04:30:00"):
         rows = [f"{n}.wav,{'xy'[n % 2]},{value}" for n in range(4)]

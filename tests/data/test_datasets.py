@@ -441,6 +441,15 @@ def test_a_part_of_a_file_has_a_name_and_a_digest_of_its_own():
     assert sets[2].seconds.tolist() == [2.001]
 
 
+def test_a_folder_named_background_is_none_of_the_classes(tmp_path):
+    for label in ("owl", "No_Call"):
+        for number in range(3):
+            sound(tmp_path / label / f"{label}{number}.wav")
+    data = open_dataset(tmp_path, folds=None)
+    assert (data.classes, data.background) == (("No_Call", "owl"), "No_Call")
+    assert any("'No_Call' is none of the classes: trained as that, never an event" in note for note in data.notes)
+
+
 def test_arrays_are_read_only(tmp_path):
     data = open_dataset(esc50(tmp_path))
     for array in (data.labels, data.folds, data.groups):

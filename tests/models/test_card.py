@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 
 import pytest
 
 from earsight.errors import ModelError
-from earsight.models.card import BUDGET_VARIABLE, ModelCard, check_budget, check_values, ensemble_card
+from earsight.models.card import (
+    BUDGET_VARIABLE,
+    ModelCard,
+    card_of,
+    check_budget,
+    check_values,
+    described,
+    ensemble_card,
+)
 from earsight.recipe import Recipe, list_recipes, load_recipe
 
 
@@ -156,3 +165,12 @@ def test_each_field_of_a_card_is_checked(name):
 def test_what_a_card_must_have(name):
     with pytest.raises(ModelError, match=f"model card: {name} is missing"):
         check_values({key: value for key, value in _TREE.items() if key != name})
+
+
+def test_background_stands_in_a_card_only_where_there_is_one():
+    plain = _card(_recipe())
+    assert "background" not in described(plain)
+    named = _card(_recipe(), background="b")
+    assert described(named)["background"] == "b"
+    assert card_of(json.loads(json.dumps(described(named)))).background == "b"
+    assert ensemble_card([named, named], trained_on={}).background == "b"

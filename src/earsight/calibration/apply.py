@@ -111,6 +111,8 @@ def _outputs(card: ModelCard, shares: NDArray[np.float64], scores: NDArray[np.fl
     strange, inside = np.zeros(len(shares), dtype=bool), None
     if unknown and scores is not None:
         strange = is_unknown(scores, unknown["threshold"])
+        if card.background in card.classes:  # none of the classes is an answer, and no strange sound
+            strange = strange & (shares.argmax(axis=1) != card.classes.index(card.background))
     if sets:
         inside = prediction_sets(shares, threshold=sets["threshold"], method=sets["method"])
     return Outputs(shares.astype(np.float32), strange, scores, inside)

@@ -89,7 +89,7 @@ def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:
     from earsight.evaluation.summary import read_run
 
     trials = read_run(run)
-    label_of = {clip.path: clip.label for clip in dataset.clips}
+    label_of = {clip.name: clip.label for clip in dataset.clips}
     for trial in trials:
         for clip, label in zip(trial.clips.tolist(), trial.labels.tolist(), strict=True):
             if label_of.get(clip) != trial.classes[label]:

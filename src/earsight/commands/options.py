@@ -23,7 +23,7 @@ from earsight import console
 Model = Annotated[Path, typer.Argument(help="A model file.")]
 Sounds = Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")]
 Data = Annotated[
-    Path, typer.Argument(help="Data set: a folder (one folder a class, train/ and test/, ESC-50 ...) or a csv.")
+    Path, typer.Argument(help="Data set: a folder (one a class, train/ and test/, ESC-50 ...), a csv, or recordings.")
 ]
 Out = Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run resumes in it.")]
 Folds = Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")]
@@ -93,7 +93,34 @@ class RecipeOptions:
 
 
 @dataclass(frozen=True)
-class LayoutOptions:
+class BoxOptions:
+    """Boxes in recordings, and how windows are cut by them."""
+
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Boxes in recordings, whose folder is then DATA: a csv (path,begin,end,label), a Raven, Audacity or "
+            "BirdNET table, or a folder of them."
+        ),
+    ] = None
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Every sound was annotated: what lies outside all boxes is background.")
+    ] = False
+    window_seconds: Annotated[
+        float | None, typer.Option(help="Length of the windows; default what nine boxes in ten fit in.")
+    ] = None
+    hop: Annotated[float | None, typer.Option(help="Seconds from window to window; default half a window.")] = None
+    box_share: Annotated[float, typer.Option(help="How much of a box a window must hold to have its label.")] = 0.5
+    most_windows: Annotated[int, typer.Option(help="Windows at most; the largest classes lose of theirs.")] = 20_000
+    skip_rare: Annotated[
+        bool, typer.Option("--skip-rare", help="Leave out labels of fewer recordings than there are folds.")
+    ] = False
+    label_column: Annotated[str | None, typer.Option(help="The boxes' column of labels, if no name tells it.")] = None
+    annotator: Annotated[str | None, typer.Option(help="Take the boxes of this annotator alone.")] = None
+
+
+@dataclass(frozen=True)
+class LayoutOptions(BoxOptions):
     """What a data set's files mean."""
 
     layout: Layout = "auto"

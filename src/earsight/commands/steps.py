@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from earsight.commands.options import DataOptions, DeviceOptions, LayoutOptions, RayOptions, RecipeOptions, StoreOptions
+from earsight.commands.options import (
+    BoxOptions,
+    DataOptions,
+    DeviceOptions,
+    LayoutOptions,
+    RayOptions,
+    RecipeOptions,
+    StoreOptions,
+)
 from earsight.console import bar, out, print_json, say
 from earsight.errors import DataError, counted
 
 if TYPE_CHECKING:
     import torch
 
+    from earsight.data.boxes import BoxRules
     from earsight.data.datasets import Dataset
     from earsight.execution.ray_cluster import Cluster
     from earsight.inference.model import Model
@@ -58,6 +67,7 @@ def open_data(
     """
     import numpy as np
 
+    from earsight.data.boxes import open_recordings
     from earsight.data.datasets import check_enough
     from earsight.data.layouts import open_dataset
 
@@ -66,24 +76,38 @@ def open_data(
 
         wanted = load_recipe(options.recipe, overrides=options.assignments or ()).training.labels
         options = replace(options, labels=wanted)
-    dataset = open_dataset(
-        data,
-        layout=options.layout,
-        subset=options.subset,
-        root=options.root,
-        label_from=options.label_from,
-        labels=options.labels,
-        folds=splits,
-        kept=kept,
-        skip_missing=skip_missing or (isinstance(options, StoreOptions) and options.skip_bad),
-        testing=testing,
-    )
+    skip_missing = skip_missing or (isinstance(options, StoreOptions) and options.skip_bad)
+    rules = box_rules(options)
+    if options.boxes is not None:
+        dataset = open_recordings(
+            data,
+            options.boxes,
+            rules=rules,
+            folds=splits,
+            label_column=options.label_column,
+            annotator=options.annotator,
+            skip_bad=skip_missing,
+            testing=testing or least < 2,
+        )
+    else:
+        dataset = open_dataset(
+            data,
+            layout=options.layout,
+            subset=options.subset,
+            root=options.root,
+            label_from=options.label_from,
+            labels=options.labels,
+            folds=splits,
+            kept=kept,
+            skip_missing=skip_missing,
+            testing=testing,
+        )
     if dataset.several and not several:
         raise DataError(
             f"{data}: its clips have several labels each, which this verb cannot do with yet; train, crossval, "
             f"calibrate, evaluate, predict and compare can. Clips with one label alone can be listed in a csv"
         )
-    if least > 1 and dataset.fold_numbers == (0,):
+    if least > 1 and dataset.fold_numbers == (0,) and not dataset.parts:
         labels = dataset.strata if dataset.several else np.array([clip.label for clip in dataset.clips])
         check_enough(labels, dataset.groups, folds=least, where=str(data))
     dataset = replace(dataset, options=options_again(options, drawn=splits if dataset.folds_drawn else None))
@@ -91,6 +115,30 @@ def open_data(
     for note in dataset.notes:
         say(f"  note: {note}")
     return dataset
+
+
+def box_rules(options: LayoutOptions) -> BoxRules:
+    """How windows are cut; DataError where options for boxes stand without them, or with those of other data sets."""
+    from earsight.data.boxes import BoxRules
+
+    plain, other = BoxOptions(), LayoutOptions()
+    names = [field.name for field in fields(BoxOptions)]
+    given = [name for name in names if name != "boxes" and getattr(options, name) != getattr(plain, name)]
+    if options.boxes is None and given:
+        raise DataError(f"--{given[0].replace('_', '-')}: is for recordings with boxes; give --boxes TABLE too")
+    own = ("layout", "subset", "root", "label_from")
+    wrong = [name for name in own if getattr(options, name) != getattr(other, name)]
+    if options.boxes is not None and wrong:
+        raise DataError(f"--{wrong[0].replace('_', '-')}: is not for recordings with boxes; leave it out, or --boxes")
+    return BoxRules(
+        window_seconds=options.window_seconds,
+        hop_seconds=options.hop,
+        share=options.box_share,
+        complete=options.complete,
+        most_windows=options.most_windows,
+        labels=options.labels,
+        skip_rare=options.skip_rare,
+    )
 
 
 def kept_by(*runs: Path) -> Callable[[], set[str]]:
@@ -110,6 +158,11 @@ def options_again(options: LayoutOptions, *, drawn: int | None) -> tuple[str, ..
     out += [] if options.labels == "auto" else ["--labels", options.labels]
     for name, value in (("--subset", options.subset), ("--root", options.root), ("--label-from", options.label_from)):
         out += [] if value is None else [name, str(value)]
+    plain = BoxOptions()
+    for field in fields(BoxOptions):
+        if (value := getattr(options, field.name)) != getattr(plain, field.name):
+            name = f"--{field.name.replace('_', '-')}"
+            out += [name] if value is True else [name, str(value)]
     return (*out, *(() if drawn is None else ("--splits", str(drawn))))
 
 
@@ -164,8 +217,8 @@ def prepare_spectrograms(
     labels = ["" if dataset.several else clip.label for clip in dataset.clips]
     for line in sound_lines(dataset.seconds, labels, recipe.features, recipe.training):
         say(f"  {line}")
-    files = [(clip.path, dataset.file(row)) for row, clip in enumerate(dataset.clips)]
-    for line in left_out(files, recipe.features):
+    files = dict.fromkeys((clip.path, dataset.root / clip.path) for clip in dataset.clips)
+    for line in left_out(list(files), recipe.features):
         say(f"  note: {line}")
     with bar("spectrograms") as shown:
         ready = prepare(dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device)

@@ -3,15 +3,17 @@
 Comes in: the path of any file that libsndfile reads (WAV FLAC OGG Opus MP3 AIFF AU CAF and more), or FFmpeg with the
 extra `formats` (M4A WebM WMA and more), recognised by its content, not by its name. Goes out: float32 arrays
 (samples,), full scale at 1; rates in Hz, lengths in seconds. Whatever is wrong with a file ends as one `AudioError`;
-nothing here blocks on a pipe or a device.
+nothing here blocks on a pipe or a device. A path that ends in ``@begin-end`` (seconds with three decimals), where no
+file has that name, is that part of the file before it, as data sets name windows of recordings.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -49,6 +51,7 @@ LONGER = 1.1
 """A sound of more windows than this is cut into several: see `windows`."""
 _EDGE_SECONDS = 0.25  # decoded beyond a limit, so that the resampling filter sees what follows
 
+_PART = re.compile(r"(.+)@(\d+\.\d{3})-(\d+\.\d{3})", re.DOTALL)
 _VALUES = 1 << 18
 """Samples times channels decoded at a time: what a damaged place costs of the sound before it."""
 
@@ -73,6 +76,12 @@ class Piece(NamedTuple):
     wave: Wave
     rate_hz: int
     seconds: float
+
+
+def file_of(path: Path | str) -> Path:
+    """The file that a path names, or names a part of."""
+    part = None if os.path.lexists(path) else _PART.fullmatch(str(path))
+    return Path(part[1] if part else path)
 
 
 def info(path: Path | str) -> AudioInfo:
@@ -171,6 +180,69 @@ def read_windows(
         yield from _side_by_side(
             _resampled_blocks(chain(start, more, rest), rate_hz=rate, sample_rate_hz=sample_rate_hz), samples
         )
+
+
+def read_parts(
+    path: Path | str,
+    spans: Sequence[tuple[float, float]],
+    *,
+    sample_rate_hz: int,
+    channel: Channel = "mix",
+    observe: Observer | None = None,
+) -> Iterator[Wave]:
+    """Decode parts of a file, straight on and each place once, in memory that holds little more than one of them.
+
+    Parameters
+    ----------
+    spans : sequence of (float, float)
+        Begin and end of each part in seconds, by rising begin; they may overlap. Gaps are passed by a seek where that
+        is exact.
+    channel, observe
+        As in `read`.
+
+    Yields
+    ------
+    ndarray of float32, shape (samples,)
+        Each part at ``sample_rate_hz``, to rounding what the whole resampled sound has there, and the same bits
+        whichever other parts are read. A part is shorter where the sound ends before it.
+
+    Raises
+    ------
+    AudioError
+        As `read` does, once a part is not whole; damage behind the last part is passed over.
+    """
+    channel = channel_of(path, channel)
+    with opened(path, cut=True) as sound:
+        decoder = sound.decoder
+        rate = decoder.rate_hz
+        # Frames after which both rates count whole samples: resampling begins there, on the whole sound's grid.
+        step = rate // math.gcd(rate, sample_rate_hz)
+        edge = 0 if rate == sample_rate_hz else math.ceil(_EDGE_SECONDS * rate)
+        at, held = 0, np.empty(0, dtype=np.float32)  # held ends with frame `at`
+        stream = blocks(sound, limit=None, mono=False, values=_VALUES)
+        for begin, end in spans:
+            start = max(0, math.floor(begin * rate) - edge) // step * step
+            stop = math.ceil(end * rate) + edge
+            if start > at + rate and (found := decoder.seek(start)):
+                at, held = found, held[:0]
+                stream = blocks(sound, limit=None, mono=False, skipped=at, values=_VALUES)
+            held = held[max(0, len(held) - max(0, at - start)) :]
+            parts, have = [held], at
+            while have < stop and (block := next(stream, None)) is not None:
+                have += len(block)
+                wave = _seen(block, channel, sound, observe)
+                if have > start:  # an empty view of a block would keep the block
+                    parts.append(wave[max(0, len(wave) - (have - start)) :])
+            at, held = have, np.concatenate(parts)
+            part = resampled(held[: stop - start], rate_hz=rate, sample_rate_hz=sample_rate_hz) if len(held) else held
+            first = round(begin * sample_rate_hz) - start // step * (sample_rate_hz * step // rate)
+            wanted = max(1, round((end - begin) * sample_rate_hz))
+            wave = part[first : first + wanted]
+            lacking = (wanted - len(wave)) / sample_rate_hz
+            if not len(wave) or (lacking > 0 and sound.fault) or lacking > _SLACK_FRAMES / rate:
+                reason = f"ends after {at / rate:.2f} s, and a part is from {begin:g} to {end:g} s; mend its boxes"
+                raise sound.fault or AudioError(sound.name, reason)
+            yield np.ascontiguousarray(wave)
 
 
 def _side_by_side(wave: Iterable[Wave], samples: int) -> Iterator[tuple[int, Wave]]:
@@ -307,6 +379,32 @@ class Sound:
     excuse: Excuse | None = None
 
 
+class _Part:
+    """Some seconds of a sound as a `decoders.Decoder` of their own."""
+
+    def __init__(self, decoder: decoders.Decoder, begin: float, end: float) -> None:
+        self._decoder, self.notes, self.damage = decoder, decoder.notes, ""
+        self.rate_hz, self.channels = decoder.rate_hz, decoder.channels
+        self.format, self.coding = decoder.format, decoder.coding
+        first, last = round(begin * self.rate_hz), round(end * self.rate_hz)
+        self._left = self.frames = max(0, (min(last, decoder.frames) if decoder.frames else last) - first)
+        self._before = first - decoder.seek(first)
+
+    def read(self, frames: int) -> Wave:
+        while self._before and (passed := len(self._decoder.read(min(self._before, _VALUES)))):
+            self._before -= passed
+        block = self._decoder.read(min(frames, self._left) if not self._before else 0)
+        self._left -= len(block)
+        self.damage = self._decoder.damage
+        return block
+
+    def seek(self, frame: int) -> int:
+        return 0
+
+    def close(self) -> None:
+        self._decoder.close()
+
+
 @contextmanager
 def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None) -> Iterator[Sound]:
     """Open a sound by its content alone, never by its extension.
@@ -315,7 +413,8 @@ def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None)
     the block has ended, unless it goes to ``excuse``.
     """
     name = str(path)
-    descriptor = _descriptor(name)
+    part = None if os.path.lexists(name) else _PART.fullmatch(name)
+    descriptor = _descriptor(part[1] if part else name)
     try:
         head = read_at(descriptor, contents.HEAD_BYTES, 0)
         found = containers.survey(descriptor)
@@ -326,12 +425,15 @@ def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None)
             raise fault
         try:
             decoder = decoders.open_decoder(descriptor, found)
+            if part:
+                decoder = _Part(decoder, float(part[2]), float(part[3]))
         except Refused as error:
             reason = contents.explain(descriptor, head, error.detail, wanting=error.wanting)
             raise fault or AudioError(name, reason) from error
         try:
+            begun = float(part[2]) if part else 0.0
             second = None if found.damage is None else found.damage[0]
-            whole = None if second is None else int(second * decoder.rate_hz)
+            whole = None if second is None else max(0, int((second - begun) * decoder.rate_hz))
             yield Sound(name, decoder, fault, whole, excuse)
         finally:
             decoder.close()

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from earsight.data import audio, duplicates, published
+from earsight.data.annotations import LEFT_OUT
 from earsight.data.datasets import FIXED_WINDOW, Dataset, exploded, first
 from earsight.data.decoders import needing_extra
 from earsight.data.intake import NEAR, NO_LOSS, Loss, Meter, loss_texts, picked
@@ -114,10 +115,12 @@ def check_dataset(
 ) -> Report:
     """Decode every clip of a data set, in as many threads as processors, and report what would harm training.
 
-    Kinds of findings: missing, unreadable (errors); labels, leak, label_conflict, duplicate, the same three with near_
-    before them, known_fault, group_straddles, silent, constant, clipped, short, padded, rates, long, above, below,
-    cancelled, lacking, imbalance, few (warnings). Level, silence and clipping are those of what the network gets by
-    ``recipe`` (by default the default one): its seconds, its channel, its rate.
+    Of windows of recordings the recordings are decoded, each once; classes are judged by the windows.
+
+    Kinds of findings: missing, unreadable, boxes (errors); labels, leak, label_conflict, duplicate, the same three with
+    near_ before them, known_fault, group_straddles, silent, constant, clipped, short, padded, rates, long, above,
+    below, cancelled, lacking, imbalance, few (warnings). Level, silence and clipping are those of what the network gets
+    by ``recipe`` (by default the default one): its seconds, its channel, its rate.
     ``near`` is whether near duplicates are searched for. ``progress`` is called with clips done and clips in all,
     ``comparing`` with the search's steps.
     """
@@ -128,6 +131,9 @@ def check_dataset(
     features, windows = recipe.features, recipe.training.windows
     whole = windows == "all" or (windows == "auto" and dataset.layout not in FIXED_WINDOW)
     used = recipe.training.most_seconds if whole else float(features.clip_seconds)
+    windows_of, dataset = dataset, dataset.whole_files
+    cut = windows_of is not dataset
+    used = math.inf if cut else used
     total = len(dataset.clips)
     looked: list[_Clip] = []
     with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
@@ -143,16 +149,17 @@ def check_dataset(
             if clip.error
         ),
         *_lacking(dataset),
-        *_labels(dataset),
+        *_boxes(windows_of),
+        *_labels(windows_of),
         *_same_content(dataset, looked),
         *(_near(dataset, looked, workers=workers, progress=comparing) if near else ()),
         *_known(dataset),
         *_straddling(dataset),
         *_levels(dataset, looked),
-        *_lengths(dataset, looked, float(features.clip_seconds), whole=whole),
+        *(() if cut else _lengths(dataset, looked, float(features.clip_seconds), whole=whole)),
         *_rates(dataset, looked, features.rate),
         *_losses(dataset, looked, features),
-        *_balance(dataset),
+        *_balance(windows_of),
     ]
     return Report(clips=total, findings=tuple(findings))
 
@@ -196,7 +203,7 @@ def _look(dataset: Dataset, row: int, features: Features, *, used: float, near: 
             chosen = picked(wave, channel, str(file))
             loud = np.flatnonzero(np.abs(chosen) > SILENT_LEVEL)
             sounding = frames + int(loud[-1]) + 1 if len(loud) else sounding
-            part = wave[: max(0, math.ceil(used * rate) - frames)]
+            part = wave if used == math.inf else wave[: max(0, math.ceil(used * rate) - frames)]
             if len(part):
                 meter.add(part, rate)
                 # Resampling hides flat tops, so they are counted before it, in every channel that is averaged.
@@ -215,7 +222,7 @@ def _look(dataset: Dataset, row: int, features: Features, *, used: float, near: 
         seconds=frames / rate,
         peak=max(0.0, -low, high),
         spread=max(0.0, high - low),
-        clipped=clipped / min(frames, math.ceil(used * rate)),
+        clipped=clipped / min(frames, used * rate),
         # All after the last sound is silence, as some sets pad their clips to one length.
         silent_tail=1 - sounding / frames,
         loss=meter.loss,
@@ -264,6 +271,11 @@ def _finding(dataset: Dataset, kind: str, rows: Iterable[int], text: str) -> lis
 def _missing(dataset: Dataset) -> list[Finding]:
     text = f"{counted(len(dataset.missing), 'file')} of the table not there: fetch them, or train with --skip-bad"
     return [Finding("missing", "error", dataset.missing, text)] if dataset.missing else []
+
+
+def _boxes(dataset: Dataset) -> list[Finding]:
+    """Boxes that could not be read as they are written."""
+    return [Finding("boxes", "error", (), note) for note in dataset.notes if note.startswith(LEFT_OUT)]
 
 
 def _labels(dataset: Dataset) -> list[Finding]:

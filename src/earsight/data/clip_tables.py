@@ -372,8 +372,8 @@ def _refuse_boxes(table: Table) -> None:
         what = f"columns '{begin[0]}' and '{end[0]}' mark" if end else f"column '{begin[0]}' marks"
         those = "these columns" if end else "this column"
         raise DataError(
-            f"{table.path}: {what} parts of sounds, and only whole files can be learnt yet; cut the parts out into "
-            f"files of their own, or remove {those} to take each file whole"
+            f"{table.path}: {what} parts of sounds: give the folder of the sounds as the data set, and this table with "
+            f"--boxes {table.path.name}; or remove {those} to take each file whole"
         )
 
 

@@ -115,6 +115,8 @@ class Dataset:
     there; ``notes`` are lines that a user should know; ``missing`` are files that a table names and that are not there;
     ``options`` are those of the command line that open it so again; ``drawn_seed`` is that of a drawn split in two
     folds, of which 1 is held out. ``several``: clips may have several labels, or none, and have `targets` alone.
+    ``background`` is the label, and of a data set with one label a clip the class, of clips that hold none of
+    the others; None where there is none.
     """
 
     name: str
@@ -129,10 +131,11 @@ class Dataset:
     options: tuple[str, ...] = ()
     drawn_seed: int | None = None
     several: bool = False
+    background: str | None = None
 
     def file(self, row: int) -> Path:
-        """The file of one clip."""
-        return self.root / self.clips[row].path
+        """The file of one clip, or what names its part of one to `earsight.data.audio`."""
+        return self.root / self.clips[row].name
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -184,9 +187,23 @@ class Dataset:
         return _kept(np.array([lengths[c.path] if c.end is None else c.end - c.begin for c in self.clips]))
 
     @cached_property
+    def parts(self) -> bool:
+        """Whether clips are parts of files, as windows of recordings are."""
+        return any(clip.end is not None for clip in self.clips)
+
+    @cached_property
+    def whole_files(self) -> Dataset:
+        """The same with each file once and whole, all of one label, where clips are parts of files."""
+        if not self.parts:
+            return self
+        first = {clip.path: clip for clip in reversed(self.clips)}
+        clips = [replace(first[path], label=self.layout, begin=0.0, end=None, unknown=()) for path in sorted(first)]
+        return replace(self, clips=tuple(clips), classes=(self.layout,), several=False)
+
+    @cached_property
     def sources_known(self) -> bool:
         """Whether some clip has another source than itself: a layout or a csv that names none makes each its own."""
-        return any(clip.group != clip.path for clip in self.clips)
+        return any(clip.group != clip.name for clip in self.clips)
 
     @cached_property
     def fold_numbers(self) -> tuple[int, ...]:
@@ -260,11 +277,22 @@ TITLES = {
     "fsd50k": "FSD50K layout",
     "dcase": "DCASE layout",
     "audiofolder": "audiofolder layout",
+    "boxes": "windows of recordings",
 }
 OFFICIAL_FOLDS = frozenset({"esc50", "urbansound8k", "dcase"})
 FIXED_WINDOW = frozenset({"esc50", "urbansound8k", "gtzan"})
 """Layouts whose clips are one window, as published results have it."""
 DRAWN_FOLDS = "folds drawn:"
+BACKGROUND = "background"
+"""The class of clips that hold none of the others."""
+_BACKGROUND_NAMES = frozenset(
+    {"background", "none of these", "none", "nothing", "nocall", "no call", "background noise"}
+)
+
+
+def is_background(label: str) -> bool:
+    """Whether a label, or a folder, is named as one of clips that hold none of the classes."""
+    return " ".join(label.casefold().replace("_", " ").replace("-", " ").split()) in _BACKGROUND_NAMES
 
 
 def check_rows(

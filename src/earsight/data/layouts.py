@@ -20,6 +20,7 @@ import numpy.typing as npt
 from earsight.data import audio, duplicates, published, splits
 from earsight.data.clip_tables import read_csv
 from earsight.data.datasets import (
+    BACKGROUND,
     DRAWN_FOLDS,
     SEPARATOR,
     Clip,
@@ -31,6 +32,7 @@ from earsight.data.datasets import (
     exploded,
     first,
     fold_notes,
+    is_background,
     split_notes,
     straddling_notes,
 )
@@ -100,6 +102,7 @@ def open_dataset(
         if above := _published_above(path, name):
             raise DataError(f"{error}; {path.name} is a part of a data set: give {above}") from error
         raise
+    listing, background = _without_background(listing)
     notes = list(listing.notes)
     hints = listing.hints
     if hints is None:
@@ -109,6 +112,7 @@ def open_dataset(
     named = exploded(listing.labels, listing.paths)[0] if several else listing.labels
     classes = _classes(named)
     empty = Dataset(listing.name, name, listing.root, (), classes, hints, (), listing.split, missing, several=several)
+    empty = replace(empty, background=background)
     # A class that no clip of those left is of cannot be learnt, and is then not unknown either.
     masks = [tuple(one for one in found if one in classes) for found in listing.unknown or [()] * len(listing.paths)]
 
@@ -119,8 +123,8 @@ def open_dataset(
 
     def drawn(groups: npt.NDArray[np.str_], *more: str) -> Dataset:
         numbers = [int(number) for number in splits.group_folds(strata, groups, folds=folds or 0, seed=seed)]
-        note = f"{DRAWN_FOLDS} {folds}, stratified, groups whole, seed {seed}"
-        return built(numbers, [note, *more, *fold_notes(listing.labels, numbers, where=str(path), several=several)])
+        noted = fold_notes(listing.labels, numbers, where=str(path), several=several)
+        return built(numbers, [drawn_note(folds or 0, seed), *more, *noted])
 
     if listing.folds is not None:
         check = split_notes if listing.split else fold_notes
@@ -140,6 +144,25 @@ def open_dataset(
     together = duplicates.joined(groups, copies)
     check_enough(strata, together, folds=folds, where=f"{path}, where {found}")
     return drawn(together, f"{found}: those of a sound are in one fold")
+
+
+def _without_background(listing: Listing) -> tuple[Listing, str | None]:
+    """The class of clips that hold none of the others, if one is named so; of several labels it is taken away."""
+    labels = [label.split(SEPARATOR) if listing.several else [label] for label in listing.labels]
+    named = sorted({label for found in labels for label in found if is_background(label)})
+    if not named or (len(named) > 1 and not listing.several):
+        return listing, (BACKGROUND if listing.several and "" in listing.labels else None)
+    note = f"'{named[0]}' is none of the classes: trained as that, never an event; another name makes it a class"
+    listing = replace(listing, notes=[*listing.notes, note])
+    if not listing.several:
+        return listing, named[0]
+    kept = [SEPARATOR.join(label for label in found if label not in named) for found in labels]
+    return replace(listing, labels=kept), BACKGROUND
+
+
+def drawn_note(folds: int, seed: int) -> str:
+    """The line on folds that were drawn."""
+    return f"{DRAWN_FOLDS} {folds}, stratified, groups whole, seed {seed}"
 
 
 def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:

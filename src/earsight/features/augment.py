@@ -8,7 +8,9 @@ they can be replayed. Goes out: spectrograms of the same shape, of any represent
   is padded with silence, a slower one is cropped;
 - shift: the spectrogram is rolled in time; its end goes to the beginning;
 - masks: ranges of columns or of bands are set to the mean (SpecAugment, Park et al. 2019, arXiv 1904.08779);
-- mixup: convex combinations of two examples and of their labels (Zhang et al. 2018, arXiv 1710.09412).
+- mixup: convex combinations of two examples and of their labels (Zhang et al. 2018, arXiv 1710.09412);
+- background: of another row, which holds none of the classes, at a drawn signal-to-noise ratio, before all others but
+  pitch. Powers are added where waves would be: the cross term, which has no mean, is what that leaves out.
 
 Batched augmentation (`BatchedDraws`) gives the same to rounding, and Python reads no value, so a GPU can replay it.
 
@@ -20,7 +22,7 @@ new single number goes before ``share`` in the columns of `BatchedDraws.real`; i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from earsight.features.filterbanks import LOG_OFFSET
 from earsight.recipe import Augment
 
 
@@ -51,6 +54,10 @@ class Draws:
         The example each one is mixed with.
     share : ndarray of float64, shape (batch,)
         Weight of the example itself in the mixture, in [0.5, 1].
+    background : ndarray of int64, shape (batch,), optional
+        The row whose sound is added to the example; -1 for none.
+    snr : ndarray of float64, shape (batch,)
+        Energy of the example over that of the background, in dB.
     """
 
     semitones: NDArray[np.int64]
@@ -61,6 +68,8 @@ class Draws:
     band_masks: NDArray[np.float64]
     partner: NDArray[np.int64]
     share: NDArray[np.float64]
+    background: NDArray[np.int64] | None = None
+    snr: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def pitch_steps(augment: Augment) -> tuple[int, ...]:
@@ -75,11 +84,17 @@ def step_indices(semitones: Sequence[int], rows: int, draws: Draws | None) -> ND
 
 
 def draw(
-    augment: Augment, *, batch: int, generator: np.random.Generator, kept: NDArray[np.bool_] | None = None
+    augment: Augment,
+    *,
+    batch: int,
+    generator: np.random.Generator,
+    kept: NDArray[np.bool_] | None = None,
+    backgrounds: NDArray[np.int64] | None = None,
 ) -> Draws:
     """Random choices for a batch of that many examples, within the recipe's ranges, all from one generator.
 
-    Examples that are ``kept`` (batch,) stay as they are; others may be mixed with them.
+    Examples that are ``kept`` (batch,) stay as they are; others may be mixed with them. ``backgrounds`` are the rows
+    that may be added to examples.
     """
     changed = generator.random(batch) < augment.probability
     if kept is not None:
@@ -91,6 +106,11 @@ def draw(
     share = np.ones(batch)
     if augment.mixup:
         share = np.where(changed, generator.beta(augment.mixup, augment.mixup, batch), 1.0)
+    background, snr = None, np.zeros(batch)
+    if augment.background and backgrounds is not None:
+        noisy = generator.random(batch) < augment.background
+        background = np.where(noisy if kept is None else noisy & ~kept, generator.choice(backgrounds, batch), -1)
+        snr = generator.uniform(*augment.background_snr_db, batch)
     return Draws(
         semitones=semitones,
         speed=speed,
@@ -101,6 +121,8 @@ def draw(
         partner=generator.permutation(batch),
         # The example itself keeps the larger share, so that its own label stays the main one.
         share=np.maximum(share, 1.0 - share),
+        background=background,
+        snr=snr,
     )
 
 
@@ -137,6 +159,21 @@ def stretch_matrix(
     np.add.at(weights, (rows, (lower - offset) % frames, columns), (inside - fraction).astype(np.float32))
     np.add.at(weights, (rows, (upper - offset) % frames, columns), fraction.astype(np.float32))
     return torch.from_numpy(weights)
+
+
+def add_background(logs: Tensor, other: Tensor, snr: Tensor) -> Tensor:
+    """Log band energies of a sound with a background added to it, both of shape (batch, channels, bands, frames).
+
+    The background gets the gain by which the energies of the two, over all bands and frames, are ``snr`` (batch,) dB
+    apart. Each cell is the logarithm of the sum of powers, which is the mean of what mixed waves have there over all
+    phases; a cell of them differs from it the more the fewer bins its band and window hold.
+    """
+    power, added = (torch.exp(one.double()) - LOG_OFFSET for one in (logs, other))
+    energies = [one.clamp(min=0).sum(dim=(1, 2, 3)) for one in (power, added)]
+    # What float32 leaves of digital silence is no background to be amplified.
+    gain = 10 ** (-snr.double() / 10) * energies[0] / energies[1]
+    gain = torch.where(energies[1] > 1e-3 * LOG_OFFSET * added[0].numel(), gain, 0.0)
+    return torch.log((power + gain[:, None, None, None] * added).clamp(min=0) + LOG_OFFSET).to(logs.dtype)
 
 
 def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
@@ -206,7 +243,7 @@ def smoothed(marks: Tensor, smoothing: float) -> Tensor:
     return marks * (1.0 - smoothing) + smoothing / 2
 
 
-_SINGLE = 4  # speed, place, roll and share stand before the masks
+_SINGLE = 5  # speed, place, roll, snr and share stand before the masks
 
 
 @dataclass(frozen=True)
@@ -215,11 +252,11 @@ class BatchedDraws:
 
     Attributes
     ----------
-    whole : Tensor of int64, shape (examples, 3)
-        Row, index of the pitch step, and the mixup partner's place in the batch.
-    real : Tensor of float64, shape (examples, 4 + 2 * masks)
-        Speed, place, roll, share, then start and end of each time mask and of each band mask. Double precision, as on
-        the host: rounding must not push a column over the edge of a sound.
+    whole : Tensor of int64, shape (examples, 4)
+        Row, index of the pitch step, the mixup partner's place in the batch, and the background's row or -1.
+    real : Tensor of float64, shape (examples, 5 + 2 * masks)
+        Speed, place, roll, signal-to-noise ratio, share, then start and end of each time mask and of each band mask.
+        Double precision, as on the host: rounding must not push a column over the edge of a sound.
     time_masks : int
         Number of time masks.
     """
@@ -227,6 +264,11 @@ class BatchedDraws:
     whole: Tensor
     real: Tensor
     time_masks: int
+
+    @property
+    def snr(self) -> Tensor:
+        """Signal-to-noise ratio in dB of each example over its background, shape (examples,), float64."""
+        return self.real[:, _SINGLE - 2]
 
     @property
     def share(self) -> Tensor:
@@ -244,8 +286,11 @@ def batch_draws(
     """All batches' rows and draws, one after the other, on a device; ``semitones`` are the source's steps, rising."""
     whole, real = [], []
     for rows, draws in batches:
-        whole.append(np.stack([rows, step_indices(semitones, len(rows), draws), draws.partner], axis=1))
-        single = np.stack([draws.speed, draws.place, draws.roll, draws.share], axis=1)
+        steps = step_indices(semitones, len(rows), draws)
+        background = np.full(len(rows), -1) if draws.background is None else draws.background
+        whole.append(np.stack([rows, steps, draws.partner, background], axis=1))
+        snr = draws.snr if len(draws.snr) else np.zeros(len(rows))
+        single = np.stack([draws.speed, draws.place, draws.roll, snr, draws.share], axis=1)
         masks = (masks.reshape(len(rows), -1) for masks in (draws.time_masks, draws.band_masks))
         real.append(np.concatenate([single, *masks], axis=1))
     whole_numbers, shares = (torch.from_numpy(np.concatenate(parts)).to(device) for parts in (whole, real))
@@ -255,7 +300,7 @@ def batch_draws(
 def apply_batched(spectrograms: Tensor, draws: BatchedDraws, *, silence: Tensor) -> Tensor:
     """Roll, stretch, mask and mix a batch of normalised spectrograms; shapes as in `apply`."""
     batch, _, bands, frames = spectrograms.shape
-    speed, place, roll = draws.real[:, : _SINGLE - 1, None].unbind(1)
+    speed, place, roll = draws.real[:, : _SINGLE - 2, None].unbind(1)
     masks = draws.real[:, _SINGLE:].reshape(batch, -1, 2)
     length = (frames - 1) / speed + 1
     first = place * (frames - length)

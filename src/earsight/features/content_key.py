@@ -25,10 +25,9 @@ _RECENT_NS = 2_000_000_000
 
 
 def content_key(dataset: Dataset, *settings: Any, cache: Path) -> str:
-    """Hash (16 hex digits) of settings (as JSON) and of the path and content of each sound."""
-    return _named(
-        settings, [[clip.path, digest] for clip, digest in zip(dataset.clips, _digests(dataset, cache), strict=True)]
-    )
+    """Hash (16 hex digits) of settings (as JSON) and of each clip's path, content and, if it is a part, which."""
+    digests = _digests(dataset, cache)
+    return _named(settings, [[clip.path, digests[clip.path], *clip.part] for clip in dataset.clips])
 
 
 def earlier_folder(dataset: Dataset, *settings: Any, key: str, cache: Path) -> Path | None:
@@ -40,9 +39,9 @@ def earlier_folder(dataset: Dataset, *settings: Any, key: str, cache: Path) -> P
     for row, clip in enumerate(dataset.clips):
         try:
             found = dataset.file(row).stat()
-            files.append([clip.path, found.st_size, found.st_mtime_ns])
+            files.append([clip.name, found.st_size, found.st_mtime_ns])
         except OSError:
-            files.append([clip.path, None, None])
+            files.append([clip.name, None, None])
     name = _named(settings, files)
     if not (cache / name).is_dir():
         return None
@@ -58,14 +57,14 @@ def _named(settings: Any, files: list[list[Any]]) -> str:
     return hashlib.sha256(json.dumps([*settings, files]).encode()).hexdigest()[:16]
 
 
-def _digests(dataset: Dataset, cache: Path) -> list[str | None]:
-    """The digest of each clip's file; None if the file cannot be read."""
+def _digests(dataset: Dataset, cache: Path) -> dict[str, str | None]:
+    """The digest of each file, by its clips' path; None if the file cannot be read."""
     place = _place(dataset, cache)
     content = _read(place)
     held, kept = content["files"], dict(content["files"])
 
-    def digest(row: int) -> str | None:
-        path, name = dataset.file(row), dataset.clips[row].path
+    def digest(name: str) -> str | None:
+        path = dataset.root / name
         identity = _status(path)
         if identity is None:
             return None
@@ -81,7 +80,8 @@ def _digests(dataset: Dataset, cache: Path) -> list[str | None]:
             kept[name] = [*identity, found]
         return found
 
-    digests = list(in_order(digest, range(len(dataset.clips)), ahead=16))
+    names = list(dict.fromkeys(clip.path for clip in dataset.clips))
+    digests = dict(zip(names, in_order(digest, names, ahead=16), strict=True))
     if kept != held:
         _write(place, content | {"files": {name: kept[name] for name in sorted(kept)}})
     return digests

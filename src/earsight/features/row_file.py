@@ -159,7 +159,7 @@ class RowFile:
     def _again(self, row: int) -> NDArray[np.uint8]:
         """Compute a damaged row's parts (parts, bytes) again from its sound, and write them to the file."""
         place = int(self.windows.clips[row])
-        clip = f"{self.folder}: the row of {self.dataset.clips[place].path} is damaged"
+        clip = f"{self.folder}: the row of {self.dataset.clips[place].name} is damaged"
         remedy = f"remove {self.folder} and give the command again: it is built anew"
         if _CHECKS not in self.tables:
             raise DataError(f"{clip}; {remedy}")
@@ -341,10 +341,13 @@ def _build(
             return error.reason
 
     def sounds(rows: Iterable[int]) -> Iterator[tuple[int, NDArray[np.float32] | str | None]]:
-        """Rows with their clips' waves; a clip of one row is decoded where its row is computed."""
+        """Rows with their clips' waves; a clip that is a file and one row is decoded where that is computed."""
         several = {int(clip): list(held) for clip, held in groupby(rows, key=lambda row: windows.clips[row])}
-        for clip in [clip for clip in several if windows.rows_in(clip) == 1]:
+        cut = [clip for clip in several if dataset.clips[clip].part]
+        for clip in [clip for clip in several if windows.rows_in(clip) == 1 and not dataset.clips[clip].part]:
             yield several.pop(clip)[0], None
+        for clip, wave in _parts(dataset, cut, features, windows):
+            yield from ((row, wave) for row in several.pop(clip))
         for held, wave in zip(several.values(), in_order(decoded, several, workers=2, ahead=1), strict=True):
             yield from ((row, wave) for row in held)
 
@@ -419,9 +422,41 @@ def _build(
 
 def read_clip(dataset: Dataset, clip: int, features: Features, windows: ClipWindows) -> NDArray[np.float32]:
     """A clip's wave (samples,) at the features' rate, to the end of its last window."""
-    end = windows.last_begin(clip) + features.samples
-    seconds = float(features.clip_seconds) if end == features.samples else end / features.rate
+    if dataset.clips[clip].part:
+        path, spans = dataset.root / dataset.clips[clip].path, [_span(dataset, clip, features, windows)]
+        return next(audio.read_parts(path, spans, sample_rate_hz=features.rate, channel=features.channel))
+    seconds = _seconds(clip, features, windows)
     return audio.read(dataset.file(clip), sample_rate_hz=features.rate, seconds=seconds, channel=features.channel)
+
+
+def _seconds(clip: int, features: Features, windows: ClipWindows) -> float:
+    """From a clip's begin to the end of its last window."""
+    end = windows.last_begin(clip) + features.samples
+    return float(features.clip_seconds) if end == features.samples else end / features.rate
+
+
+def _span(dataset: Dataset, clip: int, features: Features, windows: ClipWindows) -> tuple[float, float]:
+    """Begin and end, in seconds, of what is used of a clip that is a part of its file."""
+    begin, end = dataset.clips[clip].part
+    return begin, min(end, begin + _seconds(clip, features, windows))
+
+
+def _parts(
+    dataset: Dataset, clips: Sequence[int], features: Features, windows: ClipWindows
+) -> Iterator[tuple[int, NDArray[np.float32] | str]]:
+    """Clips that are parts of files with their waves, or why they cannot be read; each file is decoded once."""
+    ordered = sorted(clips, key=lambda clip: (dataset.clips[clip].path, dataset.clips[clip].begin))
+    for path, found in groupby(ordered, key=lambda clip: dataset.clips[clip].path):
+        held = list(found)
+        spans = [_span(dataset, clip, features, windows) for clip in held]
+        read = audio.read_parts(dataset.root / path, spans, sample_rate_hz=features.rate, channel=features.channel)
+        reason = ""
+        for clip in held:
+            try:
+                wave = None if reason else next(read)
+            except AudioError as error:
+                wave, reason = None, error.reason
+            yield clip, reason if wave is None else wave
 
 
 def part_of(wave: NDArray[np.float32], row: int, features: Features, windows: ClipWindows) -> NDArray[np.float32]:

@@ -298,7 +298,7 @@ def _predictions(
     predictions = classifier.predict_files((dataset.file(int(row)) for row in rows), **how)
     for done, (row, found) in enumerate(zip(rows.tolist(), predictions, strict=True), start=1):
         if found.error:
-            skipped.append(f"{dataset.clips[row].path}: {found.error}")
+            skipped.append(f"{dataset.clips[row].name}: {found.error}")
         else:
             good[row] = found
         if progress:

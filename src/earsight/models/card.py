@@ -116,6 +116,7 @@ class _Tree(_Part):
     several: bool = False
     temperatures: list[float] = []
     thresholds: dict[_Text, _ClassThreshold] = {}
+    background: _Text | None = None
 
 
 def check_values(tree: Any) -> None:
@@ -161,6 +162,8 @@ class ModelCard:
     thresholds : dict
         For some or all classes ``threshold``, the probability from which on the class is named, the ``rule`` by which
         held-out clips chose it, and its ``ci95``; JSON values.
+    background : str or None
+        The class, if it is one of ``classes``, of sounds that hold none of the others: shown as such, and no event.
 
     Raises
     ------
@@ -180,6 +183,7 @@ class ModelCard:
     several: bool = False
     temperatures: tuple[float, ...] = ()
     thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    background: str | None = None
 
     def __post_init__(self) -> None:
         lists = ("classes", "mean", "std", "weights", "temperatures")
@@ -304,6 +308,7 @@ def ensemble_card(
         members=tuple(members),
         several=members[0].several,
         weights=tuple(weights) if weights is not None else (1 / len(members),) * len(members),
+        background=members[0].background,
     )
 
 
@@ -318,6 +323,8 @@ def described(card: ModelCard) -> dict[str, Any]:
     for name in ("several", "temperatures", "thresholds"):
         if not tree[name]:
             del tree[name]
+    if card.background is None:
+        del tree["background"]
     return tree
 
 
@@ -350,4 +357,5 @@ def card_of(tree: Any, *, nested: bool = False) -> ModelCard:
         several=tree.get("several", False),
         temperatures=tuple(map(float, tree.get("temperatures", ()))),
         thresholds=dict(tree.get("thresholds", {})),
+        background=tree.get("background"),
     )

@@ -85,7 +85,7 @@ def _clips(classifier: Classifier, dataset: Dataset, *, skip_bad: bool) -> tuple
         except AudioError as error:
             if not skip_bad:
                 raise DataError(f"{error}\nMend or remove it, or leave it out with --skip-bad.") from error
-            skipped.append(dataset.clips[row].path)
+            skipped.append(dataset.clips[row].name)
         else:
             waves.append(audio.fit(wave, classifier.samples))
     return waves, skipped

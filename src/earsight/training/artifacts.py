@@ -110,7 +110,10 @@ def write_outcome(
     }
     mean, std = tuple(data.mean.tolist()), tuple(data.std.tolist())
     card = ModelCard(
-        classes=dataset.classes, recipe=recipe, mean=mean, std=std, trained_on=trained_on, several=dataset.several
+        *(dataset.classes, recipe, mean, std),
+        trained_on=trained_on,
+        several=dataset.several,
+        background=dataset.background,
     )
     save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(statistics,))
     about = _about(prepared, fitted, fold=fold, seed=seed)
@@ -188,7 +191,7 @@ def _write_predictions(
         np.savez(
             file,
             allow_pickle=False,
-            clip=np.array([dataset.clips[row].path for row in rows]),
+            clip=np.array([dataset.clips[row].name for row in rows]),
             **({"target": dataset.targets[rows]} if dataset.several else {"label": dataset.labels[rows]}),
             logits=logits,
             classes=np.array(dataset.classes),

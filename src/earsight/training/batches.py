@@ -20,6 +20,7 @@ from torch import Tensor
 from earsight.features.augment import (
     BatchedDraws,
     Draws,
+    add_background,
     apply,
     apply_batched,
     batch_draws,
@@ -56,7 +57,8 @@ class Data:
     ``labels`` int64 (clips,) are those of every clip, used or not; where clips may have several they are float32
     (clips, classes): 1, 0, or NaN where that is not known. ``windows`` says which part of which clip a row of the
     source is, and is None where row i is clip i. Spectrograms go to the ``device``, where they are normalised by
-    the channels' ``mean`` and ``std`` (windows,) and changed.
+    the channels' ``mean`` and ``std`` (windows,) and changed. ``background`` (clips,) are those that hold none of the
+    classes, and may be added to others.
     """
 
     source: Source
@@ -66,6 +68,7 @@ class Data:
     std: Tensor
     device: torch.device
     windows: ClipWindows | None = None
+    background: NDArray[np.bool_] | None = None
 
     @property
     def several(self) -> bool:
@@ -79,7 +82,12 @@ class Data:
 
     def spectrograms(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
         """Network input (batch, 3, bands, frames), channels-last, augmented by the draws if given."""
-        out = self.normalised(self.source.read(rows, draws=draws).to(self.device, non_blocking=True))
+        raw = self.source.read(rows, draws=draws).to(self.device, non_blocking=True)
+        if draws is not None and draws.background is not None and (noisy := draws.background >= 0).any():
+            other = self.source.read(draws.background[noisy], draws=None).to(self.device)
+            snr = torch.from_numpy(draws.snr[noisy]).to(self.device)
+            raw[noisy] = add_background(raw[noisy], other, snr)
+        out = self.normalised(raw)
         if draws is not None:
             out = apply(out, draws, silence=self.silence, stretch=not self.source.stretches)
         return self.as_input(out)
@@ -153,6 +161,7 @@ class DeviceBatches:
         self._data, self._source, self._smoothing = data, source, smoothing
         self._labels = torch.tensor(data.labels[data.cut.clips], device=data.device)
         self._classes = torch.arange(data.classes, device=data.device)
+        self._centre = int(np.searchsorted(source.semitones, 0))
         self._layout: BatchedDraws | None = None
 
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
@@ -172,8 +181,14 @@ class DeviceBatches:
             raise RuntimeError("a batch is assembled before its epoch has begun")
         whole, real = batch
         draws = replace(self._layout, whole=whole, real=real)
-        rows, steps, partner = whole.unbind(1)
-        spectrograms = self._data.normalised(self._source.pick(rows, steps))
+        rows, steps, partner, background = whole.unbind(1)
+        raw = self._source.pick(rows, steps)
+        if self._data.background is not None:
+            noisy = background >= 0
+            other = self._source.pick(background.clamp(min=0), torch.full_like(steps, self._centre))
+            mixed = add_background(raw, other, draws.snr)
+            raw = torch.where(noisy[:, None, None, None], mixed, raw)
+        spectrograms = self._data.normalised(raw)
         spectrograms = apply_batched(spectrograms, draws, silence=self._data.silence)
         if self._data.several:
             marks = smoothed(self._labels[rows], self._smoothing)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from earsight.data.audio import file_of
 from earsight.errors import EarsightError, RunError
 from earsight.evaluation.summary import check_place, read_predictions, refuse_several
 from earsight.files import read_state
@@ -96,13 +97,13 @@ def _root(folder: Path, data: Path | None, clip: str) -> Path:
     """The folder below which a trial's clips lie; ``clip`` is one of them."""
     if data is not None:
         root = data if data.is_dir() else data.parent
-        if not (root / clip).exists():
+        if not file_of(root / clip).exists():
             raise RunError(f"--data {data}: holds no {clip}, which {folder} held out; name the data set it was run on")
         return root
     try:
         root = Path(read_state(folder / "trial.json", {"root": str}, remedy="")["root"])
     except EarsightError as error:
         raise RunError(f"{folder}: does not say where its sounds are; add --data and the data set's path") from error
-    if not (root / clip).exists():
+    if not file_of(root / clip).exists():
         raise RunError(f"{folder}: its sounds were in {root} and {clip} is not there; add --data and their new place")
     return root

@@ -118,7 +118,8 @@ def fit(
         record: dict[str, Any] = {"epoch": epoch + 1}
         training_mode(model)
         rows = data.cut.drawn(seed=seed, epoch=epoch)
-        record |= _train_epoch(step, batches, clips, rows, recipe, seed, epoch, on_step)
+        pool = None if data.background is None else rows[clips[data.background[clips]]]
+        record |= _train_epoch(step, batches, clips, rows, recipe, seed, epoch, on_step, pool)
         if score_rows is not None:
             record |= _score(model, data, score_rows, recipe=recipe, course=course, epoch=epoch + 1, pick=pick_epoch)
         if watch_rows is not None:
@@ -167,8 +168,12 @@ def _train_epoch(
     seed: int,
     epoch: int,
     on_step: OnStep | None,
+    pool: NDArray[np.int64] | None,
 ) -> dict[str, Any]:
-    """One pass over the clips (``augment.copies`` of each), by their drawn rows: its mean loss and its last rate."""
+    """One pass over the clips (``augment.copies`` of each), by their drawn rows: its mean loss and its last rate.
+
+    ``pool`` are the rows of background that may be added.
+    """
     training, copies = recipe.training, recipe.augment.copies
     count = max(1, round(len(clips) * copies / training.batch_size))
     generator = np.random.default_rng([seed, epoch])
@@ -178,7 +183,7 @@ def _train_epoch(
     def drawn() -> Iterator[Batch]:
         for places in order:
             kept = places < len(clips) if copies > 1 else None  # the first of several copies stays as it is
-            draws = draw(recipe.augment, batch=len(places), generator=generator, kept=kept)
+            draws = draw(recipe.augment, batch=len(places), generator=generator, kept=kept, backgrounds=pool)
             yield row_of[clips[places % len(clips)]], draws
 
     losses: list[Tensor] = []

@@ -88,7 +88,7 @@ class Prepared:
                         two_labels += any(dataset.clips[row].label != dataset.clips[other].label for other in known)
         if not torn:
             return []
-        shown = [f"{dataset.clips[row].path} = {dataset.clips[other].path}" for row, other in sorted(torn.items())]
+        shown = [f"{dataset.clips[row].name} = {dataset.clips[other].name}" for row, other in sorted(torn.items())]
         labels = f", {two_labels} of them under another label" if two_labels else ""
         return [
             f"LEAK: {len(torn)} of {held} held-out clips have the same sound in training{labels} ({first(shown)}): "
@@ -166,7 +166,8 @@ def prepare(
     windows = clip_windows(dataset.seconds, recipe.features, recipe.training)
     rows, semitones = len(windows.clips), pitch_steps(recipe.augment)
     open_it = open_waves if device is not None and wanted_source(rows, recipe, device) == "waves" else open_store
-    look = None if skip_bad else partial(_look, [(clip.path, dataset.file(i)) for i, clip in enumerate(dataset.clips)])
+    files = dict.fromkeys((clip.path, dataset.root / clip.path) for clip in dataset.clips)
+    look = None if skip_bad else partial(_look, list(files))
     store: Store | Waves = open_it(
         dataset,
         recipe.features,
@@ -179,10 +180,10 @@ def prepare(
     )
     reasons = {int(windows.clips[row]): reason for row, reason in sorted(store.errors.items())}
     if not skip_bad:
-        _refuse([f"{dataset.clips[clip].path}: {reason}" for clip, reason in reasons.items()], len(dataset.clips))
-    skipped = tuple(dataset.clips[clip].path for clip in reasons)
+        _refuse([f"{dataset.clips[clip].name}: {reason}" for clip, reason in reasons.items()], len(dataset.clips))
+    skipped = tuple(dataset.clips[clip].name for clip in reasons)
     front_end = [VALUES_VERSION, store.features.settings(), list(semitones), *windows.key]
-    content = json.dumps([front_end, [clip.path for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
+    content = json.dumps([front_end, [clip.name for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     identity = hashlib.sha256(content.encode()).hexdigest()[:16]
     prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, None if windows.single else windows)
     left = dataset.sizes(prepared.usable)
@@ -237,7 +238,8 @@ def hold_out(
         clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
         return replace(dataset, clips=clips, drawn_seed=seed)
 
-    copies = identical_files([dataset.file(row) for row in range(len(dataset.clips))])
+    # Parts of recordings have sources that copies are joined in already.
+    copies = [] if dataset.parts else identical_files([dataset.file(row) for row in range(len(dataset.clips))])
     if copies and (before := drawn(dataset.groups)).digest in kept():
         return before
     return drawn(joined(dataset.groups, copies))

@@ -313,7 +313,17 @@ def _data(prepared: Prepared, train_rows: _Numbers, *, device: torch.device) -> 
         std=torch.tensor(std, dtype=torch.float32),
         device=device,
         windows=prepared.windows,
+        background=_backgrounds(dataset, train_rows) if recipe.augment.background else None,
     )
+
+
+def _backgrounds(dataset: Dataset, train_rows: _Numbers) -> NDArray[np.bool_]:
+    """The clips that hold none of the classes, (clips,); `DataError` if none of them trains."""
+    own = "" if dataset.several else dataset.background
+    mask = np.array([clip.label == own for clip in dataset.clips])
+    if not mask[train_rows].any():
+        raise DataError("augment.background adds background of the training clips, and none of them is; set it to 0")
+    return mask
 
 
 _NAMES = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": "state of the sound files"}
@@ -326,6 +336,8 @@ def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str 
     With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too. The
     `RunError` names the first such trial.
     """
+    if recipe.augment.background:
+        check_background(dataset, recipe)
     wanted = {"recipe": recipe.digest, "dataset": dataset.digest}
     begun = _begun_trials(run)
     _check_same(begun, wanted | ({} if spectrograms is None else {"pictures": spectrograms}))
@@ -363,6 +375,17 @@ def _check_same(begun: Mapping[Path, Mapping[str, Any]], wanted: Mapping[str, An
         if changed:
             what = " and ".join(_NAMES[name] for name in changed)
             raise RunError(f"{folder}: holds a trial of another {what}; name another folder with --out, or remove it")
+
+
+def check_background(dataset: Dataset, recipe: Recipe) -> None:
+    """Raise if background is to be added to clips and there is none, or not as sums of powers."""
+    if dataset.background is None:
+        raise DataError(
+            f"augment.background={recipe.augment.background:g} adds background to clips, and no clip is background: "
+            "name a folder, a label or boxes 'background', add --complete to --boxes, or set augment.background=0"
+        )
+    if recipe.features.representation == "mfcc":
+        raise DataError("augment.background adds powers in bands, which MFCCs do not keep; use log_mel, or set it to 0")
 
 
 def check_rows(dataset: Dataset, fold: int, train_rows: _Numbers, test_rows: _Numbers) -> None:

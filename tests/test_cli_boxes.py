@@ -1,0 +1,97 @@
+"""Training from boxes on the command line: the tutorial's commands as they stand there, with a tiny network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from earsight.cli import app
+from earsight.data.synthetic import write_synthetic_recordings
+from test_readme import TINY
+
+PAGE = Path(__file__).parents[1] / "docs" / "recordings.md"
+TRAINS = ("train", "crossval")
+
+
+def run(words):
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 0, found.output
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write_synthetic_recordings(tmp_path_factory.mktemp("made"), recordings=4, seconds=20.0)
+
+
+def test_the_tutorial(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    done = []
+    for line in [line for kind, block in blocks if not kind for line in block.splitlines()]:
+        name, *words = shlex.split(line)
+        if name == "python":
+            subprocess.run([sys.executable, *words], check=True)
+            continue
+        run([*words, *(TINY if words[0] in TRAINS else [])])
+        done.append(words[0])
+    assert done == ["check", "crossval", "predict"]
+    assert (tmp_path / "made" / "boxes.csv").read_text().split("\n")[:2] == (text.split("```text\n")[1].split("\n")[:2])
+    for block in [block for kind, block in blocks if kind == "python"]:
+        subprocess.run([sys.executable, "-c", block], check=True)
+
+
+def test_every_rule_is_printed_and_the_run_says_how_to_open_the_data_again(made, tmp_path):
+    words = [str(made / "recordings"), "--boxes", str(made / "boxes.csv"), "--complete", "--window-seconds", "1"]
+    found = run(["train", *words, "--hop", "0.5", "--out", str(tmp_path / "run"), *TINY])
+    said = " ".join(found.output.split())
+    for part in (
+        "boxes: 32 of 3 labels in 4 recordings of 0.0222 h",
+        "windows of 1 s, one every 0.5 s (--window-seconds, --hop)",
+        "a window has a label if it holds 0.5 of a box",
+        "background by --complete",
+        "windows a class: chirp_up",
+        "held out:",
+    ):
+        assert part in said
+    (trial,) = (tmp_path / "run").glob("fold-*/seed-*")
+    with np.load(trial / "predictions.npz", allow_pickle=False) as file:
+        names, classes = file["clip"].tolist(), file["classes"].tolist()
+        about = json.loads(str(file["about"]))
+    assert all(re.fullmatch(r"\d\.wav@\d+\.\d{3}-\d+\.\d{3}", name) for name in names)
+    assert len({name.partition("@")[0] for name in names}) == 1
+    assert classes == ["chirp_up", "click_train", "siren", "background"]
+    assert about["dataset"]["options"] == [
+        *("--boxes", str(made / "boxes.csv"), "--complete", "--window-seconds", "1.0", "--hop", "0.5")
+    ]
+    model = tmp_path / "run" / "model.safetensors"
+    found = run(["evaluate", str(model), *words, "--hop", "0.5", "--json"])
+
+
+def test_options_for_boxes_without_boxes_and_those_of_other_data_sets_with_them(made):
+    for words, message in (
+        (["--complete"], "--complete: is for recordings with boxes; give --boxes TABLE too"),
+        (["--window-seconds", "2"], "--window-seconds: is for recordings with boxes"),
+        (["--boxes", str(made / "boxes.csv"), "--layout", "folder"], "--layout: is not for recordings with boxes"),
+    ):
+        found = CliRunner().invoke(app, ["prepare", str(made / "recordings"), *words])
+        assert found.exit_code == 2
+        assert message in " ".join(found.output.split())
+
+
+def test_background_is_added_in_training(made, tmp_path):
+    words = [str(made / "recordings"), "--boxes", str(made / "boxes.csv"), "--out", str(tmp_path / "run"), *TINY]
+    mixed = ["--set", "augment.background=0.5"]
+    run(["train", *words, "--complete", *mixed])
+    found = CliRunner().invoke(app, ["train", *words, *mixed])
+    assert found.exit_code == 2
+    assert "no clip is background: name a folder, a label or boxes 'background'" in " ".join(found.output.split())
