@@ -11,6 +11,8 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from several_runs import several_trials
+from sklearn.metrics import average_precision_score
 
 from earsight.errors import RunError
 from earsight.evaluation.comparison import FoldAnswers, compare_runs, crossed_limits
@@ -289,3 +291,63 @@ def test_limits_with_seeds_and_groups_agree_with_draws_one_by_one(paired):
     blind = crossed_limits([one._replace(groups=None) for one in answers], draws=4000)
     lone = [one._replace(groups=np.arange(one.a.shape[1]) + 100 * place) for place, one in enumerate(answers)]
     assert crossed_limits(lone, draws=4000) == blind
+
+
+# --- Several labels -------------------------------------------------------------------------------------------------
+
+
+def test_runs_of_several_labels_are_compared_by_average_precision():
+    a = several_trials(seeds=(0, 1), clips=80, skill=2.0)
+    b = several_trials(seeds=(0, 1), clips=80, skill=0.3, recipe="s")
+    result = compare_runs(a, b, names=NAMES)
+    scores = {
+        (name, fold): np.mean(
+            [
+                np.mean([average_precision_score(t.marks[:, k], t.logits[:, k]) for k in range(3)])
+                for t in run
+                if t.about["fold"] == fold
+            ]
+        )
+        for name, run in (("a", a), ("b", b))
+        for fold in (1, 2)
+    }
+    for row in result["by_fold"]:
+        assert row["a"] == pytest.approx(scores["a", row["fold"]])
+        assert row["b"] == pytest.approx(scores["b", row["fold"]])
+        assert row["clips"] == 80
+    wanted = np.mean([scores["a", fold] - scores["b", fold] for fold in (1, 2)])
+    assert result["difference"]["mean"] == pytest.approx(wanted)
+    low, high = result["difference"]["ci95"]
+    assert 0 < low < wanted < high
+    assert (result["beyond_noise"], result["seeds"], result["several"]) == (True, [0, 1], True)
+    assert result["difference"]["p_value"] < 0.01
+    assert "runs/a is better than runs/b" in result["verdict"]
+    # The other way around, the same with another sign; with itself, nothing.
+    back = compare_runs(b, a, names=NAMES)["difference"]
+    assert back["mean"] == pytest.approx(-wanted)
+    assert back["ci95"] == pytest.approx([-high, -low])
+    same = compare_runs(a, a, names=NAMES)
+    assert (same["difference"]["mean"], same["difference"]["p_value"], same["beyond_noise"]) == (0, 1, False)
+
+
+def test_the_interval_of_a_difference_is_paired():
+    """Two runs that rank alike differ less surely than their own intervals overlap."""
+    a = several_trials(clips=60, skill=1.0)
+    b = [dataclasses.replace(t, logits=t.logits + np.float32(0.05) * (t.marks * 2 - 1)) for t in a]
+    result = compare_runs(b, a, names=NAMES)
+    own = [np.ptp(run["ci95"]) for run in result["runs"]]
+    assert np.ptp(result["difference"]["ci95"]) < 0.3 * min(own)
+    assert result["difference"]["mean"] > 0
+
+
+def test_runs_of_several_labels_that_cannot_be_compared():
+    a, b = several_trials(clips=20), several_trials(clips=20)
+    other = [dataclasses.replace(t, targets=1 - t.targets) for t in b]
+    with pytest.raises(RunError, match="fold 1 has other labels"):
+        compare_runs(a, other, names=NAMES)
+    other = [dataclasses.replace(t, clips=np.char.add(t.clips, "x")) for t in b]
+    with pytest.raises(RunError, match="fold 1 has other clips"):
+        compare_runs(a, other, names=NAMES)
+    single = made.drawn((1, 2), (0,), generator=np.random.default_rng(0))
+    with pytest.raises(RunError, match="several labels each"):
+        compare_runs(a, single, names=NAMES)

@@ -318,3 +318,33 @@ def test_a_state_with_levels_goes_on(cut):
 def test_rules_that_make_no_sense(kwargs, words):
     with pytest.raises(EarsightError, match=words):
         EventRules(**kwargs)
+
+
+def test_each_class_has_its_own_threshold():
+    rules = EventRules(0.6, gap_seconds=0, of_class={"cat": 0.3})
+    assert (rules.rises_at("dog"), rules.rises_at("cat")) == (0.6, 0.3)
+    assert (rules.falls_at("dog"), rules.falls_at("cat")) == (pytest.approx(0.42), pytest.approx(0.21))
+    assert EventRules(0.6, 0.5, of_class={"cat": 0.3}).falls_at("cat") == 0.3
+    windows = [
+        Window(float(n), n + 1.0, Prediction("x", ("dog", "cat"), shares, several=True))
+        for n, shares in enumerate([(0.5, 0.31), (0.7, 0.22), (0.5, 0.1), (0.1, 0.29)])
+    ]
+    found = list(events_of(windows, rules, hop_seconds=1.0, window_seconds=1.0))
+    assert [(event.label, event.begin_seconds, event.end_seconds) for event in found] == [
+        ("cat", 0.0, 2.0),
+        ("dog", 1.0, 3.0),
+    ]
+
+
+def test_classes_that_sound_together_do_not_end_each_other():
+    """With softmax a class that takes over ends the others; of several, both go on."""
+    shares = [(0.9, 0.1), (0.9, 0.5), (0.55, 0.9), (0.5, 0.9)]
+    for several, ends in ((False, 2.0), (True, 4.0)):
+        windows = [
+            Window(float(n), n + 1.0, Prediction("x", names, tuple(sorted(pair, reverse=True)), several=several))
+            for n, pair in enumerate(shares)
+            for names in [("dog", "cat") if pair[0] > pair[1] else ("cat", "dog")]
+        ]
+        rules = EventRules(0.6, 0.4, gap_seconds=0)
+        found = {event.label: event for event in events_of(windows, rules, hop_seconds=1.0, window_seconds=1.0)}
+        assert found["dog"].end_seconds == ends
