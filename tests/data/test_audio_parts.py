@@ -104,4 +104,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
         assert [len(wave) for wave in audio.read_parts(path, spans, sample_rate_hz=8000)] == [16000] * 20
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.05 * peaks[0]
+    # How blocks and parts lie to each other makes some of the difference; whole sounds are 15 and 46 MB.
+    assert peaks[1] < 1.1 * peaks[0] < 5e6
