@@ -56,7 +56,7 @@ class ServiceError(EarsightError):
 
 
 class SoundWarning(UserWarning):
-    """A sound of which the network gets only a part, or whose scale is doubtful; the command line says it by itself."""
+    """A sound of which the network gets only a part, or whose scale is unsure; the command line says it by itself."""
 
 
 def warn_of_sound(text: str) -> None:

@@ -9,8 +9,10 @@ import pytest
 from made_runs import trial
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
+from scipy.stats import t
 
 from earsight.calibration.fit import (
+    CalibratedTrial,
     Wanted,
     calibrated_trial,
     figures,
@@ -18,7 +20,7 @@ from earsight.calibration.fit import (
     others_of,
     score_of,
 )
-from earsight.calibration.ood import ood_scores
+from earsight.calibration.ood import ood_scores, share_interval
 from earsight.errors import DataError
 
 
@@ -162,3 +164,26 @@ def test_seeds_are_not_more_clips():
 def test_what_cannot_be_wanted(asked, message):
     with pytest.raises(DataError, match=message):
         Wanted(**asked)
+
+
+def test_what_is_reached_goes_by_sources_where_clips_share_them():
+    """Five speakers, one of whom is never in his set: 80 % over 500 clips are 76 to 83, over speakers 24 to 100."""
+    owner = np.arange(500) // 100
+    labels = np.zeros(500, dtype=int)
+    one = trial(1, 0, labels, np.zeros((500, 3)))
+    inside = np.zeros((500, 3), dtype=bool)
+    inside[owner > 0, 0] = inside[owner == 0, 1] = True
+    shares = np.full((500, 3), 1 / 3)
+    told = CalibratedTrial(shares, shares, owner == 0, inside)
+    alone = figures([told], [one], wanted=Wanted())
+    assert alone["coverage"]["ci95"] == pytest.approx(share_interval(0.8, 500))
+    known = replace(one, groups=np.array([f"s{number}" for number in owner]))
+    found = figures([told], [known], wanted=Wanted())
+    reach = t.ppf(0.975, 4) * np.sqrt(0.2 * 0.8 * 5 / 4 / 5)
+    assert found["coverage"]["ci95"] == pytest.approx((0.8 - reach, 1.0))
+    assert found["false_alarms"]["ci95"] == pytest.approx((0.0, 0.2 + reach))
+    assert found["coverage"]["reached"] == alone["coverage"]["reached"] == 0.8
+    twice = [known, replace(known, about={**known.about, "seed": 1})]
+    assert figures([told, told], twice, wanted=Wanted())["coverage"]["ci95"] == pytest.approx((0.8 - reach, 1.0))
+    all_in = replace(told, prediction_sets=np.ones((500, 3), bool))
+    assert figures([all_in], [known], wanted=Wanted())["coverage"]["ci95"] == pytest.approx(share_interval(1, 5))

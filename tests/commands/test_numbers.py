@@ -14,6 +14,8 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 from earsight.cli import app
+from earsight.data.layouts import open_dataset
+from earsight.training.preparation import hold_out
 
 TINY = [
     *("--set", "backbone.name=test_resnet", "--set", "backbone.weights=none", "--set", "training.epochs=1"),
@@ -64,6 +66,30 @@ def test_check_offers_sources_and_refuses_where_there_are_none_to_guess(cries, l
     failed = invoke("check", listed, "--sources", tmp_path / "again.csv", code=2)
     assert "no sources to write, for they are known" in failed.stderr
     assert not (tmp_path / "again.csv").exists()
+
+
+def test_near_duplicates_are_kept_together_by_the_csv_that_check_writes(tmp_path):
+    home, draws = tmp_path / "sounds", np.random.default_rng(5)
+    for n in range(24):
+        (home / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        gate = np.repeat(draws.uniform(0, 1, 16) > 0.4, 1000)
+        wave = (0.05 + 0.4 * gate) * np.sin(np.cumsum(draws.uniform(0.2, 2, 16).repeat(1000)))
+        soundfile.write(home / "ab"[n % 2] / f"{chr(97 + n) * 3}.wav", wave, 8000)
+        if n in (4, 7):
+            soundfile.write(home / "ab"[n % 2] / f"{chr(97 + n) * 3}x.flac", 0.25 * wave[900:], 8000)
+    failed = invoke("check", home, "--no-near", "--sources", tmp_path / "none.csv", code=2)
+    assert "suggest none, and no sound is there twice" in failed.stderr
+    found = json.loads(invoke("check", home, "--sources", tmp_path / "near.csv", "--json").stdout)
+    assert found["counts"]["near_duplicate"] == 4
+    assert (found["sources"]["rule"], found["sources"]["count"], found["sources"]["joined"]) == (None, 24, 2)
+    invoke("train", tmp_path / "near.csv", "--out", tmp_path / "run", *TINY)
+    held = np.load(tmp_path / "run" / "fold-1" / "seed-0" / "predictions.npz")["clip"].tolist()
+    listed = open_dataset(tmp_path / "near.csv", folds=None)
+    draws = [hold_out(listed, seed=seed) for seed in range(8)]
+    assert {clip.path for clip in draws[0].clips if clip.fold == 1} == set(held)
+    for drawn in draws:
+        fold = {Path(clip.path).name: clip.fold for clip in drawn.clips}
+        assert (fold["eee.wav"], fold["hhh.wav"]) == (fold["eeex.flac"], fold["hhhx.flac"])
 
 
 def test_train_on_a_folder_says_what_its_split_may_tear_apart(cries, tmp_path):

@@ -138,6 +138,41 @@ def test_identical_files_are_told_by_all_their_bytes(tmp_path):
     assert duplicates.identical_files([*files, tmp_path / "absent", tmp_path / "folder"]) == [[0, 2], [1, 6]]
 
 
+def test_one_sound_in_other_bytes_is_the_same(tmp_path):
+    draws = np.random.default_rng(0)
+    wave = np.rint(3000 * draws.standard_normal(RATE)).astype(np.int16)
+    silence, late = np.zeros(RATE, np.int16), np.concatenate([np.zeros(RATE, np.int16), wave])
+    other_late = np.concatenate([np.zeros(RATE, np.int16), wave[::-1]])
+    off = wave.copy()
+    off[RATE // 2] += 1  # after the begin, by one step of 16 bits
+    sounds = {
+        "a.wav": (wave, RATE, "PCM_16"),
+        "b.flac": (wave, RATE, "PCM_16"),
+        "c.wav": (np.stack([wave, wave], axis=1), RATE, "PCM_24"),
+        "d.wav": (wave / 2**15, RATE, "FLOAT"),
+        "e.wav": (off, RATE, "PCM_16"),
+        "f.wav": (wave, RATE // 2, "PCM_16"),
+        "g.wav": (wave[:-1], RATE, "PCM_16"),
+        "h.wav": (silence, RATE, "PCM_16"),
+        "i.flac": (silence, RATE, "PCM_16"),
+        "j.wav": (late, RATE, "PCM_16"),
+        "k.flac": (late, RATE, "PCM_16"),
+        "l.flac": (other_late, RATE, "PCM_16"),
+    }
+    for name, (content, rate, coding) in sounds.items():
+        soundfile.write(tmp_path / name, content, rate, coding)
+    (tmp_path / "m.wav").write_bytes((tmp_path / "a.wav").read_bytes())
+    (tmp_path / "n.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:-9000])  # cut: the same only by its bytes
+    (tmp_path / "o.wav").write_bytes((tmp_path / "h.wav").read_bytes())
+    names = [*sorted(path.name for path in tmp_path.iterdir()), "absent.wav"]
+    found = duplicates.same_sounds([tmp_path / name for name in names])
+    assert [[names[row] for row in rows] for rows in found] == [
+        ["a.wav", "b.flac", "c.wav", "d.wav", "m.wav"],
+        ["h.wav", "o.wav"],
+        ["j.wav", "k.flac"],
+    ]
+
+
 def test_names_are_joined_through_others():
     names = np.array(["a", "b", "c", "d", "b"])
     assert duplicates.joined(names, []) is names
@@ -184,7 +219,7 @@ def test_equal_sounds_are_not_near_ones_too(tmp_path):
 
 
 def test_known_faults_of_gtzan_are_named_where_the_files_are(tmp_path):
-    for genre, numbers in (("disco", (50, 51, 70, 71)), ("reggae", (86, 1))):
+    for genre, numbers in (("disco", (50, 51, 70, 71)), ("pop", (21,)), ("reggae", (86, 1))):
         (tmp_path / genre).mkdir()
         for number in numbers:
             wave = sound(number + len(genre), 1.0)
@@ -192,10 +227,22 @@ def test_known_faults_of_gtzan_are_named_where_the_files_are(tmp_path):
     found = [one for one in check_dataset(open_dataset(tmp_path, folds=None)).findings if one.kind == "known_fault"]
     assert [one.clips for one in found] == [
         ("disco/disco.00050.wav", "disco/disco.00051.wav", "disco/disco.00070.wav"),
+        ("pop/pop.00021.wav",),
         ("reggae/reggae.00086.wav",),
     ]
-    assert all("1306.1461" in one.text for one in found)
-    assert sum(len(names) for names, _ in KNOWN_FAULTS["gtzan"]) == 10 + 4 + 26 + 16 + 18 + 20 + 2
+    assert ["1306.1461" in one.text for one in found] == [True, False, True]
+    assert "1507.04761" in found[1].text
+    assert sum(len(names) for names, _ in KNOWN_FAULTS["gtzan"]) == 10 + 4 + 26 + 16 + 18 + 20 + 18 + 2
+
+
+def test_known_faults_cover_what_the_fault_filtered_split_leaves_out():
+    """It has 443 + 197 + 290 of the 1000 excerpts; of each lot of repetitions it keeps one at most."""
+    lots = [names for names, text in KNOWN_FAULTS["gtzan"] if "no sound" not in text]
+    assert len({name for names in lots for name in names}) == sum(map(len, lots))
+    singles = [names for names in lots if len(names) == 1]
+    repeated = [names for names in lots if len(names) > 1]
+    # Of two lots (pop 15 and 22, 52 and 57) it keeps none.
+    assert len(singles) + sum(len(names) - 1 for names in repeated) + 2 == 70
 
 
 def test_sources_in_two_folds_are_named(tmp_path):

@@ -14,6 +14,7 @@ from earsight.data.sources import (
     HeldOutFolds,
     balance_line,
     guess_sources,
+    with_same_sounds,
     write_sources,
 )
 from earsight.training.preparation import hold_out
@@ -113,7 +114,7 @@ def test_the_csv_is_a_data_set_with_those_sources(tmp_path):
     guess = guess_sources(dataset)
     for place in (tmp_path / "sources.csv", tmp_path / "elsewhere" / "sources.csv"):
         place.parent.mkdir(exist_ok=True)
-        write_sources(dataset, guess, place)
+        write_sources(dataset, guess.groups, place)
         again = open_dataset(place, folds=None)
         assert again.sources_known
         found = {(Path(clip.path).name, clip.label, clip.group) for clip in again.clips}
@@ -121,6 +122,34 @@ def test_the_csv_is_a_data_set_with_those_sources(tmp_path):
         assert np.isin(hold_out(again, seed=1).folds, (1, 2)).all()
     rows = list(csv.DictReader((tmp_path / "sources.csv").open()))
     assert rows[0]["path"].startswith("sounds/")
+
+
+def test_sounds_that_are_the_same_join_sources():
+    names, truth = CASES["speakers"]
+    dataset = _dataset(names, _CLASSES)
+    guess = guess_sources(dataset)
+    path = [clip.path for clip in dataset.clips]
+    alone = with_same_sounds(dataset, guess, [(path[0], path[1])])
+    assert alone == (guess.groups, 0), "they have one source already"
+    groups, count = with_same_sounds(dataset, guess, [(path[0], path[20]), (path[1], path[20], path[50])])
+    assert groups == tuple("ann" if one in ("ann", "bob", "joe") else "eve" for one in truth)
+    assert count == 1
+    plain, count = with_same_sounds(dataset, None, [(path[7], path[3]), (path[9], path[8])])
+    assert plain == tuple({path[7]: path[3], path[8]: path[9]}.get(one, one) for one in path)
+    assert count == 2
+
+
+def test_given_folds_go_into_the_csv(tmp_path):
+    lines = ["path,label,fold"] + [f"{n}.wav,{'ab'[n % 2]},{1 + n // 2 % 2}" for n in range(8)]
+    (tmp_path / "clips.csv").write_text("\n".join(lines))
+    for n in range(8):
+        (tmp_path / f"{n}.wav").write_bytes(b"")
+    dataset = open_dataset(tmp_path / "clips.csv", folds=None)
+    groups, _ = with_same_sounds(dataset, None, [("1.wav", "5.wav")])
+    write_sources(dataset, groups, tmp_path / "again.csv")
+    again = open_dataset(tmp_path / "again.csv", folds=None)
+    assert again.folds.tolist() == dataset.folds.tolist()
+    assert again.groups.tolist() == [f"{1 if n == 5 else n}.wav" for n in range(8)]
 
 
 def test_groups_held_out_are_named_where_they_are_few():
@@ -142,3 +171,14 @@ def test_imbalance_is_named():
     assert balance_line(_CLASSES) == ""
     two = ["yes"] * 80 + ["no"] * 20
     assert "80.0 %" in balance_line(two)
+
+
+@pytest.mark.real_audio
+def test_sources_of_esc10_are_those_of_its_table(esc10):
+    rows = list(csv.DictReader((esc10 / "meta" / "esc50.csv").open()))
+    dataset = open_dataset(esc10)
+    assert len({row["src_file"] for row in rows}) == len(set(dataset.groups.tolist())) == 304
+    held = HeldOutFolds(dataset, dataset.fold_numbers)
+    sizes = sorted(len({row["src_file"] for row in rows if row["fold"] == fold}) for fold in "12345")
+    assert held.group_line() == f"groups: 304, of which each fold holds out {sizes[0]} to {sizes[-1]}"
+    assert held.guess_line(data=esc10) == ""

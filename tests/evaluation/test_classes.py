@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_runs import trial
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from earsight.evaluation.classes import (
@@ -80,3 +82,45 @@ def test_mistakes_come_worst_first_and_say_how_many_networks_are_wrong():
     ]
     expected = np.mean([softmax(np.array(row)) for row in ([0, 1, 0], [0, 1, 0], [0.5, 0, 0])], axis=0)
     assert (found[1].label_probability, found[1].predicted_probability) == pytest.approx(tuple(expected[:2]), abs=1e-6)
+
+
+def grouped_trials(of_group, *, right, seeds=(0,)):
+    """Two classes; a clip's group, and whether its network is right, by number."""
+    groups = np.array([f"g{one}" for one in of_group])
+    labels = np.arange(len(groups)) % 2
+    out = []
+    for seed in seeds:
+        said = np.where(right, labels, 1 - labels)
+        made = trial(1, seed, labels, 5.0 * np.eye(2)[said], classes=("a", "b"))
+        out.append(replace(made, groups=groups))
+    return out
+
+
+def test_scores_of_classes_go_by_groups_where_clips_share_them():
+    """Two of six speakers are understood: over 120 clips a third is 25 to 46 %, over six speakers nearly anything."""
+    of_group = np.arange(240) // 40
+    known = grouped_trials(of_group, right=of_group < 2)
+    alone = [replace(one, groups=None) for one in known]
+    for grouped, single in zip(class_scores(known), class_scores(alone), strict=True):
+        assert single.recall_ci95 == pytest.approx(wilson(1 / 3, 120))
+        shares = np.array([1.0, 1, 0, 0, 0, 0])
+        reach = t.ppf(0.975, 5) * shares.std(ddof=1) / np.sqrt(6)
+        assert grouped.recall_ci95 == pytest.approx((0.0, 1 / 3 + reach))
+        assert grouped.precision_ci95[1] > single.precision_ci95[1] + 0.2
+        assert (grouped.recall, grouped.precision, grouped.f1) == (single.recall, single.precision, single.f1)
+
+
+def test_of_groups_that_are_all_right_there_are_as_many_cases():
+    of_group = np.arange(240) // 40
+    for seeds in ((0,), (0, 1, 2)):
+        for one in class_scores(grouped_trials(of_group, right=np.ones(240, bool), seeds=seeds)):
+            assert one.recall_ci95 == one.precision_ci95 == pytest.approx(wilson(1, 6))
+    (one, _) = class_scores(grouped_trials(np.zeros(240), right=of_group < 2))
+    assert one.recall_ci95 == (0, 1), "one group says nothing of others"
+
+
+def test_groups_of_one_clip_change_nothing_however_many_seeds():
+    right = np.arange(60) % 7 > 1
+    for seeds in ((0,), (0, 1)):
+        known = grouped_trials(np.arange(60), right=right, seeds=seeds)
+        assert class_scores(known) == class_scores([replace(one, groups=None) for one in known])

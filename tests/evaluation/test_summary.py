@@ -10,14 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
+from scipy.stats import t
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from earsight.errors import RunError
 from earsight.evaluation.statistics import paired_difference
-from earsight.evaluation.summary import Predictions, read_predictions, read_run, summarize, write_summary
+from earsight.evaluation.summary import (
+    SOURCES_UNKNOWN,
+    Predictions,
+    read_predictions,
+    read_run,
+    summarize,
+    write_summary,
+)
+from test_cli import invoke
 
 CLASSES = ("cat", "dog", "owl")
 DATASET = {"name": "mine", "clips": 12, "classes": 3, "digest": "d" * 12, "skipped": []}
@@ -196,6 +206,95 @@ def test_groups_are_read_from_the_predictions(tmp_path):
         arrays = dict(np.load(path))
         np.savez(path, **arrays, group=np.array([f"speaker {n // 3}" for n in range(len(trial.clips))]))
     assert summarize(read_run(tmp_path), machine={})["groups"]["count"] == 3
+
+
+def _old_run(home: Path, *, seeds=(0,)) -> Path:
+    """A run without sources on a csv of six speakers with two folds, as an earlier version wrote it."""
+    speakers = [f"s{n % 6}" for n in range(48)]
+    (home / "data").mkdir()
+    rows = [f"{n:02}.wav,{CLASSES[n // 6 % 2]},{1 + n % 6 // 3},{speakers[n]}" for n in range(48)]
+    (home / "data" / "clips.csv").write_text("\n".join(["path,label,fold,group", *rows]))
+    (home / "data" / "another.csv").write_text("\n".join(["path,label,group", "00.wav,cat,x", "01.wav,dog,x"]))
+    for n in range(48):
+        soundfile.write(home / "data" / f"{n:02}.wav", np.full(80, 0.1), 8000)
+    for fold in (1, 2):
+        numbers = np.array([n for n in range(48) if 1 + n % 6 // 3 == fold])
+        for seed in seeds:
+            right = np.isin(numbers % 6, (0, 1, 3, 5))
+            labels = numbers // 6 % 2
+            trial = _trial(fold, seed, labels, 5.0 * np.eye(3)[np.where(right, labels, 2)])
+            trial = dataclasses.replace(trial, clips=np.array([f"{n:02}.wav" for n in numbers]))
+            path = _write(home / "run", trial)
+            root = {"root": str((home / "data").absolute())}
+            (path.parent / "trial.json").write_text(json.dumps(root))
+    return home / "run"
+
+
+def test_the_sources_of_an_old_run_are_those_of_its_data_set(tmp_path):
+    run = _old_run(tmp_path)
+    trials = read_run(run)
+    for trial in trials:
+        assert trial.groups.tolist() == [f"s{int(clip[:2]) % 6}" for clip in trial.clips.tolist()]
+        assert not trial.sources_unknown
+    found = summarize(trials, machine={})
+    assert found["groups"] == {"count": 6, "few": True}
+    shares = np.array([1, 1, 0, 1, 0, 1])
+    reach = t.ppf(0.975, 5) * shares.std(ddof=1) / 6**0.5
+    assert found["accuracy"]["ci95"] == pytest.approx([max(0, 2 / 3 - reach), 1])
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    trials = read_run(run)
+    assert all(trial.groups is None and trial.sources_unknown for trial in trials)
+    assert "kept no sources, and its data set is not where it was" in SOURCES_UNKNOWN
+    assert summarize(trials, machine={})["groups"] is None
+
+
+def test_labels_that_have_changed_give_no_sources(tmp_path):
+    run = _old_run(tmp_path)
+    table = tmp_path / "data" / "clips.csv"
+    table.write_text(table.read_text().replace("47.wav,dog", "47.wav,cat"))
+    assert [trial.groups is None for trial in read_run(run)] == [False, True]
+
+
+def test_seeds_that_were_added_to_an_old_run_know_its_sources(tmp_path):
+    run = _old_run(tmp_path, seeds=(0, 1))
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    for path in run.glob("fold-*/seed-1/predictions.npz"):
+        arrays = dict(np.load(path))
+        arrays["group"] = np.array([f"s{int(clip[:2]) % 6}" for clip in arrays["clip"].tolist()])
+        np.savez(path, **arrays)
+    for trial in read_run(run):
+        assert trial.groups.tolist() == [f"s{int(clip[:2]) % 6}" for clip in trial.clips.tolist()]
+
+
+def test_a_run_that_knows_of_no_sources_does_not_look_for_any(tmp_path):
+    run = _old_run(tmp_path)
+    for path in run.glob("fold-*/seed-*/predictions.npz"):
+        arrays = dict(np.load(path))
+        about = json.loads(str(arrays["about"]))
+        about["dataset"]["held_out"] = None
+        np.savez(path, **{**arrays, "about": np.array(json.dumps(about))})
+    assert all(trial.groups is None and not trial.sources_unknown for trial in read_run(run))
+
+
+def test_verbs_say_that_an_old_runs_sources_are_not_known(tmp_path):
+    run = _old_run(tmp_path)
+    invoke("summary", run)
+    (tmp_path / "run2").mkdir()
+    shutil.copytree(run, tmp_path / "run2", dirs_exist_ok=True)
+    assert "sources" not in invoke("compare", run, tmp_path / "run2").stderr
+    page = invoke("report", run) and (run / "report.html").read_text()
+    assert "damaged" not in page
+    assert "over 6" in page
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    for shown in (
+        invoke("compare", run, tmp_path / "run2").stderr,
+        invoke("report", run) and "",
+        invoke("summary", run).stderr,
+    ):
+        assert "kept no sources" in shown or not shown
+    page = (run / "report.html").read_text()
+    assert "kept no sources" in page
+    assert "damaged" not in page, "a summary with and one without sources are both the run's"
 
 
 def test_a_summary_made_anew_has_the_same_bytes(tmp_path):

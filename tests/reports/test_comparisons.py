@@ -30,6 +30,7 @@ def _ensemble(*rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
     single["accuracy"] |= {"std": 0.0036, "fold_std": 0.0213, "seed_std": 0.0071}
     return {
         "dataset": {"name": "esc [bold]"},
+        "groups": None,
         "members": [{"run": "r", "seed": seed} for seed in range(5)],
         "folds": [1, 2],
         "protocol": "last",
@@ -54,6 +55,9 @@ def test_an_ensembles_table_fits_a_terminal_and_says_in_words_what_is_more_than_
     text = _printed(print_ensemble, _ensemble(*rows))
     assert max(len(line) for line in text.splitlines()[:6]) <= 80
     assert "95.1 ± 0.4" in text
+    assert "intervals are over clips;" in text
+    grouped = _printed(print_ensemble, _ensemble(*rows, groups=12))
+    assert "intervals are over 12 groups, whose clips move together;" in grouped
     assert "+0.9" in text
     assert "-0.4 to +2.0" in text
     assert "Beyond the noise, against the single network: greedy soup (+1.9); nothing else is." in text
@@ -91,6 +95,7 @@ def _comparison(**changes: Any) -> dict[str, Any]:
     return {
         "runs": [{**run, "run": "runs/[a]"}, {**run, "run": "runs/b", "accuracy": 0.93, "seeds": [], "ensemble": 5}],
         "clips": 80,
+        "groups": None,
         "by_fold": [{"fold": 3, "clips": 80, "a": 0.95, "b": 0.93}],
         "difference": {"mean": 0.02, "ci95": [-0.01, 0.05], "ci95_with_seeds": [-0.03, 0.07], "p_value": 0.123},
         "notes": ["They differ."],
@@ -111,6 +116,9 @@ def test_two_runs():
     ):
         assert words in text
     assert text.rstrip().endswith("No difference beyond the noise.")
+    grouped = _printed(print_comparison, _comparison(groups=30))
+    assert "-1.0 to +5.0 over groups, p = 0.12 (sign flips over groups)" in grouped
+    assert "over clips" not in grouped
     one = _comparison(difference={"mean": 0.0, "ci95": [0.0, 0.0], "ci95_with_seeds": None, "p_value": 1.0})
     assert "With other seeds" not in _printed(print_comparison, one)
 

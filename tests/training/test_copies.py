@@ -1,6 +1,8 @@
-"""Copies of a sound: together where folds are drawn, named where they are on both sides; old runs keep their split."""
+"""The same sound twice: together where folds are drawn, named where it is on both sides; old runs keep their split."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from earsight.data import duplicates
 from earsight.data.layouts import open_dataset
 from earsight.data.splits import group_folds, holdout
 from earsight.errors import DataError
+from earsight.files import write_state
 from earsight.training import preparation
 from earsight.training.preparation import hold_out, kept_splits, prepare
+from earsight.training.trial import Trial, inner_split, run_trial
 from test_cli import invoke
 
 SETTINGS = [part for override in (*TINY_MODEL, "training.epochs=1") for part in ("--set", override)]
@@ -47,7 +51,7 @@ def whole(dataset):
 def of_base(monkeypatch):
     """As it was before: nothing is known of copies."""
     for module in (duplicates, preparation):
-        monkeypatch.setattr(module, "identical_files", lambda files: [])
+        monkeypatch.setattr(module, "same_sounds", lambda files: [])
 
 
 def test_copies_are_in_one_fold_whatever_the_draw(sounds):
@@ -101,6 +105,101 @@ def test_old_runs_keep_their_split(sounds, tmp_path, monkeypatch):
     assert "those of a sound are in one fold" in new.stderr
     assert "LEAK" not in new.stderr
     assert kept_splits(tmp_path / "new") == {open_dataset(sounds, folds=2).digest}
+
+
+def other_codings(root):
+    """The sounds of `sounds`, of which four come again in other bytes, one under the other label."""
+    for copy, of, form in (
+        ("a/x0", "a/00", "FLAC"),
+        ("a/x1", "a/00", "stereo"),
+        ("b/x2", "b/01", "24"),
+        ("b/x3", "a/02", "FLAC"),
+    ):
+        wave, rate = soundfile.read(root / f"{of}.wav")
+        (root / f"{copy}.wav").unlink()
+        ending, coding = ("flac", "PCM_16") if form == "FLAC" else ("wav", "PCM_24" if form == "24" else "PCM_16")
+        soundfile.write(
+            root / f"{copy}.{ending}", np.stack([wave, wave], 1) if form == "stereo" else wave, rate, coding
+        )
+    return [{"a/00.wav", "a/x0.flac", "a/x1.wav"}, {"b/01.wav", "b/x2.wav"}, {"a/02.wav", "b/x3.flac"}]
+
+
+def test_the_same_samples_in_other_bytes_are_in_one_fold(sounds, monkeypatch):
+    lots = other_codings(sounds)
+    for seed in range(8):
+        for dataset in (
+            open_dataset(sounds, folds=4, seed=seed),
+            hold_out(open_dataset(sounds, folds=None), seed=seed),
+        ):
+            assert all(len({clip.fold for clip in dataset.clips if clip.path in lot}) == 1 for lot in lots)
+    (note,) = [note for note in open_dataset(sounds, folds=4).notes if "are 3 sounds" in note]
+    assert note.startswith("7 files are 3 sounds, 1 of them under two labels (a/00.wav = a/x0.flac = a/x1.wav, ")
+
+
+@pytest.mark.parametrize("bytes_alone", [False, True])
+def test_the_draws_of_both_earlier_versions_are_kept(sounds, bytes_alone):
+    """Of the one that knew nothing of copies, and of that which knew the same bytes alone."""
+    other_codings(sounds)
+    shutil.copy(sounds / "b/03.wav", sounds / "b/y.wav")
+    plain = open_dataset(sounds, folds=None)
+    groups = plain.groups.copy()
+    if bytes_alone:
+        names = [clip.path for clip in plain.clips]
+        groups[names.index("b/y.wav")] = "b/03.wav"
+    old_folds = group_folds(plain.labels, groups, folds=4, seed=0)
+    old_held = holdout(plain.labels, groups, fraction=0.2, seed=5)
+    of_old = {}
+    new, kept = open_dataset(sounds, folds=4), open_dataset(sounds, folds=4, kept=lambda: of_old)
+    assert new.digest == kept.digest
+    assert new.folds.tolist() != old_folds.tolist()
+    of_old = {_with_folds(plain, old_folds).digest, _with_folds(plain, np.where(old_held, 1, 2)).digest}
+    kept = open_dataset(sounds, folds=4, kept=lambda: of_old)
+    assert kept.folds.tolist() == old_folds.tolist()
+    assert any(note.startswith("LEAK: 9 files are 4 sounds") for note in kept.notes)
+    assert ((hold_out(plain, seed=5, kept=lambda: of_old).folds == 1) == old_held).all()
+
+
+def _with_folds(dataset, folds):
+    rows = zip(dataset.clips, folds.tolist(), strict=True)
+    return replace(dataset, clips=tuple(replace(clip, fold=fold) for clip, fold in rows))
+
+
+def test_the_inner_split_keeps_a_sound_on_one_side(sounds, tmp_path, tiny_recipe, cpu):
+    lots = other_codings(sounds)
+    ready = prepare(open_dataset(sounds, folds=2), tiny_recipe)
+    names = np.array([clip.path for clip in ready.dataset.clips])
+    assert sorted(map(sorted, ({str(names[row]) for row in rows} for rows in ready.twins))) == sorted(map(sorted, lots))
+    parted = 0
+    for fraction in np.arange(0.1, 0.6, 0.05):
+        recipe = ready.recipe.model_copy(
+            update={"training": ready.recipe.training.model_copy(update={"inner_fraction": float(fraction)})}
+        )
+        for fold in (1, 2):
+            train, inner = inner_split(replace(ready, recipe=recipe), fold)
+            for lot in lots:
+                assert not (lot & set(names[train].tolist()) and lot & set(names[inner].tolist()))
+            old = [
+                set(names[rows].tolist())
+                for rows in inner_split(replace(ready, recipe=recipe, twins_parted=True), fold)
+            ]
+            parted += any(lot & old[0] and lot & old[1] for lot in lots)
+    assert parted, "the earlier split parts some"
+
+
+def test_a_run_that_was_begun_keeps_its_inner_split(sounds, tmp_path, tiny_recipe, cpu):
+    data = open_dataset(sounds, folds=2)
+    before = replace(prepare(data, tiny_recipe), twins_parted=True)
+    folder = run_trial(before, Trial(1, 0), run=tmp_path / "old", device=cpu)
+    assert "twins" not in json.loads((folder / "trial.json").read_text())
+    assert prepare(data, tiny_recipe, run=tmp_path / "old").twins_parted
+    ready = prepare(data, tiny_recipe, run=tmp_path / "new")
+    assert not ready.twins_parted
+    run_trial(ready, Trial(1, 0), run=tmp_path / "new", device=cpu)
+    assert not prepare(data, tiny_recipe, run=tmp_path / "new").twins_parted
+    ensemble = tmp_path / "new" / "ensemble" / "fold-1" / "seed-0" / "trial.json"
+    ensemble.parent.mkdir(parents=True)
+    write_state(ensemble, {"recipe": "r", "dataset": "d", "fold": 1, "seed": 0, "ensemble": True})
+    assert not prepare(data, tiny_recipe, run=tmp_path / "new").twins_parted, "its ensemble was not trained here"
 
 
 def official(root):

@@ -21,6 +21,7 @@ class Spy:
 
     def __init__(self, store):
         self.store, self.errors, self.folder, self.silence = store, store.errors, store.folder, store.silence
+        self.sounds = store.sounds
         self.trained, self.scored, self.measured = set(), set(), set()
 
     def read(self, rows, *, draws=None):

@@ -18,6 +18,7 @@ from earsight.features.row_file import is_complete
 from earsight.features.store import open_store, store_key
 from earsight.features.waves import open_waves
 from earsight.features.windows import single_windows
+from earsight.files import write_state
 from earsight.models.modelfile import load
 from earsight.recipe import Recipe
 from earsight.training.preparation import prepare, resolved, source_of
@@ -270,4 +271,15 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(folder, tmp_path):
     output = invoke("crossval", folder, "--out", run, "--splits", 2)
     assert "of those cut only the first 2 s are used" in output
     assert np.array_equal(logits(run), before)
+    assert (run / "fold-2" / "seed-0" / "DONE").is_file()
+
+
+def test_a_run_goes_on_after_an_ensemble_was_made_in_it(folder, tmp_path):
+    """An ensemble's trials name no windows, and are no trials of an earlier version."""
+    run = tmp_path / "run"
+    invoke("crossval", folder, "--out", run, "--splits", 2, "--folds", 1)
+    place = run / "ensemble" / "fold-1" / "seed-0" / "trial.json"
+    place.parent.mkdir(parents=True)
+    write_state(place, {"recipe": "r", "dataset": "d", "fold": 1, "seed": 0, "ensemble": True})
+    assert "those cut have" in invoke("crossval", folder, "--out", run, "--splits", 2)
     assert (run / "fold-2" / "seed-0" / "DONE").is_file()

@@ -35,7 +35,7 @@ class Spy:
     stretches = False
 
     def __init__(self, store):
-        self.store, self.errors, self.folder = store, store.errors, store.folder
+        self.store, self.errors, self.folder, self.sounds = store, store.errors, store.folder, store.sounds
         self.silence = store.silence
         self.trained, self.scored, self.measured = set(), set(), set()
 

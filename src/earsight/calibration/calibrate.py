@@ -16,7 +16,8 @@ from typing import Any
 from earsight.calibration import fit
 from earsight.calibration.fit import CalibratedTrial, Calibration, Wanted
 from earsight.errors import EarsightError
-from earsight.evaluation.summary import Predictions, read_run
+from earsight.evaluation.statistics import shared_groups
+from earsight.evaluation.summary import Predictions, clip_groups, read_run
 from earsight.files import read_state, say_damage, write_state
 from earsight.models.card import DEFAULT_THRESHOLD
 from earsight.models.mahalanobis import statistics_of
@@ -151,6 +152,8 @@ def _notes(
         f"{few} a coverage of {100 * wanted.coverage:g} %: no sets.": not several
         and any(one.sets is None for one in found),
         "Classes may sound together: a set of which one holds is not defined, and thresholds name classes.": several,
+        "Clips share sources: the intervals of thresholds count clips, and are narrower than they should be; those of "
+        "what was reached go by sources.": bool(shared_groups(clip_groups([trial for trial, _ in fitted]))),
     }
     rule = wanted.rule(several=several)
     if rule is not None:

@@ -29,6 +29,7 @@ from earsight.calibration.temperature import (
 from earsight.errors import DataError
 from earsight.evaluation.metrics import log_loss, logit, probabilities, softmax
 from earsight.evaluation.multilabel import binary_log_loss, f1_at
+from earsight.evaluation.statistics import share_limits
 from earsight.evaluation.summary import Predictions, clip_groups
 from earsight.models.card import DEFAULT_THRESHOLD
 
@@ -216,9 +217,16 @@ def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions]
     (``stated``, ``reached``, ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and
     ``false_alarms`` (``stated``, ``reached``, ``ci95``), each None if some calibration has no threshold for it.
     Intervals are Clopper and Pearson's over different clips; several seeds' predictions of one clip count as one clip.
+    Where clips share sources, these are redrawn too, and the wider limits count (`statistics.share_limits`).
     """
     labels = np.concatenate([trial.labels for trial in trials])
-    clips = len(set(np.concatenate([trial.clips for trial in trials]).tolist()))
+    names, groups = np.concatenate([trial.clips for trial in trials]), clip_groups(trials)
+    clips = len(np.unique(names))
+
+    def reached(stated: float, hits: NDArray[np.bool_]) -> dict[str, Any]:
+        limits = share_limits(hits, share_interval, clips=names, groups=groups)
+        return {"stated": stated, "reached": float(hits.mean()), "ci95": list(limits)}
+
     shares = {name: np.concatenate([getattr(one, name) for one in calibrated]) for name in ("before", "after")}
     if trials[0].targets is not None:
         marks = np.concatenate([trial.marks for trial in trials])
@@ -237,12 +245,11 @@ def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions]
     if len(sets) == len(calibrated):
         table = np.concatenate(sets)
         sizes = table.sum(axis=1)
-        reached = float(table[np.arange(len(labels)), labels].mean())
         size = {"mean_size": float(sizes.mean()), "single": float((sizes == 1).mean())}
-        out["coverage"] = _reached(wanted.coverage, reached, clips) | size
+        out["coverage"] = reached(wanted.coverage, table[np.arange(len(labels)), labels]) | size
     alarms = [one.unknown for one in calibrated if one.unknown is not None]
     if len(alarms) == len(calibrated):
-        out["false_alarms"] = _reached(wanted.false_alarms, float(np.concatenate(alarms).mean()), clips)
+        out["false_alarms"] = reached(wanted.false_alarms, np.concatenate(alarms))
     return out
 
 
@@ -251,10 +258,6 @@ def others_of(trial: Predictions, trials: Sequence[Predictions]) -> list[Predict
     fold, seed = trial.about["fold"], trial.about["seed"]
     others = [one for one in trials if one.about["seed"] == seed and one.about["fold"] != fold]
     return sorted(others, key=lambda one: int(one.about["fold"])) or [trial]
-
-
-def _reached(stated: float, reached: float, clips: int) -> dict[str, Any]:
-    return {"stated": stated, "reached": reached, "ci95": list(share_interval(reached, clips=clips))}
 
 
 def _scores_of(trial: Predictions, score: str, temperature: float) -> NDArray[np.float64]:

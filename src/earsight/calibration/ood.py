@@ -103,7 +103,7 @@ def fit_ood_threshold(scores: np.ndarray, *, rate: float) -> tuple[float, tuple[
     return float(np.sort(scores)[place - 1]), (float(low), float(high))
 
 
-def share_interval(share: float, *, clips: int) -> tuple[float, float]:
+def share_interval(share: float, clips: float) -> tuple[float, float]:
     """The 95 % interval of Clopper and Pearson for a share seen in so many clips."""
     from scipy.stats import beta
 

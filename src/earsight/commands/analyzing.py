@@ -74,7 +74,7 @@ def _sweep_verb(kind: str, description: str) -> Callable[..., None]:
         for item in found:
             check_start(dataset, item.recipe, trials, run=folder / item.folder)
         with steps.place(options, ray) as on:
-            ready = steps.prepare_spectrograms(dataset, found[0].recipe, options)
+            ready = steps.prepare_spectrograms(dataset, found[0].recipe, options, run=folder)
             run_sweep(ready, found, trials, folder=folder, on=on)
         result = sweep_result(kind, found, trials, out=folder)
         draw = partial(transfer_figure, result, title=SWEEPS[kind].title, axis_label=SWEEPS[kind].axis)

@@ -14,7 +14,7 @@ from earsight.console import bar, say
 from earsight.errors import DataError, RunError, counted
 
 if TYPE_CHECKING:
-    from earsight.data.checks import Finding
+    from earsight.data.checks import Finding, Report
     from earsight.data.datasets import Dataset
     from earsight.evaluation.label_errors import Suspect
 
@@ -31,7 +31,11 @@ def check(
         typer.Option("--run", help="A run on this data set: its held-out predictions say which labels may be wrong."),
     ] = None,
     sources: Annotated[
-        Path | None, typer.Option(help="Write the sources that the clips' names suggest as a csv to look at.")
+        Path | None,
+        typer.Option(
+            help="Write the sources that the clips' names suggest, and sounds that are the same or nearly so as one "
+            "source, as a csv to look at."
+        ),
     ] = None,
     form: LayoutOptions,
     recipe: RecipeOptions,
@@ -55,7 +59,7 @@ def check(
         found = replace(found, findings=(*found.findings, *map(_finding, suspects)))
         more = {"suspected_labels": [suspect._asdict() for suspect in suspects]}
         lines = [f"{counted(len(suspects), 'label')} suspected, {about}"]
-    if guess := _guess(dataset, data, to=sources):
+    if guess := _guess(dataset, data, found, to=sources):
         lines.append(guess.pop("line"))
         more["sources"] = guess
     steps.show_lines(found.to_dict() | more, [*found.lines(), *lines], as_json=json_output)
@@ -63,23 +67,30 @@ def check(
         raise typer.Exit(2)
 
 
-def _guess(dataset: Dataset, data: Path, *, to: Path | None) -> dict[str, Any]:
-    """What names suggest of unknown sources, written ``to`` a csv if asked; empty where that is nothing."""
-    from earsight.data.sources import guess_sources, write_sources
+def _guess(dataset: Dataset, data: Path, found: Report, *, to: Path | None) -> dict[str, Any]:
+    """What names and equal sounds say of the sources, written ``to`` a csv if asked; empty where that is nothing."""
+    from earsight.data.sources import guess_sources, with_same_sounds, write_sources
 
     guess = guess_sources(dataset)
-    if guess is None:
+    groups, sounds = with_same_sounds(dataset, guess, found.same_sounds)
+    if guess is None and not sounds:
         if to is not None:
             why = "they are known" if dataset.sources_known else "the clips' names suggest none"
-            raise DataError(f"--sources {to}: no sources to write, for {why}; leave it out")
+            raise DataError(
+                f"--sources {to}: no sources to write, for {why}, and no sound is there twice; leave it out"
+            )
         return {}
     where = "--sources FILE writes them as a csv to look at and train on"
     if to is not None:
-        write_sources(dataset, guess, to)
+        write_sources(dataset, groups, to)
         where = f"written to {to}: look at it, mend it, and give it in place of {data}"
-    count = len(set(guess.groups))
-    line = f"sources are not known; by {guess.rule} the clips would be from {count}: {where}"
-    return {"rule": guess.rule, "count": count, "file": None if to is None else str(to), "line": line}
+    known = "sources are known" if dataset.sources_known else "sources are not known"
+    count = len(set(groups))
+    parts = [f"by {guess.rule}"] if guess else []
+    parts += [f"with {counted(sounds, 'sound')} that is there twice or nearly so as one source each"] if sounds else []
+    line = f"{known}; {' and '.join(parts)} the clips would be from {count}: {where}"
+    rule = guess.rule if guess else None
+    return {"rule": rule, "count": count, "joined": sounds, "file": None if to is None else str(to), "line": line}
 
 
 def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:

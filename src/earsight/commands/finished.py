@@ -164,7 +164,7 @@ def compare(
     """Test whether two runs differ significantly, paired over clips, folds and seeds."""
     from earsight.evaluation.comparison import compare_runs
     from earsight.evaluation.protocols import compare_protocols
-    from earsight.evaluation.summary import read_run
+    from earsight.evaluation.summary import SOURCES_UNKNOWN, read_run
     from earsight.reports.comparisons import print_comparison, print_protocols
 
     if len(runs) != (1 if protocols else 2):
@@ -173,5 +173,8 @@ def compare(
     if protocols:
         show(compare_protocols(runs[0]), print_protocols, as_json=json_output)
         return
-    result = compare_runs(*(read_run(run, several=True) for run in runs), names=(str(runs[0]), str(runs[1])))
+    first, second = (read_run(run, several=True) for run in runs)
+    if all(trial.groups is None for trial in (*first, *second)) and any(trial.sources_unknown for trial in first):
+        say(f"note: {runs[0]}: {SOURCES_UNKNOWN}")
+    result = compare_runs(first, second, names=(str(runs[0]), str(runs[1])))
     show(result, print_comparison, as_json=json_output)

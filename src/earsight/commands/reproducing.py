@@ -92,7 +92,7 @@ def _train(work: list[Job], *, store: StoreOptions, on: Place) -> None:
     if on.cluster:
         groups = []
         for job in pending:
-            ready = prepare_spectrograms(job.dataset, job.recipe, store, device=on.device)
+            ready = prepare_spectrograms(job.dataset, job.recipe, store, device=on.device, run=job.run)
             groups.append(Group(ready, job.trials, job.run, job.cell.name))
         with bar("training") as shown:
             run_groups(on.cluster, groups, progress=shown, say=say)

@@ -206,7 +206,12 @@ def load_recipe_for(dataset: Dataset, options: RecipeOptions, *, run: Path | Non
 
 
 def prepare_spectrograms(
-    dataset: Dataset, recipe: Recipe, store: StoreOptions, *, device: torch.device | None = None
+    dataset: Dataset,
+    recipe: Recipe,
+    store: StoreOptions,
+    *,
+    device: torch.device | None = None,
+    run: Path | None = None,
 ) -> Prepared:
     """Print what of the clips is used, and compute what is missing of the spectrograms, or of what replaces them."""
     from earsight.data.checks import left_out
@@ -221,7 +226,9 @@ def prepare_spectrograms(
     for line in left_out(list(files), recipe.features):
         say(f"  note: {line}")
     with bar("spectrograms") as shown:
-        ready = prepare(dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device)
+        ready = prepare(
+            dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device, run=run
+        )
     if ready.skipped:
         say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
     return ready
@@ -292,7 +299,7 @@ def train_all(
     from earsight.execution.schedule import check_start, run_trials
 
     start = check_start(dataset, recipe, trials, run=folder)
-    ready = prepare_spectrograms(dataset, recipe, store, device=on.device)
+    ready = prepare_spectrograms(dataset, recipe, store, device=on.device, run=folder)
     for line in ready.leaks(trial.fold for trial in trials):
         say(f"  note: {line}")
     run = partial(run_trials, ready, trials, run=folder, device=on.device, jobs=on.jobs, cluster=on.cluster)
@@ -324,9 +331,11 @@ def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, s
 
 def report(folder: Path, on: Place, *, as_json: bool) -> None:
     """Write the run's summary and print it."""
-    from earsight.evaluation.summary import write_summary
+    from earsight.evaluation.summary import SOURCES_UNKNOWN, read_run, write_summary
     from earsight.reports.tables import print_summary
 
+    if any(trial.sources_unknown for trial in read_run(folder)):
+        say(f"note: {folder}: {SOURCES_UNKNOWN}")
     show(write_summary(folder, machine=on.machine), print_summary, as_json=as_json)
 
 

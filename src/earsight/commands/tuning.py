@@ -120,7 +120,7 @@ def _candidates(
         sound = (recipe.features, training.windows, training.most_seconds)
         key = (*sound, pitch_steps(recipe.augment), recipe.augment.backend, training.source)
         if key not in ready:
-            ready[key] = steps.prepare_spectrograms(dataset, recipe, store, device=device)
+            ready[key] = steps.prepare_spectrograms(dataset, recipe, store, device=device, run=folder)
         made.append(candidate(point, replace(ready[key], recipe=recipe), out=folder, trials=trials))
     return made
 

@@ -81,6 +81,12 @@ class Report:
         """The findings that stop training."""
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
+    @property
+    def same_sounds(self) -> list[tuple[str, ...]]:
+        """Paths of clips that are the same sound, or nearly, a group each; some in several groups."""
+        kinds = {kind + name for kind in ("", "near_") for name in ("leak", "label_conflict", "duplicate")}
+        return [finding.clips for finding in self.findings if finding.kind in kinds]
+
     def lines(self) -> list[str]:
         """The report as lines of text: each finding with its first clips, at most 20 of a kind, and a last line."""
         out = []
@@ -371,7 +377,7 @@ def _same_sound(dataset: Dataset, groups: list[list[int]], *, what: str, kind: s
         elif len(labels) == 1:
             text = f"{what} {len(rows)} times, so it may be trained on and tested on: keep one"
             if kind:
-                text += ", or give them one group in a csv"
+                text += ", or give them one group in a csv (--sources FILE)"
             findings += _finding(dataset, f"{kind}duplicate", rows, text)
     return findings
 

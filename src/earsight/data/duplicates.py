@@ -1,4 +1,4 @@
-"""The same sound twice: copies of a file, and near duplicates at another level, rate, codec or length.
+"""The same sound twice: copies, also in other bytes, and near duplicates at another level, rate, codec or length.
 
 Comes in: files, or the first `SECONDS` of each sound as mono float32 (samples,) with its rate in Hz. Goes out: groups
 of rows. A near duplicate is found in two steps, at `RATE`. A fingerprint of a sound are its patches, one every 50 ms: a
@@ -26,8 +26,9 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from earsight.data.audio import Wave, resampled
+from earsight.data.audio import Wave, blocks, opened, resampled
 from earsight.data.intake import FROM_HZ, LEVEL, moments
+from earsight.errors import AudioError
 
 _T = TypeVar("_T", bound=Hashable)
 Progress = Callable[[int, int], None]
@@ -47,6 +48,7 @@ _BEYOND = 0.95
 _FLOOR = 1e-5
 _QUERIES, _ROWS = 1024, 4096
 _SAMPLED_BYTES = 4096
+_BEGIN_SECONDS = 0.25
 
 
 def identical_files(files: Sequence[Path]) -> list[list[int]]:
@@ -58,6 +60,25 @@ def identical_files(files: Sequence[Path]) -> list[list[int]]:
     sizes = _together((row, _size(path)) for row, path in enumerate(files))
     alike = (part for rows in sizes for part in _together((row, _digest(files[row], sampled=True)) for row in rows))
     return sorted(part for rows in alike for part in _together((row, _digest(files[row])) for row in rows))
+
+
+def same_sounds(files: Sequence[Path]) -> list[list[int]]:
+    """Rows of one sound, in rising order, each group of two or more: the same bytes, or the same samples in others.
+
+    Samples are compared at 16 bits, their channels averaged, so that a WAV, its FLAC and its stereo copy are one.
+    Only files of one rate and length are decoded, and whole only those that also begin alike. Silence and what cannot
+    be read is the same only by its bytes.
+    """
+    copies = identical_files(files)
+    further = {row for rows in copies for row in rows[1:]}
+    rows = [row for row in range(len(files)) if row not in further]
+
+    def marked(rows: list[int], mark: Callable[[Path], _T | None]) -> list[list[int]]:
+        return _together(zip(rows, pool.map(mark, [files[row] for row in rows]), strict=True))
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        equal = [part for rows in marked(rows, _begin) for part in marked(rows, _samples)]
+    return connected((rows[0], row) for rows in (*copies, *equal) for row in rows[1:])
 
 
 def equal_rows(marks: Sequence[bytes]) -> list[list[int]]:
@@ -300,6 +321,37 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size or None if path.is_file() else None
     except (OSError, ValueError):
         return None
+
+
+def _begin(path: Path) -> tuple[int, int, bytes] | None:
+    """Rate, frames by the header, and the digest of the first samples at 16 bits; None if a file cannot be read."""
+    content = hashlib.blake2b(digest_size=16)
+    try:
+        with opened(path) as sound:
+            rate, frames = sound.decoder.rate_hz, sound.decoder.frames
+            for wave in blocks(sound, limit=math.ceil(_BEGIN_SECONDS * rate), mono=True):
+                content.update(_at_16_bits(wave).tobytes())
+    except AudioError:
+        return None
+    return rate, frames, content.digest()
+
+
+def _samples(path: Path) -> bytes | None:
+    """Digest of a sound's samples at 16 bits; None if it cannot be read, or is silent."""
+    content, sounding = hashlib.blake2b(digest_size=16), False
+    try:
+        with opened(path) as sound:
+            for wave in blocks(sound, limit=None, mono=True):
+                samples = _at_16_bits(wave)
+                content.update(samples.tobytes())
+                sounding = sounding or bool(samples.any())
+    except AudioError:
+        return None
+    return content.digest() if sounding else None
+
+
+def _at_16_bits(wave: Wave) -> npt.NDArray[np.int32]:
+    return np.rint(wave[:, 0].astype(np.float64) * 2**15).astype("<i4")
 
 
 def _digest(path: Path, *, sampled: bool = False) -> bytes | None:

@@ -81,8 +81,8 @@ def open_dataset(
     skip_missing : bool
         Whether files that a table names and that are not there are left out, rather than refused.
     kept : callable
-        Gives digests of data sets. Files with the same bytes come into one fold; earlier versions did not see to that,
-        and where their draw is one of these, as a run folder holds it, it is made again.
+        Gives digests of data sets. Files of the same sound come into one fold; earlier versions did not see to that, or
+        to the same bytes alone, and where their draw is one of these, as a run folder holds it, it is made again.
     testing : bool
         Whether the clips only test a model: one class, one fold, or a part without training clips will do.
 
@@ -134,13 +134,16 @@ def open_dataset(
         return built([0] * len(groups), [])
     strata = built([0] * len(groups), []).strata if several else np.array(listing.labels)
     check_enough(strata, groups, folds=folds, where=str(path))
-    copies = duplicates.identical_files([listing.root / clip for clip in listing.paths])
+    files = [listing.root / clip for clip in listing.paths]
+    copies = duplicates.same_sounds(files)
     if not copies:
         return drawn(groups)
     found = duplicates.copies_note(listing.paths, listing.labels, copies)
-    before = drawn(groups, f"LEAK: {found}: the run keeps its draw, which may part them")
-    if before.digest in kept():
-        return before
+    if known := kept():
+        for parted in (groups, duplicates.joined(groups, duplicates.identical_files(files))):
+            before = drawn(parted, f"LEAK: {found}: the run keeps its draw, which may part them")
+            if before.digest in known:
+                return before
     together = duplicates.joined(groups, copies)
     check_enough(strata, together, folds=folds, where=f"{path}, where {found}")
     return drawn(together, f"{found}: those of a sound are in one fold")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from earsight.data.datasets import SEPARATOR, Dataset
+from earsight.data.duplicates import connected, joined
 from earsight.data.splits import PARTS
 from earsight.errors import counted
 from earsight.files import replace_text
@@ -202,17 +204,34 @@ def _tells(groups: Sequence[str], labels: Sequence[str]) -> bool:
     return len(sizes) > 2 and together >= max(2.0, _SHARED * len(groups)) and 2 * several >= len(of_class)
 
 
-def write_sources(dataset: Dataset, guess: Guess, path: Path) -> None:
-    """Write a csv of path, label, group (and the given split): a data set whose sources are those guessed."""
+def with_same_sounds(
+    dataset: Dataset, guess: Guess | None, sounds: Iterable[Sequence[str]]
+) -> tuple[tuple[str, ...], int]:
+    """Each clip's source, known or guessed, where clips of one sound (paths) have one; and how many sounds joined some.
+
+    A source that is joined with others has the first of their names.
+    """
+    row_of = {clip.path: row for row, clip in enumerate(dataset.clips)}
+    groups = np.array(guess.groups) if guess else dataset.groups
+    rows = [[row_of[path] for path in paths] for paths in sounds]
+    torn = connected((a, b) for part in rows for a, b in itertools.pairwise(part))
+    torn = [part for part in torn if len(set(groups[part].tolist())) > 1]
+    return tuple(joined(groups, torn).tolist()), len(torn)
+
+
+def write_sources(dataset: Dataset, groups: Sequence[str], path: Path) -> None:
+    """Write a csv of path, label, group (and the given folds or split): the data set with these sources."""
     text, home = io.StringIO(), path.absolute().parent
+    given = "split" if dataset.split else "" if dataset.folds_drawn or dataset.fold_numbers == (0,) else "fold"
     masked = any(clip.unknown for clip in dataset.clips)
-    columns = ("path", "label", "group", *(("split",) if dataset.split else ()), *(("unknown",) if masked else ()))
+    columns = ("path", "label", "group", *((given,) if given else ()), *(("unknown",) if masked else ()))
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    for row, (clip, group) in enumerate(zip(dataset.clips, guess.groups, strict=True)):
+    for row, (clip, group) in enumerate(zip(dataset.clips, groups, strict=True)):
         file = dataset.file(row).absolute()
         below = os.path.relpath(file, home)
         place = file.as_posix() if below.startswith("..") else Path(below).as_posix()
-        more = (*((PARTS[clip.fold],) if dataset.split else ()), *((SEPARATOR.join(clip.unknown),) if masked else ()))
+        part = (PARTS[clip.fold],) if dataset.split else (clip.fold,) if given else ()
+        more = (*part, *((SEPARATOR.join(clip.unknown),) if masked else ()))
         writer.writerow((place, clip.label, group, *more))
     replace_text(path, text.getvalue())

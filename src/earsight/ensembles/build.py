@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from earsight.ensembles.ensemble_run import REPORT, FoldModel, Part, joined, trained_on, write_ensemble
 from earsight.ensembles.selection import Grid, Member, chosen_weights, cross_fitted, gather, method_row, single_row
 from earsight.errors import RunError
+from earsight.evaluation.statistics import shared_groups
 from earsight.evaluation.summary import Predictions, read_run
 from earsight.inference.classifier import Classifier
 from earsight.inference.scoring import milliseconds_per_clip
@@ -89,10 +90,10 @@ def make_ensemble(
 
     Every seed in the runs is a member, or those of one ``fold`` only; ``method`` (average or greedy) says what the
     model files in ``out`` hold; ``machine`` goes into the report. Returns ``runs``, ``folds``, ``members``,
-    ``left_out``, ``protocol``, ``dataset``, ``rows`` (one for the single network and one for each way), ``chosen`` (of
-    the greedy way, by fold), ``model`` (path, method, networks, milliseconds_per_clip, seen), ``models`` (path and
-    fold), ``notes``, ``method`` and ``machine``. RunError if the runs do not go together, or the method is unknown or
-    not available.
+    ``left_out``, ``protocol``, ``dataset``, ``groups`` (how many, where clips share some), ``rows`` (one for the single
+    network and one for each way), ``chosen`` (of the greedy way, by fold), ``model`` (path, method, networks,
+    milliseconds_per_clip, seen), ``models`` (path and fold), ``notes``, ``method`` and ``machine``. RunError if the
+    runs do not go together, or the method is unknown or not available.
     """
     check_method(method)
     members, left_out = _open(runs, fold=fold, device=device)
@@ -129,6 +130,7 @@ def make_ensemble(
         "left_out": [members.named(member) for member in left_out],
         "protocol": first["protocol"],
         "dataset": first["dataset"],
+        "groups": shared_groups(grid.groups) or None,
         "rows": rows,
         "chosen": chosen,
         "model": {
@@ -142,7 +144,8 @@ def make_ensemble(
             {"fold": one, "path": str(out / f"fold-{one}" / "seed-0" / "model.safetensors")} for one in grid.folds
         ],
         "notes": notes,
-        "method": EXPLAINED,
+        "method": EXPLAINED
+        + ("; groups in place of clips, over all folds at once" if shared_groups(grid.groups) else ""),
         "machine": dict(machine or {}),
     }
     write_ensemble(out, grid=grid, models=models, published=published, method=method, report=result)

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.evaluation.metrics import confusion, softmax
-from earsight.evaluation.summary import Predictions, labels_and_predictions
+from earsight.evaluation.statistics import share_limits
+from earsight.evaluation.summary import Predictions, clip_groups, labels_and_predictions
 
 _NORMAL = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -73,9 +74,19 @@ def confusion_counts(trials: Sequence[Predictions]) -> NDArray[np.int64]:
 def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
     """Scores of every class, in the order of the classes.
 
-    The intervals are Wilson's. Each clip counts once, since several seeds' predictions of it are not independent.
+    The intervals are Wilson's. Each clip counts once, since several seeds' predictions of it are not independent; where
+    clips share sources, these are redrawn too, and the wider limits count (`statistics.share_limits`).
     """
     counts = confusion_counts(trials)
+    true, guess = labels_and_predictions(trials)
+    names, groups = np.concatenate([one.clips for one in trials]), clip_groups(trials)
+
+    def limits(of: NDArray[np.bool_], cases: float) -> tuple[float, float]:
+        if not of.any():
+            return 0.0, 1.0
+        own = None if groups is None else groups[of]
+        return share_limits((true == guess)[of], wilson, clips=names[of], groups=own, cases=cases)
+
     labels = {
         clip: label for one in trials for clip, label in zip(one.clips.tolist(), one.labels.tolist(), strict=True)
     }
@@ -94,9 +105,9 @@ def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
                 named=named,
                 right=right,
                 precision=precision,
-                precision_ci95=wilson(precision, named * share),
+                precision_ci95=limits(guess == number, named * share),
                 recall=recall,
-                recall_ci95=wilson(recall, float(clips[number])),
+                recall_ci95=limits(true == number, float(clips[number])),
                 f1=2 * right / (answers + named) if answers + named else 0.0,
             )
         )

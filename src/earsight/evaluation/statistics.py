@@ -11,6 +11,7 @@ The intervals are about the choice of clips; `variance_parts` is about the folds
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -285,7 +286,13 @@ def group_limits(
     (clips,).
     """
     weights, owner = _weights(folds), np.unique(groups, return_inverse=True)[1]
-    sums, masses = group_sums(values * weights, owner), group_sums(weights, owner)
+    return ratio_limits(group_sums(values * weights, owner), group_sums(weights, owner), draws=draws, seed=seed)
+
+
+def ratio_limits(
+    sums: NDArray[np.float64], masses: NDArray[np.float64], *, draws: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % limits of the sum of ``sums`` over that of ``masses``, (groups,) each, as `group_limits` has them."""
     count = len(sums)
     if count < 2:
         return -1.0, 1.0
@@ -303,6 +310,34 @@ def group_limits(
         below, above = t_limits(sums, masses)
         low, high = min(low, below), max(high, above)
     return float(low), float(high)
+
+
+def share_limits(
+    right: np.ndarray,
+    over: Callable[[float, float], tuple[float, float]],
+    *,
+    clips: np.ndarray,
+    groups: np.ndarray | None,
+    cases: float | None = None,
+) -> tuple[float, float]:
+    """95 % limits of the share of predictions that are right, their groups redrawn where clips share them.
+
+    ``right`` bool, ``clips`` and ``groups`` names, all (predictions,), one at least. ``over`` gives the limits for a
+    share of so many independent cases: as many as ``cases``, by default as there are different clips. The wider limits
+    count; where all are right or all wrong, those of as many cases as there are groups. One group says nothing: 0 to 1.
+    """
+    share, different = float(np.mean(right)), len(np.unique(clips))
+    cases = float(different) if cases is None else cases
+    names, owner = np.unique(clips if groups is None else groups, return_inverse=True)
+    if len(names) == different:
+        return over(share, cases)
+    if len(names) < 2:
+        return 0.0, 1.0
+    if share in (0.0, 1.0):
+        return over(share, min(cases, float(len(names))))
+    low, high = over(share, cases)
+    below, above = ratio_limits(group_sums(np.asarray(right, np.float64), owner), np.bincount(owner).astype(np.float64))
+    return max(0.0, min(low, below)), min(1.0, max(high, above))
 
 
 def t_limits(sums: NDArray[np.float64], masses: NDArray[np.float64]) -> tuple[float, float]:

@@ -6,6 +6,7 @@ Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predicti
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections import defaultdict
@@ -18,7 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.errors import RunError
+from earsight.errors import EarsightError, RunError
 from earsight.evaluation import multilabel
 from earsight.evaluation.metrics import (
     accuracy,
@@ -39,7 +40,10 @@ from earsight.evaluation.statistics import (
     shared_groups,
     variance_parts,
 )
-from earsight.files import read_lines, write_state
+from earsight.files import read_lines, read_state, write_state
+
+_TABLES = 5
+"""At most so many csv files are opened for a run's sources."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,17 @@ class Predictions:
             raise RuntimeError("clips with several labels have no one label that would be right")
         return np.asarray(self.logits.argmax(axis=1) == self.labels)
 
+    @property
+    def sources_unknown(self) -> bool:
+        """Whether a version wrote this that kept no sources, and they are not known from elsewhere."""
+        return self.groups is None and "held_out" not in self.about.get("dataset", {"held_out"})
+
 
 def read_predictions(path: Path) -> Predictions:
-    """Read one ``predictions.npz``; RunError if it is missing, broken, or lacks an array."""
+    """Read one ``predictions.npz``; RunError if it is missing, broken, or lacks an array.
+
+    Where a version wrote it that kept no sources, these are the data set's, if it is where ``trial.json`` says.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             targets = file["target"] if "target" in file.files else None
@@ -109,7 +121,8 @@ def read_predictions(path: Path) -> Predictions:
             f"{path}: not a predictions file of earsight ({error}); remove its folder and run again"
         ) from error
     check_place(path.parent, found.about)
-    return found
+    known = _sources(path.with_name("trial.json"), found.about) if found.sources_unknown else ()
+    return next((named for one in known if not (named := _named(found, one)).sources_unknown), found)
 
 
 def check_place(folder: Path, about: Mapping[str, Any]) -> None:
@@ -147,6 +160,7 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     """The predictions of every finished trial of a run folder, by fold and seed; RunError if there is none.
 
     ``several``: whether the caller can do with clips of several labels; else they are refused, by RunError.
+    Where a version wrote some that kept no sources, these are from the other trials too.
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")
@@ -155,7 +169,62 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
     if not several:
         refuse_several(found, where=str(run))
-    return sorted(found, key=lambda item: (item.about["fold"], item.about["seed"]))
+    found = sorted(found, key=lambda item: (item.about["fold"], item.about["seed"]))
+    if not any(trial.sources_unknown for trial in found):
+        return found
+    known = {
+        clip: group
+        for trial in found
+        if trial.groups is not None
+        for clip, group in zip(_labelled(trial), trial.groups.tolist(), strict=True)
+    }
+    return [_named(trial, known) if trial.sources_unknown else trial for trial in found]
+
+
+SOURCES_UNKNOWN = (
+    "its predictions are of a version that kept no sources, and its data set is not where it was: where clips share "
+    "sources, the intervals are too narrow"
+)
+
+
+def _sources(trial: Path, about: Mapping[str, Any]) -> Sequence[dict[tuple[str, str], str]]:
+    """The source of each (clip, label) of the data sets where a ``trial.json`` says that its own was; none if moved."""
+    try:
+        root = Path(read_state(trial, {"root": str}, remedy="")["root"])
+        tables = sorted(root.glob("*.csv"))[:_TABLES]
+        stamp = tuple(place.stat().st_mtime_ns for place in (root, *tables))
+    except (EarsightError, OSError):  # moved, or an ensemble's, which names none
+        return ()
+    return _sources_of((root, *tables), stamp, about["dataset"]["name"])
+
+
+@functools.lru_cache(maxsize=8)
+def _sources_of(places: tuple[Path, ...], stamp: tuple[int, ...], name: str) -> tuple[dict[tuple[str, str], str], ...]:
+    """The sources that the data sets in some places know, which have not changed since ``stamp``."""
+    from earsight.data.layouts import open_dataset
+    from earsight.data.published import SUBSETS
+
+    out = []
+    for place in places:
+        try:
+            found = open_dataset(place, folds=None, subset=name if name in SUBSETS else None, skip_missing=True)
+        except EarsightError:
+            continue
+        if found.sources_known:
+            out.append({(clip.path, clip.label): clip.group for clip in found.clips})
+    return tuple(out)
+
+
+def _named(trial: Predictions, known: Mapping[tuple[str, str], str]) -> Predictions:
+    """A trial with the sources of its clips, if all are known by clip and label."""
+    clips = _labelled(trial)
+    return replace(trial, groups=np.array([known[clip] for clip in clips])) if known.keys() >= set(clips) else trial
+
+
+def _labelled(trial: Predictions) -> list[tuple[str, str]]:
+    return [
+        (clip, trial.classes[label]) for clip, label in zip(trial.clips.tolist(), trial.labels.tolist(), strict=True)
+    ]
 
 
 def refuse_several(trials: Sequence[Predictions], *, where: str) -> None:

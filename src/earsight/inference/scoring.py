@@ -24,7 +24,7 @@ from earsight.errors import DataError
 from earsight.evaluation.event_scores import TOLERANCE, Span, score_events
 from earsight.evaluation.metrics import accuracy, log_loss, logit, macro_f1, per_class
 from earsight.evaluation.multilabel import binary_log_loss, f1_at
-from earsight.evaluation.statistics import ClipMeans, bootstrap_accuracy
+from earsight.evaluation.statistics import ClipMeans, bootstrap_accuracy, share_limits
 from earsight.evaluation.summary import Predictions, base_rates, summarize_several
 from earsight.inference.classifier import Classifier
 from earsight.inference.events import EventRules
@@ -133,7 +133,7 @@ def evaluate(
     }
     if classifier.card.calibration.keys() & {"unknown", "sets"}:
         result["confidence"] = {
-            **confidence_figures(classifier.card, truth, found),
+            **confidence_figures(classifier.card, truth, found, groups=groups),
             "calibrated_on_these": _calibrated_on(classifier.card, dataset, rows),
         }
     return result
@@ -172,7 +172,7 @@ def _several_result(
     shares = np.zeros(marks.shape)
     for row, one in enumerate(found):
         shares[row, [place[name] for name in one.classes]] = one.probabilities
-    limits = np.array([threshold_of(card, name) for name in card.classes])
+    thresholds = np.array([threshold_of(card, name) for name in card.classes])
     trial = Predictions(
         clips=np.array([dataset.clips[row].name for row in rows]),
         labels=np.full(len(rows), -1),
@@ -184,20 +184,21 @@ def _several_result(
         targets=marks,
     )
     summary = summarize_several([trial], machine={})
-    f1 = f1_at(marks, shares, limits)
+    f1 = f1_at(marks, shares, thresholds)
     out = {name: summary[name] for name in ("several", "average_precision", "auroc", "classes", "groups")}
     out["average_precision"].pop("std")
     out["f1"] = {"threshold": "the model's thresholds", "micro": f1.micro, "macro": f1.macro}
     for number, row in enumerate(out["classes"]):
         row |= {name: float(getattr(f1, name)[number]) for name in ("precision", "recall", "f1")}
-        row["threshold"] = float(limits[number])
+        row["threshold"] = float(thresholds[number])
     out["without_positives"] = [{"classes": one["classes"]} for one in summary["without_positives"]]
     unknown = card.calibration.get("unknown")
-    called = float(np.mean([one.unknown for one in found]))
+    strange = np.array([one.unknown for one in found])
+    limits = share_limits(strange, share_interval, clips=trial.clips, groups=trial.groups)
     out["confidence"] = {
         "ece": binary_calibration_error(shares, marks),
         "log_loss": binary_log_loss(marks, logit(shares)),
-        "unknown": {"stated": unknown["rate"], "share": called, "ci95": list(share_interval(called, clips=len(found)))}
+        "unknown": {"stated": unknown["rate"], "share": float(strange.mean()), "ci95": list(limits)}
         if unknown
         else None,
         "coverage": None,
@@ -237,8 +238,18 @@ def evaluate_events(
     return {**scores, "recordings": len(seconds), "hop_seconds": hop_seconds}
 
 
-def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
+def confidence_figures(
+    card: ModelCard,
+    truth: NDArray[np.int64],
+    found: Sequence[Prediction],
+    *,
+    groups: NDArray[np.str_] | None = None,
+) -> dict[str, Any]:
     """Calibration error, OOD rate and coverage of a calibrated model on clips of known classes; see `evaluate`."""
+
+    def limits(hits: NDArray[np.bool_]) -> list[float]:
+        return list(share_limits(hits, share_interval, clips=np.arange(len(hits)), groups=groups))
+
     number = {name: index for index, name in enumerate(card.classes)}
     shares = np.zeros((len(found), len(number)))
     inside = np.zeros(shares.shape, dtype=bool)
@@ -253,13 +264,12 @@ def confidence_figures(card: ModelCard, truth: NDArray[np.int64], found: Sequenc
         "coverage": None,
     }
     if unknown:
-        share = float(np.mean([one.unknown for one in found]))
-        interval = list(share_interval(share, clips=len(found)))
-        out["unknown"] = {"stated": unknown["rate"], "share": share, "ci95": interval}
+        strange = np.array([one.unknown for one in found])
+        out["unknown"] = {"stated": unknown["rate"], "share": float(strange.mean()), "ci95": limits(strange)}
     if sets:
-        reached, size = float(inside[np.arange(len(truth)), truth].mean()), float(inside.sum(axis=1).mean())
-        interval = list(share_interval(reached, clips=len(found)))
-        out["coverage"] = {"stated": sets["coverage"], "reached": reached, "mean_size": size, "ci95": interval}
+        hits, size = inside[np.arange(len(truth)), truth], float(inside.sum(axis=1).mean())
+        reached = {"reached": float(hits.mean()), "mean_size": size, "ci95": limits(hits)}
+        out["coverage"] = {"stated": sets["coverage"], **reached}
     return out
 
 

@@ -53,9 +53,10 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under an ensemble's table."""
     single = result["rows"][0].get("accuracy", {})
     members, folds = len(result["members"]), len(result["folds"])
+    units = f"{result['groups']} groups, whose clips move together" if result["groups"] else "clips"
     notes = [
         f"{result['dataset']['name']}: {members} members on fold {', '.join(map(str, result['folds']))}, each tested "
-        "on clips that it never saw; ± is between members, intervals are over clips; ms are for one clip.",
+        f"on clips that it never saw; ± is between members, intervals are over {units}; ms are for one clip.",
         "Averages are of calibrated probabilities; a run's own summary averages them as they are.",
         _beyond(result["rows"]),
     ]
@@ -111,7 +112,7 @@ def comparison_rows(result: dict[str, Any]) -> list[dict[str, str]]:
 
 def comparison_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under the table of two runs: which run is A, which is B, the interval, the verdict."""
-    difference = result["difference"]
+    difference, units = result["difference"], "groups" if result["groups"] else "clips"
     key, score = ("average_precision", "mean average precision ") if result.get("several") else ("accuracy", "")
     notes = [
         f"{letter}: {run['run']}, {score}{percent(run[key])} % ({percent_range(run['ci95'])}), protocol "
@@ -119,8 +120,8 @@ def comparison_notes(result: dict[str, Any]) -> list[str]:
         for letter, run in zip("AB", result["runs"], strict=True)
     ]
     notes.append(
-        f"A - B: {signed(difference['mean'])} points, 95 % interval {signed_range(difference['ci95'])} over clips, "
-        f"p = {difference['p_value']:.2g} ({'by bootstrap' if result.get('several') else 'sign flips over clips'})."
+        f"A - B: {signed(difference['mean'])} points, 95 % interval {signed_range(difference['ci95'])} over {units}, "
+        f"p = {difference['p_value']:.2g} ({'by bootstrap' if result.get('several') else f'sign flips over {units}'})."
     )
     if difference["ci95_with_seeds"]:
         notes.append(f"With other seeds too: 95 % interval {signed_range(difference['ci95_with_seeds'])}.")

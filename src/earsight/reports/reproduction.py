@@ -253,7 +253,8 @@ def _notes(section: Section) -> list[str]:
     if protocols:
         optimistic = "; test is optimistic, because the held-out fold chose the epoch" if "test" in protocols else ""
         notes.append(
-            f"In brackets: 95 % intervals over clips. Protocol of our runs: {', '.join(protocols)}{optimistic}."
+            "In brackets: 95 % intervals over clips, or over their sources where they share them. Protocol of our "
+            f"runs: {', '.join(protocols)}{optimistic}."
         )
     compared = [row["difference"]["difference"] for row in section["rows"] if row.get("difference")]
     if any(found["ci95_with_seeds"] is None for found in compared):

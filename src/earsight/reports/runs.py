@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from earsight.ensembles.ensemble_run import REPORT
 from earsight.errors import EarsightError, ModelError, RecipeError, RunError
-from earsight.evaluation.summary import Predictions, read_history, read_run, summarize
+from earsight.evaluation.summary import SOURCES_UNKNOWN, Predictions, read_history, read_run, summarize
 from earsight.files import read_state, seal_fits
 from earsight.recipe import Recipe, parse_recipe
 
@@ -61,7 +61,7 @@ def read_for_report(folder: Path) -> RunRead:
     RunError if it is none, no trial in it is finished, its trials do not go together, or predictions are broken.
     """
     trials = read_run(folder, several=True)
-    missing: list[str] = []
+    missing = [f"Sources: {SOURCES_UNKNOWN}."] if any(trial.sources_unknown for trial in trials) else []
     old = _json(folder / "summary.json", missing, without="the machine is not known")
     machine = found if isinstance(found := old.get("machine"), Mapping) else {}
     ensemble = _json(folder / REPORT, missing, without="its parts are not known") if (folder / REPORT).exists() else {}
@@ -74,12 +74,25 @@ def read_for_report(folder: Path) -> RunRead:
                 f"Fold {fold}, seed {seed} was begun and has not ended: it is left out of every figure here."
             )
     summary = summarize(trials, machine=machine)
-    if any(json.loads(json.dumps(summary.get(key))) != value for key, value in old.items()):  # as JSON holds it
+    # A version that kept no sources, or did not find them, has summarised without them.
+    plain = [one if "held_out" in one.about["dataset"] else replace(one, groups=None) for one in trials]
+    lost = bool(old.get("groups")) and any(one.sources_unknown for one in trials)
+    shared = {name: value for name, value in old.items() if not lost or name not in _OF_SOURCES}
+    if not _fits(summary, shared) and not _fits(summarize(plain, machine=machine), shared):
         missing.append(
             "summary.json does not fit the predictions, so it is damaged or trials have ended since: every figure is "
             f"from the predictions; `earsight summary {folder}` writes it anew."
         )
     return RunRead(folder, trials, summary, histories, *made_by, ensemble, missing)
+
+
+_OF_SOURCES = ("accuracy", "majority", "ensemble", "groups")
+"""Parts of a summary that hold intervals: they are not those of before where the sources are not there any more."""
+
+
+def _fits(summary: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
+    """Whether all that an earlier summary says is the same, as JSON holds it."""
+    return all(json.loads(json.dumps(summary.get(key))) == value for key, value in old.items())
 
 
 def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:

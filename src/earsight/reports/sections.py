@@ -132,6 +132,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
             _class_row(number if len(names) > NUMBERED else None, one, many=many)
             for number, one in enumerate(scores, start=1)
         ],
+        "grouped": bool(run.summary.get("groups")),
         "never": [one.name for one in scores if one.answers and not one.named],
         "absent": [one.name for one in scores if not one.answers],
     }
@@ -308,7 +309,7 @@ def comparison_section(runs: Sequence[RunRead], names: Sequence[str]) -> dict[st
         "refused": refused,
         "with_first": len(runs) > ALL_PAIRS,
         "corrected": several,
-        "p_words": "by bootstrap" if kinds == {True} else "of a sign-flip test over clips",
+        "p_words": "by bootstrap" if kinds == {True} else "of a sign-flip test over the same",
         "changes": recipe_changes(runs),
         "change_columns": ["choice", *names],
     }

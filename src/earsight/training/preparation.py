@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from earsight.data import audio
 from earsight.data.datasets import FIXED_WINDOW, Dataset, first
-from earsight.data.duplicates import equal_rows, identical_files, joined
+from earsight.data.duplicates import equal_rows, identical_files, joined, same_sounds
 from earsight.data.splits import holdout
 from earsight.errors import AudioError, DataError, RecipeError, RunError
 from earsight.features.augment import pitch_steps
@@ -51,7 +51,8 @@ class Prepared:
     ``skipped`` are the clips that are left out because they cannot be read. ``identity`` is sixteen hexadecimal digits
     that name the decoded sounds and the front end, wherever the files lie; ``key`` names the sound files as they lie
     there, by size and time of change, and what is made of them (the store's own name where it is left out).
-    ``windows`` says which part of which clip a row of the store is; None where row i is clip i.
+    ``windows`` says which part of which clip a row of the store is; None where row i is clip i. ``twins_parted``: the
+    run was begun by a version whose inner split parts the clips of one sound.
     """
 
     dataset: Dataset
@@ -61,6 +62,7 @@ class Prepared:
     identity: str
     key: str = ""
     windows: ClipWindows | None = None
+    twins_parted: bool = False
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -70,12 +72,18 @@ class Prepared:
         mask[self.windows.clips[rows] if self.windows else rows] = False
         return mask
 
-    def leaks(self, folds: Iterable[int]) -> list[str]:
-        """A line where held-out clips have the same sound as clips that train, by the digests of the decoded sounds."""
-        dataset, marks = self.dataset, [b""] * len(self.dataset.clips)
+    @property
+    def twins(self) -> list[list[int]]:
+        """Clips of the same sound, by the digests of the decoded sounds: each group of two or more."""
+        marks = [b""] * len(self.dataset.clips)
         for row, clip in enumerate(self.windows.clips.tolist() if self.windows else range(len(marks))):
             marks[clip] += self.store.sounds[row].tobytes()
-        usable, twins = self.usable, equal_rows(marks)
+        usable = self.usable
+        return [rows for rows in equal_rows(marks) if usable[rows[0]]]
+
+    def leaks(self, folds: Iterable[int]) -> list[str]:
+        """A line where held-out clips have the same sound as clips that train."""
+        dataset, usable, twins = self.dataset, self.usable, self.twins
         held, torn, two_labels = 0, dict[int, int](), 0
         for fold in sorted(set(folds)):
             test, train = (dataset.folds == fold) & usable, dataset.training(fold) & usable
@@ -136,10 +144,11 @@ def kept_splits(*runs: Path) -> set[str]:
 
 
 def _begun(run: Path) -> list[dict[str, Any]]:
-    """What the trials of a run folder, or of those of a sweep or a search below it, are of."""
+    """What the trials of a run folder, or of those of a sweep or a search below it, are of; not those of ensembles."""
     remedy = f"remove it, or name another folder than {run}"
     places = [path for below in ("", "*/", "points/*/") for path in run.glob(f"{below}fold-*/seed-*/trial.json")]
-    return [read_state(path, {}, remedy=remedy, error=RunError) for path in sorted(places)]
+    found = [read_state(path, {}, remedy=remedy, error=RunError) for path in sorted(places)]
+    return [one for one in found if not one.get("ensemble")]
 
 
 def prepare(
@@ -151,11 +160,12 @@ def prepare(
     workers: int = 0,
     progress: Progress | None = None,
     device: torch.device | None = None,
+    run: Path | None = None,
 ) -> Prepared:
     """Resolve a recipe for a data set and open (or build) what its training reads.
 
     That is the store of spectrograms; or, where a ``device`` to train on is named and `wanted_source` says so, the
-    cache of waves.
+    cache of waves. What the ``run`` folder has begun goes on as it was begun.
 
     Raises
     ------
@@ -185,7 +195,9 @@ def prepare(
     front_end = [VALUES_VERSION, store.features.settings(), list(semitones), *windows.key]
     content = json.dumps([front_end, [clip.name for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     identity = hashlib.sha256(content.encode()).hexdigest()[:16]
-    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, None if windows.single else windows)
+    cut = None if windows.single else windows
+    parted = run is not None and any("twins" not in found for found in _begun(run))
+    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, cut, parted)
     left = dataset.sizes(prepared.usable)
     if (left == 0).any():
         raise DataError(
@@ -226,9 +238,9 @@ def hold_out(
 ) -> Dataset:
     """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest.
 
-    Files with the same bytes stay on one side. Earlier versions did not see to that: where their draw is one of
-    ``kept``, digests of data sets, it is made again. A data set that brings a split is returned as it is: its fold 1
-    is its test part.
+    Files of the same sound stay on one side. Earlier versions did not see to that, or to the same bytes alone: where
+    their draw is one of ``kept``, digests of data sets, it is made again. A data set that brings a split is returned as
+    it is: its fold 1 is its test part.
     """
     if dataset.split:
         return dataset
@@ -238,10 +250,13 @@ def hold_out(
         clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
         return replace(dataset, clips=clips, drawn_seed=seed)
 
+    files = [dataset.file(row) for row in range(len(dataset.clips))]
     # Parts of recordings have sources that copies are joined in already.
-    copies = [] if dataset.parts else identical_files([dataset.file(row) for row in range(len(dataset.clips))])
-    if copies and (before := drawn(dataset.groups)).digest in kept():
-        return before
+    copies = [] if dataset.parts else same_sounds(files)
+    if copies and (known := kept()):
+        for parted in (dataset.groups, joined(dataset.groups, identical_files(files))):
+            if (before := drawn(parted)).digest in known:
+                return before
     return drawn(joined(dataset.groups, copies))
 
 

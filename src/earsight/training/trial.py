@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from earsight.data.datasets import Dataset
+from earsight.data.duplicates import joined
 from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import check_place
@@ -178,7 +179,8 @@ def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
     identity = {"recipe": recipe.digest, "dataset": dataset.digest, "pictures": prepared.identity}
     # `root` is not compared, since folders move; later analyses use it to find the held-out clips.
     about = {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
-    return identity | about | {"windows": recipe.training.windows}
+    twins = {} if prepared.twins_parted else {"twins": "together"}  # in the inner split
+    return identity | about | {"windows": recipe.training.windows} | twins
 
 
 def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) -> Path:
@@ -283,7 +285,7 @@ def _rows(prepared: Prepared, trial: Trial) -> _Rows:
 def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
     """Split the training folds into rows to train on and inner rows: whole source groups, stratified by label.
 
-    A data set that brings a validation part has its inner rows from there.
+    Clips of the same sound stay on one side. A data set that brings a validation part has its inner rows from there.
     """
     dataset, training = prepared.dataset, prepared.recipe.training
     rows = np.flatnonzero(dataset.training(fold) & prepared.usable)
@@ -291,7 +293,8 @@ def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
     if len(given):
         return rows, given
     # One split for all seeds: they differ only in the head's start and the order of the batches.
-    inner = holdout(dataset.strata[rows], dataset.groups[rows], fraction=training.inner_fraction, seed=0)
+    groups = dataset.groups if prepared.twins_parted else joined(dataset.groups, prepared.twins)
+    inner = holdout(dataset.strata[rows], groups[rows], fraction=training.inner_fraction, seed=0)
     return rows[~inner], rows[inner]
 
 
