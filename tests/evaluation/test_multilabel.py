@@ -270,3 +270,13 @@ def test_p_values_of_draws():
     assert bootstrap_p(np.array([-1.0] * 999)) == pytest.approx(2 / 1000)
     assert bootstrap_p(np.array([0.0] * 10)) == 1
     assert bootstrap_p(np.r_[np.full(95, 1.0), np.full(5, -1.0)]) == pytest.approx(2 * 6 / 101)
+
+
+def test_limits_stand_around_the_score():
+    draws = np.linspace(0.6, 0.9, 101)
+    low, high = multilabel.limits(draws)
+    assert (low, high) == pytest.approx((0.6075, 0.8925))
+    # Redrawn clips score too high: the interval is moved to the score, within 0 and 1.
+    assert multilabel.limits(draws, around=0.65) == pytest.approx([low - 0.1, high - 0.1])
+    assert multilabel.limits(draws, around=0.95)[1] == 1
+    assert multilabel.limits(np.full(3, np.nan), around=0.5) == [0, 1]

@@ -284,7 +284,10 @@ def _several_single(grid: Grid) -> dict[str, Any]:
         "average_precision": {
             "mean": float(table.mean()),
             "std": float(over_members.std(ddof=1)),
-            "ci95": limits(_several_draws(grid, {fold: list(grid.probabilities[fold]) for fold in grid.folds})),
+            "ci95": limits(
+                _several_draws(grid, {fold: list(grid.probabilities[fold]) for fold in grid.folds}),
+                around=float(table.mean()),
+            ),
         },
         "members": [
             {"run": member.run, "seed": member.seed, "average_precision": float(value)}
@@ -301,7 +304,7 @@ def _several_gain(grid: Grid, mixed: Mapping[int, NDArray[np.float64]]) -> dict[
     low, high = limits(own - single)
     gain = {"difference": mean - alone, "ci95": [low, high], "p_value": bootstrap_p(own - single)}
     return {
-        "average_precision": {"mean": mean, "ci95": limits(own)},
+        "average_precision": {"mean": mean, "ci95": limits(own, around=mean)},
         "gain": gain | {"beyond_noise": low > 0 or high < 0},
     }
 

@@ -142,7 +142,7 @@ def _compare_several(a: Sequence[Predictions], b: Sequence[Predictions], *, name
             {
                 "run": name,
                 "average_precision": float(score.mean()),
-                "ci95": multilabel.limits(spread),
+                "ci95": multilabel.limits(spread, around=float(score.mean())),
                 "protocol": run[0].about["protocol"],
                 "seeds": [] if "ensemble" in run[0].about else sorted({trial.about["seed"] for trial in run}),
                 "ensemble": run[0].about.get("ensemble"),

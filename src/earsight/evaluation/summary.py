@@ -368,18 +368,16 @@ def summarize_several(trials: list[Predictions], *, machine: Mapping[str, Any]) 
     per_fold = over_folds(np.array([row["average_precision"] for row in rows]), folds, each=True)
     marks, logits = np.concatenate([one.marks for one in trials]), np.concatenate([one.logits for one in trials])
     f1 = multilabel.f1_at(marks, sigmoid(logits), 0.5)
+    area = float(np.nan_to_num(over_folds(multilabel.means_of(stacked["auroc"], 1), folds)))
     out: dict[str, Any] = {
         "several": True,
         "average_precision": {
             "mean": float(per_fold.mean()),
             "std": _deviation(per_fold.tolist()),
-            "ci95": macro_limits(stacked["average_precision_draws"], folds),
+            "ci95": macro_limits(stacked["average_precision_draws"], folds, around=float(per_fold.mean())),
             "chance": float(np.mean([multilabel.mean_of(_chance(one)) for one in trials])),
         },
-        "auroc": {
-            "mean": float(over_folds(multilabel.means_of(stacked["auroc"], 1), folds)),
-            "ci95": macro_limits(stacked["auroc_draws"], folds),
-        },
+        "auroc": {"mean": area, "ci95": macro_limits(stacked["auroc_draws"], folds, around=area)},
         "f1": {"threshold": 0.5, "micro": f1.micro, "macro": f1.macro},
         "classes": [],
         "without_positives": [
@@ -399,7 +397,7 @@ def summarize_several(trials: list[Predictions], *, machine: Mapping[str, Any]) 
                 "name": name,
                 "clips": clips[number],
                 "average_precision": _number(found),
-                "ci95": multilabel.limits(over_folds(own["average_precision_draws"], folds)),
+                "ci95": multilabel.limits(over_folds(own["average_precision_draws"], folds), around=float(found)),
                 "chance": _number(over_folds(np.stack([_chance(one)[number] for one in trials]), folds)),
                 "auroc": _number(over_folds(own["auroc"], folds)),
                 "precision": float(f1.precision[number]),
@@ -441,9 +439,9 @@ def over_folds(values: NDArray[np.float64], folds: NDArray[Any], *, each: bool =
     return means if each else multilabel.means_of(means, 0)
 
 
-def macro_limits(draws: NDArray[np.float64], folds: NDArray[Any]) -> list[float]:
-    """The 95 % interval of the mean over folds and classes, of draws (trials, draws, classes)."""
-    return multilabel.limits(over_folds(multilabel.means_of(draws, 2), folds))
+def macro_limits(draws: NDArray[np.float64], folds: NDArray[Any], *, around: float) -> list[float]:
+    """The 95 % interval of a mean over folds and classes, of draws (trials, draws, classes)."""
+    return multilabel.limits(over_folds(multilabel.means_of(draws, 2), folds), around=around)
 
 
 def distinct_positives(trials: Sequence[Predictions]) -> list[int]:
@@ -493,7 +491,7 @@ def _several_ensemble(
     gain = {"difference": found - float(per_fold.mean()), "ci95": [low, high], "p_value": bootstrap_p(change)}
     return {
         "average_precision": found,
-        "ci95": macro_limits(draws, folds),
+        "ci95": macro_limits(draws, folds, around=found),
         "gain": gain | {"beyond_noise": low > 0 or high < 0},
         "members": len(trials) // len(members),
     }

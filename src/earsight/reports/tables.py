@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MOST_NAMED = 10
+_RARE = 10  # positive clips below which an average precision says little
 _PROTOCOLS = {
     "last": "Protocol last: the last epoch is reported; the held-out fold chose nothing.",
     "inner": "Protocol inner: a part of the training folds chose the epoch; the held-out fold chose nothing.",
@@ -209,19 +210,24 @@ def _several_notes(found: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(map(repr, names[:MOST_NAMED])) + (", ..." if len(names) > MOST_NAMED else "")
         where = "" if row.get("fold") is None else f" in fold {row['fold']}"
         notes.append(f"Without a positive clip, or without a negative one,{where}: {shown}, left out of the mean.")
+    rare = [row["name"] for row in found["classes"] if 0 < row["clips"] < _RARE]
+    if rare:
+        shown = ", ".join(map(repr, rare[:MOST_NAMED])) + (", ..." if len(rare) > MOST_NAMED else "")
+        notes.append(f"Fewer than {_RARE} clips of {shown}: average precisions and intervals are rough, and flatter.")
     return [*notes, *_groups_notes(found["groups"], few=" They are few, so that it is rough.")]
 
 
-def several_rows(found: Mapping[str, Any]) -> list[dict[str, object]]:
-    """A row for each class of clips with several labels, from a summary or an evaluation."""
+def several_rows(found: Mapping[str, Any], *, whole: bool = True) -> list[dict[str, object]]:
+    """A row for each class of clips with several labels, from a summary or an evaluation; ``whole``: all scores."""
     return [
         {
             "class": row["name"],
             "clips": row["clips"],
-            "AP %": "" if row["average_precision"] is None else percent(row["average_precision"]),
-            "95 % interval": "" if row["average_precision"] is None else percent_range(row["ci95"]),
+            "AP % (95 %)": ""
+            if row["average_precision"] is None
+            else f"{percent(row['average_precision'])} ({percent_range(row['ci95'])})",
             "AUROC %": "" if row["auroc"] is None else percent(row["auroc"]),
-            **{f"{name} %": percent(row[name]) for name in ("precision", "recall")},
+            **{f"{name} %": percent(row[name]) for name in ("precision", "recall") if whole},
             "F1 %": percent(row["f1"]),
         }
         for row in found["classes"]
@@ -234,7 +240,7 @@ def print_summary(summary: dict[str, Any], *, console: Console) -> None:
 
     rows, notes = summary_rows(summary), summary_notes(summary)
     if summary.get("several"):
-        print_rows(several_rows(summary), table=Table(), console=console)
+        print_rows(several_rows(summary, whole=False), table=Table(), console=console)
     print_rows(rows, table=Table(), console=console, left=0, total=True, notes=notes)
 
 
@@ -245,7 +251,7 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     where = "" if result["fold"] is None else f" of fold {result['fold']}"
     where += ", held out in training" if result.get("held_out") else ""
     if result.get("several"):
-        rows = several_rows(result)
+        rows = several_rows(result, whole=False)
         for row, one in zip(rows, result["classes"], strict=True):
             row["from"] = f"{one['threshold']:.2f}"
         print_rows(rows, table=Table(), console=console)
