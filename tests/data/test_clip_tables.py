@@ -181,3 +181,9 @@ def test_other_codings_are_named(tmp_path, content, said):
     message = refused(tmp_path / "list.csv")
     assert "expected a csv saved as UTF-8, " in message
     assert said in message
+
+
+def test_a_table_without_names_of_columns(tmp_path):
+    message = refused(listed(tmp_path, "0.wav,x", "1.wav,y"))
+    assert "no column 'path'; found 0.wav, x; expected path, label; its first line looks like a clip" in message
+    assert "looks like a clip" not in refused(listed(tmp_path, "sound,kind", "1.wav,y"))

@@ -323,6 +323,9 @@ def test_patterns_that_do_not_fit(tmp_path, pattern, said):
 def test_the_only_folder_may_hold_the_classes(tmp_path):
     message = refused(parts(tmp_path, "data"))
     assert f"if the folders in it are the classes (cat, dog), give {tmp_path / 'data'}" in message
+    deep = parts(tmp_path / "zip" / "archive", "sounds")
+    assert f"are the classes (cat, dog), give {deep / 'sounds'}" in refused(tmp_path / "zip")
+    assert "--label-from" in refused(touch(tmp_path / "flat", *(f"archive/sounds/{n}.wav" for n in range(4))))
 
 
 def test_options_that_do_not_belong(tmp_path):

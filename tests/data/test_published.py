@@ -46,6 +46,7 @@ def test_urbansound8k_without_its_table_is_read_by_its_names(tmp_path):
 def test_the_sounds_of_urbansound8k_beside_their_table(tmp_path):
     urban(tmp_path)
     assert f"the sounds of UrbanSound8K without their table; give {tmp_path}" in refused(tmp_path / "audio")
+    assert refused(tmp_path / "audio" / "fold3").endswith(f"fold3 is a part of a data set: give {tmp_path}")
     assert f"UrbanSound8K.csv is a part of a data set: give {tmp_path}" in refused(
         tmp_path / "metadata" / "UrbanSound8K.csv"
     )
@@ -97,8 +98,12 @@ def test_kaggles_gtzan(tmp_path):
     rows = [f"{genre}.{n:05d}.wav,661794,0.35,{genre}" for genre in ("blues", "jazz") for n in range(5)]
     features = table(tmp_path / "features_30_sec.csv", "\n".join(["filename,length,chroma_stft_mean,label", *rows]))
     assert open_dataset(tmp_path).layout == "gtzan"
+    gtzan(tmp_path / "zip" / "Data" / "genres_original", ("blues", "jazz"))
+    unpacked = open_dataset(tmp_path / "zip")
+    assert (unpacked.layout, unpacked.clips[0].path) == ("gtzan", "Data/genres_original/blues/blues.00000.wav")
     message = refused(features)
     assert "10 of 10 files do not exist" in message
+    assert "name the folder that they are in with --root" in message  # the first is in blues, the last is not
     assert f"features_30_sec.csv is a part of a data set: give {tmp_path}" in message
 
 
@@ -125,6 +130,7 @@ def test_speech_commands(tmp_path):
     assert data.clips[0] == Clip("no/0a7c2a8d_nohash_0.wav", "no", TRAIN, "0a7c2a8d")
     assert {clip.group: clip.fold for clip in data.clips} == {"0a7c2a8d": TRAIN, "bb05582b": TEST, "c1": VALIDATION}
     assert "sounds in '_background_noise_' are no class and were left out: 1" in data.notes
+    assert "2 files were left out: their endings are not those of sounds (none 1, .md 1)" in " ".join(data.notes)
     assert "validation_list.txt: 1 of 5 files are not there (gone/x_nohash_0.wav)" in data.notes
 
 
@@ -148,6 +154,37 @@ def test_noise_beside_other_words_is_no_class(tmp_path):
     touch(tmp_path, "_background_noise_/x.wav", *(f"{word}/{n}.wav" for word in ("yes", "no") for n in range(5)))
     data = open_dataset(tmp_path)
     assert (data.layout, data.classes) == ("folder", ("no", "yes"))
+
+
+# --- Free Spoken Digit Dataset --------------------------------------------------------------------------------------
+
+
+def fsdd(root, takes=range(3, 8), digits=range(10)):
+    names = [f"{digit}_{who}_{take}.wav" for digit in digits for who in ("jackson", "theo") for take in takes]
+    return touch(root, *(f"recordings/{name}" for name in names), "metadata.py", "recordings/.DS_Store")
+
+
+def test_fsdd_has_its_official_test_takes(tmp_path):
+    root = touch(fsdd(tmp_path / "free-spoken-digit-dataset"), "recordings/noise.wav")
+    data = open_dataset(root)
+    said = "Free Spoken Digit Dataset layout (free-spoken-digit-dataset): 100 clips, 10 classes, 60 train, 40 test"
+    assert data.describe() == said
+    assert data.clips[0] == Clip("recordings/0_jackson_3.wav", "0", TEST, "jackson")
+    assert {int(clip.path[:-4].rsplit("_", 1)[1]) for clip in data.clips if clip.fold == TEST} == {3, 4}
+    assert "1 sounds not named DIGIT_SPEAKER_TAKE were left out" in data.notes
+    assert any("--label-from '{label}_{group}_{n}' tests on speakers that were not trained on" in n for n in data.notes)
+    assert any(note.startswith("LEAK: 2 sources have clips in several folds (jackson, theo)") for note in data.notes)
+    assert len(open_dataset(root / "recordings").clips) == 100
+    (root / "recordings" / "noise.wav").unlink()
+    groups = open_dataset(root, label_from="{label}_{group}_{n}", folds=2)
+    assert (groups.split, {clip.group for clip in groups.clips}) == (False, {"jackson", "theo"})
+
+
+def test_fsdd_in_parts(tmp_path):
+    data = open_dataset(fsdd(tmp_path / "late", takes=range(5, 9)), folds=2)
+    assert (data.layout, data.split) == ("fsdd", False)
+    assert any("no test part, speakers are kept whole" in note for note in data.notes)
+    assert "only one class, 'recordings'" in refused(fsdd(tmp_path / "few", digits=range(3)))
 
 
 # --- FSD50K and DCASE -----------------------------------------------------------------------------------------------

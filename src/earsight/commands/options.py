@@ -32,8 +32,8 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="Override a field, 
 Layout = Annotated[
     str,
     typer.Option(
-        help="auto, esc50, urbansound8k, speechcommands, fsd50k, dcase, gtzan, audiofolder (train and test folders, "
-        "metadata.csv), folder or csv."
+        help="auto, esc50, urbansound8k, speechcommands, fsdd, fsd50k, dcase, gtzan, audiofolder (train and test "
+        "folders, metadata.csv), folder or csv."
     ),
 ]
 Subset = Annotated[

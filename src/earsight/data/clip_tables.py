@@ -290,7 +290,7 @@ def _text(content: bytes, path: Path) -> str:
         found = found or "UTF-16 without its mark, or no text"
     elif not zeros:
         found = found or "text in Latin-1, Windows-1252 or another coding of one byte a letter"
-        found += f"; `iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv` converts it, if it is the first two"
+        found += f"; `iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv` converts the first two"
     raise DataError(f"{path}: expected a csv saved as UTF-8, found {found or 'not UTF-8 text'}")
 
 
@@ -353,7 +353,9 @@ def _role(table: Table, wanted: str, names: Sequence[str]) -> str:
     if found:
         these = " or ".join(f"'{name}'" for name in found)
         raise DataError(f"{table.path}: {these} may be the {wanted}; name the right column '{wanted}'")
-    raise DataError(f"{table.path}: no column '{wanted}'; found {shown}; expected path, label")
+    bare = any(Path(column).suffix in audio.EXTENSIONS for column in table.columns)
+    way = "; its first line looks like a clip: write the names of the columns above it" if bare else ""
+    raise DataError(f"{table.path}: no column '{wanted}'; found {shown}; expected path, label{way}")
 
 
 def _refuse_boxes(table: Table) -> None:

@@ -274,6 +274,7 @@ TITLES = {
     "folder": "a folder per class",
     "csv": "a csv of clips",
     "speechcommands": "Speech Commands layout",
+    "fsdd": "Free Spoken Digit Dataset layout",
     "fsd50k": "FSD50K layout",
     "dcase": "DCASE layout",
     "audiofolder": "audiofolder layout",

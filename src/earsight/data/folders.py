@@ -28,6 +28,8 @@ from earsight.errors import DataError, counted
 
 NOISE_FOLDER = "_background_noise_"
 """What Speech Commands calls its recordings of noise, to be mixed in: no class."""
+PART_LISTS = ("testing_list.txt", "validation_list.txt")
+"""Speech Commands' lists of its parts."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 BY_NAME = "--label-from '{label}_{group}_{n}' takes them from names such as dog_anna_12.wav"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
@@ -55,6 +57,8 @@ def read_folder(root: Path) -> Listing:
                 out.labels.append(normal(entry.name))
         elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
             loose += 1
+        elif entry.name in PART_LISTS:
+            continue
         else:
             ignored[Path(entry.name).suffix.lower()] += 1
     if loose and not out.paths:
@@ -198,10 +202,11 @@ def only_class_remedy(listing: Listing) -> str:
     """What can be done where all sounds of a folder lie in one."""
     if not listing.paths or listing.table:
         return ""
-    home = listing.root / listing.labels[0]
-    below = {Path(path).parts[1] for path in listing.paths if len(Path(path).parts) > 2}
-    if len(below) > 1 and all(len(Path(path).parts) > 2 for path in listing.paths):
-        return f"; if the folders in it are the classes ({first(sorted(below))}), give {home}"
+    # Archives often unpack into a folder within a folder.
+    home = os.path.commonpath([Path(path).parent for path in listing.paths])
+    below = {Path(path).relative_to(home).parts[0] for path in listing.paths if Path(path).parent != Path(home)}
+    if len(below) > 1 and all(Path(path).parent != Path(home) for path in listing.paths):
+        return f"; if the folders in it are the classes ({first(sorted(below))}), give {listing.root / home}"
     return f"; if the names of its files hold the labels, {BY_NAME}; else list them in a csv with path,label"
 
 

@@ -289,14 +289,15 @@ def _present(listing: Listing, *, skip_missing: bool) -> tuple[Listing, tuple[st
     if skip_missing and any(there):
         note = f"{what}: left out, so that figures do not compare with those of the whole set"
         return replace(listing.kept(there), notes=[*listing.notes, note]), tuple(missing)
-    remedy = "fetch them, or leave them out with --skip-bad" if any(there) else _where(listing.root, missing[0])
+    remedy = "fetch them, or leave them out with --skip-bad" if any(there) else _where(listing.root, missing)
     raise DataError(f"{listing.table}: {what}; paths are looked up below {listing.root}{remedy and '; '}{remedy}")
 
 
-def _where(root: Path, path: str) -> str:
-    """Where below a folder a table's first file is, as the option that says it."""
+def _where(root: Path, paths: list[str]) -> str:
+    """Where below a folder a table's files are (the first, the last and the middle one), as the option that says it."""
+    looked = {paths[0], paths[len(paths) // 2], paths[-1]}
     for folder in (*sorted(root.glob("*/"))[:_LOOKED_AT], *sorted(root.glob("*/*/"))[:_LOOKED_AT], root.parent):
-        if any((folder / (path + ending)).is_file() for ending in ("", *audio.EXTENSIONS)):
+        if all(any((folder / (path + ending)).is_file() for ending in ("", *audio.EXTENSIONS)) for path in looked):
             return f"they are below {folder}: give --root {folder}"
     return "name the folder that they are in with --root"
 
@@ -308,7 +309,9 @@ def _published_above(path: Path, name: str) -> Path | None:
     # To look for genres is to list all folders of a folder, which need not be a data set's.
     asked = [one for one in _PUBLISHED if one != "gtzan" or path.is_file() or path.name in published.GENRES]
     try:
-        return next((home for home in path.absolute().parents[:2] if any(LAYOUTS[one][0](home) for one in asked)), None)
+        # The outer one: the sounds of UrbanSound8K are known by their names, too, but its table lies above them.
+        homes = reversed(path.absolute().parents[:2])
+        return next((home for home in homes if any(LAYOUTS[one][0](home) for one in asked)), None)
     except OSError:  # a folder above that may not be read: the first error says what matters
         return None
 
@@ -323,6 +326,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Listing]]] = {
     "esc50": (lambda path: (path / "meta" / "esc50.csv").is_file(), published.read_esc50),
     "urbansound8k": (published.is_urbansound8k, published.read_urbansound8k),
     "speechcommands": (published.is_speech_commands, published.read_speech_commands),
+    "fsdd": (published.is_fsdd, published.read_fsdd),
     "fsd50k": (published.is_fsd50k, published.read_fsd50k),
     "dcase": (lambda path: (path / "evaluation_setup").is_dir(), published.read_dcase),
     "gtzan": (lambda path: published.gtzan_home(path) is not None, published.read_gtzan),
@@ -330,4 +334,4 @@ LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Listing]]] = {
     "audiofolder": (is_audiofolder, read_audiofolder),
     "folder": (Path.is_dir, read_folder),
 }
-_PUBLISHED = ("esc50", "urbansound8k", "speechcommands", "fsd50k", "dcase", "gtzan")
+_PUBLISHED = ("esc50", "urbansound8k", "speechcommands", "fsdd", "fsd50k", "dcase", "gtzan")

@@ -1,7 +1,7 @@
 """Data sets that are published, each recognised by its defining files.
 
 Comes in: a data set's folder. Goes out: a `Listing` with its own folds or split, its sources as groups, and notes on
-what is missing of it. ESC-50, UrbanSound8K, GTZAN, Speech Commands, FSD50K, and DCASE's acoustic scenes.
+what is missing of it. ESC-50, UrbanSound8K, GTZAN, Speech Commands, FSDD, FSD50K, and DCASE's acoustic scenes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from earsight.data import audio
 from earsight.data.clip_tables import Row, csv_rows, fold_column, normal, several_labels
 from earsight.data.datasets import Hints, Listing, first
-from earsight.data.folders import NOISE_FOLDER, read_folder
+from earsight.data.folders import NOISE_FOLDER, PART_LISTS, read_folder
 from earsight.data.labels import joined, labels_note
 from earsight.data.splits import TEST, TRAIN, VALIDATION
 from earsight.errors import DataError
@@ -33,7 +33,9 @@ _URBAN = (
 _URBAN_FILE = re.compile(r"(?P<source>\d+)-(?P<kind>\d)-\d+-\d+\.\w+")
 _GTZAN_FILE = re.compile(r"(?P<genre>.+)\.\d{5}\.(wav|au|mp3|flac|ogg)", re.IGNORECASE)
 _SPEAKER = re.compile(r"([0-9a-f]+)_nohash_\d+", re.IGNORECASE)
-_LISTS = {"testing_list.txt": TEST, "validation_list.txt": VALIDATION}
+_FSDD_FILE = re.compile(r"(\d)_([a-z]+)_(\d+)\.\w+", re.IGNORECASE)
+_FSDD_TEST_TAKES = 5
+_LISTS = dict(zip(PART_LISTS, (TEST, VALIDATION), strict=True))
 
 
 def read_esc50(root: Path) -> Listing:
@@ -118,10 +120,10 @@ def _urban_files(root: Path) -> list[Path]:
 
 
 def gtzan_home(root: Path) -> Path | None:
-    """The folder that holds the genres: the path itself or a ``genres*`` below it."""
+    """The folder that holds the genres: the path itself, or a ``genres*`` below it or below its ``Data`` (Kaggle)."""
     if not root.is_dir():
         return None
-    for home in (root, *sorted(root.glob("genres*"))):
+    for home in (root, *sorted(root.glob("genres*")), *sorted(root.glob("Data/genres*"))):
         genres = [folder for folder in sorted(home.iterdir()) if folder.is_dir()] if home.is_dir() else []
         found = [folder for folder in genres if any(_of_genre(file) for file in folder.iterdir())]
         if len(found) >= 2 or (found == genres and [folder.name for folder in found if folder.name in GENRES]):
@@ -181,6 +183,35 @@ def read_speech_commands(root: Path) -> Listing:
         return Listing(found.name, root, found.paths, found.labels, groups, hints=SPEECH_HINTS, notes=notes)
     folds = [part.get(path, TRAIN) for path in found.paths]
     return Listing(found.name, root, found.paths, found.labels, groups, folds, SPEECH_HINTS, notes, split=True)
+
+
+def is_fsdd(root: Path) -> bool:
+    """Whether a folder has the Free Spoken Digit Dataset's recordings of all ten digits."""
+    return len({match[1] for _, match in _fsdd_files(root) if match}) == 10
+
+
+def read_fsdd(root: Path) -> Listing:
+    """List the Free Spoken Digit Dataset: digits, speakers as groups, and its test part, the takes 0 to 4."""
+    files = _fsdd_files(root)
+    named = [(file, match) for file, match in files if match]
+    paths = [file.relative_to(root).as_posix() for file, _ in named]
+    labels, groups = [match[1] for _, match in named], [match[2].lower() for _, match in named]
+    folds = [TEST if int(match[3]) < _FSDD_TEST_TAKES else TRAIN for _, match in named]
+    notes = [f"{len(files) - len(named)} sounds not named DIGIT_SPEAKER_TAKE were left out"] * (len(named) < len(files))
+    if len(set(folds)) < 2:
+        notes.append("FSDD without its test takes (0 to 4), or with these alone: no test part, speakers are kept whole")
+        return Listing(root.resolve().name, root, paths, labels, groups, notes=notes)
+    way = "--label-from '{label}_{group}_{n}' tests on speakers that were not trained on"
+    notes.append(f"the official test part (takes 0 to 4) is of the speakers that train; {way}")
+    return Listing(root.resolve().name, root, paths, labels, groups, folds, notes=notes, split=True)
+
+
+def _fsdd_files(root: Path) -> list[tuple[Path, re.Match[str] | None]]:
+    home = root / "recordings" if (root / "recordings").is_dir() else root
+    if home.name != "recordings" or not home.is_dir():
+        return []
+    files = [file for file in sorted(home.iterdir()) if file.suffix.lower() in audio.EXTENSIONS]
+    return [(file, _FSDD_FILE.fullmatch(file.name)) for file in files if not file.name.startswith(".")]
 
 
 def is_fsd50k(root: Path) -> bool:
