@@ -88,7 +88,7 @@ def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> None:
         classifier.front_end(torch.from_numpy(wave)[None])[0].numpy(),
         path=drawing,
         seconds=float(features.clip_seconds),
-        sample_rate_hz=features.rate,
+        band_hz=features.band_hz,
         windows_ms=features.windows_ms,
         title=f"{label} (synthetic)",
         wave=wave,

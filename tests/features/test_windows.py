@@ -103,7 +103,20 @@ def test_what_is_cut_and_padded_is_printed():
     _, _, beyond = sound_lines(np.array([9.0, 10, 25, 700, 3600.2]), labels, FEATURES, ALL)
     assert beyond == "of 2 clips only the first 600 s are used (--set training.most_seconds=3601: all)"
     _, over = sound_lines(np.array([10.0, 10, 10.3, 11, 10]), labels, FEATURES, ALL)
-    assert over == "2 clips lose up to 1 s at their end"
+    end = "which is not used; --set features.clip_seconds=11 uses all"
+    assert over == f"2 clips longer than a window by at most 1 s, {end}"
+    _, over = sound_lines(np.array([10.0, 10, 10.14, 10.004, 10]), labels, FEATURES, ALL)
+    assert over == "2 clips longer than a window by at most 0.14 s, which is not used"
+
+
+def test_milliseconds_are_no_padding():
+    """ESC-10's oggs as a folder: most are 5.004 s, for which `auto` takes 5.1 s."""
+    features = FEATURES.model_copy(update={"clip_seconds": 5.1})
+    lines = sound_lines(np.array([5.004] * 8 + [5.1, 4.0]), ["a"] * 10, features, ALL)
+    assert lines == [
+        "sound: 2000 Hz, windows of 5.1 s; of 10 clips 0 are cut and 1 padded with silence",
+        "8 clips shorter than a window by at most 0.096 s, which is filled with silence",
+    ]
 
 
 def test_classes_that_differ_much_in_length_are_named():

@@ -25,6 +25,9 @@ from earsight.recipe import Features, Training
 MUCH = 2.0
 """Factor between the median lengths of two classes from which on padding tells them apart."""
 
+LITTLE = 0.02
+"""Share of a window that a clip may lack, or have too much, without more than a mention."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClipWindows:
@@ -151,7 +154,9 @@ def sound_lines(
     whole = training.windows != "first"
     cut = seconds > audio.LONGER * window
     loose = np.round(seconds * features.rate) > features.samples  # false for NaN
-    padded = np.round(seconds * features.rate) < features.samples
+    short = np.round(seconds * features.rate) < features.samples
+    # A codec's or a cutter's few milliseconds tell a network nothing; half a window of silence does.
+    padded = short & (seconds < (1 - LITTLE) * window)
     lines = [
         f"sound: {features.rate} Hz, windows of {window:g} s; of {counted(len(seconds), 'clip')} {cut.sum()} are cut "
         f"and {padded.sum()} padded with silence"
@@ -170,9 +175,17 @@ def sound_lines(
             )
     elif cut.any():
         lines.append(f"of those cut only the first {window:g} s are used (--set training.windows=all: all of them)")
-    if (over := loose & ~cut).any():
+    if (near := short & ~padded).any():
         lines.append(
-            f"{counted(int(over.sum()), 'clip')} lose up to {float((seconds[over] - window).max()):.2g} s at their end"
+            f"{counted(int(near.sum()), 'clip')} shorter than a window by at most "
+            f"{float((window - seconds[near]).max()):.2g} s, which is filled with silence"
+        )
+    if (over := loose & ~cut).any():
+        most = float((seconds[over] - window).max())
+        way = f"; --set features.clip_seconds={np.ceil(round(10 * (window + most), 6)) / 10:g} uses all"
+        lines.append(
+            f"{counted(int(over.sum()), 'clip')} longer than a window by at most {most:.2g} s, which is not used"
+            + (way if most > LITTLE * window else "")
         )
     lengths: dict[str, list[float]] = {}
     for label, lasts in zip(labels, np.minimum(seconds, window).tolist(), strict=True):

@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 _TICKS_HZ = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000)
 
 
-def mel_ticks(sample_rate_hz: int, *, bands: int) -> tuple[NDArray[np.float64], list[str]]:
-    """Octave ticks for an axis of HTK mel bands from 0 Hz to half the rate: positions (ticks,), and labels in kHz.
+def mel_ticks(band_hz: tuple[float, float], *, bands: int) -> tuple[NDArray[np.float64], list[str]]:
+    """Octave ticks for an axis of HTK mel bands between two frequencies: positions (ticks,), and labels in kHz.
 
     The bands' centres and the two outer edges are ``bands + 2`` points at equal steps of ``2595 log10(1 + f / 700)``:
-    band 0 is one step above 0 Hz, and position 3.0 is the centre of band 3. Only ticks between the bands' centres that
-    leave room to read are given.
+    band 0 is one step above the lower frequency, and position 3.0 is the centre of band 3. Only ticks between the
+    bands' centres that leave room to read are given.
     """
     frequencies = np.array(_TICKS_HZ, dtype=np.float64)
-    positions = _mel(frequencies) / _mel(np.float64(sample_rate_hz / 2)) * (bands + 1) - 1
+    low, high = (_mel(np.float64(hz)) for hz in band_hz)
+    positions = (_mel(frequencies) - low) / (high - low) * (bands + 1) - 1
     # Low octaves crowd at high rates; a label needs about a fifteenth of the axis.
     spaced = np.diff(positions, append=np.inf) >= 0.065 * bands
     kept = spaced & (positions >= 0) & (positions <= bands - 1)
@@ -70,7 +71,7 @@ def spectrogram_figure(
     *,
     path: Path,
     seconds: float,
-    sample_rate_hz: int,
+    band_hz: tuple[float, float],
     windows_ms: Sequence[float],
     title: str,
     wave: np.ndarray | None = None,
@@ -83,8 +84,8 @@ def spectrogram_figure(
         Log power, band 0 the lowest.
     path : Path
         A ``.png`` or ``.svg`` file; its folder is made.
-    seconds, sample_rate_hz
-        Length of the clip, and the rate of the waveform that the bands were made from.
+    seconds, band_hz
+        Length of the clip, and the frequencies between which the mel bands lie.
     windows_ms : sequence of float
         Each channel's window. One window for several channels means copies: one is drawn.
     wave : np.ndarray of float, shape (samples,), optional
@@ -110,7 +111,7 @@ def spectrogram_figure(
         _draw_wave(axes[0], np.asarray(wave, dtype=np.float64), seconds)
     # One scale for all channels, without the quietest hundredth (digital silence), which would cost contrast.
     low, high = np.percentile(spectrogram[:panels], [1, 100])
-    positions, labels = mel_ticks(sample_rate_hz, bands=bands)
+    positions, labels = mel_ticks(band_hz, bands=bands)
     for axis, channel, window in zip(axes[extra:], spectrogram, windows_ms, strict=False):
         image = draw_cells(axis, channel, cmap="magma", low=low, high=max(high, low + 1e-6), left=0, right=seconds)
         axis.set_yticks(positions, labels, fontsize=9)
