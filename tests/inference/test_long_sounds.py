@@ -20,11 +20,13 @@ from earsight.data import audio
 from earsight.data.layouts import open_dataset
 from earsight.errors import DataError
 from earsight.evaluation.summary import read_predictions
+from earsight.inference import observation
 from earsight.inference.classifier import Classifier, load_classifier
-from earsight.inference.explanation import _strongest
+from earsight.inference.explanation import bands_of, strongest_window
 from earsight.inference.scoring import evaluate
 from earsight.models.card import ensemble_card
 from earsight.recipe import Recipe
+from earsight.training.heldout import HeldOut
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 from test_cli import invoke
@@ -239,7 +241,7 @@ def test_the_window_that_speaks_most_is_explained(classifier, tmp_path):
     found = classifier.predict(path)
     for column in range(2):
         with classifier.opened(path) as heard:
-            begin, _, windows, top = _strongest(classifier, heard, column, first=False)
+            begin, _, windows, top = strongest_window(classifier, heard.windows, column, first=False, name="x")
         assert begin / RATE == [0, 2, 4, 5][int(shares[:, column].argmax())]
         assert (windows, classifier.classes[top]) == (4, found.label)
     for label in (None, found.label):
@@ -252,7 +254,24 @@ def test_the_window_that_speaks_most_is_explained(classifier, tmp_path):
         assert told.probability == pytest.approx(float(shares[best, column]), abs=1e-5)
         assert told.to_dict()["begin_seconds"] == told.begin_seconds
     with classifier.opened(path) as heard:
-        assert _strongest(classifier, heard, 0, first=True)[0::2] == (0, 1)
+        assert strongest_window(classifier, heard.windows, 0, first=True, name="x")[0::2] == (0, 1)
+
+
+def test_boundaries_are_of_the_window_that_speaks_most(run, classifier, tmp_path, monkeypatch):
+    """Of a run that was trained on first windows, of the first."""
+    wave = np.random.default_rng(5).normal(0, 0.02, 7 * RATE)
+    wave[4 * RATE : 5 * RATE] += 0.5 * np.sin(2 * np.pi * 1200 * np.arange(RATE) / RATE)
+    soundfile.write(tmp_path / "x.wav", wave, RATE)
+    windows = parts_of(classifier, tmp_path / "x.wav")
+    label = classifier.classes.index(classifier.predict(tmp_path / "x.wav").label)
+    best = int(classifier.probabilities(windows)[:, label].argmax())
+    whole = classifier.card.recipe.training.windows == "all"
+    seen = []
+    monkeypatch.setattr(observation, "bands_of", lambda model, wave: seen.append(wave) or bands_of(model, wave))
+    held = HeldOut(1, 0, run, ("x.wav",), (tmp_path / "x.wav",), np.array([0]), classifier.classes)
+    row = observation._measure(classifier, held, 0, most_steps=64)
+    np.testing.assert_array_equal(seen[0], windows[best if whole else 0])
+    assert not whole or row["explained"] == classifier.classes[label]
 
 
 def test_predict_says_it_once_and_first_is_as_before(run, folder, tmp_path):

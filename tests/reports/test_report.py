@@ -164,6 +164,19 @@ def test_mistakes_have_the_sound_and_the_spectrogram_of_their_clip(tmp_path):
     assert spectrogram.std() > 20
 
 
+def test_the_page_says_which_part_of_a_long_clip_it_shows(tmp_path):
+    run = make_run(tmp_path / "run", root=tmp_path / "data", skill=-3.0)
+    for file in (tmp_path / "data").rglob("*.wav"):
+        wave, rate = soundfile.read(file)
+        soundfile.write(file, np.tile(wave, 4), rate)
+    page, _ = page_of(run, mistakes=5)
+    assert page.text.count("Of its 2.0 s the first 0.5 s are shown.") == 5
+    assert (
+        "are shown."
+        not in page_of(make_run(tmp_path / "run2", root=tmp_path / "data2", skill=-3.0), mistakes=5)[0].text
+    )
+
+
 def test_players_are_left_out_to_keep_the_page_small(tmp_path):
     runs = [
         make_run(tmp_path / name, root=tmp_path / "data", skill=-3.0, folds=(1, 2), draw=draw)

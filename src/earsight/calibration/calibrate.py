@@ -144,8 +144,17 @@ def _notes(
     several = fitted[0][0].targets is not None
     few = f"{min(one.clips for one in found)} clips are too few for"
     one_fold = "One fold was held out, and its clips calibrated: the figures after are optimistic. "
+    one_fold += "`earsight crossval` gives honest ones."
+    part = fitted[0][0].about["dataset"].get("held_out") or {}
+    if part.get("kind") == "test":
+        one_fold = (
+            "The data set's test part calibrated, for predictions of validation clips are not kept: temperature and "
+        )
+        one_fold += (
+            "thresholds are for new sounds, the figures of confidence after are optimistic, accuracy stays as it is."
+        )
     notes = {
-        one_fold + "`earsight crossval` gives honest ones.": alone,
+        one_fold: alone,
         "The held-out clips chose the epoch (protocol test): all figures are optimistic.": chosen,
         f"{few} {100 * wanted.false_alarms:g} % false alarms: no unknown.": any(one.unknown is None for one in found)
         and bool(fit.score_of([trial for trial, _ in fitted], wanted.score)),

@@ -154,9 +154,9 @@ def sound_lines(
     whole = training.windows != "first"
     cut = seconds > audio.LONGER * window
     loose = np.round(seconds * features.rate) > features.samples  # false for NaN
-    short = np.round(seconds * features.rate) < features.samples
+    lacking = np.round(seconds * features.rate) < features.samples
     # A codec's or a cutter's few milliseconds tell a network nothing; half a window of silence does.
-    padded = short & (seconds < (1 - LITTLE) * window)
+    padded = lacking & (seconds < (1 - LITTLE) * window)
     lines = [
         f"sound: {features.rate} Hz, windows of {window:g} s; of {counted(len(seconds), 'clip')} {cut.sum()} are cut "
         f"and {padded.sum()} padded with silence"
@@ -175,7 +175,7 @@ def sound_lines(
             )
     elif cut.any():
         lines.append(f"of those cut only the first {window:g} s are used (--set training.windows=all: all of them)")
-    if (near := short & ~padded).any():
+    if (near := lacking & ~padded).any():
         lines.append(
             f"{counted(int(near.sum()), 'clip')} shorter than a window by at most "
             f"{float((window - seconds[near]).max()):.2g} s, which is filled with silence"

@@ -204,7 +204,7 @@ def explain(
     with model.opened(sound, rate=rate) as source:
         name = source.name
         parts = partial(source.windows, excuse=excuse if damaged else None)
-        begin, wave, windows, top = _strongest(model, parts, wanted, first=first, name=name)
+        begin, wave, windows, top = strongest_window(model, parts, wanted, first=first, name=name)
     _check_length(wave, name, model)
     front_end, network = model.front_end, FromBands(model)
     spectrogram, silence = bands_of(model, wave)
@@ -273,7 +273,7 @@ def explain(
     )
 
 
-def _strongest(
+def strongest_window(
     model: Model,
     windows_of: Callable[..., Iterator[tuple[int, NDArray[np.float32]]]],
     wanted: int | None,

@@ -18,9 +18,9 @@ import torch
 
 from earsight.analysis.attribution import integrated_gradients
 from earsight.analysis.boundaries import NAMES, bootstrap_mean, measure_clip
-from earsight.errors import AudioError, RunError
+from earsight.errors import AudioError, ModelError, RunError
 from earsight.files import json_text, replace_text
-from earsight.inference.explanation import FromBands, bands_of
+from earsight.inference.explanation import FromBands, bands_of, strongest_window
 from earsight.inference.model import Model
 from earsight.training.heldout import HeldOut, held_out
 
@@ -75,13 +75,18 @@ def _measure(model: Model, trial: HeldOut, place: int, *, most_steps: int) -> di
     """One clip's row: its classes, the completeness of its attributions, and the measures or why there are none."""
     row: dict[str, Any] = {"label": trial.classes[int(trial.labels[place])]}
     try:
-        wave, _ = model.waveform(trial.files[place])
+        with model.opened(trial.files[place]) as source:
+            # A run that was trained on first windows is observed in those.
+            first = model.card.recipe.training.windows == "first"
+            _, wave, _, top = strongest_window(model, source.windows, None, first=first, name=source.name)
     except AudioError as error:
         return row | {"left_out": error.reason}
+    except ModelError:
+        return row | {"left_out": "its predictions are not finite"}
     network = FromBands(model)
     spectrogram, silence = bands_of(model, wave)
     with torch.no_grad():
-        target = int(network(spectrogram).argmax())
+        target = int(network(spectrogram).argmax()) if top is None else top
     found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
     if not np.isfinite(found.values).all():
         return row | {"left_out": "its attributions are not finite"}

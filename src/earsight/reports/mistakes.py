@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from earsight.data import audio
 from earsight.errors import AudioError, EarsightError, RecipeError, RunError
 from earsight.evaluation.classes import Mistake, mistakes
+from earsight.recipe import Features
 from earsight.reports.figures import draw_cells, hz_ticks
 from earsight.reports.runs import RunRead
 from earsight.training.heldout import held_out
@@ -47,7 +48,7 @@ class ClipMedia:
 
 @dataclass(frozen=True)
 class ShownMistake:
-    """A mistake on the page: its media, or a sentence that says why there are none."""
+    """A mistake on the page: its media, and a sentence that says why there are none, or which part they show."""
 
     mistake: Mistake
     media: ClipMedia | None
@@ -86,10 +87,17 @@ def worst_mistakes(run: RunRead, *, data: Path | None, most: int) -> WorstMistak
     shown = []
     for one in chosen:
         try:
-            shown.append(ShownMistake(one, _clip_media(files[one.fold, one.clip], front_end)))
+            file = files[one.fold, one.clip]
+            shown.append(ShownMistake(one, _clip_media(file, front_end), _part_shown(file, run.recipe.features)))
         except AudioError as error:
             shown.append(ShownMistake(one, None, f"Its sound cannot be read: {error.reason}."))
     return WorstMistakes(tuple(shown), len(wrong), tested)
+
+
+def _part_shown(file: Path, features: Features) -> str:
+    """A sentence on the part of a long clip that is shown: a report reads arrays, and runs no network to choose."""
+    window, lasts = features.samples / features.rate, audio.info(file).seconds
+    return f"Of its {lasts:.1f} s the first {window:g} s are shown." if lasts > audio.LONGER * window else ""
 
 
 def _files(run: RunRead, data: Path | None) -> dict[tuple[int, str], Path]:
