@@ -75,6 +75,20 @@ def test_every_rule_is_printed_and_the_run_says_how_to_open_the_data_again(made,
     ]
     model = tmp_path / "run" / "model.safetensors"
     found = run(["evaluate", str(model), *words, "--hop", "0.5", "--json"])
+    # A network that knows nothing says everything, but background is no event.
+    rows = run(["predict", str(model), str(made / "recordings"), "--hop", "1", "--threshold", "0.01", "--json"]).stdout
+    heard = {row["label"] for row in map(json.loads, rows.splitlines()) if "label" in row}
+    assert heard
+    assert heard <= {"chirp_up", "click_train", "siren"}
+    scored = run(["evaluate", str(model), *words, "--events", "--tolerance", "0.3", "--json"]).stdout
+    scores = json.loads(scored)
+    assert (scores["sounds"], scores["recordings"], scores["hop_seconds"]) == (32, 4, 0.25)
+    assert scores["tolerance"] == 0.3
+    assert scores["hours"] == pytest.approx(80 / 3600)
+    assert {row["name"] for row in scores["classes"]} == {"chirp_up", "click_train", "siren"}
+    shown = " ".join(run(["evaluate", str(model), *words, "--events"]).output.split())
+    assert "its onset within 0.5 s (--tolerance)" in shown
+    assert "4 recordings, 0.0222 h" in shown
 
 
 def test_options_for_boxes_without_boxes_and_those_of_other_data_sets_with_them(made):
@@ -86,6 +100,16 @@ def test_options_for_boxes_without_boxes_and_those_of_other_data_sets_with_them(
         found = CliRunner().invoke(app, ["prepare", str(made / "recordings"), *words])
         assert found.exit_code == 2
         assert message in " ".join(found.output.split())
+
+
+def test_events_are_scored_against_boxes_alone(made, tmp_path):
+    for words, wanted in (
+        (["--events"], "give --boxes TABLE too"),
+        (["--boxes", str(made / "boxes.csv"), "--tolerance", "1"], "add --events"),
+    ):
+        found = CliRunner().invoke(app, ["evaluate", "no.safetensors", str(made / "recordings"), *words])
+        assert found.exit_code == 2
+        assert wanted in " ".join(found.output.split())
 
 
 def test_background_is_added_in_training(made, tmp_path):

@@ -46,6 +46,14 @@ def test_an_event_begins_at_the_threshold_and_lasts_to_the_release():
     assert found == [Event("dog", 4.0, 7.0, 0.6, pytest.approx(0.5), 3)]
 
 
+def test_background_is_no_event_and_ends_those_of_others():
+    rules = EventRules(0.6, 0.4, gap_seconds=0, never="cat")
+    shares = [0.9, 0.9, 0.1, 0.9]
+    assert _found(shares, label="cat", hop=5.0) != []
+    assert _found(shares, label="cat", hop=5.0, rules=rules) == []
+    assert _spans(_found(shares, hop=5.0, rules=rules)) == [(0.0, 10.0), (15.0, 20.0)]
+
+
 def test_the_first_and_the_last_window_stand_for_the_ends():
     assert _spans(_found([0.9, 0.9, 0.0, 0.0])) == [(0.0, 4.0)]
     assert _spans(_found([0.0, 0.0, 0.0, 0.9])) == [(5.0, 8.0)]

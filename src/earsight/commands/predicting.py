@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,11 +28,12 @@ from earsight.commands.options import (
 )
 from earsight.commands.steps import cluster, computer, open_data, say_left_out, show
 from earsight.console import bar, err, say
-from earsight.errors import EarsightError, counted
+from earsight.errors import DataError, EarsightError, counted
 from earsight.inference.formats import FORMATS, Kind
 from earsight.signals import stop_status
 
 if TYPE_CHECKING:
+    from earsight.inference.classifier import Classifier
     from earsight.inference.events import EventRules
     from earsight.inference.journal import Output
     from earsight.inference.model import Model
@@ -126,7 +127,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
             f"--format {wanted.form} does not name the recording, and there may be several: "
             "name a folder with --out, such as found/"
         )
-    wanted = _with_thresholds(_as_begun(wanted))
+    wanted = _rules_of_model(_as_begun(wanted))
     output = _output(wanted)
     if output.whole:
         say(f"earsight: {wanted.to} is whole; nothing to do")
@@ -155,14 +156,16 @@ def _as_begun(wanted: Wanted) -> Wanted:
     return replace(wanted, first=True)
 
 
-def _with_thresholds(wanted: Wanted) -> Wanted:
-    """With the thresholds that the model file has for its classes, unless one was given for all."""
+def _rules_of_model(wanted: Wanted) -> Wanted:
+    """With the model file's thresholds of its classes, unless one was given for all, and its class of background."""
     from earsight.calibration.apply import own_thresholds
     from earsight.models.modelfile import load_card
 
-    if wanted.hop_seconds is None or not wanted.own_thresholds:
+    if wanted.hop_seconds is None:
         return wanted
-    return replace(wanted, rules=replace(wanted.rules, of_class=own_thresholds(load_card(wanted.model))))
+    card = load_card(wanted.model)
+    of_class = own_thresholds(card) if wanted.own_thresholds else {}
+    return replace(wanted, rules=replace(wanted.rules, of_class=of_class, never=card.background or ""))
 
 
 def _output(wanted: Wanted) -> Output:
@@ -178,7 +181,7 @@ def _output(wanted: Wanted) -> Output:
         "format": wanted.form,
         "rows": wanted.rows,
         "top": wanted.top,
-        **{name: value for name, value in asdict(wanted.rules).items() if name != "of_class" or value},
+        **{name: value for name, value in asdict(wanted.rules).items() if value or name not in ("of_class", "never")},
     }
     if wanted.hop_seconds is None and not wanted.first:
         settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
@@ -373,16 +376,28 @@ def evaluate(
     damaged: Damaged = False,
     form: DataOptions,
     skip_bad: SkipBad = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="With --boxes: score the events that are found in whole recordings.")
+    ] = False,
+    tolerance: Annotated[float | None, typer.Option(help="Seconds by which onsets of events may differ.")] = None,
     compute: DeviceOptions,
     json_output: Json = False,
 ) -> None:
-    """Measure a model file on labelled clips, from their audio files."""
+    """Measure a model file on labelled clips, from their audio files; with --events, on annotated recordings."""
     from earsight.data.datasets import TooFewError
     from earsight.inference.classifier import load_classifier
     from earsight.inference.scoring import evaluate as score
-    from earsight.reports.tables import print_evaluation
+    from earsight.reports.tables import print_evaluation, print_event_scores
 
+    if not events and tolerance is not None:
+        raise DataError(f"--tolerance {tolerance:g}: is for the onsets of events; add --events")
+    if events and form.boxes is None:
+        raise DataError("--events: needs what was annotated; give --boxes TABLE too")
     classifier = load_classifier(model, device=computer(compute.device, compute.threads))
+    if events:
+        result = _events_scored(classifier, data, form, tolerance=tolerance, skip_bad=skip_bad)
+        show(result, print_event_scores, as_json=json_output)
+        return
     cards = classifier.card.members or (classifier.card,)
     drawn = {str(card.trained_on.get("digest")) for card in cards}
     try:
@@ -395,3 +410,31 @@ def evaluate(
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, damaged=damaged, progress=shown)
     say_left_out(classifier)
     show(result, print_evaluation, as_json=json_output)
+
+
+def _events_scored(
+    classifier: Classifier, data: Path, form: DataOptions, *, tolerance: float | None, skip_bad: bool
+) -> dict[str, Any]:
+    """The scores of the events found in recordings, against their boxes; boxes of background are no events."""
+    from earsight.data.annotations import read_boxes
+    from earsight.data.datasets import is_background
+    from earsight.evaluation.event_scores import TOLERANCE, Span
+    from earsight.inference.scoring import evaluate_events
+
+    assert form.boxes is not None
+    read = read_boxes(form.boxes, data, label_column=form.label_column, annotator=form.annotator, skip_bad=skip_bad)
+    read = read.with_silent() if form.complete else read
+    for note in read.notes:
+        say(f"  note: {note}")
+    if read.others:
+        what = f"{counted(len(read.others), 'recording')} without a box"
+        say(f"  note: {what} left out (--complete: they hold nothing, and what is found in them is false)")
+    truth = [Span(box.path, box.begin, box.end, box.label) for box in read.boxes if not is_background(box.label)]
+    hop = form.hop or min(1.0, classifier.clip_seconds / 4)
+    with bar("finding events") as shown:
+        return evaluate_events(
+            *(classifier, read.root, truth, read.seconds),
+            hop_seconds=hop,
+            tolerance=TOLERANCE if tolerance is None else tolerance,
+            progress=shown,
+        )

@@ -8,6 +8,7 @@ this file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,6 +50,7 @@ class Classifier(Model):
         """
         windows = self.recording(path, hop_seconds=hop_seconds)
         rules = rules or EventRules(of_class=own_thresholds(self.card))
+        rules = replace(rules, never=self.card.background or "")
         return events_of(windows, rules, hop_seconds=hop_seconds, window_seconds=self.clip_seconds)
 
     explain = explain

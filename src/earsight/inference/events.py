@@ -43,7 +43,8 @@ class EventRules:
     (default 0.7 times the threshold). Events of a class with at most ``gap_seconds`` between them are one (default one
     hop, or a window where that is shorter: a single window that missed the sound does not part it); events shorter than
     ``shortest_seconds`` are left out, after joining. ``of_class`` holds thresholds of single classes, as a model
-    file has them; a release that is given is then at most the class's threshold.
+    file has them; a release that is given is then at most the class's threshold. ``never`` is the class that is no
+    event, as a model's background; its windows end other classes' events.
     """
 
     threshold: float = THRESHOLD
@@ -51,6 +52,7 @@ class EventRules:
     shortest_seconds: float = 0.0
     gap_seconds: float | None = None
     of_class: Mapping[str, float] = field(default_factory=dict)
+    never: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -152,7 +154,7 @@ class EventTracker:
             over += [one for one in self._open if one not in over and shares.get(one, 0.0) < self._rules.rises_at(one)]
         self._finish(over)
         for label, share in shares.items():
-            if not speaks or share >= self._rules.rises_at(label):
+            if label != self._rules.never and (not speaks or share >= self._rules.rises_at(label)):
                 self._extend(label, share, (begin, end), at=window.begin_seconds, noise=noise)
         for label, event in self._open.items():
             event.going_on = event.going_on and shares.get(label, 0.0) >= self._rules.falls_at(label)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from earsight.errors import RunError, counted
@@ -275,6 +275,34 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     for note in [f"{line}.", *base_rate_notes(result)]:
         console.print(note, markup=False)
     _print_rest(result, console=console)
+
+
+def print_event_scores(result: dict[str, Any], *, console: Console) -> None:
+    """Print what `earsight.inference.scoring.evaluate_events` returned."""
+    from rich.table import Table
+
+    def figures(found: dict[str, Any]) -> dict[str, str]:
+        shares = {f"{score} %": _or_dash(found[score], percent) for score in ("precision", "recall", "f1")}
+        onset = found["onset_error"]
+        return {
+            **{name: str(found[name]) for name in ("sounds", "events")},
+            **shares,
+            "false an hour": _or_dash(found["false_an_hour"], "{:.3g}".format),
+            "onset off by s": "-" if onset is None else f"{onset['mean']:.3f}",
+        }
+
+    rows = [{"class": row["name"]} | figures(row) for row in result["classes"]]
+    print_rows([*rows, {"class": "all"} | figures(result)], table=Table(), console=console)
+    console.print(
+        f"{counted(result['recordings'], 'recording')}, {result['hours']:.3g} h, a window every "
+        f"{result['hop_seconds']:g} s. An event is right where its class is, and its onset within "
+        f"{result['tolerance']:g} s (--tolerance); macro F1 {_or_dash(result['macro_f1'], percent)} %.",
+        markup=False,
+    )
+
+
+def _or_dash(value: float | None, words: Callable[[float], str]) -> str:
+    return "-" if value is None else words(value)
 
 
 def _print_rest(result: dict[str, Any], *, console: Console) -> None:

@@ -123,7 +123,8 @@ class Service:
         if options.spectrogram:
             extras["spectrogram"] = await asyncio.to_thread(spectrogram_of, self.classifier, part, start=at)
             extras["waveform"] = await asyncio.to_thread(self._outline, decoded, options)
-        rules = EventRules(of_class=own_thresholds(self.classifier.card))
+        card = self.classifier.card
+        rules = EventRules(of_class=own_thresholds(card), never=card.background or "")
         given: dict[str, Any] = {"name": upload.name, "options": options, "features": features, "rules": rules}
         # In a thread, for levels of many windows take their time.
         answer = await asyncio.to_thread(answer_of, whole, found, decoded, extras=extras, **given)
