@@ -146,7 +146,7 @@ def test_folds_that_are_not_drawn_refuse_nothing(tmp_path, model):
     ("text", "words"),
     [
         ("sound,label\n", ["no column 'path'", "found sound, label", "expected path, label"]),
-        ("path,kind\n", ["no column 'label'", "found path, kind"]),
+        ("path,kind\ncat/0.wav,cat\n", ["no column 'label'", "found path, kind"]),
         ("path,label\n", ["without rows"]),
         ("path,label\ncat/0.wav,\n", ["empty path or label", "line 2"]),
         ("path,label\nabsent.wav,cat\ncat/0.wav,dog\n", ["1 of 2 files do not exist (absent.wav)"]),
@@ -156,7 +156,7 @@ def test_folds_that_are_not_drawn_refuse_nothing(tmp_path, model):
             "path,label,fold\ncat/0.wav,cat,1\ncat/1.wav,cat,2\ndog/0.wav,dog,2\ndog/1.wav,dog,2\n",
             ["all clips of class 'dog' are in fold 2", "move some to another fold"],
         ),
-        ("path,label\ncat/0.wav,cat\ncat/0.wav,dog\n", ["named more than once"]),
+        ("path,label\ncat/0.wav,cat\ncat/0.wav,dog\n", ["all clips have the same labels, 'cat;dog'"]),
     ],
 )
 def test_a_csv_that_does_not_fit(sounds, text, words):

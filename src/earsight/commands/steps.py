@@ -71,6 +71,7 @@ def open_data(
     from earsight.data.datasets import check_enough
     from earsight.data.layouts import open_dataset
 
+    given = options  # a recipe says again what it says of labels
     if options.labels == "auto" and isinstance(options, RecipeOptions):
         from earsight.recipe import load_recipe
 
@@ -110,7 +111,7 @@ def open_data(
     if least > 1 and dataset.fold_numbers == (0,) and not dataset.parts:
         labels = dataset.strata if dataset.several else np.array([clip.label for clip in dataset.clips])
         check_enough(labels, dataset.groups, folds=least, where=str(data))
-    dataset = replace(dataset, options=options_again(options, drawn=splits if dataset.folds_drawn else None))
+    dataset = replace(dataset, options=options_again(given, drawn=splits if dataset.folds_drawn else None))
     say(dataset.describe())
     for note in dataset.notes:
         say(f"  note: {note}")
@@ -334,7 +335,7 @@ def report(folder: Path, on: Place, *, as_json: bool) -> None:
     from earsight.evaluation.summary import SOURCES_UNKNOWN, read_run, write_summary
     from earsight.reports.tables import print_summary
 
-    if any(trial.sources_unknown for trial in read_run(folder)):
+    if any(trial.sources_unknown for trial in read_run(folder, several=True)):
         say(f"note: {folder}: {SOURCES_UNKNOWN}")
     show(write_summary(folder, machine=on.machine), print_summary, as_json=as_json)
 

@@ -105,14 +105,18 @@ class Prepared:
 
 
 def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Recipe:
-    """A recipe with every ``auto`` filled in from the data set.
+    """A recipe with every ``auto`` filled in from the data set; RecipeError where its labels are not the data set's.
 
     ``training.windows`` becomes ``all`` where a clip is longer than 1.1 windows; ``first`` elsewhere, in layouts with
     a window of their own, and where the ``run`` folder has trials of a version that knew nothing else.
     """
     hints = dataset.hints
     recipe = recipe.resolve(sample_rate_hz=hints.sample_rate_hz, clip_seconds=hints.clip_seconds, frames=hints.frames)
-    recipe = _with_labels(dataset, recipe)
+    wanted, labels = recipe.training.labels, "several" if dataset.several else "single"
+    if wanted not in ("auto", labels):
+        has = "has several labels a clip" if dataset.several else "was opened with one label a clip"
+        raise RecipeError(f"training.labels is {wanted}, and the data set {has}; open it with --labels {wanted}")
+    recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"labels": labels})})
     if recipe.training.windows != "auto":
         return recipe
     first, whole = (
@@ -122,15 +126,6 @@ def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Re
     if dataset.layout in FIXED_WINDOW or (run is not None and _begun_before(run)):
         return first
     return first if clip_windows(dataset.seconds, whole.features, whole.training).single else whole
-
-
-def _with_labels(dataset: Dataset, recipe: Recipe) -> Recipe:
-    """The recipe with ``training.labels`` as the data set has them; RecipeError where it says otherwise."""
-    wanted, found = recipe.training.labels, "several" if dataset.several else "single"
-    if wanted not in ("auto", found):
-        has = "has several labels a clip" if dataset.several else "was opened with one label a clip"
-        raise RecipeError(f"training.labels is {wanted}, and the data set {has}; open it with --labels {wanted}")
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"labels": found})})
 
 
 def _begun_before(run: Path) -> bool:
