@@ -53,7 +53,7 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under an ensemble's table."""
     single = result["rows"][0].get("accuracy", {})
     members, folds = len(result["members"]), len(result["folds"])
-    units = f"{result['groups']} groups, whose clips move together" if result["groups"] else "clips"
+    units = f"{result['groups']} groups, whose clips move together" if result.get("groups") else "clips"
     notes = [
         f"{result['dataset']['name']}: {members} members on fold {', '.join(map(str, result['folds']))}, each tested "
         f"on clips that it never saw; ± is between members, intervals are over {units}; ms are for one clip.",
@@ -112,7 +112,7 @@ def comparison_rows(result: dict[str, Any]) -> list[dict[str, str]]:
 
 def comparison_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under the table of two runs: which run is A, which is B, the interval, the verdict."""
-    difference, units = result["difference"], "groups" if result["groups"] else "clips"
+    difference, units = result["difference"], "groups" if result.get("groups") else "clips"
     key, score = ("average_precision", "mean average precision ") if result.get("several") else ("accuracy", "")
     notes = [
         f"{letter}: {run['run']}, {score}{percent(run[key])} % ({percent_range(run['ci95'])}), protocol "
