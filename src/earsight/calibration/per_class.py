@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.calibration.temperature import COLDEST, HOTTEST
+from earsight.calibration.temperature import likeliest_temperature
 from earsight.errors import DataError
 from earsight.evaluation.metrics import sigmoid
 from earsight.evaluation.multilabel import Ranking, limits, resamples
@@ -78,30 +78,16 @@ def fit_temperatures(logits: np.ndarray, targets: np.ndarray) -> _Floats:
 
 
 def _binary_temperature(scores: _Floats, truth: np.ndarray) -> float:
-    """T of one list of logits, by Newton's method on the convex likelihood of 1/T, kept inside a bracket."""
+    """T of one list of logits, at which ``sigmoid(logit / T)`` is likeliest; 1 where no clip is wrong."""
     signs = np.where(truth == 1, 1.0, -1.0)
     if not len(scores) or np.all(signs * scores >= 0):
         return 1.0
-    low, high = 1 / HOTTEST, 1 / COLDEST
 
-    def slope(inverse: float) -> tuple[float, float]:
+    def derivatives(inverse: float) -> tuple[float, float]:
         shares = sigmoid(inverse * scores)
         return float(((shares - (signs > 0)) * scores).mean()), float((shares * (1 - shares) * scores**2).mean())
 
-    if slope(low)[0] >= 0:
-        return HOTTEST
-    if slope(high)[0] <= 0:
-        return COLDEST
-    inverse = 1.0
-    for _ in range(200):
-        first, second = slope(inverse)
-        low, high = (inverse, high) if first < 0 else (low, inverse)
-        step = inverse - first / second if second > 0 else low
-        following = step if low < step < high else (low * high) ** 0.5
-        if abs(following - inverse) <= 1e-12 * inverse:
-            break
-        inverse = following
-    return float(1 / inverse)
+    return likeliest_temperature(derivatives)
 
 
 def choose_thresholds(

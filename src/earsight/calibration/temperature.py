@@ -7,7 +7,8 @@ not choose the weights, and measure the error on others still.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -46,14 +47,22 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     # The likelihood has no maximum at a finite 1/T where no class ever scores above the label.
     if np.all(own == scores.max(axis=1)):
         return 1.0
+    return likeliest_temperature(partial(_slope, scores, own))
+
+
+def likeliest_temperature(derivatives: Callable[[float], tuple[float, float]]) -> float:
+    """The T, from 0.01 to 100, of a negative log likelihood that is convex in 1/T, by Newton's method in a bracket.
+
+    ``derivatives`` gives its first and second derivative at a value of 1/T.
+    """
     low, high = 1 / HOTTEST, 1 / COLDEST
-    if _slope(scores, own, low)[0] >= 0:
+    if derivatives(low)[0] >= 0:
         return HOTTEST
-    if _slope(scores, own, high)[0] <= 0:
+    if derivatives(high)[0] <= 0:
         return COLDEST
     inverse = 1.0
     for _ in range(200):
-        slope, curvature = _slope(scores, own, inverse)
+        slope, curvature = derivatives(inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / curvature if curvature > 0 else low
         # A step that leaves the bracket, as on the flat far side of the curve, is replaced by a bisection.
