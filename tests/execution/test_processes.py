@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from dataclasses import replace
+from multiprocessing import util
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from filelock import FileLock
 
 from earsight.errors import RunError
 from earsight.evaluation.summary import read_predictions
-from earsight.execution.processes import run_at_once
+from earsight.execution.processes import _work, run_at_once
 from earsight.execution.schedule import run_trials
 from earsight.training.trial import Trial, is_done
 
@@ -121,7 +122,6 @@ def test_a_process_that_dies_is_named_and_its_trial_goes_on(short, serial, cpu, 
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
-@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
 def test_workers_end_by_themselves(short, cpu, tmp_path):
     """They tidy up: temporary files are not left as by a kill."""
 
@@ -137,6 +137,25 @@ def test_workers_end_by_themselves(short, cpu, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_at_once(short, TRIALS, run=tmp_path, device=cpu, jobs=2, on_step=stop, on_end=stop)
     assert [worker.exitcode for worker in workers] == [143, 143]
+
+
+def _told_to_stop_while_it_ends(pipe):
+    """A worker whose parent ends it by SIGTERM when it has seen the end of its pipe, and leaves."""
+    util.Finalize(None, os.kill, (os.getpid(), signal.SIGTERM), exitpriority=1)
+    _work(pipe, None, None, None, 1)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_a_worker_that_ends_by_itself_is_not_stopped_once_more(capfd):
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_told_to_stop_while_it_ends, args=(theirs,))
+    process.start()
+    theirs.close()
+    ours.close()
+    process.join()
+    assert process.exitcode == 0
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")

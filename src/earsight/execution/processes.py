@@ -146,16 +146,17 @@ def _news(worker: _Worker) -> tuple[int, int, float] | None:
 def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: torch.device, threads: int) -> None:
     """Main loop of a worker: receive a trial, run it, send the outcome."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
-    stop_at(signal.SIGTERM)  # the parent ends workers by SIGTERM, which a background job's children may ignore
-    logging.getLogger("earsight.kernels").disabled = True  # the parent has reported the same
-    ask_for_short_slices()
-    torch.set_num_threads(threads)
     try:
-        while True:
-            trial = pipe.recv()
-            pipe.send(_outcome(pipe, prepared, trial, run=run, device=device))
-    except (EOFError, OSError):
-        return  # the parent has ended
+        stop_at(signal.SIGTERM)  # the parent ends workers by SIGTERM, which a background job's children may ignore
+        logging.getLogger("earsight.kernels").disabled = True  # the parent has reported the same
+        ask_for_short_slices()
+        torch.set_num_threads(threads)
+        try:
+            while True:
+                trial = pipe.recv()
+                pipe.send(_outcome(pipe, prepared, trial, run=run, device=device))
+        except (EOFError, OSError):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent has ended, or closed the pipe: we end anyway
     except KeyboardInterrupt as error:
         raise SystemExit(stop_status(error)) from None
 
