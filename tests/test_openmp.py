@@ -3,10 +3,21 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
-from earsight.openmp import SLICE_NS, SPINS, ask_for_short_slices, spin_briefly, spinning_briefly, time_slice
+from earsight.openmp import (
+    SLICE_NS,
+    SPINS,
+    Crowding,
+    ask_for_short_slices,
+    spin_briefly,
+    spinning_briefly,
+    time_slice,
+    times,
+)
 
 NAMES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
@@ -103,3 +114,43 @@ def test_batch_processes_keep_their_policy():
     code = "from earsight.openmp import ask_for_short_slices, time_slice\n"
     code += "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))\nask_for_short_slices()\n"
     assert printed(code + "print(os.sched_getscheduler(0) == os.SCHED_BATCH, time_slice())") == "True 0\n"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the times are Linux's")
+def test_times_are_those_of_all_threads():
+    """Of one that is still there, too, and in seconds: those that the process has used by its own clock."""
+    go, end = threading.Event(), threading.Event()
+
+    def work():
+        while time.thread_time() < 0.3:
+            pass
+        go.set()
+        end.wait()
+
+    before, used = times()[0], time.process_time()
+    thread = threading.Thread(target=work)
+    thread.start()
+    go.wait()
+    ran, used = times()[0] - before, time.process_time() - used
+    end.set()
+    thread.join()
+    assert ran == pytest.approx(used, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("threads", "seen", "said"),
+    [
+        (2, [(0, 0), (9, 10), (9, 12)], [None, "57%"]),  # after 20 s of threads' time
+        (2, [(5, 7), (15, 18), (15, 99)], ["52%", None]),  # since the beginning, and once
+        (2, [(0, 0), (11, 11), (16, 25), (17, 26)], [None, None, "71%"]),  # no longer than they ran; anew from there
+        (2, [(0, 0), (0, 0)], [None]),  # no such times here
+        (1, [], [None]),
+    ],
+)
+def test_others_that_hold_the_cores_are_named_once(monkeypatch, threads, seen, said):
+    monkeypatch.setattr("earsight.openmp.times", iter(seen).__next__)
+    crowding = Crowding(threads)
+    for wanted in said:
+        note = crowding.note()
+        assert (wanted is None) == (note is None)
+        assert wanted is None or wanted in note

@@ -13,12 +13,14 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from earsight.portable import c_library
 
-SPINS = 10_000  # some 0.5 ms; libgomp's own are 300,000, longer than a time slice
+SPINS = 20_000  # some 1 ms; libgomp's own are 300,000, longer than a time slice
 SLICE_NS = 100_000  # the shortest that Linux grants, from 6.12 on; before, it is passed over
+CROWDED_SECONDS = 20.0  # of threads' time, running and waiting together: long enough to be no accident
 # sched_setattr and sched_getattr have no function in glibc before 2.41, only their numbers.
 _CALLS = {"x86_64": (314, 315), "aarch64": (274, 275)}
 
@@ -57,6 +59,43 @@ def ask_for_short_slices() -> None:
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     asked = _Attributes(size=ctypes.sizeof(_Attributes), nice=nice, runtime=SLICE_NS)
     library.syscall(_CALLS[platform.machine()][0], 0, ctypes.byref(asked), 0)  # refused: all stays as it was
+
+
+def times() -> tuple[float, float]:
+    """Seconds that the threads of this process ran, and that they waited for a core since others had it; or zeros.
+
+    Read from Linux's schedstat; the times of threads that have ended are not in it.
+    """
+    found = [0, 0]
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError):  # the thread has ended, or this Linux keeps no such times
+            ran, waited, _ = map(int, path.read_text("ascii").split())
+            found = [found[0] + ran, found[1] + waited]
+    return found[0] / 1e9, found[1] / 1e9
+
+
+class Crowding:
+    """Says once where other processes slow several threads down so much that one would be faster."""
+
+    def __init__(self, threads: int) -> None:
+        self._at = times() if threads > 1 else None
+
+    def note(self) -> str | None:
+        """What to say, once there were `CROWDED_SECONDS` of work and threads waited for longer than they ran."""
+        if self._at is None:
+            return None
+        now = times()
+        ran, waited = now[0] - self._at[0], now[1] - self._at[1]
+        if ran + waited < CROWDED_SECONDS:
+            return None
+        self._at = now
+        if waited <= ran:
+            return None
+        self._at = None
+        return (
+            f"note: for {waited / (ran + waited):.0%} of the time others hold the cores, and threads that wait for one "
+            "another lose most by that: with --threads 1 it may be twice as fast (results differ by rounding)"
+        )
 
 
 def spin_briefly() -> None:

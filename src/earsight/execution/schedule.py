@@ -25,6 +25,7 @@ from earsight.execution.ray_driver import Unit, run_units
 from earsight.files import link_or_copy, replace_text, replacing, sealed
 from earsight.models.fast.swap import make_kernels_ready
 from earsight.models.stages import starting_model
+from earsight.openmp import Crowding
 from earsight.recipe import Recipe
 from earsight.training.device import training_dtype
 from earsight.training.preparation import Prepared
@@ -127,8 +128,11 @@ def run_trials(
     if device.type == "cpu" and len(done) < len(trials):
         make_kernels_ready(training_dtype(prepared.recipe.training.precision, device), say=say)
     steps, part = dict.fromkeys(trials, 0), prepared.dataset.part_name
+    crowding = Crowding(torch.get_num_threads() if jobs == 1 and device.type == "cpu" else 1)
 
     def show(trial: Trial, step: int, total: int, loss: float) -> None:
+        if note := crowding.note():
+            say(note)
         steps.update({trial: step, **dict.fromkeys(done, total)})
         progress(sum(steps.values()), len(steps) * total, f"{part(trial.fold)} seed {trial.seed}, loss {loss:.3f}")
 
