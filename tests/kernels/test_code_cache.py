@@ -1,5 +1,6 @@
 """Kernels' machine code on disk: nothing is read that was changed, or that others could have written."""
 
+import importlib.util
 import os
 import random
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from earsight.kernels import stft_power
 from earsight.kernels.code_cache import DIGESTS, _warn
 from earsight.kernels.runtime import power_kernel
 
@@ -147,8 +149,21 @@ def test_files_that_others_can_write_are_compiled_anew(load, tmp_path):
         (path,) = tmp_path.rglob(name)
         path.chmod(0o666)
         assert load()[0] == "compiled"
-    next(tmp_path.rglob("*.nbc")).parent.chmod(0o777)
-    assert load()[0] == "compiled"
+    assert load() == ("read", [])
+
+
+def test_another_copy_of_earsight_reads_what_one_has_compiled(load, tmp_path, monkeypatch):
+    """Else it would compile into the same folder, and who comes next would find code without digests there."""
+    copy = tmp_path / "elsewhere" / "stft_power.py"
+    copy.parent.mkdir()
+    copy.write_bytes(Path(stft_power.__file__).read_bytes())
+    spec = importlib.util.spec_from_file_location(stft_power.__name__, copy)
+    module = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, stft_power.__name__, module)
+        spec.loader.exec_module(module)
+        assert load() == ("read", [])
+        assert len(code(tmp_path)) == 2
     assert load() == ("read", [])
 
 

@@ -51,7 +51,7 @@ def load_or_compile(folder: Path, build: Callable[[bool], T]) -> T:
     Where nothing can be kept, or others could have written it, this is ``build(False)``. One process at a time compiles
     a kernel; what it compiled for others is read by them.
     """
-    settings = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    settings = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": f"{__name__}.{CodePlace.__name__}"}
     try:
         if _is_private(folder):
             with numba_settings(**settings):
@@ -59,6 +59,39 @@ def load_or_compile(folder: Path, build: Callable[[bool], T]) -> T:
     except OSError:  # the disk is full or may not be written, or another process is stopped while it compiles
         pass
     return build(False)
+
+
+class CodePlace:
+    """Tells numba to keep code in its ``CACHE_DIR`` itself, a `code_folder`, named by all that the code depends on.
+
+    Numba's own way adds the path of the source: code that another copy of earsight compiles would come beside what has
+    its digests already, and the next process would take that for damage.
+    """
+
+    def __init__(self, function: Any, file: str) -> None:
+        self._py_file = file  # numba names it in messages
+        self._line = function.__code__.co_firstlineno
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> CodePlace:
+        """The place of a function's code; numba asks for it, and for all below."""
+        return cls(function, file)
+
+    def get_cache_path(self) -> str:
+        """The folder."""
+        config: Any = importlib.import_module("numba.core.config")
+        return str(config.CACHE_DIR)
+
+    def ensure_cache_path(self) -> None:
+        """Nothing: the folder is there."""
+
+    def get_source_stamp(self) -> str:
+        """What changes with the source: here the folder's name does."""
+        return ""
+
+    def get_disambiguator(self) -> str:
+        """What tells functions of one name in one file apart."""
+        return str(self._line)
 
 
 def is_kept(folder: Path) -> bool:
