@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from earsight.cli import app
 from earsight.execution import ray_cluster
+from earsight.files import SEAL, seal_fits
 from earsight.recipe import Recipe, load_recipe, recipe_notes
 from earsight.tuning import search
 
@@ -70,6 +71,8 @@ def test_a_search_leaves_a_table_a_figure_and_the_best_recipe(found):
     assert best.training.learning_rate == result["best"]["training.learning_rate"]
     assert best.augment.mixup == result["best"]["augment.mixup"]
     assert best.features.sample_rate_hz == "auto", "as the recipe that it came from, for any data set"
+    assert seal_fits((found / "best.yaml").read_text())
+    assert (found / "best.yaml").read_text().startswith(SEAL), "a changed byte of it is noticed where it is used"
 
 
 def test_a_search_again_trains_nothing_and_says_the_same(found, synthetic_folder, monkeypatch):

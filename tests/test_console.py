@@ -55,6 +55,26 @@ def test_a_signal_ends_a_verb_tidily(kind, status):
     assert err == "earsight: stopped; all files are whole. The same command goes on from here.\n"
 
 
+@pytest.mark.parametrize(("kind", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_the_status_is_known_where_a_library_raises_an_interrupt_of_its_own(kind, status):
+    """As Ray does while it waits for a task."""
+    code = WAITING.replace(
+        "        time.sleep(60)\n",
+        """        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            raised = True
+        if raised:
+            raise KeyboardInterrupt
+""",
+    )
+    process = start("-c", code, "wait")
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(getattr(signal, kind))
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (status, "tidy\n"), err
+
+
 def test_a_signal_is_not_lost_where_python_drops_exceptions():
     """In a `__del__`, here one that is at work when the signal comes."""
     code = WAITING.replace("        time.sleep(60)\n", "        Slow()\n        time.sleep(60)\n")

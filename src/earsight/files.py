@@ -216,6 +216,18 @@ def read_lines(path: Path, *, what: str, remedy: str, error: type[EarsightError]
     return found
 
 
+def content_digest(path: Path) -> str | None:
+    """BLAKE2b (32 hex digits) of a file's bytes, by which what is derived knows it; None if it cannot be read.
+
+    Size and time do not show that files were exchanged, or written anew with their times kept.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
 def say_damage(text: str) -> None:
     """Report damage that was repaired: a line on standard error, unless logging is set up otherwise."""
     logging.getLogger("earsight").warning("earsight: %s", text)

@@ -9,6 +9,8 @@ from typing import Any
 
 from earsight.portable import interrupt
 
+_RECEIVED: list[int] = []
+
 
 def stop_at(*kinds: int) -> None:
     """Let the first of these signals raise KeyboardInterrupt(128 + number), and ensure that it is not lost."""
@@ -18,8 +20,12 @@ def stop_at(*kinds: int) -> None:
 
 
 def stop_status(error: KeyboardInterrupt) -> int:
-    """The exit code of a stop, by the convention of shells: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
-    return int(error.args[0]) if error.args else 130
+    """The exit code of a stop, by the convention of shells: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+
+    Ray raises a KeyboardInterrupt of its own, without the number, in place of the one that a signal raised in it.
+    """
+    found = error.args[0] if error.args else None
+    return found if isinstance(found, int) else 128 + _RECEIVED[0] if _RECEIVED else 130
 
 
 def keep_stops() -> None:
@@ -28,6 +34,7 @@ def keep_stops() -> None:
 
 
 def _stop(number: int, _frame: object) -> None:
+    _RECEIVED.append(number)
     signal.signal(number, signal.SIG_IGN)  # a second one, such as to a group of processes, does not disturb the end
     raise KeyboardInterrupt(128 + number)
 

@@ -3,6 +3,7 @@
 import tempfile
 
 import pytest
+from filelock import FileLock
 from ray import exceptions as ray_exceptions
 
 from earsight.errors import RunError
@@ -74,3 +75,76 @@ def test_at_the_end_the_folders_of_killed_workers_are_removed(tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt), ray_cluster.connected("ray"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_nodes_of_a_cluster_that_stays_are_tidied_too(tmp_path, monkeypatch):
+    """Each living node by a task that takes no CPU of it; a folder in use stays, and a dead node is not waited for."""
+    asked, waited = [], []
+    ids = {name: f"{number:056x}" for number, name in enumerate(("first", "second", "dead"), start=1)}
+
+    class Task:
+        def __init__(self, function, **options):
+            self.function, self.kept = function, options
+
+        def options(self, **options):
+            return Task(self.function, **self.kept, **options)
+
+        def remote(self):
+            place = self.kept["scheduling_strategy"]
+            node = next(name for name, held in ids.items() if held == place.node_id)
+            asked.append((node, place.soft, self.kept["num_cpus"], self.kept["max_retries"]))
+            with monkeypatch.context() as there:
+                there.setattr(tempfile, "tempdir", str(tmp_path / node))
+                self.function()
+            return node
+
+    class Ray:
+        exceptions = ray_exceptions
+        down = None
+
+        @staticmethod
+        def is_initialized():
+            return True
+
+        @staticmethod
+        def nodes():
+            return [{"Alive": name != "dead", "NodeID": ids[name]} for name in ("first", "second", "dead")]
+
+        @staticmethod
+        def remote(**options):
+            return lambda function: Task(function, **options)
+
+        @classmethod
+        def wait(cls, tasks, *, num_returns, timeout):
+            waited.append((tasks, num_returns, timeout))
+            if cls.down:
+                raise cls.down
+
+        @staticmethod
+        def shutdown():
+            asked.append("shutdown")
+
+    for node in ("first", "second", "dead", "here"):
+        for name in ("earsight-trial-0123", "earsight-trial-4567"):
+            (tmp_path / node / name).mkdir(parents=True)
+            (tmp_path / node / f"{name}.lock").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "here"))
+    monkeypatch.setattr(ray_cluster, "_ray", lambda: Ray)
+    monkeypatch.setattr(ray_cluster, "_connect", lambda *_: "here")
+    monkeypatch.setattr(ray_cluster, "_fitted", lambda *_, **__: None)
+    monkeypatch.setattr(ray_cluster, "TIDY_SECONDS", 0.0)
+    wanted = [("first", False, 0, 0), ("second", False, 0, 0), "shutdown"]
+    with FileLock(tmp_path / "second" / "earsight-trial-4567.lock"):
+        with pytest.raises(KeyboardInterrupt), ray_cluster.connected("ray"):
+            raise KeyboardInterrupt(143)
+        used = ["earsight-trial-4567", "earsight-trial-4567.lock"]
+        left = {node.name: sorted(path.name for path in node.iterdir()) for node in tmp_path.iterdir()}
+        assert left == {"first": [], "second": used, "here": [], "dead": left["dead"]}
+        assert len(left["dead"]) == 4
+    assert asked == wanted
+    assert waited == [(["first", "second"], 2, ray_cluster.NODES_SECONDS)]
+    for down in (ray_exceptions.RaySystemError("gone"), ConnectionError("gone"), RuntimeError("never connected")):
+        Ray.down = down  # the cluster has gone meanwhile: that hides nothing of what ended the block
+        with pytest.raises(KeyError), ray_cluster.connected("ray"):
+            raise KeyError("first")
+    assert asked == wanted * 4

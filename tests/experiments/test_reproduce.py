@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -17,7 +18,8 @@ from earsight.cli import app
 from earsight.errors import ModelError
 from earsight.evaluation.summary import read_predictions
 from earsight.execution import schedule
-from earsight.files import read_state
+from earsight.experiments import paper_figures
+from earsight.files import content_digest, read_state
 from earsight.models import weights
 from earsight.training import trial as trials
 
@@ -196,6 +198,34 @@ def test_a_cell_without_its_weights_stays_empty_and_says_so(tiny_esc10, tiny_sca
     why = "its ImageNet weights are not on this machine; --weights test_resnet=FILE"
     assert f"esc10-pretrained, 0 of 1 trials ({why})" in result.stdout
     assert "not on this machine" in refused(*call, "--only", "esc10-pretrained")
+
+
+def test_similarity_is_known_by_the_content_of_its_models(tmp_path, caplog):
+    """Models of one size and time that were exchanged; a result of an earlier version, which knew their times alone."""
+    chosen = [trials.Trial(1, 0), trials.Trial(2, 0)]
+    models = [trial.folder(tmp_path) / "model.safetensors" for trial in chosen]
+    for model, content in zip(models, (b"one", b"two"), strict=True):
+        model.parent.mkdir(parents=True)
+        model.write_bytes(content)
+        os.utime(model, ns=(1, 1))
+
+    def states():
+        return [paper_figures._state(tmp_path, chosen, by) for by in (content_digest, paper_figures._time)]
+
+    saved, (state, times) = tmp_path / "similarity.json", states()
+    assert paper_figures._read_result(saved, state, times) is None
+    paper_figures._write_result(saved, state, {"a": 1})
+    for model in models:
+        os.utime(model, ns=(2, 2))  # a copy
+    assert paper_figures._read_result(saved, *states()) == {"a": 1}
+    for model, content in zip(models, (b"two", b"one"), strict=True):
+        model.write_bytes(content)
+        os.utime(model, ns=(1, 1))
+    assert paper_figures._read_result(saved, *states()) is None
+    assert not caplog.text
+    paper_figures._write_result(saved, times, {"a": 2})
+    assert paper_figures._read_result(saved, *states()) == {"a": 2}
+    assert "cannot be checked" in caplog.text
 
 
 def test_the_page_loads_nothing(done):

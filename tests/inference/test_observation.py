@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from earsight.data.layouts import open_dataset
 from earsight.errors import RunError
 from earsight.inference import observation
 from earsight.inference.observation import KINDS, observe_boundaries, verdict
+from earsight.models.modelfile import load, save
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
 
@@ -31,6 +34,14 @@ def run(synthetic, tiny_recipe, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(run):
     return observe_boundaries(run, clips=3, most_steps=16)
+
+
+@contextmanager
+def same_time(path):
+    """A file that is written in the block keeps its time of change."""
+    status = path.stat()
+    yield
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_held_out_clips_are_measured_and_averaged(run, found, synthetic):
@@ -83,10 +94,10 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same(run, found, tmp_path, monk
 
 def test_other_settings_or_another_model_begin_anew(run, found, tmp_path, monkeypatch):
     copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
-    model = copy / "fold-1" / "seed-0" / "model.safetensors"
-    shutil.copy(model, tmp_path / "m")
-    model.unlink()
-    shutil.copy(tmp_path / "m", model)  # another time of change
+    path = copy / "fold-1" / "seed-0" / "model.safetensors"
+    card, model = load(path)
+    with same_time(path):
+        save(path, state={key: value + value for key, value in model.state_dict().items()}, card=card)
     measured = []
     monkeypatch.setattr(observation, "_measure", lambda *arguments, **_: measured.append(1) or {"left_out": "x"})
     with pytest.raises(RunError, match=r"1 of 2 clips can be measured \(x\); at least 2") as caught:
@@ -97,6 +108,47 @@ def test_other_settings_or_another_model_begin_anew(run, found, tmp_path, monkey
     with pytest.raises(RunError):
         observe_boundaries(copy, clips=3, most_steps=32)
     assert len(measured) == 6
+
+
+def test_sounds_that_were_exchanged_are_measured_anew(run, found, synthetic_folder, tmp_path, monkeypatch):
+    """By their content; a copy, whose times are others, is known by it too."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    sounds = shutil.copytree(synthetic_folder, tmp_path / "sounds")
+    measured, real = [], observation._measure
+
+    def note(model, trial, place, **keywords):
+        measured.append(trial.clips[place])
+        return real(model, trial, place, **keywords)
+
+    monkeypatch.setattr(observation, "_measure", note)
+    assert observe_boundaries(copy, data=sounds, clips=3, most_steps=16) == found
+    assert not measured
+    clips = [found["rows"][place]["clip"] for place in (1, 2)]
+    places = [sounds / clip for clip in clips]
+    contents = [place.read_bytes() for place in places]
+    for place, content in zip(places, reversed(contents), strict=True):
+        with same_time(place):
+            place.write_bytes(content)
+    again = observe_boundaries(copy, data=sounds, clips=3, most_steps=16)
+    assert measured == clips
+    names = ("explained", "attribution")
+    assert [again["rows"][1][name] for name in names] == [found["rows"][2][name] for name in names]
+
+
+def test_rows_of_an_earlier_version_are_taken_and_said_not_to_be_checked(run, found, tmp_path, monkeypatch, caplog):
+    """They knew models by their times, and sounds by their names."""
+    copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
+    kept = copy / "analysis" / "boundaries.jsonl"
+    head, *lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    for line in lines:
+        fold, seed, *_, clip = line["key"]
+        time = (copy / f"fold-{fold}" / f"seed-{seed}" / "model.safetensors").stat().st_mtime_ns
+        line["key"] = [fold, seed, time, clip]
+        del line["crc"]
+    kept.write_text("".join(json.dumps(line) + "\n" for line in (head, *lines)))
+    monkeypatch.setattr(observation, "_measure", None)
+    assert observe_boundaries(copy, clips=3, most_steps=16) == found
+    assert "cannot be checked" in caplog.text
 
 
 def test_clips_that_cannot_be_measured_are_listed(synthetic_folder, tiny_recipe, tmp_path):

@@ -16,7 +16,7 @@ import soundfile
 from earsight.analysis.attribution import Attribution
 from earsight.analysis.faithfulness import Curves
 from earsight.errors import EarsightError
-from earsight.files import read_state
+from earsight.files import read_state, write_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.reports import explanations
 from earsight.reports.explanations import (
@@ -186,6 +186,7 @@ def test_what_is_there_is_found_again_only_if_nothing_changed(explanation, tmp_p
         return read_explained(folder, **{"name": "name", "sound": sound, "origin": "abc"} | changes)
 
     assert again() == json.loads(json.dumps(content))
+    assert content["made_from"]["content"].keys() == {"sound", *content["files"]}
     assert again(origin="abd") is None
     assert again(name="other") is None
     assert again(sound=str(folder / "name.used.wav")) is None
@@ -196,6 +197,48 @@ def test_what_is_there_is_found_again_only_if_nothing_changed(explanation, tmp_p
     assert again() is None
     (folder / "name.json").write_text("[1")
     assert again() is None
+
+
+def test_what_changed_with_size_and_time_kept_is_explained_anew(explanation, tmp_path, caplog):
+    """A sound written anew in place, and each file of the explanation: one bit, or two files exchanged."""
+    folder = tmp_path / "out"
+    content = write_explained(explanation, folder, "name", origin="abc")
+    places = [Path(explanation.path), *(Path(file) for file in content["files"].values())]
+    assert len(places) == 6
+
+    def again():
+        return read_explained(folder, "name", sound=explanation.path, origin="abc")
+
+    def rewrite(path, data):
+        status = path.stat()
+        path.write_bytes(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    for path in places:
+        data = path.read_bytes()
+        rewrite(path, data[:-1] + bytes([data[-1] ^ 1]))
+        assert again() is None, path
+        rewrite(path, data)
+        assert again() == json.loads(json.dumps(content))
+    used, unused = (Path(content["files"][key]).read_bytes() for key in ("used", "unused"))
+    rewrite(Path(content["files"]["used"]), unused)
+    rewrite(Path(content["files"]["unused"]), used)
+    assert again() is None
+    # Earlier versions kept no digests: theirs are taken as they are, and that is said.
+    del content["made_from"]["content"]
+    write_state(folder / "name.json", content)
+    assert again() == json.loads(json.dumps(content))
+    assert "cannot be checked" in caplog.text
+
+
+def test_a_part_of_a_sound_is_explained_and_found_again(explanation, tmp_path):
+    part = f"{explanation.path}@0.000-1.000"
+    other = dataclasses.replace(explanation, path=part)
+    content = write_explained(other, tmp_path / "out", "name", origin="abc")
+    assert content["made_from"]["sound"][0] == part
+    assert read_explained(tmp_path / "out", "name", sound=part, origin="abc") is not None
+    assert read_explained(tmp_path / "out", "name", sound=explanation.path, origin="abc") is None
+    assert read_explained(tmp_path / "out", "name", sound=f"{explanation.path}@0.500-1.000", origin="abc") is None
 
 
 def test_a_kill_leaves_no_half_file(explanation, tmp_path, monkeypatch):

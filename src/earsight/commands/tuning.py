@@ -137,7 +137,7 @@ def _publish(
     as_json: bool,
 ) -> None:
     """Write the table, the figure, the numbers and the best recipe, and print them."""
-    from earsight.files import replace_text
+    from earsight.files import replace_text, sealed
     from earsight.reports.searches import search_figure, search_notes, search_rows
     from earsight.tuning.result import search_result
 
@@ -155,7 +155,7 @@ def _publish(
         "machine": machine,
     }
     best = next(one for one in candidates if one.point.values == result["best"])
-    replace_text(folder / "best.yaml", _best_recipe(best.point, result, data=data, folder=folder))
+    replace_text(folder / "best.yaml", sealed(_best_recipe(best.point, result, data=data, folder=folder)))
     rows, notes = search_rows(result), search_notes(result)
     steps.publish_table(
         result, rows, notes, lambda path: search_figure(result, path=path), path=folder / "search", as_json=as_json

@@ -25,7 +25,7 @@ from earsight.experiments.claims import similarity_claims, sweep_claims
 from earsight.experiments.paper_tables import TITLES, View
 from earsight.experiments.plan import run_folder
 from earsight.experiments.scale import Figures
-from earsight.files import read_state, write_state
+from earsight.files import content_digest, read_state, say_once, write_state
 from earsight.inference.classifier import load_classifier
 from earsight.inference.observation import observe_boundaries
 from earsight.reports.analysis_figures import (
@@ -110,9 +110,12 @@ def _similarity(sources: _Sources) -> _Result:
     if lacking:
         return _Result(needs=lacking)
     trials = {cell.name: sources.view.done(cell) for cell in both}
-    state = [[cell.name, *_state(sources.run(cell), trials[cell.name])] for cell in both]
+    state, earlier = (
+        [[cell.name, *_state(sources.run(cell), trials[cell.name], by)] for cell in both]
+        for by in (content_digest, _time)
+    )
     saved = sources.folder / "similarity.json"
-    result = _read_result(saved, state)
+    result = _read_result(saved, state, earlier)
     if result is None:
         if not sources.has_sounds:
             return _Result(needs=both)
@@ -286,19 +289,25 @@ def _figure_entry(
     return {"title": title, "path": place, "caption": caption, "claims": list(claims), "rows": list(rows)}
 
 
-def _state(run: Path, trials: Sequence[Trial]) -> list[Any]:
-    """Name, size and time of change of the models of some trials."""
+def _state(run: Path, trials: Sequence[Trial], by: Callable[[Path], object]) -> list[Any]:
+    """Name and size of the models of some trials, and a third thing by which they are known."""
     models = [trial.folder(run) / "model.safetensors" for trial in trials]
-    return [[str(model.relative_to(run)), model.stat().st_size, model.stat().st_mtime_ns] for model in models]
+    return [[str(model.relative_to(run)), model.stat().st_size, by(model)] for model in models]
 
 
-def _read_result(path: Path, state: list[Any]) -> dict[str, Any] | None:
-    """The earlier result for the same models; None if there is none."""
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _read_result(path: Path, state: list[Any], earlier: list[Any]) -> dict[str, Any] | None:
+    """The earlier result for the same models; None if there is none. Earlier versions knew models by their times."""
     if not path.is_file():
         return None
     try:
         found = read_state(path, {"made_from": list, "result": dict}, remedy="")
-        return found["result"] if found["made_from"] == state else None
+        if found["made_from"] == earlier:
+            say_once(f"{path}: of an earlier version; whether its models were exchanged since cannot be checked")
+        return found["result"] if found["made_from"] in (state, earlier) else None
     except EarsightError:
         return None  # of another version, or broken: it is computed anew
 

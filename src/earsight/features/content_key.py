@@ -17,7 +17,7 @@ from typing import Any
 
 from earsight.data.datasets import Dataset
 from earsight.errors import EarsightError
-from earsight.files import read_state, write_state
+from earsight.files import content_digest, read_state, write_state
 from earsight.parallel import in_order
 
 _RECENT_NS = 2_000_000_000
@@ -71,12 +71,8 @@ def _digests(dataset: Dataset, cache: Path) -> dict[str, str | None]:
         if isinstance(known := held.get(name), list) and known[:-1] == identity:
             return str(known[-1])
         began = time.time_ns()
-        try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        except OSError:
-            return None
-        if _status(path) == identity and began - max(identity[1], identity[3]) > _RECENT_NS:
+        found = content_digest(path)
+        if found and _status(path) == identity and began - max(identity[1], identity[3]) > _RECENT_NS:
             kept[name] = [*identity, found]
         return found
 

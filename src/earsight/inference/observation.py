@@ -18,8 +18,9 @@ import torch
 
 from earsight.analysis.attribution import integrated_gradients
 from earsight.analysis.boundaries import NAMES, bootstrap_mean, measure_clip
+from earsight.data.audio import file_of
 from earsight.errors import AudioError, ModelError, RunError
-from earsight.files import json_text, replace_text
+from earsight.files import content_digest, json_text, replace_text, say_once
 from earsight.inference.explanation import FromBands, bands_of, strongest_window
 from earsight.inference.model import Model
 from earsight.training.heldout import HeldOut, held_out
@@ -57,10 +58,10 @@ def observe_boundaries(
     rows = []
     for trial, places in chosen:
         model: Model | None = None
-        stamp = [trial.fold, trial.seed, trial.model.stat().st_mtime_ns]
+        who, digest = [trial.fold, trial.seed], content_digest(trial.model)
         for place in places.tolist():
-            key = [*stamp, trial.clips[place]]
-            row = kept.find(key)
+            key = [*who, digest, content_digest(file_of(trial.files[place])), trial.clips[place]]
+            row = kept.find(key) or kept.find_unchecked([*who, trial.model.stat().st_mtime_ns, trial.clips[place]])
             if row is None:
                 model = model or Model.load(trial.model, device=device)
                 row = kept.add(key, _measure(model, trial, place, most_steps=most_steps))
@@ -118,6 +119,12 @@ class _KeptRows:
 
     def find(self, key: list[Any]) -> dict[str, Any] | None:
         return self._rows.get(json.dumps(key))
+
+    def find_unchecked(self, key: list[Any]) -> dict[str, Any] | None:
+        """A row of an earlier version, which knew models by their times and sounds by their names."""
+        if found := self.find(key):
+            say_once(f"{self._path}: has rows of an earlier version; what changed since cannot be checked")
+        return found
 
     def add(self, key: list[Any], row: dict[str, Any]) -> dict[str, Any]:
         with self._path.open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from earsight.analysis.masking import smoothed
+from earsight.data.audio import file_of
 from earsight.errors import EarsightError
-from earsight.files import read_state, replacing, write_state
+from earsight.files import content_digest, read_state, replacing, say_once, write_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.inference.formats import harmless
 from earsight.reports.drawings import blank, write_figure
@@ -162,15 +163,20 @@ def made_from(model: Path, **settings: Any) -> str:
 
 
 def read_explained(folder: Path, name: str, *, sound: str, origin: str) -> dict[str, Any] | None:
-    """The numbers of an earlier explanation if sound, model and settings are unchanged; else None.
+    """The numbers of an earlier explanation if sound, model, settings and its own files are unchanged; else None.
 
     ``name`` is from `file_names`, ``sound`` the path of the sound, ``origin`` from `made_from`.
     """
     try:
         found = read_state(folder / f"{name}.json", {"files": dict}, remedy="")
-        same = found["made_from"] == {"origin": origin, "sound": _state(sound)}
-        return found if same and all(Path(file).is_file() for file in found["files"].values()) else None
-    except (EarsightError, OSError, KeyError, TypeError):
+        made, files = dict(found["made_from"]), found["files"]
+        content = made.pop("content", None)
+        same = made == {"origin": origin, "sound": _state(sound)}
+        if same and content is None and all(Path(file).is_file() for file in files.values()):
+            say_once(f"{folder}: explanations of an earlier version; what changed since cannot be checked")
+            return found
+        return found if same and content == _digests(sound, files) else None
+    except (EarsightError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -189,10 +195,9 @@ def write_explained(explanation: Explanation, folder: Path, name: str, *, origin
         files[key] = folder / f"{name}.{key}.wav"
         with replacing(files[key]) as part:
             soundfile.write(part, wave, explanation.sample_rate_hz, format="WAV", subtype="FLOAT")
-    content = explanation.to_dict() | {
-        "files": {key: str(path) for key, path in files.items()},
-        "made_from": {"origin": origin, "sound": _state(explanation.path)},
-    }
+    names = {key: str(path) for key, path in files.items()}
+    made = {"origin": origin, "sound": _state(explanation.path), "content": _digests(explanation.path, names)}
+    content = explanation.to_dict() | {"files": names, "made_from": made}
     write_state(folder / f"{name}.json", content, indent=1)
     return content
 
@@ -226,6 +231,11 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
 
 
 def _state(sound: str) -> list[Any]:
-    """Path, size and time of change of a sound file."""
-    status = Path(sound).stat()
+    """Path, size and time of change of a sound file, which it may be a part of."""
+    status = file_of(sound).stat()
     return [str(Path(sound).absolute()), status.st_size, status.st_mtime_ns]
+
+
+def _digests(sound: str, files: Mapping[str, str]) -> dict[str, str | None]:
+    """The digests of a sound and of the files that explain it."""
+    return {key: content_digest(Path(path)) for key, path in {"sound": str(file_of(sound)), **files}.items()}
