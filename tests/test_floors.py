@@ -13,15 +13,16 @@ import pytest
 from benchmarks.house import circles, figures, import_graph, imported
 
 import earsight
+from earsight import api
 
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
     *("errors", "cache", "portable", "files", "signals", "openmp", "library_output", "parallel", "version", "recipe"),
     *("kernels", "data", "evaluation", "features", "models", "training", "calibration", "execution"),
     *("analysis", "inference", "tuning", "onnx", "ensembles", "reports", "experiments", "serving"),
-    *("console", "quickstart", "commands", "cli", "__main__"),
+    *("console", "quickstart", "commands", "api", "cli", "__main__"),
 )
-# `earsight.load` imports the classifier inside itself, and names its type for type checkers.
+# It imports `earsight.api` when a public name is first asked for, and names all of them for type checkers.
 EXCEPTION = Path("__init__.py")
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
@@ -70,17 +71,17 @@ def test_modules_import_only_from_above(path):
 
 
 def test_dir_shows_what_is_meant_for_callers():
-    assert dir(earsight) == sorted(earsight.__all__) == ["__version__", "load"]
+    assert dir(earsight) == sorted(earsight.__all__)
+    assert {"train", "crossval", "evaluate", "load", "explain", "Recipe", "EarsightError"} < set(dir(earsight))
     assert all(hasattr(earsight, name) for name in earsight.__all__)
+    assert set(earsight.__all__) == {*api.__all__, "__version__"}
+    with pytest.raises(AttributeError, match="it has Classifier, "):
+        earsight.trian  # noqa: B018
 
 
-def test_the_exception_is_only_the_lazy_load():
-    reached = [name for name in imported(_tree(EXCEPTION)) if _floor(name)]
-    assert set(reached) == {
-        "earsight.version.__version__",
-        "earsight.inference.classifier.Classifier",
-        "earsight.inference.classifier.load_classifier",
-    }
+def test_only_public_names_are_imported_for_type_checkers():
+    reached = {name.rpartition(".")[2] for name in imported(_tree(EXCEPTION)) if _floor(name)}
+    assert reached == set(earsight.__all__)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_the_figures_of_the_house():
     assert found["over 600 lines"] == []
     assert found["core files"] <= 81
     assert found["core lines"] <= 20_000
-    assert found["lines"] <= 40_000
+    assert found["lines"] <= 40_500
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.
     assert [place.split(":")[0] for place in found["write beside, then rename"]] == 3 * ["files.py"]

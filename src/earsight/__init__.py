@@ -1,39 +1,40 @@
 """earsight fine-tunes ImageNet-pretrained CNNs on spectrograms of sound.
 
-From Python, the two things most people want::
+From Python: a folder in, a model and its report out::
 
     import earsight
 
-    classifier = earsight.load("runs/mine/model.safetensors")
-    print(classifier.predict("new.wav").label)
+    run = earsight.train("my_sounds", "runs/mine", progress=True)
+    print(run.load().predict("new.wav").label)
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from earsight.version import __version__
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from earsight.api import Classifier, Drawing, Evaluation, Explanation, Run, crossval, evaluate, explain, load, train
+    from earsight.commands.options import RunOptions
+    from earsight.errors import EarsightError
+    from earsight.inference.predictions import Event, Prediction, Window
+    from earsight.recipe import Recipe
 
-    from earsight.inference.classifier import Classifier
+# fmt: off
+__all__ = [
+    "Classifier", "Drawing", "EarsightError", "Evaluation", "Event", "Explanation", "Prediction", "Recipe", "Run",
+    "RunOptions", "Window", "__version__", "crossval", "evaluate", "explain", "load", "train",
+]
+# fmt: on
 
-__all__ = ["__version__", "load"]
 
-
-def load(path: str | Path) -> Classifier:
-    """Load a model file; see `earsight.inference.classifier.Classifier`.
-
-    Raises
-    ------
-    earsight.errors.ModelError
-        If the file is not a whole model file of this version of earsight.
-    """
-    # Imported here, so that `import earsight` and `earsight --help` do not wait for torch.
-    from earsight.inference.classifier import load_classifier
-
-    return load_classifier(path)
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `import earsight` does not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module 'earsight' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module("earsight.api"), name)
 
 
 def __dir__() -> list[str]:

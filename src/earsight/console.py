@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, cast
 
 import typer
@@ -108,9 +109,23 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silence(wanted: bool = True) -> Iterator[None]:
+    """Without lines and bars for as long as the block runs: `earsight.api` prints what it was asked to."""
+    before = _silent.set(wanted)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
+
+
 def say(text: str) -> None:
     """Print one line on standard error."""
-    err.print(text, markup=False)
+    if not _silent.get():
+        err.print(text, markup=False)
 
 
 def print_json(content: Any) -> None:
@@ -159,6 +174,6 @@ def bar(name: str) -> Iterator[Bar]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=err,
-        disable=not err.is_terminal,
+        disable=_silent.get() or not err.is_terminal,
     ) as progress:
         yield Bar(progress, progress.add_task(name, total=None, note=""), name)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
+from html import escape
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -66,13 +67,13 @@ class Features(_Section):
     """How a wave becomes a spectrogram; ``auto`` is filled in from the data set by `Recipe.resolve`."""
 
     representation: Literal["log_mel", "log_spectrogram", "mfcc", "gammatone"] = "log_mel"
-    sample_rate_hz: int | Literal["auto"] = "auto"
-    clip_seconds: float | Literal["auto"] = "auto"
-    frames: int | Literal["auto"] = "auto"
-    windows_ms: tuple[float, ...] = (25.0, 50.0, 100.0)
-    hops_ms: tuple[float, ...] = (10.0, 25.0, 50.0)
-    fft_ms: float = Field(100.0, gt=0)
-    bands: int = Field(128, ge=8, le=1024)
+    sample_rate_hz: int | Literal["auto"] = Field("auto", description="to which sounds are resampled")
+    clip_seconds: float | Literal["auto"] = Field("auto", description="length of a window")
+    frames: int | Literal["auto"] = Field("auto", description="columns of the spectrogram of a window")
+    windows_ms: tuple[float, ...] = Field((25.0, 50.0, 100.0), description="one for all channels, or one each")
+    hops_ms: tuple[float, ...] = Field((10.0, 25.0, 50.0), description="from one of these windows to the next")
+    fft_ms: float = Field(100.0, gt=0, description="length of the FFT; shorter windows are padded with zeros")
+    bands: int = Field(128, ge=8, le=1024, description="rows of the spectrogram")
     fmin_hz: float = Field(0.0, ge=0, description="the lowest frequency of the bands")
     fmax_hz: Annotated[float, Field(gt=0)] | Literal["none"] = Field(
         "none", description="the highest frequency of the bands; none is half the rate"
@@ -142,9 +143,9 @@ class Features(_Section):
 class Backbone(_Section):
     """Which network, and where its starting weights come from: ``imagenet``, ``none`` or a checkpoint file."""
 
-    name: str = "tf_efficientnet_lite0"
-    weights: str = "imagenet"
-    dropout: float = Field(0.0, ge=0, lt=1)
+    name: str = Field("tf_efficientnet_lite0", description="a CNN of timm, or soundnet8")
+    weights: str = Field("imagenet", description="imagenet, none (random), or a checkpoint file")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
     zero_init_last: bool = Field(
         True,
         description="whether a ResNet's last batch norm of a block starts at 0 (timm), or at 1 (torchvision)",
@@ -167,12 +168,12 @@ class Augment(_Section):
     backend: Annotated[Literal["spectrogram", "waveform"], _renamed("augment.backend")] = "spectrogram"
     probability: float = Field(0.5, ge=0, le=1, description="share of the examples that are changed at all")
     pitch_semitones: int = Field(2, ge=0, le=6, description="shifts are drawn from -n, ..., n")
-    stretch: tuple[float, float] = (0.9, 1.2)
-    shift: bool = True
-    time_masks: int = Field(1, ge=0, le=8)
-    time_mask_fraction: float = Field(0.15, ge=0, le=1)
-    band_masks: int = Field(1, ge=0, le=8)
-    band_mask_fraction: float = Field(0.15, ge=0, le=1)
+    stretch: tuple[float, float] = Field((0.9, 1.2), description="between which speeds are drawn")
+    shift: bool = Field(True, description="whether examples are moved in time, end to begin")
+    time_masks: int = Field(1, ge=0, le=8, description="stretches of time that are blanked")
+    time_mask_fraction: float = Field(0.15, ge=0, le=1, description="the longest, of the whole")
+    band_masks: int = Field(1, ge=0, le=8, description="ranges of bands that are blanked")
+    band_mask_fraction: float = Field(0.15, ge=0, le=1, description="the widest, of all")
     mixup: float = Field(0.3, ge=0, description="alpha of the Beta distribution; 0 is off")
     copies: int = Field(
         1, ge=1, le=8, description="times that an epoch shows each clip; of several the first is never changed"
@@ -196,19 +197,19 @@ class Augment(_Section):
 class Training(_Section):
     """The optimiser, its schedule, and the choice of the reported epoch."""
 
-    epochs: int = Field(30, ge=1, le=10000)
-    batch_size: int = Field(32, ge=2, le=4096)
+    epochs: int = Field(30, ge=1, le=10000, description="times through the training clips")
+    batch_size: int = Field(32, ge=2, le=4096, description="examples a step")
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(1e-3, gt=0, le=10)
-    weight_decay: float = Field(1e-2, ge=0, le=10)
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="the highest of the schedule")
+    weight_decay: float = Field(1e-2, ge=0, le=10, description="as the optimizer takes it")
     momentum: float = Field(0.9, ge=0, lt=1, description="for sgd alone")
     schedule: Literal["constant", "step", "cosine", "onecycle"] = "onecycle"
     warmup: float = Field(0.25, ge=0, le=0.9, description="share of the steps; for onecycle and cosine")
-    step_epochs: tuple[int, ...] = (30, 60)
-    step_factor: float = Field(0.1, gt=0, lt=1)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    step_epochs: tuple[int, ...] = Field((30, 60), description="after which the rate falls; for step")
+    step_factor: float = Field(0.1, gt=0, lt=1, description="by which it falls; for step")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the weights' running mean, per step; 0 is off")
-    class_weights: Literal["none", "balanced"] = "none"
+    class_weights: Literal["none", "balanced"] = Field("none", description="balanced: by 1 / clips of the class")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "none", "graph", "fused"] = Field(
         "auto",
@@ -217,7 +218,7 @@ class Training(_Section):
     source: Annotated[Literal["auto", "store", "spectrograms", "waves"], _renamed("training.source")] = Field(
         "auto", description="where a step's data lie: on disk (store), or on the device as spectrograms or as waves"
     )
-    protocol: Literal["last", "inner", "test"] = "last"
+    protocol: Literal["last", "inner", "test"] = Field("last", description="which epoch is reported: the glossary")
     inner_fraction: float = Field(0.2, gt=0, lt=1, description="of the training rows; for protocol inner")
     watch: bool = Field(False, description="record the held-out accuracy of every epoch; it decides nothing")
     windows: Literal["auto", "first", "all"] = Field(
@@ -242,6 +243,33 @@ class Recipe(_Section):
     transfer: Transfer = Transfer()
     augment: Augment = Augment()
     training: Training = Training()
+
+    @classmethod
+    def load(cls, source: str | Path = "default", *, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
+        """Read a recipe by its name in the package or from a YAML file, as `load_recipe` does.
+
+        ``overrides`` are texts ``section.field=value``, or a mapping of such names to values.
+
+        Examples
+        --------
+        >>> from earsight import Recipe
+        >>> recipe = Recipe.load(overrides={"training.epochs": 10, "augment.mixup": 0})
+        >>> recipe.training.epochs
+        10
+        >>> recipe
+        <Recipe default: tf_efficientnet_lite0 from imagenet, log_mel, 10 epochs; digest e0d90fe61588>
+        """
+        return load_recipe(source, overrides=assigned(overrides))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Recipe {self.name}: {self.backbone.name} from {self.backbone.weights}, {self.features.representation}, "
+            f"{self.training.epochs} epochs; digest {self.digest}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The whole recipe, for notebooks."""
+        return f"<pre>{escape(self.to_yaml())}</pre>"
 
     def resolve(self, *, sample_rate_hz: int, clip_seconds: float, frames: int) -> Recipe:
         """The recipe with each feature field that is still ``auto`` filled in from a data set's."""
@@ -292,6 +320,13 @@ class Recipe(_Section):
             if content[section].get(leaf) == new:
                 content[section][leaf] = old
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def assigned(overrides: Iterable[str] | Mapping[str, Any]) -> tuple[str, ...]:
+    """Overrides as texts ``section.field=value``, of a mapping too."""
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in overrides.items())
+    return (overrides,) if isinstance(overrides, str) else tuple(overrides)
 
 
 def list_recipes() -> list[str]:

@@ -19,10 +19,11 @@ from earsight.errors import EarsightError
 from earsight.files import read_state, write_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.reports import explanations
+from earsight.reports.drawings import write_figure
 from earsight.reports.explanations import (
-    explanation_figure,
+    explanation_drawing,
     explanation_lines,
-    faithfulness_figure,
+    faithfulness_drawing,
     file_names,
     made_from,
     read_explained,
@@ -80,14 +81,14 @@ def explanation(tmp_path) -> Explanation:
 
 
 def test_every_spectrogram_of_the_figure_is_in_kilohertz(explanation, tmp_path):
-    explanation_figure(explanation, path=tmp_path / "x.svg")
+    write_figure(explanation_drawing(explanation), tmp_path / "x.svg")
     root = ElementTree.parse(tmp_path / "x.svg").getroot()
     said = ["".join(node.itertext()).strip() for node in root.iter() if node.tag.endswith("}text")]
     assert said.count("0.5") >= 8, "three windows and all together, twice"
 
 
 def test_the_figure_says_what_everything_is(explanation, tmp_path):
-    explanation_figure(explanation, path=tmp_path / "new folder" / "x.svg")
+    write_figure(explanation_drawing(explanation), tmp_path / "new folder" / "x.svg")
     said = _words(tmp_path / "new folder" / "x.svg")
     for expected in (
         *("time in seconds", "dashed: the sound ends", "frequency in kHz", "log power", "25 ms window", "all windows"),
@@ -100,7 +101,7 @@ def test_the_figure_says_what_everything_is(explanation, tmp_path):
 
 def test_another_class_than_the_one_the_model_names_is_told(explanation, tmp_path):
     other = dataclasses.replace(explanation, top_label="sea", curves=None)
-    explanation_figure(other, path=tmp_path / "x.svg")
+    write_figure(explanation_drawing(other), tmp_path / "x.svg")
     assert "(the model predicts sea)" in _words(tmp_path / "x.svg")
     assert "(the model predicts sea)" in next(explanation_lines(_content(other)))
 
@@ -110,7 +111,7 @@ def _content(explanation: Explanation) -> dict:
 
 
 def test_what_speaks_for_the_class_is_dark_and_at_its_place(explanation, tmp_path):
-    explanation_figure(explanation, path=tmp_path / "x.png")
+    write_figure(explanation_drawing(explanation), tmp_path / "x.png")
     grey = matplotlib.image.imread(tmp_path / "x.png")[..., :3].mean(axis=2)
     half = grey[:, grey.shape[1] // 2 :]
     # The panels of attributions are of middle lightness but where the bright block is.
@@ -132,14 +133,14 @@ def test_one_window_or_three_and_a_sound_as_long_as_the_clip(explanation, tmp_pa
         spectrogram=explanation.spectrogram[:windows],
         attribution=dataclasses.replace(explanation.attribution, values=explanation.attribution.values[:windows]),
     )
-    explanation_figure(whole, path=tmp_path / "x.svg")
+    write_figure(explanation_drawing(whole), tmp_path / "x.svg")
     said = _words(tmp_path / "x.svg")
     assert "the sound ends" not in said
     assert said.count("ms window") == windows
 
 
 def test_the_curves_say_which_is_which_and_what_is_good(explanation, tmp_path):
-    faithfulness_figure(explanation, path=tmp_path / "x.svg")
+    write_figure(faithfulness_drawing(explanation), tmp_path / "x.svg")
     said = _words(tmp_path / "x.svg")
     areas = explanation.curves.areas("insertion")
     for expected in (
@@ -148,9 +149,9 @@ def test_the_curves_say_which_is_which_and_what_is_good(explanation, tmp_path):
     ):
         assert expected in said, expected
     with pytest.raises(EarsightError, match="without curves"):
-        faithfulness_figure(dataclasses.replace(explanation, curves=None), path=tmp_path / "y.svg")
+        write_figure(faithfulness_drawing(dataclasses.replace(explanation, curves=None)), tmp_path / "y.svg")
     with pytest.raises(EarsightError, match=r"expected \.png or \.svg"):
-        explanation_figure(explanation, path=tmp_path / "y.jpg")
+        write_figure(explanation_drawing(explanation), tmp_path / "y.jpg")
 
 
 def test_the_files_of_an_explanation(explanation, tmp_path):

@@ -121,26 +121,7 @@ def train(
     json_output: Json = False,
 ) -> None:
     """Train one model and print its accuracy on clips that it never saw."""
-    from earsight.execution.schedule import publish_model
-    from earsight.training.preparation import hold_out
-    from earsight.training.trial import Trial
-
-    dataset = steps.open_data(
-        data, options, splits=None if fold is None else options.splits, kept=steps.kept_by(folder), several=True
-    )
-    if fold is None:
-        dataset, fold = hold_out(dataset, seed=seed, kept=steps.kept_by(folder)), 1
-        by = "by label and source" if dataset.sources_known else "by label alone (no sources are known)"
-        how = "the data set's own test part" if dataset.split else f"{by}, seed {seed}"
-    else:
-        how = dataset.part_name(fold)
-    steps.say_sources(dataset, [fold], data=data, held_out=how)
-    recipe, trial = steps.load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
-    on = steps.Place(steps.computer(options.device, options.threads))
-    steps.train_all(dataset, recipe, [trial], folder, store=options, on=on)
-    steps.report(folder, on, as_json=json_output)
-    steps.calibrate_members(folder)
-    model = publish_model(folder, trial)
+    model = steps.train_one(data, folder, fold=fold, seed=seed, options=options, as_json=json_output)
     say(f"model: {model}\nnext:  earsight predict {shlex.quote(str(model))} FILES...")
 
 
@@ -157,18 +138,9 @@ def crossval(
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
-    dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder, several=True)
-    if dataset.split:
-        raise DataError(
-            f"{data}: brings its own test part, so that no folds can be held out in turn; use `earsight train`. To "
-            "draw folds over all clips, take the split away: the column split of a table, or, where paths are "
-            "train/dog/1.wav, --label-from '{part}/{label}/{name}'"
-        )
-    recipe = steps.load_recipe_for(dataset, options, run=folder)
-    with steps.place(options, ray, jobs=jobs) as on:
-        steps.train_all(dataset, recipe, trials, folder, store=options, on=on)
-        steps.report(folder, on, as_json=json_output)
-    steps.calibrate_members(folder)
+    steps.cross_validate(
+        data, folder, folds=folds, seeds=seeds, options=options, jobs=jobs, ray=ray, as_json=json_output
+    )
 
 
 @verb

@@ -14,11 +14,14 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
 from earsight import console
+
+if TYPE_CHECKING:
+    from earsight.recipe import Recipe
 
 Model = Annotated[Path, typer.Argument(help="A model file.")]
 Sounds = Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")]
@@ -90,6 +93,12 @@ class RecipeOptions:
 
     recipe: Annotated[str, typer.Option("--recipe", help="Name in the package, or a .yaml file.")] = "default"
     assignments: Set = None
+
+    def chosen(self, say: Callable[[str], None] | None = None) -> Recipe:
+        """The recipe that they name, with the overrides; ``say`` as in `load_recipe`."""
+        from earsight.recipe import load_recipe
+
+        return load_recipe(self.recipe, overrides=self.assignments or (), say=say)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -384,20 +385,38 @@ def evaluate(
     json_output: Json = False,
 ) -> None:
     """Measure a model file on labelled clips, from their audio files; with --events, on annotated recordings."""
-    from earsight.data.datasets import TooFewError
     from earsight.inference.classifier import load_classifier
-    from earsight.inference.scoring import evaluate as score
     from earsight.reports.tables import print_evaluation, print_event_scores
+
+    how: dict[str, Any] = {"fold": fold, "first": first, "damaged": damaged, "events": events, "tolerance": tolerance}
+    load = partial(load_classifier, model, device=computer(compute.device, compute.threads))
+    result = evaluated(load, data, form=form, skip_bad=skip_bad, **how)
+    show(result, print_event_scores if events else print_evaluation, as_json=json_output)
+
+
+def evaluated(
+    load: Callable[[], Classifier],
+    data: Path,
+    *,
+    fold: int | None,
+    first: bool,
+    damaged: bool,
+    form: DataOptions,
+    skip_bad: bool,
+    events: bool,
+    tolerance: float | None,
+) -> dict[str, Any]:
+    """What `earsight evaluate` prints, as `earsight.inference.scoring` returns it."""
+    from earsight.data.datasets import TooFewError
+    from earsight.inference.scoring import evaluate as score
 
     if not events and tolerance is not None:
         raise DataError(f"--tolerance {tolerance:g}: is for the onsets of events; add --events")
-    if form.boxes is None and events:
+    if events and form.boxes is None:
         raise DataError("--events: needs what was annotated; give --boxes TABLE too")
-    classifier = load_classifier(model, device=computer(compute.device, compute.threads))
+    classifier = load()
     if events and form.boxes is not None:
-        result = _events_scored(classifier, data, form.boxes, form, tolerance=tolerance, skip_bad=skip_bad)
-        show(result, print_event_scores, as_json=json_output)
-        return
+        return _events_scored(classifier, data, form.boxes, form, tolerance=tolerance, skip_bad=skip_bad)
     cards = classifier.card.members or (classifier.card,)
     drawn = {str(card.trained_on.get("digest")) for card in cards}
     try:
@@ -409,7 +428,7 @@ def evaluate(
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, damaged=damaged, progress=shown)
     say_left_out(classifier)
-    show(result, print_evaluation, as_json=json_output)
+    return result
 
 
 def _events_scored(

@@ -16,6 +16,7 @@ from earsight.commands.options import (
     LayoutOptions,
     RayOptions,
     RecipeOptions,
+    RunOptions,
     StoreOptions,
 )
 from earsight.console import bar, out, print_json, say
@@ -73,10 +74,7 @@ def open_data(
 
     given = options  # a recipe says again what it says of labels
     if options.labels == "auto" and isinstance(options, RecipeOptions):
-        from earsight.recipe import load_recipe
-
-        wanted = load_recipe(options.recipe, overrides=options.assignments or ()).training.labels
-        options = replace(options, labels=wanted)
+        options = replace(options, labels=options.chosen().training.labels)
     skip_missing = skip_missing or (isinstance(options, StoreOptions) and options.skip_bad)
     rules = box_rules(options)
     if options.boxes is not None:
@@ -200,10 +198,9 @@ def open_trials(
 
 def load_recipe_for(dataset: Dataset, options: RecipeOptions, *, run: Path | None = None) -> Recipe:
     """The recipe with its overrides, resolved for the data set and what a run folder holds already."""
-    from earsight.recipe import load_recipe
     from earsight.training.preparation import resolved
 
-    return resolved(dataset, load_recipe(options.recipe, overrides=options.assignments or (), say=say), run=run)
+    return resolved(dataset, options.chosen(say), run=run)
 
 
 def prepare_spectrograms(
@@ -308,6 +305,58 @@ def train_all(
         run(progress=shown, say=say, start=start)
 
 
+def train_one(
+    data: Path, folder: Path, *, fold: int | None, seed: int, options: RunOptions, as_json: bool | None
+) -> Path:
+    """Train one model, report it as `report` does, calibrate it, and put its file at the top of the run folder."""
+    from earsight.execution.schedule import publish_model
+    from earsight.training.preparation import hold_out
+    from earsight.training.trial import Trial
+
+    dataset = open_data(
+        data, options, splits=None if fold is None else options.splits, kept=kept_by(folder), several=True
+    )
+    if fold is None:
+        dataset, fold = hold_out(dataset, seed=seed, kept=kept_by(folder)), 1
+        by = "by label and source" if dataset.sources_known else "by label alone (no sources are known)"
+        how = "the data set's own test part" if dataset.split else f"{by}, seed {seed}"
+    else:
+        how = dataset.part_name(fold)
+    say_sources(dataset, [fold], data=data, held_out=how)
+    recipe, trial = load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
+    on = Place(computer(options.device, options.threads))
+    train_all(dataset, recipe, [trial], folder, store=options, on=on)
+    report(folder, on, as_json=as_json)
+    calibrate_members(folder)
+    return publish_model(folder, trial)
+
+
+def cross_validate(
+    data: Path,
+    folder: Path,
+    *,
+    folds: str | None,
+    seeds: int,
+    options: RunOptions,
+    jobs: int,
+    ray: RayOptions,
+    as_json: bool | None,
+) -> None:
+    """Hold out every fold in turn, report the run as `report` does, and calibrate its model files."""
+    dataset, trials = open_trials(data, options, folds=folds, seeds=seeds, run=folder, several=True)
+    if dataset.split:
+        raise DataError(
+            f"{data}: brings its own test part, so that no folds can be held out in turn; use `earsight train`. To "
+            "draw folds over all clips, take the split away: the column split of a table, or, where paths are "
+            "train/dog/1.wav, --label-from '{part}/{label}/{name}'"
+        )
+    recipe = load_recipe_for(dataset, options, run=folder)
+    with place(options, ray, jobs=jobs) as on:
+        train_all(dataset, recipe, trials, folder, store=options, on=on)
+        report(folder, on, as_json=as_json)
+    calibrate_members(folder)
+
+
 def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, store: StoreOptions, on: Place) -> None:
     """Train a run's missing trials of so many seeds, on its folds or one of them, by its own recipe."""
     from earsight.errors import RunError
@@ -330,14 +379,16 @@ def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, s
     calibrate_members(run)
 
 
-def report(folder: Path, on: Place, *, as_json: bool) -> None:
-    """Write the run's summary and print it."""
+def report(folder: Path, on: Place, *, as_json: bool | None) -> None:
+    """Write the run's summary and print it; not where ``as_json`` is None."""
     from earsight.evaluation.summary import SOURCES_UNKNOWN, read_run, write_summary
     from earsight.reports.tables import print_summary
 
     if any(trial.sources_unknown for trial in read_run(folder, several=True)):
         say(f"note: {folder}: {SOURCES_UNKNOWN}")
-    show(write_summary(folder, machine=on.machine), print_summary, as_json=as_json)
+    summary = write_summary(folder, machine=on.machine)
+    if as_json is not None:
+        show(summary, print_summary, as_json=as_json)
 
 
 def show(result: dict[str, Any], print_it: Callable[..., None], *, as_json: bool) -> None:

@@ -163,32 +163,9 @@ def explain(
 ) -> Explanation:
     """Attribute one class's score to the parts of one sound's spectrogram.
 
-    Parameters
-    ----------
-    sound : path, bytes or open file of a sound file; or ndarray or Tensor
-        As in `predict`. Of one that is cut into several windows the one that speaks most for the class is
-        explained.
-    label : str, optional
-        The class to explain; default the most probable one.
-    first : bool
-        Explain the first window, however long the sound is.
-    damaged : bool
-        Explain what is whole of a damaged or cut file.
-    curves : bool
-        Whether to measure the attributions' faithfulness, by deletion and insertion, against random orders of ``seed``.
-    most_steps : int
-        Most steps of Integrated Gradients; they are doubled until it is complete within 1 %.
-    progress : callable, optional
-        Called with (curves done, curves in all).
-
-    Raises
-    ------
-    AudioError
-        If the file cannot be read, the sound is silent, or it is shorter than one window.
-    DataError
-        If an array is no sound, or the model does not know the label.
-    ModelError
-        If the attributions are not complete within 1 % after ``most_steps``.
+    `earsight.explain` says what the parameters are; ``progress`` is called with (curves done, curves in all). Raises
+    AudioError if the file cannot be read, or the sound is silent or shorter than one window; DataError if an array is
+    no sound, or the label is unknown; ModelError if the attributions are not complete within 1 % after ``most_steps``.
     """
     from earsight.analysis.attribution import grad_cam, integrated_gradients, last_spatial_layer
     from earsight.analysis.faithfulness import measure_curves, tiles

@@ -6,6 +6,7 @@ Times are in seconds from the recording's start, probabilities are 0 to 1. Nothi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 
 NONE = "none"
 """What is shown where no class reaches its threshold."""
@@ -63,6 +64,25 @@ class Prediction:
         if self.several and not self.unknown:
             return ";".join(self.named) or NONE
         return "unknown" if self.unknown else self.label
+
+    def _first(self, number: int) -> list[tuple[str, float]]:
+        return list(zip(self.classes, self.probabilities, strict=True))[:number]
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"{name} {100 * p:.1f} %" for name, p in self._first(3))
+        more = ", ..." if len(self.classes) > 3 else ""
+        told = f"{self.answer}: " if self.unknown or self.several else ""
+        return f"<Prediction of {self.path or 'an array'}: {self.error or told + shares + more}>"
+
+    def _repr_html_(self) -> str:
+        """A bar a class, for notebooks: the first ten."""
+        rows = [
+            f"<tr><td>{escape(name)}</td><td>{100 * p:.1f} %</td><td style='min-width:12em'><div style="
+            f"'background:currentColor;opacity:.4;height:.8em;width:{100 * p:.1f}%'></div></td></tr>"
+            for name, p in self._first(10)
+        ]
+        told = self.error or self.answer
+        return f"<p><b>{escape(told)}</b> {escape(self.path)}</p><table>{''.join(rows)}</table>"
 
 
 @dataclass(frozen=True)

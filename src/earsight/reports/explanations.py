@@ -13,7 +13,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
@@ -29,6 +29,9 @@ from earsight.reports.drawings import blank, write_figure
 from earsight.reports.figures import draw_cells, hz_ticks
 from earsight.reports.text_format import percent
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # From light (against the class) through middle grey (no influence) to dark (for it).
 _FOR_AND_AGAINST = "cividis_r"
 _UNIT = "thousandths of\nthe score per cell"
@@ -40,8 +43,8 @@ _LINES = {
 }
 
 
-def explanation_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw spectrogram and attributions side by side, a row a window and one for all together; see `write_figure`."""
+def explanation_drawing(explanation: Explanation) -> Figure:
+    """Spectrogram and attributions side by side, a row a window and one for all together."""
     rows = len(explanation.spectrogram)
     figure = blank(11.5, 1.75 * (rows + 1) + 1.3)
     grid = figure.add_gridspec(rows + 1, 4, width_ratios=[1, 0.022, 1, 0.022])
@@ -71,11 +74,11 @@ def explanation_figure(explanation: Explanation, *, path: Path) -> None:
     for image, place in ((cells, grid[:-1, 3]), (merged, grid[-1, 3])):
         figure.colorbar(image, cax=figure.add_subplot(place), label=_UNIT, extend="both")
     figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
-    write_figure(figure, path)
+    return figure
 
 
-def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
-    """Draw the deletion and insertion curves, an `EarsightError` if there are none; see `write_figure`."""
+def faithfulness_drawing(explanation: Explanation) -> Figure:
+    """The deletion and insertion curves; EarsightError if there are none."""
     curves = explanation.curves
     if curves is None:
         raise EarsightError(f"{explanation.path}: explained without curves; ask for them")
@@ -100,7 +103,7 @@ def faithfulness_figure(explanation: Explanation, *, path: Path) -> None:
     axes[0].set_ylabel(f"probability of {explanation.label}", parse_math=False)
     name = Path(explanation.path).name or "a sound"
     figure.suptitle("\n".join([name, *textwrap.wrap(explanation.verdict, 110)]), fontsize=11, parse_math=False)
-    write_figure(figure, path)
+    return figure
 
 
 def _reach(values: NDArray[np.floating]) -> float:
@@ -184,10 +187,10 @@ def write_explained(explanation: Explanation, folder: Path, name: str, *, origin
     """Write an explanation's files and return its numbers, with the files' paths under ``files``."""
     folder.mkdir(parents=True, exist_ok=True)
     files = {"figure": folder / f"{name}.png"}
-    explanation_figure(explanation, path=files["figure"])
+    write_figure(explanation_drawing(explanation), files["figure"])
     if explanation.curves:
         files["faithfulness"] = folder / f"{name}.faithfulness.png"
-        faithfulness_figure(explanation, path=files["faithfulness"])
+        write_figure(faithfulness_drawing(explanation), files["faithfulness"])
     files["arrays"] = folder / f"{name}.npz"
     with replacing(files["arrays"]) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **explanation.arrays())

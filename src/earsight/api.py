@@ -1,0 +1,509 @@
+"""What Python callers use: train, crossval, evaluate, load and explain, and the objects that they return.
+
+Each function does what the verb of its name does, through the same steps, and gives the same bits. Nothing is printed
+unless ``progress`` is true; then what the verb prints on standard error is printed there. The command line's options
+that are not here, such as those of a cluster, are in `earsight VERB --help`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from earsight.commands import steps
+from earsight.commands.options import RayOptions, RunOptions
+from earsight.console import bar, silence
+from earsight.errors import EarsightError, RunError
+from earsight.inference import explanation as explained
+from earsight.inference.classifier import Classifier as _Classifier
+from earsight.inference.predictions import Event, Prediction, Window
+from earsight.inference.sounds import Sound
+from earsight.recipe import Recipe, assigned
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import Console
+
+    from earsight.reports.runs import RunRead
+
+# fmt: off
+__all__ = ["Classifier", "Drawing", "EarsightError", "Evaluation", "Event", "Explanation", "Prediction", "Recipe",
+           "Run", "RunOptions", "Window", "crossval", "evaluate", "explain", "load", "train"]
+# fmt: on
+Overrides = Iterable[str] | Mapping[str, Any]
+_SHOWN = {"recall": "recall", "average_precision": "average precision", "f1": "F1"}
+
+
+@dataclass(frozen=True)
+class _Options(RunOptions):
+    """Those of the verbs, with a recipe that may be an object."""
+
+    given: Recipe | None = None
+
+    def chosen(self, say: Callable[[str], None] | None = None) -> Recipe:
+        return self.given.override(self.assignments or ()) if self.given else super().chosen(say)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that notebooks show; ``figure`` is matplotlib's."""
+
+    figure: Figure = field(repr=False)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as PNG or SVG, by the path's suffix; EarsightError if the suffix is another."""
+        from earsight.reports.drawings import write_figure
+
+        write_figure(self.figure, Path(path))
+        return Path(path)
+
+    def _repr_png_(self) -> bytes:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        FigureCanvasAgg(self.figure)
+        data = io.BytesIO()
+        self.figure.savefig(data, format="png", dpi=100, facecolor="white")
+        return data.getvalue()
+
+
+class _Scored:
+    """Figures of a result, which is a dictionary."""
+
+    _figures: Mapping[str, Any]
+
+    @property
+    def metric(self) -> str:
+        """``accuracy``; of several labels a clip ``average_precision``; of events ``macro_f1``."""
+        return next(name for name in ("average_precision", "accuracy", "macro_f1") if name in self._figures)
+
+    @property
+    def score(self) -> float:
+        """The metric, from 0 to 1; NaN for events where there was nothing to be found."""
+        found = self._figures[self.metric]
+        return float("nan") if found is None else float(found["mean"] if isinstance(found, dict) else found)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval; None for events."""
+        found = self._figures[self.metric]
+        return tuple(found["ci95"]) if isinstance(found, dict) else None
+
+    def _words(self) -> str:
+        words = f"{self.metric.replace('_', ' ')} {100 * self.score:.1f} %"
+        low, high = self.interval or (0, 0)
+        return f"{words}, 95 % interval {100 * low:.1f} to {100 * high:.1f} %" if self.interval else words
+
+
+class Run(_Scored):
+    """A run folder, as `train` and `crossval` return it; ``Run(folder)`` opens one, or raises RunError.
+
+    ``summary`` is what ``summary.json`` holds: accuracy, intervals, folds, classes; shares are from 0 to 1.
+
+    Examples
+    --------
+    >>> import earsight
+    >>> run = earsight.Run("runs/mine")
+    >>> run.metric, 0 <= run.score <= 1, len(run.interval)
+    ('accuracy', True, 2)
+    >>> run.plot().save("confusion.png").name
+    'confusion.png'
+    >>> run.report().name
+    'report.html'
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        from earsight.reports.runs import read_for_report
+
+        self._read: RunRead = read_for_report(self.folder)
+        self.summary = self._figures = self._read.summary
+
+    def load(self, *, fold: int | None = None, seed: int = 0, device: str = "cpu") -> Classifier:
+        """The classifier of the run, or the one that held out ``fold`` with ``seed``; ModelError if there is none."""
+        if fold is None and not (self.folder / "model.safetensors").is_file():
+            raise RunError(
+                f"{self.folder}: has a model for each fold; name one, as in load(fold={self._read.folds[0]})"
+            )
+        place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed}"
+        return load(place / "model.safetensors", device=device)
+
+    def report(self, path: str | Path | None = None, *, data: str | Path | None = None) -> Path:
+        """Write the page that `earsight report` writes, by default ``report.html`` in the folder; return its path."""
+        from earsight.reports.html import write_page
+        from earsight.reports.report import make_report
+
+        target = self.folder / "report.html" if path is None else Path(path)
+        write_page(make_report([self.folder], data=None if data is None else Path(data)).text, target)
+        return target
+
+    def plot(self, kind: Literal["classes", "curves"] = "classes") -> Drawing:
+        """Draw the confusion matrix (of several labels, the classes' average precision), or the training curves."""
+        from earsight.evaluation.classes import confusion_counts
+        from earsight.reports.drawings import confusion_drawing, curves_drawing
+
+        if kind == "curves":
+            return Drawing(curves_drawing(self._read.histories))
+        if self.summary.get("several"):
+            return _class_drawing(self.summary["classes"])
+        return Drawing(confusion_drawing(confusion_counts(self._read.trials), self._read.classes))
+
+    def __repr__(self) -> str:
+        return f"<Run {self.folder}: {self._words()}>"
+
+    def _repr_html_(self) -> str:
+        from earsight.reports.tables import print_summary
+
+        return _as_html(print_summary, self.summary)
+
+
+class Evaluation(_Scored):
+    """What `evaluate` found; ``result`` is what `earsight evaluate --json` prints."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.result = self._figures = result
+
+    def plot(self) -> Drawing:
+        """Draw each class's recall; of several labels its average precision, of events its F1."""
+        return _class_drawing(self.result["classes"])
+
+    def __repr__(self) -> str:
+        return f"<Evaluation: {self._words()}>"
+
+    def _repr_html_(self) -> str:
+        from earsight.reports.tables import print_evaluation, print_event_scores
+
+        return _as_html(print_event_scores if self.metric == "macro_f1" else print_evaluation, self.result)
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation(explained.Explanation):
+    """An `earsight.inference.explanation.Explanation` that notebooks show."""
+
+    def plot(self, kind: Literal["attribution", "faithfulness"] = "attribution") -> Drawing:
+        """Draw the attributions beside the spectrogram, or how faithful they are (EarsightError without curves)."""
+        from earsight.reports.explanations import explanation_drawing, faithfulness_drawing
+
+        return Drawing(explanation_drawing(self) if kind == "attribution" else faithfulness_drawing(self))
+
+    def _repr_png_(self) -> bytes:
+        return self.plot()._repr_png_()
+
+    def __repr__(self) -> str:
+        found = f"{self.label}, probability {100 * self.probability:.1f} %"
+        return f"<Explanation of {self.path or 'an array'}: {found}. {self.verdict}".rstrip(". ") + ">"
+
+
+def explain(
+    model: str | Path | _Classifier,
+    sound: Sound,
+    *,
+    rate: float | None = None,
+    label: str | None = None,
+    first: bool = False,
+    damaged: bool = False,
+    curves: bool = True,
+    seed: int = 0,
+    most_steps: int = 2048,
+    progress: bool | Callable[[int, int], None] | None = None,
+) -> Explanation:
+    """Attribute a class's score to the parts of a sound, as ``earsight explain`` does.
+
+    Parameters
+    ----------
+    model : path or Classifier
+        A model file, or what `load` returned.
+    sound : path, bytes, open file, or array
+        As `Classifier.predict` takes it; an array with its ``rate`` in Hz.
+    label : str, optional
+        The class to explain; by default the most probable one.
+    first : bool
+        Explain the first window; by default of several the one that speaks most for the class.
+    damaged : bool
+        Explain what is whole of a damaged file.
+    curves : bool
+        Measure how faithful the attributions are, against random orders of ``seed``.
+    most_steps : int
+        Bound of the steps of Integrated Gradients.
+    progress : bool or callable, optional
+        Print progress on standard error; or what is called with (curves done, curves in all).
+
+    Returns
+    -------
+    Explanation
+        Arrays and numbers about the class; notebooks show its figure.
+
+    Returns
+    -------
+    Classifier
+        What takes files, bytes, arrays and recordings.
+
+    Raises
+    ------
+    EarsightError
+        AudioError for a sound that is unreadable, silent or too short; DataError for an unknown label; ModelError if
+        the attributions do not add up within 1 %.
+
+    Examples
+    --------
+    >>> import earsight
+    >>> found = earsight.explain("runs/mine/model.safetensors", "new.wav", curves=False)
+    >>> found.merged.shape == found.mask.shape
+    True
+    """
+    classifier = _loaded(model)
+    how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
+    with silence(not progress), bar("explaining") as shown:
+        told = progress if callable(progress) else shown
+        found = explained.explain(classifier, sound, **how, seed=seed, most_steps=most_steps, progress=told)
+    return Explanation(**vars(found))
+
+
+class Classifier(_Classifier):
+    """A model, as `load` returns it: `predict`, `predict_files`, `events`, `recording`, `explain`, `logits`.
+
+    It can be pickled, so that processes of one version of earsight can pass it on. To keep it, keep the model file.
+    """
+
+    explain = explain
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Classifier:
+    """Load a model file.
+
+    Parameters
+    ----------
+    path : path
+        A model file, or a run folder that has one at its top.
+    device : str
+        Where to compute: ``cpu``, ``cuda``, ``auto`` ...
+
+    Raises
+    ------
+    ModelError
+        If the file is not a whole model file of this version of earsight.
+
+    Examples
+    --------
+    >>> import earsight
+    >>> classifier = earsight.load("runs/mine/model.safetensors")
+    >>> found = classifier.predict("new.wav")
+    >>> found.label in classifier.classes
+    True
+    >>> len(list(classifier.predict_files(["new.wav", "new.wav"])))
+    2
+    """
+    from earsight.training.device import pick_device
+
+    inside = Path(path) / "model.safetensors"
+    return Classifier.load(inside if inside.is_file() else path, device=pick_device(device))
+
+
+def train(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe = "default",
+    overrides: Overrides = (),
+    fold: int | None = None,
+    seed: int = 0,
+    options: RunOptions | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train one model and measure it on clips that it never saw, as ``earsight train`` does.
+
+    What is there already is gone on with: the same call again resumes, or opens what is done.
+
+    Parameters
+    ----------
+    data : path
+        A folder with a folder a class, a csv, a known data set; or recordings, with ``boxes``.
+    out : path
+        The run folder.
+    recipe : name, path or Recipe
+        One of the package's recipes, a YAML file, or an object.
+    overrides : mapping or texts
+        Changes of the recipe, as in ``{"training.epochs": 10}`` or ``["training.epochs=10"]``.
+    fold : int, optional
+        The fold to hold out; by default a fifth of the clips, by label and source.
+    seed : int
+        Of the held-out draw, the head and the order of the clips.
+    options : RunOptions, optional
+        The command line's other options, by their names: ``subset``, ``boxes``, ``splits``, ``device``, ``cache`` ...
+    progress : bool
+        Print progress and notes on standard error.
+
+    Returns
+    -------
+    Run
+        The run folder: score, interval, model, report.
+
+    Raises
+    ------
+    EarsightError
+        DataError, RecipeError, ModelError or RunError, each with what was found, what was expected, and what to do.
+
+    Examples
+    --------
+    The recipe ``quick.yaml`` has a tiny network, so that this takes a second.
+
+    >>> import earsight
+    >>> run = earsight.train("my_sounds", "runs/mine", recipe="quick.yaml")
+    >>> run.load().predict("new.wav").label in run.load().classes
+    True
+    """
+    chosen = _options(options, recipe, overrides)
+    with _computing(progress):
+        steps.train_one(Path(data), Path(out), fold=fold, seed=seed, options=chosen, as_json=None)
+    return Run(out)
+
+
+def crossval(
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path | Recipe = "default",
+    overrides: Overrides = (),
+    folds: Sequence[int] | None = None,
+    seeds: int = 1,
+    options: RunOptions | None = None,
+    jobs: int = 1,
+    progress: bool = False,
+) -> Run:
+    """Hold out every fold in turn, as ``earsight crossval`` does; what is done is not run again.
+
+    What is not said here is as in `train`.
+
+    Parameters
+    ----------
+    folds : sequence of int, optional
+        Only these; by default all.
+    seeds : int
+        How many seeds, from 0.
+    jobs : int
+        Trials at a time, each in a process of its own.
+
+    Returns
+    -------
+    Run
+        The run folder, with a model for each fold and seed.
+
+    Examples
+    --------
+    >>> import earsight
+    >>> run = earsight.crossval("my_sounds", "runs/folds", recipe="quick.yaml", folds=[1, 2])
+    >>> [row["fold"] for row in run.summary["folds"]]
+    [1, 2]
+    """
+    chosen = _options(options, recipe, overrides)
+    named = None if folds is None else ",".join(map(str, folds))
+    how: dict[str, Any] = {"folds": named, "seeds": seeds, "jobs": jobs, "ray": RayOptions(), "as_json": None}
+    with _computing(progress):
+        steps.cross_validate(Path(data), Path(out), options=chosen, **how)
+    return Run(out)
+
+
+def evaluate(
+    model: str | Path | _Classifier,
+    data: str | Path,
+    *,
+    fold: int | None = None,
+    first: bool = False,
+    damaged: bool = False,
+    events: bool = False,
+    tolerance: float | None = None,
+    options: RunOptions | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure a model on labelled clips, or on annotated recordings, as ``earsight evaluate`` does.
+
+    What is not said here is as in `train`.
+
+    Parameters
+    ----------
+    model : path or Classifier
+        A model file, or what `load` returned.
+    fold : int, optional
+        Only this fold; by default the clips that training held out, where the model was trained on this data set.
+    first : bool
+        Use only the first window of each clip.
+    damaged : bool
+        Classify damaged files by what is whole of them.
+    events : bool
+        With ``boxes``: score the events that are found in whole recordings.
+    tolerance : float, optional
+        Seconds by which onsets of events may differ.
+
+    Returns
+    -------
+    Evaluation
+        Score, interval, and figures of the classes.
+
+    Examples
+    --------
+    >>> import earsight
+    >>> found = earsight.evaluate("runs/mine/model.safetensors", "my_sounds")
+    >>> found.result["held_out"], found.metric
+    (True, 'accuracy')
+    """
+    from earsight.commands.predicting import evaluated
+
+    form = _options(options)
+    how: dict[str, Any] = {"fold": fold, "first": first, "damaged": damaged, "events": events, "tolerance": tolerance}
+    with _computing(progress):
+        return Evaluation(
+            evaluated(lambda: _loaded(model, form.device), Path(data), form=form, skip_bad=form.skip_bad, **how)
+        )
+
+
+def _loaded(model: str | Path | _Classifier, device: str = "auto") -> _Classifier:
+    return model if isinstance(model, _Classifier) else load(model, device=device)
+
+
+def _options(
+    options: RunOptions | None, recipe: str | Path | Recipe = "default", overrides: Overrides = ()
+) -> _Options:
+    """The options of a verb, with a recipe; places may have been given as texts."""
+    given = vars(options or RunOptions())
+    places = {name: Path(given[name]) for name in ("boxes", "root", "cache") if given[name] is not None}
+    made = recipe if isinstance(recipe, Recipe) else None
+    named = given["recipe"] if made or recipe == "default" else str(recipe)
+    changes = [*(given["assignments"] or ()), *assigned(overrides)]
+    return _Options(**{**given, **places, "recipe": named, "assignments": changes}, given=made)
+
+
+@contextmanager
+def _computing(progress: bool) -> Iterator[None]:
+    """Print only what was asked for, and leave PyTorch the threads that it had."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        with silence(not progress):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _class_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:
+    """A share of each class, with its interval where there is one."""
+    from earsight.reports.drawings import Bar, intervals_drawing
+
+    key = next(name for name in ("average_precision", "recall", "f1") if name in rows[0])
+    found = [(row["name"], row[key], row.get("ci95") or (row[key], row[key])) for row in rows if row[key] is not None]
+    if not found:
+        raise EarsightError(f"no class has {_SHOWN[key]}, so there is nothing to draw")
+    bars = [Bar(name, 100 * value, 100 * low, 100 * high) for name, value, (low, high) in found]
+    return Drawing(intervals_drawing(bars, label=f"{_SHOWN[key]} in %"))
+
+
+def _as_html(printed: Callable[..., None], content: dict[str, Any]) -> str:
+    """What a function prints on a console, for notebooks."""
+    from rich.console import Console as Recorder
+
+    console: Console = Recorder(file=io.StringIO(), record=True, width=110, force_jupyter=False)
+    printed(content, console=console)
+    return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")

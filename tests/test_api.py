@@ -1,0 +1,229 @@
+"""From Python: the public names, the command line's very bits, silence, pickles, notebooks, and the examples."""
+
+from __future__ import annotations
+
+import doctest
+import filecmp
+import inspect
+import json
+import math
+import pickle
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import TINY_MODEL
+from typer.testing import CliRunner
+
+import earsight
+from earsight import api, recipe
+from earsight.cli import app
+from earsight.commands.options import RunOptions
+from earsight.errors import DataError, ModelError, RecipeError, RunError
+from earsight.recipe import Recipe, load_recipe
+
+QUICK = (*TINY_MODEL, "training.epochs=8")
+SET = [f"--set={one}" for one in QUICK]
+BITS = ("model.safetensors", "fold-1/seed-0/model.safetensors", "recipe.yaml")
+
+
+def verb(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def sounds(synthetic, tmp_path_factory):
+    """Six classes of ten clips, a folder a class."""
+    folder = tmp_path_factory.mktemp("api") / "my_sounds"
+    for row, clip in enumerate(synthetic.clips[:60]):
+        (folder / clip.label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(synthetic.file(row), folder / clip.label)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(sounds):
+    return earsight.train(sounds, sounds.parent / "mine", overrides=QUICK)
+
+
+def test_train_gives_the_bits_of_the_command_line(run, sounds, tmp_path):
+    verb("train", sounds, "--out", tmp_path / "verb", *SET)
+    match, differ, lost = filecmp.cmpfiles(run.folder, tmp_path / "verb", BITS, shallow=False)
+    assert (match, differ, lost) == (list(BITS), [], [])
+    with (
+        np.load(run.folder / "fold-1/seed-0/predictions.npz") as one,
+        np.load(tmp_path / "verb/fold-1/seed-0/predictions.npz") as two,
+    ):
+        assert all(np.array_equal(one[name], two[name]) for name in ("clip", "label", "logits"))
+
+
+def test_crossval_and_evaluate_say_what_the_command_line_says(run, sounds, tmp_path):
+    options = earsight.RunOptions(splits=3, cache=str(tmp_path / "cache"))
+    mine = earsight.crossval(
+        sounds, tmp_path / "mine", recipe=load_recipe(overrides=QUICK), folds=[1, 2], options=options
+    )
+    assert (tmp_path / "cache").is_dir()
+    verb("crossval", sounds, "--out", tmp_path / "verb", "--folds", "1,2", "--splits", 3, *SET)
+    bits = [f"fold-{fold}/seed-0/model.safetensors" for fold in (1, 2)]
+    assert filecmp.cmpfiles(mine.folder, tmp_path / "verb", bits, shallow=False)[0] == bits
+    assert mine.score == earsight.Run(tmp_path / "verb").score
+    assert mine.load(fold=2).card.trained_on["fold"] == 2
+    with pytest.raises(RunError, match=r"load\(fold=1\)"):
+        mine.load()
+    printed = verb("evaluate", run.folder / "model.safetensors", sounds, "--json").stdout
+    found = earsight.evaluate(run.load(), sounds)
+    assert found.result["held_out"]
+    assert recipe.yaml.safe_load(printed)["accuracy"] == found.result["accuracy"]
+    assert found.score == run.score
+
+
+def test_nothing_is_printed_unless_it_is_asked_for(run, sounds, tmp_path, capfd):
+    said = capfd.readouterr()
+    tiny = {"training.epochs": 1, "augment.copies": 1}
+    silent = earsight.train(sounds, tmp_path / "a", recipe=load_recipe(overrides=QUICK), overrides=tiny)
+    earsight.evaluate(silent.load(), sounds)
+    earsight.explain(silent.folder, next(sounds.rglob("*.wav")), curves=False)
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", "")
+    earsight.train(sounds, tmp_path / "b", overrides=[*QUICK, "training.epochs=1"], progress=True)
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert "60 clips" in said.err
+    assert "training: " in said.err
+
+
+def test_every_option_of_the_verbs_is_there(sounds):
+    """As a parameter, or as a field of `RunOptions`."""
+    assert {"recipe", "assignments", "boxes", "subset", "device", "threads", "splits"} <= {
+        field.name for field in fields(earsight.RunOptions)
+    }
+    assert earsight.RunOptions is RunOptions
+    for name in ("train", "crossval", "evaluate"):
+        assert "options" in inspect.signature(getattr(earsight, name)).parameters
+    with pytest.raises(DataError, match="no such"):
+        earsight.train(sounds, "never", options=RunOptions(boxes="absent.csv"))
+    with pytest.raises(RecipeError, match="did you mean 'epochs'"):
+        earsight.train(sounds, "never", overrides={"training.epoch": 1})
+    with pytest.raises(ModelError):
+        earsight.load("absent.safetensors")
+
+
+def test_threads_are_given_back(sounds, run):
+    import torch
+
+    before = torch.get_num_threads()
+    options = RunOptions(threads=before + 1)
+    earsight.train(sounds, run.folder, overrides=QUICK, options=options)
+    assert torch.get_num_threads() == before
+
+
+def test_overrides_as_a_mapping_are_those_as_texts():
+    given = {"training.learning_rate": 1e-5, "augment.stretch": (0.8, 1.1), "transfer.cut": None, "backbone.name": "ü"}
+    texts = ["training.learning_rate=1e-5", "augment.stretch=[0.8, 1.1]", "transfer.cut=none", "backbone.name=ü"]
+    assert Recipe.load(overrides=given) == Recipe.load(overrides=texts) == load_recipe(overrides=texts)
+    assert "10 epochs" in repr(Recipe.load(overrides="training.epochs=10"))
+
+
+def test_a_classifier_pickles_and_says_the_same(run, sounds):
+    """Also after it has predicted, and with kernels: what cannot be pickled is made anew."""
+    classifier, sound = run.load(), next(sounds.rglob("*.wav"))
+    for one in (classifier, classifier.use_kernels()):
+        found = one.predict(sound)
+        again = pickle.loads(pickle.dumps(one))
+        assert type(again) is earsight.Classifier
+        assert again.predict(sound) == found
+
+
+def test_another_process_takes_a_pickled_classifier(run, sounds, tmp_path):
+    sound = next(sounds.rglob("*.wav"))
+    (tmp_path / "classifier").write_bytes(pickle.dumps(run.load()))
+    code = (
+        f"import pickle; print(pickle.load(open({str(tmp_path / 'classifier')!r}, 'rb')).predict({str(sound)!r}).label)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == run.load().predict(sound).label
+
+
+def test_what_a_notebook_shows(run, sounds, tmp_path):
+    sound = next(sounds.rglob("*.wav"))
+    classifier = run.load()
+    found, scores = classifier.predict(sound), earsight.evaluate(classifier, sounds)
+    explanation = classifier.explain(sound, curves=False)
+    assert isinstance(explanation, earsight.Explanation)
+    for one, word in ((run, "accuracy"), (scores, "accuracy"), (found, found.label), (explanation, explanation.label)):
+        assert word in repr(one)
+        assert len(repr(one)) < 400
+        assert "object at" not in repr(one)
+    assert "6 classes" in repr(classifier)
+    for one in (run, scores, found, Recipe()):
+        assert one._repr_html_().startswith("<p")
+    assert "mean" in run._repr_html_()
+    for drawing in (run.plot(), run.plot("curves"), scores.plot(), explanation.plot()):
+        assert drawing._repr_png_().startswith(b"\x89PNG")
+    assert run.plot().save(tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert explanation._repr_png_().startswith(b"\x89PNG")
+    assert run.report(tmp_path / "page.html").read_text().startswith("<!")
+    hostile = earsight.Prediction("<b>.wav", ("<i>",), (1.0,))
+    assert "<i>" not in hostile._repr_html_()
+    assert "<b>.wav" not in hostile._repr_html_()
+
+
+def test_of_events_and_of_several_labels():
+    rows = [{"name": "dog", "f1": None}, {"name": "cat", "f1": 0.5}]
+    found = earsight.Evaluation({"macro_f1": None, "classes": rows})
+    assert math.isnan(found.score)
+    assert found.interval is None
+    assert found.plot()._repr_png_()
+    with pytest.raises(earsight.EarsightError, match="nothing to draw"):
+        earsight.Evaluation({"macro_f1": None, "classes": rows[:1]}).plot()
+    several = {"average_precision": {"mean": 0.5, "ci95": [0.25, 0.75]}, "classes": []}
+    assert repr(earsight.Evaluation(several)) == (
+        "<Evaluation: average precision 50.0 %, 95 % interval 25.0 to 75.0 %>"
+    )
+
+
+@pytest.mark.parametrize("module", [api, recipe])
+def test_the_examples_run(module, run, sounds, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(sounds, tmp_path / "my_sounds")
+    shutil.copy(next(sounds.rglob("*.wav")), tmp_path / "new.wav")
+    Path("quick.yaml").write_text(load_recipe(overrides=QUICK).to_yaml())
+    shutil.copytree(run.folder, tmp_path / "runs" / "mine")
+    # Of the same clips elsewhere: the data set's digest is of contents, so that the run is gone on with.
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    tests = [test for test in doctest.DocTestFinder(exclude_empty=True).find(module, globs={}) if test.examples]
+    for test in tests:
+        said = []
+        assert runner.run(test, out=said.append).failed == 0, "".join(said)
+    assert len(tests) >= (6 if module is api else 1)
+
+
+def test_every_public_function_has_an_example():
+    for name in ("Run", "load", "train", "crossval", "evaluate", "explain"):
+        assert ">>>" in inspect.getdoc(getattr(earsight, name)), name
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """Its cells in turn, with a tiny network; `.ci/run` executes it as it stands, in a kernel."""
+    monkeypatch.chdir(tmp_path)
+    page = Path(api.__file__).parents[2] / "examples" / "first_model.ipynb"
+    cells = json.loads(page.read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in cells)
+    train = api.train
+    monkeypatch.setattr(
+        api, "train", lambda data, out, **given: train(data, out, **given | {"overrides": QUICK, "progress": False})
+    )
+    monkeypatch.setattr(api, "explain", partial(api.explain, curves=False))
+    names: dict[str, object] = {}
+    for cell in code:
+        exec(cell, names)
+    assert names["run"].score > 0.15
+    assert Path("runs/mine/report.html").is_file()
