@@ -140,6 +140,9 @@ def test_the_report_has_the_command_that_makes_the_drawn_part_again(run, listed,
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "a drawn part, seed 0" in page
     assert "always saying hungry would reach" in page
+    assert "Each class weighing the same: balanced accuracy" in page
+    assert ("NOT shown to be better than always saying" in page) == (not first["majority"]["beaten"])
+    assert ("It never says" in page) == bool(first["never_predicted"])
     assert ", fold 1" not in page
 
 

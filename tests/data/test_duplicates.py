@@ -158,6 +158,8 @@ def test_one_sound_in_other_bytes_is_the_same(tmp_path):
         "j.wav": (late, RATE, "PCM_16"),
         "k.flac": (late, RATE, "PCM_16"),
         "l.flac": (other_late, RATE, "PCM_16"),
+        "p.wav": (wave[:1000], RATE, "PCM_16"),  # shorter than what is compared first
+        "q.wav": (wave[:1000], RATE // 2, "PCM_16"),
     }
     for name, (content, rate, coding) in sounds.items():
         soundfile.write(tmp_path / name, content, rate, coding)
@@ -177,6 +179,8 @@ def test_names_are_joined_through_others():
     names = np.array(["a", "b", "c", "d", "b"])
     assert duplicates.joined(names, []) is names
     assert duplicates.joined(names, [[0, 1], [3, 4]]).tolist() == ["a", "a", "c", "a", "a"]
+    chain = [(one, one + 1) for one in (6, 2, 4, 0, 5, 1, 3)]
+    assert duplicates.connected(chain) == duplicates.connected(chain[::-1]) == [list(range(8))]
     assert duplicates.connected([(4, 7), (1, 2), (7, 900)]) == [[1, 2], [4, 7, 900]]
 
 

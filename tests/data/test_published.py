@@ -68,6 +68,32 @@ def test_urbansound8k_with_folds_missing(tmp_path):
     assert (finding.kind, finding.severity, finding.clips) == ("missing", "error", data.missing)
 
 
+@pytest.mark.parametrize(("layout", "source", "folds"), [("urbansound8k", 106905, (4, 7)), ("esc50", 131943, (2, 3))])
+def test_sources_in_two_official_folds_are_named_and_stay(tmp_path, layout, source, folds):
+    if layout == "urbansound8k":
+        place = urban(tmp_path, folds) / "metadata" / "UrbanSound8K.csv"
+        names = [f"{source}-{kind}-0-{kind}.wav" for kind in (0, 3)]
+        more = [f"{name},{source},0,4,1,{fold},3,dog_bark" for name, fold in zip(names, folds, strict=True)]
+        paths = [f"audio/fold{fold}/{name}" for name, fold in zip(names, folds, strict=True)]
+        lines = place.read_text().splitlines()
+    else:
+        place = tmp_path / "meta" / "esc50.csv"
+        lines = ["filename,fold,target,category,esc10,src_file,take"]
+        lines += [f"{n}.wav,{1 + n % 5},{n // 10},{'ab'[n // 10]},TRUE,{n},A" for n in range(20)]
+        touch(tmp_path, *(f"audio/{n}.wav" for n in range(20)))
+        paths = [f"audio/{fold}-{source}-A.wav" for fold in folds]
+        more = [f"{fold}-{source}-A.wav,{fold},0,a,TRUE,{source},A" for fold in folds]
+    touch(tmp_path, *paths)
+    table(place, "\n".join([*lines, *more]))
+    data = open_dataset(tmp_path)
+    assert data.layout == layout
+    assert f"LEAK: 1 sources have clips in several folds ({source}): held-out accuracy will flatter" in data.notes
+    assert [clip.fold for clip in data.clips if clip.path in paths] == list(folds)
+    (found,) = (one for one in check_dataset(data).findings if one.kind == "group_straddles")
+    assert sorted(found.clips) == sorted(paths)
+    assert f"({source} in {folds[0]} and {folds[1]})" in found.text
+
+
 def test_folders_called_fold_of_other_sounds_are_classes(tmp_path):
     touch(tmp_path, *(f"fold{fold}/door {n}.wav" for fold in (1, 2) for n in range(5)))
     assert open_dataset(tmp_path).layout == "folder"

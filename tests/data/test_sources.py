@@ -33,6 +33,10 @@ def _app(app: int, n: int) -> str:
     return f"{app:08x}-6999-485b-97a2-913c1cbf099c-14307603{n:05}-1.7-m-26-hu.wav"
 
 
+def _word(number: int) -> str:
+    return "".join("abcdefghij"[int(digit)] for digit in f"{number:04}")
+
+
 _CLASSES = [f"class{n % 3}" for n in range(60)]
 CASES = {
     "app ids": ([_app(n % 11, n) for n in range(60)], [f"{n % 11:08x}" for n in range(60)]),
@@ -56,6 +60,10 @@ CASES = {
         [f"{['park', 'main street', 'at home late'][n // 3 % 3]} ({n}).wav" for n in range(60)],
         [n // 3 % 3 for n in range(60)],
     ),
+    "a fifth of the clips": (
+        [f"{_word(n // 3 if n < 12 else n)}_{n}.wav" for n in range(60)],
+        [n // 3 if n < 12 else n for n in range(60)],
+    ),
     "sequence numbers": ([f"rec{n // 10}_{n % 10:03}.wav" for n in range(60)], [n // 10 for n in range(60)]),
     "days": ([f"202305{n // 10:02}_12{n:02}00.WAV" for n in range(60)], [n // 10 for n in range(60)]),
     "folders": ([f"Actor_{n // 10}/{n:02}-01.wav" for n in range(60)], [n // 10 for n in range(60)]),
@@ -77,6 +85,9 @@ def test_names_that_tell_sources(case):
         [f"{n:05}.wav" for n in range(60)],
         [f"class{n % 3}.{n:05}.wav" for n in range(60)],  # the genre and a number
         [f"class{n % 3}{n}.wav" for n in range(60)],
+        [f"class{n % 3}_{n // 3 + n // 6:04}.wav" for n in range(60)],  # takes, some of which were left out
+        [f"{_word(max(n, 1))}_{n}.wav" for n in range(60)],  # two of sixty
+        [f"{['left', 'right'][n % 2]}_{n * n * 31}x.wav" for n in range(60)],  # two words tell no sources apart
         [f"{chr(97 + n % 26)}{chr(97 + n * 7 % 26)}{n * n * 31}x.wav" for n in range(60)],
     ],
 )
@@ -169,6 +180,8 @@ def test_imbalance_is_named():
     line = balance_line(labels)
     assert "always saying 'hungry' would be right in 83.5 % of the clips (167; 'burping' has 15)" in line
     assert balance_line(_CLASSES) == ""
+    rare = ["a"] * 20 + ["b"] * 20 + ["c"] * 20 + ["d"] * 3  # none has half more than its share
+    assert "31.7 % of the clips (20; 'd' has 3)" in balance_line(rare)
     two = ["yes"] * 80 + ["no"] * 20
     assert "80.0 %" in balance_line(two)
 

@@ -108,6 +108,26 @@ def test_a_group_of_many_classes_stays_whole():
     assert sorted(set(found)) == [1, 2, 3, 4]
 
 
+def test_of_folds_alike_the_one_with_fewer_groups_is_next():
+    """Of class 0 fold 1 gets groups of 5, 1 and 1, fold 2 of 4 and 3: the first group of class 1 goes to fold 2."""
+    sizes = [5, 4, 3, 1, 1, 8, 7]
+    groups = np.repeat(np.arange(7), sizes)
+    found = splits.group_folds(np.where(groups < 5, 0, 1), groups, folds=2, seed=0)
+    assert [int(found[groups == group][0]) for group in range(7)] == [1, 2, 2, 1, 1, 2, 1]
+
+
+def test_where_every_source_is_too_large_the_smallest_is_held_out():
+    groups = np.repeat([0, 1, 2], [10, 3, 7])
+    held = splits.holdout(np.zeros(20, dtype=int), groups, fraction=0.05, seed=0)
+    assert held.tolist() == (groups == 1).tolist()
+
+
+def test_a_source_that_is_as_near_as_none_is_held_out_while_clips_are_wanted():
+    labels, groups = np.repeat([0, 1], [4, 8]), np.array([0, 0, 1, 1, *range(2, 10)])
+    held = splits.holdout(labels, groups, fraction=0.25, seed=0)
+    assert [int(held[labels == label].sum()) for label in (0, 1)] == [2, 2]
+
+
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
 def test_holdout_share_must_be_a_share(fraction):
     with pytest.raises(DataError, match="between 0 and 1"):

@@ -102,6 +102,24 @@ def test_a_gain_counts_only_beyond_the_noise():
     assert not row["gain"]["beyond_noise"]
 
 
+def test_intervals_go_by_sources_where_clips_share_them():
+    """Each of three members is wrong about one source of six: 45 clips that gain are three sources that do."""
+    labels, source = np.arange(90) % 3, np.arange(90) // 15
+    alone = [made.answered(1, seed, labels, source != seed) for seed in range(3)]
+    known = [replace(one, groups=np.array([f"s{number}" for number in source])) for one in alone]
+    rows = []
+    for trials in (alone, known):
+        grid = gather([trials], names=["r"])
+        rows.append((single_row(grid), method_row(grid, "average", {1: grid.mixed(1)}, networks=3)))
+    (_, apart), (single, average) = rows
+    low, _ = scipy.stats.t.interval(0.95, 5, loc=5 / 6, scale=scipy.stats.sem([2 / 3] * 3 + [1] * 3))
+    assert single["accuracy"]["ci95"] == [pytest.approx(low), 1.0]
+    assert average["accuracy"]["ci95"] == [pytest.approx(0.025 ** (1 / 6)), 1.0]
+    assert average["gain"]["difference"] == pytest.approx(apart["gain"]["difference"]) == pytest.approx(1 / 6)
+    assert (average["gain"]["p_value"], average["gain"]["beyond_noise"]) == (pytest.approx(2 / 8), False)
+    assert apart["gain"]["beyond_noise"]
+
+
 # Greedy choice
 
 

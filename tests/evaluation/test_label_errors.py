@@ -76,3 +76,53 @@ def test_trials_of_other_classes_or_labels_are_refused():
     other.labels[0] = 2
     with pytest.raises(RunError, match=r"1-00\.wav: has two labels"):
         suspected_labels([one, other], temperature=fit_temperature)
+
+
+def alone(probabilities, labels):
+    """One trial with these probabilities."""
+    clips = np.array([f"{row}.wav" for row in range(len(labels))])
+    return Predictions(clips, np.array(labels), np.log(np.array(probabilities)), CLASSES, {"fold": 1, "seed": 0})
+
+
+def as_they_are(logits, labels):
+    return 1.0
+
+
+def test_a_label_that_is_the_likeliest_class_is_not_suspected():
+    """Class b usually has 0.3 where it is the label, so that 0.34 is enough, but a has 0.35."""
+    rows = [(0.6, 0.2, 0.2), (0.35, 0.34, 0.31), (0.4, 0.3, 0.3), (0.4, 0.3, 0.3), (0.2, 0.2, 0.6)]
+    found = suspected_labels([alone(rows, [0, 0, 1, 1, 2])], temperature=as_they_are)
+    assert [(one.clip, one.likelier) for one in found] == []
+    rows[1] = (0.32, 0.36, 0.32)
+    found = suspected_labels([alone(rows, [0, 0, 1, 1, 2])], temperature=as_they_are)
+    assert [(one.clip, one.likelier) for one in found] == [("1.wav", "b")]
+
+
+def test_nine_tenths_are_enough_of_networks_that_are_always_sure():
+    sure = [(0.999, 0.0005, 0.0005), (0.0005, 0.999, 0.0005), (0.0005, 0.0005, 0.999)]
+    for share, count in ((0.95, 1), (0.85, 0)):
+        rows = [*sure * 3, (0.99 - share, share, 0.01)]
+        found = suspected_labels([alone(rows, [0, 1, 2] * 3 + [0])], temperature=as_they_are)
+        assert [(one.clip, one.probability) for one in found] == [("9.wav", pytest.approx(share))] * count
+
+
+def test_a_class_that_no_clip_bears_is_never_likelier():
+    rows = [(0.9, 0.05, 0.05), (0.05, 0.9, 0.05), (0.02, 0.02, 0.96)]
+    assert suspected_labels([alone(rows, [0, 1, 0])], temperature=as_they_are) == []
+
+
+def test_clips_that_more_trials_held_out_weigh_no_more():
+    """A sum of two seeds' probabilities would reach what one clip has."""
+    first = alone([(0.9, 0.05, 0.05), (0.05, 0.9, 0.05), (0.54, 0.36, 0.1)], [0, 1, 0])
+    second = Predictions(
+        first.clips[2:], first.labels[2:], np.log([(0.46, 0.48, 0.06)]), CLASSES, {"fold": 1, "seed": 1}
+    )
+    assert suspected_labels([first, second], temperature=as_they_are) == []
+    (found,) = suspected_labels(
+        [
+            alone([(0.9, 0.05, 0.05), (0.3, 0.5, 0.2), (0.3, 0.6, 0.1)], [0, 1, 0]),
+            Predictions(first.clips[2:], first.labels[2:], np.log([(0.3, 0.6, 0.1)]), CLASSES, {}),
+        ],
+        temperature=as_they_are,
+    )
+    assert (found.clip, found.trials, found.probability) == ("2.wav", 2, pytest.approx(0.6))

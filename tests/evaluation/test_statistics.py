@@ -401,3 +401,38 @@ def test_of_six_groups_five_are_redrawn(monkeypatch):
     six = np.array(list(itertools.product(range(6), repeat=6)))
     other = np.quantile(sums[six].sum(axis=1) / masses[six].sum(axis=1), [0.025, 0.975])
     assert abs(other[0] - expected[0]) > 0.02, "the two can be told apart"
+
+
+def test_a_p_value_of_drawn_signs_is_never_zero(monkeypatch):
+    monkeypatch.setattr(statistics, "_CELLS", 2)
+    found = paired_difference(np.ones(200), np.zeros(200), folds=np.zeros(200), draws=999)
+    assert found.p_value == 1 / 1000
+
+
+def test_limits_of_two_groups_stay_within_what_an_accuracy_can_be():
+    """Student's t with one degree of freedom reaches to 12.7 standard errors."""
+    groups = np.repeat([0, 1], 20)
+    found = paired_difference(groups == 0, np.zeros(40), folds=np.zeros(40), groups=groups)
+    assert (found.difference, found.low, found.high) == (0.5, -1.0, 1.0)
+    alone = bootstrap_accuracy(groups == 0, folds=np.zeros(40), groups=groups)
+    assert alone == (0.5, 0.0, 1.0)
+
+
+def test_a_share_over_groups_without_spread_keeps_the_limits_over_clips():
+    right, groups = np.tile([True, False], 20), np.repeat(np.arange(20), 2)
+    found = statistics.share_limits(right, lambda share, cases: (share - 0.1, share + 0.1), clips=groups, groups=groups)
+    assert found == (0.4, 0.6)
+    clips = np.arange(40)
+    found = statistics.share_limits(right, lambda share, cases: (share - 0.1, share + 0.1), clips=clips, groups=groups)
+    assert found == (0.4, 0.6)
+
+
+def test_equal_differences_are_one_value_whatever_shares_they_come_from():
+    """1 less 2/3 is another float than 1/3; as two values they would be redrawn apart."""
+    zeros = np.zeros(60)
+    folds = np.zeros(120)
+    mixed = paired_difference(
+        np.r_[np.ones(30), np.full(30, 1 / 3), zeros], np.r_[np.full(30, 2 / 3), zeros[:30], zeros], folds=folds
+    )
+    plain = paired_difference(np.r_[np.full(60, 1 / 3), zeros], np.r_[zeros, zeros], folds=folds)
+    assert (mixed.low, mixed.high, mixed.p_value) == (plain.low, plain.high, plain.p_value)

@@ -87,7 +87,7 @@ def _guess(dataset: Dataset, data: Path, found: Report, *, to: Path | None) -> d
     known = "sources are known" if dataset.sources_known else "sources are not known"
     count = len(set(groups))
     parts = [f"by {guess.rule}"] if guess else []
-    parts += [f"with {counted(sounds, 'sound')} that is there twice or nearly so as one source each"] if sounds else []
+    parts += [f"with sounds that are there twice or nearly so ({sounds}) as one source each"] if sounds else []
     line = f"{known}; {' and '.join(parts)} the clips would be from {count}: {where}"
     rule = guess.rule if guess else None
     return {"rule": rule, "count": count, "joined": sounds, "file": None if to is None else str(to), "line": line}

@@ -97,8 +97,7 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
         where[group] = best
         dealt[best] += mass
         used[best] += 1
-    _fill_empty(where, dealt, counts, folds=folds)
-    return where[owner] + 1
+    return where[owner] + 1  # an empty fold is always the lightest, so that none is left
 
 
 def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -185,7 +184,7 @@ def _iterative(counts: _Ints, clips: _Ints, *, shares: list[float], seed: int) -
             wanted[best] -= counts[group]
             room[best] -= clips[group]
             left = left - counts[group]
-    _fill_empty(where, np.zeros((folds, counts.shape[1]), dtype=np.int64), counts, folds=folds)
+    _fill_empty(where, counts, folds=folds)
     return where
 
 
@@ -214,7 +213,7 @@ def _order(counts: _Ints, *, seed: int) -> list[int]:
     return [int(group) for group in keys]
 
 
-def _fill_empty(where: _Ints, dealt: _Ints, counts: _Ints, *, folds: int) -> None:
+def _fill_empty(where: _Ints, counts: _Ints, *, folds: int) -> None:
     """Give each fold that got nothing the smallest group of the fold with the most groups."""
     for fold in range(folds):
         if (where == fold).any():
@@ -222,6 +221,4 @@ def _fill_empty(where: _Ints, dealt: _Ints, counts: _Ints, *, folds: int) -> Non
         donor = np.bincount(where, minlength=folds).argmax()
         candidates = np.flatnonzero(where == donor)
         moved = candidates[counts[candidates].sum(axis=1).argmin()]
-        dealt[donor] -= counts[moved]
-        dealt[fold] += counts[moved]
         where[moved] = fold

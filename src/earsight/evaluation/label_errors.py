@@ -2,8 +2,9 @@
 
 Comes in: `Predictions` of any folds and seeds. Goes out: `Suspect` labels, the surest first. This is confident learning
 (C. Northcutt et al., "Confident Learning", JAIR 70, 2021): a label is suspected where another class reaches the
-probability that this class usually has for the clips that bear its name. Each trial's probabilities are calibrated by
-one temperature on its own held-out clips, and averaged over the trials that held a clip out.
+probability that this class usually has for the clips that bear its name, and is likelier than the label. Each trial's
+probabilities are calibrated by one temperature on its own held-out clips, and averaged over the trials that held a clip
+out.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def suspected_labels(
     )
     reached = np.where(mean >= np.where(np.isinf(usual), usual, np.minimum(usual, ENOUGH)), mean, -1.0)
     likelier = reached.argmax(axis=1)
-    wrong = np.flatnonzero((reached.max(axis=1) >= 0) & (likelier != given))
+    # Where networks are unsure, another class may reach what it usually has and still be less likely than the label.
+    wrong = np.flatnonzero((reached.max(axis=1) >= 0) & (mean[np.arange(len(clips)), likelier] > own))
     order = wrong[np.argsort(own[wrong] - mean[wrong, likelier[wrong]], kind="stable")]
     return [
         Suspect(
