@@ -257,8 +257,8 @@ def explain(
     classifier = _loaded(model)
     how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
     with silence(not progress), bar("explaining") as shown:
-        told = progress if callable(progress) else shown
-        found = explained.explain(classifier, sound, **how, seed=seed, most_steps=most_steps, progress=told)
+        show = progress if callable(progress) else shown
+        found = explained.explain(classifier, sound, **how, seed=seed, most_steps=most_steps, progress=show)
     return Explanation(**vars(found))
 
 
@@ -375,7 +375,7 @@ def crossval(
 ) -> Run:
     """Hold out every fold in turn, as ``earsight crossval`` does; what is done is not run again.
 
-    What is not said here is as in `train`.
+    What is not described here is as in `train`.
 
     Parameters
     ----------
@@ -420,7 +420,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled clips, or on annotated recordings, as ``earsight evaluate`` does.
 
-    What is not said here is as in `train`.
+    What is not described here is as in `train`.
 
     Parameters
     ----------
