@@ -170,6 +170,15 @@ def test_one_recording_and_its_table_of_any_name(root):
     assert spans(found) == [("b.wav", 1, 2, "owl"), ("b.wav", 1, 2, "wren")]
 
 
+def test_a_unit_is_guessed_where_it_fits_all_boxes_and_seconds_fit_few(root):
+    far = "path,begin,end,label\na.wav,1000,2000,owl\n"
+    with pytest.raises(DataError, match=r"2 boxes past the end.*look like ms"):
+        read_boxes(table(root, far + "a.wav,3000,4000,owl\na.wav,3,4,owl\n"), root)
+    for more in ("a.wav,1,2,owl\na.wav,3,4,owl\n", "a.wav,1.5,2,owl\n"):
+        with pytest.raises(DataError, match=r"1 box past the end.*times count from the begin"):
+            read_boxes(table(root, far + more), root)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -180,6 +189,9 @@ def test_one_recording_and_its_table_of_any_name(root):
         ("a.wav,11,12,owl", "past the end .*line 3"),
         ("a.wav,8000,16000,owl", "line 3 .*look like samples: name the columns so, as in begin_samples"),
         ("a.wav,1000,2000,owl", "line 3 .*look like ms: name the columns so, as in begin_ms"),
+        ("a.wav,2,12,owl", r"past the end .*line 3 \(12 of 10.00 s\)\): times count from the begin"),
+        ("a.wav,1000.5,2000,owl", "past the end .*line 3.*: times count from the begin"),
+        ("a.wav,1000,90000,owl", "past the end .*line 3.*: times count from the begin"),
         ("a.wav,one,2,owl", "without begin and end as numbers .*line 3.*write seconds"),
         ("a.wav,,2,owl", "without begin and end as numbers .*line 3"),
         ("a.wav,1,2,", "without a label .*line 3.*--label-column"),

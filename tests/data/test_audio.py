@@ -300,6 +300,13 @@ def test_cut_files_are_refused_when_only_their_start_is_wanted(tmp_path, kind):
     assert "truncated" in reason(path, seconds=0.5)
 
 
+def test_a_cut_file_is_named_whoever_stops_before_the_cut(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(encoded("wav")[:-2000])
+    with pytest.raises(AudioError, match="truncated"), audio.opened(path, cut=True) as sound:
+        assert len(sound.decoder.read(10)) == 10
+
+
 @pytest.mark.parametrize("size", [0, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_wav_of_a_writer_that_could_not_seek_back_is_read(tmp_path, size):
     content = bytearray(encoded("wav"))

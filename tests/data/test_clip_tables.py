@@ -63,6 +63,7 @@ def test_boxes_are_refused(tmp_path, columns):
     assert (
         f"columns '{begin}' and '{end}' mark parts of sounds: give the folder of the sounds as the data set" in message
     )
+    assert "mark parts of sounds" in refused(listed(tmp_path, f"path,label,{columns}", "0.wav,x,0,1", "1.wav,y,0,2"))
     # Without a value they mark nothing.
     empty = [f"{n}.wav,{'xy'[n % 2]},," for n in range(4)]
     assert len(open_dataset(listed(tmp_path, f"path,label,{columns}", *empty), folds=2).clips) == 4
@@ -181,6 +182,20 @@ def test_other_codings_are_named(tmp_path, content, said):
     message = refused(tmp_path / "list.csv")
     assert "expected a csv saved as UTF-8, " in message
     assert said in message
+
+
+def test_a_letter_that_is_none_is_no_text(tmp_path):
+    touch(tmp_path, "0.wav", "1.wav")
+    (tmp_path / "list.csv").write_bytes(b"path,label\n0.wav,x\0y\n1.wav,y\n")
+    assert "UTF-16 without its mark, or no text" in refused(tmp_path / "list.csv")
+
+
+def test_a_name_without_an_ending_that_two_sounds_have_is_not_there(tmp_path):
+    rows = ("0,x", "1,y", "2,x", "3,y")
+    listed(tmp_path, "path,label", *rows)
+    assert [clip.path for clip in open_dataset(tmp_path / "list.csv", folds=2).clips] == [f"{n}.wav" for n in range(4)]
+    touch(tmp_path, "1.flac")
+    assert "1 of 4 files do not exist (1)" in refused(tmp_path / "list.csv", folds=2)
 
 
 def test_a_table_without_names_of_columns(tmp_path):

@@ -226,10 +226,8 @@ def test_nested_folders_links_and_what_is_no_sound(tmp_path):
     notes = " | ".join(data.notes)
     assert "'empty' holds no sound" in notes
     assert "2 hidden names left out" in notes
-    assert (
-        "4 files were left out: their endings are not those of sounds (none 1, .csv 1, .md 1, .txt 1); rename what"
-        in notes
-    )
+    assert "1 file was left out: its ending is not a sound's (none 1); rename what" in notes
+    assert "3 files beside the sounds, none by the ending (.csv 1, .md 1, .txt 1)" in notes
     assert "1 sounds beside the class folders" in notes
     assert "links to folders already listed" in notes
 

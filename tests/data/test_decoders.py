@@ -296,6 +296,17 @@ def test_what_is_whole_before_damage_is_read_where_it_is_excused(tmp_path):
             assert windows[-1][0] / rate + 0.4 == pytest.approx(told[-1][1], abs=0.1)
 
 
+def test_what_follows_a_damaged_page_is_not_joined_to_what_is_before(tmp_path):
+    content = written(rate=48000, format="OGG", subtype="VORBIS")
+    whole, told, damaged = read(tmp_path, content), [], bytearray(content)
+    damaged[len(content) // 2] ^= 1
+    (tmp_path / "x").write_bytes(damaged)
+    wave = audio.read(tmp_path / "x", sample_rate_hz=48000, excuse=lambda *what: told.append(what))
+    assert "a damaged page" in told[0][0]
+    assert 0 < len(wave) < len(whole)
+    np.testing.assert_array_equal(wave, whole[: len(wave)])
+
+
 def test_nothing_is_excused_where_nothing_was_read(tmp_path):
     for content in (written(format="WAV")[:44], b"\0" * 5000, written(format="OGG", subtype="VORBIS")[:300]):
         (tmp_path / "x").write_bytes(content)

@@ -223,10 +223,21 @@ def test_tags_between_joined_streams_are_no_cut(tmp_path, made):
     assert len(read(tmp_path / "y", part + part)) == 2 * len(alone)
 
 
-def test_a_cut_avi_and_a_caf_that_lacks_bytes_are_named_as_what_they_are(tmp_path):
+def test_a_cut_m4a_or_avi_and_a_caf_that_lacks_bytes_are_named_as_what_they_are(tmp_path):
+    # With the index first, as for streaming: its places of the sound are moved by its own length.
+    m4a = by_ffmpeg("mp4", "aac")
+    at, index = m4a.index(b"mdat") - 4, bytearray(m4a[m4a.index(b"moov") - 4 :])
+    place = index.index(b"stco") + 12
+    for one in range(place, place + 4 * int.from_bytes(index[place - 4 : place], "big"), 4):
+        index[one : one + 4] = struct.pack(">I", int.from_bytes(index[one : one + 4], "big") + len(index))
+    whole, m4a = m4a, m4a[:at] + bytes(index) + m4a[at : -len(index)]
+    np.testing.assert_array_equal(read(tmp_path / "x", m4a), read(tmp_path / "y", whole))
+    assert reason(tmp_path / "x", m4a[:-77]).startswith("truncated: 77 bytes of its sound are missing; copy it again")
     avi = by_ffmpeg("avi", "libmp3lame", sample_format="s16p")
     assert abs(len(read(tmp_path / "x", avi)) - len(WAVE)) < 4096
-    assert reason(tmp_path / "x", avi[: len(avi) * 2 // 3]).startswith("truncated: ")
+    short = avi[: len(avi) * 2 // 3]
+    missing = len(avi) - len(short)
+    assert reason(tmp_path / "x", short).startswith(f"truncated: {missing} bytes of its sound are missing")
     caf = by_ffmpeg("caf", "alac", sample_format="s16p")
     at = caf.index(b"pakt")
     table = caf[at : at + 12 + int.from_bytes(caf[at + 4 : at + 12], "big")]
@@ -285,6 +296,19 @@ def test_transport_streams_of_camcorders_have_the_time_in_front_of_each_packet(t
     content = by_ffmpeg("mpegts", "ac3", wave=LONG, options={"mpegts_m2ts_mode": "1"})
     assert (content[4], content[196]) == (0x47, 0x47)
     np.testing.assert_array_equal(read(tmp_path / "x", content), read(tmp_path / "y", made("AC-3 in MPEG-TS")))
+    for gone in (1, 5, 191, 192 * 200):  # the last is cut between two packets
+        assert reason(tmp_path / "x", content[:-gone]).startswith("truncated")
+
+
+@pytest.mark.parametrize("frames", [11520, 46080, 46081, 69999])
+def test_true_audio_in_matroska_is_read_to_its_last_sample(tmp_path, frames):
+    wave = LONG[:frames]
+    content = by_ffmpeg("matroska", "tta", wave=wave, sample_format="s16")
+    expected = np.round(wave.astype(np.float64) * 32768).astype(np.int16) / np.float32(32768)
+    np.testing.assert_array_equal(read(tmp_path / "x", content), expected)
+    at = content.rindex(b"\x1c\x53\xbb\x6b") - 99  # in a block before the index
+    flipped = content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :]
+    assert "packet" in reason(tmp_path / "x", flipped)
 
 
 def test_voc_of_several_blocks(tmp_path):

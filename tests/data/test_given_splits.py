@@ -140,6 +140,9 @@ def test_a_single_part(tmp_path):
     assert (data.classes, data.split, data.fold_numbers) == (("cat", "dog"), False, (1, 2, 3, 4, 5))
     assert "'train' is the only part: folds are drawn" in data.notes
 
+    # Without classes below it may be one itself.
+    assert "only one class, 'train'" in refused(touch(tmp_path / "other", "train/0.wav", "train/1.wav"))
+
 
 # --- metadata.csv ---------------------------------------------------------------------------------------------------
 

@@ -156,7 +156,7 @@ def test_speech_commands(tmp_path):
     assert data.clips[0] == Clip("no/0a7c2a8d_nohash_0.wav", "no", TRAIN, "0a7c2a8d")
     assert {clip.group: clip.fold for clip in data.clips} == {"0a7c2a8d": TRAIN, "bb05582b": TEST, "c1": VALIDATION}
     assert "sounds in '_background_noise_' are no class and were left out: 1" in data.notes
-    assert "2 files were left out: their endings are not those of sounds (none 1, .md 1)" in " ".join(data.notes)
+    assert "1 file was left out: its ending is not a sound's (none 1)" in " ".join(data.notes)
     assert "validation_list.txt: 1 of 5 files are not there (gone/x_nohash_0.wav)" in data.notes
 
 

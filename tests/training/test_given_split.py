@@ -103,7 +103,10 @@ def test_the_verbs(sounds, tmp_path):
     assert "26 clips, 2 classes, 12 train, 6 validation, 8 test" in told
     assert "held out: 8 of 26 clips, the data set's own test part" in told
     assert "stratified" not in told
-    assert "note: The data set's test part calibrated, for predictions of validation clips" in told
+    assert (
+        "note: The data set's test part (validation, where it has none) calibrated, for predictions of validation clips"
+        in told
+    )
     assert "crossval" not in told
     evaluated = json.loads(invoke("evaluate", run / "model.safetensors", sounds, "--json", "--threads", 1).stdout)
     assert (evaluated["clips"], evaluated["held_out"], evaluated["fold"]) == (8, True, 1)

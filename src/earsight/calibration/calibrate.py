@@ -147,12 +147,9 @@ def _notes(
     one_fold += "`earsight crossval` gives honest ones."
     part = fitted[0][0].about["dataset"].get("held_out") or {}
     if part.get("kind") == "test":
-        one_fold = (
-            "The data set's test part calibrated, for predictions of validation clips are not kept: temperature and "
-        )
-        one_fold += (
-            "thresholds are for new sounds, the figures of confidence after are optimistic, accuracy stays as it is."
-        )
+        one_fold = "The data set's test part (validation, where it has none) calibrated, for predictions of "
+        one_fold += "validation clips are not kept: temperature and thresholds are for new sounds, the figures of "
+        one_fold += "confidence after are optimistic, accuracy stays as it is."
     notes = {
         one_fold: alone,
         "The held-out clips chose the epoch (protocol test): all figures are optimistic.": chosen,

@@ -65,6 +65,7 @@ _SCORED = re.compile(r"(.+) [01]\.\d\d")
 _TABLES = (".csv", ".tsv", ".txt", ".jsonl")
 TOLERANCE = 0.1
 """Seconds past a recording's end that count as rounding: such boxes end with it."""
+_FAR = 10  # times a recording's length, beyond which a time is in another unit, rather than wrong
 LEFT_OUT = "left out, boxes"
 """How a note on boxes begins that cannot be as they are written."""
 _AGREE = 0.5
@@ -505,12 +506,11 @@ _REMEDIES = {
 
 def _refuse(reading: _Reading, *, skip_bad: bool) -> None:
     """Find boxes past the end; raise `DataError` with all that is wrong, or count it."""
-    kept, units = [], set()
+    kept, unit = [], _unit_guess(reading)
     for box in reading.boxes:
         seconds = reading.recordings.seconds(box.path)
         if box.end > seconds + TOLERANCE or box.begin >= seconds:
             reading.faults[_PAST].append(f"{box.table}: line {box.line} ({box.end:g} of {seconds:.2f} s)")
-            units.add(_unit_guess(box, seconds, reading.recordings.rate_hz(box.path)))
         elif box.end > seconds:
             reading.counts[f"boxes that end up to {TOLERANCE} s past their recording, and end with it"] += 1
             kept.append(replace(box, end=seconds))
@@ -520,7 +520,7 @@ def _refuse(reading: _Reading, *, skip_bad: bool) -> None:
     texts = []
     for what, places in reading.faults.items():
         remedy = _REMEDIES[what]
-        if what == _PAST and len(units) == 1 and (unit := units.pop()):
+        if what == _PAST and unit:
             remedy = f"these look like {unit}: name the columns so, as in begin_{unit}"
         boxes = f"{len(places)} box{'es' if len(places) > 1 else ''} {what}"
         texts.append(f"{boxes} ({first(places)}): {remedy}")
@@ -529,11 +529,15 @@ def _refuse(reading: _Reading, *, skip_bad: bool) -> None:
         raise DataError("\n".join(texts) + "\nMend them, or leave these boxes out with --skip-bad.")
 
 
-def _unit_guess(box: Box, seconds: float, rate_hz: float) -> str:
-    """The unit in which a box past its recording's end would lie within it."""
-    if not (box.begin.is_integer() and box.end.is_integer()):
+def _unit_guess(reading: _Reading) -> str:
+    """The unit in which all boxes lie within their recordings, where in seconds half of them are far from it."""
+    found = [(box, reading.recordings.seconds(box.path), reading.recordings.rate_hz(box.path)) for box in reading.boxes]
+    whole = all(box.begin.is_integer() and box.end.is_integer() for box, _, _ in found)
+    if not whole or 2 * sum(box.end > _FAR * seconds for box, seconds, _ in found) < len(found):
         return ""
-    return "ms" if box.end <= 1000 * seconds else "samples" if box.end <= rate_hz * seconds else ""
+    if all(box.end <= 1000 * seconds for box, seconds, _ in found):
+        return "ms"
+    return "samples" if all(box.end <= rate * seconds for box, seconds, rate in found) else ""
 
 
 def _of_annotator(boxes: Sequence[Box], annotator: str, table: Path) -> list[Box]:

@@ -65,7 +65,7 @@ _CODINGS = {
     b"sawb": "AMR-WB",
 }
 _WAV_CODINGS = {0x64: "G.726", 0x65: "G.722", 0xFF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x160: "WMA", 0x161: "WMA"}
-_MATROSKA_CODINGS = ("Opus", "Vorbis", "AAC", "FLAC", "MPEG/L3", "AC3", "DTS", "WAVPACK4", "ALAC", "PCM")
+_MATROSKA_CODINGS = ("Opus", "Vorbis", "AAC", "FLAC", "MPEG/L3", "AC3", "DTS", "WAVPACK4", "ALAC", "TTA1", "PCM")
 _SEARCHED = 1 << 20  # bytes at each end of a file among which an MP4's coding is looked for
 
 

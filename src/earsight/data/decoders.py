@@ -42,6 +42,7 @@ EXTRA_EXTENSIONS = frozenset(
         ".m4v",
         ".3g2",
         ".mts",
+        ".m2ts",
         ".mpg",
         ".mpeg",
         ".vob",
@@ -81,7 +82,7 @@ class Decoder(Protocol):
 
 def needing_extra(names: Iterable[str]) -> str:
     """How many files FFmpeg alone reads, by their endings, and the remedy; empty if there are none or it is there."""
-    endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in EXTRA_EXTENSIONS)
+    endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in (*EXTRA_EXTENSIONS, ".ts"))
     if not endings or has_ffmpeg():
         return ""
     listed = ", ".join(f"{ending} {count}" for ending, count in sorted(endings.items()))

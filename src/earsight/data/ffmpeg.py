@@ -38,6 +38,7 @@ _SAMPLES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl
 _AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 # Codings whose packets have checksums that FFmpeg looks at only where it is asked to.
 _CHECKED = frozenset({"flac", "wavpack", "tta", "ac3", "eac3"})
+_CHECKS = {"err_detect": "crccheck+explode"}
 # FFmpeg's demultiplexers by the first bytes; none of them opens other files.
 _DEMUXERS = (
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
@@ -132,7 +133,7 @@ class FfmpegDecoder:
             raise Refused("its coding is not known")
         context.thread_count = 1  # a service's decoding process may start no threads
         self._skip, self._promised, counts = 0, 0, demuxer in _COUNTING
-        context.options = {"err_detect": "crccheck+explode"} if context.name in _CHECKED else {}
+        context.options = _CHECKS if context.name in _CHECKED else {}
         if demuxer == "caf" and (trim := _caf_trim(descriptor, link, context.name)) is not None:
             # FFmpeg takes the remainder off twice where the last packet is short already.
             context.flags2 |= Flags2.skip_manual
@@ -191,8 +192,10 @@ class FfmpegDecoder:
             try:
                 waves = [] if flaw else [(_wave(frame), int(frame.sample_rate)) for frame in packet.decode()]
             except (self._error, ValueError):
-                flaw = "a packet that does not decode"
-                continue
+                waves = self._last_of_true_audio(stream.codec_context, bytes(packet)) if demuxer == "matroska" else []
+                if not waves:
+                    flaw = "a packet that does not decode"
+                    continue
             if measured and packet.size and sum(len(wave) for wave, _ in waves) < packet.duration:
                 flaw = "a packet that is too short"
                 continue
@@ -208,6 +211,28 @@ class FfmpegDecoder:
             self.damage = self.damage or (CUT if flaw else "")
             return
         self.damage = flaw
+
+    def _last_of_true_audio(self, context: Any, packet: bytes) -> list[tuple[Wave, int]]:
+        """The last packet of True Audio in Matroska, which tells FFmpeg the length to a thousandth of a second alone.
+
+        A packet decodes, and its checksum holds, at its own length only.
+        """
+        import av
+
+        head = context.extradata or b""
+        if context.name != "tta" or len(head) < 18:
+            return []
+        rate, length = struct.unpack_from("<II", head, 10)
+        for off in range(2 * (rate // 1000 + 1) + 1):
+            one: Any = av.CodecContext.create("tta", "r")
+            one.thread_count, one.options = 1, _CHECKS
+            told = max(0, length + (off + 1) // 2 * (1 if off % 2 else -1))
+            one.extradata = head[:14] + struct.pack("<I", told) + head[18:]
+            try:
+                return [(_wave(frame), int(frame.sample_rate)) for frame in one.decode(av.Packet(packet))]
+            except (self._error, ValueError):
+                continue
+        return []
 
     def _demuxed(self, stream: Any) -> Iterator[Any]:
         """The packets of a stream; where the container cannot be read on, that is the damage."""

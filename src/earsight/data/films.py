@@ -25,8 +25,9 @@ def survey_film(descriptor: int, head: bytes, size: int) -> Survey | None:
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         length = struct.unpack("<I", head[4:8])[0]
         return Survey(missing=max(0, 8 + length - size) if 0 < length < 1 << 31 else 0)
-    if head[:1] == b"\x47" and read_at(descriptor, 1, 188) == b"\x47":
-        return _mpegts(descriptor, size)
+    for lead in (0, 4):  # camcorders write the time in front of each packet
+        if head[lead : lead + 1] == b"\x47" == read_at(descriptor, 1, 188 + 2 * lead):
+            return _mpegts(descriptor, size, 188 + lead)
     if head.startswith(b"\0\0\1\xba"):
         return Survey(missing=_missing_pack(descriptor, size), exact=True)
     return None
@@ -215,17 +216,17 @@ def _missing_pack(descriptor: int, size: int) -> int:
     return max(0, position - size)
 
 
-def _mpegts(descriptor: int, size: int) -> Survey:
+def _mpegts(descriptor: int, size: int, packet: int) -> Survey:
     """An MPEG transport stream: whether its last packet, and the last part of its sound, are whole."""
-    begin = max(0, size - 188 * 5600)
+    begin = max(0, size - packet * 5600)
     tail = read_at(descriptor, size - begin, begin)
-    phases = (phase for phase in range(188) if all(tail[at] == 0x47 for at in range(phase, len(tail), 188)[-5:]))
+    phases = (phase for phase in range(packet) if all(tail[at] == 0x47 for at in range(phase, len(tail), packet)[-5:]))
     phase = next(phases, 0)
-    rest = (len(tail) - phase) % 188
+    rest = (len(tail) - phase + packet - 188) % packet
     if rest:
-        return Survey(missing=188 - rest, exact=True)
+        return Survey(missing=packet - rest, exact=True)
     wanting: dict[int, int] = {}
-    for at in range(phase, len(tail) - 187, 188):
+    for at in range(phase, len(tail) - 187, packet):
         pid, control = int.from_bytes(tail[at + 1 : at + 3], "big"), tail[at + 3]
         payload = tail[at + 4 + (1 + tail[at + 4] if control & 0x20 else 0) : at + 188] if control & 0x10 else b""
         if pid & 0x4000 and payload[:3] == b"\0\0\1":

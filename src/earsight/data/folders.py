@@ -23,6 +23,7 @@ from earsight.data.clip_tables import (
     read_table,
 )
 from earsight.data.datasets import Listing, first
+from earsight.data.ffmpeg import demuxer_of
 from earsight.data.splits import TRAIN, is_part, part_folds
 from earsight.errors import DataError, counted
 
@@ -32,6 +33,11 @@ PART_LISTS = ("testing_list.txt", "validation_list.txt")
 """Speech Commands' lists of its parts."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 BY_NAME = "--label-from '{label}_{group}_{n}' takes them from names such as dog_anna_12.wav"
+_COMPANIONS = re.compile(
+    r"\.(bib|cff|cfg|csv|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|lab|log|md|ods|pdf|png|py|rst|sh|svg|textgrid|toml|"
+    r"tsv|txt|webp|xlsx?|xml|ya?ml)"
+)
+"""Endings of what lies beside sounds and nobody takes for one: tables, texts, pictures, programs."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
@@ -55,7 +61,7 @@ def read_folder(root: Path) -> Listing:
             for path in found:
                 out.paths.append(path.relative_to(root).as_posix())
                 out.labels.append(normal(entry.name))
-        elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
+        elif is_named_as_sound(Path(entry.path)):
             loose += 1
         elif entry.name in PART_LISTS:
             continue
@@ -82,23 +88,43 @@ def sounds_below(folder: Path, ignored: Counter[str] | None = None) -> list[Path
     return _sounds_below(folder, Counter() if ignored is None else ignored, barred=set())
 
 
-def left_out(ignored: Counter[str]) -> list[str]:
-    """Lines on what a search through folders left out, counted by lower-case ending, or as ``hidden`` or ``again``."""
-    endings = Counter({ending: count for ending, count in ignored.items() if ending not in ("hidden", "again")})
+def left_out(ignored: Counter[str], *, companions: bool = True) -> list[str]:
+    """Lines on what a search through folders left out, counted by lower-case ending, or as ``hidden`` or ``again``.
+
+    ``companions`` says whether a line counts the tables, texts and pictures too, which nobody takes for sound.
+    """
+    beside = Counter({ending: count for ending, count in ignored.items() if _COMPANIONS.fullmatch(ending)})
+    links = {"hidden", "again"}
+    endings = Counter({ending: count for ending, count in ignored.items() if ending not in links | beside.keys()})
+
+    def shown(found: Counter[str]) -> str:
+        return first([f"{end or 'none'} {n}" for end, n in sorted(found.items(), key=lambda one: (-one[1], one))], 8)
+
     notes = []
     if endings:
-        shown = [
-            f"{ending or 'none'} {count}" for ending, count in sorted(endings.items(), key=lambda one: (-one[1], one))
-        ]
         who = "1 file was left out: its ending is not a sound's" if endings.total() == 1 else ""
         who = who or f"{endings.total()} files were left out: their endings are not those of sounds"
         way = "rename what is sound, as to .wav (its content says what it is), or name it by itself"
-        notes.append(f"{who} ({first(shown, 8)}); {way}")
+        notes.append(f"{who} ({shown(endings)}); {way}")
+    if beside and companions:
+        notes.append(f"{counted(beside.total(), 'file')} beside the sounds, none by the ending ({shown(beside)})")
     if ignored["hidden"]:
         notes.append(f"{counted(ignored['hidden'], 'hidden name')} left out")
     if ignored["again"]:
         notes.append(f"{ignored['again']} links to folders already listed were left out")
     return notes
+
+
+def is_named_as_sound(path: Path) -> bool:
+    """Whether a file's ending is a sound's; of ``.ts``, which programs and translations have too, the bytes say it."""
+    ending = path.suffix.lower()
+    if ending != ".ts" or not path.is_file():
+        return ending in audio.EXTENSIONS
+    try:
+        with path.open("rb") as file:
+            return demuxer_of(file.read(200)) == "mpegts"
+    except OSError:
+        return False
 
 
 def read_names(root: Path, pattern: str) -> Listing:
@@ -302,9 +328,9 @@ def _unclear(root: Path, what: str) -> DataError:
 
 def _holds_sound(folder: Path) -> bool:
     """Whether there is a sound in a folder or below; links are not followed."""
-    for _, folders, files in os.walk(folder):
+    for home, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if any(Path(name).suffix.lower() in audio.EXTENSIONS for name in files if not name.startswith(".")):
+        if any(is_named_as_sound(Path(home, name)) for name in files if not name.startswith(".")):
             return True
     return False
 
@@ -323,7 +349,7 @@ def _sounds_below(folder: Path, ignored: Counter[str], *, barred: set[tuple[int,
         for entry in _entries(here):
             if entry.name.startswith("."):
                 ignored["hidden"] += 1
-            elif Path(entry.name).suffix.lower() in audio.EXTENSIONS:
+            elif is_named_as_sound(Path(entry.path)):
                 found.append(Path(entry.path))
             elif _is_folder(entry):
                 stack.append(Path(entry.path))

@@ -110,6 +110,8 @@ class Meter:
             self._mixed += float(np.square(block.sum(axis=1, dtype=np.float64)).sum())
         if rate_hz / 2 <= self._high * NEAR and not self._low:
             return
+        if self._channel not in ("mix", "loudest"):  # of other channels the network gets nothing anyway
+            block = picked(block, self._channel)[:, None]
         for power, hz in moments(block, rate_hz):
             above = share_above(power, hz, self._high)
             if rate_hz / 2 > self._high * NEAR and above.max() > self._above:

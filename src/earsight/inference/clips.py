@@ -52,7 +52,7 @@ def find_sounds(
                 raise DataError(f"{name}: no audio file below this folder; name the files, or another folder{found}")
     del ignored["hidden"]  # what an operating system puts beside sounds is no news
     listed = [path for name in names if name != "-" for path in folders.get(name, (name,))]
-    for note in (*left_out(ignored), needing_extra(listed)):
+    for note in (*left_out(ignored, companions=False), needing_extra(listed)):
         if note:
             say(note)
     # A list that Windows programs wrote begins with a byte order mark.
