@@ -38,6 +38,14 @@ def test_recipes_of_the_package_stay_far_below_it(name, monkeypatch):
     check_budget(_card(recipe))
 
 
+def test_columns_count_after_their_resize_too(monkeypatch):
+    card = _card(_recipe("features.frames=12000", "features.bands=8"))
+    check_budget(card)
+    monkeypatch.setenv(BUDGET_VARIABLE, "0.5")
+    with pytest.raises(ModelError, match="12,000 columns in a spectrogram"):
+        check_budget(card)
+
+
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
