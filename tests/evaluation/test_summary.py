@@ -312,10 +312,14 @@ def test_a_summary_made_anew_has_the_same_bytes(tmp_path):
     "change",
     [{"recipe_digest": "other"}, {"protocol": "test"}, {"dataset": {**DATASET, "digest": "e" * 12}}],
 )
-def test_trials_that_do_not_belong_together(change):
+def test_trials_that_do_not_belong_together(change, tmp_path):
+    """Whoever reads them: a folder may have been exchanged with another run's."""
     trials = [_trial(1, 0, [0, 1], np.eye(3)[:2]), _trial(2, 0, [0, 1], np.eye(3)[:2], **change)]
-    with pytest.raises(RunError, match=f"differ in {next(iter(change))}.*one run to a folder"):
-        summarize(trials, machine={})
+    for trial in trials:
+        _write(tmp_path, trial)
+    for read in (lambda: summarize(trials, machine={}), lambda: read_run(tmp_path)):
+        with pytest.raises(RunError, match=f"differ in {next(iter(change))}.*one run to a folder"):
+            read()
 
 
 def test_only_what_is_done_counts(tmp_path):

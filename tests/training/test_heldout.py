@@ -1,5 +1,6 @@
 """Held-out clips are found again: the right files, of the right trials, wherever the sounds are now."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from earsight.data.layouts import open_dataset
 from earsight.ensembles.build import make_ensemble
 from earsight.errors import RunError
 from earsight.files import write_state
+from earsight.models.modelfile import load, save
 from earsight.training.heldout import HeldOut, held_out
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
@@ -76,6 +78,22 @@ def test_model_files_that_were_exchanged_are_noticed(moving, cpu, tmp_path, othe
         with pytest.raises(
             RunError, match=f"seed-0: holds files of fold {fold} seed {seed}, so folders were copied or"
         ):
+            read(run)
+
+
+def test_model_files_that_were_exchanged_with_another_run_are_noticed(moving, cpu, tmp_path):
+    """Of the same fold and seed, but of another recipe."""
+    run = shutil.copytree(moving / "run", tmp_path / "run")
+    path = run / "fold-2" / "seed-0" / "model.safetensors"
+    card, model = load(path)
+    recipe = card.recipe.model_copy(update={"training": card.recipe.training.model_copy(update={"learning_rate": 0.5})})
+    save(path, state=model.state_dict(), card=dataclasses.replace(card, recipe=recipe))
+    for read in (
+        held_out,
+        partial(calibrate_run, wanted=Wanted()),
+        lambda run: make_ensemble([moving / "run", run], out=tmp_path / "joint", device=cpu),
+    ):
+        with pytest.raises(RunError, match=f"is of recipe {recipe.digest} .* files of two runs were exchanged"):
             read(run)
 
 

@@ -159,6 +159,7 @@ def read_history(run: Path, trial: Predictions) -> list[dict[str, Any]]:
 def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     """The predictions of every finished trial of a run folder, by fold and seed; RunError if there is none.
 
+    So it is where they are of different recipes, protocols or data sets, as after folders of two runs were exchanged.
     ``several``: whether the caller can do with clips of several labels; else they are refused, by RunError.
     Where a version wrote some that kept no sources, these are from the other trials too.
     """
@@ -167,6 +168,7 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     found = [read_predictions(path.with_name("predictions.npz")) for path in run.glob("fold-*/seed-*/DONE")]
     if not found:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
+    _check_one_run(found)
     if not several:
         refuse_several(found, where=str(run))
     found = sorted(found, key=lambda item: (item.about["fold"], item.about["seed"]))
@@ -227,6 +229,15 @@ def _labelled(trial: Predictions) -> list[tuple[str, str]]:
     ]
 
 
+def _check_one_run(trials: Sequence[Predictions]) -> None:
+    """Raise RunError if trials are of different recipes, protocols or data sets."""
+    for name in ("recipe_digest", "protocol", "dataset"):
+        found = [trial.about[name]["digest"] if name == "dataset" else trial.about[name] for trial in trials]
+        values = sorted({str(value) for value in found})
+        if len(values) > 1:
+            raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
+
+
 def refuse_several(trials: Sequence[Predictions], *, where: str) -> None:
     """Raise RunError if clips may have several labels, for callers that can only do with one."""
     if any(trial.targets is not None for trial in trials):
@@ -246,11 +257,7 @@ def summarize(trials: list[Predictions], *, machine: Mapping[str, Any]) -> dict[
     between the seeds of a fold), and ``ensemble`` (accuracy with its interval, members, and the gain over a single
     network, paired over clips). RunError if the trials are of different recipes, protocols or data sets.
     """
-    for name in ("recipe_digest", "protocol", "dataset"):
-        found = [trial.about[name]["digest"] if name == "dataset" else trial.about[name] for trial in trials]
-        values = sorted({str(value) for value in found})
-        if len(values) > 1:
-            raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
+    _check_one_run(trials)
     if trials[0].targets is not None:
         return summarize_several(trials, machine=machine)
     first, means = trials[0].about, clip_means(trials)

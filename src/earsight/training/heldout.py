@@ -87,9 +87,16 @@ def model_of(folder: Path) -> Path:
     """The model file of a finished trial's folder; RunError if it is another trial's, ModelError if it is damaged."""
     path = folder / "model.safetensors"
     if path.is_file():
-        about = load_card(path).trained_on
+        card = load_card(path)
+        about = card.trained_on
         # An ensemble is of several seeds.
         check_place(folder, {name: about.get(name) for name in ("fold", "seed")[: 1 if "method" in about else 2]})
+        recipe = read_predictions(folder / "predictions.npz").about["recipe_digest"]
+        if "method" not in about and card.recipe.digest != recipe:
+            raise RunError(
+                f"{path}: is of recipe {card.recipe.digest} and its trial of {recipe}, so files of two runs were "
+                "exchanged; put them back, or remove the folder and run again"
+            )
     return path
 
 
