@@ -330,6 +330,40 @@ def test_predict_asks_for_kernels_where_there_are_many_files(model, synthetic, m
     assert [row["path"] for row in rows] == [str(name) for name in names]
 
 
+@pytest.mark.parametrize(("bytes_of_much", "asked"), [(1, 1), (10**9, 0)])
+def test_long_recordings_are_heard_by_a_compiled_network(model, synthetic, monkeypatch, bytes_of_much, asked):
+    calls = []
+    real = Model.use_compiled_network
+    monkeypatch.setattr(Model, "use_compiled_network", lambda self, **how: calls.append(real(self, **how)))
+    monkeypatch.setattr(predicting, "MANY_BYTES", bytes_of_much)
+    names, hop = [synthetic.file(row) for row in range(2)], ("--hop", 0.5, "--json", "--rows", "windows")
+    rows = [json.loads(line) for line in invoke("predict", model, *names, *THREAD, *hop).stdout.splitlines()]
+    assert len(calls) == asked
+    shares = [list(row["classes"].values()) for row in rows]
+    monkeypatch.setattr(predicting, "MANY_BYTES", 10**9)
+    plain = [json.loads(line) for line in invoke("predict", model, *names, *THREAD, *hop).stdout.splitlines()]
+    np.testing.assert_allclose(shares, [list(row["classes"].values()) for row in plain], atol=1e-4)
+
+
+def test_precision_is_a_choice_where_the_processor_has_it(model, synthetic, tmp_path, monkeypatch):
+    name, out = synthetic.file(0), tmp_path / "labels.csv"
+    monkeypatch.setattr("earsight.inference.model.why_not_reduced", lambda: None)
+    taken = []
+    monkeypatch.setattr(
+        "earsight.inference.model.with_compiled",
+        lambda network, *, spectrogram, reduced: taken.append(reduced) or network,
+    )
+    invoke("predict", model, name, *THREAD, "--csv", "--out", out, "--precision", "bfloat16")
+    assert taken == [True]
+    done = invoke("predict", model, name, *THREAD, "--csv", "--out", out, "--resume", code=2)
+    assert "precision" in done.stderr, "rows of another precision would follow"
+    monkeypatch.setattr("earsight.inference.model.why_not_reduced", lambda: "this processor is too old")
+    done = invoke("predict", model, name, *THREAD, "--precision", "bfloat16", code=2)
+    assert "bfloat16 cannot be had: this processor is too old; leave the precision at float32" in done.stderr
+    done = invoke("predict", model, name, *THREAD, "--precision", "bfloat16", "--on", "ray", code=2)
+    assert "leave --on out" in done.stderr
+
+
 def test_predict_takes_files_folders_and_names_on_standard_input(model, sounds):
     first, second = sounds / "a b (1).wav", sounds / "größe \N{SNOWMAN}.WAV"
     done = invoke("predict", model, second, "-", sounds / "sub dir", *THREAD, "--json", input=f"{first}\n\n{second}\n")

@@ -21,6 +21,7 @@ from earsight.evaluation.summary import read_predictions
 from earsight.features.stft import SimdStft
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.inference.predictions import Prediction
+from earsight.models.fast.compiled import CompiledNetwork
 from earsight.recipe import load_recipe
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
@@ -60,6 +61,7 @@ def test_kernels_change_no_more_than_rounding(trained, synthetic):
     plain, fast = (load_classifier(trained / "model.safetensors") for _ in range(2))
     assert fast.use_kernels() is fast
     assert [type(power) for power in fast.front_end.kernels] == [SimdStft] * 3
+    assert isinstance(fast._network(fast.spectrograms(torch.zeros(1, fast.samples))), CompiledNetwork)
     waves = np.stack([fast.waveform(synthetic.file(row))[0] for row in range(5)])
     np.testing.assert_allclose(fast.logits(waves), plain.logits(waves), atol=1e-3)
     spectrograms = fast.spectrograms(torch.from_numpy(waves))

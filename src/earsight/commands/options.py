@@ -71,6 +71,13 @@ First = Annotated[
         "--first", help="Classify only the first window of each file; without it, longer files are classified whole."
     ),
 ]
+Precision = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(
+        help="Of the network's arithmetic: bfloat16 is faster on processors that have it, and probabilities change by "
+        "about a hundredth."
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device.")]

@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 CLIPS = 16
 """Clips classified at once, also in a resumed command, so that the same files give the same bits."""
 MANY_CLIPS = 100
-"""From this many files on, compiled kernels save more time than they take to load. Recordings do not use them, to keep
-memory low."""
+"""From this many files on, compiled kernels and networks save more time than they take to load. Recordings use the
+network alone, to keep memory low."""
+MANY_BYTES = 4_000_000
+"""The same for recordings: together some 45 s of WAV, or five minutes of Ogg."""
 _KINDS: dict[str, tuple[Kind, ...]] = {"events": ("events",), "windows": ("windows",), "both": ("events", "windows")}
 _FOR_ALL = [name for name, form in FORMATS.items() if not form.times]
 _OF_TIMES = [name for name, form in FORMATS.items() if form.times]
@@ -66,6 +68,7 @@ class Wanted:
     first: bool = False
     damaged: bool = False
     own_thresholds: bool = False
+    reduced: bool = False
 
     @property
     def in_folder(self) -> bool:
@@ -117,6 +120,8 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     from earsight.inference.recordings import check_hop
 
     check_place(on)
+    if wanted.reduced and on != "local":
+        raise EarsightError("--precision bfloat16 is for sounds that are classified here: leave --on out")
     if wanted.hop_seconds is not None:
         check_hop(wanted.hop_seconds, sample_rate_hz=1_000_000)
     paths: Iterable[str] = find_sounds(wanted.sounds, stdin=sys.stdin, say=lambda note: say(f"earsight: {note}"))
@@ -136,14 +141,25 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     # On a cluster nothing is computed here: the model is loaded for what its card says.
     model = Model.load(wanted.model, device=computer("cpu" if on != "local" else compute.device, compute.threads))
     many = wanted.hop_seconds is None and total is not None and total >= MANY_CLIPS
-    if many and on == "local":
-        model.use_kernels()
+    if on == "local":
+        if wanted.reduced or (wanted.hop_seconds is not None and _much(paths)):
+            model.use_compiled_network(reduced=wanted.reduced)
+        if many:
+            model.use_kernels()
     with cluster(compute, RayOptions(on), unit="batch") as where:
         remote = None if where is None else RayInference(where, wanted.model, kernels=many)
         predict = _clips if wanted.hop_seconds is None else _recordings
         failed = predict(wanted, model, paths, total, output, remote)
     say_left_out(model)
     return failed
+
+
+def _much(paths: Iterable[str]) -> bool:
+    """Whether recordings are so long that compiling the network pays; what comes on standard input is not."""
+    return (
+        isinstance(paths, list)
+        and sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) >= MANY_BYTES
+    )
 
 
 def _as_begun(wanted: Wanted) -> Wanted:
@@ -188,6 +204,8 @@ def _output(wanted: Wanted) -> Output:
         settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
     if wanted.damaged:
         settings["damaged"] = True
+    if wanted.reduced:
+        settings["precision"] = "bfloat16"
     return FileOutput(wanted.to, folder=wanted.in_folder, settings=settings, resume=wanted.resume)
 
 
@@ -328,6 +346,7 @@ def predict(
     gap: Annotated[
         float | None, typer.Option(help="Join events of a class at most this many seconds apart; default one hop.")
     ] = None,
+    precision: options.Precision = "float32",
     to: Target = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with --out where it was stopped.")] = False,
     compute: DeviceOptions,
@@ -353,6 +372,7 @@ def predict(
         damaged=damaged,
         rules=EventRules(THRESHOLD if threshold is None else threshold, release, min_duration, gap),
         own_thresholds=threshold is None,
+        reduced=precision == "bfloat16",
         to=to,
         resume=resume,
     )

@@ -151,6 +151,9 @@ def has_features(network: nn.Module) -> bool:
 def logits_and_features(network: nn.Module, spectrograms: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (batch, classes) of normalised spectrograms, and the features (batch, channels) behind them."""
     parts: Any = network
+    if hasattr(parts, "logits_and_features"):  # computed together
+        logits, features = parts.logits_and_features(spectrograms)
+        return logits, features
     features = parts.forward_head(parts.forward_features(spectrograms), pre_logits=True)
     return parts.get_classifier()(features), features
 

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 _CONVOLUTIONS = ("Conv2d", "Conv2dSame", "DepthwiseConv2d")
 _NORMS = ("BatchNorm2d", "BatchNormAct2d")
 """By exact type: other subclasses do more than convolve or normalise."""
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 """Allowed difference of the logits, relative to their size if that is above 1."""
 
 
@@ -33,7 +33,7 @@ def folded(model: nn.Module, *, spectrogram: Tensor) -> nn.Module:
     with torch.inference_mode():
         wanted, found = model(spectrogram), fast(spectrogram)
     scale = max(1.0, float(wanted.abs().max()))
-    return fast if float((wanted - found).abs().max()) <= _TOLERANCE * scale else model
+    return fast if float((wanted - found).abs().max()) <= TOLERANCE * scale else model
 
 
 def _pairs(model: nn.Module, spectrogram: Tensor) -> list[tuple[str, str]]:
