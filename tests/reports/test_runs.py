@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -9,7 +10,7 @@ import pytest
 
 from earsight.evaluation.summary import write_summary
 from earsight.files import read_state, sealed, write_state
-from earsight.models.modelfile import load_card
+from earsight.models.modelfile import load, load_card, save
 from earsight.reports.runs import read_for_report
 
 
@@ -69,3 +70,14 @@ def test_a_history_that_the_trial_did_not_write(run):
     assert read.histories == []
     assert "history.jsonl cannot be read" in read.missing[0]
     assert "is damaged" in read.missing[0]
+
+
+def test_a_model_file_of_another_run(run):
+    path = next(run.glob("fold-*/seed-*/model.safetensors"))
+    card, model = load(path)
+    training = card.recipe.training.model_copy(update={"learning_rate": 0.5})
+    other = dataclasses.replace(card, recipe=card.recipe.model_copy(update={"training": training}), temperature=3.0)
+    save(path, state=model.state_dict(), card=other)
+    read = read_for_report(run)
+    assert read.missing == [f"The model file is of another recipe ({other.recipe.digest}): nothing of it is shown."]
+    assert read.temperature == 1.0

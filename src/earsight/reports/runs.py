@@ -132,6 +132,9 @@ def _recipe(
         card = load_card(path) if path else None
     except ModelError as error:
         missing.append(f"A model file cannot be read: {error}.")
+    if card and not (ensemble or card.members) and card.recipe.digest != trials[0].about["recipe_digest"]:
+        missing.append(f"The model file is of another recipe ({card.recipe.digest}): nothing of it is shown.")
+        card = None
     if not card and not path:
         missing.append("There is no model file: which version of earsight trained it is not known.")
     recipe = None
