@@ -38,8 +38,9 @@ NEEDS_MORE = {
 
 def commands() -> list[list[str]]:
     """Every `earsight` command in the README's code blocks, without comments."""
-    blocks = re.findall(r"```\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = [line.split(" # ")[0].strip() for block in blocks for line in block.splitlines()]
+    text = README.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line.split(" # ")[0].strip() for kind, block in blocks if not kind for line in block.splitlines()]
     parts = [part.strip() for line in lines for part in line.split("&&")]
     return [shlex.split(part)[1:] for part in parts if part.startswith("earsight ")]
 

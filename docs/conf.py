@@ -1,0 +1,62 @@
+"""The documents as a site: `sphinx-build -W -b html docs OUT`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, Literal, get_args, get_origin
+
+from earsight.recipe import Recipe
+
+project = "earsight"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = [".md"]
+exclude_patterns = ["_build"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.strikethrough"]
+html_theme = "furo"
+html_title = "earsight"
+html_static_path: list[str] = []
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = False
+pygments_style = "default"
+highlight_language = "text"
+FIELDS = "<!-- fields -->"
+
+
+def _values(field: Any) -> str:
+    """Which values a field takes: names, or the bounds of a number."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    signs = {"ge": "from ", "gt": "above ", "le": "to ", "lt": "below "}
+    bounds = [f"{signs[sign]}{getattr(one, sign):g}" for one in field.metadata for sign in signs if hasattr(one, sign)]
+    if names and {int, float} & set(kinds):
+        bounds.append("or a number")
+    if not names and not bounds:
+        return {bool: "true, false", str: "a name"}.get(field.annotation, "numbers")
+    return ", ".join([*(f"`{name}`" for name in names), *([" ".join(bounds)] if bounds else [])])
+
+
+def recipe_fields() -> str:
+    """Tables of all fields of a recipe, a section each, from the classes that read it."""
+    out = []
+    for name, field in Recipe.model_fields.items():
+        kind: Any = field.annotation
+        if not hasattr(kind, "model_fields"):
+            continue
+        out += ["", f"## {name}", "", (inspect.getdoc(kind) or "").replace("`earsight.", "`"), ""]
+        out += ["| field | default | values | |", "|---|---|---|---|"]
+        for leaf, one in kind.model_fields.items():
+            default = list(one.default) if isinstance(one.default, tuple) else one.default
+            shown = str(default).lower() if isinstance(default, bool) else default
+            out.append(f"| `{name}.{leaf}` | `{shown}` | {_values(one)} | {one.description or ''} |")
+    return "\n".join(out)
+
+
+def _fill(_app: Any, _name: str, source: list[str]) -> None:
+    source[0] = source[0].replace(FIELDS, recipe_fields())
+
+
+def setup(app: Any) -> None:
+    """Fill in what is made from the code."""
+    app.connect("source-read", _fill)
