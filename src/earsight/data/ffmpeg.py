@@ -226,8 +226,8 @@ class FfmpegDecoder:
         for off in range(2 * (rate // 1000 + 1) + 1):
             one: Any = av.CodecContext.create("tta", "r")
             one.thread_count, one.options = 1, _CHECKS
-            told = max(0, length + (off + 1) // 2 * (1 if off % 2 else -1))
-            one.extradata = head[:14] + struct.pack("<I", told) + head[18:]
+            stated = max(0, length + (off + 1) // 2 * (1 if off % 2 else -1))
+            one.extradata = head[:14] + struct.pack("<I", stated) + head[18:]
             try:
                 return [(_wave(frame), int(frame.sample_rate)) for frame in one.decode(av.Packet(packet))]
             except (self._error, ValueError):

@@ -37,7 +37,7 @@ _COMPANIONS = re.compile(
     r"\.(bib|cff|cfg|csv|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|lab|log|md|ods|pdf|png|py|rst|sh|svg|textgrid|toml|"
     r"tsv|txt|webp|xlsx?|xml|ya?ml)"
 )
-"""Endings of what lies beside sounds and nobody takes for one: tables, texts, pictures, programs."""
+"""Endings of what lies beside sounds and nobody takes for one: tables, texts, images, programs."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
@@ -91,7 +91,7 @@ def sounds_below(folder: Path, ignored: Counter[str] | None = None) -> list[Path
 def left_out(ignored: Counter[str], *, companions: bool = True) -> list[str]:
     """Lines on what a search through folders left out, counted by lower-case ending, or as ``hidden`` or ``again``.
 
-    ``companions`` says whether a line counts the tables, texts and pictures too, which nobody takes for sound.
+    ``companions`` says whether a line counts the tables, texts and images too, which nobody takes for sound.
     """
     beside = Counter({ending: count for ending, count in ignored.items() if _COMPANIONS.fullmatch(ending)})
     links = {"hidden", "again"}
