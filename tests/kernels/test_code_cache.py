@@ -25,7 +25,7 @@ for _ in range(2):
     out.square().sum().backward()
 print(hash((out.detach().numpy().tobytes(), x.grad.numpy().tobytes(), norm.weight.grad.numpy().tobytes())))
 kernel = runtime.power_kernel((2, 2, 2, 2), 2)
-print(sum(kernel.stats.cache_hits.values()), [runtime._compiled(name, "float32")[0].cache_hits for name in USED])
+print(sum(kernel.stats.cache_hits.values()), [runtime.compiled(name, "float32")[0].cache_hits for name in USED])
 """.replace("USED", '("moments", "apply", "affine_gradients", "input_gradient")')
 READ, COMPILED = "1 [1, 1, 1, 1]", "0 [0, 0, 0, 0]"
 
@@ -109,7 +109,8 @@ def test_unknown_code_is_removed(load, tmp_path):
     (path,) = tmp_path.rglob(DIGESTS)
     path.unlink()
     seen, lines = load()
-    assert (seen, len(lines)) == ("compiled", 1)
+    assert seen == "compiled"
+    assert ["were left unfinished" in line for line in lines] == [True]
     (data,) = tmp_path.rglob("*.nbc")
     planted = data.with_name("planted.1.nbc")
     planted.write_bytes(data.read_bytes())

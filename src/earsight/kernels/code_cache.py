@@ -163,7 +163,8 @@ def _compile(folder: Path, build: Callable[[bool], T]) -> T:
         if _is_whole(folder):  # by another process, meanwhile
             return build(True)
         if any(folder.rglob("*.nb[ic]")) or is_kept(folder):
-            _warn(f"{folder.parent}: compiled kernels differ from their digests; they are removed and compiled anew")
+            what = "differ from their digests" if is_kept(folder) else "were left unfinished"
+            _warn(f"{folder.parent}: compiled kernels {what}; they are removed and compiled anew")
         _clear(folder)
         try:
             kernel = build(True)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight.kernels.code_cache import code_folder, is_kept, load_or_compile, numba_settings
+from earsight.kernels.code_cache import code_folder, load_or_compile, numba_settings
 
 
 @cache
@@ -58,30 +58,19 @@ _KERNELS = {
     ),
 }
 """Kernels by their modules; each stands there once for each dtype."""
-_MODULES = {name: module for module, names in _KERNELS.items() for name in names}
+MODULES = {name: module for module, names in _KERNELS.items() for name in names}
+"""The module of each."""
 DTYPES = (torch.float32, torch.bfloat16)
 """Dtypes of feature maps."""
 
 
 def run(name: str, dtype: torch.dtype, job: Mapping[str, float]) -> None:
     """Do a job, given as the fields of its record (others are 0), on all of PyTorch's threads; numba must be there."""
-    code, kind = _compiled(name, str(dtype).removeprefix("torch."))
+    code, kind = compiled(name, str(dtype).removeprefix("torch."))
     record = _record(kind, job)
     pointer = record.ctypes.data
     record["here"] = pointer
     _team()(code.address, pointer, torch.get_num_threads())
-
-
-def compile_kernels(dtype: torch.dtype) -> None:
-    """Compile every kernel for a dtype, or read what an earlier process compiled from the cache folder."""
-    for name in _MODULES:
-        _compiled(name, str(dtype).removeprefix("torch."))
-
-
-def is_compiled(dtype: torch.dtype) -> bool:
-    """Whether an earlier process has left the kernels for a dtype in the cache folder."""
-    kind = str(dtype).removeprefix("torch.")
-    return all(is_kept(folder() / f"{name}_{kind}") for name in _MODULES)
 
 
 @cache
@@ -100,9 +89,9 @@ def folder() -> Path:
 
 
 @cache
-def _compiled(name: str, kind: str) -> tuple[Any, np.dtype[Any]]:
-    """A kernel's code, whose memory lives as long as the object, and the dtype of its record."""
-    module, simd = (importlib.import_module(f"earsight.kernels.{one}") for one in (_MODULES[name], "simd"))
+def compiled(name: str, kind: str) -> tuple[Any, np.dtype[Any]]:
+    """A kernel's code for a dtype, whose memory lives as long as the object, and the dtype of its record."""
+    module, simd = (importlib.import_module(f"earsight.kernels.{one}") for one in (MODULES[name], "simd"))
     numba: Any = importlib.import_module("numba")
     entry = numba.types.void(numba.types.CPointer(numba.from_dtype(module.JOB)))
     function = getattr(module, f"{name}_{kind}")

@@ -14,6 +14,7 @@ from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from earsight.kernels import runtime
+from earsight.kernels.compiling import compile_kernels, is_compiled
 from earsight.models.fast.norm_act import LINEAR, RELU, RELU6, NormAct, use_fast_norms
 
 # Norm-wise relative errors: a few roundings of each format (2^-23 and 2^-8).
@@ -187,7 +188,8 @@ def test_one_value_a_channel_is_refused_as_torch_does():
 
 
 def test_kernels_that_were_compiled_are_found_in_the_cache_folder():
-    runtime.compile_kernels(torch.float32)
+    compile_kernels(torch.float32)
+    assert is_compiled(torch.float32)
     NormAct(4)(torch.randn(2, 4, 3, 3))
     assert runtime.folder().parent.name == "kernels"
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from earsight.kernels.runtime import compile_kernels, is_compiled, why_none
+from earsight.kernels.compiling import compile_kernels, is_compiled
+from earsight.kernels.runtime import why_none
 from earsight.models.fast.densenet import use_fast_dense
 from earsight.models.fast.depthwise import use_fast_depthwise
 from earsight.models.fast.inverted_residual import use_fast_inverted_residuals
@@ -35,7 +36,7 @@ def use_fast_layers(model: nn.Module) -> nn.Module:
 def make_kernels_ready(dtype: torch.dtype, *, say: Callable[[str], None]) -> None:
     """Compile the kernels for a dtype unless they are cached; `say` it first, since it takes seconds."""
     if why_none() is None and not is_compiled(dtype):
-        say("compiling kernels for this processor, once (some 20 seconds)")
+        say("compiling kernels for this processor, once (some 10 to 20 seconds)")
         compile_kernels(dtype)
     if why_none() is not None:
         say(f"note: {why_none()}, so training takes PyTorch's own layers, which are slower")
