@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from earsight import quickstart
@@ -91,3 +92,17 @@ def test_every_field_of_a_recipe_has_its_row():
         assert f"`{name}`" in page or f"## {name}" in page
     assert "| `training.epochs` | `30` | from 1 to 10000 | times through" in page
     assert "| `features.sample_rate_hz` | `auto` | `auto`, or a number | to which" in page
+
+
+@pytest.mark.parametrize("page", sorted(PAGE.parent.glob("*.md")), ids=lambda path: path.stem)
+def test_options_of_commands_exist(page):
+    """Of the commands in all pages, which most of them do not run."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for line in [line.split(" # ")[0] for block in blocks for line in block.splitlines() if line[:8] == "earsight"]:
+        command, words = typer.main.get_command(app), shlex.split(line)[1:]
+        while hasattr(command, "commands") and not words[0].startswith("-"):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert used <= {*known, "--help"}, line

@@ -8,6 +8,7 @@ that are not here, such as those of a cluster, are in `earsight VERB --help`.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -125,9 +126,7 @@ class Run(_Scored):
     def load(self, *, fold: int | None = None, seed: int = 0, device: str = "cpu") -> Classifier:
         """The classifier of the run, or the one that held out ``fold`` with ``seed``; ModelError if there is none."""
         if fold is None and not (self.folder / "model.safetensors").is_file():
-            raise RunError(
-                f"{self.folder}: has a model for each fold; name one, as in load(fold={self._read.folds[0]})"
-            )
+            raise RunError(f"{self.folder}: has a model a fold; name one, as in load(fold={self._read.folds[0]})")
         place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed}"
         return load(place / "model.safetensors", device=device)
 
@@ -269,6 +268,21 @@ class Classifier(_Classifier):
     """
 
     explain = explain
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
+        network = f"{len(self.card.members)} networks" if self.card.members else self.card.recipe.backbone.name
+        return (
+            f"<Classifier of {len(self.classes)} classes "
+            f"({names}): {network}, windows of {self.clip_seconds:g} s at {self.sample_rate_hz} Hz, on {self.device}>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, for processes of one version of earsight: all but what is made anew, and a lock."""
+        return self.__dict__ | {"_folding": None, "_folded": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _folding=threading.Lock())
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Classifier:

@@ -77,21 +77,6 @@ class Model:
         self._mean = torch.tensor(card.mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
-    def __repr__(self) -> str:
-        names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
-        network = f"{len(self.card.members)} networks" if self.card.members else self.card.recipe.backbone.name
-        return (
-            f"<{type(self).__name__} of {len(self.classes)} classes "
-            f"({names}): {network}, windows of {self.clip_seconds:g} s at {self.sample_rate_hz} Hz, on {self.device}>"
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """What is pickled, for processes of one version of earsight: all but what is made anew, and a lock."""
-        return self.__dict__ | {"_folding": None, "_folded": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _folding=threading.Lock())
-
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | None = None) -> Self:
         """Load a model file; ModelError if it is not a whole one of this version of earsight."""

@@ -69,10 +69,9 @@ class Prediction:
         return list(zip(self.classes, self.probabilities, strict=True))[:number]
 
     def __repr__(self) -> str:
-        shares = ", ".join(f"{name} {100 * p:.1f} %" for name, p in self._first(3))
-        more = ", ..." if len(self.classes) > 3 else ""
+        shares = ", ".join(f"{name} {100 * p:.1f} %" for name, p in self._first(3)) + ", ..." * (len(self.classes) > 3)
         start = f"{self.answer}: " if self.unknown or self.several else ""
-        return f"<Prediction of {self.path or 'an array'}: {self.error or start + shares + more}>"
+        return f"<Prediction of {self.path or 'an array'}: {self.error or start + shares}>"
 
     def _repr_html_(self) -> str:
         """A bar a class, for notebooks: the first ten."""
@@ -81,8 +80,7 @@ class Prediction:
             f"'background:currentColor;opacity:.4;height:.8em;width:{100 * p:.1f}%'></div></td></tr>"
             for name, p in self._first(10)
         ]
-        answer = self.error or self.answer
-        return f"<p><b>{escape(answer)}</b> {escape(self.path)}</p><table>{''.join(rows)}</table>"
+        return f"<p><b>{escape(self.error or self.answer)}</b> {escape(self.path)}</p><table>{''.join(rows)}</table>"
 
 
 @dataclass(frozen=True)
