@@ -331,10 +331,10 @@ def test_predict_asks_for_kernels_where_there_are_many_files(model, synthetic, m
 
 
 @pytest.mark.parametrize(("bytes_of_much", "asked"), [(1, 1), (10**9, 0)])
-def test_long_recordings_are_heard_by_a_compiled_network(model, synthetic, monkeypatch, bytes_of_much, asked):
+def test_predict_asks_for_kernels_where_recordings_are_long(model, synthetic, monkeypatch, bytes_of_much, asked):
     calls = []
-    real = Model.use_compiled_network
-    monkeypatch.setattr(Model, "use_compiled_network", lambda self, **how: calls.append(real(self, **how)))
+    real = Model.use_kernels
+    monkeypatch.setattr(Model, "use_kernels", lambda self: calls.append(real(self)))
     monkeypatch.setattr(predicting, "MANY_BYTES", bytes_of_much)
     names, hop = [synthetic.file(row) for row in range(2)], ("--hop", 0.5, "--json", "--rows", "windows")
     rows = [json.loads(line) for line in invoke("predict", model, *names, *THREAD, *hop).stdout.splitlines()]

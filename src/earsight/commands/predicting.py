@@ -43,10 +43,9 @@ if TYPE_CHECKING:
 CLIPS = 16
 """Clips classified at once, also in a resumed command, so that the same files give the same bits."""
 MANY_CLIPS = 100
-"""From this many files on, compiled kernels and networks save more time than they take to load. Recordings use the
-network alone, to keep memory low."""
-MANY_BYTES = 4_000_000
-"""The same for recordings: together some 45 s of WAV, or five minutes of Ogg."""
+"""From this many files on, compiled kernels and networks save more time than they take to load."""
+MANY_BYTES = 10_000_000
+"""The same for recordings: together some two minutes of WAV, or ten of Ogg."""
 _KINDS: dict[str, tuple[Kind, ...]] = {"events": ("events",), "windows": ("windows",), "both": ("events", "windows")}
 _FOR_ALL = [name for name, form in FORMATS.items() if not form.times]
 _OF_TIMES = [name for name, form in FORMATS.items() if form.times]
@@ -142,9 +141,9 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     model = Model.load(wanted.model, device=computer("cpu" if on != "local" else compute.device, compute.threads))
     many = wanted.hop_seconds is None and total is not None and total >= MANY_CLIPS
     if on == "local":
-        if wanted.reduced or (wanted.hop_seconds is not None and _much(paths)):
-            model.use_compiled_network(reduced=wanted.reduced)
-        if many:
+        if wanted.reduced:
+            model.use_compiled_network(reduced=True)
+        if many or (wanted.hop_seconds is not None and _much(paths)):
             model.use_kernels()
     with cluster(compute, RayOptions(on), unit="batch") as where:
         remote = None if where is None else RayInference(where, wanted.model, kernels=many)
@@ -155,7 +154,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
 
 
 def _much(paths: Iterable[str]) -> bool:
-    """Whether recordings are so long that compiling the network pays; what comes on standard input is not."""
+    """Whether recordings are so long that compiled code pays; of what standard input names that is not known."""
     return (
         isinstance(paths, list)
         and sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) >= MANY_BYTES
