@@ -177,10 +177,11 @@ class FfmpegDecoder:
             if packet.size and flaw:
                 break
             if opus and packet.size:
-                # FFmpeg counts the delay at the rate of the encoder's input, not at 48 kHz.
+                # ffmpeg 5.1 writes the delay in the wrong unit; where there is none, FFmpeg goes by the head itself.
                 head, opus = stream.codec_context.extradata or b"", False
-                cut = bytes(packet.get_sidedata("skip_samples"))[:4] if packet.has_sidedata("skip_samples") else b""
-                self._skip = max(0, int.from_bytes(head[10:12], "little") - int.from_bytes(cut, "little"))
+                if packet.has_sidedata("skip_samples"):
+                    cut = bytes(packet.get_sidedata("skip_samples"))[:4]
+                    self._skip = max(0, int.from_bytes(head[10:12], "little") - int.from_bytes(cut, "little"))
             flaw = flaw or ("a damaged packet" if packet.is_corrupt else "")
             if ac3 and 0 < packet.size < _ac3_bytes(bytes(packet)[:6]):
                 flaw = "a cut packet"  # FFmpeg fills it up
