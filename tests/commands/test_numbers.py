@@ -65,6 +65,7 @@ def test_check_offers_sources_and_refuses_where_there_are_none_to_guess(cries, l
     assert "sources are not known; by a word in their names" in invoke("check", cries).stdout
     failed = invoke("check", listed, "--sources", tmp_path / "again.csv", code=2)
     assert "no sources to write, for they are known" in failed.stderr
+    assert "clips checked: 0 errors" in failed.stdout, "what was found is not lost"
     assert not (tmp_path / "again.csv").exists()
 
 

@@ -268,6 +268,10 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
     (few / "b" / "clip 2 (é).WAV").unlink()
     message = refused(few, folds=2)
     assert "has 1 clip; at least 2 sources" in message
+    (tmp_path / "t.csv").write_text("path,label,group\na.wav,a,one\nb.wav,a,one\nc.wav,b,two\nd.wav,b,three\n")
+    for name in "abcd":
+        sound(tmp_path / f"{name}.wav")
+    assert "class 'a' has 2 clips from 1 group; at least 2" in refused(tmp_path / "t.csv", folds=2)
 
 
 def test_paths_that_are_no_data_set(tmp_path):

@@ -65,6 +65,15 @@ CASES = {
         [n // 3 if n < 12 else n for n in range(60)],
     ),
     "sequence numbers": ([f"rec{n // 10}_{n % 10:03}.wav" for n in range(60)], [n // 10 for n in range(60)]),
+    "parts": ([f"class-rec{n // 4}_part{n % 4 + 1}.wav" for n in range(60)], [n // 4 for n in range(60)]),
+    "parts of numbered recordings": (
+        [f"class_{n // 4}_part{n % 4 + 1}.wav" for n in range(60)],
+        [n // 4 for n in range(60)],
+    ),
+    "parts of stems of unequal length": (
+        [f"{['dog', 'big dog'][n // 4 % 2]} {n // 4}_SEG{n % 4:02}.wav" for n in range(60)],
+        [n // 4 for n in range(60)],
+    ),
     "days": ([f"202305{n // 10:02}_12{n:02}00.WAV" for n in range(60)], [n // 10 for n in range(60)]),
     "folders": ([f"Actor_{n // 10}/{n:02}-01.wav" for n in range(60)], [n // 10 for n in range(60)]),
 }
@@ -85,6 +94,8 @@ def test_names_that_tell_sources(case):
         [f"{n:05}.wav" for n in range(60)],
         [f"class{n % 3}.{n:05}.wav" for n in range(60)],  # the genre and a number
         [f"class{n % 3}{n}.wav" for n in range(60)],
+        [f"class{n % 3}_part{n // 3}.wav" for n in range(60)],
+        [f"class{n % 3}_{n // 3 // 5}_part_{n}.wav" if n < 2 else f"{_word(n)}_clip{n}.wav" for n in range(60)],
         [f"class{n % 3}_{n // 3 + n // 6:04}.wav" for n in range(60)],  # takes, some of which were left out
         [f"{_word(max(n, 1))}_{n}.wav" for n in range(60)],  # two of sixty
         [f"{['left', 'right'][n % 2]}_{n * n * 31}x.wav" for n in range(60)],  # two words tell no sources apart

@@ -164,6 +164,21 @@ def test_few_clips_in_one_direction_are_no_proof():
     assert other["verdict"] == "runs/b is better than runs/a beyond the noise, by 8.0 points."
 
 
+def test_a_better_accuracy_of_worse_balanced_accuracy_is_named():
+    labels = np.repeat([0, 1, 2], [80, 10, 10])
+    one_class = [made.trial(1, 0, labels, 5.0 * np.eye(3)[np.zeros(100, dtype=int)])]
+    alike = [made.answered(1, 0, labels, np.arange(100) % 2 < 1)]
+    found = compare_runs(one_class, alike, names=NAMES)
+    assert [run["balanced_accuracy"] for run in found["runs"]] == [pytest.approx(1 / 3), pytest.approx(0.5)]
+    assert found["reversed"] == (
+        "Each class weighing the same it is the other way round: balanced accuracy 33.3 % of runs/a, 50.0 % of runs/b."
+    )
+    assert found["verdict"] == "runs/a is better than runs/b beyond the noise, by 30.0 points."
+    assert compare_runs(alike, one_class, names=NAMES)["reversed"].endswith("50.0 % of runs/a, 33.3 % of runs/b.")
+    even = [made.answered(1, 0, labels, np.ones(100))]
+    assert compare_runs(even, alike, names=NAMES)["reversed"] is None
+
+
 def test_the_order_of_the_clips_in_a_file_does_not_matter():
     generator = np.random.default_rng(5)
     a, b = (made.drawn([1, 2], [0], generator=generator) for _ in range(2))

@@ -116,6 +116,8 @@ def test_two_runs():
     ):
         assert words in text
     assert text.rstrip().endswith("No difference beyond the noise.")
+    text = _printed(print_comparison, _comparison(reversed="The other way round."))
+    assert text.rstrip().endswith("The other way round."), "after the verdict"
     grouped = _printed(print_comparison, _comparison(groups=30))
     assert "-1.0 to +5.0 over groups, p = 0.12 (sign flips over groups)" in grouped
     assert "over clips" not in grouped

@@ -282,6 +282,28 @@ def test_no_winner_inside_the_noise(tmp_path):
     assert found["verdicts"][0].startswith("good is better than bad beyond the noise, by ")
 
 
+def test_a_winner_of_worse_balanced_accuracy_is_called_so(tmp_path):
+    """Labels are drawn with two thirds of class 0, which one run always says."""
+
+    def skewed(name, guess):
+        folder = make_run(tmp_path / name, folds=(1,), clips=60)
+        for file in folder.rglob("predictions.npz"):
+            kept = dict(np.load(file))
+            kept["label"] = np.repeat([0, 1, 2], [50, 5, 5])
+            kept["logits"] = 9.0 * np.eye(3, dtype=np.float32)[guess(kept["label"])]
+            np.savez(file, **kept)
+        return folder
+
+    always = skewed("always", np.zeros_like)
+    fair = skewed("fair", lambda labels: np.where(np.arange(60) % 2, labels, (labels + 1) % 3))
+    verdicts = comparison_of(always, fair)["verdicts"]
+    assert verdicts[0].startswith("always is better than fair beyond the noise")
+    assert verdicts[1].startswith(
+        "Each class weighing the same it is the other way round: balanced accuracy 33.3 % of al"
+    )
+    assert len(verdicts) == 2
+
+
 def test_many_runs_ask_more_of_each_difference(tmp_path):
     """One pair of 15 at p = 0.03 is what chance brings; side by side alone it would count."""
 

@@ -124,6 +124,12 @@ def test_what_an_accuracy_hides_is_said_in_words():
     assert "over 6 groups, whose clips move together. They are few" in text
 
 
+def test_few_clips_whose_interval_leaves_0_out_have_the_p_value_that_does_not():
+    few = {"label": "dog", "share": 0.2, "difference": 0.6, "ci95": [0.2, 1.0], "p_value": 0.25, "beaten": False}
+    text = _printed(_summary(**{**RATES, "majority": few}))
+    assert "saying 'dog': +60.0 points (95 % interval +20.0 to +100.0, but p = 0.25: too few clips)." in text
+
+
 def test_nothing_more_is_said_of_a_good_run_on_even_classes():
     even = {"label": "cat", "share": 0.1, "difference": 0.8, "ci95": [0.7, 0.9], "beaten": True}
     text = _printed(_summary(**{**RATES, "majority": even, "never_predicted": [], "groups": None}))

@@ -63,6 +63,11 @@ def check(
         lines.append(guess.pop("line"))
         more["sources"] = guess
     steps.show_lines(found.to_dict() | more, [*found.lines(), *lines], as_json=json_output)
+    if sources is not None and not guess:  # only now: what was found must not be lost with it
+        why = "they are known" if dataset.sources_known else "the clips' names suggest none"
+        raise DataError(
+            f"--sources {sources}: no sources to write, for {why}, and no sound is there twice; leave it out"
+        )
     if found.errors:
         raise typer.Exit(2)
 
@@ -74,11 +79,6 @@ def _guess(dataset: Dataset, data: Path, found: Report, *, to: Path | None) -> d
     guess = guess_sources(dataset)
     groups, sounds = with_same_sounds(dataset, guess, found.same_sounds)
     if guess is None and not sounds:
-        if to is not None:
-            why = "they are known" if dataset.sources_known else "the clips' names suggest none"
-            raise DataError(
-                f"--sources {to}: no sources to write, for {why}, and no sound is there twice; leave it out"
-            )
         return {}
     where = "--sources FILE writes them as a csv to look at and train on"
     if to is not None:

@@ -351,7 +351,9 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
         sources = len(np.unique(groups[rows]))
         if sources >= folds:
             continue
-        have = counted(int(rows.sum()), "clip") + ("" if sources == rows.sum() else f" from {sources} groups")
+        have = counted(int(rows.sum()), "clip") + (
+            "" if sources == rows.sum() else f" from {counted(sources, 'group')}"
+        )
         if sources < 2:
             raise TooFewError(
                 f"{where}: class '{label}' has {have}; at least 2 sources are needed: add some or remove it"

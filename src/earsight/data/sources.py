@@ -41,6 +41,9 @@ _IDS = (
 )
 _FIELD = re.compile(r"[\s._()\[\]+-]+")
 _ID_FIELD = re.compile(r"(?=.*\d)[0-9a-f]{8,}|\d{4,}", re.IGNORECASE)
+_PART = r"(?:part|pt|segment|seg|chunk|clip|slice|piece|snippet|excerpt|cut|crop|window|win|take)s?"
+_PART_FIELD = re.compile(rf"{_PART}\d+", re.IGNORECASE)
+_PART_END = re.compile(rf"[\s._()\[\]+-]+{_PART}[\s._-]*\d+$", re.IGNORECASE)
 _COUNTERS = re.compile(r"([\s._-]+[(\[]?\d+[)\]]?|\s*[(\[]\d+[)\]])+$")
 _HIGHEST_COUNTER = 100_000
 
@@ -134,9 +137,9 @@ def guess_sources(dataset: Dataset) -> Guess | None:
     """Guess each clip's source from its path; None where sources are known, or names tell nothing.
 
     Tried in this order: a folder below that of the class; an id of an app, a device or a video; a field of the names
-    that is a long number or a word; the name without its sequence number. A rule counts if it puts at least 5 % of the
-    clips together with others, and gives half of the classes two sources or more: a field that only repeats the class
-    is no source.
+    that is a long number or a word; the name without the part's number (as in part2), or without its sequence number.
+    A rule counts if it puts at least 5 % of the clips together with others, and gives half of the classes two sources
+    or more: a field that only repeats the class is no source.
     """
     if dataset.sources_known:
         return None
@@ -158,6 +161,7 @@ def guess_sources(dataset: Dataset) -> Guess | None:
             )
     rules += [
         *_fields(stems),
+        ("their names without the part's number at the end", [_PART_END.sub("", stem) for stem in stems]),
         ("their names without the number at the end", [_COUNTERS.sub("", stem) for stem in stems]),
     ]
     for rule, groups in rules:
@@ -184,8 +188,8 @@ def _fields(stems: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def _is_counter(column: Sequence[str]) -> bool:
-    """Whether a field counts on: numbers without large gaps, or single letters."""
-    if all(len(value) == 1 for value in column):
+    """Whether a field counts on: numbers without large gaps, single letters, or parts as in part1 and part2."""
+    if all(len(value) == 1 or _PART_FIELD.fullmatch(value) for value in column):
         return True
     if not all(value.isascii() and value.isdigit() for value in column):
         return False

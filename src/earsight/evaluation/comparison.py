@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from earsight.errors import RunError, counted
 from earsight.evaluation import multilabel
+from earsight.evaluation.metrics import balanced_accuracy
 from earsight.evaluation.statistics import (
     FEW_GROUPS,
     TAIL,
@@ -56,8 +57,9 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Compare two runs, of these names and trials (`earsight.evaluation.summary.read_run`), on their common folds.
 
-    Returns ``runs`` (run, accuracy, ci95, protocol, seeds, ensemble, recipe_digest of each), ``folds``, ``seeds``
-    (those compared pair by pair, or None), ``clips``, ``groups`` (how many, where clips share some), ``difference``
+    Returns ``runs`` (run, accuracy, ci95, balanced_accuracy, protocol, seeds, ensemble, recipe_digest of each),
+    ``reversed`` (a sentence where the other run has the better balanced accuracy, or None), ``folds``, ``seeds`` (those
+    compared pair by pair, or None), ``clips``, ``groups`` (how many, where clips share some), ``difference``
     (mean of the first less the second, ci95, ci95_with_seeds, p_value), ``by_fold``, ``beyond_noise``, ``verdict``,
     ``notes`` and ``method``. RunError if the runs have other classes, no fold in common, or other clips or labels in a
     fold. Of clips with several labels see `_compare_several`.
@@ -80,11 +82,13 @@ def compare_runs(
     wide = found
     if with_seeds is not None:
         wide = found._replace(low=min(found.low, limits[0]), high=max(found.high, limits[1]))
+    runs = [
+        _about(run, right, owners, groups, name=name, folds=folds, seeds=seeds)
+        for run, right, name in ((a, right_a, names[0]), (b, right_b, names[1]))
+    ]
     return {
-        "runs": [
-            _about(run, right, owners, groups, name=name, folds=folds, seeds=seeds)
-            for run, right, name in ((a, right_a, names[0]), (b, right_b, names[1]))
-        ],
+        "runs": runs,
+        "reversed": _reversed(runs, wide),
         "folds": folds,
         "seeds": seeds or None,
         "clips": len(owners),
@@ -334,11 +338,25 @@ def _about(
         "run": name,
         "accuracy": interval.mean,
         "ci95": [interval.low, interval.high],
+        "balanced_accuracy": balanced_accuracy(
+            np.concatenate([trial.labels for trial in used]),
+            np.concatenate([trial.logits.argmax(axis=1) for trial in used]),
+            classes=len(used[0].classes),
+        ),
         "protocol": used[0].about["protocol"],
         "seeds": [] if "ensemble" in used[0].about else sorted({trial.about["seed"] for trial in used}),
         "ensemble": used[0].about.get("ensemble"),
         "recipe_digest": used[0].about["recipe_digest"],
     }
+
+
+def _reversed(runs: Sequence[dict[str, Any]], found: PairedResult) -> str | None:
+    """A sentence where a difference beyond the noise is the other way round in balanced accuracy; else None."""
+    a, b = (run["balanced_accuracy"] for run in runs)
+    if not found.beyond_noise or (a - b) * found.difference >= 0:
+        return None
+    both = ", ".join(f"{100 * run['balanced_accuracy']:.1f} % of {run['run']}" for run in runs)
+    return f"Each class weighing the same it is the other way round: balanced accuracy {both}."
 
 
 def _verdict(found: PairedResult, names: tuple[str, str]) -> str:

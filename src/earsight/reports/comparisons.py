@@ -125,7 +125,8 @@ def comparison_notes(result: dict[str, Any]) -> list[str]:
     )
     if difference["ci95_with_seeds"]:
         notes.append(f"With other seeds too: 95 % interval {signed_range(difference['ci95_with_seeds'])}.")
-    return [*notes, *result["notes"], result["verdict"]]
+    turned = [result["reversed"]] if result.get("reversed") else []
+    return [*notes, *result["notes"], result["verdict"], *turned]
 
 
 def _networks(run: dict[str, Any]) -> str:

@@ -373,12 +373,14 @@ def _pair_drawing(bars: Sequence[Bar]) -> Any:
 
 def _verdicts(found: Sequence[Pair], adjusted: Sequence[float], names: Sequence[str]) -> list[str]:
     """A sentence for each difference beyond the noise, corrected for the number of pairs; or one that there is none."""
-    out = []
+    out, beyond = [], 0
     for ((a, b), one), p in zip(found, adjusted, strict=True):
         difference = one["difference"]["mean"]
         if one["beyond_noise"] and p < 0.05:
             better, worse = (names[a], names[b]) if difference > 0 else (names[b], names[a])
             out.append(f"{better} is better than {worse} beyond the noise, by {percent(abs(difference))} points.")
+            out += [one["reversed"]] if one.get("reversed") else []
+            beyond += 1
     if out:
-        return [*out, *(["No other difference is."] if len(found) > len(out) else [])]
+        return [*out, *(["No other difference is."] if len(found) > beyond else [])]
     return ["No difference between these runs is beyond the noise."] if found else []

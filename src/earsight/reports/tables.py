@@ -177,9 +177,11 @@ def base_rate_notes(found: Mapping[str, Any]) -> list[str]:
     if majority is None:
         notes.append("All clips are of one class: the accuracy is its recall, and says nothing about the others.")
     elif not majority["beaten"]:
+        # The interval of few clips may leave 0 out where an exact test does not.
+        p_value = f", but p = {majority['p_value']:.2g}: too few clips" if majority["ci95"][0] > 0 else ""
         notes.append(
             f"NOT shown to be better than always saying {majority['label']!r}: {signed(majority['difference'])} points "
-            f"(95 % interval {signed_range(majority['ci95'])})."
+            f"(95 % interval {signed_range(majority['ci95'])}{p_value})."
         )
     if never:
         shown = ", ".join(map(repr, never[:MOST_NAMED])) + (", ..." if len(never) > MOST_NAMED else "")
