@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import filelock
 import pytest
 
 from earsight.errors import RunError
@@ -203,8 +204,12 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
         assert dead.stat().st_mode & 0o777 == 0o700
         processes[0].kill()
         processes[0].wait()
+        opened, lock = [], filelock.FileLock
+        monkeypatch.setattr(filelock, "FileLock", lambda path, **rest: opened.append(path.name) or lock(path, **rest))
         with scratch_folder("earsight-test-") as own:
             assert own.is_dir()
+            assert f"{dead.name}.lock" in opened
+            assert "earsight-test-link.lock" not in opened  # not even opened: not every version refuses a link
             assert (dead.exists(), alive.is_dir(), (precious / "kept").read_text()) == (False, True, "x")
             assert remove_stale("earsight-test-") == 2
         assert not own.exists()

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import pytest
 import torch
 
+from earsight.calibration.calibrate import calibrate_run
+from earsight.calibration.fit import Wanted
 from earsight.ensembles import ensemble_run
 from earsight.ensembles.build import make_ensemble
 from earsight.errors import RunError
+from earsight.files import read_state, write_state
+from earsight.reports.runs import read_for_report
+from earsight.training.heldout import model_of
 from earsight.training.trial import Trial, run_trial
 
 CPU = torch.device("cpu")
@@ -61,3 +68,91 @@ def test_a_second_one_at_once_waits_and_then_says_so(tmp_path, monkeypatch):
             tmp_path / "e", grid=None, models={}, published=None, method="average", report={"machine": {}}
         )
     assert not (tmp_path / "e").exists()
+
+
+@pytest.fixture(scope="module")
+def chosen(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ensembles") / "greedy"
+    make_ensemble([run], out=out, device=CPU, method="greedy")
+    return out
+
+
+@pytest.fixture
+def two(made, chosen, tmp_path):
+    """Copies of the ensemble, and of another one of the same run, whose members were chosen."""
+    return shutil.copytree(made[0], tmp_path / "mine"), shutil.copytree(chosen, tmp_path / "other")
+
+
+def test_a_whole_ensemble_misses_nothing(two):
+    for folder in two:
+        read = read_for_report(folder)
+        assert read.joint
+        assert [line for line in read.missing if not line.startswith("Sources")] == []
+        assert read.ensemble["recipe_digest"] == read.trials[0].about["recipe_digest"]
+        assert calibrate_run(folder, Wanted())["models"][-1]["path"] == "model.safetensors"
+
+
+@pytest.mark.parametrize("change", ["recipe_digest", "folds", "dataset"])
+def test_a_report_of_another_ensemble_is_not_shown(two, change):
+    """Exchanged by mv; or it says that it is of other folds, or of another data set."""
+    mine, other = two
+    if change == "recipe_digest":
+        (other / "ensemble.json").rename(mine / "ensemble.json")
+    else:
+        old = read_state(mine / "ensemble.json", {}, remedy="")
+        write_state(mine / "ensemble.json", old | {change: [1] if change == "folds" else {"digest": "0"}})
+    read = read_for_report(mine)
+    assert f"ensemble.json is of another ensemble ({change} differ): nothing of it is shown." in read.missing
+    assert read.ensemble == {}
+    assert read.joint
+    assert read.recipe is not None
+
+
+def test_a_report_of_an_earlier_version_is_shown_and_said_not_to_be_checked(two):
+    path = two[0] / "ensemble.json"
+    old = read_state(path, {}, remedy="")
+    del old["recipe_digest"]
+    write_state(path, old)
+    read = read_for_report(two[0])
+    assert read.ensemble == old
+    assert (
+        read.missing[-1] == "ensemble.json is of an earlier version: that it is of these predictions cannot be checked."
+    )
+
+
+@pytest.mark.parametrize("of", ["ensemble", "trial", "other fold"])
+def test_a_top_model_that_was_exchanged_is_noticed(run, two, of):
+    mine, other = two
+    source = {
+        "ensemble": other / "model.safetensors",
+        "trial": run / "fold-1" / "seed-0" / "model.safetensors",
+        "other fold": mine / "fold-1" / "seed-0" / "model.safetensors",
+    }[of]
+    shutil.copyfile(source, mine / "model.safetensors")
+    wrong = {
+        "ensemble": "is of recipe [0-9a-f]{12} and its trial of [0-9a-f]{12}",
+        "trial": "is of kind single network and its trial of ensemble",
+        "other fold": r"is of folds \[1\] and its trial of \[1, 2\]",
+    }[of]
+    before = (mine / "model.safetensors").read_bytes()
+    with pytest.raises(RunError, match=f"{wrong}, so files of two runs were exchanged"):
+        calibrate_run(mine, Wanted())
+    assert (mine / "model.safetensors").read_bytes() == before
+    read = read_for_report(mine)
+    assert re.search(f"The model file {wrong}: nothing of it is shown", " ".join(read.missing))
+    assert (read.version, read.temperature, read.recipe) == ("", 1.0, None)
+
+
+@pytest.mark.parametrize("of", ["ensemble", "trial"])
+def test_a_folds_model_that_was_exchanged_is_noticed(run, two, of):
+    """With the same fold's of another ensemble, or of a run; and a run's with an ensemble's."""
+    mine, other = two
+    name = "fold-1/seed-0/model.safetensors"
+    shutil.copyfile((other if of == "ensemble" else run) / name, mine / name)
+    for read in (lambda: model_of((mine / name).parent), lambda: calibrate_run(mine, Wanted())):
+        with pytest.raises(RunError, match=r"and its trial of \w+, so files of two runs were exchanged"):
+            read()
+    plain = shutil.copytree(run, mine.parent / "plain")
+    shutil.copyfile(other / name, plain / name)
+    with pytest.raises(RunError, match="is of kind ensemble and its trial of single network"):
+        model_of((plain / name).parent)

@@ -57,6 +57,11 @@ def test_columns_count_after_their_resize_too(monkeypatch):
             "bytes of memory",
         ),
         (["frames=20000", "bands=1024"], "bytes of memory"),
+        # Only the bands before their resize are large: 16 clips of 12 bytes for 1024 bands in 3 * 18,001 columns.
+        (
+            ["clip_seconds=36", "sample_rate_hz=8000", "frames=16", "bands=1024", "fft_ms=256", "hops_ms=[2, 2, 2]"],
+            "bytes of memory",
+        ),
         (["fft_ms=2900", "windows_ms=[700, 700, 700]"], "bytes of memory"),
         (["fft_ms=2900", "hops_ms=[1, 1, 1]"], "values in the STFTs of a window"),
         (["fft_ms=4000"], "176,400 points in an FFT; a model file may ask for 131,072"),

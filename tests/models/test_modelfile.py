@@ -370,6 +370,13 @@ def test_versions(saved):
             load_card(saved)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_metadata_is_json_beyond_the_card_too(saved, value):
+    _rewritten(saved, lambda content: content | {"later": value})
+    with pytest.raises(ModelError, match="its metadata cannot be read"):
+        load_card(saved)
+
+
 def _reseal(content: dict) -> dict:
     """What a hand-made file would do: the digest fits the changed card."""
     text = json.dumps(content["card"], sort_keys=True, separators=(",", ":"))
@@ -421,6 +428,10 @@ _CHANGES = [
     (lambda tensors: tensors.pop("model.fc.bias"), r"1 of its weights do not fit .*model\.fc\.bias"),
     (lambda tensors: tensors.update({"model.extra": torch.zeros(1)}), r"do not fit .*model\.extra"),
     (lambda tensors: tensors.update({"extra": torch.zeros(1)}), "do not fit .*extra"),
+    (
+        lambda tensors: tensors.update({"model.fc.beside": tensors.pop("model.fc.bias")}),  # both names are told
+        r"2 of its weights do not fit .*\(model\.fc\.beside, model\.fc\.bias\)",
+    ),
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"].double()}), "do not fit"),
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"][:4].clone()}), "do not fit"),
     (lambda tensors: tensors.update({"model.fc.bias": tensors["model.fc.bias"] * math.nan}), "NaN"),

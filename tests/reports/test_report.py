@@ -397,7 +397,7 @@ def test_an_ensemble_shows_its_parts(tmp_path):
     row = {"networks": 1, "accuracy": {"mean": 0.5, "ci95": [0.4, 0.6]}, "milliseconds_per_clip": 3.0}
     gain = {"difference": 0.1, "ci95": [-0.1, 0.3], "beyond_noise": False}
     report = {
-        "dataset": {"name": "mine"},
+        "dataset": json.loads(str(np.load(ensemble / "fold-1" / "seed-0" / "predictions.npz")["about"]))["dataset"],
         "members": [{"run": str(run), "seed": seed} for seed in (0, 1)],
         "runs": [str(run)],
         "folds": [1, 2],

@@ -79,5 +79,6 @@ def test_a_model_file_of_another_run(run):
     other = dataclasses.replace(card, recipe=card.recipe.model_copy(update={"training": training}), temperature=3.0)
     save(path, state=model.state_dict(), card=other)
     read = read_for_report(run)
-    assert read.missing == [f"The model file is of another recipe ({other.recipe.digest}): nothing of it is shown."]
+    differ = f"{other.recipe.digest} and its trial of {card.recipe.digest}"
+    assert read.missing == [f"The model file is of recipe {differ}: nothing of it is shown."]
     assert read.temperature == 1.0

@@ -81,19 +81,22 @@ def test_model_files_that_were_exchanged_are_noticed(moving, cpu, tmp_path, othe
             read(run)
 
 
-def test_model_files_that_were_exchanged_with_another_run_are_noticed(moving, cpu, tmp_path):
-    """Of the same fold and seed, but of another recipe."""
+@pytest.mark.parametrize("what", ["recipe", "data set"])
+def test_model_files_that_were_exchanged_with_another_run_are_noticed(moving, cpu, tmp_path, what):
+    """Of the same fold and seed, but of another recipe, or by the same recipe on another data set."""
     run = shutil.copytree(moving / "run", tmp_path / "run")
     path = run / "fold-2" / "seed-0" / "model.safetensors"
     card, model = load(path)
     recipe = card.recipe.model_copy(update={"training": card.recipe.training.model_copy(update={"learning_rate": 0.5})})
-    save(path, state=model.state_dict(), card=dataclasses.replace(card, recipe=recipe))
+    change = {"recipe": recipe} if what == "recipe" else {"trained_on": card.trained_on | {"digest": "0123"}}
+    save(path, state=model.state_dict(), card=dataclasses.replace(card, **change))
+    found = recipe.digest if what == "recipe" else "0123"
     for read in (
         held_out,
         partial(calibrate_run, wanted=Wanted()),
         lambda run: make_ensemble([moving / "run", run], out=tmp_path / "joint", device=cpu),
     ):
-        with pytest.raises(RunError, match=f"is of recipe {recipe.digest} .* files of two runs were exchanged"):
+        with pytest.raises(RunError, match=f"is of {what} {found} .* files of two runs were exchanged"):
             read(run)
 
 

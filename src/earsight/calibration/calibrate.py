@@ -15,14 +15,14 @@ from typing import Any
 
 from earsight.calibration import fit
 from earsight.calibration.fit import CalibratedTrial, Calibration, Wanted
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, RunError
 from earsight.evaluation.statistics import shared_groups
 from earsight.evaluation.summary import Predictions, clip_groups, read_run
 from earsight.files import read_state, say_damage, write_state
 from earsight.models.card import DEFAULT_THRESHOLD
 from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
-from earsight.training.heldout import model_of
+from earsight.training.heldout import foreign, model_of
 
 REPORT = "calibration.json"
 
@@ -37,8 +37,8 @@ def calibrate_run(
     folds) and ``notes``. Files that are so calibrated already are left alone. ``progress`` is called with (files done,
     files in all).
 
-    RunError if the folder holds no finished trial, DataError if the score is not available, ModelError if a model file
-    is damaged or cannot be written.
+    RunError if the folder holds no finished trial, or another run's files; DataError if the score is not available;
+    ModelError if a model file is damaged or cannot be written.
     """
     trials = read_run(run, several=True)
     fitted = _fitted(run, trials, wanted)
@@ -46,7 +46,10 @@ def calibrate_run(
     top = run / "model.safetensors"
     if top.is_file():
         # Those of the published model's seed; an ensemble's folder has one seed.
-        seed = int(load_card(top).trained_on.get("seed") or 0)
+        card = load_card(top)
+        if wrong := foreign(card, trials[0].about, folds={trial.about["fold"] for trial in trials}):
+            raise RunError(f"{top}: {wrong}, so files of two runs were exchanged; put it back, or remove it")
+        seed = int(card.trained_on.get("seed") or 0)
         seeds = {trial.about["seed"] for trial in trials}
         same = [trial for trial in trials if trial.about["seed"] == (seed if seed in seeds else min(seeds))]
         jobs.append((top, same[0], fit.fit_calibration(same, wanted, clip_seconds=_clip_seconds(run, trials))))

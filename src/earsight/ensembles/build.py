@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from earsight.ensembles.ensemble_run import REPORT, FoldModel, Part, joined, trained_on, write_ensemble
+from earsight.ensembles.ensemble_run import REPORT, FoldModel, Part, digest_of, joined, trained_on, write_ensemble
 from earsight.ensembles.selection import Grid, Member, chosen_weights, cross_fitted, gather, method_row, single_row
 from earsight.errors import RunError
 from earsight.evaluation.statistics import shared_groups
@@ -90,10 +90,11 @@ def make_ensemble(
 
     Every seed in the runs is a member, or those of one ``fold`` only; ``method`` (average or greedy) says what the
     model files in ``out`` hold; ``machine`` goes into the report. Returns ``runs``, ``folds``, ``members``,
-    ``left_out``, ``protocol``, ``dataset``, ``groups`` (how many, where clips share some), ``rows`` (one for the single
-    network and one for each way), ``chosen`` (of the greedy way, by fold), ``model`` (path, method, networks,
-    milliseconds_per_clip, seen), ``models`` (path and fold), ``notes``, ``method`` and ``machine``. RunError if the
-    runs do not go together, or the method is unknown or not available.
+    ``left_out``, ``protocol``, ``dataset``, ``recipe_digest`` (a digest of the members and the method), ``groups`` (how
+    many, where clips share some), ``rows`` (one for the single network and one for each way), ``chosen`` (of the greedy
+    way, by fold), ``model`` (path, method, networks, milliseconds_per_clip, seen), ``models`` (path and fold),
+    ``notes``, ``method`` and ``machine``. RunError if the runs do not go together, or the method is unknown or not
+    available.
     """
     check_method(method)
     members, left_out = _open(runs, fold=fold, device=device)
@@ -130,6 +131,7 @@ def make_ensemble(
         "left_out": [members.named(member) for member in left_out],
         "protocol": first["protocol"],
         "dataset": first["dataset"],
+        "recipe_digest": digest_of(grid, method),
         "groups": shared_groups(grid.groups) or None,
         "rows": rows,
         "chosen": chosen,

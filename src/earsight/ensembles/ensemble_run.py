@@ -91,6 +91,7 @@ def trained_on(grid: Grid, card: ModelCard, *, folds: Sequence[int], method: str
         "seeds": sorted({member.seed for member in grid.members}),
         "seed": first.get("seed"),
         "method": method,
+        "recipe_digest": digest_of(grid, method),
         "seen": seen,
         "earsight": __version__,
     }
@@ -112,7 +113,7 @@ def write_ensemble(
             ending.callback(let_go, held)
             check_place(out)
             shutil.rmtree(partial, ignore_errors=True)
-            digest = _digest(grid, method)
+            digest = digest_of(grid, method)
             for fold, model in models.items():
                 _write_fold(partial / f"fold-{fold}" / "seed-0", grid, model, fold=fold, digest=digest)
             if len(models) == 1:
@@ -181,7 +182,7 @@ def _save(path: Path, part: Part) -> None:
     save(path, state=network.state_dict(), card=card, statistics=statistics_of(network))
 
 
-def _digest(grid: Grid, method: str) -> str:
+def digest_of(grid: Grid, method: str) -> str:
     """A digest of the members and how they are combined, in place of a recipe's digest."""
     members = [(grid.trials[fold, m].about["recipe_digest"], m.seed) for fold in grid.folds for m in grid.members]
     return hashlib.sha256(json.dumps([method, sorted(members)]).encode()).hexdigest()[:12]

@@ -17,6 +17,7 @@ from earsight.errors import EarsightError, ModelError, RecipeError, RunError
 from earsight.evaluation.summary import SOURCES_UNKNOWN, Predictions, read_history, read_run, summarize
 from earsight.files import read_state, seal_fits
 from earsight.recipe import Recipe, parse_recipe
+from earsight.training.heldout import foreign
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class RunRead:
 
     ``trials``: the finished ones, by fold and seed; ``summary``: computed from them, with the machine from
     ``summary.json``; ``histories``: their epochs; ``recipe``: from ``recipe.yaml`` or a model file (of an ensemble,
-    its members'); ``version``: earsight's; ``temperature``: the model file's; ``ensemble``: ``ensemble.json``, empty
-    for other runs; ``missing``: sentences.
+    its members'); ``version``: earsight's; ``temperature``: the model file's; ``joint``: whether it is an ensemble;
+    ``ensemble``: its ``ensemble.json``, empty where that cannot be used; ``missing``: sentences.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class RunRead:
     recipe: Recipe | None = None
     version: str = ""
     temperature: float = 1.0
+    joint: bool = False
     ensemble: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -64,9 +66,10 @@ def read_for_report(folder: Path) -> RunRead:
     missing = [f"Sources: {SOURCES_UNKNOWN}."] if any(trial.sources_unknown for trial in trials) else []
     old = _json(folder / "summary.json", missing, without="the machine is not known")
     machine = found if isinstance(found := old.get("machine"), Mapping) else {}
-    ensemble = _json(folder / REPORT, missing, without="its parts are not known") if (folder / REPORT).exists() else {}
-    histories = [] if ensemble else _histories(folder, trials, missing)
-    made_by = _recipe(folder, trials, missing, ensemble=bool(ensemble))
+    joint = (folder / REPORT).exists()
+    ensemble = _ensemble(folder / REPORT, trials, missing) if joint else {}
+    histories = [] if joint else _histories(folder, trials, missing)
+    made_by = _recipe(folder, trials, missing, ensemble=joint)
     for path in sorted(folder.glob("fold-*/seed-*")):
         if path.is_dir() and not (path / "DONE").is_file():
             fold, seed = path.parent.name.removeprefix("fold-"), path.name.removeprefix("seed-")
@@ -83,7 +86,7 @@ def read_for_report(folder: Path) -> RunRead:
             "summary.json does not fit the predictions, so it is damaged or trials have ended since: every figure is "
             f"from the predictions; `earsight summary {folder}` writes it anew."
         )
-    return RunRead(folder, trials, summary, histories, *made_by, ensemble, missing)
+    return RunRead(folder, trials, summary, histories, *made_by, joint, ensemble, missing)
 
 
 _OF_SOURCES = ("accuracy", "majority", "ensemble", "groups")
@@ -102,6 +105,20 @@ def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
         reason = str(error).partition(": ")[2].partition(";")[0] if path.exists() else "is not there"
     missing.append(f"{path.name} {reason}: {without}.")
     return {}
+
+
+def _ensemble(path: Path, trials: Sequence[Predictions], missing: list[str]) -> dict[str, Any]:
+    """An ensemble's parts, if they are of its predictions; where an earlier version kept no digest, that is said."""
+    found = _json(path, missing, without="its parts are not known")
+    about, folds = trials[0].about, sorted({trial.about["fold"] for trial in trials})
+    wanted = {"recipe_digest": about["recipe_digest"], "folds": folds, "dataset": about["dataset"]}
+    differ = [name for name, value in wanted.items() if found.get(name, value) != value]
+    if differ:
+        missing.append(f"{path.name} is of another ensemble ({', '.join(differ)} differ): nothing of it is shown.")
+        return {}
+    if found and "recipe_digest" not in found:
+        missing.append(f"{path.name} is of an earlier version: that it is of these predictions cannot be checked.")
+    return found
 
 
 def _histories(folder: Path, trials: Sequence[Predictions], missing: list[str]) -> list[list[dict[str, Any]]]:
@@ -132,8 +149,9 @@ def _recipe(
         card = load_card(path) if path else None
     except ModelError as error:
         missing.append(f"A model file cannot be read: {error}.")
-    if card and not (ensemble or card.members) and card.recipe.digest != trials[0].about["recipe_digest"]:
-        missing.append(f"The model file is of another recipe ({card.recipe.digest}): nothing of it is shown.")
+    folds = {trial.about["fold"] for trial in trials} if path and path.parent == folder else None
+    if card and (wrong := foreign(card, trials[0].about, folds=folds)):
+        missing.append(f"The model file {wrong}: nothing of it is shown.")
         card = None
     if not card and not path:
         missing.append("There is no model file: which version of earsight trained it is not known.")

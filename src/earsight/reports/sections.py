@@ -216,12 +216,12 @@ def recipe_section(run: RunRead) -> dict[str, Any]:
         ("recipe digest", digest),
         ("data set digest", dataset["digest"]),
         ("protocol", run.summary["protocol"]),
-        ("seeds", ", ".join(map(str, run.seeds)) if not run.ensemble else "those of the members"),
+        ("seeds", ", ".join(map(str, run.seeds)) if not run.joint else "those of the members"),
         ("training", f"{counted(len(run.trials), 'trial')}, {_duration(seconds)} in all"),
         ("machine", "; ".join(f"{name} {value}" for name, value in machine.items()) or "not known"),
     ]
     recipe = run.recipe
-    if recipe is not None and recipe.digest != digest and not run.ensemble:
+    if recipe is not None and recipe.digest != digest and not run.joint:
         run.missing.append(f"recipe.yaml has digest {recipe.digest}, the predictions {digest}: it is not shown.")
         recipe = None
     return {
@@ -230,8 +230,8 @@ def recipe_section(run: RunRead) -> dict[str, Any]:
         "changes": recipe_changes([run]) if recipe is not None else [],
         "command": _command(run),
         "exact": "options" in dataset,
-        "trained": (run.folder / "model.safetensors").is_file() and not run.ensemble,
-        "ensemble": bool(run.ensemble),
+        "trained": (run.folder / "model.safetensors").is_file() and not run.joint,
+        "ensemble": run.joint,
     }
 
 
@@ -259,7 +259,7 @@ def _flat(tree: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _command(run: RunRead) -> str:
-    if run.ensemble:
+    if run.joint:
         return "earsight ensemble RUN... --out again"
     dataset = run.summary["dataset"]
     words = ["earsight", "crossval", "DATA", *dataset.get("options", []), "--recipe", "recipe.yaml"]
@@ -342,7 +342,7 @@ def _run_row(run: RunRead, bar: Bar) -> list[object]:
         f"{bar.low:.1f} to {bar.high:.1f}",
         f"{protocol} (optimistic)" if protocol == "test" else protocol,
         (run.summary["dataset"].get("held_out") or {}).get("kind") or ", ".join(map(str, run.folds)),
-        "ensemble" if run.ensemble else ", ".join(map(str, run.seeds)),
+        "ensemble" if run.joint else ", ".join(map(str, run.seeds)),
         run.summary["recipe_digest"],
     ]
 

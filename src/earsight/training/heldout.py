@@ -5,8 +5,10 @@ Comes in: a run folder. Goes out: one `HeldOut` for each finished trial, its cli
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from earsight.data.audio import file_of
 from earsight.errors import EarsightError, RunError
 from earsight.evaluation.summary import check_place, read_predictions, refuse_several
 from earsight.files import read_state
+from earsight.models.card import ModelCard
 from earsight.models.modelfile import load_card
 
 
@@ -91,13 +94,32 @@ def model_of(folder: Path) -> Path:
         about = card.trained_on
         # An ensemble is of several seeds.
         check_place(folder, {name: about.get(name) for name in ("fold", "seed")[: 1 if "method" in about else 2]})
-        recipe = read_predictions(folder / "predictions.npz").about["recipe_digest"]
-        if "method" not in about and card.recipe.digest != recipe:
+        if wrong := foreign(card, read_predictions(folder / "predictions.npz").about):
             raise RunError(
-                f"{path}: is of recipe {card.recipe.digest} and its trial of {recipe}, so files of two runs were "
-                "exchanged; put them back, or remove the folder and run again"
+                f"{path}: {wrong}, so files of two runs were exchanged; put them back, or remove the folder and run "
+                "again"
             )
     return path
+
+
+def foreign(card: ModelCard, about: Mapping[str, Any], *, folds: Collection[int] | None = None) -> str:
+    """How a model file's card differs from what a trial beside it says of itself; empty if it fits, as far as is known.
+
+    ``folds``: all those of the run, where the file is the one at its top. An ensemble's card names the digest of its
+    members and method in place of a recipe's; older versions kept none.
+    """
+    origin = card.trained_on
+    joint = "method" in origin
+    pairs = {
+        "kind": tuple("ensemble" if one else "single network" for one in (joint, about.get("ensemble"))),
+        "recipe": (origin.get("recipe_digest") if joint else card.recipe.digest, about["recipe_digest"]),
+        "data set": (origin.get("digest"), about["dataset"]["digest"]),
+        "folds": (origin.get("folds"), sorted(folds) if folds and joint else None),
+    }
+    differ = [
+        f"is of {name} {a} and its trial of {b}" for name, (a, b) in pairs.items() if None not in (a, b) and a != b
+    ]
+    return differ[0] if differ else ""
 
 
 def _root(folder: Path, data: Path | None, clip: str) -> Path:
