@@ -64,6 +64,7 @@ def test_columns_count_after_their_resize_too(monkeypatch):
         ),
         (["fft_ms=2900", "windows_ms=[700, 700, 700]"], "bytes of memory"),
         (["fft_ms=2900", "hops_ms=[1, 1, 1]"], "values in the STFTs of a window"),
+        (["fft_ms=2900", "bands=1024", "hops_ms=[100, 100, 100]"], "bytes of memory"),  # the banks of the bands
         (["fft_ms=4000"], "176,400 points in an FFT; a model file may ask for 131,072"),
         (["fft_ms=1e306"], "points in an FFT"),
     ],
