@@ -307,6 +307,17 @@ def test_what_follows_a_damaged_page_is_not_joined_to_what_is_before(tmp_path):
     np.testing.assert_array_equal(wave, whole[: len(wave)])
 
 
+def test_no_joined_sound_is_heard_behind_a_damaged_one(tmp_path):
+    content = bytearray(written(format="FLAC"))
+    content[len(content) // 2] ^= 0x55
+    told = []
+    (tmp_path / "x").write_bytes(bytes(content) + written(format="FLAC"))
+    wave = audio.read(tmp_path / "x", sample_rate_hz=RATE, excuse=lambda *what: told.append(what))
+    assert told[0][0].startswith("damaged at 1.")
+    assert 0 < len(wave) < len(WAVE)
+    np.testing.assert_array_equal(wave, decoded(written(format="FLAC"))[: len(wave)])
+
+
 def test_nothing_is_excused_where_nothing_was_read(tmp_path):
     for content in (written(format="WAV")[:44], b"\0" * 5000, written(format="OGG", subtype="VORBIS")[:300]):
         (tmp_path / "x").write_bytes(content)

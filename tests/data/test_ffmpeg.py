@@ -334,11 +334,15 @@ def test_old_containers_that_are_cut_are_named(tmp_path, container, subtype):
     assert abs(int(found.split()[1]) - missing) < 32
 
 
-def opus_in_caf(wave, *, priming):
-    """A CAF file with Opus at 48 kHz; without priming its table is that of ffmpeg 5.1."""
+def opus_in_caf(wave, *, priming, short=()):
+    """A CAF file with Opus at 48 kHz; without priming its table is that of ffmpeg 5.1.
+
+    The packets whose numbers are in ``short`` say that they are of 2.5 ms, not 20.
+    """
     content = by_ffmpeg("ogg", "libopus", wave=wave, rate=48000, sample_format="s16")
     with av.open(io.BytesIO(content)) as source:
         packets = [bytes(packet) for packet in source.demux(source.streams.audio[0]) if packet.size]
+    packets = [bytes([28 << 3 | one[0] & 7]) + one[1:] if at in short else one for at, one in enumerate(packets)]
     frames = 960 * len(packets)
     valid, remainder = (len(wave), frames - priming - len(wave)) if priming else (frames, 0)
     sizes = b"".join(
@@ -368,6 +372,18 @@ def test_opus_in_caf_whose_table_tells_no_delay_begins_with_the_sound(tmp_path):
     found = read(tmp_path / "x", opus_in_caf(WAVE, priming=0))
     assert len(found) == (len(WAVE) + 312 + 959) // 960 * 960 - 312
     assert np.corrcoef(found[: len(WAVE)], WAVE)[0, 1] > 0.95
+
+
+def test_a_packet_of_opus_in_caf_that_is_shorter_than_the_others_is_named(tmp_path):
+    assert reason(tmp_path / "x", opus_in_caf(LONG, priming=312, short=[100])).startswith("damaged at 1.99 s")
+
+
+def test_sound_that_the_table_of_a_caf_file_promises_and_that_is_not_there_is_named(tmp_path):
+    content = bytearray(by_ffmpeg("caf", "alac", wave=WAVE[:44000], sample_format="s16p"))
+    at = content.index(b"pakt") + 20
+    assert int.from_bytes(content[at : at + 8], "big") == 44000
+    content[at : at + 8] = struct.pack(">q", 54001)
+    assert reason(tmp_path / "x", bytes(content)).startswith("damaged at 1.00 s (1.22 s of sound are promised)")
 
 
 @pytest.mark.parametrize("samples", [9001, 44100, 132301])

@@ -180,6 +180,24 @@ def test_metadata_in_each_part(tmp_path):
     assert open_dataset(tmp_path, skip_missing=True).missing == ("test/2.wav",)
 
 
+def test_a_part_whose_files_are_gone_is_named(tmp_path):
+    names = [f"{n}.wav" for n in range(4)]
+    for part in ("train", "test"):
+        touch(tmp_path / part, *names)
+        table(tmp_path / part / "metadata.csv", "file_name,label\n0.wav,owl\n1.wav,dog\n2.wav,owl\n3.wav,dog\n")
+    for part in ("test", "train"):
+        for name in names:
+            (tmp_path / part / name).unlink()
+        assert f"its {part} part has no clip" in refused(tmp_path, skip_missing=True)
+        touch(tmp_path / part, *names)
+    # Where nothing at all is there, its place is asked for, and nothing is left out.
+    for path in tmp_path.glob("*/*.wav"):
+        path.unlink()
+    message = refused(tmp_path, skip_missing=True)
+    assert "8 of 8 files do not exist" in message
+    assert "name the folder that they are in with --root" in message
+
+
 def test_a_metadata_file_of_another_kind_changes_nothing(tmp_path):
     parts(tmp_path, ".", count=5)
     before = open_dataset(tmp_path).digest

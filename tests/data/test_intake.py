@@ -106,7 +106,10 @@ def test_calls_above_the_band_are_measured_however_seldom_and_whatever_rumbles()
     # A recorder's own noise is no call, nor is what lies above 22.05 kHz of an ordinary sound at 48 kHz.
     hiss = 2e-5 * np.random.default_rng(0).standard_normal(96000)
     assert not measured(hiss + tone(500, rate=96000), rate=96000, features=features)
-    assert not measured(0.1 * np.random.default_rng(0).standard_normal(48000), rate=48000, features=features)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(48000)
+    for fmin_hz in (0.0, 20.0):
+        near = features.model_copy(update={"fmin_hz": fmin_hz})
+        assert measured(noise, rate=48000, features=near).above == 0
 
 
 def test_rumble_below_the_band_is_measured():

@@ -281,6 +281,11 @@ def test_dcase_scenes(tmp_path):
     several = open_dataset(dcase(tmp_path / "TUT", folds=(1, 2)))
     assert (several.split, several.fold_numbers, len(several.clips)) == (False, (1, 2), 8)
     assert "2 official folds" in several.describe()
+    held = tmp_path / "TUT/evaluation_setup/fold2_evaluate.csv"
+    lines = held.read_text().splitlines()
+    for changed in (lines[:-1], [*lines, *dict.fromkeys(line.replace("rome", "oslo") for line in lines[1:])]):
+        table(held, "\n".join(changed))
+        assert "its 2 folds do not test each clip once; list the clips in a csv" in refused(tmp_path / "TUT")
     (tmp_path / "TAU/evaluation_setup/fold1_evaluate.csv").unlink()
     assert "no foldN_train.csv with foldN_evaluate.csv" in refused(tmp_path / "TAU")
     meta = open_dataset(tmp_path / "TAU" / "meta.csv", folds=2)

@@ -285,7 +285,8 @@ def _part_folders(root: Path) -> list[str]:
     folders = [entry.name for entry in _entries(root) if not entry.name.startswith(".") and _is_folder(entry)]
     if not any(map(_part_words, folders)):
         return []
-    full = [name for name in folders if _holds_sound(root / name)]
+    # A part whose table names files that are not there is one all the same.
+    full = [name for name in folders if _holds_sound(root / name) or (is_part(name) and _metadata(root / name))]
     parts = [name for name in full if is_part(name)]
     others = [name for name in full if name not in parts]
     if len(parts) < 2 and others:
