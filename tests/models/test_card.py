@@ -132,7 +132,7 @@ _TREE = {
     "members": [{}],
     "weights": [1.0],
 }
-_TEXTS = ("dataset", "digest", "clips_digest", "method", "seen", "earsight")
+_TEXTS = ("dataset", "digest", "clips_digest", "method", "recipe_digest", "seen", "earsight")
 _TREE["trained_on"] |= dict.fromkeys(_TEXTS, "x")
 _NO_TEXT, _NO_NUMBER, _NO_SHARE = [3, [], {}], ["1", True, [], float("nan"), float("inf")], ["1", True, -0.1, 1.1, []]
 _NO_WHOLE, _NO_FOLD, _NO_LIST = ["1", True, 0.5, -1, 1 << 64, []], ["1", True, 0.5, -1, 1 << 31, []], [3, "x", {}, None]

@@ -90,6 +90,7 @@ class _Origin(_Part):
     held_out_accuracy: _Share | None = None
     held_out_average_precision: _Share | None = None
     method: _Text | None = None
+    recipe_digest: _Text | None = None
     seen: _Text | None = None
     earsight: _Text | None = None
 
