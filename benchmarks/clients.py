@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from benchmarks.broken import RATE, encoded, hours
 from benchmarks.watched import Found, Row, Site, code_of
 
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 GIB = 1 << 30
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from earsight.inference.classifier import Classifier
 from earsight.serving.limits import Limits
 from earsight.serving.server import Server, bind
+from earsight.serving.visitors import LOOPBACK, Known
 
 RATE = 8000
 CLASSES = ("bell", "cat & <b>dog</b>", "réveil 鳥")
@@ -20,11 +21,13 @@ QUICK = {"body_bytes": 2_000_000, "sound_seconds": 60.0, "decode_seconds": 20.0,
 
 
 @contextmanager
-def serving(classifier: Classifier, **limits: float) -> Iterator[tuple[httpx.Client, Server]]:
+def serving(
+    classifier: Classifier, *, known: Known = LOOPBACK, **limits: float
+) -> Iterator[tuple[httpx.Client, Server]]:
     """A server in a thread, and a client of it."""
     started = threading.Event()
     listening = bind("127.0.0.1", 0)
-    server = Server(classifier, Limits(**(QUICK | limits)), listening=listening, started=started.set)
+    server = Server(classifier, Limits(**(QUICK | limits)), listening=listening, started=started.set, known=known)
     thread = threading.Thread(target=lambda: asyncio.run(server.work()), daemon=True)
     thread.start()
     try:

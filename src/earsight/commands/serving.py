@@ -27,6 +27,14 @@ def serve(
     wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits to be filled.")] = 4.0,
     decoders: Annotated[int, typer.Option(min=1, help="Processes that decode.")] = 2,
     stop_seconds: Annotated[float, typer.Option(min=1, help="Longest wait for requests in flight at the stop.")] = 15.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that it is reached by, beside localhost and addresses; * for any. Repeatable."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(help="Site whose pages may use it, such as https://example.org; * for any. Repeatable."),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -42,6 +50,7 @@ def serve(
     from earsight.inference.classifier import load_classifier
     from earsight.serving.limits import Limits
     from earsight.serving.server import Server, bind, check_parity
+    from earsight.serving.visitors import listening_at
     from earsight.training.device import keep_freed_memory
 
     limits = Limits(
@@ -61,5 +70,7 @@ def serve(
             say(f"  note: {note}")
         address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         started = f"{model}: served at http://{address} (Ctrl-C stops it)"
-        asyncio.run(Server(classifier, limits, listening=listening, started=lambda: say(started)).work())
+        known = listening_at(host, hosts=allow_host or [], origins=allow_origin or [])
+        server = Server(classifier, limits, listening=listening, started=lambda: say(started), known=known)
+        asyncio.run(server.work())
     say("earsight: stopped; what was in flight has been answered")

@@ -31,6 +31,7 @@ from earsight.serving.refusals import Refusal, refused
 from earsight.serving.schemas import Answer, ErrorBody, Health, ModelBody
 from earsight.serving.service import Service
 from earsight.serving.uploads import drain, uploaded
+from earsight.serving.visitors import Known, add_visitors
 from earsight.version import __version__
 
 _log = logging.getLogger("earsight.serving")
@@ -61,8 +62,8 @@ _REFUSALS = {
 }
 
 
-def create_app(classifier: Classifier, limits: Limits) -> FastAPI:
-    """The ASGI application that serves a classifier; ``state.service`` is its `Service`."""
+def create_app(classifier: Classifier, limits: Limits, known: Known) -> FastAPI:
+    """The ASGI application that serves a classifier to known visitors; ``state.service`` is its `Service`."""
     service = Service(classifier, limits)
 
     @asynccontextmanager
@@ -85,6 +86,7 @@ def create_app(classifier: Classifier, limits: Limits) -> FastAPI:
     _add_predict(app, service)
     _add_small_routes(app, service)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    add_visitors(app, known)
     return app
 
 
@@ -164,6 +166,11 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             service.meters.requests.labels(str(status), code).inc()
             service.meters.seconds.observe(time.perf_counter() - began)
 
+    @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def wrong_method() -> None:
+        # The page's files, which stand at all other paths, would say that there is no such file.
+        raise HTTPException(405, headers={"Allow": "POST"})
+
 
 def _add_small_routes(app: FastAPI, service: Service) -> None:
     classifier, limits = service.classifier, service.limits
@@ -222,7 +229,9 @@ def _handle_errors(app: FastAPI) -> None:
         known = "there are POST /predict, GET /model, /healthz, /metrics, /openapi.json and the page at /"
         code = {404: "not_found", 405: "wrong_method"}.get(error.status_code, "bad_request")
         message = f"{request.method} {request.url.path[:80]}: {error.detail}"
-        return refused(Refusal(error.status_code, code, message, known))
+        response = refused(Refusal(error.status_code, code, message, known))
+        response.headers.update(error.headers or {})
+        return response
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: ClientDisconnect) -> Response:

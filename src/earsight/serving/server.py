@@ -28,6 +28,7 @@ from earsight.serving.app import create_app
 from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal, busy, refused
 from earsight.serving.service import Service
+from earsight.serving.visitors import LOOPBACK, Known
 
 HEADER_SECONDS = 10.0
 _CONNECTIONS = 512  # further connections get "busy"; beyond an eighth more they get no response
@@ -76,12 +77,21 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """One service at one port; ``listening``, from `bind`, is closed in the end, ``started`` called when it answers."""
+    """One service at one port for known visitors.
+
+    ``listening``, from `bind`, is closed in the end, ``started`` called when it answers.
+    """
 
     def __init__(
-        self, classifier: Classifier, limits: Limits, *, listening: socket.socket, started: Callable[[], None]
+        self,
+        classifier: Classifier,
+        limits: Limits,
+        *,
+        listening: socket.socket,
+        started: Callable[[], None],
+        known: Known = LOOPBACK,
     ) -> None:
-        app = create_app(classifier, limits)
+        app = create_app(classifier, limits, known)
         config = uvicorn.Config(
             app,
             http=_Protocol,
