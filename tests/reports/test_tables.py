@@ -124,6 +124,13 @@ def test_what_an_accuracy_hides_is_said_in_words():
     assert "over 6 groups, whose clips move together. They are few" in text
 
 
+def test_a_run_that_is_worse_is_called_so():
+    worse = {"label": "rain", "share": 0.7, "difference": -0.179, "ci95": [-0.342, -0.013], "beaten": False}
+    text = _printed(_summary(**{**RATES, "majority": worse}))
+    assert "WORSE than always saying 'rain': -17.9 points (95 % interval -34.2 to -1.3)." in text
+    assert "NOT shown" not in text
+
+
 def test_few_clips_whose_interval_leaves_0_out_have_the_p_value_that_does_not():
     few = {"label": "dog", "share": 0.2, "difference": 0.6, "ci95": [0.2, 1.0], "p_value": 0.25, "beaten": False}
     text = _printed(_summary(**{**RATES, "majority": few}))

@@ -179,8 +179,9 @@ def base_rate_notes(found: Mapping[str, Any]) -> list[str]:
     elif not majority["beaten"]:
         # The interval of few clips may leave 0 out where an exact test does not.
         p_value = f", but p = {majority['p_value']:.2g}: too few clips" if majority["ci95"][0] > 0 else ""
+        verdict = "WORSE than" if majority["ci95"][1] < 0 else "NOT shown to be better than"
         notes.append(
-            f"NOT shown to be better than always saying {majority['label']!r}: {signed(majority['difference'])} points "
+            f"{verdict} always saying {majority['label']!r}: {signed(majority['difference'])} points "
             f"(95 % interval {signed_range(majority['ci95'])}{p_value})."
         )
     if never:
