@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from earsight.recipe import Recipe
 
@@ -26,12 +26,15 @@ FIELDS = "<!-- fields -->"
 
 def _values(field: Any) -> str:
     """Which values a field takes: names, or the bounds of a number."""
-    kinds = [field.annotation, *get_args(field.annotation)]
+    kinds, limits = [field.annotation, *get_args(field.annotation)], list(field.metadata)
+    for kind in [kind for kind in kinds if get_origin(kind) is Annotated]:  # a number with bounds beside names
+        kinds.append(get_args(kind)[0])
+        limits += [limit for inner in get_args(kind)[1:] for limit in inner.metadata]
     names = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
     signs = {"ge": "from ", "gt": "above ", "le": "to ", "lt": "below "}
-    bounds = [f"{signs[sign]}{getattr(one, sign):g}" for one in field.metadata for sign in signs if hasattr(one, sign)]
+    bounds = [f"{signs[sign]}{getattr(one, sign):g}" for one in limits for sign in signs if hasattr(one, sign)]
     if names and {int, float} & set(kinds):
-        bounds.append("or a number")
+        bounds = [" ".join(["or a number", *bounds])]
     if not names and not bounds:
         return {bool: "true, false", str: "a name"}.get(field.annotation, "numbers")
     return ", ".join([*(f"`{name}`" for name in names), *([" ".join(bounds)] if bounds else [])])

@@ -92,6 +92,8 @@ def test_every_field_of_a_recipe_has_its_row():
         assert f"`{name}`" in page or f"## {name}" in page
     assert "| `training.epochs` | `30` | from 1 to 10000 | times through" in page
     assert "| `features.sample_rate_hz` | `auto` | `auto`, or a number | to which" in page
+    assert "| `features.fmax_hz` | `none` | `none`, or a number above 0 | the highest" in page
+    assert "`right`, `loudest`, or a number from 1 to 1024 | of several" in page
 
 
 @pytest.mark.parametrize("page", sorted(PAGE.parent.glob("*.md")), ids=lambda path: path.stem)
