@@ -308,6 +308,32 @@ def test_limits_with_seeds_and_groups_agree_with_draws_one_by_one(paired):
     assert crossed_limits(lone, draws=4000) == blind
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_limits_with_seeds_of_few_groups_are_no_narrower_than_without(paired):
+    generator = np.random.default_rng(1)
+    shape = (3, 6, 20)  # seeds, groups, clips of each
+    skill = generator.random((1, 6, 1))
+    luck = generator.normal(0, 0.1, (3, 1, 1))
+    tables = [(generator.random(shape) < skill + more).reshape(3, 120) * 1.0 for more in (0.2 + luck, 0.0)]
+    answers = FoldAnswers(*tables, paired, np.repeat(np.arange(6), 20))
+    means = []
+    for _ in range(20_000):
+        seeds = generator.integers(0, 3, 2), generator.integers(0, 3, 2)
+        change = tables[0][seeds[0]].mean(axis=0) - tables[1][seeds[not paired]].mean(axis=0)
+        means.append(change.reshape(6, 20)[generator.integers(0, 6, 5)].mean())
+    reach = scipy.stats.t.ppf(0.975, 5) * np.std(means)
+    middle = tables[0].mean() - tables[1].mean()
+    expected = [min(np.quantile(means, 0.025), middle - reach), max(np.quantile(means, 0.975), middle + reach)]
+    np.testing.assert_allclose(crossed_limits([answers]), expected, atol=0.01)
+    # Networks that do not differ: what is left is the noise of the groups, which is that without seeds.
+    same = [made.answered(1, seed, np.arange(120) % 3, tables[0][0] > 0) for seed in (0, 1)]
+    other = [made.answered(1, seed, np.arange(120) % 3, tables[1][0] > 0) for seed in (0, 1)]
+    runs = [[dataclasses.replace(one, groups=np.repeat(list("abcdef"), 20)) for one in run] for run in (same, other)]
+    found = compare_runs(*runs, names=NAMES)["difference"]
+    assert found["ci95_with_seeds"][0] <= found["ci95"][0]
+    assert found["ci95_with_seeds"][1] >= found["ci95"][1]
+
+
 # --- Several labels -------------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,29 @@ def test_copies_are_in_one_fold_whatever_the_draw(sounds):
     assert note.endswith(": those of a sound are in one fold")
 
 
+def test_copies_are_held_out_no_sooner_than_other_clips(tmp_path):
+    """They are the larger groups, which are dealt first; and a class of one sound stays on the other side."""
+    for label, first, twice in (("a", 0, 8), ("b", 30, 7)):
+        (tmp_path / label).mkdir()
+        for number in range(first, first + 30):
+            soundfile.write(tmp_path / label / f"{number}.wav", noise(number), RATE)
+            if number < first + twice:
+                shutil.copy(tmp_path / label / f"{number}.wav", tmp_path / label / f"{number}x.wav")
+    shutil.copy(tmp_path / "a" / "20.wav", tmp_path / "b" / "other.wav")
+    drawn = [hold_out(open_dataset(tmp_path, folds=None), seed=seed) for seed in range(12)]
+    held = [{clip.path for clip in dataset.clips if clip.fold == 1} for dataset in drawn]
+    assert all(len(found - {path for path in found if "x" in path or "other" in path}) == 12 for found in held)
+    copies = np.array([sum("x" in path for path in found) for found in held])
+    assert 12 * 15 * 0.1 < copies.sum() < 12 * 15 * 0.3  # 15 of the 60 sounds, of which a fifth is held out
+    assert len(set(map(frozenset, held))) == 12
+    assert 0 < sum("b/other.wav" in found for found in held) < 7
+    (tmp_path / "c").mkdir()
+    shutil.copy(tmp_path / "a" / "21.wav", tmp_path / "c" / "21.wav")
+    for seed in range(12):
+        found = hold_out(open_dataset(tmp_path, folds=None), seed=seed)
+        assert {clip.label for clip in found.clips if clip.fold == 2} == {"a", "b", "c"}
+
+
 def test_without_copies_the_draw_is_what_it_was(sounds):
     for copy in ("a/x0", "a/x1", "b/x2", "b/x3"):
         (sounds / f"{copy}.wav").unlink()
@@ -137,8 +160,8 @@ def test_the_same_samples_in_other_bytes_are_in_one_fold(sounds, monkeypatch):
 
 
 @pytest.mark.parametrize("bytes_alone", [False, True])
-def test_the_draws_of_both_earlier_versions_are_kept(sounds, bytes_alone):
-    """Of the one that knew nothing of copies, and of that which knew the same bytes alone."""
+def test_the_draws_of_earlier_versions_are_kept(sounds, bytes_alone):
+    """Of the one that knew nothing of copies, of that which knew the same bytes alone, and that which counted each."""
     other_codings(sounds)
     shutil.copy(sounds / "b/03.wav", sounds / "b/y.wav")
     plain = open_dataset(sounds, folds=None)
@@ -157,6 +180,14 @@ def test_the_draws_of_both_earlier_versions_are_kept(sounds, bytes_alone):
     assert kept.folds.tolist() == old_folds.tolist()
     assert any(note.startswith("LEAK: 9 files are 4 sounds") for note in kept.notes)
     assert ((hold_out(plain, seed=5, kept=lambda: of_old).folds == 1) == old_held).all()
+    counted = holdout(plain.labels, duplicates.joined(plain.groups, copies_of(plain)), fraction=0.2, seed=5)
+    of_old = {_with_folds(plain, np.where(counted, 1, 2)).digest}
+    assert ((hold_out(plain, seed=5, kept=lambda: of_old).folds == 1) == counted).all()
+    assert hold_out(plain, seed=5).digest not in of_old
+
+
+def copies_of(dataset):
+    return duplicates.same_sounds([dataset.file(row) for row in range(len(dataset.clips))])
 
 
 def _with_folds(dataset, folds):

@@ -120,6 +120,6 @@ def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:
 def _finding(suspect: Suspect) -> Finding:
     from earsight.data.checks import Finding
 
-    text = f"labelled {suspect.label}, but held out it is {suspect.likelier} with {suspect.probability:.0%} "
-    text += f"and {suspect.label} with {suspect.probability_of_label:.0%}: listen, and correct the label if it is wrong"
+    text = f"labelled {suspect.label}, but held out it has {suspect.probability:.0%} for {suspect.likelier} "
+    text += f"and {suspect.probability_of_label:.0%} for {suspect.label}: listen, and correct the label if it is wrong"
     return Finding("suspected_label", "warning", (suspect.clip,), text)

@@ -27,6 +27,7 @@ from earsight.evaluation.statistics import (
     paired_difference,
     settled,
     shared_groups,
+    t_quantile,
 )
 from earsight.evaluation.summary import Predictions, bootstrap_p, clip_draws, over_folds, refuse_several
 
@@ -78,10 +79,11 @@ def compare_runs(
         groups = np.concatenate([one.groups for one in answers.values() if one.groups is not None])
     found = paired_difference(right_a, right_b, folds=owners, groups=groups, draws=draws)
     limits = crossed_limits(list(answers.values()), draws=draws)
-    with_seeds = None if np.isnan(limits[0]) else list(limits)
-    wide = found
+    wide, with_seeds = found, None if np.isnan(limits[0]) else list(limits)
     if with_seeds is not None:
         wide = found._replace(low=min(found.low, limits[0]), high=max(found.high, limits[1]))
+        if shared_groups(groups):  # without seeds the wider limits of clips and groups count, so they do with them
+            with_seeds = [wide.low, wide.high]
     runs = [
         _about(run, right, owners, groups, name=name, folds=folds, seeds=seeds)
         for run, right, name in ((a, right_a, names[0]), (b, right_b, names[1]))
@@ -231,7 +233,10 @@ def crossed_limits(answers: Sequence[FoldAnswers], *, draws: int = DRAWS, seed: 
 def _crossed_groups(
     answers: Sequence[FoldAnswers], owner: NDArray[np.int64], *, draws: int, seed: int
 ) -> tuple[float, float]:
-    """As `crossed_limits`, with groups redrawn over all folds in place of clips; ``owner`` (clips,) numbers them."""
+    """As `crossed_limits`, with groups redrawn over all folds in place of clips; ``owner`` (clips,) numbers them.
+
+    Of few groups those of Student's t count where they are wider, with the deviation of the draws.
+    """
     count = int(owner.max()) + 1
     if count < 2:
         return -1.0, 1.0
@@ -255,6 +260,10 @@ def _crossed_groups(
         redrawn = generator.multinomial(count - 1, np.full(count, 1 / count), size=rows)
         means[start : start + rows] = (redrawn * change).sum(axis=1) / (redrawn @ masses)
     low, high = np.quantile(means, [TAIL, 1 - TAIL])
+    if count < FEW_GROUPS:  # redrawing is too sure of itself, as it is without seeds
+        middle = float(np.mean([one.a.mean() - one.b.mean() for one in answers]))
+        reach = t_quantile(count - 1) * float(means.std())
+        low, high = max(-1.0, min(low, middle - reach)), min(1.0, max(high, middle + reach))
     return settled(low), settled(high)
 
 

@@ -346,12 +346,17 @@ def t_limits(sums: NDArray[np.float64], masses: NDArray[np.float64]) -> tuple[fl
     For groups of equal masses these are the t limits of the groups' means; else of the ratio, linearised (W. Cochran,
     "Sampling Techniques", 1977, section 6.3).
     """
-    from scipy.special import stdtrit  # slow to load, and few runs have few groups
-
     count, ratio = len(sums), float(sums.sum() / masses.sum())
     rest = (sums - ratio * masses) / masses.sum()
-    reach = float(stdtrit(count - 1, 1 - TAIL)) * math.sqrt(count / (count - 1) * float((rest**2).sum()))
+    reach = t_quantile(count - 1) * math.sqrt(count / (count - 1) * float((rest**2).sum()))
     return ratio - reach, ratio + reach
+
+
+def t_quantile(freedom: int) -> float:
+    """How many standard errors a two-sided 95 % interval reaches by Student's t."""
+    from scipy.special import stdtrit  # slow to load, and few runs have few groups
+
+    return float(stdtrit(freedom, 1 - TAIL))
 
 
 def group_sums(values: NDArray[np.float64], owner: np.ndarray) -> NDArray[np.float64]:

@@ -233,26 +233,41 @@ def hold_out(
 ) -> Dataset:
     """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest.
 
-    Files of the same sound stay on one side. Earlier versions did not see to that, or to the same bytes alone: where
-    their draw is one of ``kept``, digests of data sets, it is made again. A data set that brings a split is returned as
-    it is: its fold 1 is its test part.
+    Files of the same sound stay on one side, and count as one clip: as larger groups they would be held out first, with
+    every seed. Earlier versions did not see to that, or to the same bytes alone, or counted each: where their draw is
+    one of ``kept``, digests of data sets, it is made again. A data set that brings a split is returned as it is: its
+    fold 1 is its test part.
     """
     if dataset.split:
         return dataset
 
-    def drawn(groups: NDArray[np.str_]) -> Dataset:
-        mask = holdout(dataset.strata, groups, fraction=fraction, seed=seed)
-        clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, mask, strict=True))
+    def drawn(groups: NDArray[np.str_], rows: Sequence[int] | slice = slice(None)) -> Dataset:
+        mask = holdout(dataset.strata[rows], groups[rows], fraction=fraction, seed=seed)
+        held = np.isin(groups, groups[rows][mask])
+        clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, held, strict=True))
         return replace(dataset, clips=clips, drawn_seed=seed)
 
     files = [dataset.file(row) for row in range(len(dataset.clips))]
     # Parts of recordings have sources that copies are joined in already.
     copies = [] if dataset.parts else same_sounds(files)
+    together = joined(dataset.groups, copies)
     if copies and (known := kept()):
-        for parted in (dataset.groups, joined(dataset.groups, identical_files(files))):
-            if (before := drawn(parted)).digest in known:
+        for groups in (dataset.groups, joined(dataset.groups, identical_files(files)), together):
+            if (before := drawn(groups)).digest in known:
                 return before
-    return drawn(joined(dataset.groups, copies))
+    return drawn(together, _one_of_each(dataset, copies)) if copies else drawn(together)
+
+
+def _one_of_each(dataset: Dataset, copies: Sequence[Sequence[int]]) -> list[int]:
+    """Rows of one clip of each sound; where a class would lose its last one, of each sound under each of its labels."""
+    labels = [set(clip.labels) if dataset.several else {clip.label} for clip in dataset.clips]
+    lone = set(range(len(labels))) - {row for rows in copies for row in rows}
+    found = lone | {rows[0] for rows in copies}
+    if set().union(*(labels[row] for row in found)) < set().union(*labels):
+        found = lone | {
+            next(row for row in rows if labels[row] == own) for rows in copies for own in map(labels.__getitem__, rows)
+        }
+    return sorted(found)
 
 
 def wanted_source(rows: int, recipe: Recipe, device: torch.device) -> str:
