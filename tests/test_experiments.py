@@ -80,9 +80,14 @@ def test_ensemble_trains_the_members_that_are_lacking(desk, synthetic_folder, tm
     assert found["folds"] == [2, 3]
     assert before.items() <= {path: path.read_bytes() for path in run.glob("fold-*/seed-*/*")}.items()
     assert len(json.loads((run / "summary.json").read_text())["folds"]) == 4
+    assert [(one["fold"], one["seed"]) for one in json.loads((run / "calibration.json").read_text())["models"]] == [
+        *((fold, seed) for fold in (2, 3) for seed in (0, 1))
+    ]
     assert "fold 7: not in" in refused("ensemble", run, *options, "--fold", 7)
     assert "name it with --data" in refused("ensemble", run, "--seeds", 3, "--out", tmp_path / "e")
     assert "give --seeds" in refused("ensemble", run, "--on", "ray", "--out", tmp_path / "e")
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text() + "# longer\n")
+    assert "so it is damaged; give the run's crossval command again" in refused("ensemble", run, *options)
     (run / "recipe.yaml").unlink()
     assert "no recipe.yaml" in refused("ensemble", run, *options)
 

@@ -15,7 +15,7 @@ from earsight.data.splits import group_folds, holdout
 from earsight.errors import DataError
 from earsight.files import write_state
 from earsight.training import preparation
-from earsight.training.preparation import hold_out, kept_splits, prepare
+from earsight.training.preparation import APART, ONE_CLIP, TOGETHER, hold_out, kept_splits, prepare
 from earsight.training.trial import Trial, inner_split, run_trial
 from test_cli import invoke
 
@@ -211,26 +211,51 @@ def test_the_inner_split_keeps_a_sound_on_one_side(sounds, tmp_path, tiny_recipe
                 assert not (lot & set(names[train].tolist()) and lot & set(names[inner].tolist()))
             old = [
                 set(names[rows].tolist())
-                for rows in inner_split(replace(ready, recipe=recipe, twins_parted=True), fold)
+                for rows in inner_split(replace(ready, recipe=recipe, twins_drawn=APART), fold)
             ]
             parted += any(lot & old[0] and lot & old[1] for lot in lots)
     assert parted, "the earlier split parts some"
 
 
+def test_the_inner_split_takes_copies_no_sooner_than_other_clips(tmp_path, tiny_recipe):
+    """As larger groups they would be dealt first: all that is inner would be copies."""
+    root = tmp_path / "set"
+    for kind in "ab":
+        (root / kind).mkdir(parents=True)
+        for number in range(24):
+            # Four sounds a class are there three times, and twelve once.
+            sound = number % 4 if number < 12 else number
+            wave = np.random.default_rng([ord(kind), sound]).normal(scale=0.1, size=8000)
+            soundfile.write(root / kind / f"{number}.wav", wave, 8000)
+    ready = prepare(open_dataset(root, folds=2), tiny_recipe)
+    copied = {row for rows in ready.twins for row in rows}
+    assert len(copied) == 24
+    for fold in (1, 2):
+        shares = {}
+        for way in (ONE_CLIP, TOGETHER):
+            train, inner = inner_split(replace(ready, twins_drawn=way), fold)
+            assert not set(train) & set(inner)
+            assert len(train) + len(inner) == 24
+            for rows in ready.twins:
+                assert not (set(rows) & set(train) and set(rows) & set(inner))
+            shares[way] = np.mean([row in copied for row in inner])
+        assert shares[TOGETHER] == 1
+        assert shares[ONE_CLIP] <= 0.6
+
+
 def test_a_run_that_was_begun_keeps_its_inner_split(sounds, tmp_path, tiny_recipe, cpu):
     data = open_dataset(sounds, folds=2)
-    before = replace(prepare(data, tiny_recipe), twins_parted=True)
-    folder = run_trial(before, Trial(1, 0), run=tmp_path / "old", device=cpu)
-    assert "twins" not in json.loads((folder / "trial.json").read_text())
-    assert prepare(data, tiny_recipe, run=tmp_path / "old").twins_parted
-    ready = prepare(data, tiny_recipe, run=tmp_path / "new")
-    assert not ready.twins_parted
-    run_trial(ready, Trial(1, 0), run=tmp_path / "new", device=cpu)
-    assert not prepare(data, tiny_recipe, run=tmp_path / "new").twins_parted
-    ensemble = tmp_path / "new" / "ensemble" / "fold-1" / "seed-0" / "trial.json"
+    ready = prepare(data, tiny_recipe)
+    for way, written in ((APART, None), (TOGETHER, "together"), (ONE_CLIP, "one clip")):
+        run = tmp_path / way
+        folder = run_trial(replace(ready, twins_drawn=way), Trial(1, 0), run=run, device=cpu)
+        assert json.loads((folder / "trial.json").read_text()).get("twins") == written
+        assert prepare(data, tiny_recipe, run=run).twins_drawn == way
+    assert ready.twins_drawn == ONE_CLIP == prepare(data, tiny_recipe, run=tmp_path / "new").twins_drawn
+    ensemble = run / "ensemble" / "fold-1" / "seed-0" / "trial.json"
     ensemble.parent.mkdir(parents=True)
     write_state(ensemble, {"recipe": "r", "dataset": "d", "fold": 1, "seed": 0, "ensemble": True})
-    assert not prepare(data, tiny_recipe, run=tmp_path / "new").twins_parted, "its ensemble was not trained here"
+    assert prepare(data, tiny_recipe, run=run).twins_drawn == ONE_CLIP, "its ensemble was not trained here"
 
 
 def official(root):

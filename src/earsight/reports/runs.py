@@ -108,7 +108,7 @@ def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
 
 
 def _ensemble(path: Path, trials: Sequence[Predictions], missing: list[str]) -> dict[str, Any]:
-    """An ensemble's parts, if they are of its predictions; where an earlier version kept no digest, that is said."""
+    """An ensemble's parts, if they are of its predictions; where an earlier version kept no digest, a line says so."""
     found = _json(path, missing, without="its parts are not known")
     about, folds = trials[0].about, sorted({trial.about["fold"] for trial in trials})
     wanted = {"recipe_digest": about["recipe_digest"], "folds": folds, "dataset": about["dataset"]}

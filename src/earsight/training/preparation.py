@@ -44,6 +44,10 @@ SHARE = 0.1
 """Share of a GPU's memory for one process's data; the rest is for the steps, and for other processes."""
 
 
+ONE_CLIP, TOGETHER, APART = "one clip", "together", "apart"
+"""How a draw takes the clips of one sound: on one side and as one clip; on one side, each counting; by themselves."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A data set, its resolved recipe and its spectrograms: what every trial on it shares.
@@ -51,8 +55,8 @@ class Prepared:
     ``skipped`` are the clips that are left out because they cannot be read. ``identity`` is sixteen hexadecimal digits
     that name the decoded sounds and the front end, wherever the files lie; ``key`` names the sound files as they lie
     there, by size and time of change, and what is made of them (the store's own name where it is left out).
-    ``windows`` says which part of which clip a row of the store is; None where row i is clip i. ``twins_parted``: the
-    run was begun by a version whose inner split parts the clips of one sound.
+    ``windows`` says which part of which clip a row of the store is; None where row i is clip i. ``twins_drawn``
+    is how the inner split takes the clips of one sound: `ONE_CLIP`, or as the version did that began the run.
     """
 
     dataset: Dataset
@@ -62,7 +66,7 @@ class Prepared:
     identity: str
     key: str = ""
     windows: ClipWindows | None = None
-    twins_parted: bool = False
+    twins_drawn: str = ONE_CLIP
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -191,8 +195,9 @@ def prepare(
     content = json.dumps([front_end, [clip.name for clip in dataset.clips], store.sounds.tobytes().hex(), skipped])
     identity = hashlib.sha256(content.encode()).hexdigest()[:16]
     cut = None if windows.single else windows
-    parted = run is not None and any("twins" not in found for found in _begun(run))
-    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, cut, parted)
+    begun = {found.get("twins", APART) for found in _begun(run)} if run is not None else set()
+    drawn = next((way for way in (APART, TOGETHER) if way in begun), ONE_CLIP)
+    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, cut, drawn)
     left = dataset.sizes(prepared.usable)
     if (left == 0).any():
         raise DataError(
@@ -241,9 +246,10 @@ def hold_out(
     if dataset.split:
         return dataset
 
-    def drawn(groups: NDArray[np.str_], rows: Sequence[int] | slice = slice(None)) -> Dataset:
-        mask = holdout(dataset.strata[rows], groups[rows], fraction=fraction, seed=seed)
-        held = np.isin(groups, groups[rows][mask])
+    every = np.arange(len(dataset.clips))
+
+    def drawn(groups: NDArray[np.str_], *, copies: Sequence[Sequence[int]] = ()) -> Dataset:
+        held = draw(dataset, every, groups, copies, fraction=fraction, seed=seed)
         clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, held, strict=True))
         return replace(dataset, clips=clips, drawn_seed=seed)
 
@@ -255,15 +261,36 @@ def hold_out(
         for groups in (dataset.groups, joined(dataset.groups, identical_files(files)), together):
             if (before := drawn(groups)).digest in known:
                 return before
-    return drawn(together, _one_of_each(dataset, copies)) if copies else drawn(together)
+    return drawn(together, copies=copies)
 
 
-def _one_of_each(dataset: Dataset, copies: Sequence[Sequence[int]]) -> list[int]:
+def draw(
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    groups: NDArray[np.str_],
+    copies: Sequence[Sequence[int]],
+    *,
+    fraction: float,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Which of some rows of a data set are held out, (rows,): by `holdout`, where the copies of a sound are one clip.
+
+    ``groups`` (clips,) hold copies together already; without ``copies`` each counts.
+    """
+    inside = set(rows.tolist())
+    known = [mine for one in copies if (mine := [row for row in one if row in inside])]
+    chosen = np.array(_one_of_each(dataset, rows, known)) if known else rows
+    mask = holdout(dataset.strata[chosen], groups[chosen], fraction=fraction, seed=seed)
+    return np.isin(groups[rows], groups[chosen][mask])
+
+
+def _one_of_each(dataset: Dataset, every: NDArray[np.int64], copies: Sequence[Sequence[int]]) -> list[int]:
     """Rows of one clip of each sound; where a class would lose its last one, of each sound under each of its labels."""
-    labels = [set(clip.labels) if dataset.several else {clip.label} for clip in dataset.clips]
-    lone = set(range(len(labels))) - {row for rows in copies for row in rows}
+    clips = {row: dataset.clips[row] for row in every.tolist()}
+    labels = {row: set(clip.labels) if dataset.several else {clip.label} for row, clip in clips.items()}
+    lone = set(labels) - {row for rows in copies for row in rows}
     found = lone | {rows[0] for rows in copies}
-    if set().union(*(labels[row] for row in found)) < set().union(*labels):
+    if set().union(*(labels[row] for row in found)) < set().union(*labels.values()):
         found = lone | {
             next(row for row in rows if labels[row] == own) for rows in copies for own in map(labels.__getitem__, rows)
         }

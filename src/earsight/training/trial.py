@@ -22,7 +22,6 @@ from torch import nn
 
 from earsight.data.datasets import Dataset
 from earsight.data.duplicates import joined
-from earsight.data.splits import holdout
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import check_place
 from earsight.features.device_cache import WaveCache
@@ -36,7 +35,7 @@ from earsight.training.checkpoint import checkpoints, has_checkpoint
 from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Fitted, fit, predict
 from earsight.training.optim import start_at_prior
-from earsight.training.preparation import Prepared, source_of
+from earsight.training.preparation import APART, ONE_CLIP, Prepared, draw, source_of
 
 Step = Callable[[int, int, float], None]
 Epoch = Callable[[list[dict[str, Any]]], None]
@@ -179,7 +178,7 @@ def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
     identity = {"recipe": recipe.digest, "dataset": dataset.digest, "pictures": prepared.identity}
     # `root` is not compared, since folders move; later analyses use it to find the held-out clips.
     about = {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
-    twins = {} if prepared.twins_parted else {"twins": "together"}  # in the inner split
+    twins = {} if prepared.twins_drawn == APART else {"twins": prepared.twins_drawn}  # in the inner split
     return identity | about | {"windows": recipe.training.windows} | twins
 
 
@@ -285,7 +284,8 @@ def _rows(prepared: Prepared, trial: Trial) -> _Rows:
 def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
     """Split the training folds into rows to train on and inner rows: whole source groups, stratified by label.
 
-    Clips of the same sound stay on one side. A data set that brings a validation part has its inner rows from there.
+    Clips of the same sound stay on one side, and count as one. A data set that brings a validation part has its inner
+    rows from there.
     """
     dataset, training = prepared.dataset, prepared.recipe.training
     rows = np.flatnonzero(dataset.training(fold) & prepared.usable)
@@ -293,8 +293,10 @@ def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
     if len(given):
         return rows, given
     # One split for all seeds: they differ only in the head's start and the order of the batches.
-    groups = dataset.groups if prepared.twins_parted else joined(dataset.groups, prepared.twins)
-    inner = holdout(dataset.strata[rows], groups[rows], fraction=training.inner_fraction, seed=0)
+    twins = [] if prepared.twins_drawn == APART else prepared.twins
+    copies = twins if prepared.twins_drawn == ONE_CLIP else []
+    groups = joined(dataset.groups, twins)
+    inner = draw(dataset, rows, groups, copies, fraction=training.inner_fraction, seed=0)
     return rows[~inner], rows[inner]
 
 
