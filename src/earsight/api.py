@@ -310,10 +310,13 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
     >>> len(list(classifier.predict_files(["new.wav", "new.wav"])))
     2
     """
-    from earsight.training.device import pick_device
+    place = None
+    if device != "cpu":  # who listens on a CPU needs nothing of what trains
+        from earsight.training.device import pick_device
 
+        place = pick_device(device)
     inside = Path(path) / "model.safetensors"
-    return Classifier.load(inside if inside.is_file() else path, device=pick_device(device))
+    return Classifier.load(inside if inside.is_file() else path, device=place)
 
 
 def train(
