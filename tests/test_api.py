@@ -8,9 +8,11 @@ import inspect
 import json
 import math
 import pickle
+import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -124,6 +126,94 @@ def test_threads_are_given_back(sounds, run):
     assert torch.get_num_threads() == before
 
 
+def test_trainings_in_two_threads_are_those_of_one(sounds, tmp_path):
+    """Dropout draws from torch's one generator of a process, and threads are set for all of it."""
+    import torch
+
+    recipe = load_recipe(overrides=[*QUICK, "backbone.dropout=0.5"])
+    before = torch.get_num_threads()
+
+    def train(seed, name):
+        options = RunOptions(threads=1 + seed)
+        earsight.train(sounds, tmp_path / f"{name}-{seed}", recipe=recipe, seed=seed, options=options)
+
+    for seed in (0, 1):
+        train(seed, "alone")
+    with ThreadPoolExecutor(3) as pool:
+        for done in [pool.submit(train, seed, "both") for seed in (0, 1, 1)]:
+            done.result()
+    assert torch.get_num_threads() == before
+    for seed in (0, 1):
+        one, two = (tmp_path / f"{name}-{seed}" / "model.safetensors" for name in ("alone", "both"))
+        assert filecmp.cmp(one, two, shallow=False)
+
+
+def test_the_callers_random_numbers_are_as_if_nothing_was_called(run, sounds, tmp_path):
+    import torch
+
+    def drawn(work):
+        torch.manual_seed(5)
+        np.random.seed(5)
+        random.seed(5)
+        work()
+        return torch.rand(3).tolist(), np.random.rand(), random.random()
+
+    tiny = {"training.epochs": 1, "augment.copies": 1}
+    train = partial(earsight.train, sounds, tmp_path, recipe=load_recipe(overrides=QUICK), overrides=tiny)
+    explain = partial(earsight.explain, run, next(sounds.rglob("*.wav")))
+    for work in (train, explain, partial(earsight.evaluate, run, sounds)):
+        assert drawn(work) == drawn(lambda: None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"seed": "a"},
+        {"seed": 0.5},
+        {"fold": "1"},
+        {"options": {"device": "cpu"}},
+        *({"options": RunOptions(threads=wrong)} for wrong in (0, -1, "2")),
+        {"overrides": 5},
+        {"overrides": None},
+    ],
+    ids=str,
+)
+def test_wrong_arguments_of_train_are_named(sounds, tmp_path, wrong):
+    name = "threads" if isinstance(wrong.get("options"), RunOptions) else next(iter(wrong))
+    with pytest.raises(earsight.EarsightError, match=rf"{name}.*(expected|at least)"):
+        earsight.train(sounds, tmp_path / "never", **wrong)
+    assert not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seeds": 0}, {"jobs": 0}, {"jobs": True}, {"folds": 1}, {"folds": "1,2"}, {"folds": ["1"]}], ids=str
+)
+def test_wrong_arguments_of_crossval_are_named(sounds, tmp_path, wrong):
+    with pytest.raises(earsight.EarsightError, match=rf"{next(iter(wrong))}.*expected"):
+        earsight.crossval(sounds, tmp_path / "never", **wrong)
+
+
+def test_wrong_arguments_of_the_rest_are_named(run, sounds):
+    sound = next(sounds.rglob("*.wav"))
+    with pytest.raises(earsight.EarsightError, match="most_steps is 1; expected"):
+        earsight.explain(run, sound, most_steps=1)
+    with pytest.raises(earsight.EarsightError, match="seed is -1; expected"):
+        earsight.explain(run, sound, seed=-1)
+    with pytest.raises(earsight.EarsightError, match="'curve'; expected 'classes' or 'curves'"):
+        run.plot("curve")
+    with pytest.raises(earsight.EarsightError, match="'faithful'; expected 'attribution' or 'faithfulness'"):
+        earsight.explain(run, sound, curves=False).plot("faithful")
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(sounds, tmp_path):
+    how = {"overrides": [*QUICK, "training.epochs=1"], "options": RunOptions(splits=3)}
+    found = earsight.crossval(sounds, tmp_path, folds=list(np.arange(1, 2)), seeds=np.int64(1), **how)
+    assert [row["fold"] for row in found.summary["folds"]] == [1]
+    one = earsight.train(sounds, tmp_path / "one", fold=np.int64(1), seed=np.int64(0), **how)
+    assert filecmp.cmp(one.folder / BITS[1], tmp_path / BITS[1], shallow=False)
+
+
 def test_overrides_as_a_mapping_are_those_as_texts():
     given = {"training.learning_rate": 1e-5, "augment.stretch": (0.8, 1.1), "transfer.cut": None, "backbone.name": "ü"}
     texts = ["training.learning_rate=1e-5", "augment.stretch=[0.8, 1.1]", "transfer.cut=none", "backbone.name=ü"]
@@ -207,7 +297,9 @@ def test_the_examples_run(module, run, sounds, tmp_path, monkeypatch):
 
 def test_every_public_function_has_an_example():
     for name in ("Run", "load", "train", "crossval", "evaluate", "explain"):
-        assert ">>>" in inspect.getdoc(getattr(earsight, name)), name
+        text = inspect.getdoc(getattr(earsight, name))
+        assert ">>>" in text, name
+        assert text.count("\nReturns\n---") == (name != "Run"), name
 
 
 def test_the_notebook_runs(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,6 +145,7 @@ class Run(_Scored):
         from earsight.evaluation.classes import confusion_counts
         from earsight.reports.drawings import confusion_drawing, curves_drawing
 
+        _one_of(kind, ("classes", "curves"))
         if kind == "curves":
             return Drawing(curves_drawing(self._read.histories))
         if self.summary.get("several"):
@@ -186,6 +188,7 @@ class Explanation(explained.Explanation):
         """Draw the attributions beside the spectrogram, or how faithful they are (EarsightError without curves)."""
         from earsight.reports.explanations import explanation_drawing, faithfulness_drawing
 
+        _one_of(kind, ("attribution", "faithfulness"))
         return Drawing(explanation_drawing(self) if kind == "attribution" else faithfulness_drawing(self))
 
     def _repr_png_(self) -> bytes:
@@ -197,7 +200,7 @@ class Explanation(explained.Explanation):
 
 
 def explain(
-    model: str | Path | _Classifier,
+    model: str | Path | Run | _Classifier,
     sound: Sound,
     *,
     rate: float | None = None,
@@ -213,8 +216,8 @@ def explain(
 
     Parameters
     ----------
-    model : path or Classifier
-        A model file, or what `load` returned.
+    model : path, Run or Classifier
+        A model file, a run that has one at its top, or what `load` returned.
     sound : path, bytes, open file, or array
         As `Classifier.predict` takes it; an array with its ``rate`` in Hz.
     label : str, optional
@@ -226,7 +229,7 @@ def explain(
     curves : bool
         Measure how faithful the attributions are, against random orders of ``seed``.
     most_steps : int
-        Bound of the steps of Integrated Gradients.
+        Bound of the steps of Integrated Gradients, at least 16.
     progress : bool or callable, optional
         Print progress on standard error; or what is called with (curves done, curves in all).
 
@@ -234,11 +237,6 @@ def explain(
     -------
     Explanation
         Arrays and numbers about the class; notebooks show its figure.
-
-    Returns
-    -------
-    Classifier
-        What takes files, bytes, arrays and recordings.
 
     Raises
     ------
@@ -253,6 +251,7 @@ def explain(
     >>> found.merged.shape == found.mask.shape
     True
     """
+    seed, most_steps = _whole("seed", seed, 0), _whole("most_steps", most_steps, 16)
     classifier = _loaded(model)
     how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
     with silence(not progress), bar("explaining") as shown:
@@ -294,6 +293,11 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
         A model file, or a run folder that has one at its top.
     device : str
         Where to compute: ``cpu``, ``cuda``, ``auto`` ...
+
+    Returns
+    -------
+    Classifier
+        What takes files, bytes, arrays and recordings.
 
     Raises
     ------
@@ -373,6 +377,7 @@ def train(
     True
     """
     chosen = _options(options, recipe, overrides)
+    seed, fold = _whole("seed", seed, 0), None if fold is None else _whole("fold", fold, 0)
     with _computing(progress):
         steps.train_one(Path(data), Path(out), fold=fold, seed=seed, options=chosen, as_json=None)
     return Run(out)
@@ -416,15 +421,18 @@ def crossval(
     [1, 2]
     """
     chosen = _options(options, recipe, overrides)
-    named = None if folds is None else ",".join(map(str, folds))
-    how: dict[str, Any] = {"folds": named, "seeds": seeds, "jobs": jobs, "ray": RayOptions(), "as_json": None}
+    if isinstance(folds, str) or not isinstance(folds, Iterable | None):
+        raise EarsightError(f"folds is {folds!r}; expected whole numbers, as in folds=[1, 2]")
+    named = None if folds is None else ",".join(str(_whole("a fold of folds", fold, 0)) for fold in folds)
+    numbers = {"seeds": _whole("seeds", seeds, 1), "jobs": _whole("jobs", jobs, 1)}
+    how: dict[str, Any] = {"folds": named, **numbers, "ray": RayOptions(), "as_json": None}
     with _computing(progress):
         steps.cross_validate(Path(data), Path(out), options=chosen, **how)
     return Run(out)
 
 
 def evaluate(
-    model: str | Path | _Classifier,
+    model: str | Path | Run | _Classifier,
     data: str | Path,
     *,
     fold: int | None = None,
@@ -441,8 +449,8 @@ def evaluate(
 
     Parameters
     ----------
-    model : path or Classifier
-        A model file, or what `load` returned.
+    model : path, Run or Classifier
+        A model file, a run that has one at its top, or what `load` returned.
     fold : int, optional
         Only this fold; by default the clips that training held out, where the model was trained on this data set.
     first : bool
@@ -468,7 +476,7 @@ def evaluate(
     """
     from earsight.commands.predicting import evaluated
 
-    form = _options(options)
+    form, fold = _options(options), None if fold is None else _whole("fold", fold, 0)
     how: dict[str, Any] = {"fold": fold, "first": first, "damaged": damaged, "events": events, "tolerance": tolerance}
     with _computing(progress):
         return Evaluation(
@@ -476,7 +484,9 @@ def evaluate(
         )
 
 
-def _loaded(model: str | Path | _Classifier, device: str = "auto") -> _Classifier:
+def _loaded(model: str | Path | Run | _Classifier, device: str = "auto") -> _Classifier:
+    if isinstance(model, Run):
+        return model.load(device=device)
     return model if isinstance(model, _Classifier) else load(model, device=device)
 
 
@@ -484,7 +494,11 @@ def _options(
     options: RunOptions | None, recipe: str | Path | Recipe = "default", overrides: Overrides = ()
 ) -> _Options:
     """The options of a verb, with a recipe; places may have been given as texts."""
+    if not isinstance(options, RunOptions | None):
+        raise EarsightError(f"options is {options!r}; expected earsight.RunOptions, as in RunOptions(device='cpu')")
     given = vars(options or RunOptions())
+    if given["threads"] is not None:
+        _whole("threads", given["threads"], 1)
     places = {name: Path(given[name]) for name in ("boxes", "root", "cache") if given[name] is not None}
     made = recipe if isinstance(recipe, Recipe) else None
     named = given["recipe"] if made or recipe == "default" else str(recipe)
@@ -492,17 +506,37 @@ def _options(
     return _Options(**{**given, **places, "recipe": named, "assignments": changes}, given=made)
 
 
+def _whole(name: str, value: Any, least: int) -> int:
+    """A whole number of at least so much, of numpy's too; the command line's own parser sees to that there."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise EarsightError(f"{name} is {value!r}; expected a whole number of at least {least}")
+    return int(value)
+
+
+def _one_of(kind: str, known: tuple[str, str]) -> None:
+    if kind not in known:
+        raise EarsightError(f"cannot plot {kind!r}; expected {known[0]!r} or {known[1]!r}")
+
+
+_TURN = threading.RLock()
+
+
 @contextmanager
 def _computing(progress: bool) -> Iterator[None]:
-    """Print only what was asked for, and leave PyTorch the threads that it had."""
+    """Print only what was asked for, and leave PyTorch the threads and random numbers that it had.
+
+    A process has one number of threads and one generator for dropout, so that calls in several threads take turns.
+    """
     import torch
 
-    before = torch.get_num_threads()
-    try:
-        with silence(not progress):
+    begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if begun else ()
+    with _TURN, torch.random.fork_rng(devices), silence(not progress):
+        before = torch.get_num_threads()
+        try:
             yield
-    finally:
-        torch.set_num_threads(before)
+        finally:
+            torch.set_num_threads(before)
 
 
 def _class_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:

@@ -326,6 +326,8 @@ def assigned(overrides: Iterable[str] | Mapping[str, Any]) -> tuple[str, ...]:
     """Overrides as texts ``section.field=value``, of a mapping too."""
     if isinstance(overrides, Mapping):
         return tuple(f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in overrides.items())
+    if not isinstance(overrides, Iterable):
+        raise RecipeError(f"overrides is {overrides!r}; expected a mapping, as in {{'training.epochs': 10}}, or texts")
     return (overrides,) if isinstance(overrides, str) else tuple(overrides)
 
 
