@@ -107,7 +107,10 @@ def test_what_cannot_be_compiled_stays(network):
 
 
 def test_without_openvino_all_stays(monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
+    def missing():
+        raise ImportError("no module named openvino")
+
+    monkeypatch.setattr("earsight.models.fast.compiled._core", missing)
     network = build("test_resnet", classes=3, weights="none").eval()
     assert with_compiled(network, spectrogram=_spectrograms()) is network
     assert "openvino cannot be imported" in why_not_reduced()
@@ -134,8 +137,8 @@ socket.socket.connect = socket.getaddrinfo = refused
 import concurrent.futures as futures
 submit = futures.ThreadPoolExecutor.submit
 futures.ThreadPoolExecutor.submit = lambda self, work, *more: asked.append(work) or submit(self, work, *more)
-from earsight.models.fast.compiled import _openvino
-_openvino().Core()
+from earsight.models.fast.compiled import _core
+_core()
 import openvino_telemetry  # whoever wants it has it
 print(asked)
 """
@@ -150,3 +153,29 @@ def test_openvino_reports_nothing(tmp_path):
     )
     assert done.stdout == "[]\n"
     assert not list(tmp_path.iterdir())
+
+
+SIGNALS = """
+import gc, os, signal, threading, torch
+from earsight.models.backbones import build
+from earsight.models.fast.compiled import CompiledNetwork, with_compiled
+x = torch.zeros(1, 3, 64, 48)
+def compiled():
+    network = build("test_resnet", classes=3, weights="none").eval()
+    found.append(with_compiled(network, spectrogram=x))
+    assert isinstance(found[-1], CompiledNetwork)
+found, got = [], []
+signal.signal(signal.SIGTERM, lambda number, _frame: got.append(number))
+compiled()
+other = threading.Thread(target=lambda: (compiled(), found.clear(), gc.collect()))
+other.start()
+other.join()
+os.kill(os.getpid(), signal.SIGTERM)
+print(got == [signal.SIGTERM])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_a_process_that_has_dropped_its_networks_takes_signals():
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n")

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,10 +38,10 @@ CHUNK = 4
 def why_not_reduced() -> str | None:
     """Why bfloat16 cannot be had on this machine's processor; None if it can."""
     try:
-        runtime = _openvino()
+        core = _core()
     except ImportError as error:
         return f"openvino cannot be imported ({one_line(error)})"
-    found = runtime.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    found = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return None if "BF16" in found else "this processor has no such arithmetic (AVX-512 BF16 or AMX)"
 
 
@@ -57,7 +58,7 @@ def with_compiled(model: nn.Module, *, spectrogram: Tensor, reduced: bool = Fals
         Compute in bfloat16, where the processor has it. Logits are then off by some percent, and not compared.
     """
     try:
-        _openvino()
+        _core()
     except ImportError:
         return model
     if not isinstance(model, Ensemble):
@@ -84,6 +85,16 @@ def _openvino() -> Any:
         finally:
             del sys.modules[_TELEMETRY]
     return importlib.import_module("openvino")
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    It gives the thread in which it loads its CPU code a stack for signals, and frees that with itself, in whichever
+    thread that is: the next signal, such as Ctrl-C's, would then end the process.
+    """
+    return _openvino().Core()
 
 
 class CompiledNetwork(nn.Module):
@@ -126,7 +137,7 @@ class CompiledNetwork(nn.Module):
                     streams = (os.cpu_count() or 1) if threads == 1 else 1
                     counts = {"NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams * threads}
                     settings = self._settings | counts
-                    self._by_threads[threads] = _openvino().Core().compile_model(self._graph, "CPU", settings)
+                    self._by_threads[threads] = _core().compile_model(self._graph, "CPU", settings)
             mine[threads] = self._by_threads[threads].create_infer_request()
         return mine[threads]
 
