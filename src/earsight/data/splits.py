@@ -8,7 +8,7 @@ which of its names means the test part.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,38 @@ def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: flo
             raise DataError("no clip can be held out: every class has a single source; add clips from other recordings")
         held[spared] = True
     return held[owner]
+
+
+def holdout_sounds(
+    labels: npt.NDArray[Any],
+    groups: npt.NDArray[Any],
+    rows: _Ints,
+    copies: Sequence[Sequence[int]],
+    *,
+    fraction: float,
+    seed: int,
+) -> npt.NDArray[np.bool_]:
+    """Which of some ``rows`` (numbers of clips) are held out, (rows,): by `holdout`, where copies of a sound are one.
+
+    ``labels`` and ``groups`` are all clips'. ``groups`` hold the clips of each of ``copies`` together already; without
+    ``copies`` each counts.
+    """
+    inside = set(rows.tolist())
+    known = [mine for one in copies if (mine := [row for row in one if row in inside])]
+    chosen = np.array(_one_of_each(labels, rows, known)) if known else rows
+    mask = holdout(labels[chosen], groups[chosen], fraction=fraction, seed=seed)
+    return np.isin(groups[rows], groups[chosen][mask])
+
+
+def _one_of_each(labels: npt.NDArray[Any], rows: _Ints, copies: Sequence[Sequence[int]]) -> list[int]:
+    """Rows of one clip of each sound; where a class would lose its last one, of each sound under each of its labels."""
+    several = np.ndim(labels) == 2
+    own = {row: set(np.flatnonzero(labels[row]) if several else labels[[row]].tolist()) for row in rows.tolist()}
+    lone = set(own) - {row for group in copies for row in group}
+    found = lone | {group[0] for group in copies}
+    if set().union(*(own[row] for row in found)) < set().union(*own.values()):
+        found = lone | {next(one for one in group if own[one] == own[row]) for group in copies for row in group}
+    return sorted(found)
 
 
 def _tables(labels: npt.NDArray[Any], groups: npt.NDArray[Any]) -> tuple[_Ints, _Ints]:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from earsight.data import audio
 from earsight.data.datasets import FIXED_WINDOW, Dataset, first
 from earsight.data.duplicates import equal_rows, identical_files, joined, same_sounds
-from earsight.data.splits import holdout
+from earsight.data.splits import holdout_sounds
 from earsight.errors import AudioError, DataError, RecipeError, RunError
 from earsight.features.augment import pitch_steps
 from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
@@ -249,7 +249,7 @@ def hold_out(
     every = np.arange(len(dataset.clips))
 
     def drawn(groups: NDArray[np.str_], *, copies: Sequence[Sequence[int]] = ()) -> Dataset:
-        held = draw(dataset, every, groups, copies, fraction=fraction, seed=seed)
+        held = holdout_sounds(dataset.strata, groups, every, copies, fraction=fraction, seed=seed)
         clips = tuple(replace(clip, fold=1 if out else 2) for clip, out in zip(dataset.clips, held, strict=True))
         return replace(dataset, clips=clips, drawn_seed=seed)
 
@@ -262,39 +262,6 @@ def hold_out(
             if (before := drawn(groups)).digest in known:
                 return before
     return drawn(together, copies=copies)
-
-
-def draw(
-    dataset: Dataset,
-    rows: NDArray[np.int64],
-    groups: NDArray[np.str_],
-    copies: Sequence[Sequence[int]],
-    *,
-    fraction: float,
-    seed: int,
-) -> NDArray[np.bool_]:
-    """Which of some rows of a data set are held out, (rows,): by `holdout`, where the copies of a sound are one clip.
-
-    ``groups`` (clips,) hold copies together already; without ``copies`` each counts.
-    """
-    inside = set(rows.tolist())
-    known = [mine for one in copies if (mine := [row for row in one if row in inside])]
-    chosen = np.array(_one_of_each(dataset, rows, known)) if known else rows
-    mask = holdout(dataset.strata[chosen], groups[chosen], fraction=fraction, seed=seed)
-    return np.isin(groups[rows], groups[chosen][mask])
-
-
-def _one_of_each(dataset: Dataset, every: NDArray[np.int64], copies: Sequence[Sequence[int]]) -> list[int]:
-    """Rows of one clip of each sound; where a class would lose its last one, of each sound under each of its labels."""
-    clips = {row: dataset.clips[row] for row in every.tolist()}
-    labels = {row: set(clip.labels) if dataset.several else {clip.label} for row, clip in clips.items()}
-    lone = set(labels) - {row for rows in copies for row in rows}
-    found = lone | {rows[0] for rows in copies}
-    if set().union(*(labels[row] for row in found)) < set().union(*labels.values()):
-        found = lone | {
-            next(row for row in rows if labels[row] == own) for rows in copies for own in map(labels.__getitem__, rows)
-        }
-    return sorted(found)
 
 
 def wanted_source(rows: int, recipe: Recipe, device: torch.device) -> str:

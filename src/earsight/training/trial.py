@@ -22,6 +22,7 @@ from torch import nn
 
 from earsight.data.datasets import Dataset
 from earsight.data.duplicates import joined
+from earsight.data.splits import holdout_sounds
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import check_place
 from earsight.features.device_cache import WaveCache
@@ -35,7 +36,7 @@ from earsight.training.checkpoint import checkpoints, has_checkpoint
 from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Fitted, fit, predict
 from earsight.training.optim import start_at_prior
-from earsight.training.preparation import APART, ONE_CLIP, Prepared, draw, source_of
+from earsight.training.preparation import APART, ONE_CLIP, Prepared, source_of
 
 Step = Callable[[int, int, float], None]
 Epoch = Callable[[list[dict[str, Any]]], None]
@@ -296,7 +297,7 @@ def inner_split(prepared: Prepared, fold: int) -> tuple[_Numbers, _Numbers]:
     twins = [] if prepared.twins_drawn == APART else prepared.twins
     copies = twins if prepared.twins_drawn == ONE_CLIP else []
     groups = joined(dataset.groups, twins)
-    inner = draw(dataset, rows, groups, copies, fraction=training.inner_fraction, seed=0)
+    inner = holdout_sounds(dataset.strata, groups, rows, copies, fraction=training.inner_fraction, seed=0)
     return rows[~inner], rows[inner]
 
 
