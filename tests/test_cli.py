@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
@@ -64,6 +65,25 @@ def test_version_and_help():
     for name in ("quickstart", "check", "prepare", "train", "crossval", "predict", "evaluate", "summary", "recipe"):
         assert f"  {name}" in text
         assert "Usage" in invoke(name, "--help").stdout
+
+
+def _paths(command, *names):
+    yield names
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _paths(child, *names, name)
+
+
+@pytest.mark.parametrize("names", list(_paths(typer.main.get_command(app))), ids=" ".join)
+def test_short_help_is_the_help(names):
+    short, long = (CliRunner().invoke(app, [*names, option]) for option in ("-h", "--help"))
+    assert short.exit_code == long.exit_code == 0
+    assert short.output == long.output
+    assert "-h, --help" in long.output
+
+
+def test_one_epoch_is_no_plural():
+    assert "1 epoch;" in repr(load_recipe(overrides=["training.epochs=1"]))
+    assert "2 epochs;" in repr(load_recipe(overrides=["training.epochs=2"]))
 
 
 def test_the_help_of_a_verb_loads_nothing_heavy():

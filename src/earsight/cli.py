@@ -31,6 +31,7 @@ from earsight.signals import stop_at
 app = typer.Typer(
     cls=Verbs,
     help="Fine-tune ImageNet-pretrained CNNs on spectrograms of sound.",
+    context_settings={"help_option_names": ["-h", "--help"]},  # groups and verbs inherit them
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from earsight.errors import RecipeError
+from earsight.errors import RecipeError, counted
 from earsight.files import SEAL, say_once, seal_fits
 
 
@@ -264,7 +264,7 @@ class Recipe(_Section):
     def __repr__(self) -> str:
         return (
             f"<Recipe {self.name}: {self.backbone.name} from {self.backbone.weights}, {self.features.representation}, "
-            f"{self.training.epochs} epochs; digest {self.digest}>"
+            f"{counted(self.training.epochs, 'epoch')}; digest {self.digest}>"
         )
 
     def _repr_html_(self) -> str:

@@ -158,7 +158,7 @@ def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
     scored = "held-out" if protocol == "test" else "inner"
     last = [history[-1]["loss"] for history in run.histories]
     alt = (
-        f"Training loss and learning rate over {max(len(history) for history in run.histories)} epochs of "
+        f"Training loss and learning rate over {counted(max(len(history) for history in run.histories), 'epoch')} of "
         f"{counted(len(run.histories), 'training')}; the loss ends at {np.mean(last):.3g} on the mean."
     )
     watched = any({"accuracy", "average_precision"} & row.keys() for history in run.histories for row in history)
