@@ -1,4 +1,4 @@
-"""``python -m benchmarks.unseen_files [OUT] [--set first|second]``: files of many encoders, heard or not.
+"""``python -m benchmarks.unseen_files [OUT] [--set first|second|third]``: files of many encoders, heard or not.
 
 Every file is a seeded sweep, written by an encoder of Debian's (ffmpeg, sox, lame, flac, oggenc, opusenc, wavpack,
 espeak-ng), which must be there. Each is read and compared with the wave that went in: its length within the codec's
@@ -27,12 +27,13 @@ from typing import Any
 import numpy as np
 import soundfile as sf
 
-from benchmarks.unseen_kinds import FIRST, SECOND, Kind
+from benchmarks.unseen_kinds import FIRST, SECOND, THIRD, Kind
 from earsight.data.audio import info, read
 from earsight.errors import AudioError
 
 ENCODERS = ("ffmpeg", "sox", "lame", "flac", "oggenc", "opusenc", "wavpack", "espeak-ng")
 TINY = ("backbone.name=soundnet8", "backbone.weights=none", "training.epochs=1", "features.clip_seconds=1")
+SETS = {"first": FIRST, "second": SECOND, "third": THIRD}
 SAID = 64  # samples: of shorter sounds a lossy codec keeps no shape
 
 
@@ -46,8 +47,9 @@ def wave(rate: int, samples: int, low: float, seed: int) -> np.ndarray:
 
 
 def jobs(kinds: tuple[Kind, ...]) -> Iterator[tuple[str, Kind, int, int, int]]:
-    """Name, kind, rate, channels and samples of each file."""
-    lengths = itertools.cycle((1.0003, 2.31, 3.777, 0.5101, 5.0))
+    """Name, kind, rate, channels and samples of each file; the third set's lengths are drawn, 0.2 to 7 s."""
+    drawn = map(float, np.random.default_rng(14).uniform(0.2, 7, 500))
+    lengths = drawn if kinds is THIRD else itertools.cycle((1.0003, 2.31, 3.777, 0.5101, 5.0))
     for number, (kind, (rate, channels, samples)) in enumerate((one, at) for one in kinds for at in one.sounds()):
         yield f"{number:03d}.{kind.ending}", kind, rate, channels, samples or round(next(lengths) * rate) | 1
 
@@ -139,13 +141,13 @@ def compare(out: Path, kinds: tuple[Kind, ...], state: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, nargs="?", default=Path("unseen-files"), help="where files and results stay")
-    parser.add_argument("--set", choices=("first", "second"), default="first", help="which ways to write files")
+    parser.add_argument("--set", choices=tuple(SETS), default="first", help="which ways to write files")
     parser.add_argument("--limit", type=float, default=500, help="most seconds of check, train and predict each")
     asked = parser.parse_args()
     missing = [name for name in ENCODERS if not shutil.which(name)]
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}")
-    kinds = FIRST if asked.set == "first" else SECOND
+    kinds = SETS[asked.set]
     out = asked.out / asked.set
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "state.json"
