@@ -22,7 +22,7 @@ from earsight.console import bar, silence
 from earsight.errors import EarsightError, RunError
 from earsight.inference import explanation as explained
 from earsight.inference.classifier import Classifier as _Classifier
-from earsight.inference.predictions import Event, Prediction, Window
+from earsight.inference.predictions import Event, Prediction, Window, share_words
 from earsight.inference.sounds import Sound
 from earsight.recipe import Recipe, assigned
 
@@ -195,7 +195,7 @@ class Explanation(explained.Explanation):
         return self.plot()._repr_png_()
 
     def __repr__(self) -> str:
-        found = f"{self.label}, probability {100 * self.probability:.1f} %"
+        found = f"{self.label}, probability {share_words(self.probability)}"
         return f"<Explanation of {self.path or 'an array'}: {found}. {self.verdict}".rstrip(". ") + ">"
 
 
