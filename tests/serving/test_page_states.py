@@ -14,19 +14,13 @@ from visiting import PHONE, needs_chromium, painted, row, status
 
 from earsight.calibration.apply import Raw
 from earsight.inference.classifier import Classifier
+from earsight.serving.views import explanation_of
 
 REFUSAL = {"code": "needs_formats", "message": "AAC in MP4, which is not read", "what_to_do": "send FLAC"}
 
 
 def refuse(route, code="needs_formats", status=422):
     route.fulfill(status=status, json={"error": REFUSAL | {"code": code}})
-
-
-def answered(route, change):
-    """Let the service answer, and change its answer."""
-    body = route.fetch().json()
-    change(body)
-    route.fulfill(json=body)
 
 
 @needs_chromium
@@ -73,9 +67,9 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(visit, sound):
     page.set_input_files("#file", [sound("long.wav", seconds=50.0), sound("next.wav")])
     page.wait_for_function("() => { const v = document.querySelector('progress')?.value; return v > 0 && v < 1; }")
     expect(row(page, "next.wav")).to_have_attribute("data-state", "waiting")
-    network.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
     row(page, "long.wav").get_by_role("button", name="Cancel").click()
     expect(row(page, "long.wav")).to_have_attribute("data-state", "cancelled")
+    network.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
     expect(page.locator("#sound-title")).to_have_text("next.wav")
     expect(page.locator("#list-about")).to_have_text("1 of 2 answered · 1 cancelled")
 
@@ -100,9 +94,8 @@ def test_what_the_service_has_no_decoder_for_this_browser_decodes_and_says_so(vi
         content = by_ffmpeg("webm", "libopus", wave=wave, rate=48000, sample_format="flt")
         (tmp_path / name).write_bytes(content if name == "memo.webm" else content[:200])
     page = visit()
-    page.route(
-        "**/predict*", lambda route: route.continue_() if b"RIFF" in route.request.post_data_buffer else refuse(route)
-    )
+    steps = iter(["refuse", "answer", "refuse"])
+    page.route("**/predict*", lambda route: refuse(route) if next(steps) == "refuse" else route.continue_())
     page.set_input_files("#file", tmp_path / "memo.webm")
     status(page, "Done")
     expect(page.locator("#answer-decoded")).to_contain_text("This browser decoded the sound")
@@ -132,20 +125,14 @@ def test_what_cannot_be_explained_is_said_where_it_was_asked(visit, sound):
 
 
 @needs_chromium
-def test_an_explanation_that_is_not_to_be_believed_says_so(visit, sound):
+def test_an_explanation_that_is_not_to_be_believed_says_so(visit, sound, monkeypatch):
     page = visit()
-
-    def doubt(body):
-        if body["explanation"]:
-            sentence = "Do not believe the attribution: better than random orders in neither curve."
-            body["explanation"] |= {
-                "verdict": sentence,
-                "believed": "no",
-                "complete": False,
-                "completeness_error": 0.034,
-            }
-
-    page.route("**/predict*", lambda route: answered(route, doubt))
+    sentence = "Do not believe the attribution: better than random orders in neither curve."
+    doubtful = {"verdict": sentence, "believed": "no", "complete": False, "completeness_error": 0.034}
+    monkeypatch.setattr(
+        "earsight.serving.service.explanation_of",
+        lambda found, *, start: explanation_of(found, start=start).model_copy(update=doubtful),
+    )
     page.set_input_files("#file", sound("a.wav"))
     status(page, "Done")
     page.locator("#explain").click()
@@ -216,21 +203,20 @@ def test_what_sounds_most_is_said_with_its_share(visit, sound, classifier):
 
 
 @needs_chromium
-def test_beside_unknown_stands_the_ood_score_in_the_timeline_too(visit, sound):
+def test_beside_unknown_stands_the_ood_score_in_the_timeline_too(visit, sound, classifier, monkeypatch):
+    predictions = classifier.predictions
+    monkeypatch.setattr(
+        classifier,
+        "predictions",
+        lambda raw, name="": [replace(one, unknown=True, novelty=12.3456) for one in predictions(raw, name)],
+    )
     page = visit()
-
-    def strange(body):
-        for one in (body["timeline"] or [])[:3]:
-            one.update(unknown=True, novelty=12.3456)
-
-    page.route("**/predict*", lambda route: answered(route, strange))
     page.set_input_files("#file", sound("a.wav", seconds=4.0))
-    status(page, "Done")
+    status(page, "Done: Mostly unknown: 4.0 of 4.0 s")
     page.locator("details summary").click()
     cells = page.locator("#windows tr").first.locator("td").all_inner_texts()
     assert cells[2:4] == ["unknown", "OOD 12.35"]
-    strip = page.locator("#strips li").filter(has_text="unknown")
-    expect(strip.locator("p")).to_have_text(re.compile(r"^unknown · \d\.\d s$"))
+    expect(page.locator("#strips p")).to_have_text("unknown · 4.0 s")
 
 
 @needs_chromium

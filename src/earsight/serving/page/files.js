@@ -80,7 +80,7 @@ function fits(blob, name) {
   const most = hooks.about()?.most_bytes;
   if (!most || blob.size <= most) return;
   const size = (bytes) => (bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0);
-  throw new Refused(`${name} has ${size(blob.size)} MB; this service takes ${size(most)}.`, "Choose a shorter sound, or a compressed one (FLAC, OGG, MP3).", "too_large");
+  throw new Refused(`${name} has ${size(blob.size)} MB; this service takes ${size(most)} MB.`, "Choose a shorter sound, or a compressed one (FLAC, OGG, MP3).", "too_large");
 }
 
 function send(item) {
