@@ -8,6 +8,7 @@ frames); what is merged is (bands, frames), its columns evenly spaced from 0 s t
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -206,8 +207,14 @@ def explain(
         raise ModelError(f"{name or 'array'}: {error}") from error
     top = int(probabilities.argmax()) if top is None else top
     target = top if wanted is None else wanted
-    bounds = {"most_steps": most_steps} if most_seconds is None else {"most_steps": _ANY, "most_seconds": most_seconds}
-    found = integrated_gradients(network, spectrogram, silence=silence, target=target, **bounds)
+    found = integrated_gradients(
+        network,
+        spectrogram,
+        silence=silence,
+        target=target,
+        most_steps=most_steps if most_seconds is None else _ANY,
+        most_seconds=math.inf if most_seconds is None else most_seconds,
+    )
     if not found.complete and most_seconds is None:
         raise ModelError(
             f"{name or 'array'}: the attributions for {model.classes[target]} add up to {found.total:.4g}, not "

@@ -136,19 +136,19 @@ def _headline(explanation: Explanation) -> str:
     """The file, the class and its probability, in one line."""
     name = Path(explanation.path).name or "a sound"
     name = name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}"
-    return f"{name}: {explanation.label}, probability {share_words(explanation.probability)}"
+    top = "" if explanation.label == explanation.top_label else f" (the model predicts {explanation.top_label})"
+    return f"{name}: {explanation.label}, probability {share_words(explanation.probability)}{top}"
 
 
 def _below(explanation: Explanation) -> str:
     """Which window, how complete, and whether to believe it, to stand below the plots."""
     found = explanation.attribution
-    top = "" if explanation.label == explanation.top_label else f"The model predicts {explanation.top_label}. "
     where = f"Explained is the part{_where(explanation.to_dict())}. " if explanation.windows > 1 else ""
     words = (
-        f"{top}{where}The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
-        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps. {explanation.verdict}"
+        f"{where}The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
+        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps."
     )
-    return "\n".join(textwrap.wrap(words, 165))
+    return "\n".join([*textwrap.wrap(words, 165), *textwrap.wrap(explanation.verdict, 165)])
 
 
 def _where(content: dict[str, Any]) -> str:
