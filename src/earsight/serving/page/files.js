@@ -43,14 +43,17 @@ export function sounds(files) {
 
 async function work() {
   running = true;
+  let asked = 0;
   for (let item; (item = items.find(({ state }) => state === "waiting")); ) {
     await ask(item);
+    asked += 1;
     refresh();
     if (item.state === "done" && !items.some(({ current }) => current)) await show(item);
     else if (item.state === "refused") hooks.say(`${item.name} is refused: ${item.error.message}`);
   }
   running = false;
   refresh();
+  if (asked > 1 && items.some(({ state }) => state === "done")) hooks.say(`Done: ${by("list-about").textContent}.`);
 }
 
 async function ask(item) {
