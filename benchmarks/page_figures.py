@@ -113,7 +113,9 @@ def listed(page: Page, sounds: list[Path]) -> None:
     """Several sounds, one of which is refused."""
     page.set_input_files("#file", sounds)
     page.wait_for_function("() => /refused/.test(document.getElementById('list-about').textContent)")
-    page.wait_for_function("() => !document.querySelector('[data-state=waiting], [data-state=sending]')")
+    page.wait_for_function(
+        "() => !document.querySelector('[data-state=waiting], [data-state=sending], [data-state=working]')"
+    )
 
 
 def violations(page: Page, axe: Path, state: str) -> int:
