@@ -68,7 +68,7 @@ def test_the_interval_of_f1_is_that_of_jaccard_in_other_units():
             continue
         found = binomtest(int(((labels == number) & (said == number)).sum()), either).proportion_ci(method="wilson")
         assert one.f1_ci95 == pytest.approx([2 * j / (1 + j) for j in (found.low, found.high)])
-        assert one.f1_ci95[0] <= one.f1 <= one.f1_ci95[1]
+        assert one.f1_ci95[0] - 1e-12 <= one.f1 <= one.f1_ci95[1] + 1e-12
 
 
 def test_more_seeds_do_not_make_the_intervals_narrow():
