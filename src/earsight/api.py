@@ -22,7 +22,7 @@ from earsight.console import bar, silence
 from earsight.errors import EarsightError, RunError
 from earsight.inference import explanation as explained
 from earsight.inference.classifier import Classifier as _Classifier
-from earsight.inference.predictions import Event, Prediction, Window
+from earsight.inference.predictions import Event, Prediction, Window, share_words
 from earsight.inference.sounds import Sound
 from earsight.recipe import Recipe, assigned
 
@@ -195,7 +195,7 @@ class Explanation(explained.Explanation):
         return self.plot()._repr_png_()
 
     def __repr__(self) -> str:
-        found = f"{self.label}, probability {100 * self.probability:.1f} %"
+        found = f"{self.label}, probability {share_words(self.probability)}"
         return f"<Explanation of {self.path or 'an array'}: {found}. {self.verdict}".rstrip(". ") + ">"
 
 
@@ -210,6 +210,7 @@ def explain(
     curves: bool = True,
     seed: int = 0,
     most_steps: int = 2048,
+    most_seconds: float | None = None,
     progress: bool | Callable[[int, int], None] | None = None,
 ) -> Explanation:
     """Attribute a class's score to the parts of a sound, as ``earsight explain`` does.
@@ -230,6 +231,8 @@ def explain(
         Measure how faithful the attributions are, against random orders of ``seed``.
     most_steps : int
         Bound of the steps of Integrated Gradients, at least 16.
+    most_seconds : float, optional
+        A time in place of that bound, from 256 steps on; what is not complete by then is returned, and says so.
     progress : bool or callable, optional
         Print progress on standard error; or what is called with (curves done, curves in all).
 
@@ -254,6 +257,7 @@ def explain(
     seed, most_steps = _whole("seed", seed, 0), _whole("most_steps", most_steps, 16)
     classifier = _loaded(model)
     how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
+    how["most_seconds"] = most_seconds
     with silence(not progress), bar("explaining") as shown:
         show = progress if callable(progress) else shown
         found = explained.explain(classifier, sound, **how, seed=seed, most_steps=most_steps, progress=show)

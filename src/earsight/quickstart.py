@@ -75,12 +75,13 @@ def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> None:
 
     from earsight.data import audio
     from earsight.inference.classifier import load_classifier
+    from earsight.inference.predictions import share_words
     from earsight.reports.figures import spectrogram_figure
 
     classifier = load_classifier(model)
     found = classifier.predict(file)
     out.print(
-        f"predicted {file.name}: {found.label} with {100 * found.probabilities[0]:.1f} %; it is {label}", markup=False
+        f"predicted {file.name}: {found.label} with {share_words(found.probabilities[0])}; it is {label}", markup=False
     )
     features = classifier.card.recipe.features
     wave = audio.fit(audio.read(file, sample_rate_hz=features.rate), features.samples)

@@ -1,5 +1,7 @@
 """Integrated Gradients against closed forms and captum itself; Grad-CAM against a computation by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,22 @@ def test_steps_are_doubled_until_it_is_complete_and_memory_is_bounded():
 def test_a_bound_that_is_too_low_is_kept_and_told():
     found = integrated_gradients(Scores(steep), torch.ones(SHAPE), silence=torch.zeros(SHAPE), target=1, most_steps=16)
     assert (found.steps, found.complete) == (16, False)
+
+
+def test_a_time_allows_as_many_steps_as_fit_and_some_at_least(monkeypatch):
+    """A clock that goes on by a second each time that it is looked at."""
+    clock = iter(range(1000))
+    ticking = SimpleNamespace(monotonic=lambda: float(next(clock)))
+    monkeypatch.setattr("earsight.analysis.attribution.time", ticking)
+    given = {"silence": torch.zeros(SHAPE), "target": 1, "most_steps": 1 << 20, "tolerance": 1e-9}
+    steps = []
+    for seconds in (0.1, 5.0, 9.0):
+        clock = iter(range(1000))
+        found = integrated_gradients(Scores(steep), torch.ones(SHAPE), **given, most_seconds=seconds)
+        assert not found.complete
+        steps.append(found.steps)
+    # It is looked at from 256 steps on: after 1, 2, 3 ... seconds, and the next doubling takes as long again.
+    assert steps == [256, 1024, 4096]
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])

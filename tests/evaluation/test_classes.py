@@ -57,6 +57,20 @@ def test_intervals_are_those_of_scipy(right, count):
     assert wilson(right / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
+def test_the_interval_of_f1_is_that_of_jaccard_in_other_units():
+    trials = random_trials([1, 2, 3], [0])
+    labels = np.concatenate([one.labels for one in trials])
+    said = np.concatenate([one.logits.argmax(axis=1) for one in trials])
+    for number, one in enumerate(class_scores(trials)):
+        either = int(((labels == number) | (said == number)).sum())
+        if not either:
+            assert one.f1_ci95 == (0.0, 1.0)
+            continue
+        found = binomtest(int(((labels == number) & (said == number)).sum()), either).proportion_ci(method="wilson")
+        assert one.f1_ci95 == pytest.approx([2 * j / (1 + j) for j in (found.low, found.high)])
+        assert one.f1_ci95[0] - 1e-12 <= one.f1 <= one.f1_ci95[1] + 1e-12
+
+
 def test_more_seeds_do_not_make_the_intervals_narrow():
     one = random_trials([1, 2], [0])
     same = [*one, *(trial(t.about["fold"], 1, t.labels, t.logits, clips=t.clips, classes=t.classes) for t in one)]

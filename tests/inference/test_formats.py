@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
@@ -12,7 +13,7 @@ import pytest
 
 from earsight.files import json_text
 from earsight.inference.formats import FORMATS, harmless
-from earsight.inference.predictions import Event, Prediction
+from earsight.inference.predictions import Event, Prediction, share_words
 
 FOUND = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25))
 STRANGE = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25), unknown=True, novelty=-1.5, plausible=("dog", "cat"))
@@ -99,10 +100,41 @@ UNSURE = Prediction("b.wav", ("dog", "cat"), (0.41, 0.39), unknown=True, novelty
 def test_an_unknown_sound_in_text_names_the_nearest_class():
     assert _clips("text", rows=[SURE, UNSURE]).splitlines() == [
         "a.wav\tdog 75.0 %",
-        "b.wav\tunknown (nearest: dog 41.0 %)",
+        "b.wav\tunknown, OOD score -0.25 (nearest: dog 41.0 %)",
     ]
-    assert _clips("text", rows=[UNSURE], top=2) == "b.wav\tunknown (nearest: dog 41.0 %)\tcat 39.0 %\n"
+    assert _clips("text", rows=[UNSURE], top=2) == "b.wav\tunknown, OOD score -0.25 (nearest: dog 41.0 %)\tcat 39.0 %\n"
     assert (SURE.answer, UNSURE.answer, UNSURE.label) == ("dog", "unknown", "dog")
+
+
+def test_beside_unknown_stands_the_ood_score_in_every_form():
+    """And the probability stands beside the class that it is of: nearest class and `unknown` are never mixed."""
+    (row,) = csv.DictReader(io.StringIO(_clips("csv", rows=[UNSURE], calibrated=True)), strict=True)
+    assert (row["label"], row["probability"]) == ("dog", "0.410000")
+    assert (row["unknown"], row["novelty"]) == ("true", "-0.25")
+    (row,) = csv.DictReader(io.StringIO(_table("raven", "windows", [STRANGE])), delimiter="\t", strict=True)
+    assert (row["Class"], row["Score"]) == ("unknown", "-1.5000")
+    assert _table("audacity", "windows", [STRANGE]).endswith("\tunknown, OOD score -1.5\n")
+    assert repr(UNSURE).startswith("<Prediction of b.wav: unknown, OOD score -0.25: dog 41.0 %")
+    assert "<b>unknown, OOD score -0.25</b>" in UNSURE._repr_html_()
+    unscored = Prediction("c.wav", ("dog",), (0.5,), unknown=True)
+    (row,) = csv.DictReader(io.StringIO(_table("raven", "windows", [unscored])), delimiter="\t", strict=True)
+    assert (row["Class"], row["Score"]) == ("unknown", "")
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [
+        *((1.0, ">99.9 %"), (0.9996, ">99.9 %"), (0.9994, "99.9 %"), (0.5, "50.0 %")),
+        *((0.0006, "0.1 %"), (0.0004, "<0.1 %"), (0.0, "<0.1 %")),
+    ],
+)
+def test_people_are_told_of_no_certainty_and_programs_of_the_number(probability, words):
+    assert share_words(probability) == words
+    found = Prediction("a.wav", ("dog",), (probability,))
+    assert _clips("text", rows=[found]) == f"a.wav\tdog {words}\n"
+    assert words in html.unescape(found._repr_html_())
+    assert f"{probability:.6f}" in _clips("csv", rows=[found])
+    assert json.loads(_clips("jsonl", rows=[found]))["classes"] == {"dog": probability}
 
 
 def test_confidence_as_json_and_csv():
@@ -184,7 +216,7 @@ def test_audacity_labels():
     """Start and end in seconds and a label, parted by tabs, no header (Audacity's manual, Label Tracks)."""
     assert _table("audacity", "events", [EVENT]) == "4.000000\t7.250000\tdog bark 0.90\n"
     found = _table("audacity", "windows", [FOUND, STRANGE]).splitlines()
-    assert found == ["1.500000\t6.500000\tdog 0.75", "1.500000\t6.500000\tunknown 0.75"]
+    assert found == ["1.500000\t6.500000\tdog 0.75", "1.500000\t6.500000\tunknown, OOD score -1.5"]
     assert _table("audacity", "events", ["cut"]) == ""
 
 
@@ -218,7 +250,7 @@ def test_text(what):
     wanted = {
         "windows": [
             "a, b.wav\t1.500\t6.500\tdog 75.0 %\tcat 25.0 %",
-            "a, b.wav\t1.500\t6.500\tunknown (nearest: dog 75.0 %)\tcat 25.0 %",
+            "a, b.wav\t1.500\t6.500\tunknown, OOD score -1.5 (nearest: dog 75.0 %)\tcat 25.0 %",
         ],
         "events": ["a, b.wav\t4.000\t7.250\tdog bark 90.0 %"],
     }

@@ -142,10 +142,11 @@ def test_one_window_or_three_and_a_sound_as_long_as_the_clip(explanation, tmp_pa
 def test_the_curves_say_which_is_which_and_what_is_good(explanation, tmp_path):
     write_figure(faithfulness_drawing(explanation), tmp_path / "x.svg")
     said = _words(tmp_path / "x.svg")
-    areas = explanation.curves.areas("insertion")
+    low, areas = (explanation.curves.areas(kind) for kind in ("deletion", "insertion"))
     for expected in (
         *("deletion: low is good", "insertion: high is good", "probability of rain & 雨", "in %"),
-        *(f"attribution {areas.ranked[ATTRIBUTION]:.2f}", "Grad-CAM", "loudest", "random orders 0.50"),
+        *(f"attribution {low.ranked[ATTRIBUTION]:.2f} / {areas.ranked[ATTRIBUTION]:.2f}", "Grad-CAM", "loudest"),
+        "random orders 0.50 / 0.50",
     ):
         assert expected in said, expected
     with pytest.raises(EarsightError, match="without curves"):

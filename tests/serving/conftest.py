@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 from at_port import CLASSES, RATE, serving, tone
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from visiting import CHROMIUM, EXPECT_MS, FAKE
 
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.models.backbones import build
@@ -69,3 +71,45 @@ def sound(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="module")  # its event loop must not outlive the modules that use it
+def browsers() -> Iterator[Callable[..., Browser]]:
+    """Start a Chromium with some arguments, once for a module."""
+    with sync_playwright() as play:
+        opened = {}
+
+        def start(*arguments: str) -> Browser:
+            if arguments not in opened:
+                opened[arguments] = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *arguments])
+            return opened[arguments]
+
+        yield start
+        for browser in opened.values():
+            browser.close()
+
+
+@pytest.fixture
+def visit(browsers, client) -> Iterator[Callable[..., Page]]:
+    """Open the page; a fault of a script, or a request to another host, fails the test."""
+    faults: list[str] = []
+    contexts = []
+
+    def open_page(*, arguments: tuple[str, ...] = FAKE, address: httpx.URL | None = None, **how: object) -> Page:
+        context = browsers(*arguments).new_context(**how)
+        contexts.append(context)
+        page = context.new_page()
+        home = str(address or client.base_url)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
+        page.on("request", lambda asked: None if asked.url.startswith((home, "blob:")) else faults.append(asked.url))
+        page.set_default_timeout(EXPECT_MS)
+        page.goto(home)
+        expect(page.locator("html[data-ready]")).to_be_attached(timeout=EXPECT_MS)
+        return page
+
+    expect.set_options(timeout=EXPECT_MS)
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert faults == []

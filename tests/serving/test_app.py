@@ -18,6 +18,7 @@ from at_port import CLASSES, RATE, error_of, serving, tone
 from earsight.analysis.masking import smoothed
 from earsight.features.filterbanks import FLOOR
 from earsight.inference.classifier import Classifier
+from earsight.serving.refusals import unreadable
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.aiff", "a.mp3"])
@@ -180,6 +181,38 @@ def test_an_explanation_can_be_seen_and_heard(client, classifier, sound):
     unused, _ = soundfile.read(io.BytesIO(base64.b64decode(made["unused_wav"])))
     assert rate == RATE
     assert np.abs(used + unused - expected.wave).max() < 1e-3
+
+
+def test_an_explanation_has_the_verdict_of_the_command_line(client, classifier, sound):
+    path = sound("a.wav", seconds=1.0)
+    expected = classifier.explain(path, label=CLASSES[1])
+    found = client.post("/predict", params={"explain": True, "label": CLASSES[1]}, content=path.read_bytes()).json()
+    made = found["explanation"]
+    assert made["verdict"] == expected.verdict
+    assert made["believed"] == expected.believed
+    begins = {"yes": "Believe the", "with care": "Believe with care the", "no": "Do not believe the"}[made["believed"]]
+    assert made["verdict"].startswith(f"{begins} attribution")
+    assert made["complete"]
+    assert made["steps"] == expected.attribution.steps
+
+
+def test_an_explanation_that_does_not_end_in_time_says_how_far_it_is(classifier, sound, monkeypatch):
+    """In place of a refusal that no visitor can do anything about."""
+    monkeypatch.setattr("earsight.analysis.attribution.Attribution.complete", False)
+    with serving(classifier, explanation_seconds=1e-6) as (client, _):
+        assert client.get("/model").json()["explanation_seconds"] == 1e-6
+        found = client.post("/predict", params={"explain": True}, content=sound("a.wav").read_bytes()).json()
+    assert (found["explanation"]["complete"], found["explanation"]["steps"]) == (False, 256)
+    assert found["notes"] == []
+
+
+def test_sounds_that_only_another_decoder_reads_have_a_code_of_their_own():
+    missing = "AAC in MP4, which libsndfile does not read: `pip install 'earsight[formats]'`, or convert it"
+    assert unreadable(missing).code == "needs_formats"
+    cut = (
+        "truncated or damaged sound (cut); copy it again or `pip install 'earsight[formats]'`, which reads more codings"
+    )
+    assert unreadable(cut).code == "unreadable"
 
 
 def test_what_cannot_be_explained_is_answered_with_a_note(client, sound):

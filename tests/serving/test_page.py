@@ -2,87 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
 
-import httpx
 import numpy as np
 import pytest
 from at_port import CLASSES, serving, tone
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import expect
+from visiting import needs_chromium, painted, row, status
 
 from earsight.calibration.apply import Raw
 from earsight.inference.predictions import Prediction
 from earsight.serving.app import PAGE
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-if CHROMIUM is None and os.environ.get("CI"):
-    raise RuntimeError("no Chromium, which the page's tests need: .ci/run installs it with apt-get")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
-FAKE = [
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-]
-EXPECT_MS = 30_000
-
-
-@pytest.fixture(scope="module")
-def browsers() -> Iterator[Callable[..., Browser]]:
-    """Start a Chromium with some arguments."""
-    with sync_playwright() as play:
-        opened = {}
-
-        def start(*arguments: str) -> Browser:
-            if arguments not in opened:
-                opened[arguments] = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *arguments])
-            return opened[arguments]
-
-        yield start
-        for browser in opened.values():
-            browser.close()
-
-
-@pytest.fixture
-def visit(browsers, client) -> Iterator[Callable[..., Page]]:
-    """Open the page; a fault of a script, or a request to another host, fails the test."""
-    faults: list[str] = []
-    contexts = []
-
-    def open_page(*, arguments: tuple[str, ...] = tuple(FAKE), address: httpx.URL | None = None, **how: object) -> Page:
-        context = browsers(*arguments).new_context(**how)
-        contexts.append(context)
-        page = context.new_page()
-        home = str(address or client.base_url)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda said: faults.append(said.text) if "Content Security" in said.text else None)
-        page.on("request", lambda asked: None if asked.url.startswith((home, "blob:")) else faults.append(asked.url))
-        page.set_default_timeout(EXPECT_MS)
-        page.goto(home)
-        expect(page.locator("html[data-ready]")).to_be_attached(timeout=EXPECT_MS)
-        return page
-
-    expect.set_options(timeout=EXPECT_MS)
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert faults == []
-
-
-def status(page: Page, begins: str) -> None:
-    expect(page.locator("#status")).to_have_text(re.compile(f"^{begins}"))
-
-
-def painted(page: Page, canvas: str) -> int:
-    """How many different colours a canvas shows."""
-    return page.evaluate(
-        """(id) => { const c = document.getElementById(id);
-        const d = new Uint32Array(c.getContext("2d").getImageData(0, 0, c.width, c.height).data.buffer);
-        return new Set(d).size; }""",
-        canvas,
-    )
 
 
 @needs_chromium
@@ -110,7 +40,7 @@ def test_a_file_is_answered_seen_and_explained(visit, classifier, sound):
     assert shown == pytest.approx([100 * share for share in found.probabilities], abs=0.06)
     assert page.locator("#classes b").count() == 0  # a class is named "cat & <b>dog</b>", as text
     expect(page.locator("#sound-title")).to_have_text("my tone.wav")
-    expect(page.locator("#timeline-section")).to_be_hidden()
+    expect(page.locator("#timeline")).to_be_hidden()
     assert painted(page, "wave") > 1
     assert painted(page, "spectrogram") > 50
     before = painted(page, "spectrogram")
@@ -127,24 +57,38 @@ def test_a_file_is_answered_seen_and_explained(visit, classifier, sound):
         assert lasts == pytest.approx(1.0, abs=0.01)
     over = painted(page, "spectrogram")
     assert "laid over" in page.locator("#spectrogram").get_attribute("aria-label")
-    page.locator("#overlay").uncheck()
+    page.locator("#overlay").fill("0")
     assert painted(page, "spectrogram") != over
+    assert "laid over" not in page.locator("#spectrogram").get_attribute("aria-label")
+    # The command line's verdict, and how complete it is.
+    verdict = page.locator("#verdict")
+    expect(verdict).to_contain_text(classifier.explain(path, label=CLASSES[1]).verdict)
+    expect(verdict).to_contain_text(re.compile(r"Complete within 1 %: off by 0\.\d % after \d+ steps"))
 
 
 @needs_chromium
-def test_what_is_no_sound_is_said_and_the_next_file_is_answered(visit, sound, tmp_path):
+def test_a_refused_file_is_named_in_its_row_and_no_result_stands_under_it(visit, sound, tmp_path):
     page = visit()
+    page.set_input_files("#file", sound("good.wav"))
+    status(page, "Done")
+    expect(page.locator("#list")).to_be_hidden()  # one sound that is answered needs no list
     (tmp_path / "letter.mp3").write_text("dear sir or madam, " * 20)
     (tmp_path / "large.wav").write_bytes(bytes(3_000_000))
-    for name, words in (("letter.mp3", "A text file"), ("large.wav", "3.0 MB")):
+    for name, words in (("letter.mp3", "A text file"), ("large.wav", "has 3.0 MB; this service takes 2.0")):
         page.set_input_files("#file", tmp_path / name)
-        expect(page.locator("#problem")).to_be_visible()
-        expect(page.locator("#problem-message")).to_contain_text(words)
-        expect(page.locator("#problem-remedy")).not_to_be_empty()
-    expect(page.locator("#results")).to_be_hidden()
+        expect(row(page, name)).to_have_attribute("data-state", "refused")
+        expect(row(page, name).locator("p")).to_contain_text(words)
+        expect(page.locator("#results")).to_be_hidden()
+        status(page, f"{name} is refused")
     page.set_input_files("#file", sound("a.wav"))
     status(page, "Done")
-    expect(page.locator("#problem")).to_be_hidden()
+    expect(row(page, "a.wav")).to_have_attribute("data-state", "done")
+    expect(page.locator("#list-about")).to_have_text("2 of 4 answered · 2 refused")
+    row(page, "good.wav").locator(".pick").click()
+    expect(page.locator("#sound-title")).to_have_text("good.wav")
+    page.locator("#clear").click()
+    expect(page.locator("#list")).to_be_hidden()
+    expect(page.locator("#results")).to_be_hidden()
 
 
 @needs_chromium
@@ -171,26 +115,39 @@ def look_at_a_long_file(page, sound):
     expect(page.locator("#drop")).to_have_class(re.compile("over"))
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
     status(page, "Done")
-    expect(page.locator("#timeline-section")).to_be_visible()
-    expect(page.locator("#part")).to_have_text("From 0:00 to 0:08")
+    expect(page.locator("#timeline")).to_be_visible()
+    expect(page.locator("#part")).to_have_text("long.wav · 0:00 to 0:08")
     expect(page.locator("#answer-about")).to_have_text(re.compile("in 8 windows: [45] of them alone say"))
     page.locator("details summary").click()
     rows = page.locator("#windows tr")
     assert rows.count() == 15
     rows.nth(10).locator("button").click()
     status(page, "From 0:05")
-    expect(page.locator("#part")).to_have_text("From 0:05 to 0:06")
+    expect(page.locator("#part")).to_have_text("long.wav · 0:05 to 0:06")
     assert page.locator("#player").evaluate("(a) => a.currentTime") == pytest.approx(5.0, abs=0.1)
     events = page.locator("#events button")
     assert [text.split()[-1] for text in events.all_text_contents()] == ["%", "%"]
     assert CLASSES[0] in events.first.inner_text()
     assert CLASSES[2] in events.last.inner_text()
-    assert page.locator("#strip > div:not(.playhead)").count() == 2
+    strips = page.locator("#strips li")
+    assert {text.split(" · ")[0] for text in strips.locator("p").all_inner_texts()} == {CLASSES[0], CLASSES[2]}
+    assert (
+        len(
+            {
+                piece.evaluate("(e) => getComputedStyle(e).backgroundColor")
+                for piece in strips.locator(".strip div").all()
+            }
+        )
+        == 2
+    )
+    expect(page.locator("#timeline-about")).to_have_text(
+        re.compile(r"^M\w+( of all)? .*: [345]\.\d of 8\.0 s · 2 events$")
+    )
     events.last.click()
     status(page, "From 0:0[34]")
     expect(page.locator("#answer-title")).to_have_text(CLASSES[2])
     assert page.locator("#player").evaluate("(a) => a.currentTime") >= 3.0
-    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator(".problem:visible")).to_have_count(0)
 
 
 @needs_chromium
@@ -216,8 +173,8 @@ def test_no_microphone(visit, sound, name, words):
         "(name) => { navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', name); }; }", name
     )
     page.locator("#record").click()
-    expect(page.locator("#problem-message")).to_contain_text(words)
-    expect(page.locator("#problem-remedy")).to_contain_text("choose a file")
+    expect(page.locator("#record-problem")).to_contain_text(words)
+    expect(page.locator("#record-problem")).to_contain_text("choose a file")
     expect(page.locator("#record")).to_have_attribute("aria-pressed", "false")
     page.set_input_files("#file", sound("a.wav"))
     status(page, "Done")
@@ -227,10 +184,10 @@ def test_no_microphone(visit, sound, name, words):
 def test_the_keyboard_alone(visit, sound):
     page = visit()
     order = []
-    for _ in range(4):
+    for _ in range(5):
         page.keyboard.press("Tab")
         order.append(page.evaluate("() => document.activeElement.id || document.activeElement.className"))
-    assert order[:3] == ["skip", "file", "record"]
+    assert order[:4] == ["skip", "file", "folder", "record"]
     page.locator("#file").focus()
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
@@ -240,8 +197,11 @@ def test_the_keyboard_alone(visit, sound):
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.name") == "channel"
     page.keyboard.press("ArrowRight")
-    assert page.evaluate("() => document.activeElement.value") == "0"
-    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.value") == "2"
+    for _ in range(12):  # through the player's own controls
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.id") == "why-class":
+            break
     assert page.evaluate("() => document.activeElement.id") == "why-class"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
@@ -261,10 +221,11 @@ def test_everything_has_a_name_for_a_screen_reader(visit, sound):
     )
     assert nameless == []
     assert page.locator("#status").get_attribute("aria-live") == "polite"
-    assert page.locator("#problem").get_attribute("role") == "alert"
+    places = page.locator(".problem")
+    assert {place.get_attribute("role") for place in places.all()} == {"alert"}
     levels = page.evaluate("() => [...document.querySelectorAll('h1, h2, h3')].map((h) => h.tagName)")
     assert levels[0] == "H1"
-    assert set(levels[1:]) == {"H2"}
+    assert set(levels[1:]) == {"H2", "H3"}
 
 
 LUMINANCE = """(selector) => {
@@ -290,19 +251,21 @@ def test_light_and_dark_can_be_read_and_nothing_is_wider_than_a_phone(visit, sou
     status(page, "Done")
     ground = page.evaluate("() => getComputedStyle(document.documentElement).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 200) == (scheme == "dark")
-    for text, contrast in page.evaluate(LUMINANCE, "h1, h2, p, th, td, label, button, a, time, figcaption"):
+    for text, contrast in page.evaluate(LUMINANCE, "h1, h2, h3, p, th, td, label, button, a, time, span:not(:empty)"):
         assert contrast >= 4.5, (text, contrast)
     assert page.evaluate("() => document.documentElement.scrollWidth") == 360
 
 
 @needs_chromium
 def test_unknown_is_said_where_it_is_due(visit, classifier, sound, monkeypatch):
-    strange = Prediction("", CLASSES, (0.5, 0.3, 0.2), unknown=True, novelty=3.0, plausible=CLASSES[:2])
+    strange = Prediction("", CLASSES, (0.9996, 0.0004, 0.0), unknown=True, novelty=3.25, plausible=CLASSES[:2])
     with serving(classifier) as (client, _):
         monkeypatch.setattr(classifier, "predictions", lambda raw, name="": [strange])
         page = visit(address=client.base_url)
         page.set_input_files("#file", sound("a.wav"))
-        status(page, "Done: unknown")
+        status(page, "Done: unknown, OOD score 3.25")
+        expect(page.locator("#answer-score")).to_have_text("OOD score 3.25")
+        assert page.locator("#classes .share").all_inner_texts() == [">99.9 %", "<0.1 %", "<0.1 %"]
         expect(page.locator("#answer-title")).to_have_text("Unknown")
         expect(page.locator("#answer-about")).to_contain_text("The nearest is bell")
 
@@ -323,7 +286,11 @@ def test_a_busy_service_is_asked_again_and_one_that_is_gone_is_said(visit, sound
     status(page, "Done")
     page.route("**/predict*", lambda route: route.abort())
     page.set_input_files("#file", sound("b.wav"))
-    expect(page.locator("#problem-message")).to_have_text("The service does not answer.")
+    expect(row(page, "b.wav").locator("p")).to_contain_text("The service does not answer.")
+    page.unroute("**/predict*")
+    row(page, "b.wav").get_by_role("button", name="Try again").click()
+    status(page, "Done")
+    expect(page.locator("#sound-title")).to_have_text("b.wav")
 
 
 def test_the_page_names_no_other_host_and_styles_nothing_inline():

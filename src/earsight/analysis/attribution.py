@@ -10,6 +10,8 @@ would be the spectrogram of noise of average loudness.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from earsight.models.backbones import stages
 TOLERANCE = 0.01
 FIRST_STEPS = 16
 MOST_STEPS = 2048
+TIMED_STEPS = 256
+"""Steps that are taken whatever the time says."""
 BATCH_SIZE = 16
 
 
@@ -73,6 +77,7 @@ def integrated_gradients(
     target: int,
     tolerance: float = TOLERANCE,
     most_steps: int = MOST_STEPS,
+    most_seconds: float = math.inf,
     batch_size: int = BATCH_SIZE,
 ) -> Attribution:
     """Integrated Gradients from silence to the spectrogram, with as many steps as completeness needs.
@@ -80,14 +85,15 @@ def integrated_gradients(
     M. Sundararajan, A. Taly, Q. Yan, "Axiomatic Attribution for Deep Networks", ICML 2017. The integral is taken by the
     trapezoidal rule. Its steps are doubled until the attributions add up to the difference of the scores within
     ``tolerance``, a share of it; a doubling only adds the middles of the steps before it. With ``most_steps`` it stops,
-    and the result is not `Attribution.complete`.
+    and the result is not `Attribution.complete`; so it does, from `TIMED_STEPS` on, before a doubling that would not
+    end within ``most_seconds``: it takes as long as all before.
 
     The network is in eval mode; spectrogram and silence are float32 (1, windows, bands, frames) on its device;
     ``target`` is the class; ``batch_size`` spectrograms are in memory at a time.
     """
     from captum.attr import IntegratedGradients
 
-    method = IntegratedGradients(network)
+    method, began = IntegratedGradients(network), time.monotonic()
 
     def rule(name: str, points: int) -> Tensor:
         found: Tensor = method.attribute(
@@ -103,7 +109,8 @@ def integrated_gradients(
         values = (rule("riemann_left", steps) + rule("riemann_right", steps)) / 2
         while True:
             found = Attribution(values[0].float().cpu().numpy(), score, silent, steps, tolerance)
-            if found.complete or 2 * steps > most_steps:
+            late = steps >= TIMED_STEPS and 2 * (time.monotonic() - began) > most_seconds
+            if found.complete or 2 * steps > most_steps or late:
                 return found
             values = (values + rule("riemann_middle", steps)) / 2
             steps *= 2

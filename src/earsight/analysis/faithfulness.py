@@ -153,15 +153,20 @@ def measure_curves(
     )
 
 
+def better_than_random(curves: Curves, name: str) -> list[str]:
+    """By which curves, of ``deletion`` and ``insertion``, a map is better than random orders."""
+    own = {kind: (curves.areas(kind), curves.areas(kind).ranked[name]) for kind in ("deletion", "insertion")}
+    return [
+        kind for kind, (areas, area) in own.items() if (area < areas.low if kind == "deletion" else area > areas.high)
+    ]
+
+
 def verdict(curves: Curves, name: str, *, rival: str) -> str:
     """Whether the map called ``name`` is better than random orders and than the map called ``rival``, as a sentence."""
-    beats_random, beats_rival = [], []
+    beats_random, beats_rival = better_than_random(curves, name), []
     for kind, better in (("deletion", -1), ("insertion", 1)):
-        areas = curves.areas(kind)
-        own = areas.ranked[name]
-        if own > areas.high if better > 0 else own < areas.low:
-            beats_random.append(kind)
-        if better * own > better * areas.ranked[rival]:
+        ranked = curves.areas(kind).ranked
+        if better * ranked[name] > better * ranked[rival]:
             beats_rival.append(kind)
     verdict = {2: "Believe", 1: "Believe with care", 0: "Do not believe"}[len(beats_random)]
     return (

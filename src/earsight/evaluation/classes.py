@@ -39,6 +39,7 @@ class ClassScore(NamedTuple):
     recall: float
     recall_ci95: tuple[float, float]
     f1: float
+    f1_ci95: tuple[float, float]
 
 
 class Confusion(NamedTuple):
@@ -75,7 +76,8 @@ def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
     """Scores of every class, in the order of the classes.
 
     The intervals are Wilson's. Each clip counts once, since several seeds' predictions of it are not independent; where
-    clips share sources, these are redrawn too, and the wider limits count (`statistics.share_limits`).
+    clips share sources, these are redrawn too, and the wider limits count (`statistics.share_limits`). That of F1 is
+    Jaccard's, a share of clips (of those of the class or called so, the ones that are both), by F1 = 2 J / (1 + J).
     """
     counts = confusion_counts(trials)
     true, guess = labels_and_predictions(trials)
@@ -93,6 +95,11 @@ def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
     clips = np.bincount(list(labels.values()), minlength=len(counts))
     share = len(labels) / counts.sum()  # clips to a prediction
     out = []
+
+    def f1_limits(number: int, either: int) -> tuple[float, float]:
+        low, high = limits((true == number) | (guess == number), either * share)
+        return 2 * low / (1 + low), 2 * high / (1 + high)
+
     for number, name in enumerate(trials[0].classes):
         answers, named = int(counts[number].sum()), int(counts[:, number].sum())
         right = int(counts[number, number])
@@ -109,6 +116,7 @@ def class_scores(trials: Sequence[Predictions]) -> list[ClassScore]:
                 recall=recall,
                 recall_ci95=limits(true == number, float(clips[number])),
                 f1=2 * right / (answers + named) if answers + named else 0.0,
+                f1_ci95=f1_limits(number, answers + named - right),
             )
         )
     return out

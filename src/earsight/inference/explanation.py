@@ -8,11 +8,12 @@ frames); what is merged is (bands, frames), its columns evenly spaced from 0 s t
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # a prediction does not load the analysis
 ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
 """Names of the maps whose orders `Explanation.curves` compares; the mask is made from the positive part."""
 
+_ANY = 1 << 20  # more steps than any time allows
 _SILENT = 1e-3  # a sound counts as silent if its spectrogram is nowhere further above that of silence
 
 
@@ -90,6 +92,16 @@ class Explanation:
         from earsight.analysis.faithfulness import verdict
 
         return " ".join(verdict(self.curves, name, rival=LOUDEST) for name in (ATTRIBUTION, POSITIVE))
+
+    @property
+    def believed(self) -> Literal["yes", "with care", "no"]:
+        """The verdict on the attributions in a word; "no" where the curves were not measured."""
+        if self.curves is None:
+            return "no"
+        from earsight.analysis.faithfulness import better_than_random
+
+        counts: tuple[Literal["yes", "with care", "no"], ...] = ("no", "with care", "yes")
+        return counts[len(better_than_random(self.curves, ATTRIBUTION))]
 
     @property
     def used_energy(self) -> float:
@@ -159,6 +171,7 @@ def explain(
     curves: bool = True,
     seed: int = 0,
     most_steps: int = 2048,
+    most_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Explanation:
     """Attribute one class's score to the parts of one sound's spectrogram.
@@ -166,6 +179,7 @@ def explain(
     `earsight.explain` says what the parameters are; ``progress`` is called with (curves done, curves in all). Raises
     AudioError if the file cannot be read, or the sound is silent or shorter than one window; DataError if an array is
     no sound, or the label is unknown; ModelError if the attributions are not complete within 1 % after ``most_steps``.
+    With ``most_seconds`` they take as many steps as fit into that time, and one that is not complete is returned too.
     """
     from earsight.analysis.attribution import grad_cam, integrated_gradients, last_spatial_layer
     from earsight.analysis.faithfulness import measure_curves, tiles
@@ -193,8 +207,15 @@ def explain(
         raise ModelError(f"{name or 'array'}: {error}") from error
     top = int(probabilities.argmax()) if top is None else top
     target = top if wanted is None else wanted
-    found = integrated_gradients(network, spectrogram, silence=silence, target=target, most_steps=most_steps)
-    if not found.complete:
+    found = integrated_gradients(
+        network,
+        spectrogram,
+        silence=silence,
+        target=target,
+        most_steps=most_steps if most_seconds is None else _ANY,
+        most_seconds=math.inf if most_seconds is None else most_seconds,
+    )
+    if not found.complete and most_seconds is None:
         raise ModelError(
             f"{name or 'array'}: the attributions for {model.classes[target]} add up to {found.total:.4g}, not "
             f"{found.difference:.4g}, after {found.steps} steps ({100 * found.error:.1f} % off; "

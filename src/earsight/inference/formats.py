@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from earsight.files import TURNING, json_text
-from earsight.inference.predictions import NONE, Event, Prediction
+from earsight.inference.predictions import NONE, Event, Prediction, share_words
 
 Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
@@ -75,8 +75,8 @@ class _Text(Writer):
 
     def prediction(self, found: Prediction, times: Sequence[float] = ()) -> str:
         words = self._several(found) if found.several else []
-        words = words or [f"{_words(name)} {100 * share:.1f} %" for name, share in self._pairs(found)]
-        words[:1] = [f"unknown (nearest: {words[0]})"] if found.unknown else words[:1]
+        words = words or [f"{_words(name)} {share_words(share)}" for name, share in self._pairs(found)]
+        words[:1] = [f"{found.words} (nearest: {words[0]})"] if found.unknown else words[:1]
         words += [agreement(found)] if found.windows > 1 else []
         if found.read_seconds is not None:
             words.append(f"from the {found.read_seconds:.2f} s that are whole: {_words(found.damage)}")
@@ -87,14 +87,14 @@ class _Text(Writer):
         if found.unknown or found.error:
             return []
         pairs = list(zip(found.classes, found.probabilities, strict=True))
-        words = [f"{_words(name)} {100 * share:.1f} %" for name, share in pairs if name in found.named]
-        rest = [f"{_words(name)} {100 * share:.1f} %" for name, share in pairs if name not in found.named]
+        words = [f"{_words(name)} {share_words(share)}" for name, share in pairs if name in found.named]
+        rest = [f"{_words(name)} {share_words(share)}" for name, share in pairs if name not in found.named]
         if not words:
             return [f"{NONE} (nearest: {rest[0]})", *(f"({one})" for one in rest[1 : self.top])]
         return words + [f"({one})" for one in rest[: max(0, self.top - len(words))]]
 
     def event(self, path: str, event: Event) -> str:
-        return self._row(path, *_seconds(_span(event)), f"{_words(event.label)} {100 * event.score:.1f} %")
+        return self._row(path, *_seconds(_span(event)), f"{_words(event.label)} {share_words(event.score)}")
 
     def problem(self, path: str, reason: str) -> str:
         return self._row(path, f"error: {_words(reason)}")
@@ -217,7 +217,8 @@ class _Audacity(Writer):
             return "".join(
                 self._selection(found.path, name, share, *times) for name, share in pairs if name in found.named
             )
-        return self._selection(found.path, found.answer, found.probabilities[0], *times)
+        score = found.novelty if found.unknown else found.probabilities[0]
+        return self._selection(found.path, found.answer, score, *times, strange=found.unknown)
 
     def event(self, path: str, event: Event) -> str:
         return self._selection(path, event.label, event.score, *_span(event))
@@ -225,8 +226,12 @@ class _Audacity(Writer):
     def problem(self, path: str, reason: str) -> str:
         return ""
 
-    def _selection(self, path: str, label: str, score: float, begin: float, end: float) -> str:
-        return _line([f"{begin:.6f}", f"{end:.6f}", f"{_words(label)} {score:.2f}"])
+    def _selection(
+        self, path: str, label: str, score: float | None, begin: float, end: float, *, strange: bool = False
+    ) -> str:
+        """A row with the label's probability, or beside `unknown` the OOD score."""
+        shown = "" if score is None else f", OOD score {score:.4g}" if strange else f" {score:.2f}"
+        return _line([f"{begin:.6f}", f"{end:.6f}", f"{_words(label)}{shown}"])
 
 
 class _Raven(_Audacity):
@@ -241,13 +246,16 @@ class _Raven(_Audacity):
         files = ("Begin File", "Begin Path", "File Offset (s)") if self.several_files else ()
         return _line(["Selection", "View", "Channel", *bounds, "Class", "Score", *files])
 
-    def _selection(self, path: str, label: str, score: float, begin: float, end: float) -> str:
+    def _selection(
+        self, path: str, label: str, score: float | None, begin: float, end: float, *, strange: bool = False
+    ) -> str:
         self.number += 1
         bounds = [f"{self.before_seconds + time:.6f}" for time in (begin, end)]
         bounds += [f"{self.low_hz:.1f}", f"{self.high_hz:.1f}"]
         names = Path(path).name, str(Path(path).absolute())
+        bounds += [_words(label), "" if score is None else f"{score:.4f}"]
         files = [*(harmless(name) for name in names), f"{begin:.6f}"] if self.several_files else []
-        return _line([str(self.number), "Spectrogram 1", "1", *bounds, _words(label), f"{score:.4f}", *files])
+        return _line([str(self.number), "Spectrogram 1", "1", *bounds, *files])
 
 
 class Format(NamedTuple):

@@ -8,8 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html import escape
 
+UNKNOWN = "unknown"
+"""What is shown for a sound unlike any class; beside it stands the OOD score, never the nearest class's probability."""
 NONE = "none"
 """What is shown where no class reaches its threshold."""
+
+
+def share_words(probability: float) -> str:
+    """A probability for people, as ``63.9 %``: none is certain, so that the ends are ``>99.9 %`` and ``<0.1 %``."""
+    shown = f"{100 * probability:.1f}"
+    return f"{ {'100.0': '>99.9', '0.0': '<0.1'}.get(shown, shown) } %"
 
 
 @dataclass(frozen=True)
@@ -59,28 +67,33 @@ class Prediction:
         return self.classes[0] if self.classes else ""
 
     @property
+    def words(self) -> str:
+        """The answer for people: beside `unknown` its OOD score."""
+        return f"{UNKNOWN}, OOD score {self.novelty:.4g}" if self.unknown and self.novelty is not None else self.answer
+
+    @property
     def answer(self) -> str:
         """``unknown`` for an unknown sound, else the label; of several classes those named, or ``none``."""
         if self.several and not self.unknown:
             return ";".join(self.named) or NONE
-        return "unknown" if self.unknown else self.label
+        return UNKNOWN if self.unknown else self.label
 
     def _first(self, number: int) -> list[tuple[str, float]]:
         return list(zip(self.classes, self.probabilities, strict=True))[:number]
 
     def __repr__(self) -> str:
-        shares = ", ".join(f"{name} {100 * p:.1f} %" for name, p in self._first(3)) + ", ..." * (len(self.classes) > 3)
-        start = f"{self.answer}: " if self.unknown or self.several else ""
+        shares = ", ".join(f"{name} {share_words(p)}" for name, p in self._first(3)) + ", ..." * (len(self.classes) > 3)
+        start = f"{self.words}: " if self.unknown or self.several else ""
         return f"<Prediction of {self.path or 'an array'}: {self.error or start + shares}>"
 
     def _repr_html_(self) -> str:
         """A bar a class, for notebooks: the first ten."""
         rows = [
-            f"<tr><td>{escape(name)}</td><td>{100 * p:.1f} %</td><td style='min-width:12em'><div style="
+            f"<tr><td>{escape(name)}</td><td>{escape(share_words(p))}</td><td style='min-width:12em'><div style="
             f"'background:currentColor;opacity:.4;height:.8em;width:{100 * p:.1f}%'></div></td></tr>"
             for name, p in self._first(10)
         ]
-        return f"<p><b>{escape(self.error or self.answer)}</b> {escape(self.path)}</p><table>{''.join(rows)}</table>"
+        return f"<p><b>{escape(self.error or self.words)}</b> {escape(self.path)}</p><table>{''.join(rows)}</table>"
 
 
 @dataclass(frozen=True)

@@ -211,13 +211,15 @@ def reliability_drawing(curves: Mapping[str, np.ndarray], labels: np.ndarray) ->
     return figure
 
 
-def intervals_drawing(bars: Sequence[Bar], *, label: str, zero: bool = False) -> Figure:
-    """Values with their 95 % intervals, a row each; ``zero`` marks no difference."""
-    figure = blank(7.0, 0.9 + 0.36 * len(bars))
+def intervals_drawing(bars: Sequence[Bar], *, label: str, zero: bool = False, full: bool = False) -> Figure:
+    """Values with their 95 % intervals, a row each; ``zero`` marks no difference; ``full``: from 0 to 100."""
+    figure = blank(7.0, 0.9 + (0.36 if len(bars) <= NUMBERED else 0.24) * len(bars))
     axis = figure.add_subplot()
     for place, bar in enumerate(bars):
         axis.plot([bar.low, bar.high], [place, place], color="black", linewidth=2, alpha=0.45, solid_capstyle="butt")
         axis.plot(bar.value, place, "ko", markersize=6)
+    if full:
+        axis.set_xlim(0, 102)
     if zero:
         axis.axvline(0, color="black", linewidth=1, linestyle="--")
     axis.set_yticks(range(len(bars)), [_shortened(bar.name, 40) for bar in bars])

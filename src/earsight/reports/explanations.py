@@ -25,6 +25,7 @@ from earsight.errors import EarsightError
 from earsight.files import content_digest, read_state, replacing, say_once, write_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.inference.formats import harmless
+from earsight.inference.predictions import share_words
 from earsight.reports.drawings import blank, write_figure
 from earsight.reports.figures import draw_cells, hz_ticks
 from earsight.reports.text_format import percent
@@ -74,6 +75,7 @@ def explanation_drawing(explanation: Explanation) -> Figure:
     for image, place in ((cells, grid[:-1, 3]), (merged, grid[-1, 3])):
         figure.colorbar(image, cax=figure.add_subplot(place), label=_UNIT, extend="both")
     figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
+    figure.supxlabel(_below(explanation), fontsize=9, x=0.01, ha="left", parse_math=False)
     return figure
 
 
@@ -82,7 +84,7 @@ def faithfulness_drawing(explanation: Explanation) -> Figure:
     curves = explanation.curves
     if curves is None:
         raise EarsightError(f"{explanation.path}: explained without curves; ask for them")
-    figure = blank(9.0, 4.4)
+    figure = blank(11.0, 4.4)
     axes = figure.subplots(1, 2, sharey=True)
     share = 100 * curves.shares
     kinds = (
@@ -90,19 +92,25 @@ def faithfulness_drawing(explanation: Explanation) -> Figure:
         ("insertion", curves.insertion, curves.random_insertion, "put into silence", "high"),
     )
     for axis, (kind, ranked, random, verb, better) in zip(axes, kinds, strict=True):
-        areas = curves.areas(kind)
         axis.fill_between(share, random.min(axis=0), random.max(axis=0), color="0.85", linewidth=0)
-        axis.plot(share, random.mean(axis=0), ":", color="0.4", label=f"random orders {areas.random.mean():.2f}")
+        axis.plot(share, random.mean(axis=0), ":", color="0.4")
         for name, (style, width, shade) in _LINES.items():
-            label = f"{name} {areas.ranked[name]:.2f}"
-            axis.plot(share, ranked[name], style, color=shade, linewidth=width, label=label)
+            axis.plot(share, ranked[name], style, color=shade, linewidth=width)
         axis.set(xlim=(0, 100), ylim=(0, 1.02), xlabel=f"share of the spectrogram {verb} in %, highest first")
         axis.set_title(f"{kind}: {better} is good", fontsize=11)
         axis.grid(color="0.92")
-        axis.legend(fontsize=9, title="order, and area below", title_fontsize=9)
+    lines = axes[0].get_lines()  # random orders first
+    found = {kind: curves.areas(kind) for kind in ("deletion", "insertion")}
+    words = [" / ".join(f"{areas.random.mean():.2f}" for areas in found.values())]
+    words += [" / ".join(f"{areas.ranked[name]:.2f}" for areas in found.values()) for name in _LINES]
+    labels = [f"{name}\n{areas}" for name, areas in zip(("random orders", *_LINES), words, strict=True)]
+    title = "order, and the area below\nin deletion / insertion"
+    figure.legend(lines, labels, loc="outside right upper", fontsize=9, title=title, title_fontsize=9, frameon=False)
     axes[0].set_ylabel(f"probability of {explanation.label}", parse_math=False)
-    name = Path(explanation.path).name or "a sound"
-    figure.suptitle("\n".join([name, *textwrap.wrap(explanation.verdict, 110)]), fontsize=11, parse_math=False)
+    figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
+    figure.supxlabel(
+        "\n".join(textwrap.wrap(explanation.verdict, 130)), fontsize=9, x=0.01, ha="left", parse_math=False
+    )
     return figure
 
 
@@ -125,15 +133,22 @@ def _finish_axes(axes: Any, explanation: Explanation) -> None:
 
 
 def _headline(explanation: Explanation) -> str:
-    found = explanation.attribution
+    """The file, the class and its probability, in one line."""
+    name = Path(explanation.path).name or "a sound"
+    name = name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}"
     top = "" if explanation.label == explanation.top_label else f" (the model predicts {explanation.top_label})"
-    lines = [
-        f"{Path(explanation.path).name or 'a sound'}: {explanation.label}, probability "
-        f"{percent(explanation.probability)} %{_where(explanation.to_dict())}{top}",
-        f"The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
-        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps.",
-    ]
-    return "\n".join([*lines, *textwrap.wrap(explanation.verdict, 135)])
+    return f"{name}: {explanation.label}, probability {share_words(explanation.probability)}{top}"
+
+
+def _below(explanation: Explanation) -> str:
+    """Which window, how complete, and whether to believe it, to stand below the plots."""
+    found = explanation.attribution
+    where = f"Explained is the part{_where(explanation.to_dict())}. " if explanation.windows > 1 else ""
+    words = (
+        f"{where}The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
+        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps."
+    )
+    return "\n".join([*textwrap.wrap(words, 165), *textwrap.wrap(explanation.verdict, 165)])
 
 
 def _where(content: dict[str, Any]) -> str:
@@ -210,7 +225,7 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
     complete, audible, faithful = (content[key] for key in ("completeness", "audible", "faithfulness"))
     other = "" if content["label"] == content["top_label"] else f" (the model predicts {content['top_label']})"
     yield harmless(
-        f"{content['path']}: {content['label']}, probability {percent(content['probability'])} %"
+        f"{content['path']}: {content['label']}, probability {share_words(content['probability'])}"
         f"{_where(content)}{other}"
     )
     if content.get("damage"):
@@ -220,8 +235,8 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
         f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {complete['steps']} steps"
     )
     yield (
-        f"  audible: with only what was used {percent(audible['used_probability'])} %, without it "
-        f"{percent(audible['unused_probability'])} %; it is {percent(audible['used_energy'])} % of the sound's energy"
+        f"  audible: with only what was used {share_words(audible['used_probability'])}, without it "
+        f"{share_words(audible['unused_probability'])}; it is {percent(audible['used_energy'])} % of the sound's energy"
     )
     for kind in ("deletion", "insertion") if faithful else ():
         areas, random = faithful[kind]["area"], faithful[kind]["random_area"]

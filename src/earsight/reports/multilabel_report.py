@@ -15,7 +15,7 @@ from earsight.calibration.fit import Wanted, calibrated_trial, fit_calibration, 
 from earsight.calibration.temperature import binary_calibration_error, binary_reliability
 from earsight.evaluation.multilabel import co_occurrence
 from earsight.evaluation.summary import Predictions
-from earsight.reports.drawings import NUMBERED, blank, confusion_drawing
+from earsight.reports.drawings import NUMBERED, Bar, blank, confusion_drawing, intervals_drawing
 from earsight.reports.html import inline_svg, shown
 from earsight.reports.tables import columns_and_cells, several_rows
 from earsight.reports.text_format import percent
@@ -98,6 +98,7 @@ def several_section(trials: Sequence[Predictions], summary: Mapping[str, Any], *
     return {
         "columns": columns,
         "rows": rows,
+        "scores": _scores_drawing(summary, key=key),
         "curves": inline_svg(
             curves_of_classes(trials, summary),
             name=f"{key}precision",
@@ -123,6 +124,17 @@ def several_section(trials: Sequence[Predictions], summary: Mapping[str, Any], *
             alt="Reliability diagram. " + "; ".join(f"{name}: calibration error {error} %" for name, error in errors),
         ),
     }
+
+
+def _scores_drawing(summary: Mapping[str, Any], *, key: str) -> Any:
+    """Average precision of the classes that have one, best first."""
+    rows = [row for row in summary["classes"] if row["average_precision"] is not None and None not in row["ci95"]]
+    rows.sort(key=lambda row: -row["average_precision"])
+    bars = [
+        Bar(shown(row["name"]), 100 * row["average_precision"], *(100 * limit for limit in row["ci95"])) for row in rows
+    ]
+    alt = f"Average precision of {len(bars)} classes with 95 % intervals."
+    return inline_svg(intervals_drawing(bars, label="average precision in %", full=True), name=f"{key}ap", alt=alt)
 
 
 def reliability_of_classes(shares: Mapping[str, np.ndarray], marks: np.ndarray) -> Figure:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from earsight.errors import RunError, counted
+from earsight.inference.predictions import share_words
 from earsight.reports.html import render, shown
 from earsight.reports.mistakes import ClipMedia, WorstMistakes, limit_media, without_media, worst_mistakes
 from earsight.reports.multilabel_report import several_section
@@ -25,8 +26,8 @@ from earsight.reports.sections import (
     recipe_section,
     reliability_section,
     result_section,
+    unknown_facts,
 )
-from earsight.reports.text_format import percent
 
 MOST_BYTES = 7_000_000
 """Size of a page. Mail encodes three bytes as four, so that this stays below 10 MB there."""
@@ -120,6 +121,7 @@ def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
         "data": data_section(run),
         "curves": curves_section(run, key=key),
         **of_classes,
+        "unknown": unknown_facts(run),
         "ensemble": ensemble_section(run),
         "recipe": recipe_section(run),
     }
@@ -149,8 +151,8 @@ def _worst(part: WorstMistakes, classes: Sequence[str], *, by_fold: bool) -> dic
                 "fold": found.fold if by_fold else None,
                 "label": classes[found.label],
                 "predicted": classes[found.predicted],
-                "predicted_share": percent(found.predicted_probability),
-                "label_share": percent(found.label_probability),
+                "predicted_share": share_words(found.predicted_probability),
+                "label_share": share_words(found.label_probability),
                 "wrong": f"{found.wrong} of {found.seeds} networks" if found.seeds > 1 else "",
                 "spectrogram": media.spectrogram,
                 "sound": media.sound,

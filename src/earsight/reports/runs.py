@@ -9,15 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from earsight.calibration.calibrate import REPORT as CALIBRATION
+from earsight.calibration.calibrate import calibrated_trials, wanted_before
+from earsight.calibration.fit import CalibratedTrial, figures
 from earsight.ensembles.ensemble_run import REPORT
 from earsight.errors import EarsightError, ModelError, RecipeError, RunError
 from earsight.evaluation.summary import SOURCES_UNKNOWN, Predictions, read_history, read_run, summarize
 from earsight.files import read_state, seal_fits
 from earsight.recipe import Recipe, parse_recipe
 from earsight.training.heldout import foreign
+
+
+class Calibrated(NamedTuple):
+    """A run's trials under its calibration, computed from its predictions again, and what they reached."""
+
+    trials: list[CalibratedTrial]
+    figures: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,8 @@ class RunRead:
     ``trials``: the finished ones, by fold and seed; ``summary``: computed from them, with the machine from
     ``summary.json``; ``histories``: their epochs; ``recipe``: from ``recipe.yaml`` or a model file (of an ensemble,
     its members'); ``version``: earsight's; ``temperature``: the model file's; ``joint``: whether it is an ensemble;
-    ``ensemble``: its ``ensemble.json``, empty where that cannot be used; ``missing``: sentences.
+    ``ensemble``: its ``ensemble.json``, empty where that cannot be used; ``missing``: sentences; ``calibrated``: its
+    trials as its calibration has them, if there is one; ``finished``: the day of its last trial (UTC).
     """
 
     folder: Path
@@ -40,6 +52,8 @@ class RunRead:
     joint: bool = False
     ensemble: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    calibrated: Calibrated | None = None
+    finished: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -86,11 +100,31 @@ def read_for_report(folder: Path) -> RunRead:
             "summary.json does not fit the predictions, so it is damaged or trials have ended since: every figure is "
             f"from the predictions; `earsight summary {folder}` writes it anew."
         )
-    return RunRead(folder, trials, summary, histories, *made_by, joint, ensemble, missing)
+    calibrated, finished = _calibrated(folder, missing), _finished(folder, trials)
+    return RunRead(folder, trials, summary, histories, *made_by, joint, ensemble, missing, calibrated, finished)
 
 
 _OF_SOURCES = ("accuracy", "majority", "ensemble", "groups")
 """Parts of a summary that hold intervals: they are not those of before where the sources are not there any more."""
+
+
+def _calibrated(folder: Path, missing: list[str]) -> Calibrated | None:
+    """The trials calibrated as the run's models are; None, and why, where that cannot be computed."""
+    if not (folder / CALIBRATION).is_file():
+        return None
+    try:
+        wanted = wanted_before(folder)
+        found, trials = calibrated_trials(folder, wanted)
+        return Calibrated(found, figures(found, trials, wanted=wanted))
+    except EarsightError as error:
+        missing.append(f"Its calibration cannot be shown: {error}.")
+        return None
+
+
+def _finished(folder: Path, trials: Sequence[Predictions]) -> str:
+    """The day on which the last trial ended, by its `DONE`."""
+    times = [(_trial_folder(folder, trial) / "DONE").stat().st_mtime for trial in trials]
+    return datetime.fromtimestamp(max(times), UTC).strftime("%Y-%m-%d")
 
 
 def _fits(summary: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

@@ -37,7 +37,7 @@ MOST_SKIPPED = 30
 ALL_PAIRS = 6
 """Above this many runs, each is compared only with the first."""
 _CLASS_COLUMNS = ["class", "clips", "predictions", "right", "predicted"]
-_CLASS_COLUMNS += ["recall % (95 %)", "precision % (95 %)", "F1 %"]
+_CLASS_COLUMNS += ["recall % (95 %)", "precision % (95 %)", "F1 % (95 %)"]
 _PAIR_COLUMNS = ["A", "B", "clips", "A - B, points", "95 % interval", "p"]
 
 Pair = tuple[tuple[int, int], dict[str, Any]]
@@ -118,6 +118,7 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
         alt += f" Most often off it: {taken}, {counted(first.answers, 'time')}."
     return {
         "drawing": inline_svg(confusion_drawing(counts, names), name=f"{key}matrix", alt=alt),
+        "f1": _f1_drawing(scores, key=key),
         "numbered": len(names) > NUMBERED,
         "many": many,
         "right": right,
@@ -138,10 +139,22 @@ def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:
     }
 
 
+def _f1_drawing(scores: Sequence[ClassScore], *, key: str) -> Any:
+    """F1 of the classes that were tested or predicted, best first."""
+    bars = [
+        Bar(shown(one.name), 100 * one.f1, *(100 * limit for limit in one.f1_ci95))
+        for one in sorted(scores, key=lambda one: -one.f1)
+        if one.answers + one.named
+    ]
+    alt = f"F1 of each class with its 95 % interval, from {bars[0].name}, {bars[0].value:.1f} %, "
+    alt += f"to {bars[-1].name}, {bars[-1].value:.1f} %."
+    return inline_svg(intervals_drawing(bars, label="F1 in %", full=True), name=f"{key}f1", alt=alt)
+
+
 def _class_row(number: int | None, one: ClassScore, *, many: bool) -> list[object]:
     recall = _interval(one.recall, one.recall_ci95) if one.answers else "no clip"
     precision = _interval(one.precision, one.precision_ci95) if one.named else "never predicted"
-    f1 = percent(one.f1) if one.answers + one.named else "none"
+    f1 = _interval(one.f1, one.f1_ci95) if one.answers + one.named else "none"
     counts = [one.clips, *([one.answers] if many else []), one.right, one.named]
     return [f"{number} {one.name}" if number else one.name, *counts, recall, precision, f1]
 
@@ -170,24 +183,47 @@ def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
 
 
 def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
-    """Calibration of the probabilities, before and after temperature scaling."""
-    found = cross_fitted_confidence(run.trials)
+    """Calibration of the probabilities, before and after temperature scaling, and what is called unknown."""
+    found, own = cross_fitted_confidence(run.trials), run.calibrated
     curves = {"as trained": found.raw}
     if found.scaled is not None:
         curves["after temperature scaling"] = found.scaled
+    elif own is not None:  # the clips that were tested calibrated the model
+        curves["calibrated on these clips"] = np.concatenate([one.after for one in own.trials])
     errors = {name: expected_calibration_error(shares, found.labels) for name, shares in curves.items()}
     alt = "; ".join(f"{name}: expected calibration error {percent(error)} %" for name, error in errors.items())
-    sure, accuracy = float(found.raw.max(axis=1).mean()), float((found.raw.argmax(axis=1) == found.labels).mean())
+    last = list(curves.values())[-1]
+    sure, accuracy = float(last.max(axis=1).mean()), float((last.argmax(axis=1) == found.labels).mean())
     return {
         "drawing": inline_svg(
             reliability_drawing(curves, found.labels), name=f"{key}reliability", alt=f"Reliability diagram. {alt}."
         ),
         "errors": [(name, percent(error)) for name, error in errors.items()],
         "confidence": percent(sure),
+        "how": "" if len(curves) == 1 else list(curves)[-1],
         "accuracy": percent(accuracy),
         "temperatures": [(fold, f"{value:.2f}") for fold, value in found.temperatures.items()],
         "stored": f"{run.temperature:.3g}" if run.temperature != 1 else "",
+        "optimistic": found.scaled is None and own is not None,
+        "unknown": unknown_facts(run),
     }
+
+
+def unknown_facts(run: RunRead) -> list[tuple[str, str]]:
+    """What the run's calibration stated of known clips, and what it reached on them; empty without a calibration."""
+    if run.calibrated is None:
+        return []
+    found, facts = run.calibrated.figures, []
+    if alarms := found["false_alarms"]:
+        reached = f"{percent(alarms['reached'])} % (95 % interval {percent_range(alarms['ci95'])} %)"
+        facts.append(
+            ("called unknown", f"{reached} of clips whose class is known; stated {percent(alarms['stated'])} %")
+        )
+    if sets := found["coverage"]:
+        reached = f"{percent(sets['reached'])} % (95 % interval {percent_range(sets['ci95'])} %)"
+        facts.append(("prediction sets", f"{reached} hold the true class; stated {percent(sets['stated'])} %"))
+        facts.append(("size of a set", f"{sets['mean_size']:.2f} classes on average"))
+    return facts
 
 
 def ensemble_section(run: RunRead) -> dict[str, Any] | None:
@@ -216,6 +252,7 @@ def recipe_section(run: RunRead) -> dict[str, Any]:
         ("recipe digest", digest),
         ("data set digest", dataset["digest"]),
         ("protocol", run.summary["protocol"]),
+        ("finished", run.finished or "not known"),
         ("seeds", ", ".join(map(str, run.seeds)) if not run.joint else "those of the members"),
         ("training", f"{counted(len(run.trials), 'trial')}, {_duration(seconds)} in all"),
         ("machine", "; ".join(f"{name} {value}" for name, value in machine.items()) or "not known"),

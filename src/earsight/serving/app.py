@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from earsight.calibration.apply import own_thresholds
+from earsight.data.decoders import has_ffmpeg
 from earsight.inference.classifier import Classifier
 from earsight.serving import meters
 from earsight.serving.answers import Options
@@ -195,11 +196,14 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
             trained_on=str(card.trained_on.get("dataset", "")),
             several=card.several,
             thresholds=own_thresholds(card),
+            unknown_above=(card.calibration.get("unknown") or {}).get("threshold"),
             tells_unknown=bool(card.calibration.get("unknown")),
             earsight=__version__,
             most_bytes=limits.body_bytes,
             most_seconds=limits.sound_seconds,
             most_windows=limits.windows,
+            explanation_seconds=limits.explanation_seconds,
+            decodes_more=has_ffmpeg(),
         )
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)

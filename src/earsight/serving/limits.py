@@ -19,7 +19,7 @@ class Limits:
     decode_bytes: int = 1 << 30  # of a decoder's memory
     queue: int = 64  # requests at a time, from their first byte to their answer
     explanations: int = 4  # of them, those that wait for an explanation or get one; they are made one after the other
-    explanation_steps: int = 256  # bound of the steps of Integrated Gradients
+    explanation_seconds: float = 20.0  # for the steps of Integrated Gradients, which are doubled until they are enough
     batch: int = 16  # windows in a batch of the network; 1 is one request after the other
     wait_seconds: float = 0.004  # how long a batch waits to be filled; 0 is allowed
     decoders: int = 2  # processes that decode

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import JSONResponse
 
+from earsight.data.contents import INSTALL
+
 RETRY_SECONDS = 1
 
 
@@ -29,7 +31,9 @@ def unreadable(reason: str) -> Refusal:
     message, _, remedy = reason.partition("; " if "; " in reason else ": ")
     if not remedy or "remove it" in remedy:  # a remedy for files of a data set, not for an upload
         remedy = "send a WAV, FLAC, OGG, MP3, AIFF or AU file"
-    return Refusal(422, "unreadable", message, remedy)
+    # Sound that this installation has no decoder for, where a browser may have one.
+    code = "needs_formats" if f"does not read: `{INSTALL}`" in reason else "unreadable"
+    return Refusal(422, code, message, remedy)
 
 
 def refused(error: Refusal) -> JSONResponse:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, Field
 
 
@@ -89,6 +91,10 @@ class ExplanationBody(BaseModel):
     start_seconds: float = Field(description="Where that window begins in the sound: the one that speaks most for it.")
     end_seconds: float = Field(description="Where it ends.")
     completeness_error: float = Field(description="Attributions' sum less the score's change, as a share of it.")
+    complete: bool = Field(description="Whether that is at most 1 %; if not, the service's time for it was over.")
+    steps: int = Field(description="Steps of Integrated Gradients.")
+    verdict: str = Field(description="Whether to believe the attribution, and its positive part, by its curves.")
+    believed: Literal["yes", "with care", "no"] = Field(description="The same of the attribution, in a word.")
     rows: int
     columns: int
     largest: float = Field(description="The attribution at level 127, in units of the score, neighbours averaged.")
@@ -164,8 +170,11 @@ class ModelBody(BaseModel):
     thresholds: dict[str, float] = Field(
         default_factory=dict, description="From which probability on a class is named, where the model file says so."
     )
+    unknown_above: float | None = Field(default=None, description="That threshold; null where there is none.")
     tells_unknown: bool = Field(description="Whether the model has a calibrated OOD threshold.")
     earsight: str = Field(description="Version of the service.")
     most_bytes: int = Field(description="Of an upload.")
     most_seconds: float = Field(description="Of a sound.")
     most_windows: int = Field(description="Of a timeline.")
+    explanation_seconds: float = Field(description="For the steps of one explanation; its verdict takes some more.")
+    decodes_more: bool = Field(description="Whether it reads M4A, WebM and more, beside WAV, FLAC, OGG, MP3, AIFF, AU.")

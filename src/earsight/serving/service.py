@@ -220,13 +220,12 @@ class Service:
             return await loop.run_in_executor(self._explainer, self._explain, wave, label, start), []
         except AudioError as error:
             return None, [f"no explanation: {unreadable(error.reason).message}"]
-        except ModelError:
-            steps = self.limits.explanation_steps
-            return None, [f"no explanation: it is not complete within 1 % after {steps} steps; use `earsight explain`"]
+        except ModelError as error:
+            return None, [f"no explanation: {str(error).removeprefix('array: ')}"]
         finally:
             self._explaining -= 1
 
     def _explain(self, wave: Wave, label: str | None, start: float) -> ExplanationBody:
-        rate, steps = self.classifier.sample_rate_hz, self.limits.explanation_steps
-        found = self.classifier.explain(wave, rate=rate, label=label, curves=False, most_steps=steps)
+        rate, seconds = self.classifier.sample_rate_hz, self.limits.explanation_seconds
+        found = self.classifier.explain(wave, rate=rate, label=label, most_seconds=seconds)
         return explanation_of(found, start=start)

@@ -11,41 +11,58 @@ export class Refused extends Error {
 const TRIES = 4;
 
 export async function model() {
-  return await read(await send("model"));
+  let response;
+  try {
+    response = await fetch("model");
+  } catch {
+    throw gone();
+  }
+  return read(response.status, await response.text());
 }
 
-// POST a sound; `params` are those of /predict. A busy service is asked again, as often as is polite.
-export async function predict(blob, name, params, signal) {
+// POST a sound; `params` are those of /predict. A busy service is asked again, as often as is polite. `onSent` is called
+// with the share of the upload that is out.
+export async function predict(blob, name, params, { signal, onSent } = {}) {
   const form = new FormData();
   form.append("file", blob, name);
-  const query = new URLSearchParams(params);
+  const address = `predict?${new URLSearchParams(params)}`;
   for (let attempt = 1; ; attempt += 1) {
-    const response = await send(`predict?${query}`, { method: "POST", body: form, signal });
-    if (response.status !== 503 || attempt === TRIES) return await read(response);
-    const seconds = Number(response.headers.get("Retry-After")) || 1;
-    await new Promise((done) => setTimeout(done, 1000 * seconds * attempt));
+    const answer = await post(address, form, signal, onSent);
+    if (answer.status !== 503 || attempt === TRIES) return read(answer.status, answer.text);
+    await new Promise((done) => setTimeout(done, 1000 * answer.wait * attempt));
+    signal?.throwIfAborted();
   }
 }
 
-async function send(path, options) {
-  try {
-    return await fetch(path, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refused("The service does not answer.", "See whether it is still running, then try again.", "unreachable");
-  }
+// XMLHttpRequest, for fetch says nothing of how far an upload is.
+function post(address, form, signal, onSent = () => {}) {
+  return new Promise((done, fail) => {
+    const request = new XMLHttpRequest();
+    const stop = () => request.abort();
+    if (signal?.aborted) return fail(signal.reason);
+    signal?.addEventListener("abort", stop);
+    request.upload.onprogress = ({ loaded, total }) => onSent(total ? loaded / total : 0);
+    request.onload = () => done({ status: request.status, text: request.responseText, wait: Number(request.getResponseHeader("Retry-After")) || 1 });
+    request.onerror = () => fail(gone());
+    request.onabort = () => fail(new DOMException("cancelled", "AbortError"));
+    request.onloadend = () => signal?.removeEventListener("abort", stop);
+    request.open("POST", address);
+    request.send(form);
+  });
 }
 
-async function read(response) {
+const gone = () => new Refused("The service does not answer.", "See whether it is still running, then try again.", "unreachable");
+
+function read(status, text) {
   let body;
   try {
-    body = await response.json();
+    body = JSON.parse(text);
   } catch {
-    throw new Refused(`The service answered ${response.status} without words.`, "Try again.", "no_words");
+    throw new Refused(`The service answered ${status} without words.`, "Try again.", "no_words");
   }
-  if (response.ok) return body;
+  if (status >= 200 && status < 300) return body;
   const error = body.error ?? {};
-  throw new Refused(sentence(error.message ?? `The service answered ${response.status}`), sentence(error.what_to_do ?? "Try again"), error.code);
+  throw new Refused(sentence(error.message ?? `The service answered ${status}`), sentence(error.what_to_do ?? "Try again"), error.code);
 }
 
 function sentence(text) {

@@ -1,7 +1,8 @@
 // The microphone becomes a WAV file: samples are taken as they come, for what browsers record by themselves (WebM, MP4)
-// is not what the service reads.
+// loses sound, and not every service reads it.
 
 import { Refused } from "./api.js";
+import { wav } from "./wav.js";
 
 const PROBLEMS = {
   NotAllowedError: ["The microphone may not be used.", "Allow it in the browser's address bar, or choose a file."],
@@ -49,32 +50,9 @@ export async function record(onLevel) {
       stream.getTracks().forEach((track) => track.stop());
       await context.close();
       if (!samples) throw new Refused("Nothing was recorded.", "Record for a moment longer.");
-      return wav(blocks, samples, context.sampleRate);
+      const whole = new Float32Array(samples);
+      blocks.reduce((at, block) => (whole.set(block, at), at + block.length), 0);
+      return wav([whole], context.sampleRate);
     },
   };
-}
-
-function wav(blocks, samples, rate) {
-  const view = new DataView(new ArrayBuffer(44 + 2 * samples));
-  const text = (at, word) => [...word].forEach((sign, i) => view.setUint8(at + i, sign.charCodeAt(0)));
-  text(0, "RIFF");
-  view.setUint32(4, 36 + 2 * samples, true);
-  text(8, "WAVEfmt ");
-  view.setUint32(16, 16, true);
-  view.setUint16(20, 1, true);
-  view.setUint16(22, 1, true);
-  view.setUint32(24, rate, true);
-  view.setUint32(28, 2 * rate, true);
-  view.setUint16(32, 2, true);
-  view.setUint16(34, 16, true);
-  text(36, "data");
-  view.setUint32(40, 2 * samples, true);
-  let at = 44;
-  for (const block of blocks) {
-    for (const value of block) {
-      view.setInt16(at, Math.max(-1, Math.min(1, value)) * 32767, true);
-      at += 2;
-    }
-  }
-  return new Blob([view], { type: "audio/wav" });
 }

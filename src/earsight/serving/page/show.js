@@ -1,30 +1,8 @@
-// Answers as elements of the page. Names come from files and models and go in as text, never as markup.
+// An answer as elements of the page: its words, its bars, the spectrogram.
 
 import { bytes } from "./api.js";
 import { drawSpectrogram, drawWave } from "./draw.js";
-
-export const by = (id) => document.getElementById(id);
-
-export function clock(seconds) {
-  const tenths = Math.round(seconds * 10);
-  const minutes = Math.floor(tenths / 600);
-  const rest = (tenths % 600) / 10;
-  return `${minutes}:${rest < 10 ? "0" : ""}${Number.isInteger(rest) ? rest : rest.toFixed(1)}`;
-}
-
-export function percent(share) {
-  const value = 100 * share;
-  return `${value >= 99.95 || value < 0.05 ? value.toFixed(0) : value.toFixed(1)} %`;
-}
-
-export const words = (label) => label.replaceAll("_", " ");
-
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
+import { answerWords, by, clock, element, part, percent, score, scoreWords, showSeconds, words } from "./words.js";
 
 export function showSound(sound) {
   by("sound-title").textContent = sound.name;
@@ -36,13 +14,7 @@ export function showWave(outline) {
   const canvas = by("wave");
   canvas.setAttribute("aria-label", `Waveform from ${clock(outline.start_seconds)} to ${clock(outline.start_seconds + outline.seconds)}`);
   drawWave(canvas, outline);
-}
-
-// What an answer says, in a few words: one class, or those that sound together.
-export function answerWords(answer) {
-  if (answer.unknown) return "unknown";
-  if (!answer.labels) return words(answer.label);
-  return answer.labels.map(words).join(", ") || "none of its classes";
+  showSeconds(by("wave-axis"), outline.start_seconds, outline.seconds);
 }
 
 // Of a sound that is longer than the model's window: how many windows the answer is from.
@@ -56,54 +28,66 @@ function agreement(answer) {
 // What of the sound the model did not get, where that is much.
 function missing({ left_out: lost }) {
   const parts = [];
-  if ("cancelled" in lost) parts.push(`The sound's channels cancel each other: averaging them loses ${percent(lost.cancelled)} of their energy.`);
+  if ("cancelled" in lost) parts.push(`The sound's channels cancel each other: averaging them loses ${part(lost.cancelled)} of their energy.`);
   if ("lacking" in lost) parts.push("The channel that the model takes is nearly silent, another is not.");
-  if ("above" in lost) parts.push(`Up to ${percent(lost.above)} of a moment's energy lies too high for the model, around ${(lost.above_hz / 1000).toFixed(1)} kHz.`);
-  if ("below" in lost) parts.push(`${percent(lost.below)} of its energy lies too low for the model.`);
+  if ("above" in lost) parts.push(`Up to ${part(lost.above)} of a moment's energy lies too high for the model, around ${(lost.above_hz / 1000).toFixed(1)} kHz.`);
+  if ("below" in lost) parts.push(`${part(lost.below)} of its energy lies too low for the model.`);
   return parts.join(" ");
 }
 
-export function showAnswer(answer, long) {
-  by("part").textContent = long ? `From ${clock(answer.start_seconds)} to ${clock(answer.end_seconds)}` : "It sounds like";
+export function showAnswer(answer, about, long) {
+  by("part").textContent = `${answer.sound.name}${long ? ` · ${clock(answer.start_seconds)} to ${clock(answer.end_seconds)}` : ""}`;
   const title = by("answer-title");
   const name = answerWords(answer);
   title.textContent = answer.labels || answer.unknown ? name[0].toUpperCase() + name.slice(1) : name;
   title.classList.toggle("unknown", answer.unknown);
+  const above = answer.unknown && typeof about?.unknown_above === "number" ? `; the model's threshold is ${score(about.unknown_above)}` : "";
+  by("answer-score").textContent = `${scoreWords(answer)}${above}`;
   const plausible = answer.plausible.map(words);
-  const about = answer.unknown
+  const first = answer.unknown
     ? `Unlike every class that this model knows. The nearest is ${words(answer.label)}.`
     : plausible.length > 1
       ? `It may also be ${plausible.filter((label) => label !== words(answer.label)).join(", ")}.`
       : answer.labels && !answer.labels.length
         ? `The nearest is ${words(answer.label)}, which does not reach its threshold.`
         : "";
-  by("answer-about").textContent = [about, agreement(answer), missing(answer)].filter(Boolean).join(" ");
+  by("answer-about").textContent = [first, agreement(answer), missing(answer)].filter(Boolean).join(" ");
   by("classes").closest("table").classList.toggle("several", Boolean(answer.labels));
-  by("classes").replaceChildren(
-    ...answer.classes.map(({ label, probability }) => {
-      const row = element("tr");
-      if (answer.labels && !answer.labels.includes(label)) row.className = "below";
-      const name = element("th", words(label));
-      name.scope = "row";
-      const cell = element("td");
-      cell.setAttribute("aria-hidden", "true");
-      const track = element("div", undefined, "track");
-      const fill = element("div", undefined, "fill");
-      fill.style.width = `${100 * probability}%`;
-      track.append(fill);
-      cell.append(track);
-      row.append(name, cell, element("td", percent(probability), "share"));
-      return row;
-    }),
-  );
+  by("thresholds-about").hidden = !answer.labels;
+  by("classes").replaceChildren(...answer.classes.map((one) => showClass(one, answer, about?.thresholds?.[one.label] ?? 0.5)));
+}
+
+function showClass({ label, probability }, answer, threshold) {
+  const row = element("tr");
+  if (answer.labels && !answer.labels.includes(label)) row.className = "below";
+  const name = element("th", words(label));
+  name.scope = "row";
+  const cell = element("td");
+  cell.setAttribute("aria-hidden", "true");
+  const track = element("div", undefined, "track");
+  const fill = element("div", undefined, "fill");
+  fill.style.width = `${100 * probability}%`;
+  track.append(fill);
+  const share = element("td", percent(probability), "share");
+  if (answer.labels) {
+    const mark = element("div", undefined, "mark");
+    mark.style.left = `${100 * threshold}%`;
+    track.append(mark);
+    track.title = `named from ${percent(threshold)} on`;
+    share.append(element("span", `, named from ${percent(threshold)} on`, "unseen"));
+  }
+  cell.append(track);
+  row.append(name, cell, share);
+  return row;
 }
 
 export function showChannels(spectrogram, onChange) {
   const group = by("channels");
   const count = spectrogram.windows_ms.length;
-  const choices = count > 1 ? [["all", "All three as colours"]] : [];
-  spectrogram.windows_ms.forEach((length, i) => choices.push([String(i), `${length} ms`]));
-  const chosen = group.querySelector("input:checked")?.value ?? choices[0][0];
+  const choices = spectrogram.windows_ms.map((length, i) => [String(i), `${length} ms`]);
+  if (count > 1) choices.push(["all", "all three, as red, green, blue"]);
+  const chosen = group.querySelector("input:checked")?.value ?? choices[Math.min(1, count - 1)][0];
+  group.hidden = choices.length < 2;
   group.replaceChildren(group.querySelector("legend"));
   for (const [value, text] of choices) {
     const label = element("label");
@@ -115,71 +99,42 @@ export function showChannels(spectrogram, onChange) {
   }
 }
 
-export function showSpectrogram(spectrogram, answer, explanation) {
-  const over = explanation && by("overlay").checked ? new Int8Array(bytes(explanation.levels).buffer) : null;
+const hertz = (value) => (value >= 1000 ? `${Number((value / 1000).toFixed(1))} kHz` : `${Math.round(value)} Hz`);
+
+// Round frequencies at their places among the bands, which lie as mel has them.
+function showHertz(bands) {
+  const place = (value) => {
+    const above = bands.findIndex((middle) => middle >= value);
+    if (above < 1) return null;
+    return (above - 1 + (value - bands[above - 1]) / (bands[above] - bands[above - 1]) + 0.5) / bands.length;
+  };
+  const round = [50, 100, 200, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000];
+  let last = -1;
+  const spans = [];
+  for (const value of round) {
+    const at = place(value);
+    if (at === null || at - last < 0.09) continue;
+    last = at;
+    const made = element("span", hertz(value));
+    made.style.bottom = `${100 * at}%`;
+    spans.push(made);
+  }
+  by("hertz").replaceChildren(...spans);
+}
+
+export function showSpectrogram(spectrogram, explanation) {
+  const strength = Number(by("overlay").value) / 100;
+  const over = explanation && strength > 0 ? new Int8Array(bytes(explanation.levels).buffer) : null;
   const channel = by("channels").querySelector("input:checked")?.value ?? "0";
   const canvas = by("spectrogram");
-  drawSpectrogram(canvas, { ...spectrogram, levels: bytes(spectrogram.levels) }, channel, over);
-  const top = spectrogram.bands_hz.at(-1);
-  const highest = top >= 1000 ? `${(top / 1000).toFixed(1)} kHz` : `${Math.round(top)} Hz`;
+  drawSpectrogram(canvas, { ...spectrogram, levels: bytes(spectrogram.levels) }, channel, over, strength);
+  const highest = hertz(spectrogram.bands_hz.at(-1));
   canvas.setAttribute(
     "aria-label",
     `Spectrogram, ${spectrogram.seconds.toFixed(1)} seconds from left to right, up to ${highest}${over ? `, with what speaks for ${words(explanation.label)} laid over it` : ""}`,
   );
-  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => element("span", clock(spectrogram.start_seconds + share * spectrogram.seconds)));
-  by("spectrogram-axis").replaceChildren(...ticks);
-  by("spectrogram-about").textContent = `Power in ${spectrogram.rows} bands of frequency, up to ${highest}; bright is loud.`;
-}
-
-export function showEvents(answer, go) {
-  by("timeline-section").hidden = false;
-  const events = answer.events.filter((event) => event.end_seconds > event.start_seconds);
-  const unknown = answer.timeline.filter((one) => one.unknown).length;
-  const parts = [`Mostly ${answerWords(answer)}`, `${events.length} ${events.length === 1 ? "event" : "events"}`];
-  if (unknown) parts.push(`${unknown} of ${answer.timeline.length} windows unknown`);
-  by("timeline-about").textContent = `${parts.join(" · ")}.`;
-  const total = answer.sound.seconds;
-  const head = element("div", undefined, "playhead");
-  head.hidden = true;
-  by("strip").replaceChildren(
-    ...events.map((event) => {
-      const piece = element("div", words(event.label));
-      piece.style.left = `${(100 * event.start_seconds) / total}%`;
-      piece.style.width = `${(100 * (event.end_seconds - event.start_seconds)) / total}%`;
-      piece.style.opacity = String(0.45 + 0.55 * event.score);
-      return piece;
-    }),
-    head,
-  );
-  by("events").replaceChildren(
-    ...events.map((event) => {
-      const item = element("li");
-      const button = element("button");
-      button.type = "button";
-      const when = element("time", `${clock(event.start_seconds)}–${clock(event.end_seconds)}`);
-      button.append(when, ` ${words(event.label)}`, element("span", `, ${percent(event.score)}`, "unseen"));
-      button.addEventListener("click", () => go(event.start_seconds, true));
-      item.append(button);
-      return item;
-    }),
-  );
-  by("windows").replaceChildren(
-    ...answer.timeline.map((one) => {
-      const row = element("tr");
-      const look = element("button", "Look");
-      look.type = "button";
-      look.setAttribute("aria-label", `Look at ${clock(one.start_seconds)}`);
-      look.addEventListener("click", () => go(one.start_seconds, false));
-      const cell = element("td");
-      cell.append(look);
-      row.append(
-        element("td", clock(one.start_seconds)),
-        element("td", clock(one.end_seconds)),
-        element("td", one.unknown ? "unknown" : words(one.label)),
-        element("td", percent(one.classes[0].probability), "number"),
-        cell,
-      );
-      return row;
-    }),
-  );
+  by("overlay-choice").hidden = !explanation;
+  showHertz(spectrogram.bands_hz);
+  showSeconds(by("spectrogram-axis"), spectrogram.start_seconds, spectrogram.seconds);
+  by("spectrogram-about").textContent = `Power in ${spectrogram.rows} bands of frequency; bright is loud.`;
 }
