@@ -110,6 +110,9 @@ def test_the_verbs(sounds, tmp_path):
     assert "crossval" not in told
     evaluated = json.loads(invoke("evaluate", run / "model.safetensors", sounds, "--json", "--threads", 1).stdout)
     assert (evaluated["clips"], evaluated["held_out"], evaluated["fold"]) == (8, True, 1)
+    assert evaluated["part"] == "test"
+    text = invoke("evaluate", run / "model.safetensors", sounds, "--threads", 1).stdout
+    assert "8 clips of the test part, held out in training" in " ".join(text.split())
     summary = json.loads(done.stdout)
     assert evaluated["accuracy"]["mean"] == summary["accuracy"]["mean"]
     refused = " ".join(invoke("crossval", sounds, "--out", tmp_path / "cv", *TINY, code=2).stderr.split())

@@ -20,6 +20,7 @@ from earsight.calibration.apply import threshold_of
 from earsight.calibration.ood import share_interval
 from earsight.calibration.temperature import binary_calibration_error, expected_calibration_error
 from earsight.data.datasets import Dataset
+from earsight.data.splits import PARTS
 from earsight.errors import DataError
 from earsight.evaluation.event_scores import TOLERANCE, Span, score_events
 from earsight.evaluation.metrics import accuracy, log_loss, logit, macro_f1, per_class
@@ -96,12 +97,14 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
+    part = PARTS.get(fold) if dataset.split and fold is not None else None
     how = {"first": first, "damaged": damaged}
     good, found, skipped = _predictions(classifier, dataset, rows, how=how, skip_bad=skip_bad, progress=progress)
     if classifier.card.several:
         result = _several_result(classifier, dataset, good, found) | {
             "clips": len(good),
             "fold": fold,
+            "part": part,
             "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
             "seen_in_training": _seen(classifier, dataset, trained, rows),
             "skipped": skipped,
@@ -124,6 +127,7 @@ def evaluate(
         **base_rates(truth, means, truth, guess, classes=classifier.classes),
         "clips": len(truth),
         "fold": fold,
+        "part": part,
         "held_out": held_out,
         "seen_in_training": _seen(classifier, dataset, trained, rows),
         "classes": _by_class(classifier.classes, truth, guess),

@@ -251,7 +251,8 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     """Print what `earsight.inference.scoring.evaluate` returned."""
     from rich.table import Table
 
-    where = "" if result["fold"] is None else f" of fold {result['fold']}"
+    part = f"the {result['part']} part" if result.get("part") else f"fold {result['fold']}"
+    where = "" if result["fold"] is None else f" of {part}"
     where += ", held out in training" if result.get("held_out") else ""
     if result.get("several"):
         rows = several_rows(result, whole=False)
