@@ -108,7 +108,7 @@ def open_decoder(descriptor: int, found: Survey) -> Decoder:
 def _open_link(descriptor: int, link: Link, found: Survey) -> Decoder:
     import soundfile
 
-    detail = "it holds more blocks than libsndfile reads"
+    detail = "libsndfile takes its parts for other ones"
     if not found.miscounted:
         try:
             return _Sndfile(descriptor, link)
