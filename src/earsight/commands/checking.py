@@ -86,9 +86,11 @@ def _guess(dataset: Dataset, data: Path, found: Report, *, to: Path | None) -> d
         return {}
     where, failed = "--sources FILE writes them as a csv to look at and train on", ""
     if to is not None:
+        bad = {name for one in found.findings if one.kind in ("unreadable", "missing") for name in one.clips}
+        without = f" without {counted(len(bad), 'clip')} that cannot be read" if bad else ""
         try:
-            write_sources(dataset, groups, to)
-            where = f"written to {to}: look at it, mend it, and give it in place of {data}"
+            write_sources(dataset, groups, to, without=bad)
+            where = f"written to {to}{without}: look at it, mend it, and give it in place of {data}"
         except OSError as error:
             to, failed = None, error.strerror or str(error)
     known = "sources are known" if dataset.sources_known else "sources are not known"

@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from earsight.calibration.apply import own_thresholds
+from earsight.data.decoders import format_names
 from earsight.inference.classifier import Classifier
 from earsight.serving import meters
 from earsight.serving.answers import Options
@@ -200,6 +201,7 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
             most_bytes=limits.body_bytes,
             most_seconds=limits.sound_seconds,
             most_windows=limits.windows,
+            formats=list(format_names()),
         )
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)

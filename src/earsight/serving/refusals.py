@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from starlette.responses import JSONResponse
 
+from earsight.data.decoders import format_names
+
 RETRY_SECONDS = 1
 
 
@@ -28,7 +30,8 @@ def unreadable(reason: str) -> Refusal:
     """A file that is no sound, from an `AudioError`'s reason, which names the remedy after a semicolon or a colon."""
     message, _, remedy = reason.partition("; " if "; " in reason else ": ")
     if not remedy or "remove it" in remedy:  # a remedy for files of a data set, not for an upload
-        remedy = "send a WAV, FLAC, OGG, MP3, AIFF or AU file"
+        *names, last = format_names()
+        remedy = f"send a {', '.join(names)} or {last} file"
     return Refusal(422, "unreadable", message, remedy)
 
 

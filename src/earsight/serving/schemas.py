@@ -169,3 +169,4 @@ class ModelBody(BaseModel):
     most_bytes: int = Field(description="Of an upload.")
     most_seconds: float = Field(description="Of a sound.")
     most_windows: int = Field(description="Of a timeline.")
+    formats: list[str] = Field(description="Names of common kinds of files that it reads.")
