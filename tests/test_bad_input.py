@@ -296,13 +296,18 @@ def test_many_bad_clips_are_counted_and_left_out_by_choice(sounds, model):
     summary = json.loads(done.stdout)
     bad = sorted(f"cat/{kind} {name}" for kind, (name, _, _) in BAD.items())
     assert sorted(summary["dataset"]["skipped"]) == bad
-    assert f"left out: {len(BAD)} clips" in done.stderr
+    assert f"left out: {len(BAD)} of {12 + len(BAD)} clips that cannot be read; 12 are used" in done.stderr
+    assert f"of {12 + len(BAD) - closed} clips 0 are cut" in done.stderr  # those that do not open have no length
     with np.load(sounds.parent / "run" / "fold-1" / "seed-0" / "predictions.npz", allow_pickle=False) as file:
         assert not set(file["clip"]) & set(bad)
 
     checked = invoke("check", sounds, "--json")
     assert checked.exit_code == 2
     findings = json.loads(checked.stdout)["findings"]
+    table = sounds.parent / "sources.csv"
+    written = invoke("check", sounds, "--no-near", "--sources", table)
+    assert f"without {len(BAD)} clips that cannot be read" in written.stdout
+    assert not any(name in table.read_text() for name in bad)
     assert sorted(f["clips"][0] for f in findings if f["kind"] == "unreadable") == bad
 
     predicted = invoke("predict", model, sounds, *THREAD, "--json")

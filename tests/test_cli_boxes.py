@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from earsight.cli import app
@@ -119,3 +122,68 @@ def test_background_is_added_in_training(made, tmp_path):
     found = CliRunner().invoke(app, ["train", *words, *mixed])
     assert found.exit_code == 2
     assert "no clip is background: name a folder, a label or boxes 'background'" in " ".join(found.output.split())
+
+
+def exchange(one: Path, two: Path, *, in_place: bool) -> None:
+    """Two files of one size change their names, or their content with the times kept."""
+    assert one.stat().st_size == two.stat().st_size
+    if in_place:
+        for path, data, times in [(one, two.read_bytes(), one.stat()), (two, one.read_bytes(), two.stat())]:
+            path.write_bytes(data)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    else:
+        one.rename(one.with_name("x"))
+        two.rename(one)
+        one.with_name("x").rename(two)
+
+
+def noticed(words: list[str], home: Path, changes) -> None:
+    """After each change the old run is refused, and a new one then has the bits of one with an empty cache."""
+    words = ["train", *words, *TINY, "--threads", "1", "--set", "augment.background=0.5"]
+    held = "fold-1/seed-0/predictions.npz"
+    for path in (path for path in Path(words[1]).rglob("*") if path.is_file()):
+        os.utime(path, ns=(1, 1_700_000_000_000_000_000))
+    run([*words, "--cache", str(home / "cache"), "--out", str(home / "old")])
+    for change in changes:
+        change()
+        refused = CliRunner().invoke(app, [*words, "--cache", str(home / "cache"), "--out", str(home / "old")])
+        assert refused.exit_code == 2
+        assert "holds a trial of another" in " ".join(refused.output.split())
+    found = []
+    for cache in ("cache", "empty"):
+        run([*words, "--cache", str(home / cache), "--out", str(home / f"of-{cache}")])
+        found.append(np.load(home / f"of-{cache}" / held)["logits"])
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], np.load(home / "old" / held)["logits"])
+
+
+def test_recordings_and_boxes_that_changed_with_size_and_time_kept_are_noticed(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("earsight.features.content_key._RECENT_NS", -1)
+    home = Path(shutil.copytree(made, tmp_path / "made"))
+    table, (one, two, three, *_) = home / "boxes.csv", sorted((home / "recordings").iterdir())
+
+    def relabel() -> None:
+        times, lines = table.stat(), table.read_text().splitlines()
+        rows = [line.split(",") for line in lines]
+        other = next(n for n in range(2, len(rows)) if rows[n][-1] != rows[1][-1])
+        rows[1][-1], rows[other][-1] = rows[other][-1], rows[1][-1]
+        table.write_text("\n".join(map(",".join, rows)) + "\n")
+        os.utime(table, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert table.stat().st_size == times.st_size
+
+    changes = [relabel, lambda: exchange(one, two, in_place=False), lambda: exchange(two, three, in_place=True)]
+    noticed([str(home / "recordings"), "--boxes", str(table), "--complete"], tmp_path, changes)
+
+
+def test_background_that_was_exchanged_is_noticed(tmp_path, monkeypatch):
+    """Within one folder no label changes: only what is added to other clips does."""
+    monkeypatch.setattr("earsight.features.content_key._RECENT_NS", -1)
+    chance = np.random.default_rng(0)
+    for label, tone in (("background", 0.0), ("high", 0.9), ("low", 0.2)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for n in range(12):
+            wave = 0.3 * np.sin(tone * np.arange(4000)) + chance.normal(0, 0.02 * (1 + n), 4000)
+            soundfile.write(tmp_path / "data" / label / f"{n:02}.wav", np.clip(wave, -1, 1), 8000)
+    one, two, three = (tmp_path / "data" / "background" / name for name in ("03.wav", "11.wav", "07.wav"))
+    changes = [lambda: exchange(one, two, in_place=False), lambda: exchange(two, three, in_place=True)]
+    noticed([str(tmp_path / "data")], tmp_path, changes)

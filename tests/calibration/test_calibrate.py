@@ -21,7 +21,7 @@ from earsight.ensembles.build import make_ensemble
 from earsight.errors import ModelError, RunError
 from earsight.evaluation.summary import read_predictions, read_run
 from earsight.execution.schedule import publish_model
-from earsight.files import read_state
+from earsight.files import read_state, say_once, write_state
 from earsight.inference.classifier import Classifier, load_classifier
 from earsight.inference.scoring import evaluate
 from earsight.models.modelfile import load, load_card
@@ -121,6 +121,31 @@ def test_a_second_time_nothing_is_written(run):
     assert {path: path.stat().st_ino for path in run.rglob("model.safetensors")} != before
     (run / REPORT).write_text("[]")
     assert wanted_before(run) == Wanted()
+
+
+@pytest.mark.parametrize("changed", ["recipe_digest", "dataset"])
+def test_options_of_another_run_that_was_in_the_folder_are_not_taken(run, caplog, changed):
+    calibrate_run(run, WANTED)
+    for path in run.rglob("predictions.npz"):
+        with np.load(path) as file:
+            arrays = dict(file)
+        about = json.loads(str(arrays["about"]))
+        about[changed] = "other" if changed == "recipe_digest" else about[changed] | {"digest": "other"}
+        np.savez(path, **arrays | {"about": json.dumps(about)})
+    assert wanted_before(run) == Wanted()
+    (said,) = caplog.messages
+    assert f"{run / REPORT}: is of another run (" in said
+    assert "it is written anew, with the default options" in said
+
+
+def test_a_calibration_of_an_earlier_version_is_taken_and_said_not_to_be_checked(run, caplog):
+    say_once.cache_clear()
+    for wanted in (WANTED, Wanted()):
+        result = calibrate_run(run, wanted)
+        write_state(run / REPORT, {name: value for name, value in result.items() if name != "of"})
+        assert wanted_before(run) == wanted_before(run) == wanted
+    (said,) = caplog.messages  # once, and not of the defaults
+    assert f"{run / REPORT}: is of an earlier version" in said
 
 
 @pytest.mark.parametrize("score", ["distance", "energy", "doubt"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -67,6 +68,20 @@ def test_check_offers_sources_and_refuses_where_there_are_none_to_guess(cries, l
     assert "no sources to write, for they are known" in failed.stderr
     assert "clips checked: 0 errors" in failed.stdout, "what was found is not lost"
     assert not (tmp_path / "again.csv").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the disk is a limit on the size of files")
+def test_a_full_disk_costs_the_csv_and_nothing_that_was_found(cries, tmp_path):
+    from full_disk import full_disk
+
+    (tmp_path / "cries.csv").write_text("mine")
+    with full_disk(100):
+        failed = invoke("check", cries, "--no-near", "--sources", tmp_path / "cries.csv", code=2)
+    assert "clips checked: 0 errors" in failed.stdout
+    assert "the clips would be from 6: --sources FILE writes them" in " ".join(failed.stdout.split())
+    said = " ".join(failed.stderr.split())
+    assert f"--sources {tmp_path / 'cries.csv'}: cannot be written (File too large); free space or name" in said
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("cries.csv", "mine")]
 
 
 def test_near_duplicates_are_kept_together_by_the_csv_that_check_writes(tmp_path):

@@ -38,6 +38,7 @@ KINDS = {
     "WavPack": (("wv", "wavpack"), {"sample_format": "s16p"}),
     "True Audio": (("tta", "tta"), {"sample_format": "s16"}),
     "AAC in FLV": (("flv", "aac"), {}),
+    "MP3 in FLV": (("flv", "libmp3lame"), {"sample_format": "s16p"}),
     "AC-3 in RealMedia": (("rm", "ac3"), {}),
 }
 
@@ -243,6 +244,41 @@ def test_a_cut_m4a_or_avi_and_a_caf_that_lacks_bytes_are_named_as_what_they_are(
     table = caf[at : at + 12 + int.from_bytes(caf[at + 4 : at + 12], "big")]
     behind = caf[: caf.index(b"data")] + caf[caf.index(b"data") : at] + table  # the table is the last
     assert reason(tmp_path / "x", behind[:5000] + behind[6000:]).startswith("damaged (1000 bytes of it are gone)")
+
+
+def test_pictures_that_begin_midway_end_no_sound(tmp_path, made):
+    content, tag = made("AAC in FLV"), b"\x09\0\0\x08" + bytes(7) + b"\x22" + bytes(7) + struct.pack(">I", 19)
+    whole = read(tmp_path / "x", content)
+    for count in (1, 200):
+        np.testing.assert_array_equal(read(tmp_path / "y", content + count * tag), whole)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "kind"), [("mp4", "ac3", "fltp"), ("mp4", "eac3", "fltp"), ("avi", "pcm_s16le", "s16")]
+)
+def test_lengths_that_a_container_counts_otherwise_are_those_that_are_read(tmp_path, container, codec, kind):
+    wave = WAVE[:100_001]
+    assert abs(len(read(tmp_path / "x", by_ffmpeg(container, codec, wave=wave, sample_format=kind))) - len(wave)) < 2048
+
+
+def by_iff(left, right, *, kind):
+    """An 8SVX (1 byte a sample) or 16SV file of two channels, one behind the other, as sox writes it."""
+    body = left.astype(kind).tobytes() + right.astype(kind).tobytes()
+    head = struct.pack(">IIIHBBI", len(left), 0, 0, 8000, 1, 0, 0x10000)
+    chunks = [(b"VHDR", head), (b"CHAN", struct.pack(">I", 6)), (b"BODY", body)]
+    content = b"".join(name + struct.pack(">I", len(one)) + one for name, one in chunks)
+    name = b"8SVX" if kind == "i1" else b"16SV"
+    return b"FORM" + struct.pack(">I", 4 + len(content)) + name + content
+
+
+@pytest.mark.parametrize(("kind", "full"), [("i1", 128), (">i2", 32768)])
+def test_the_channels_of_stereo_8svx_are_heard_side_by_side(tmp_path, monkeypatch, kind, full):
+    left, right = (np.round(full / 2 * np.sin(np.arange(9000) / one)) for one in (3, 40))
+    content = by_iff(left, right, kind=kind)
+    np.testing.assert_allclose(read(tmp_path / "x", content), (left + right) / 2 / full, atol=1e-6)
+    assert reason(tmp_path / "x", content[:-900]).startswith("truncated: 900 bytes of its sound are missing")
+    monkeypatch.setattr(decoders, "has_ffmpeg", lambda: False)
+    assert reason(tmp_path / "x", content).startswith("an 8SVX file of two channels, which libsndfile does not read")
 
 
 def test_the_second_of_damage_follows_the_timestamps_unit(tmp_path, made):

@@ -95,7 +95,7 @@ def test_what_is_cut_and_padded_is_printed():
     lines = sound_lines(np.array([10.0, 10, 10, 10, 10]), labels, FEATURES, ALL)
     assert lines == ["sound: 2000 Hz, windows of 10 s; of 5 clips 0 are cut and 0 padded with silence"]
     first, windows = sound_lines(np.array([9.0, 10, 25, 30, np.nan]), labels, FEATURES, ALL)
-    assert first == "sound: 2000 Hz, windows of 10 s; of 5 clips 2 are cut and 1 padded with silence"
+    assert first == "sound: 2000 Hz, windows of 10 s; of 4 clips 2 are cut and 1 padded with silence"
     assert "those cut have 6 windows" in windows
     assert "training.windows=first" in windows
     _, only = sound_lines(np.array([9.0, 10, 25, 30, 10]), labels, FEATURES, Training(windows="first"))

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import io
 import math
+import os
 import pickle
 import sys
 import zipfile
@@ -536,6 +537,27 @@ def test_a_download_of_weights_goes_on_where_it_broke_off(source, tmp_path, monk
     assert path.read_bytes() == body
     model = build("test_resnet", classes=4, weights=str(path))
     assert isinstance(model, torch.nn.Module)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the disk is a limit on the size of files")
+def test_a_full_disk_keeps_what_came_and_no_half_file(source, tmp_path, monkeypatch):
+    from full_disk import full_disk
+
+    _, body, name = source
+    words = ["download", "weights", "test_resnet", "--out", str(tmp_path / "mine")]
+    with serving(body, name=name) as (url, state):
+        monkeypatch.setitem(weights.KNOWN, "test_resnet", url)
+        with full_disk(2500):
+            done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2
+        said = " ".join(done.stderr.split())
+        assert "cannot be written (File too large); free space, and the same command goes on, or name another" in said
+        assert [(one.name, one.read_bytes()) for one in (tmp_path / "mine").iterdir()] == [
+            (f"{name}.part", body[:2500])
+        ]
+        assert CliRunner().invoke(app, words).exit_code == 0
+        assert state["ranges"] == [None, "bytes=2500-"]
+    assert [(one.name, one.read_bytes()) for one in (tmp_path / "mine").iterdir()] == [(name, body)]
 
 
 def test_other_bytes_than_expected_are_removed(source, tmp_path, monkeypatch):

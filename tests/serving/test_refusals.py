@@ -83,6 +83,13 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(("extra", "last"), [(True, "AU, M4A or WebM file"), (False, "AIFF or AU file")])
+def test_the_formats_that_are_read_here_are_named(client, monkeypatch, extra, last):
+    monkeypatch.setattr("earsight.data.decoders.has_ffmpeg", lambda: extra)
+    assert error_of(client.post("/predict", content=BAD["noise"][0]()))["what_to_do"].endswith(last)
+    assert ("M4A" in client.get("/model").json()["formats"]) is extra
+
+
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("way", ["body", "form"])
 def test_what_is_no_sound_is_named(client, name, way):

@@ -18,7 +18,7 @@ from earsight.calibration.fit import CalibratedTrial, Calibration, Wanted
 from earsight.errors import EarsightError, RunError
 from earsight.evaluation.statistics import shared_groups
 from earsight.evaluation.summary import Predictions, clip_groups, read_run
-from earsight.files import read_state, say_damage, write_state
+from earsight.files import read_state, say_damage, say_once, write_state
 from earsight.models.card import DEFAULT_THRESHOLD
 from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
@@ -32,10 +32,10 @@ def calibrate_run(
 ) -> dict[str, Any]:
     """Calibrate the model files of a run, and return what ``calibration.json`` holds.
 
-    That is ``figures`` (see `earsight.calibration.fit.figures`), ``optimistic`` (whether the clips that were measured
-    also calibrated, or chose the epoch), ``score``, ``models`` (path, fold, seed, temperature, unknown, sets, clips,
-    folds) and ``notes``. Files that are so calibrated already are left alone. ``progress`` is called with (files done,
-    files in all).
+    That is ``of`` (the run's recipe and data set), ``figures`` (see `earsight.calibration.fit.figures`), ``optimistic``
+    (whether the clips that were measured also calibrated, or chose the epoch), ``score``, ``models`` (path, fold, seed,
+    temperature, unknown, sets, clips, folds) and ``notes``. Files that are so calibrated already are left alone.
+    ``progress`` is called with (files done, files in all).
 
     RunError if the folder holds no finished trial, or another run's files; DataError if the score is not available;
     ModelError if a model file is damaged or cannot be written.
@@ -73,6 +73,7 @@ def calibrate_run(
     result = {
         "score": fit.score_of(trials, wanted.score),
         "wanted": asdict(wanted),
+        "of": _of(trials),
         "figures": fit.figures(calibrated, trials, wanted=wanted),
         "optimistic": alone or chosen,
         "models": models,
@@ -83,15 +84,31 @@ def calibrate_run(
 
 
 def wanted_before(run: Path) -> Wanted:
-    """Options of the run's last calibration; the defaults if there was none, and, reported, if it is damaged."""
+    """Options of the run's last calibration; the defaults if there was none, and, reported, if it is unusable.
+
+    That is, if the file is damaged, or of another run that was in this folder.
+    """
     if not (run / REPORT).exists():
         return Wanted()
+    anew = "it is written anew, with the default options"
     try:
-        asked = read_state(run / REPORT, {"figures": dict}, remedy="it is written anew, with the default options")
-        return Wanted(**asked.get("wanted", {}))
+        asked = read_state(run / REPORT, {"figures": dict}, remedy=anew)
+        wanted = Wanted(**asked.get("wanted", {}))
     except (EarsightError, TypeError) as error:
         say_damage(str(error))
         return Wanted()
+    if asked.get("of", own := _of(read_run(run, several=True))) != own:
+        say_damage(f"{run / REPORT}: is of another run ({asked['of']}, this one {own}); {anew}")
+        return Wanted()
+    if "of" not in asked and wanted != Wanted():
+        say_once(f"{run / REPORT}: is of an earlier version: that its options are this run's cannot be checked")
+    return wanted
+
+
+def _of(trials: list[Predictions]) -> dict[str, Any]:
+    """Whose calibration it is: digests of recipe and data set."""
+    about = trials[0].about
+    return {"recipe": about["recipe_digest"], "dataset": about["dataset"]["digest"]}
 
 
 def calibrated_trials(run: Path, wanted: Wanted) -> tuple[list[CalibratedTrial], list[Predictions]]:

@@ -55,12 +55,14 @@ def check(
         )
     more: dict[str, Any] = {}
     lines: list[str] = []
+    failed = ""
     if suspects is not None:
         found = replace(found, findings=(*found.findings, *map(_finding, suspects)))
         more = {"suspected_labels": [suspect._asdict() for suspect in suspects]}
         lines = [f"{counted(len(suspects), 'label')} suspected, {about}"]
     if guess := _guess(dataset, data, found, to=sources):
         lines.append(guess.pop("line"))
+        failed = guess.pop("failed")
         more["sources"] = guess
     steps.show_lines(found.to_dict() | more, [*found.lines(), *lines], as_json=json_output)
     if sources is not None and not guess:  # only now: what was found must not be lost with it
@@ -68,6 +70,8 @@ def check(
         raise DataError(
             f"--sources {sources}: no sources to write, for {why}, and no sound is there twice; leave it out"
         )
+    if failed:
+        raise DataError(f"--sources {sources}: cannot be written ({failed}); free space or name another file")
     if found.errors:
         raise typer.Exit(2)
 
@@ -80,17 +84,23 @@ def _guess(dataset: Dataset, data: Path, found: Report, *, to: Path | None) -> d
     groups, sounds = with_same_sounds(dataset, guess, found.same_sounds)
     if guess is None and not sounds:
         return {}
-    where = "--sources FILE writes them as a csv to look at and train on"
+    where, failed = "--sources FILE writes them as a csv to look at and train on", ""
     if to is not None:
-        write_sources(dataset, groups, to)
-        where = f"written to {to}: look at it, mend it, and give it in place of {data}"
+        bad = {name for one in found.findings if one.kind in ("unreadable", "missing") for name in one.clips}
+        without = f" without {counted(len(bad), 'clip')} that cannot be read" if bad else ""
+        try:
+            write_sources(dataset, groups, to, without=bad)
+            where = f"written to {to}{without}: look at it, mend it, and give it in place of {data}"
+        except OSError as error:
+            to, failed = None, error.strerror or str(error)
     known = "sources are known" if dataset.sources_known else "sources are not known"
     count = len(set(groups))
     parts = [f"by {guess.rule}"] if guess else []
     parts += [f"with sounds that are there twice or nearly so ({sounds}) as one source each"] if sounds else []
     line = f"{known}; {' and '.join(parts)} the clips would be from {count}: {where}"
     rule = guess.rule if guess else None
-    return {"rule": rule, "count": count, "joined": sounds, "file": None if to is None else str(to), "line": line}
+    file = None if to is None else str(to)
+    return {"rule": rule, "count": count, "joined": sounds, "file": file, "line": line, "failed": failed}
 
 
 def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:

@@ -228,7 +228,8 @@ def prepare_spectrograms(
             dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device, run=run
         )
     if ready.skipped:
-        say(f"  left out: {counted(len(ready.skipped), 'clip')} that cannot be read")
+        out, total = len(ready.skipped), len(dataset.clips)
+        say(f"  left out: {out} of {counted(total, 'clip')} that cannot be read; {total - out} are used")
     return ready
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from earsight.data.contents import HEAD_BYTES, is_stereo_svx
 from earsight.data.films import survey_film
 from earsight.data.mpeg import Link, Survey, after_tags, survey_mpeg
 from earsight.portable import read_at
@@ -85,7 +86,9 @@ def survey(descriptor: int) -> Survey:
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return Survey(missing=_missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"SSND"))
     if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
-        return Survey(missing=_missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"BODY"))
+        missing = _missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"BODY")
+        # One channel behind the other, which libsndfile takes for one frame after the other.
+        return Survey(missing=missing, miscounted=is_stereo_svx(read_at(descriptor, HEAD_BYTES, start)))
     if head.startswith(b"NIST_1A\n"):
         return Survey(missing=_missing_of_sphere(descriptor, size))
     if head[:4] == b"wvpk":

@@ -150,7 +150,14 @@ def _coding(descriptor: int, head: bytes) -> str | None:
         return f"a FLAC file of {bits} bits" if bits > 24 else None
     if head.startswith(b"Creative Voice File"):
         return "a VOC file of several blocks"
+    if is_stereo_svx(head):
+        return "an 8SVX file of two channels"
     return next((name for magic, name in _OTHER_SOUND if head.startswith(magic)), None)
+
+
+def is_stereo_svx(head: bytes) -> bool:
+    """Whether an 8SVX or 16SV file, by its first bytes, says that it has two channels."""
+    return head[8:12] in (b"8SVX", b"16SV") and b"CHAN\0\0\0\4\0\0\0\6" in head.partition(b"BODY")[0]
 
 
 def _mp4_coding(descriptor: int) -> str:

@@ -80,6 +80,11 @@ class Decoder(Protocol):
         """Let go of what is held; the descriptor is not closed."""
 
 
+def format_names() -> tuple[str, ...]:
+    """Names of the common kinds of files that are read here."""
+    return ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", *(("M4A", "WebM") if has_ffmpeg() else ()))
+
+
 def needing_extra(names: Iterable[str]) -> str:
     """How many files FFmpeg alone reads, by their endings, and the remedy; empty if there are none or it is there."""
     endings = Counter(ending for name in names if (ending := Path(name).suffix.lower()) in (*EXTRA_EXTENSIONS, ".ts"))
@@ -108,7 +113,7 @@ def open_decoder(descriptor: int, found: Survey) -> Decoder:
 def _open_link(descriptor: int, link: Link, found: Survey) -> Decoder:
     import soundfile
 
-    detail = "it holds more blocks than libsndfile reads"
+    detail = "libsndfile takes its parts for other ones"
     if not found.miscounted:
         try:
             return _Sndfile(descriptor, link)

@@ -30,7 +30,7 @@ CUT = "its last packet is cut or damaged"
 """What `Decoder.damage` says where nothing follows."""
 # Demultiplexers that know how many frames there are, rather than guess it by the bit rate or round it to 1 ms.
 _COUNTING = frozenset(
-    {"wv", "tta", "caf", "mov", "flac", "ogg", "ape", "dsf", "iff", "wav", "aiff", "au", "w64", "tak", "avi"}
+    {"wv", "tta", "caf", "mov", "flac", "ogg", "ape", "dsf", "iff", "wav", "aiff", "au", "w64", "tak"}
 )
 _EXACT = frozenset({"wv", "tta", "caf", "flac", "ape"})  # to the frame; others may promise two packets too much
 _SLACK_FRAMES = 2304
@@ -84,6 +84,8 @@ def demuxer_of(head: bytes) -> str | None:
         return "mov"
     if head[:4] in (b"RIFF", b"RF64", b"RIFX"):
         return {b"WAVE": "wav", b"AVI ": "avi"}.get(head[8:12])
+    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return "iff"
     # Of 188 bytes, or of 192 with the time in front, as camcorders write them.
     if len(head) > 196 and (head[0] == head[188] == 0x47 or head[4] == head[196] == 0x47):
         return "mpegts"
@@ -133,6 +135,8 @@ class FfmpegDecoder:
             raise Refused("its coding is not known")
         context.thread_count = 1  # a service's decoding process may start no threads
         self._skip, self._promised, counts = 0, 0, demuxer in _COUNTING
+        if context.name in ("ac3", "eac3"):
+            counts = False  # an MP4 file counts the encoder's delay otherwise than FFmpeg leaves it out
         context.options = _CHECKS if context.name in _CHECKED else {}
         if demuxer == "caf" and (trim := _caf_trim(descriptor, link, context.name)) is not None:
             # FFmpeg takes the remainder off twice where the last packet is short already.
@@ -241,6 +245,9 @@ class FfmpegDecoder:
             yield from self._container.demux(stream)
         except (self._error, ValueError) as error:
             self.damage = _words(error)
+        except IndexError:
+            # Behind the last packet PyAV 18.1 looks for streams that began midway among those of the head.
+            return
 
     def read(self, frames: int) -> Wave:
         """See `earsight.data.decoders.Decoder`."""

@@ -1,4 +1,4 @@
-"""Where in files that can hold films too their sound is cut or damaged: MP4, Matroska, WMA, AVI, MPEG streams.
+"""Where in files that can hold films too their sound is cut or damaged: MP4, Matroska, WMA, AVI, FLV, MPEG streams.
 
 Comes in: an open file descriptor. Goes out: a `Survey`, as `earsight.data.containers` gives it for other files. Only
 what the structure shows is found here; the packets themselves are looked at when they are decoded.
@@ -25,6 +25,8 @@ def survey_film(descriptor: int, head: bytes, size: int) -> Survey | None:
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         length = struct.unpack("<I", head[4:8])[0]
         return Survey(missing=max(0, 8 + length - size) if 0 < length < 1 << 31 else 0)
+    if head.startswith(b"FLV\x01"):
+        return _flash(descriptor, size)
     for lead in (0, 4):  # camcorders write the time in front of each packet
         if head[lead : lead + 1] == b"\x47" == read_at(descriptor, 1, 188 + 2 * lead):
             return _mpegts(descriptor, size, 188 + lead)
@@ -214,6 +216,33 @@ def _missing_pack(descriptor: int, size: int) -> int:
         else:
             position += 6 + int.from_bytes(head[4:6], "big")
     return max(0, position - size)
+
+
+def _flash(descriptor: int, size: int) -> Survey:
+    """A Flash video, by its tags: behind each stands its length once more, which shows where bytes are none."""
+    held, base, position, before = b"", 0, int.from_bytes(read_at(descriptor, 4, 5), "big"), 0
+    times = [0.0, 0.0]  # of the first sound, and of the last that is whole
+    time, tags = -1.0, 0
+    while position + 4 < size:
+        if position < base or position + 16 > base + len(held):
+            held, base = read_at(descriptor, _CHUNK, position), position
+        head = held[position - base : position - base + 16]
+        if int.from_bytes(head[:4], "big") != before or head[4] & 0x1F not in (8, 9, 18):  # sound, pictures, words
+            scrap = b"FLV\1" in head or not read_at(descriptor, 4096, position + 4).strip(b"\0")
+            # Some writers fill in no lengths.
+            return Survey(damage=None if scrap or tags < 3 else (times[1] - times[0], "bytes that are no tag"))
+        if time >= 0:
+            times, tags = [times[0] if tags else time, time], tags + 1
+        sound = head[4] & 0x1F == 8 and len(head) >= 12
+        time = int.from_bytes(head[11:12] + head[8:11], "big") / 1000 if sound else -1.0
+        before = 11 + int.from_bytes(head[5:8], "big")
+        position += 4 + before
+    last = int.from_bytes(read_at(descriptor, 4, size - 4), "big")
+    whole = 11 < last < size and int.from_bytes(read_at(descriptor, 3, size - 3 - last), "big") == last - 11
+    if position > size and whole:
+        # It ends with a whole tag, so that a wrong length led beyond the end.
+        return Survey(damage=(times[1] - times[0], "bytes that are no tag"))
+    return Survey(missing=max(0, position - size), exact=True)
 
 
 def _mpegts(descriptor: int, size: int, packet: int) -> Survey:

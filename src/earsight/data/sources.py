@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -223,8 +223,11 @@ def with_same_sounds(
     return tuple(joined(groups, torn).tolist()), len(torn)
 
 
-def write_sources(dataset: Dataset, groups: Sequence[str], path: Path) -> None:
-    """Write a csv of path, label, group (and the given folds or split): the data set with these sources."""
+def write_sources(dataset: Dataset, groups: Sequence[str], path: Path, *, without: Container[str] = ()) -> None:
+    """Write a csv of path, label, group (and the given folds or split): the data set with these sources.
+
+    ``without`` are the paths of clips that are left out.
+    """
     text, home = io.StringIO(), path.absolute().parent
     given = "split" if dataset.split else "" if dataset.folds_drawn or dataset.fold_numbers == (0,) else "fold"
     masked = any(clip.unknown for clip in dataset.clips)
@@ -232,6 +235,8 @@ def write_sources(dataset: Dataset, groups: Sequence[str], path: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     for row, (clip, group) in enumerate(zip(dataset.clips, groups, strict=True)):
+        if clip.path in without:
+            continue
         file = dataset.file(row).absolute()
         below = os.path.relpath(file, home)
         place = file.as_posix() if below.startswith("..") else Path(below).as_posix()

@@ -157,8 +157,9 @@ def sound_lines(
     lacking = np.round(seconds * features.rate) < features.samples
     # A codec's or a cutter's few milliseconds tell a network nothing; half a window of silence does.
     padded = lacking & (seconds < (1 - LITTLE) * window)
+    readable = int(np.isfinite(seconds).sum())
     lines = [
-        f"sound: {features.rate} Hz, windows of {window:g} s; of {counted(len(seconds), 'clip')} {cut.sum()} are cut "
+        f"sound: {features.rate} Hz, windows of {window:g} s; of {counted(readable, 'clip')} {cut.sum()} are cut "
         f"and {padded.sum()} padded with silence"
     ]
     if cut.any() and whole:

@@ -151,7 +151,10 @@ def download_weights(
             f"{error}. Or fetch it elsewhere: its sha256 begins with {digest}; --set backbone.weights=FILE takes it"
         ) from error
     except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error.strerror or error}); name another folder") from error
+        raise ModelError(
+            f"{path}: cannot be written ({error.strerror or error}); free space, and the same command goes on, or name "
+            "another folder"
+        ) from error
     _check_digest(path, digest, remedy="remove it and call again")
     return path
 

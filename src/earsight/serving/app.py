@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from earsight.calibration.apply import own_thresholds
-from earsight.data.decoders import has_ffmpeg
+from earsight.data.decoders import format_names
 from earsight.inference.classifier import Classifier
 from earsight.serving import meters
 from earsight.serving.answers import Options
@@ -203,7 +203,7 @@ def _add_small_routes(app: FastAPI, service: Service) -> None:
             most_seconds=limits.sound_seconds,
             most_windows=limits.windows,
             explanation_seconds=limits.explanation_seconds,
-            decodes_more=has_ffmpeg(),
+            formats=list(format_names()),
         )
 
     @app.get("/metrics", summary="Counters for Prometheus", response_class=Response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import JSONResponse
 
 from earsight.data.contents import INSTALL
+from earsight.data.decoders import format_names
 
 RETRY_SECONDS = 1
 
@@ -30,7 +31,8 @@ def unreadable(reason: str) -> Refusal:
     """A file that is no sound, from an `AudioError`'s reason, which names the remedy after a semicolon or a colon."""
     message, _, remedy = reason.partition("; " if "; " in reason else ": ")
     if not remedy or "remove it" in remedy:  # a remedy for files of a data set, not for an upload
-        remedy = "send a WAV, FLAC, OGG, MP3, AIFF or AU file"
+        *names, last = format_names()
+        remedy = f"send a {', '.join(names)} or {last} file"
     # Sound that this installation has no decoder for, where a browser may have one.
     code = "needs_formats" if f"does not read: `{INSTALL}`" in reason else "unreadable"
     return Refusal(422, code, message, remedy)

@@ -177,4 +177,4 @@ class ModelBody(BaseModel):
     most_seconds: float = Field(description="Of a sound.")
     most_windows: int = Field(description="Of a timeline.")
     explanation_seconds: float = Field(description="For the steps of one explanation; its verdict takes some more.")
-    decodes_more: bool = Field(description="Whether it reads M4A, WebM and more, beside WAV, FLAC, OGG, MP3, AIFF, AU.")
+    formats: list[str] = Field(description="Names of common kinds of files that it reads.")

@@ -301,8 +301,8 @@ followPlayer();
 try {
   const about = (state.about = await model());
   by("model").textContent = `${about.classes.length} classes${about.several ? ", which may sound together" : ""}${about.trained_on ? ` · trained on ${about.trained_on}` : ""}${about.tells_unknown ? " · says when it does not know" : ""}`;
-  const more = about.decodes_more ? ", M4A, WebM and more" : "; M4A, WebM and others as far as this browser decodes them";
-  by("limits").textContent = `WAV, FLAC, OGG, MP3, AIFF, AU${more} · each up to ${(about.most_bytes / 1e6).toFixed(0)} MB and ${Math.round(about.most_seconds / 6) / 10} min`;
+  const more = about.formats.includes("M4A") ? " and more" : "; M4A, WebM and others as far as this browser decodes them";
+  by("limits").textContent = `${about.formats.join(", ")}${more} · each up to ${(about.most_bytes / 1e6).toFixed(0)} MB and ${Math.round(about.most_seconds / 6) / 10} min`;
 } catch (error) {
   problem(error, "problem");
 }
