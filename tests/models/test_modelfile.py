@@ -428,6 +428,7 @@ _CHANGES = [
     (lambda tensors: tensors.pop("model.fc.bias"), r"1 of its weights do not fit .*model\.fc\.bias"),
     (lambda tensors: tensors.update({"model.extra": torch.zeros(1)}), r"do not fit .*model\.extra"),
     (lambda tensors: tensors.update({"extra": torch.zeros(1)}), "do not fit .*extra"),
+    (lambda tensors: tensors.update({"a\x1b[2J\nb": torch.zeros(1)}), r"\(a\\x1b\[2J\\nb\); it was saved"),
     (
         lambda tensors: tensors.update({"model.fc.beside": tensors.pop("model.fc.bias")}),  # both names are told
         r"2 of its weights do not fit .*\(model\.fc\.beside, model\.fc\.bias\)",

@@ -220,7 +220,7 @@ class ModelCard:
             raise ModelError(f"model card: temperatures {self.temperatures}; expected numbers above 0")
         strange = sorted(set(self.thresholds) - set(self.classes))
         if strange:
-            raise ModelError(f"model card: a threshold of '{strange[0]}', which is none of its classes")
+            raise ModelError(f"model card: a threshold of {shown(strange[0])}, which is none of its classes")
         if self.several and "sets" in self.calibration:
             raise ModelError("model card: prediction sets, which classes that sound together have not")
 

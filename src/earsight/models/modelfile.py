@@ -30,7 +30,7 @@ from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_from_tensors
 from earsight.models.stages import empty_model
 from earsight.models.weights import damaged, file_kind, one_line, read_header, read_safetensors
-from earsight.recipe import Features
+from earsight.recipe import Features, shown
 
 FORMAT_VERSION = 1
 _KEY = "earsight"
@@ -120,9 +120,10 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     networks, wrong = _compared(card, tensors)
     if wrong:
         name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
+        first = [shown(key)[1:-1] for key in wrong[:3]]
         raise ModelError(
             f"{path}: {len(wrong)} of its weights do not fit {name} with {len(card.classes)} classes "
-            f"({', '.join(wrong[:3])}); it was saved from another model or by another timm: train it again"
+            f"({', '.join(first)}); it was saved from another model or by another timm: train it again"
         )
     model = _filled(card, networks, tensors)
     _attach_all(path, model, found, classes=len(card.classes))
