@@ -75,6 +75,30 @@ def test_of_a_cut_file_the_parts_before_the_cut_are_read(stereo):
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_damage_behind_what_is_asked_for_is_passed_over(stereo, name, cut):
+    raw = bytearray((stereo / name).read_bytes())
+    at = len(raw) * 3 // 4
+    (stereo / name).write_bytes(raw[:at] if cut else raw[:at] + bytes(2000) + raw[at + 2000 :])
+    parts = list(audio.read_parts(stereo / name, [(0.0, 2.0), (4.0, 6.0)], sample_rate_hz=16000))
+    assert list(map(len, parts)) == [32000, 32000]
+    told = []
+    excuse = lambda reason, seconds: told.append((reason, seconds))  # noqa: E731
+    assert len(audio.read(stereo / name, sample_rate_hz=16000, seconds=2, excuse=excuse)) == 32000
+    assert not told
+    if cut or name != "a.wav":  # changed samples of PCM show nowhere
+        wave = audio.read(stereo / name, sample_rate_hz=RATE, excuse=excuse)
+        assert len(told) == 1
+        assert told[0][1] == len(wave) / RATE < 12
+        told.clear()
+        *_, (begin, window) = audio.read_windows(stereo / name, sample_rate_hz=RATE, seconds=2, excuse=excuse)
+        assert len(told) == 1
+        assert told[0][1] == (begin + len(window)) / RATE
+        with pytest.raises(AudioError, match=r"truncated|damaged"):
+            list(audio.read_parts(stereo / name, [(0.0, 2.0), (7.5, 12.0)], sample_rate_hz=16000))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
 def test_a_part_by_its_name(stereo, name):
     whole = audio.read(stereo / name, sample_rate_hz=RATE)
     path = stereo / f"{name}@2.500-4.000"

@@ -212,7 +212,8 @@ def read_parts(
         As `read` does, once a part is not whole; damage behind the last part is passed over.
     """
     channel = channel_of(path, channel)
-    with opened(path, cut=True) as sound:
+    faults: list[str] = []
+    with opened(path, cut=True, excuse=lambda reason, seconds: faults.append(reason)) as sound:
         decoder = sound.decoder
         rate = decoder.rate_hz
         # Frames after which both rates count whole samples: resampling begins there, on the whole sound's grid.
@@ -239,9 +240,9 @@ def read_parts(
             wanted = max(1, round((end - begin) * sample_rate_hz))
             wave = part[first : first + wanted]
             lacking = (wanted - len(wave)) / sample_rate_hz
-            if not len(wave) or (lacking > 0 and sound.fault) or lacking > _SLACK_FRAMES / rate:
+            if not len(wave) or (lacking > 0 and faults) or lacking > _SLACK_FRAMES / rate:
                 reason = f"ends after {at / rate:.2f} s, and a part is from {begin:g} to {end:g} s; mend its boxes"
-                raise sound.fault or AudioError(sound.name, reason)
+                raise AudioError(sound.name, faults[0] if faults else reason)
             yield np.ascontiguousarray(wave)
 
 
@@ -452,7 +453,7 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
     ``skipped`` frames were passed before; where ``values`` is given, a block holds at most so many over all channels.
     """
     decoder = sound.decoder
-    promised = max(0, decoder.frames - skipped)
+    promised, asked = max(0, decoder.frames - skipped), limit
     if sound.whole is not None:
         limit = max(0, min(sound.whole - skipped, limit if limit is not None else promised or sound.whole))
     most = max(1, (values or _BLOCK_VALUES) // decoder.channels)
@@ -480,7 +481,7 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
     short = (expected - frames > slack and decoder.format != "OGG") or (expected and not frames)
     if fault is None and short:
         fault = AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
-    if fault is None:
+    if fault is None or (sound.excuse is not None and frames == asked):  # it lies behind what was asked for
         return
     if sound.excuse is not None and frames + skipped:
         sound.excuse(fault.reason, seconds)

@@ -230,8 +230,18 @@ class _Sndfile:
         exact = self.format in _EXACT_CONTAINERS and self.coding.startswith(_EXACT_CODINGS)
         if not frame or not exact or not self.frames or frame > self.frames:
             return 0
-        self._at = int(self._file.seek(frame))
-        return self._at
+        import soundfile
+
+        try:
+            self._at = int(self._file.seek(frame))
+            return self._at
+        except (soundfile.SoundFileError, RuntimeError):  # into a FLAC's damaged part; it is read straight on
+            self._file.close()
+            self._file, left = self._opened(), self._at
+            passed = np.empty((_STEP * 64, self.channels), dtype=np.float32)
+            while left and (got := self._read_into(self._file, passed[: min(left, len(passed))])[0]):
+                left -= got
+            return 0
 
     def close(self) -> None:
         """See `Decoder`."""
