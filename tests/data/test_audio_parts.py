@@ -98,6 +98,13 @@ def test_damage_behind_what_is_asked_for_is_passed_over(stereo, name, cut):
             list(audio.read_parts(stereo / name, [(0.0, 2.0), (7.5, 12.0)], sample_rate_hz=16000))
 
 
+def test_a_wav_whose_format_has_no_bytes_is_named(stereo):
+    raw = (stereo / "a.wav").read_bytes()
+    (stereo / "a.wav").write_bytes(raw[:16] + bytes(4) + raw[20:])
+    with pytest.raises(AudioError):
+        audio.info(stereo / "a.wav")
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg"])
 def test_a_part_by_its_name(stereo, name):
     whole = audio.read(stereo / name, sample_rate_hz=RATE)

@@ -150,7 +150,7 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
         if name == b"ds64" and size >= body + 16:  # RF64 keeps the true lengths here
             riff, long_size = struct.unpack("<QQ", read_at(descriptor, 16, body))
             riff_end = start + 8 + riff
-        if name == b"fmt " and size >= body + 2:
+        if name == b"fmt " and length >= 2 and size >= body + 2:
             form = read_at(descriptor, 8 + min(length, _CHUNK), position)
             tag = struct.unpack(order + "H", form[8:10])[0]
         if name != b"data":
