@@ -246,11 +246,25 @@ def test_a_cut_m4a_or_avi_and_a_caf_that_lacks_bytes_are_named_as_what_they_are(
     assert reason(tmp_path / "x", behind[:5000] + behind[6000:]).startswith("damaged (1000 bytes of it are gone)")
 
 
-def test_pictures_that_begin_midway_end_no_sound(tmp_path, made):
-    content, tag = made("AAC in FLV"), b"\x09\0\0\x08" + bytes(7) + b"\x22" + bytes(7) + struct.pack(">I", 19)
+class Late:
+    """A container in which a stream begins midway: PyAV 18.1 then ends in an IndexError behind the last packet."""
+
+    def __init__(self, container):
+        self.container = container
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def demux(self, stream):
+        yield from (packet for packet in self.container.demux(stream) if packet.size)
+        raise IndexError
+
+
+def test_streams_that_begin_midway_end_no_sound(tmp_path, made, monkeypatch):
+    content, opened = made("AAC in FLV"), av.open
     whole = read(tmp_path / "x", content)
-    for count in (1, 200):
-        np.testing.assert_array_equal(read(tmp_path / "y", content + count * tag), whole)
+    monkeypatch.setattr(av, "open", lambda *given, **named: Late(opened(*given, **named)))
+    np.testing.assert_array_equal(read(tmp_path / "y", content), whole)
 
 
 @pytest.mark.parametrize(
