@@ -7,12 +7,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import ray_jobs
 import torch
 from safetensors.torch import save_file
+from several_clips import write_several
 
+from earsight.data.layouts import open_dataset
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import read_predictions
 from earsight.execution.ray_cluster import Cluster
@@ -22,6 +25,7 @@ from earsight.execution.schedule import Group, run_groups
 from earsight.files import sealed
 from earsight.models.backbones import build
 from earsight.training.checkpoint import checkpoints
+from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, is_done, run_inner, run_trial
 from earsight.tuning.search import STOPPED, candidate, search
 from earsight.tuning.space import make_points
@@ -153,6 +157,18 @@ def test_several_recipes_are_trained_side_by_side_and_what_is_done_is_not_again(
             local = run_trial(prepared, trial, run=tmp_path / "local" / name, device=CPU)
             folder = trial.folder(tmp_path / name)
             assert (folder / "model.safetensors").read_bytes() == (local / "model.safetensors").read_bytes()
+
+
+def test_clips_of_several_labels_some_unknown_have_the_bits_of_a_local_run(nodes, tiny, tmp_path):
+    data = open_dataset(write_several(tmp_path / "clips", clips=24, masked=True))
+    ready = prepare(data, tiny("training.epochs=2"), workers=1)
+    run_groups(CLUSTER, [Group(ready, TRIALS, tmp_path / "run", "several")], progress=lambda *_: None, say=str)
+    for trial in TRIALS:
+        local = run_trial(ready, trial, run=tmp_path / "local", device=CPU)
+        there, here = (read_predictions(one / "predictions.npz") for one in (trial.folder(tmp_path / "run"), local))
+        assert there.logits.tobytes() == here.logits.tobytes()
+        assert np.isnan(there.targets).any()
+        np.testing.assert_array_equal(there.targets, here.targets)
 
 
 def test_what_a_trial_raises_is_raised_here(nodes, long, tmp_path):

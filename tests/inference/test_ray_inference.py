@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from earsight.inference.journal import FileOutput
 from earsight.inference.model import Model
 from earsight.inference.ray_inference import RayInference
 from earsight.inference.transcribe import TranscriptOptions, transcribe
+from earsight.models.modelfile import load, save
 
 ONE = Cluster(cpus=1, gpus=0, threads=1, description="")
 
@@ -89,6 +92,26 @@ def test_recordings_have_the_bytes_of_here(remote, classifier, synthetic, tmp_pa
         written[name] = (tmp_path / name).read_bytes()
     assert written["there"] == written["here"]
     assert written["here"].count(b"\n") > 40
+
+
+def test_sounds_of_several_labels_have_the_bits_of_here(remote, trained, synthetic, tmp_path):
+    card, network = load(trained / "model.safetensors")
+    rules = {name: {"threshold": 0.02 * n, "rule": "best-f1", "ci95": [0, 1]} for n, name in enumerate(card.classes)}
+    path = tmp_path / "several.safetensors"
+    save(path, state=network.state_dict(), card=replace(card, several=True, thresholds=rules))
+    here, there = load_classifier(path), RayInference(ONE, path)
+    files = [synthetic.file(row) for row in range(6)]
+    answers = list(predict_clips(here, files, batch_size=4, remote=there))
+    assert answers == list(predict_clips(here, files, batch_size=4))
+    assert any(len(one.named) > 1 for one in answers)
+    written = []
+    for name, where in (("here", None), ("there", there)):
+        output = FileOutput(tmp_path / name, folder=False, settings={}, resume=False)
+        options = TranscriptOptions(hop_seconds=0.5, kinds=("windows",), form="csv")
+        assert transcribe(here, [str(file) for file in files[:2]], options, output, remote=where) == 0
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    assert len(list(csv.reader(written[0].decode().splitlines()))) > 2
 
 
 def test_what_is_read_ahead_is_bounded_and_none_is_no_job(remote):
