@@ -115,15 +115,15 @@ def alive_in(session):
     return found.stdout.splitlines()
 
 
-@pytest.mark.parametrize("ignored", [[], [signal.SIGINT]])
-def test_sigterm_ends_workers_and_leaves_no_file(synthetic_folder, tmp_path, ignored):
-    """Also where SIGINT is ignored, as below a script's background job."""
-    (tmp_path / "tmp").mkdir()
+@pytest.mark.parametrize(("ignored", "name"), [([], "tmp"), ([signal.SIGINT], "t" * 90)])
+def test_sigterm_ends_workers_and_leaves_no_file(synthetic_folder, tmp_path, ignored, name):
+    """Also where SIGINT is ignored, as below a script's background job, and where no socket fits into TMPDIR."""
+    (tmp_path / name).mkdir()
     settings = ["backbone.name=test_resnet", "backbone.weights=none", "training.epochs=4000"]
     settings += ["features.bands=32", "features.frames=32", "augment.pitch_semitones=0"]
     words = [word for setting in settings for word in ("--set", setting)]
     words += ["--out", tmp_path / "run", "--jobs", 2, "--threads", 1]
-    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    environment = os.environ | {"TMPDIR": str(tmp_path / name)}
     process = start("-m", "earsight", "crossval", synthetic_folder, *words, ignored=ignored, env=environment)
     begun = [Trial(fold, 0).folder(tmp_path / "run") / "history.jsonl" for fold in (1, 2)]
     while not all(path.is_file() for path in begun):
@@ -136,7 +136,7 @@ def test_sigterm_ends_workers_and_leaves_no_file(synthetic_folder, tmp_path, ign
     assert "Traceback" not in err
     while alive_in(process.pid):  # the time limit of every test ends the wait
         time.sleep(0.05)
-    assert not list((tmp_path / "tmp").iterdir())
+    assert not list((tmp_path / name).iterdir())
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
@@ -144,7 +144,14 @@ def test_sigterm_ends_workers_and_leaves_no_file(synthetic_folder, tmp_path, ign
     ("number", "words"),
     [
         (errno.ENOENT, "it was removed while it was in use. Put it back, or give the same command again."),
-        (errno.ENOSPC, "make room or mend the access. What was written is whole"),
+        (errno.ENOSPC, "make room. What was written is whole"),
+        (errno.EDQUOT, "make room. What was written is whole"),
+        (errno.EFBIG, "make room. What was written is whole"),
+        (errno.EACCES, "mend the access. What was written is whole"),
+        (errno.EROFS, "mend the access. What was written is whole"),
+        (errno.EIO, "check the path and the disk. What was written is whole"),
+        (errno.EMFILE, "allow more open files (ulimit -n). What"),
+        (errno.ENAMETOOLONG, "take a shorter name. What"),
     ],
 )
 def test_the_remedy_fits_what_the_disk_says(capsys, number, words):
@@ -158,6 +165,20 @@ def test_the_remedy_fits_what_the_disk_says(capsys, number, words):
     shown = capsys.readouterr().err
     assert "some/store.json: " in shown
     assert words in shown
+
+
+@pytest.mark.parametrize("text", ["AF_UNIX path too long", "x: AF_UNIX path length cannot exceed 107 bytes: /long"])
+def test_a_long_path_of_a_socket_wants_no_room(capsys, text):
+    """Python's words and Ray's; neither has a number."""
+
+    @verb
+    def refused() -> None:
+        raise OSError(text)
+
+    with pytest.raises(typer.Exit):
+        refused()
+    shown = capsys.readouterr().err
+    assert f"earsight: {text}; the path of the folder for temporary files is too long: set TMPDIR to a short" in shown
 
 
 def test_a_second_part_of_the_work_has_its_own_name_and_tenths(capsys):

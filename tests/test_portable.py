@@ -192,6 +192,20 @@ def test_bytes_from_a_place(tmp_path, monkeypatch, pread):
         assert file.read(2) == b"\x02\x03"  # where reading goes on stayed as it was
 
 
+def test_sockets_lie_where_their_paths_fit(tmp_path, monkeypatch):
+    short, usual = tmp_path / "short", tmp_path / ("long" * 20)
+    short.mkdir()
+    monkeypatch.setattr(portable, "_SHORT", (str(tmp_path / "absent"), str(short)))
+    monkeypatch.setattr(portable.tempfile, "tempdir", str(usual))
+    fits = portable._SOCKET_BYTES - len(os.fsencode(usual))
+    assert portable.socket_folder(fits) == str(usual)
+    assert portable.socket_folder(fits + 1) == str(short)
+    monkeypatch.setattr(portable.os, "access", lambda *_: False)
+    assert portable.socket_folder(fits + 1) == str(usual)  # the system's refusal then says what to do
+    monkeypatch.setattr(portable.os, "name", "nt")  # whose sockets are pipes
+    assert portable.socket_folder(fits + 1) == str(usual)
+
+
 @pytest.mark.parametrize("name", ["posix", "nt"])
 def test_a_signal_from_another_thread(monkeypatch, name):
     monkeypatch.setattr(portable.os, "name", name)

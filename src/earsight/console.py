@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.segment import Segment
 from typer.core import TyperGroup
 
-from earsight.errors import EarsightError, SoundWarning
+from earsight.errors import EarsightError, SoundWarning, remedy_of
 from earsight.files import json_text
 from earsight.inference.formats import harmless
 from earsight.signals import stop_status
@@ -93,7 +93,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             raise  # the reader of our output has gone; `earsight.cli.main` handles it
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            remedy = "make room or mend the access. What was written is whole: the same command goes on from here."
+            remedy = f"{remedy_of(error)}. What was written is whole: the same command goes on from here."
             if isinstance(error, FileNotFoundError):
                 remedy = "it was removed while it was in use. Put it back, or give the same command again."
             err.print(

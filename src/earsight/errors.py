@@ -6,8 +6,19 @@ alone, on standard error, and ends with exit code 2.
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of an OSError where a disk, a quota or a file has no room left."""
+_REMEDIES = {
+    **dict.fromkeys(NO_ROOM, "make room"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend the access"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
+    errno.ENOENT: "put it back",
+    errno.ENAMETOOLONG: "take a shorter name",
+}
 
 
 class EarsightError(Exception):
@@ -53,6 +64,13 @@ class RunError(EarsightError):
 
 class ServiceError(EarsightError):
     """A service that cannot start as it was asked to."""
+
+
+def remedy_of(error: OSError) -> str:
+    """What helps where the system refuses a file or a socket, for a message: only a full disk wants room."""
+    if "AF_UNIX path" in str(error):  # Python's and Ray's, without a number
+        return "the path of the folder for temporary files is too long: set TMPDIR to a short one, such as /tmp"
+    return _REMEDIES.get(error.errno or 0, "check the path and the disk")
 
 
 class SoundWarning(UserWarning):

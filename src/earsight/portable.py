@@ -7,6 +7,22 @@ import ctypes
 import functools
 import os
 import signal
+import tempfile
+from pathlib import Path
+
+_SOCKET_BYTES = 103  # of a socket's path: macOS's limit, Linux's is 107
+_SHORT = ("/tmp", "/var/tmp")
+
+
+def socket_folder(below: int) -> str:
+    """The folder for temporary files, or a short one where its path is too long for a socket ``below`` bytes further.
+
+    Where no short one can be written it is returned all the same: the system then refuses the socket.
+    """
+    usual = tempfile.gettempdir()
+    if os.name == "nt" or len(os.fsencode(usual)) + below <= _SOCKET_BYTES:
+        return usual
+    return next((place for place in _SHORT if Path(place).is_dir() and os.access(place, os.W_OK | os.X_OK)), usual)
 
 
 def read_at(descriptor: int, count: int, position: int) -> bytes:

@@ -80,7 +80,7 @@ def test_a_full_disk_costs_the_csv_and_nothing_that_was_found(cries, tmp_path):
     assert "clips checked: 0 errors" in failed.stdout
     assert "the clips would be from 6: --sources FILE writes them" in " ".join(failed.stdout.split())
     said = " ".join(failed.stderr.split())
-    assert f"--sources {tmp_path / 'cries.csv'}: cannot be written (File too large); free space or name" in said
+    assert f"--sources {tmp_path / 'cries.csv'}: cannot be written (File too large); make room or name" in said
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("cries.csv", "mine")]
 
 

@@ -5,6 +5,7 @@ import multiprocessing.forkserver as forkserver
 import os
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from multiprocessing import util
@@ -17,7 +18,7 @@ from filelock import FileLock
 
 from earsight.errors import RunError
 from earsight.evaluation.summary import read_predictions
-from earsight.execution.processes import _work, run_at_once
+from earsight.execution.processes import _short_sockets, _work, run_at_once
 from earsight.execution.schedule import run_trials
 from earsight.training.trial import Trial, is_done
 
@@ -85,6 +86,16 @@ def test_at_once_they_end_with_the_bits_of_one_after_the_other(short, serial, cp
     assert len(said) == 4
     go(TRIALS)
     assert len(said) == 7
+
+
+def test_sockets_have_short_paths_where_the_temporary_folder_has_a_long_one(tmp_path, monkeypatch):
+    monkeypatch.delitem(multiprocessing.process.current_process()._config, "tempdir", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 90)))
+    with _short_sockets():
+        address = multiprocessing.connection.arbitrary_address("AF_UNIX")
+    assert len(address) < 60
+    assert Path(util.get_temp_dir()) == Path(address).parent  # of workers and their pipes too
+    assert tempfile.gettempdir() == str(tmp_path / ("t" * 90))
 
 
 def test_what_a_trial_raises_is_raised_here_and_ends_the_others(short, serial, cpu, tmp_path):

@@ -49,6 +49,27 @@ def test_what_a_trial_takes(asked, wanted):
         assert fitted.device == ("cuda" if wanted[1] else "cpu")
 
 
+@pytest.mark.parametrize(
+    ("usual", "own", "expected"),
+    [("/tmp", "", None), ("/var/tmp/" + "t" * 40, "", "/tmp/ray"), ("/var/tmp/" + "t" * 40, "/mine", None)],
+)
+def test_a_cluster_that_is_started_here_has_short_paths(monkeypatch, usual, own, expected):
+    """Where TMPDIR is long, unless the user has said where Ray shall write."""
+    asked = {}
+
+    class Ray:
+        @staticmethod
+        def init(**words):
+            asked.update(words)
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    if own:
+        monkeypatch.setenv("RAY_TMPDIR", own)
+    monkeypatch.setattr(tempfile, "tempdir", usual)
+    assert "started here" in ray_cluster._connect(Ray, "local")
+    assert asked["_temp_dir"] == expected
+
+
 def test_at_the_end_the_folders_of_killed_workers_are_removed(tmp_path, monkeypatch):
     """Whether the block ends or is interrupted; those of workers that still end are waited for."""
 

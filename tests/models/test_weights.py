@@ -551,7 +551,7 @@ def test_a_full_disk_keeps_what_came_and_no_half_file(source, tmp_path, monkeypa
             done = CliRunner().invoke(app, words)
         assert done.exit_code == 2
         said = " ".join(done.stderr.split())
-        assert "cannot be written (File too large); free space, and the same command goes on, or name another" in said
+        assert "cannot be written (File too large); make room, and the same command goes on, or name another" in said
         assert [(one.name, one.read_bytes()) for one in (tmp_path / "mine").iterdir()] == [
             (f"{name}.part", body[:2500])
         ]

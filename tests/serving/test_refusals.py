@@ -287,6 +287,10 @@ def test_a_full_disk_is_said_and_survived(classifier, monkeypatch, caplog):
             response = client.post("/predict", content=encoded(tone()))
             assert response.status_code == 507
             assert error_of(response)["code"] == "no_space"
+            (place / "full.raw").symlink_to(place / "gone" / "full.raw")  # no lack of room, and nobody's sound
+            response = client.post("/predict", content=encoded(tone()))
+            assert (response.status_code, error_of(response)["code"]) == (500, "internal")
+            assert "the decoded sound cannot be written (No such file or directory)" in caplog.text
             monkeypatch.undo()
         still_well(client)
 

@@ -11,7 +11,7 @@ import typer
 from earsight.commands import steps
 from earsight.commands.options import Data, Json, LayoutOptions, RecipeOptions, verb
 from earsight.console import bar, say
-from earsight.errors import DataError, RunError, counted
+from earsight.errors import DataError, RunError, counted, remedy_of
 
 if TYPE_CHECKING:
     from earsight.data.checks import Finding, Report
@@ -71,7 +71,7 @@ def check(
             f"--sources {sources}: no sources to write, for {why}, and no sound is there twice; leave it out"
         )
     if failed:
-        raise DataError(f"--sources {sources}: cannot be written ({failed}); free space or name another file")
+        raise DataError(f"--sources {sources}: cannot be written {failed} or name another file")
     if found.errors:
         raise typer.Exit(2)
 
@@ -92,7 +92,7 @@ def _guess(dataset: Dataset, data: Path, found: Report, *, to: Path | None) -> d
             write_sources(dataset, groups, to, without=bad)
             where = f"written to {to}{without}: look at it, mend it, and give it in place of {data}"
         except OSError as error:
-            to, failed = None, error.strerror or str(error)
+            to, failed = None, f"({error.strerror or error}); {remedy_of(error)}"
     known = "sources are known" if dataset.sources_known else "sources are not known"
     count = len(set(groups))
     parts = [f"by {guess.rule}"] if guess else []

@@ -20,7 +20,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 from earsight.data import clip_tables
-from earsight.errors import DataError
+from earsight.errors import DataError, remedy_of
 from earsight.files import publish_folder
 
 ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
@@ -79,7 +79,7 @@ def download_esc50(
         part.unlink()
     except OSError as error:
         raise DataError(
-            f"{target}: cannot be written ({error.strerror or error}); free space or name another"
+            f"{target}: cannot be written ({error.strerror or error}); {remedy_of(error)} or name another"
         ) from error
     return target
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import tempfile
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, util
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,6 +27,7 @@ import torch
 
 from earsight.errors import EarsightError, RunError
 from earsight.openmp import ask_for_short_slices, spinning_briefly
+from earsight.portable import socket_folder
 from earsight.signals import stop_at, stop_status
 from earsight.training.preparation import Prepared
 from earsight.training.trial import Trial, run_trial
@@ -81,7 +84,7 @@ def run_at_once(
 
         # Each process is then forked from one that has imported torch, and done nothing with it.
         context.set_forkserver_preload([__name__])
-        with spinning_briefly():
+        with spinning_briefly(), _short_sockets():
             forkserver.ensure_running()
     workers: list[_Worker] = []
     try:
@@ -110,6 +113,18 @@ def run_at_once(
             worker.process.join(STOP_SECONDS)
             worker.process.kill()
             worker.process.join()
+
+
+@contextmanager
+def _short_sockets() -> Iterator[None]:
+    """Let multiprocessing put its sockets into a short folder, here and in all workers, where TMPDIR is long."""
+    usual = tempfile.tempdir
+    tempfile.tempdir = socket_folder(len("/pymp-12345678/listener-12345678"))
+    try:
+        util.get_temp_dir()  # it is made once, and removed when this process ends
+        yield
+    finally:
+        tempfile.tempdir = usual
 
 
 def _start(context: BaseContext, prepared: Prepared, trial: Trial, *, run: Path, device: torch.device) -> _Worker:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import threading
 import time
 import warnings
@@ -21,12 +22,14 @@ from typing import Any
 
 from earsight.errors import RunError, counted
 from earsight.files import remove_stale
+from earsight.portable import socket_folder
 
 REACH_SECONDS = 10.0  # that a cluster may take to answer at its address
 TIDY_SECONDS = 1.0  # that workers may take to end after a cluster that was started here
 NODES_SECONDS = 5.0  # that other nodes may take to tidy up
 SCRATCH = "earsight-trial-"  # how a worker's scratch folder begins
 STORE_BYTES = 256 * 2**20  # for objects in a cluster that is started here: its trials read and write the disk itself
+_SOCKET_BYTES = len("/ray/session_2026-01-01_00-00-00_123456_1234567/sockets/plasma_store")
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _CLIENT = re.compile(r"ray://(?P<host>[^/:\s]+|\[[^\]]+\]):(?P<port>\d+)")
 
@@ -154,8 +157,10 @@ def _connect(ray: Any, on: str) -> str:
                     f"--on {on}: no Ray cluster answers at {address} ({reason}); if it asks for a token, set "
                     "RAY_AUTH_MODE=token here"
                 ) from error
+    usual, place = tempfile.gettempdir(), socket_folder(_SOCKET_BYTES)
     ray.init(
         address="local",
+        _temp_dir=None if place == usual or "RAY_TMPDIR" in os.environ else f"{place}/ray",
         num_cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         object_store_memory=STORE_BYTES,
         include_dashboard=False,

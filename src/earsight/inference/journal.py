@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import filelock
 
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, remedy_of
 from earsight.files import let_go, read_state, say_once, write_state
 
 INDEX = "recordings.csv"
@@ -76,7 +76,7 @@ class StreamOutput(Output):
             raise  # the reader has gone
         except OSError as error:
             raise EarsightError(
-                f"rows cannot be written ({error.strerror or error}); make room and give the command again. "
+                f"rows cannot be written ({error.strerror or error}); {remedy_of(error)} and give the command again. "
                 "Output to --out FILE can be resumed with --resume"
             ) from error
 
@@ -234,7 +234,7 @@ class FileOutput(Output):
 
     def _refused(self, path: Path, error: OSError) -> EarsightError:
         return EarsightError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or mend the access. "
+            f"{path}: cannot be written ({error.strerror or error}); {remedy_of(error)}. "
             "What was written is whole: the same command with --resume goes on from here"
         )
 

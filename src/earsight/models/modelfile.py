@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.errors import EarsightError, ModelError
+from earsight.errors import EarsightError, ModelError, remedy_of
 from earsight.features.spectrogram import Spectrogram
 from earsight.files import replace_bytes
 from earsight.models.card import ModelCard, card_of, check_budget, described
@@ -185,7 +185,8 @@ def write_whole(path: Path, data: bytes) -> None:
     try:
         replace_bytes(path, data, sync=True)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be written ({one_line(error)}); free space or choose another path") from error
+        remedy = f"{remedy_of(error)} or " if isinstance(error, OSError) else ""
+        raise ModelError(f"{path}: cannot be written ({one_line(error)}); {remedy}choose another path") from error
 
 
 def _probe_logits(card: ModelCard, model: nn.Module) -> NDArray[np.float32]:

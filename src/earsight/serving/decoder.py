@@ -7,7 +7,7 @@ at ``path``, from ``start`` for ``seconds`` (null: to its end), one channel goes
 where ``window`` is a number of seconds, what windows of that length take of it; ``features`` are those of the model.
 The answer is ``{"samples", "seconds", "rate", "channels", "format", "loss"}``, the last being the fields of
 `earsight.data.intake.Loss`, or ``{"code", "message"}`` where the code is ``unreadable``,
-``too_long``, ``past_the_end``, ``too_much_memory`` or ``no_space``.
+``too_long``, ``past_the_end``, ``too_much_memory``, ``no_space`` or ``internal``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import soxr
 from earsight.data import audio
 from earsight.data.audio import AudioInfo, Wave, pieces
 from earsight.data.intake import Meter
-from earsight.errors import AudioError
+from earsight.errors import NO_ROOM, AudioError
 from earsight.recipe import Features
 
 try:
@@ -64,7 +64,8 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
     except OSError as error:
         if error.errno == errno.EFBIG:
             return {"code": "too_long", "message": f"the sound lasts more than the {job['longest']:g} s that are taken"}
-        return {"code": "no_space", "message": f"the decoded sound cannot be written ({error.strerror or error})"}
+        code = "no_space" if error.errno in NO_ROOM else "internal"
+        return {"code": code, "message": f"the decoded sound cannot be written ({error.strerror or error})"}
     return {
         "samples": samples,
         "seconds": found.seconds,

@@ -264,7 +264,8 @@ def _decoded(answer: dict[str, Any], out: Path) -> Decoded:
     if code == "unreadable":
         raise unreadable(message)
     if code is not None:
-        code = code if code in _REMEDIES else "no_space"
+        if code not in _REMEDIES:
+            raise OSError(message)  # for the log
         status, remedy = _REMEDIES[code]
         raise Refusal(status, code, message, remedy)
     return Decoded(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message
 
+from earsight.errors import NO_ROOM
 from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal
 
@@ -55,7 +55,7 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
             remedy = "send a smaller file, or over a faster line"
             raise Refusal(408, "upload_timeout", message, remedy, close=True) from error
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             message = "the upload cannot be written: the disk is full"
             remedy = "try again later; whoever runs the service must make room"

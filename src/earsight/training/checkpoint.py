@@ -8,6 +8,7 @@ but one is kept too, and loaded if the newest is damaged.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from earsight.errors import RunError
+from earsight.errors import RunError, remedy_of
 from earsight.files import link_or_copy, replacing, say_damage, say_once
 
 State = dict[str, Tensor]
@@ -63,8 +64,10 @@ def save_checkpoint(
                 before.unlink(missing_ok=True)
                 link_or_copy(path, before)
     except SafetensorError as error:  # safetensors raises this, not OSError, when the disk is full
+        number = re.search(r"os error (\d+)", str(error))
+        remedy = remedy_of(OSError(int(number[1]) if number else 0, ""))
         raise RunError(
-            f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); make room. "
+            f"{path}: the checkpoint cannot be written ({' '.join(str(error).split())}); {remedy}. "
             "The last one is intact: the same command resumes from it."
         ) from error
 
