@@ -180,7 +180,7 @@ def test_the_figures_of_the_house():
     found = figures(ROOT)
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
-    assert found["core files"] <= 81
+    assert found["core files"] <= 82
     assert found["core lines"] <= 20_500
     assert found["lines"] <= 41_500
     assert found["picture"] <= 40
