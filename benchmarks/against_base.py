@@ -4,8 +4,10 @@ BASE is a checkout of another commit (its ``src`` is on the path of the base's p
 measures both sides one after the other, and who goes first changes from round to round. What is printed is the ratio of
 base's time to ours (above 1: faster than base): its geometric mean and a 95 % t interval of the logarithms.
 Parts: ``train:BACKBONE`` (training steps of batch 32 on spectrograms of 3 x 128 x 250, in one process a side),
-``predict`` (a whole process that names the classes of 400 files), and ``read:KIND``, KIND being WAV, FLAC, OGG or MP3
-(200 clips of 5 s at 44.1 kHz read to the model's rate, 22,050 Hz, in one process a side; DATA is not looked at).
+``predict:FILES`` (a whole process that names the classes of so many files, DATA's, again and again; 1 is a cold start),
+``recording:SECONDS`` (one that finds the events of a recording joined from DATA at 48 kHz, ``--hop 3``), both also with
+``:bfloat16`` after them, for our side alone, and ``read:KIND``, KIND being WAV, FLAC, OGG or MP3 (200 clips of 5 s at
+44.1 kHz read to the model's rate, 22,050 Hz, in one process a side; DATA is not looked at).
 """
 
 from __future__ import annotations
@@ -21,12 +23,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parents[1]
-FILES = 400
-PARTS = ("train:tf_efficientnet_lite0", "train:densenet201", "predict", "read:WAV", "read:FLAC", "read:OGG", "read:MP3")
+PARTS = (
+    *("train:tf_efficientnet_lite0", "train:resnet50", "train:densenet201"),
+    *("predict:1", "predict:400", "predict:2000", "predict:2000:bfloat16", "recording:900", "recording:900:bfloat16"),
+    *("read:WAV", "read:FLAC", "read:OGG", "read:MP3"),
+)
 CLIPS = 200
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom.
 T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 11: 2.201, 14: 2.145}
@@ -99,6 +105,18 @@ def write_clips(folder: Path, kind: str) -> None:
         )
 
 
+def write_recording(path: Path, sounds: list[Path], seconds: int) -> None:
+    """Sounds one after the other, again and again, as a WAV file at 48 kHz."""
+    import numpy as np
+    import soundfile
+
+    from earsight.data.audio import read
+
+    waves = [read(sound, sample_rate_hz=48000) for sound in sounds]
+    joined = np.concatenate(waves)
+    soundfile.write(path, np.resize(joined, seconds * 48000), 48000, subtype="PCM_16")
+
+
 def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout / "src"), str(HERE)])}
 
@@ -121,9 +139,9 @@ def process_of(checkout: Path, side: str, steps: int) -> Iterator[Callable[[], f
         process.stdin.close()
 
 
-def predicting(checkout: Path, model: Path, files: list[str]) -> Callable[[], float]:
+def predicting(checkout: Path, model: Path, files: list[str], *options: str) -> Callable[[], float]:
     """The function that predicts all files in a process of its own."""
-    command = [sys.executable, "-m", "earsight", "predict", str(model), *files, "--csv"]
+    command = [sys.executable, "-m", "earsight", "predict", str(model), *files, "--csv", *options]
 
     def measure() -> float:
         started = time.perf_counter()
@@ -199,17 +217,26 @@ def main() -> None:
                 write_clips(Path(folder), backbone)
                 with process_of(asked.base, folder, 0) as base, process_of(HERE, folder, 0) as ours:
                     found = row(part, paired(base, ours, asked.rounds))
-        elif name == "predict":
+        elif name in ("predict", "recording"):
+            number, _, precision = backbone.partition(":")
             with tempfile.TemporaryDirectory() as folder:
                 model = trained(asked.data, Path(folder), asked.base)
-                sounds = (path for path in sorted(asked.data.rglob("*")) if path.suffix in {".ogg", ".wav", ".flac"})
-                files = [str(path) for path, _ in zip(sounds, range(FILES), strict=False)]
-                sides = [predicting(checkout, model, files) for checkout in (asked.base, HERE)]
+                sounds = [path for path in sorted(asked.data.rglob("*")) if path.suffix in {".ogg", ".wav", ".flac"}]
+                files = [str(path) for path in islice(cycle(sounds), int(number))]
+                options: list[str] = []
+                if name == "recording":
+                    files, options = [str(Path(folder) / "long.wav")], ["--hop", "3"]
+                    write_recording(Path(files[0]), sounds[:100], int(number))
+                less = ["--precision", precision] if precision else []
+                sides = [
+                    predicting(asked.base, model, files, *options),
+                    predicting(HERE, model, files, *options, *less),
+                ]
                 for measure in sides:
                     measure()  # compiles what is compiled once on a machine
                 found = row(part, paired(*sides, asked.rounds))
         else:
-            parser.error(f"{part}: no such part; known are train:BACKBONE, predict and read:KIND")
+            parser.error(f"{part}: no such part; known are train:BACKBONE, predict:FILES, recording:SECONDS, read:KIND")
         print(
             json.dumps(found) if asked.json else "{part}: {ratio:.3f} ({low:.3f} to {high:.3f})".format(**found),
             flush=True,
