@@ -60,6 +60,8 @@ PRELOAD = [
     "captum.attr",
 ]
 """What the verbs import, loaded once: else importing would take most of a case's time."""
+SECONDS = 600
+"""That a command may take, beside other work."""
 # A process ends with the second checkpoint of its training, or with the twelfth commit of an output's journal.
 STOP = """
 real, calls = getattr(place, name), []
@@ -133,6 +135,9 @@ READERS = (
         ("search/points/*/fold-*/seed-*/*.*",),
         ("search/best.yaml", "search/points/*/fold-*/seed-*/inner.npz"),
     ),
+    Reader(
+        "kernels", ["prepare", "data", "--cache", "newcache", *RECIPE], ("../cache/kernels/**/*",), ("newcache/*/*",)
+    ),
 )
 # What writes, from nothing; given again it goes on.
 WRITERS = (
@@ -196,6 +201,23 @@ def _child(words: list[str], folder: Path, cache: Path, code: str, limit: int) -
         os._exit(1)
 
 
+def forked(
+    words: list[str], folder: Path, cache: Path, *, code: str = "", limit: int = 0, kill: float = 0.0
+) -> tuple[int | None, str, str]:
+    """Exit code (None after the kill), standard output and errors of a command in a folder."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_child, args=(words, folder, cache, code, limit), daemon=True)
+    process.start()
+    process.join(kill or SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None, "", "" if kill else f"Traceback: it took more than {SECONDS} s"
+    out, err = ((cache.parent / name).read_text(errors="replace") for name in ("stdout", "stderr"))
+    return process.exitcode, out, err
+
+
 class Scene:
     """A folder with a data set and state of every kind, ``whole``, and its copy ``work`` in which cases happen.
 
@@ -204,8 +226,6 @@ class Scene:
 
     def __init__(self, place: Path, *, few: bool = False) -> None:
         self.place, self.work, self._whole = place, place / "work", place / "whole"
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(PRELOAD)
         self._expected: dict[str, tuple[dict[str, bytes], float]] = {}
         if not (self._whole / "DONE").exists():
             self._make(few)
@@ -213,17 +233,8 @@ class Scene:
     def run(
         self, words: Iterable[str], *, code: str = "", limit: int = 0, kill: float = 0.0
     ) -> tuple[int | None, str, str]:
-        """Exit code (None after the kill), standard output and errors of a command."""
-        arguments = (list(words), self.work, self.place / "cache", code, limit)
-        process = self._context.Process(target=_child, args=arguments, daemon=True)
-        process.start()
-        process.join(kill or 300)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            return None, "", "" if kill else "Traceback: it took more than 300 s"
-        out, err = ((self.place / name).read_text(errors="replace") for name in ("stdout", "stderr"))
-        return process.exitcode, out, err
+        """A command in the folder ``work``; see `forked`."""
+        return forked(list(words), self.work, self.place / "cache", code=code, limit=limit, kill=kill)
 
     def reset(self) -> None:
         """The state as it was made, with its times."""
@@ -269,7 +280,7 @@ class Scene:
     def result(self, reader: Reader, out: str) -> dict[str, bytes]:
         """What a reader's verb gave, but for times: its files, and its output where it has none."""
         paths = [path for glob in reader.results for path in sorted(self.work.glob(glob))]
-        found = {str(path.relative_to(self.work)): _content(path) for path in paths if path.name != "store.json"}
+        found = {str(path.relative_to(self.work)): content_of(path) for path in paths if path.name != "store.json"}
         return found if reader.results else {"output": out.encode()}
 
     def expected(self, reader: Reader) -> tuple[dict[str, bytes], float]:
@@ -301,7 +312,7 @@ class Scene:
         ), f"{[one for one in expected if found.get(one) != expected[one]]} {errors[-300:]}"
 
 
-def _content(path: Path) -> bytes:
+def content_of(path: Path) -> bytes:
     """A file's bytes; of predictions and sounds the arrays alone, for beside them stand seconds, and a time."""
     if path.suffix == ".wav":
         import soundfile

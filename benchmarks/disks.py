@@ -1,5 +1,5 @@
-"""The verbs where files are broken, disks full or read-only, models of another version, ports taken; for
-`benchmarks.hostile`.
+"""The verbs where files are broken, disks full or read-only, clips exchanged, models of another version, ports taken;
+for `benchmarks.hostile`.
 """
 
 from __future__ import annotations
@@ -8,23 +8,33 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
+import random
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 
-from benchmarks import broken
+from benchmarks import broken, damage
 from benchmarks.watched import Row, Site
 
 CLIPS = 300
 """Clips of a second whose rows do not fit on a small disk."""
+SIZES = 8
+"""Small disks for each verb that writes."""
+SETTINGS = ["--threads", "1", *damage.RECIPE, "--cache"]
 
 
 class Done(NamedTuple):
@@ -58,6 +68,8 @@ def met(model: Path, sound: Path, run: Path | None, place: Path, *, only: str = 
     for name, rows in (
         ("predict, broken files", lambda: _files(model, sound, place)),
         ("full disk", lambda: _full(model, sound, run, place)),
+        ("small disks", lambda: _small(place)),
+        ("exchanged clips", lambda: _exchanged(place)),
         ("read-only disk", lambda: _read_only(model, sound, run, place)),
         ("service on a full disk", lambda: iter([_full_service(model, sound, place)])),
         ("models and ports", lambda: _starts(model, sound, place)),
@@ -123,8 +135,6 @@ def _files(model: Path, sound: Path, place: Path) -> Iterator[Row]:
 
 
 def _clips(place: Path) -> Path:
-    import numpy as np
-
     folder = place / "clips"
     if not folder.is_dir():
         folder.mkdir()
@@ -179,6 +189,161 @@ def _full(model: Path, sound: Path, run: Path | None, place: Path) -> Iterator[R
             (small / "fill").write_bytes(bytes(max(0, shutil.disk_usage(small).free - 8192)))
             done = verb("calibrate", small / "run", "--false-alarms", "0.02")
             yield _refusal("full disk: calibrate", done, well=_sums(small / "run") == before)
+
+
+def _small(place: Path) -> Iterator[Row]:
+    """Verbs on disks of sizes drawn up to what they need; with room, the same command ends with a large disk's bits."""
+    data, small = _tones(place / "small set", "WAV"), place / "small"
+    safetensors.torch.save_file({"fc.weight": torch.ones(1000, 100)}, weights := place / "weights")
+    name = f"test_resnet-{hashlib.sha256(body := weights.read_bytes()).hexdigest()[:8]}.safetensors"
+    train = ["train", data, "--out", "{}/run", *SETTINGS, "{}/cache"]
+    tune = [
+        "tune",
+        "default",
+        data,
+        "--on",
+        "local",
+        "--grid",
+        "training.learning_rate=1e-3,1e-4",
+        "--out",
+        "{}/search",
+    ]
+    rows = ["predict", place / "small run" / "model.safetensors", data, "--csv", "--threads", "1", "--resume", "--out"]
+    with disk(small, "1g"):
+        _forked(place, train)
+        shutil.copytree(small / "run", run := place / "small run")
+    with _served(body) as url:
+        code = f"from earsight.models import weights; weights.KNOWN['test_resnet'] = '{url}/{name}'"
+        for what, words, results in (
+            ("check --sources", ["check", data, "--no-near", "--sources", "{}/sources.csv"], ["sources.csv"]),
+            ("download weights", ["download", "weights", "test_resnet", "--out", "{}/weights"], ["weights/*"]),
+            ("predict --out", [*rows, "{}/rows.csv"], ["rows.csv"]),
+            ("predict --hop --out", [*rows, "{}/rows", "--hop", "0.1", "--rows", "both"], ["rows/**/*.csv"]),
+            ("train", train, ["run/fold-*/seed-*/model.safetensors", "run/fold-*/seed-*/predictions.npz"]),
+            ("report", ["report", run, "--out", "{}/page.html"], ["page.html"]),
+            ("tune", [*tune, *SETTINGS, "{}/cache"], ["search/best.yaml", "search/points/*/fold-*/seed-*/inner.npz"]),
+        ):
+            yield from _refilled(f"small disk: {what}", words, results, place, code)
+
+
+def _refilled(what: str, words: list[object], results: list[str], place: Path, code: str) -> Iterator[Row]:
+    small = place / "small"
+    with disk(small, "1g"):
+        whole, wanted = _forked(place, words, code), _content(small, results)
+        used = shutil.disk_usage(small).used
+    yield Row(f"{what}, 1 GB", f"exit {whole.code}, {used} bytes", not whole.code and bool(wanted), whole.seconds)
+    for number in range(SIZES):
+        size = 4096 * max(1, int(used / 4096 * random.Random(f"{what} {number}").random() ** 2))
+        with disk(small, str(size)):
+            first = _forked(place, words, code)
+            subprocess.run(["mount", "-o", "remount,size=1g", small], check=True)
+            again = _forked(place, words, code)
+            same = _content(small, results) == wanted
+        refusal = _refusal(what, first)
+        told = first.code == 0 or (refusal.ok and re.search("make room|name another", first.err) is not None)
+        found = f"{refusal.found}; with room: exit {again.code}, same bytes: {same}"
+        ok = told and same and again.code == 0 and "Traceback" not in again.err
+        yield Row(f"{what}, {size} bytes", found, ok, first.seconds + again.seconds)
+
+
+def _forked(place: Path, words: list[object], code: str = "") -> Done:
+    """A verb in a process forked with everything imported; ``{}`` in its words is the small disk."""
+    began = time.perf_counter()
+    text = [str(word).replace("{}", str(place / "small")) for word in words]
+    status, out, err = damage.forked(text, place, place / "kernels", code=code)
+    return Done(-1 if status is None else status, out, err, time.perf_counter() - began, 0)
+
+
+def _content(folder: Path, results: list[str]) -> dict[str, bytes]:
+    paths = [path for one in results for path in sorted(folder.glob(one))]
+    return {str(path.relative_to(folder)): damage.content_of(path) for path in paths}
+
+
+@contextlib.contextmanager
+def _served(body: bytes) -> Iterator[str]:
+    """The address of a server that gives one body, from where it is asked to."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            first = int(found[1]) if found else 0
+            self.send_response(206 if found else 200)
+            if found:
+                self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
+            self.send_header("Content-Length", str(len(body) - first))
+            self.end_headers()
+            with contextlib.suppress(ConnectionError):  # who asked has no room
+                self.wfile.write(body[first:])
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def _tones(folder: Path, form: str) -> Path:
+    """Tones of four pitches in class folders, by six sources that names tell; files of one size, where a format can."""
+    chance, files = np.random.default_rng(len(form)), {}
+    for number, label in enumerate(("ant", "bee", "cat", "dog")):
+        (folder / label).mkdir(parents=True)
+        for take in range(12):
+            tone = 0.3 * np.sin(np.arange(4000) * 0.1 * (1 + number)) + chance.normal(0, 0.1, 4000)
+            path = folder / label / f"{label}_{'abcdef'[take % 6]}_{take}.{form.lower()}"
+            files[path] = broken.encoded(tone, 8000, form=form)
+    size = max(map(len, files.values())) + 64
+    for path, content in files.items():
+        path.write_bytes(_padded(content, form, size))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    return folder
+
+
+def _padded(content: bytes, form: str, size: int) -> bytes:
+    spare = size - len(content)
+    if form == "MP3":  # a tag before the sound, its length in groups of seven bits
+        count = spare - 10
+        return b"ID3\4\0\0" + bytes((count >> shift) & 127 for shift in (21, 14, 7, 0)) + bytes(count) + content
+    if form == "FLAC":  # a block of padding behind the first, which is 34 bytes behind two headers of four
+        return content[:42] + b"\1" + (spare - 4).to_bytes(3) + bytes(spare - 4) + content[42:]
+    return content
+
+
+def _exchanged(place: Path) -> Iterator[Row]:
+    """Clips of two classes change places, by name or by content, with sizes and times kept."""
+    for form in ("WAV", "FLAC", "MP3"):
+        for way in ("mv", "rewritten"):
+            home = place / f"exchanged {form} {way}"
+            data = _tones(home / "set", form)
+
+            def train(out: str, cache: str, home: Path = home, data: Path = data) -> Done:
+                return _forked(place, ["train", data, "--out", home / out, *SETTINGS, home / cache])
+
+            before = train("run", "cache")
+            for one, other in zip(sorted(data.glob("ant/*"))[:3], sorted(data.glob("dog/*"))[:3], strict=True):
+                _exchange(one, other, way)
+            refused = _refusal("", train("run", "cache"))
+            again, fresh = train("again", "cache"), train("fresh", "new")
+            results = [
+                [*_content(home / name, ["fold-*/seed-*/*.[ns]*"]).values()] for name in ("run", "again", "fresh")
+            ]
+            found = f"old run: {refused.found}; old cache as a new one: {results[1] == results[2]}"
+            ok = refused.ok and results[1] == results[2] != results[0] and not (before.code or again.code or fresh.code)
+            yield Row(f"exchanged clips: {form}, {way}", found, ok, before.seconds + again.seconds + fresh.seconds)
+
+
+def _exchange(one: Path, other: Path, way: str) -> None:
+    times, parts = [path.stat() for path in (one, other)], [one.read_bytes(), other.read_bytes()]
+    if way == "mv":
+        one.rename(spare := one.with_name("spare"))
+        other.rename(one)
+        spare.rename(other)
+    else:
+        one.write_bytes(parts[1])
+        other.write_bytes(parts[0])
+    for path, status in zip((one, other), times, strict=True):
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def _sums(run: Path) -> dict[str, str]:
