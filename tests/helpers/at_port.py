@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 import numpy as np
+import soundfile
 
 from earsight.inference.classifier import Classifier
 from earsight.serving.limits import Limits
@@ -46,6 +48,13 @@ def tone(seconds: float = 1.0, *, hz: float = 440.0) -> np.ndarray:
     times = np.arange(round(seconds * RATE)) / RATE
     noise = 0.05 * np.random.default_rng(0).standard_normal(len(times))
     return (0.3 * np.sin(2 * np.pi * hz * times) + noise).astype(np.float32)
+
+
+def encoded(wave: np.ndarray, rate: int = RATE, **how: str) -> bytes:
+    """A sound file's bytes; WAV by default."""
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, **({"format": "WAV"} | how))
+    return file.getvalue()
 
 
 def error_of(response):

@@ -13,7 +13,7 @@ import pytest
 
 from earsight.files import json_text
 from earsight.inference.formats import FORMATS, harmless
-from earsight.inference.predictions import Event, Prediction, share_words
+from earsight.inference.predictions import Event, Prediction, error_words, share_words
 
 FOUND = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25))
 STRANGE = Prediction("a, b.wav", ("dog", "cat"), (0.75, 0.25), unknown=True, novelty=-1.5, plausible=("dog", "cat"))
@@ -135,6 +135,14 @@ def test_people_are_told_of_no_certainty_and_programs_of_the_number(probability,
     assert words in html.unescape(found._repr_html_())
     assert f"{probability:.6f}" in _clips("csv", rows=[found])
     assert json.loads(_clips("jsonl", rows=[found]))["classes"] == {"dog": probability}
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.034, "3.4 %"), (0.01002, "1.002 %"), (0.00998, "0.998 %"), (0.009, "0.9 %"), (0.01, "1.0 %")],
+)
+def test_an_error_is_never_the_limit_that_it_breaks(share, words):
+    assert error_words(share, 0.01) == words
 
 
 def test_confidence_as_json_and_csv():

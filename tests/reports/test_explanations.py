@@ -106,6 +106,23 @@ def test_another_class_than_the_one_the_model_names_is_told(explanation, tmp_pat
     assert "(the model predicts sea)" in next(explanation_lines(_content(other)))
 
 
+@pytest.mark.parametrize("draw", [explanation_drawing, faithfulness_drawing])
+def test_long_names_stay_in_one_line_beside_the_legend(explanation, draw):
+    names = {"path": "made near the lake, " * 9 + ".wav", "label": "Parus " * 20, "top_label": "Turdus " * 20}
+    figure = draw(dataclasses.replace(explanation, **names))
+    figure.draw_without_rendering()
+    title = figure.get_suptitle()
+    assert title.startswith("made near")
+    assert ".wav: Parus" in title
+    assert "\n" not in title
+    box = figure._suptitle.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    for legend in figure.legends:
+        frame = legend.get_window_extent()
+        assert not box.overlaps(frame)
+        assert not any(axis.get_window_extent().overlaps(frame) for axis in figure.axes)
+
+
 def _content(explanation: Explanation) -> dict:
     return explanation.to_dict() | {"files": {"figure": "x.png"}}
 

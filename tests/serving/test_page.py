@@ -63,7 +63,7 @@ def test_a_file_is_answered_seen_and_explained(visit, classifier, sound):
     # The command line's verdict, and how complete it is.
     verdict = page.locator("#verdict")
     expect(verdict).to_contain_text(classifier.explain(path, label=CLASSES[1]).verdict)
-    expect(verdict).to_contain_text(re.compile(r"Complete within 1 %: off by 0\.\d % after \d+ steps"))
+    expect(verdict).to_contain_text(re.compile(r"Complete within 1 %: off by 0\.\d+ % after \d+ steps"))
 
 
 @needs_chromium

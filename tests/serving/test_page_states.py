@@ -53,7 +53,7 @@ def test_a_folder_gives_its_sounds_and_says_what_it_leaves_out(visit, sound, tmp
     expect(page.locator("#list-about")).to_have_text("2 of 2 answered")
     assert sorted(page.locator("#files .name").all_inner_texts()) == ["a.wav", "b.wav"]
     expect(page.locator("#drop-about")).to_have_text(
-        "2 of the 3 files in this folder may be sounds; 1 others are left out."
+        "2 of the 3 files in this folder may be sounds; 1 other is left out."
     )
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_explained_is_said_where_it_was_asked(visit, sound):
 def test_an_explanation_that_is_not_to_be_believed_says_so(visit, sound, monkeypatch):
     page = visit()
     sentence = "Do not believe the attribution: better than random orders in neither curve."
-    doubtful = {"verdict": sentence, "believed": "no", "complete": False, "completeness_error": 0.034}
+    doubtful = {"verdict": sentence, "believed": "no", "complete": False, "completeness_error": 0.01002}
     monkeypatch.setattr(
         "earsight.serving.service.explanation_of",
         lambda found, *, start: explanation_of(found, start=start).model_copy(update=doubtful),
@@ -139,7 +139,7 @@ def test_an_explanation_that_is_not_to_be_believed_says_so(visit, sound, monkeyp
     status(page, "Explained")
     verdict = page.locator("#verdict")
     expect(verdict).to_contain_text("Do not believe the attribution")
-    expect(verdict).to_contain_text("Not complete: off by 3.4 %")
+    expect(verdict).to_contain_text("Not complete within 1 %: off by 1.002 % after")
     assert verdict.get_attribute("data-believed") == "no"
     page.set_input_files("#file", sound("b.wav"))
     status(page, "Done")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -16,19 +14,12 @@ import zlib
 import httpx
 import numpy as np
 import pytest
-import soundfile
-from at_port import RATE, error_of, serving, tone
+from at_port import RATE, encoded, error_of, serving, tone
 
 from earsight.inference.classifier import load_classifier
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
 MP4 = b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42isom" + bytes(4000)
-
-
-def encoded(wave, rate=RATE, **how):
-    file = io.BytesIO()
-    soundfile.write(file, wave, rate, **({"format": "WAV"} | how))
-    return file.getvalue()
 
 
 def header(*, rate=RATE, channels=1, data=b"", promised=None, bits=16):
@@ -178,7 +169,7 @@ def test_wrong_ways_and_places(client):
     assert error_of(client.get("/nothing/../../etc/passwd"))["code"] == "not_found"
     assert error_of(client.put("/predict"))["code"] == "wrong_method"
     assert client.get("/%2e%2e/app.py").status_code == 404
-    for method in ("GET", "HEAD", "PUT", "DELETE"):
+    for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
         found = client.request(method, "/predict")
         assert (found.status_code, found.headers["allow"]) == (405, "POST")
     assert error_of(client.get("/predict"))["code"] == "wrong_method"
@@ -328,7 +319,7 @@ POST = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def test_clients_that_are_slow_lie_or_go_away(classifier, monkeypatch):
-    import earsight.serving.server as module
+    import earsight.serving.connections as module
 
     monkeypatch.setattr(module, "HEADER_SECONDS", 0.5)
     body = encoded(tone())
@@ -350,28 +341,6 @@ def test_clients_that_are_slow_lie_or_go_away(classifier, monkeypatch):
         while server.service.in_flight:
             time.sleep(0.01)
         assert list(server.service.folder.iterdir()) == []
-
-
-def test_a_crowd_of_connections_is_told_to_come_again(classifier, monkeypatch):
-    import earsight.serving.server as module
-
-    monkeypatch.setattr(module, "_CONNECTIONS", 8)
-    with serving(classifier) as (client, _), contextlib.ExitStack() as stack:
-        place = (client.base_url.host, client.base_url.port)
-        lines = [stack.enter_context(socket.create_connection(place, timeout=20)) for _ in range(8)]
-        while (response := client.get("/healthz")).status_code == 200:  # until the service has taken them all
-            time.sleep(0.01)
-        assert response.status_code == 503
-        assert error_of(response)["code"] == "busy"
-        assert response.headers["Retry-After"] == "1"
-        more = [stack.enter_context(socket.create_connection(place, timeout=20)) for _ in range(2)]
-        with contextlib.suppress(ConnectionResetError):
-            assert more[1].recv(1) == b""  # dropped unheard
-        for line in lines:
-            line.close()
-        while (response := client.get("/healthz")).status_code == 503:
-            time.sleep(0.01)
-        still_well(client)
 
 
 def test_answers_do_not_carry_what_the_sender_did_not_send(client):

@@ -25,6 +25,7 @@ from earsight.data import audio
 from earsight.errors import AudioError, DataError, ModelError
 from earsight.inference.formats import harmless
 from earsight.inference.model import Model, grouped
+from earsight.inference.predictions import error_words
 from earsight.inference.sounds import Sound
 from earsight.models.ensemble import Ensemble
 
@@ -218,7 +219,7 @@ def explain(
     if not found.complete and most_seconds is None:
         raise ModelError(
             f"{name or 'array'}: the attributions for {model.classes[target]} add up to {found.total:.4g}, not "
-            f"{found.difference:.4g}, after {found.steps} steps ({100 * found.error:.1f} % off; "
+            f"{found.difference:.4g}, after {found.steps} steps ({error_words(found.error, found.tolerance)} off; "
             f"{100 * found.tolerance:g} % is asked for); allow more with --max-steps"
         )
     # Grad-CAM is taken in the network, or in each member of an ensemble.

@@ -20,6 +20,12 @@ def share_words(probability: float) -> str:
     return f"{ {'100.0': '>99.9', '0.0': '<0.1'}.get(shown, shown) } %"
 
 
+def error_words(share: float, limit: float) -> str:
+    """An error in per cent, as ``1.002 %``: with as many digits as tell it from a limit, 0.01 here."""
+    texts = [f"{100 * share:.{digits}f}" for digits in range(1, 7)]
+    return f"{next((text for text in texts if float(text) != 100 * limit), texts[0])} %"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """The classes of one sound, most probable first, and their probabilities, which add up to 1.

@@ -42,6 +42,7 @@ _LINES = {
     GRAD_CAM: ("-.", 1.5, "0.25"),
     LOUDEST: ("--", 1.5, "0.25"),
 }
+_LONGEST = 32  # characters of a class's name
 
 
 def explanation_drawing(explanation: Explanation) -> Figure:
@@ -74,7 +75,7 @@ def explanation_drawing(explanation: Explanation) -> Figure:
     figure.colorbar(cam, cax=figure.add_subplot(grid[-1, 1]), label="weight", ticks=[0])
     for image, place in ((cells, grid[:-1, 3]), (merged, grid[-1, 3])):
         figure.colorbar(image, cax=figure.add_subplot(place), label=_UNIT, extend="both")
-    figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
+    figure.suptitle(_headline(explanation, 120), fontsize=11, parse_math=False)
     figure.supxlabel(_below(explanation), fontsize=9, x=0.01, ha="left", parse_math=False)
     return figure
 
@@ -105,9 +106,9 @@ def faithfulness_drawing(explanation: Explanation) -> Figure:
     words += [" / ".join(f"{areas.ranked[name]:.2f}" for areas in found.values()) for name in _LINES]
     labels = [f"{name}\n{areas}" for name, areas in zip(("random orders", *_LINES), words, strict=True)]
     title = "order, and the area below\nin deletion / insertion"
-    figure.legend(lines, labels, loc="outside right upper", fontsize=9, title=title, title_fontsize=9, frameon=False)
-    axes[0].set_ylabel(f"probability of {explanation.label}", parse_math=False)
-    figure.suptitle(_headline(explanation), fontsize=11, parse_math=False)
+    figure.legend(lines, labels, loc="outside right center", fontsize=9, title=title, title_fontsize=9, frameon=False)
+    axes[0].set_ylabel(f"probability of {_short(explanation.label, _LONGEST)}", parse_math=False)
+    figure.suptitle(_headline(explanation, 120), fontsize=11, parse_math=False)
     figure.supxlabel(
         "\n".join(textwrap.wrap(explanation.verdict, 130)), fontsize=9, x=0.01, ha="left", parse_math=False
     )
@@ -132,12 +133,18 @@ def _finish_axes(axes: Any, explanation: Explanation) -> None:
         axis.set_xlabel(f"time in seconds{begin}{end}")
 
 
-def _headline(explanation: Explanation) -> str:
-    """The file, the class and its probability, in one line."""
-    name = Path(explanation.path).name or "a sound"
-    name = name if len(name) <= 60 else f"{name[:40]}…{name[-19:]}"
-    top = "" if explanation.label == explanation.top_label else f" (the model predicts {explanation.top_label})"
-    return f"{name}: {explanation.label}, probability {share_words(explanation.probability)}{top}"
+def _headline(explanation: Explanation, most: int) -> str:
+    """The file, the class and its probability, in one line of so many characters."""
+    label, other = (_short(name, _LONGEST) for name in (explanation.label, explanation.top_label))
+    top = "" if explanation.label == explanation.top_label else f" (the model predicts {other})"
+    rest = f": {label}, probability {share_words(explanation.probability)}{top}"
+    return _short(Path(explanation.path).name or "a sound", max(most - len(rest), 16)) + rest
+
+
+def _short(text: str, most: int) -> str:
+    """A text without its middle, where it is longer than that."""
+    end = most // 3
+    return text if len(text) <= most else f"{text[: most - end - 1]}…{text[-end:]}"
 
 
 def _below(explanation: Explanation) -> str:

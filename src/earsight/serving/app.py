@@ -28,10 +28,10 @@ from earsight.serving import meters
 from earsight.serving.answers import Options
 from earsight.serving.guard import Guard
 from earsight.serving.limits import Limits
-from earsight.serving.refusals import Refusal, refused
+from earsight.serving.refusals import Refusal, busy, refused
 from earsight.serving.schemas import Answer, ErrorBody, Health, ModelBody
 from earsight.serving.service import Service
-from earsight.serving.uploads import drain, uploaded
+from earsight.serving.uploads import uploaded
 from earsight.serving.visitors import Known, add_visitors
 from earsight.version import __version__
 
@@ -149,8 +149,6 @@ def _add_predict(app: FastAPI, service: Service) -> None:
                 return await service.predict(upload, options)
         except Refusal as error:
             code, status = error.code, error.status
-            if error.code == "busy" and error.close:  # nothing of it has been read
-                await drain(request)
             raise
         except ClientDisconnect:
             code, status = "gone", 499
@@ -160,14 +158,14 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             _log.exception("a request to /predict failed")
             # Not left to the server, which would end the connection too.
             raise _fault() from error
-        except asyncio.CancelledError:
-            code, status = "stopped", 503
-            raise
+        except asyncio.CancelledError as error:
+            code, status = "stopping", 503
+            raise busy("this service is being stopped", close=True, code="stopping") from error
         finally:
             service.meters.requests.labels(str(status), code).inc()
             service.meters.seconds.observe(time.perf_counter() - began)
 
-    @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    @app.api_route("/predict", methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"], include_in_schema=False)
     async def wrong_method() -> None:
         # The page's files, which stand at all other paths, would say that there is no such file.
         raise HTTPException(405, headers={"Allow": "POST"})

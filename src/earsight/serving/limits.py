@@ -12,7 +12,9 @@ class Limits:
     """Limits of requests; `ServiceError` if one is not above 0."""
 
     body_bytes: int = 50 * 1000 * 1000  # of one upload
-    upload_seconds: float = 30.0  # from a request's first byte to its last
+    upload_seconds: float = 600.0  # from a request's first byte to its last
+    pace_bytes: int = 100_000  # that any `pace_seconds` of an upload must bring
+    pace_seconds: float = 10.0
     sound_seconds: float = 900.0  # length of a sound
     windows: int = 4000  # windows of one sound
     decode_seconds: float = 20.0  # of a decoder's time, for one sound

@@ -22,9 +22,9 @@ class Refusal(Exception):  # noqa: N818 - it is no error of the service
         self.status, self.code, self.message, self.remedy, self.close = status, code, message, remedy, close
 
 
-def busy(what: str, *, close: bool = False) -> Refusal:
-    """The refusal of a request beyond the service's capacity."""
-    return Refusal(503, "busy", what, f"send it again after {RETRY_SECONDS} s", close=close)
+def busy(what: str, *, close: bool = False, code: str = "busy") -> Refusal:
+    """The refusal of a request beyond the service's capacity, or of one that comes as it stops."""
+    return Refusal(503, code, what, f"send it again after {RETRY_SECONDS} s", close=close)
 
 
 def unreadable(reason: str) -> Refusal:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
+import select
 import signal
 import socket
 import threading
@@ -16,22 +18,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-import h11
 import uvicorn
-from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from earsight.errors import ModelError, ServiceError
 from earsight.inference.classifier import Classifier
+from earsight.inference.predictions import error_words
 from earsight.models.modelfile import TOLERANCE, distance, load_probe, probe_wave
 from earsight.serving.app import create_app
+from earsight.serving.connections import LINGER_MOST_SECONDS, Connection, Door
 from earsight.serving.limits import Limits
-from earsight.serving.refusals import Refusal, busy, refused
 from earsight.serving.service import Service
+from earsight.serving.uploads import FORM_EXTRA_BYTES
 from earsight.serving.visitors import LOOPBACK, Known
 
-HEADER_SECONDS = 10.0
-_CONNECTIONS = 512  # further connections get "busy"; beyond an eighth more they get no response
+_ACCEPT_SECONDS = 1.0  # for connections that wait to be accepted when the server stops
 
 
 def check_parity(path: Path, classifier: Classifier) -> str:
@@ -50,7 +50,7 @@ def check_parity(path: Path, classifier: Classifier) -> str:
     if off > TOLERANCE:
         raise ModelError(
             f"{path}: predicts otherwise here than where it was saved: its logits for the probe are off by "
-            f"{100 * off:.2g} % of their spread, allowed {100 * TOLERANCE:g} %; "
+            f"{error_words(off, TOLERANCE)} of their spread, allowed {100 * TOLERANCE:g} %; "
             "install the versions of torch and timm that it was trained with, or train it again"
         )
     return ""
@@ -92,9 +92,10 @@ class Server(uvicorn.Server):
         known: Known = LOOPBACK,
     ) -> None:
         app = create_app(classifier, limits, known)
+        self._door = Door(limits.body_bytes + FORM_EXTRA_BYTES)
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("Connection", (Connection,), {"door": self._door}),
             ws="none",
             lifespan="off",  # `work` opens the service, so that its errors are raised unchanged
             log_config=None,
@@ -102,7 +103,7 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_keep_alive=15,
-            timeout_graceful_shutdown=max(1, round(limits.stop_seconds)),
+            timeout_graceful_shutdown=math.ceil(limits.stop_seconds + LINGER_MOST_SECONDS),  # `shutdown` is sooner
         )
         super().__init__(config)
         self.service: Service = app.state.service
@@ -118,6 +119,21 @@ class Server(uvicorn.Server):
         await super().startup(sockets=sockets)
         if self.started:
             self._on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop: what is in flight gets its answer, or 503 after `Limits.stop_seconds`; what comes now gets 503."""
+        self._door.stopping = True
+        loop = asyncio.get_running_loop()
+        over = loop.call_later(
+            self.service.limits.stop_seconds, lambda: [task.cancel() for task in self.server_state.tasks]
+        )
+        # Closing a listening socket resets connections that wait to be accepted: let no more of them wait.
+        self._listening.listen(0)
+        until = loop.time() + _ACCEPT_SECONDS
+        while select.select([self._listening], [], [], 0)[0] and loop.time() < until:
+            await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+        over.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -135,58 +151,3 @@ class Server(uvicorn.Server):
     def _stop(self, kind: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
-
-
-class _Protocol(H11Protocol):
-    """A connection that is closed unless each request's header comes within `HEADER_SECONDS`."""
-
-    _timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > _CONNECTIONS * 9 // 8:
-            transport.abort()
-        self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        # Not by uvicorn's own limit, whose answer is bare text.
-        self.app = _crowded if len(self.connections) > _CONNECTIONS else self.config.loaded_app
-        super().data_received(data)
-        self._wait()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, in the form of every refusal."""
-        refusal = refused(Refusal(400, "bad_request", msg.rstrip("."), "send one request of HTTP/1.1", close=True))
-        for event in (
-            h11.Response(status_code=400, headers=refusal.raw_headers, reason=b"Bad Request"),
-            h11.Data(data=bytes(refusal.body)),
-            h11.EndOfMessage(),
-        ):
-            self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._cancel()
-        super().connection_lost(exc)
-
-    def _wait(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._cancel()
-        elif self._timer is None:
-            self._timer = self.loop.call_later(HEADER_SECONDS, self._close_idle)
-
-    def _cancel(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _close_idle(self) -> None:
-        self._timer = None
-        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
-            self.transport.close()
-
-
-async def _crowded(scope: Scope, receive: Receive, send: Send) -> None:
-    """The response to connections beyond the limit."""
-    refusal = busy("there are more connections than this service takes", close=True)
-    await refused(refusal)(scope, receive, send)

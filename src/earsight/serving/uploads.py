@@ -7,14 +7,15 @@ of a file in the service's own folder, and the name that the sender gave it, whi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import shutil
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,9 +25,8 @@ from earsight.errors import NO_ROOM
 from earsight.serving.limits import Limits
 from earsight.serving.refusals import Refusal
 
+FORM_EXTRA_BYTES = 64 * 1024  # a form's own lines, beside the file
 _NAME_CHARACTERS = 200
-_DRAIN_SECONDS = 2.0
-_FORM_EXTRA_BYTES = 64 * 1024  # a form's own lines, beside the file
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
     file in it, 507 if the disk is full.
     """
     path = folder / f"{secrets.token_hex(8)}.sound"
-    body = _Body(request, limits)
     try:
         try:
-            async with asyncio.timeout(limits.upload_seconds):
-                name = await _receive(body, path)
+            pace = Pace(limits, asyncio.get_running_loop().time())
+            async with asyncio.timeout_at(pace.deadline) as timer:
+                name = await _receive(_Body(request, limits, pace, timer), path)
         except TimeoutError as error:
-            message = f"the upload took more than {limits.upload_seconds:g} s"
+            least = f"{limits.pace_bytes / limits.pace_seconds / 1000:g} kB/s for {limits.pace_seconds:g} s"
+            message = f"the upload came at less than {least}, or took more than {limits.upload_seconds:g} s"
             remedy = "send a smaller file, or over a faster line"
             raise Refusal(408, "upload_timeout", message, remedy, close=True) from error
         except OSError as error:
@@ -60,10 +61,6 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
             message = "the upload cannot be written: the disk is full"
             remedy = "try again later; whoever runs the service must make room"
             raise Refusal(507, "no_space", message, remedy, close=True) from error
-        except Refusal:
-            if not body.ended:
-                await drain(request)
-            raise
         if path.stat().st_size == 0:
             raise Refusal(422, "empty", "the request holds no byte of sound", "send a sound file, raw or in a form")
         yield Upload(path, name)
@@ -72,29 +69,47 @@ async def uploaded(request: Request, *, folder: Path, limits: Limits) -> AsyncIt
         path.with_suffix(".raw").unlink(missing_ok=True)
 
 
-async def drain(request: Request) -> None:
-    """Read the rest of a refused body for a moment: many clients read the response only after sending everything."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            while (await request.receive()).get("more_body", False):
-                pass
+class Pace:
+    """How fast an upload comes: by when the next bytes must be here.
+
+    Any ``limits.pace_seconds`` must bring ``limits.pace_bytes``, and all of it may take ``limits.upload_seconds``.
+    Times are seconds of any clock that does not go back; ``now`` is that of the upload's begin.
+    """
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits, self._end, self._bytes = limits, now + limits.upload_seconds, 0
+        self._marks = deque([(now, 0)])  # times, and the bytes that had come by then
+
+    def add(self, count: int, now: float) -> None:
+        """So many bytes have come."""
+        self._bytes += count
+        self._marks.append((now, self._bytes))
+        while self._marks[0][1] <= self._bytes - self._limits.pace_bytes:
+            self._marks.popleft()
+
+    @property
+    def deadline(self) -> float:
+        """The time at which the upload is too slow, should nothing more come."""
+        return min(self._end, self._marks[0][0] + self._limits.pace_seconds)
 
 
 class _Body:
     """A request's body, cut off at the size limit whatever its headers say."""
 
-    def __init__(self, request: Request, limits: Limits) -> None:
+    def __init__(self, request: Request, limits: Limits, pace: Pace, timer: asyncio.Timeout) -> None:
         self.is_form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
-        self.most = limits.body_bytes + (_FORM_EXTRA_BYTES if self.is_form else 0)
+        self.most = limits.body_bytes + (FORM_EXTRA_BYTES if self.is_form else 0)
         self.declared = request.headers.get("content-length", "")
-        self.ended = False
         self.request = Request(request.scope, self._receive)
         self._limits, self._from, self._bytes = limits, request.receive, 0
+        self._pace, self._timer = pace, timer
 
     async def _receive(self) -> Message:
         message = await self._from()
-        self.ended = not message.get("more_body", False)
-        self._bytes += len(message.get("body", b""))
+        count = len(message.get("body", b""))
+        self._bytes += count
+        self._pace.add(count, asyncio.get_running_loop().time())
+        self._timer.reschedule(self._pace.deadline if message.get("more_body", False) else None)
         if self._bytes > self.most:
             raise self.too_large("more")
         return message
@@ -121,8 +136,8 @@ async def _receive(body: _Body, path: Path) -> str:
 async def _receive_form(request: Request, path: Path) -> str:
     try:
         form = await request.form(max_files=1, max_fields=8)
-    except HTTPException as error:
-        message = f"the form cannot be read ({error.detail.rstrip('.')})"
+    except (HTTPException, FormParserError) as error:  # the second from starlette 1.0 and older
+        message = f"the form cannot be read ({getattr(error, 'detail', str(error)).rstrip('.')})"
         raise Refusal(400, "bad_form", message, "send one file as multipart/form-data", close=True) from error
     try:
         files = [value for value in form.values() if isinstance(value, UploadFile)]

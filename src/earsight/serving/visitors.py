@@ -14,11 +14,9 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from earsight.serving.refusals import Refusal, refused
-from earsight.serving.uploads import drain
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,6 @@ class _Visitors:
                 "start it with --allow-origin and that site",
             )
         if refusal is not None:
-            await drain(Request(scope, receive))
             await refused(refusal)(scope, receive, send)
             return
         if scope["method"] != "HEAD":

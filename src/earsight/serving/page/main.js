@@ -5,7 +5,7 @@ import { sounds, start, take } from "./files.js";
 import { record } from "./microphone.js";
 import { showAnswer, showChannels, showSound, showSpectrogram, showWave } from "./show.js";
 import { mostly, stripsOf, showTimeline } from "./timeline.js";
-import { answerWords, by, clock, part, percent, scoreWords, words } from "./words.js";
+import { answerWords, by, clock, off, part, percent, scoreWords, words } from "./words.js";
 
 const MOST_RECORDED_SECONDS = 60;
 const state = { about: null, item: null, sound: null, answer: null, explanation: null, outline: null, asking: null };
@@ -149,10 +149,10 @@ function showExplanation(found) {
   state.explanation = found;
   by("explained").hidden = false;
   const name = words(found.label);
-  const off = (100 * found.completeness_error).toFixed(1);
+  const error = off(found.completeness_error, 0.01);
   const whole = found.complete
-    ? `Complete within 1 %: off by ${off} % after ${found.steps} steps.`
-    : `Not complete: off by ${off} % after ${found.steps} steps, when the time was over. Do not rely on it.`;
+    ? `Complete within 1 %: off by ${error} % after ${found.steps} steps.`
+    : `Not complete within 1 %: off by ${error} % after ${found.steps} steps, when the time was over. Do not rely on it.`;
   by("verdict").textContent = `${found.verdict} ${whole}`;
   by("verdict").dataset.believed = found.complete ? found.believed : "no";
   by("explained-about").textContent =
@@ -232,7 +232,7 @@ const named = (files) => files.map((file) => [file, file.name]);
 // Of a folder what may be a sound; and how many other files it holds.
 function takeFolder(files) {
   const [found, others] = sounds(files);
-  by("drop-about").textContent = `${found.length} of the ${files.length} files in this folder may be sounds${others ? `; ${others} others are left out` : ""}.`;
+  by("drop-about").textContent = `${found.length} of the ${files.length} files in this folder may be sounds${others ? `; ${others} ${others === 1 ? "other is" : "others are"} left out` : ""}.`;
   take(named(found));
 }
 

@@ -17,6 +17,12 @@ export function percent(share) {
   return `${shown === "100.0" ? ">99.9" : shown === "0.0" ? "<0.1" : shown} %`;
 }
 
+// How far something is off, in per cent, with as many digits as tell it from a limit.
+export function off(share, limit) {
+  const digits = [1, 2, 3, 4, 5, 6].find((count) => Number((100 * share).toFixed(count)) !== 100 * limit) ?? 1;
+  return (100 * share).toFixed(digits);
+}
+
 // A share of what can be counted or measured, which can be all of it.
 export const part = (share) => `${(100 * share).toFixed(1).replace(/\.0$/, "")} %`;
 
