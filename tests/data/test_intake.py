@@ -146,6 +146,19 @@ def test_the_rate_follows_the_energy():
     assert shares_above([(chirps(45000).astype(np.float32)[:, None], 256000)], seconds=0.01)[44100] == 0
 
 
+def test_no_more_of_a_clip_is_decoded_than_its_seconds():
+    taken = []
+
+    def blocks():
+        for hz in (9000, 9000, 45000, 45000):
+            taken.append(hz)
+            yield chirps(hz).astype(np.float32)[:, None], 256000
+
+    assert shares_above(blocks(), seconds=1.0)[44100] < 0.1
+    assert taken == [9000, 9000]
+    assert shares_above(blocks(), seconds=1.5)[44100] > 0.9
+
+
 def test_losses_are_named_with_the_field_that_chooses():
     losses = [("a", Loss(above=0.9, above_hz=45000)), ("b", Loss(above=0.2, above_hz=30000)), ("c", Loss()),
               ("d", Loss(cancelled=0.97)), ("e", Loss(below=0.5)), ("f", Loss(lacking=1.0))]  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -293,12 +294,15 @@ def train_all(
     store: StoreOptions,
     on: Place,
     name: str = "training",
+    tell: Callable[[Dataset], None] | None = None,
 ) -> None:
-    """Run the trials that are not DONE, under a bar of that name."""
+    """Run the trials that are not DONE, under a bar of that name; ``tell`` gets the clips that are used."""
     from earsight.execution.schedule import check_start, run_trials
 
     start = check_start(dataset, recipe, trials, run=folder)
     ready = prepare_spectrograms(dataset, recipe, store, device=on.device, run=folder)
+    if tell is not None:
+        tell(replace(dataset, clips=tuple(compress(dataset.clips, ready.usable))))
     for line in ready.leaks(trial.fold for trial in trials):
         say(f"  note: {line}")
     run = partial(run_trials, ready, trials, run=folder, device=on.device, jobs=on.jobs, cluster=on.cluster)
@@ -323,10 +327,12 @@ def train_one(
         how = "the data set's own test part" if dataset.split else f"{by}, seed {seed}"
     else:
         how = dataset.part_name(fold)
-    say_sources(dataset, [fold], data=data, held_out=how)
+    tell = partial(say_sources, folds=[fold], data=data, held_out=how)
+    if not options.skip_bad:
+        tell(dataset)
     recipe, trial = load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
     on = Place(computer(options.device, options.threads))
-    train_all(dataset, recipe, [trial], folder, store=options, on=on)
+    train_all(dataset, recipe, [trial], folder, store=options, on=on, tell=tell if options.skip_bad else None)
     report(folder, on, as_json=as_json)
     calibrate_members(folder)
     return publish_model(folder, trial)

@@ -85,8 +85,11 @@ def file_of(path: Path | str) -> Path:
 
 
 def info(path: Path | str) -> AudioInfo:
-    """Read a sound file's header, or raise `AudioError`; the length is counted by decoding where it gives none."""
-    with opened(path) as sound:
+    """Read a sound file's header, or raise `AudioError`; the length is counted by decoding where it gives none.
+
+    Of a cut or damaged file it is the length that the header or the file's end tells, else that of what is whole.
+    """
+    with opened(path, cut=True, excuse=lambda reason, seconds: None) as sound:
         found = sound.decoder
         frames = found.frames or sum(len(block) for block in blocks(sound, limit=None, mono=True))
         return AudioInfo(found.rate_hz, found.channels, frames / found.rate_hz, found.format)
@@ -125,10 +128,11 @@ def read(
     Raises
     ------
     AudioError
-        If the file is missing, no regular file, empty, cut short, no sound, or holds NaN or infinite samples.
+        If the file is missing, no regular file, empty, no sound, or if what is asked for is cut, damaged, or holds NaN
+        or infinite samples. What lies behind it is not looked at.
     """
     channel = channel_of(path, channel)
-    with opened(path, cut=excuse is not None, excuse=excuse) as sound:
+    with opened(path, cut=seconds is not None or excuse is not None, excuse=excuse) as sound:
         rate = sound.decoder.rate_hz
         limit = None if seconds is None else max(1, math.ceil((seconds + _EDGE_SECONDS) * rate))
         seen = (_seen(block, channel, sound, observe) for block in blocks(sound, limit=limit, mono=False))
@@ -371,13 +375,17 @@ def windows(samples: int, window: int) -> list[int]:
 
 @dataclass
 class Sound:
-    """An open file: its decoder, and what was found wrong with it, at which frame where that is known."""
+    """An open file: its decoder, and what was found wrong with it, at which frame where that is known.
+
+    ``placed`` is false where nothing tells which samples lie before the fault.
+    """
 
     name: str
     decoder: decoders.Decoder
     fault: AudioError | None
     whole: int | None = None
     excuse: Excuse | None = None
+    placed: bool = True
 
 
 class _Part:
@@ -410,8 +418,8 @@ class _Part:
 def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None) -> Iterator[Sound]:
     """Open a sound by its content alone, never by its extension.
 
-    Where ``cut`` is true, a file whose end is missing or that is damaged is opened too, and the error is raised when
-    the block has ended, unless it goes to ``excuse``.
+    Where ``cut`` is true, a file whose end is missing or that is damaged is opened too; `blocks` raises the error, or
+    gives it to ``excuse``, once what is asked for is not whole.
     """
     name = str(path)
     part = None if os.path.lexists(name) else _PART.fullmatch(name)
@@ -435,11 +443,9 @@ def opened(path: Path | str, *, cut: bool = False, excuse: Excuse | None = None)
             begun = float(part[2]) if part else 0.0
             second = None if found.damage is None else found.damage[0]
             whole = None if second is None else max(0, int((second - begun) * decoder.rate_hz))
-            yield Sound(name, decoder, fault, whole, excuse)
+            yield Sound(name, decoder, fault, whole, excuse, placed=found.damage is None or second is not None)
         finally:
             decoder.close()
-        if fault is not None and excuse is None:
-            raise fault
         report(name, decoder.notes)
     except OSError as error:
         raise AudioError(name, f"cannot be read ({error.strerror or error})") from error
@@ -481,12 +487,11 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
     short = (expected - frames > slack and decoder.format != "OGG") or (expected and not frames)
     if fault is None and short:
         fault = AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
-    if fault is None or (sound.excuse is not None and frames == asked):  # it lies behind what was asked for
+    if fault is None or (frames == asked and sound.placed):  # it lies behind what was asked for
         return
-    if sound.excuse is not None and frames + skipped:
-        sound.excuse(fault.reason, seconds)
-    elif fault is not sound.fault or sound.excuse is not None:  # the file's own is raised when it is closed
+    if sound.excuse is None or not frames + skipped:
         raise fault
+    sound.excuse(fault.reason, seconds)
 
 
 def _fault(name: str, found: Survey) -> AudioError | None:

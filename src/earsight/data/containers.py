@@ -380,16 +380,8 @@ def _pages(descriptor: int, size: int) -> Iterator[_Page]:
         cut = end > len(held)
         whole = cut or _ogg_crc(page[:22] + b"\0\0\0\0" + page[26:]) == crc
         first = bool(flags & 2)
-        yield _Page(
-            position + found,
-            position + end,
-            first,
-            granule,
-            serial,
-            number,
-            page[27 + count :] if first else b"",
-            whole,
-        )
+        body_bytes = page[27 + count :] if first else b""
+        yield _Page(position + found, position + end, first, granule, serial, number, body_bytes, whole)
         if cut:
             return
         at = end if whole else found + 5

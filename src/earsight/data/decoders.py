@@ -34,23 +34,8 @@ _PRETENDED = 1 << 40
 EXTRA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".3gp", ".3ga", ".aac", ".amr", ".awb", ".webm", ".mka", ".weba", ".wma", ".wv", ".ape"}
     | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx", ".mkv", ".mov", ".avi"}
-    | {
-        ".adts",
-        ".latm",
-        ".loas",
-        ".m4r",
-        ".m4v",
-        ".3g2",
-        ".mts",
-        ".m2ts",
-        ".mpg",
-        ".mpeg",
-        ".vob",
-        ".wmv",
-        ".flv",
-        ".rm",
-        ".ogv",
-    }
+    | {".adts", ".latm", ".loas", ".m4r", ".m4v", ".3g2", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".flv"}
+    | {".rm", ".ogv"}
 )
 """Lower-case suffixes of files that FFmpeg alone reads."""
 

@@ -230,7 +230,7 @@ class FfmpegDecoder:
         rate, length = struct.unpack_from("<II", head, 10)
         for off in range(2 * (rate // 1000 + 1) + 1):
             one: Any = av.CodecContext.create("tta", "r")
-            one.thread_count, one.options = 1, _CHECKS
+            one.options = _CHECKS
             stated = max(0, length + (off + 1) // 2 * (1 if off % 2 else -1))
             one.extradata = head[:14] + struct.pack("<I", stated) + head[18:]
             try:

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
@@ -333,12 +333,7 @@ def _build(
     progress: Progress | None,
 ) -> None:
     """Compute the rows that are not done, and describe the folder."""
-
-    def decoded(clip: int) -> NDArray[np.float32] | str:
-        try:
-            return read_clip(dataset, clip, features, windows)
-        except AudioError as error:
-            return error.reason
+    decoded = partial(_decoded, dataset, features, windows)
 
     def sounds(rows: Iterable[int]) -> Iterator[tuple[int, NDArray[np.float32] | str | None]]:
         """Rows with their clips' waves; a clip that is a file and one row is decoded where that is computed."""
@@ -427,6 +422,22 @@ def read_clip(dataset: Dataset, clip: int, features: Features, windows: ClipWind
         return next(audio.read_parts(path, spans, sample_rate_hz=features.rate, channel=features.channel))
     seconds = _seconds(clip, features, windows)
     return audio.read(dataset.file(clip), sample_rate_hz=features.rate, seconds=seconds, channel=features.channel)
+
+
+def _decoded(dataset: Dataset, features: Features, windows: ClipWindows, clip: int) -> NDArray[np.float32] | str:
+    """The same, or why it cannot be read."""
+    try:
+        return read_clip(dataset, clip, features, windows)
+    except AudioError as error:
+        return error.reason
+
+
+def fault_of(dataset: Dataset, clips: Sequence[int], features: Features, windows: ClipWindows) -> str:
+    """Why some clips of one file cannot be read, the first that cannot; "" where damage is behind all that is used."""
+    found: Iterator[NDArray[np.float32] | str] = map(partial(_decoded, dataset, features, windows), clips)
+    if dataset.clips[clips[0]].part:
+        found = (wave for _, wave in _parts(dataset, clips, features, windows))
+    return next((wave for wave in found if isinstance(wave, str)), "")
 
 
 def _seconds(clip: int, features: Features, windows: ClipWindows) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from earsight.data.splits import holdout_sounds
 from earsight.errors import AudioError, DataError, RecipeError, RunError
 from earsight.features.augment import pitch_steps
 from earsight.features.device_cache import DeviceCache, SpectrogramCache, WaveCache
-from earsight.features.row_file import Progress
+from earsight.features.row_file import Progress, fault_of
 from earsight.features.store import VALUES_VERSION, Store, open_store, store_bytes
 from earsight.features.waves import Waves, open_waves, waves_bytes
 from earsight.features.windows import ClipWindows, clip_windows
@@ -173,10 +173,16 @@ def prepare(
     """
     recipe = resolved(dataset, recipe)
     windows = clip_windows(dataset.seconds, recipe.features, recipe.training)
-    rows, semitones = len(windows.clips), pitch_steps(recipe.augment)
-    open_it = open_waves if device is not None and wanted_source(rows, recipe, device) == "waves" else open_store
-    files = dict.fromkeys((clip.path, dataset.root / clip.path) for clip in dataset.clips)
-    look = None if skip_bad else partial(_look, list(files))
+    count, semitones = len(windows.clips), pitch_steps(recipe.augment)
+    open_it = open_waves if device is not None and wanted_source(count, recipe, device) == "waves" else open_store
+    rows_of: dict[str, list[int]] = {}
+    for row, clip in enumerate(dataset.clips):
+        rows_of.setdefault(clip.path, []).append(row)
+
+    def fault(path: str) -> str:
+        return fault_of(dataset, rows_of[path], recipe.features, windows)
+
+    look = None if skip_bad else partial(_look, {path: dataset.root / path for path in rows_of}, fault)
     store: Store | Waves = open_it(
         dataset,
         recipe.features,
@@ -206,17 +212,20 @@ def prepare(
     return prepared
 
 
-def _look(clips: Sequence[tuple[str, Path]]) -> None:
-    """Open every clip (its name, its file), before hours go into the spectrograms; DataError if some do not open."""
+def _look(files: Mapping[str, Path], fault: Callable[[str], str]) -> None:
+    """Open every file, by its name, before hours go into the spectrograms; DataError if some do not open.
 
-    def look(clip: tuple[str, Path]) -> str:
+    ``fault`` says of a damaged one why what is used of it cannot be read: "" where the damage lies behind that.
+    """
+
+    def look(name: str) -> str:
         try:
-            with audio.opened(clip[1]):
+            with audio.opened(files[name]):
                 return ""
-        except AudioError as error:
-            return f"{clip[0]}: {error.reason}"
+        except AudioError:
+            return f"{name}: {reason}" if (reason := fault(name)) else ""
 
-    _refuse([found for found in in_order(look, clips, ahead=64) if found], len(clips))
+    _refuse([found for found in in_order(look, list(files), ahead=64) if found], len(files))
 
 
 def _refuse(bad: Sequence[str], total: int) -> None:
