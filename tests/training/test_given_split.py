@@ -7,10 +7,11 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
+from earsight.calibration.temperature import fit_temperature
 from earsight.cli import app
 from earsight.data import open_dataset
 from earsight.errors import DataError
-from earsight.evaluation.summary import read_predictions
+from earsight.evaluation.summary import read_predictions, read_run
 from earsight.training import trial as trial_module
 from earsight.training.preparation import hold_out, prepare
 from earsight.training.trial import Trial, check_rows, inner_split, run_inner, run_trial
@@ -104,7 +105,7 @@ def test_the_verbs(sounds, tmp_path):
     assert "held out: 8 of 26 clips, the data set's own test part" in told
     assert "stratified" not in told
     assert (
-        "note: The data set's test part (validation, where it has none) calibrated, for predictions of validation clips"
+        "note: The part that was held out calibrated, for there is no validation part beside it of 19 clips or more"
         in told
     )
     assert "crossval" not in told
@@ -135,3 +136,45 @@ def test_files_that_a_table_names_in_vain(sounds, tmp_path):
     checked = invoke("check", *listed, code=2)
     assert "error: missing: 2 files of the table not there" in checked.stdout
     assert "1 error" in checked.stdout
+
+
+def test_a_validation_part_of_enough_clips_calibrates(tmp_path):
+    """Its temperature is that of the validation clips alone, and the test clips test it."""
+    root = tmp_path / "set"
+    for part, count in (("train", 4), ("validation", 10), ("test", 4)):
+        for label, low in (("noise", 0.1), ("tone", 0.9)):
+            (root / part / label).mkdir(parents=True)
+            for n in range(count):
+                draws = np.random.default_rng(sum(map(ord, part + label)) + n)
+                tone = np.sin(np.arange(RATE) * draws.uniform(0.2, 1))
+                mixed = low * tone + (1 - low) * draws.normal(size=RATE)
+                soundfile.write(root / part / label / f"{n}.wav", 0.1 * mixed, RATE)
+    run, inner = tmp_path / "run", ["--set", "training.protocol=inner"]
+    told = " ".join(invoke("train", root, "--out", run, *TINY, *inner).stderr.split())
+    assert "validation part calibrated, so that the test part tests that too. It chose the epoch as well" in told
+    assert "optimistic" not in told
+    folder = run / "fold-1" / "seed-0"
+    (trial,), validation = read_run(run), read_predictions(folder / "validation.npz")
+    assert {path.split("/")[0] for path in validation.clips} == {"validation"}
+    assert len(validation.distance) == len(validation.clips) == 20
+    np.testing.assert_array_equal(trial.validation.logits, validation.logits)
+    report = json.loads((run / "calibration.json").read_text())
+    assert report["optimistic"] is False
+    assert [(one["clips"], one["folds"], one["own_held_out"]) for one in report["models"]] == [(20, [3], False)]
+    wanted = fit_temperature(validation.logits, validation.labels)
+    assert [one["temperature"] for one in report["models"]] == [pytest.approx(wanted)]
+    model = run / "model.safetensors"
+    tested = invoke("evaluate", model, root, "--json", "--threads", 1)
+    assert json.loads(tested.stdout)["confidence"]["calibrated_on_these"] is False
+    shown = " ".join(invoke("evaluate", model, root, "--fold", 3, "--threads", 1).stdout.split())
+    assert "20 clips of the validation part" in shown
+    assert "Some of these clips chose the epoch: this figure is optimistic." in shown
+    assert "Some of these clips calibrated the model" in shown
+    assert "trained on" not in shown
+    invoke("report", run, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "after temperature scaling" in page
+    assert "The temperature was fitted to the data set's validation part." in page
+    assert "fitted to these very clips" not in page
+    (folder / "validation.npz").write_bytes((folder / "predictions.npz").read_bytes())
+    assert "is of another trial than predictions.npz beside it" in invoke("calibrate", run, code=2).stderr

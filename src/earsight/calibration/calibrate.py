@@ -3,7 +3,8 @@
 Comes in: a run folder, of trials or of an ensemble. Goes out: the same model files with their cards' ``calibration``
 filled in, and ``calibration.json``. A fold's model is calibrated by the other folds' held-out predictions, so that its
 own held-out clips still test it; the file at the top of the run, which is for new sounds, by those of all folds. If
-only one fold was held out, its clips calibrate, and every figure is marked as optimistic.
+only one fold was held out, its clips calibrate, and every figure is marked as optimistic; but where the data set brings
+a validation part, that calibrates.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ def calibrate_run(
         seed = int(card.trained_on.get("seed") or 0)
         seeds = {trial.about["seed"] for trial in trials}
         same = [trial for trial in trials if trial.about["seed"] == (seed if seed in seeds else min(seeds))]
-        jobs.append((top, same[0], fit.fit_calibration(same, wanted, clip_seconds=_clip_seconds(run, trials))))
+        given = fit.validation_of(same[:1]) or same
+        jobs.append((top, same[0], fit.fit_calibration(given, wanted, clip_seconds=_clip_seconds(run, trials))))
     models = []
     for done, (path, trial, calibration) in enumerate(jobs, start=1):
-        own = path == top or trial.about["fold"] in calibration.folds
+        held = {one.about["fold"] for one in (trials if path == top else [trial])}
+        own = not held.isdisjoint(calibration.folds)
         _write(path, trial, calibration, own=own)
         where = {"path": path.relative_to(run).as_posix(), "fold": None if path == top else trial.about["fold"]}
         about: dict[str, Any] = {"seed": trial.about["seed"], "temperature": calibration.temperature}
@@ -167,11 +170,15 @@ def _notes(
     one_fold += "`earsight crossval` gives honest ones."
     part = fitted[0][0].about["dataset"].get("held_out") or {}
     if part.get("kind") == "test":
-        one_fold = "The data set's test part (validation, where it has none) calibrated, for predictions of "
-        one_fold += "validation clips are not kept: temperature and thresholds are for new sounds, the figures of "
+        one_fold = "The part that was held out calibrated, for there is no validation part beside it of "
+        one_fold += f"{fit.ENOUGH} clips or more: temperature and thresholds are for new sounds, the figures of "
         one_fold += "confidence after are optimistic, accuracy stays as it is."
+    given = "The data set's validation part calibrated, so that the test part tests that too."
+    if fitted[0][0].about["protocol"] == "inner":
+        given += " It chose the epoch as well: the temperature may be a little low."
     notes = {
         one_fold: alone,
+        given: bool(fit.validation_of([trial for trial, _ in fitted])),
         "The held-out clips chose the epoch (protocol test): all figures are optimistic.": chosen,
         f"{few} {100 * wanted.false_alarms:g} % false alarms: no unknown.": any(one.unknown is None for one in found)
         and bool(fit.score_of([trial for trial, _ in fitted], wanted.score)),

@@ -33,6 +33,9 @@ from earsight.evaluation.statistics import share_limits
 from earsight.evaluation.summary import Predictions, clip_groups
 from earsight.models.card import DEFAULT_THRESHOLD
 
+ENOUGH = 19
+"""Clips from which on a validation part calibrates: fewer leave no threshold at 5 % false alarms."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -74,7 +77,7 @@ class Calibration:
 
     ``unknown`` holds ``score``, ``threshold``, ``rate`` (mean false-alarm rate, at most) and ``ci95`` (its interval for
     these clips); ``sets`` holds ``method``, ``threshold``, ``coverage`` and ``ci95``. Either is None if the clips are
-    too few for it. ``folds`` are those that held the ``clips`` out.
+    too few for it. ``folds`` are those that the ``clips`` are in.
     """
 
     temperature: float
@@ -143,7 +146,7 @@ def fit_calibration(trials: Sequence[Predictions], wanted: Wanted, *, clip_secon
         threshold = conformal_threshold(shares, labels, coverage=wanted.coverage, method=wanted.method)
         band = coverage_band(clips, coverage=wanted.coverage)
         sets = {"method": wanted.method, "threshold": threshold, "coverage": wanted.coverage, "ci95": list(band)}
-    folds = tuple(sorted({int(trial.about["fold"]) for trial in trials}))
+    folds = tuple(sorted({int(trial.about.get("part", trial.about["fold"])) for trial in trials}))
     fitted = Calibration(temperature, unknown, sets, clips, folds, temperatures)
     rule = wanted.rule(several=several)
     if rule is None:
@@ -253,8 +256,18 @@ def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions]
     return out
 
 
+def validation_of(trials: Sequence[Predictions]) -> list[Predictions]:
+    """What trials predict for the data set's validation part; nothing where that has fewer than `ENOUGH` clips."""
+    return [one.validation for one in trials if one.validation is not None and len(one.validation.clips) >= ENOUGH]
+
+
 def others_of(trial: Predictions, trials: Sequence[Predictions]) -> list[Predictions]:
-    """The trials of the same seed that held out other folds; the trial itself where there are none."""
+    """What calibrates a trial's model: the validation part, where the data set brings one.
+
+    Else the trials of the same seed that held out other folds; the trial itself where there are none.
+    """
+    if given := validation_of([trial]):
+        return given
     fold, seed = trial.about["fold"], trial.about["seed"]
     others = [one for one in trials if one.about["seed"] == seed and one.about["fold"] != fold]
     return sorted(others, key=lambda one: int(one.about["fold"])) or [trial]

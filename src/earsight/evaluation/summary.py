@@ -19,6 +19,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from earsight.data.splits import VALIDATION
 from earsight.errors import EarsightError, RunError
 from earsight.evaluation import multilabel
 from earsight.evaluation.metrics import (
@@ -65,6 +66,8 @@ class Predictions:
         Source of each clip, where the data set knows them; older runs have none.
     targets : ndarray of float32, shape (clips, classes), optional
         Of clips that may have several labels: 1, 0, or NaN where that is not known; ``labels`` are then all -1.
+    validation : Predictions, optional
+        What the same network predicts for the data set's validation part, where there is one; from `read_run` alone.
     """
 
     clips: NDArray[np.str_]
@@ -75,6 +78,7 @@ class Predictions:
     distance: NDArray[np.float64] | None = None
     groups: NDArray[np.str_] | None = None
     targets: NDArray[np.float32] | None = None
+    validation: Predictions | None = None
 
     @property
     def marks(self) -> NDArray[np.float32]:
@@ -172,6 +176,7 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     if not several:
         refuse_several(found, where=str(run))
     found = sorted(found, key=lambda item: (item.about["fold"], item.about["seed"]))
+    found = [replace(trial, validation=_validation(run, trial)) for trial in found]
     if not any(trial.sources_unknown for trial in found):
         return found
     known = {
@@ -181,6 +186,17 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
         for clip, group in zip(_labelled(trial), trial.groups.tolist(), strict=True)
     }
     return [_named(trial, known) if trial.sources_unknown else trial for trial in found]
+
+
+def _validation(run: Path, trial: Predictions) -> Predictions | None:
+    """What the trial's network predicts for the validation part; RunError if it is another's."""
+    path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "validation.npz"
+    if not path.is_file():
+        return None
+    found = read_predictions(path)
+    if found.about != {**trial.about, "part": VALIDATION}:
+        raise RunError(f"{path}: is of another trial than predictions.npz beside it; remove its folder and run again")
+    return found
 
 
 SOURCES_UNKNOWN = (

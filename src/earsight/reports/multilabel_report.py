@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from earsight.calibration.fit import Wanted, calibrated_trial, fit_calibration, others_of
+from earsight.calibration.fit import Wanted, calibrated_trial, fit_calibration, others_of, validation_of
 from earsight.calibration.temperature import binary_calibration_error, binary_reliability
 from earsight.evaluation.multilabel import co_occurrence
 from earsight.evaluation.summary import Predictions
@@ -117,7 +117,7 @@ def several_section(trials: Sequence[Predictions], summary: Mapping[str, Any], *
         "more": max(0, len(pairs) - MOST_PAIRS),
         "many": len(trials) > len({int(one.about["fold"]) for one in trials}),
         "errors": errors,
-        "cross_fitted": len({int(one.about["fold"]) for one in trials}) > 1,
+        "cross_fitted": len({int(one.about["fold"]) for one in trials}) > 1 or bool(validation_of(trials)),
         "reliability": inline_svg(
             reliability_of_classes(shares, marks),
             name=f"{key}reliability",

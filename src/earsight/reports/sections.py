@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from earsight.calibration.fit import validation_of
 from earsight.calibration.temperature import cross_fitted_confidence, expected_calibration_error
 from earsight.errors import RunError, counted
 from earsight.evaluation.classes import ClassScore, class_scores, common_confusions, confusion_counts
@@ -185,11 +186,14 @@ def curves_section(run: RunRead, *, key: str) -> dict[str, Any] | None:
 def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
     """Calibration of the probabilities, before and after temperature scaling, and what is called unknown."""
     found, own = cross_fitted_confidence(run.trials), run.calibrated
+    given = validation_of(run.trials)
     curves = {"as trained": found.raw}
     if found.scaled is not None:
         curves["after temperature scaling"] = found.scaled
-    elif own is not None:  # the clips that were tested calibrated the model
-        curves["calibrated on these clips"] = np.concatenate([one.after for one in own.trials])
+    elif own is not None:  # where no others did, the clips that were tested calibrated the model
+        curves["after temperature scaling" if given else "calibrated on these clips"] = np.concatenate(
+            [one.after for one in own.trials]
+        )
     errors = {name: expected_calibration_error(shares, found.labels) for name, shares in curves.items()}
     alt = "; ".join(f"{name}: expected calibration error {percent(error)} %" for name, error in errors.items())
     last = list(curves.values())[-1]
@@ -204,7 +208,8 @@ def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
         "accuracy": percent(accuracy),
         "temperatures": [(fold, f"{value:.2f}") for fold, value in found.temperatures.items()],
         "stored": f"{run.temperature:.3g}" if run.temperature != 1 else "",
-        "optimistic": found.scaled is None and own is not None,
+        "optimistic": found.scaled is None and own is not None and not given,
+        "validated": own is not None and bool(given),
         "unknown": unknown_facts(run),
     }
 

@@ -2,8 +2,8 @@
 
 Comes in: a fitted network, its rows and logits. Goes out: ``history.jsonl``, ``model.safetensors`` with the
 Mahalanobis statistics of the training clips' features, and ``predictions.npz`` or ``inner.npz``, the former with the
-distance (test rows,) float64 of each held-out clip, from which `earsight calibrate` takes the OOD threshold. Every
-file is replaced whole or not at all.
+distance (test rows,) float64 of each held-out clip, from which `earsight calibrate` takes the OOD threshold;
+``validation.npz`` is the same of a data set's validation part. Every file is replaced whole or not at all.
 """
 
 from __future__ import annotations
@@ -60,6 +60,15 @@ def feature_statistics(
         _features(model, data, rows)[1].numpy(), data.labels[cut.clips[rows]], classes=data.classes
     )
     return reference, None if reference is None else cut.means(test, reference.distance(features))
+
+
+def distances(
+    model: nn.Module, data: Data, rows: NDArray[np.int64], statistics: MahalanobisStatistics | None
+) -> NDArray[np.float64] | None:
+    """The distances of other clips from those training clips, as `feature_statistics` gives those of test clips."""
+    if statistics is None:
+        return None
+    return data.cut.means(rows, statistics.distance(_features(model, data, data.cut.rows_of(rows))[1]))
 
 
 def _features(model: nn.Module, data: Data, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], torch.Tensor]:
@@ -128,12 +137,19 @@ def write_inner(
     *,
     fold: int,
     seed: int,
-    inner_rows: NDArray[np.int64],
+    rows: NDArray[np.int64],
     logits: NDArray[np.float32],
+    distance: NDArray[np.float64] | None = None,
+    part: int | None = None,
 ) -> None:
-    """Write ``inner.npz``: as ``predictions.npz``, but of rows that were set aside from the training folds."""
-    about = _about(prepared, fitted, fold=fold, seed=seed) | {"inner": True, "epochs": len(fitted.history)}
-    _write_predictions(folder / "inner.npz", prepared, rows=inner_rows, logits=logits, about=about)
+    """Write ``inner.npz``: as ``predictions.npz``, but of rows that were set aside from the training folds.
+
+    Of a data set's own ``part``, which calibrates, it is ``validation.npz``.
+    """
+    how = {"inner": True, "epochs": len(fitted.history)} if part is None else {"part": part}
+    about = _about(prepared, fitted, fold=fold, seed=seed) | how
+    path = folder / ("inner.npz" if part is None else "validation.npz")
+    _write_predictions(path, prepared, rows=rows, logits=logits, about=about, distance=distance)
 
 
 def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[str, Any]:

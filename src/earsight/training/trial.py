@@ -1,8 +1,8 @@
 """One trial: a recipe on one fold with one seed, in a crash-safe folder.
 
-Comes in: a `Trial` and a run folder. Goes out, in ``fold-k/seed-s/``: ``history.jsonl``, ``predictions.npz``,
-``model.safetensors`` and last of all ``DONE``. A trial that was killed goes on from its checkpoint and ends with the
-same bits; one that is DONE is not run again.
+Comes in: a `Trial` and a run folder. Goes out, in ``fold-k/seed-s/``: ``history.jsonl``, ``model.safetensors``,
+``predictions.npz``, of data sets with a validation part ``validation.npz``, and last of all ``DONE``. A trial that was
+killed goes on from its checkpoint and ends with the same bits; one that is DONE is not run again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import nn
 
 from earsight.data.datasets import Dataset
 from earsight.data.duplicates import joined
-from earsight.data.splits import holdout_sounds
+from earsight.data.splits import VALIDATION, holdout_sounds
 from earsight.errors import DataError, RunError
 from earsight.evaluation.summary import check_place
 from earsight.features.device_cache import WaveCache
@@ -30,7 +30,7 @@ from earsight.files import read_state, replace_text, write_state
 from earsight.models.fast.swap import use_fast_layers
 from earsight.models.stages import starting_model
 from earsight.recipe import Recipe
-from earsight.training.artifacts import feature_statistics, tidy, write_history, write_inner, write_outcome
+from earsight.training.artifacts import distances, feature_statistics, tidy, write_history, write_inner, write_outcome
 from earsight.training.batches import Data
 from earsight.training.checkpoint import checkpoints, has_checkpoint
 from earsight.training.device import memory_errors, set_up
@@ -120,6 +120,11 @@ def run_trial(
         )
         logits = predict(model, data, rows.test)
         statistics, distance = feature_statistics(model, data, train=rows.train, test=rows.test, logits=logits)
+        given = np.flatnonzero(prepared.dataset.validation & prepared.usable)
+        if len(given):
+            about = {"fold": trial.fold, "seed": trial.seed, "part": VALIDATION}
+            far, found = distances(model, data, given, statistics), predict(model, data, given)
+            write_inner(folder, prepared, fitted, rows=given, logits=found, distance=far, **about)
         write_outcome(
             folder,
             prepared,
@@ -168,7 +173,7 @@ def run_inner(
             on_epoch=on_epoch,
         )
         logits = predict(model, data, inner)
-        write_inner(folder, prepared, fitted, fold=trial.fold, seed=trial.seed, inner_rows=inner, logits=logits)
+        write_inner(folder, prepared, fitted, fold=trial.fold, seed=trial.seed, rows=inner, logits=logits)
 
     return _once(trial.folder(run), _identity(prepared, trial), work)
 
