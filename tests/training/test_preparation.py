@@ -126,8 +126,22 @@ def test_clips_that_do_not_open_are_found_before_any_spectrogram_is_computed(tmp
         place.parent.mkdir(exist_ok=True)
         soundfile.write(place, np.random.default_rng(name).normal(0, 0.1, 8000), 8000)
     (tmp_path / "b" / "5.wav").write_text("no sound")
-    decoded = []
-    monkeypatch.setattr(row_file, "read_clip", lambda *_: decoded.append(1))
+    decoded, original = [], row_file.read_clip
+    monkeypatch.setattr(row_file, "read_clip", lambda *given: decoded.append(given[1]) or original(*given))
     with pytest.raises(DataError, match=r"1 of 12 clips cannot be read: b/5.wav: a text file"):
         prepare(open_dataset(tmp_path), Recipe(), cache=tmp_path / "cache")
-    assert decoded == []
+    assert decoded == [11]  # that one alone, for damage may lie behind what is used
+
+
+def test_damage_behind_what_is_used_of_a_clip_stops_nothing(tmp_path):
+    for name, label in itertools.product(range(5), "ab"):
+        place = tmp_path / "data" / label / f"{name}.wav"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(place, np.random.default_rng(name + 10 * (label == "b")).normal(0, 0.1, 24000), 8000)
+    cut = tmp_path / "data" / "b" / "4.wav"
+    cut.write_bytes(cut.read_bytes()[:32000])  # 2 s
+    recipe = Recipe().override(["features.clip_seconds=1", "augment.pitch_semitones=0", "training.windows=first"])
+    assert prepare(open_dataset(tmp_path / "data"), recipe, cache=tmp_path / "cache").skipped == ()
+    every = recipe.override(["training.windows=all"])
+    with pytest.raises(DataError, match=r"1 of 10 clips cannot be read: b/4.wav: truncated: 16\d+ bytes"):
+        prepare(open_dataset(tmp_path / "data"), every, cache=tmp_path / "cache")
