@@ -96,11 +96,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             remedy = f"{remedy_of(error)}. What was written is whole: the same command goes on from here."
             if isinstance(error, FileNotFoundError):
                 remedy = "it was removed while it was in use. Put it back, or give the same command again."
-            err.print(
-                f"earsight: {where}{error.strerror or error}; {remedy}",
-                style="red",
-                markup=False,
-            )
+            err.print(f"earsight: {where}{error.strerror or error}; {remedy}", style="red", markup=False)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             err.print("earsight: stopped; all files are whole. The same command goes on from here.", markup=False)

@@ -147,8 +147,7 @@ class Backbone(_Section):
     weights: str = Field("imagenet", description="imagenet, none (random), or a checkpoint file")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the last layer")
     zero_init_last: bool = Field(
-        True,
-        description="whether a ResNet's last batch norm of a block starts at 0 (timm), or at 1 (torchvision)",
+        True, description="whether a ResNet's last batch norm of a block starts at 0 (timm), or at 1 (torchvision)"
     )
     seed: int | Literal["auto"] = Field("auto", description="of head and random weights; auto: the trial's seed")
 
@@ -212,8 +211,7 @@ class Training(_Section):
     class_weights: Literal["none", "balanced"] = Field("none", description="balanced: by 1 / clips of the class")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "none", "graph", "fused"] = Field(
-        "auto",
-        description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or none",
+        "auto", description="steps on a GPU: CUDA graphs (auto, graph), torch.compile in them (fused), or none"
     )
     source: Annotated[Literal["auto", "store", "spectrograms", "waves"], _renamed("training.source")] = Field(
         "auto", description="where a step's data lie: on disk (store), or on the device as spectrograms or as waves"

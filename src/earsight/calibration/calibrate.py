@@ -3,8 +3,7 @@
 Comes in: a run folder, of trials or of an ensemble. Goes out: the same model files with their cards' ``calibration``
 filled in, and ``calibration.json``. A fold's model is calibrated by the other folds' held-out predictions, so that its
 own held-out clips still test it; the file at the top of the run, which is for new sounds, by those of all folds. If
-only one fold was held out, its clips calibrate, and every figure is marked as optimistic; but where the data set brings
-a validation part, that calibrates.
+only one fold was held out, its clips calibrate, and every figure is marked optimistic, unless a validation part does.
 """
 
 from __future__ import annotations

@@ -21,11 +21,7 @@ from numpy.typing import NDArray
 from earsight.calibration.conformal import METHODS, conformal_threshold, coverage_band, prediction_sets
 from earsight.calibration.ood import SCORES, fit_ood_threshold, is_unknown, ood_scores, share_interval
 from earsight.calibration.per_class import ThresholdRule, choose_thresholds, fit_temperatures, threshold_rule
-from earsight.calibration.temperature import (
-    binary_calibration_error,
-    expected_calibration_error,
-    fit_temperature,
-)
+from earsight.calibration.temperature import binary_calibration_error, expected_calibration_error, fit_temperature
 from earsight.errors import DataError
 from earsight.evaluation.metrics import log_loss, logit, probabilities, softmax
 from earsight.evaluation.multilabel import binary_log_loss, f1_at
@@ -262,10 +258,7 @@ def validation_of(trials: Sequence[Predictions]) -> list[Predictions]:
 
 
 def others_of(trial: Predictions, trials: Sequence[Predictions]) -> list[Predictions]:
-    """What calibrates a trial's model: the validation part, where the data set brings one.
-
-    Else the trials of the same seed that held out other folds; the trial itself where there are none.
-    """
+    """What calibrates a trial's model: its validation part, else its seed's trials of other folds, else the trial."""
     if given := validation_of([trial]):
         return given
     fold, seed = trial.about["fold"], trial.about["seed"]

@@ -48,12 +48,7 @@ def max_softmax_score(logits: np.ndarray) -> NDArray[np.float64]:
 
 
 def ood_scores(
-    score: str,
-    logits: np.ndarray,
-    *,
-    temperature: float,
-    distance: np.ndarray | None = None,
-    several: bool = False,
+    score: str, logits: np.ndarray, *, temperature: float, distance: np.ndarray | None = None, several: bool = False
 ) -> NDArray[np.float64]:
     """The OOD scores (clips,) that one of `SCORES` names.
 

@@ -47,11 +47,7 @@ def threshold_rule(text: str) -> ThresholdRule:
         value = float(number) if equals else math.nan
     except ValueError:
         value = math.nan
-    fits = {
-        "best-f1": not equals,
-        "precision": 0 < value < 1,
-        "false-alarms-per-hour": 0 <= value < math.inf,
-    }
+    fits = {"best-f1": not equals, "precision": 0 < value < 1, "false-alarms-per-hour": 0 <= value < math.inf}
     if not fits.get(name):
         raise DataError(
             f"--threshold-rule {text}: expected best-f1, precision=P with P between 0 and 1, or "

@@ -54,8 +54,7 @@ def tune(
     samples: Annotated[int, typer.Option(min=1, help="Draws of the --random fields.")] = 10,
     draw_seed: Annotated[int, typer.Option(min=0, help="Of those draws.")] = 0,
     asha: Annotated[
-        bool,
-        typer.Option("--asha", help="Stop what is behind after 1/9 and 1/3 of the epochs: two thirds each time."),
+        bool, typer.Option("--asha", help="Stop what is behind after 1/9 and 1/3 of the epochs: two thirds each time.")
     ] = False,
     metric: Annotated[
         Literal["accuracy", "log_loss"], typer.Option(help="What decides, on the inner clips.")

@@ -73,10 +73,7 @@ class BoxRules:
 
     def __post_init__(self) -> None:
         """Refuse, as `DataError`, what no window fits."""
-        for name, value, low in (
-            ("--window-seconds", self.window_seconds, 0.02),
-            ("--hop", self.hop_seconds, 0.001),
-        ):
+        for name, value, low in (("--window-seconds", self.window_seconds, 0.02), ("--hop", self.hop_seconds, 0.001)):
             if value is not None and not low <= value <= 3600:
                 raise DataError(f"{name} {value:g}: expected seconds between {low:g} and 3600")
         if not 0 <= self.little < self.share <= 1:

@@ -297,13 +297,7 @@ def is_background(label: str) -> bool:
 
 
 def check_rows(
-    paths: list[str],
-    labels: list[str],
-    *,
-    where: str,
-    remedy: str = "",
-    one_class: bool = False,
-    several: bool = False,
+    paths: list[str], labels: list[str], *, where: str, remedy: str = "", one_class: bool = False, several: bool = False
 ) -> None:
     """Raise `DataError` if there are no clips, a clip is named twice, or (with the remedy) there is only one class.
 

@@ -22,15 +22,7 @@ from numpy.typing import NDArray
 from earsight.data.splits import VALIDATION
 from earsight.errors import EarsightError, RunError
 from earsight.evaluation import multilabel
-from earsight.evaluation.metrics import (
-    accuracy,
-    balanced_accuracy,
-    logit,
-    macro_f1,
-    never_predicted,
-    sigmoid,
-    softmax,
-)
+from earsight.evaluation.metrics import accuracy, balanced_accuracy, logit, macro_f1, never_predicted, sigmoid, softmax
 from earsight.evaluation.statistics import (
     FEW_GROUPS,
     ClipMeans,

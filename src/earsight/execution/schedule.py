@@ -164,11 +164,7 @@ class Group:
 
 
 def run_groups(
-    cluster: Cluster,
-    groups: Sequence[Group],
-    *,
-    progress: Callable[[int, int, str], None],
-    say: Callable[[str], None],
+    cluster: Cluster, groups: Sequence[Group], *, progress: Callable[[int, int, str], None], say: Callable[[str], None]
 ) -> None:
     """Run what is not DONE of several recipes on a cluster, all of their trials side by side.
 

@@ -76,11 +76,7 @@ class Spectrogram(nn.Module):
     """
 
     def __init__(
-        self,
-        features: Features,
-        *,
-        semitones: tuple[float, ...] = (0.0,),
-        fft_dtype: torch.dtype = torch.float64,
+        self, features: Features, *, semitones: tuple[float, ...] = (0.0,), fft_dtype: torch.dtype = torch.float64
     ) -> None:
         super().__init__()
         self.features = features

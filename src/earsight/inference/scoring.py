@@ -75,7 +75,7 @@ def evaluate(
     Returns ``accuracy`` (mean, ci95), ``macro_f1``, what `earsight.evaluation.summary.base_rates` returns, ``clips``,
     ``fold`` (None where the clips are no fold), ``held_out`` (whether they are what training held out),
     ``seen_in_training`` (None where it is not known), ``classes``, ``skipped`` and, of clips that were
-    classified by what is whole of them, ``damaged``; where some chose the epoch, ``chose_epoch``; where clips were cut
+    classified by what is whole of them, ``damaged``; where clips were cut
     into several windows also ``long``: ``clips``, ``windows``, ``agreement`` (of all these windows with their clips)
     and ``calibrated``, as in `Prediction`. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the
     model's temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage``
@@ -108,7 +108,6 @@ def evaluate(
             "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
             "seen_in_training": _seen(classifier, dataset, trained, rows),
             "skipped": skipped,
-            **_chose(classifier, dataset, rows),
             **_long(found),
             **_damaged(dataset, good, found),
         }
@@ -133,7 +132,6 @@ def evaluate(
         "seen_in_training": _seen(classifier, dataset, trained, rows),
         "classes": _by_class(classifier.classes, truth, guess),
         "skipped": skipped,
-        **_chose(classifier, dataset, rows),
         **_damaged(dataset, good, found),
         **_long(found),
     }
@@ -143,13 +141,6 @@ def evaluate(
             "calibrated_on_these": _calibrated_on(classifier.card, dataset, rows),
         }
     return result
-
-
-def _chose(classifier: Classifier, dataset: Dataset, rows: NDArray[np.int64]) -> dict[str, bool]:
-    """Whether some of the clips chose the epoch, as validation clips do with protocol inner; nothing if not."""
-    about = classifier.card.trained_on
-    inner = classifier.card.recipe.training.protocol == "inner" and about.get("digest") == dataset.digest
-    return {"chose_epoch": True} if inner and dataset.validation[rows].any() else {}
 
 
 def _damaged(dataset: Dataset, rows: NDArray[np.int64], found: Sequence[Prediction]) -> dict[str, Any]:
@@ -252,11 +243,7 @@ def evaluate_events(
 
 
 def confidence_figures(
-    card: ModelCard,
-    truth: NDArray[np.int64],
-    found: Sequence[Prediction],
-    *,
-    groups: NDArray[np.str_] | None = None,
+    card: ModelCard, truth: NDArray[np.int64], found: Sequence[Prediction], *, groups: NDArray[np.str_] | None = None
 ) -> dict[str, Any]:
     """Calibration error, OOD rate and coverage of a calibrated model on clips of known classes; see `evaluate`."""
 

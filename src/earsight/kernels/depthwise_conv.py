@@ -12,19 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from earsight.kernels.simd import (
-    F4,
-    at,
-    by_parts,
-    by_vectors,
-    entries,
-    fetch,
-    inlined,
-    load,
-    separate,
-    splat,
-    store,
-)
+from earsight.kernels.simd import F4, at, by_parts, by_vectors, entries, fetch, inlined, load, separate, splat, store
 from earsight.kernels.sliding_window import (
     add_column,
     convolve_step,

@@ -191,9 +191,8 @@ def reliability_section(run: RunRead, *, key: str) -> dict[str, Any]:
     if found.scaled is not None:
         curves["after temperature scaling"] = found.scaled
     elif own is not None:  # where no others did, the clips that were tested calibrated the model
-        curves["after temperature scaling" if given else "calibrated on these clips"] = np.concatenate(
-            [one.after for one in own.trials]
-        )
+        name = "after temperature scaling" if given else "calibrated on these clips"
+        curves[name] = np.concatenate([one.after for one in own.trials])
     errors = {name: expected_calibration_error(shares, found.labels) for name, shares in curves.items()}
     alt = "; ".join(f"{name}: expected calibration error {percent(error)} %" for name, error in errors.items())
     last = list(curves.values())[-1]

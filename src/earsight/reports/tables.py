@@ -325,8 +325,6 @@ def _print_rest(result: dict[str, Any], *, console: Console) -> None:
         console.print("Another data set trained the model: whether it saw some of these clips cannot be told.")
     if result["seen_in_training"]:
         console.print("The model was trained on some of these clips: this figure says nothing about new ones.")
-    if result.get("chose_epoch"):
-        console.print("Some of these clips chose the epoch: this figure is optimistic.")
     for line in confidence_lines(result.get("confidence")):
         console.print(line, markup=False)
     if result.get("damaged"):

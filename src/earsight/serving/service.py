@@ -48,9 +48,7 @@ class Service:
         self.in_flight = 0
         self.meters = Meters(waiting=lambda: self._batcher.waiting, decoders=lambda: self.decoders.alive)
         self.decoders = Decoders(
-            limits,
-            features=classifier.card.recipe.features,
-            on_end=lambda why: self.meters.ended.labels(why).inc(),
+            limits, features=classifier.card.recipe.features, on_end=lambda why: self.meters.ended.labels(why).inc()
         )
         self._batcher: Batcher[Tensor, Raw] = Batcher(
             self._compute,

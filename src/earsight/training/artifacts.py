@@ -34,12 +34,7 @@ BATCH = 32
 
 
 def feature_statistics(
-    model: nn.Module,
-    data: Data,
-    *,
-    train: NDArray[np.int64],
-    test: NDArray[np.int64],
-    logits: NDArray[np.float32],
+    model: nn.Module, data: Data, *, train: NDArray[np.int64], test: NDArray[np.int64], logits: NDArray[np.float32]
 ) -> tuple[MahalanobisStatistics | None, NDArray[np.float64] | None]:
     """Mahalanobis statistics of the training rows' features (without augmentation), and the test rows' distances.
 

@@ -239,11 +239,7 @@ def _refuse(bad: Sequence[str], total: int) -> None:
 
 
 def hold_out(
-    dataset: Dataset,
-    *,
-    fraction: float = HELD_OUT_SHARE,
-    seed: int,
-    kept: Callable[[], Collection[str]] = frozenset,
+    dataset: Dataset, *, fraction: float = HELD_OUT_SHARE, seed: int, kept: Callable[[], Collection[str]] = frozenset
 ) -> Dataset:
     """The same clips in two folds: 1 is held out, stratified and group-wise, and 2 is the rest.
 
