@@ -136,7 +136,10 @@ READERS = (
         ("search/best.yaml", "search/points/*/fold-*/seed-*/inner.npz"),
     ),
     Reader(
-        "kernels", ["prepare", "data", "--cache", "newcache", *RECIPE], ("../cache/kernels/**/*",), ("newcache/*/*",)
+        "kernels",
+        ["crossval", *CROSSVAL[1:], "--out", "new", "--cache", "newcache"],
+        ("../cache/kernels/**/*",),
+        tuple(f"new/{one}" for one in _TRIAL),
     ),
 )
 # What writes, from nothing; given again it goes on.

@@ -233,8 +233,9 @@ def _refilled(what: str, words: list[object], results: list[str], place: Path, c
         used = shutil.disk_usage(small).used
     yield Row(f"{what}, 1 GB", f"exit {whole.code}, {used} bytes", not whole.code and bool(wanted), whole.seconds)
     for number in range(SIZES):
-        size = 4096 * max(1, int(used / 4096 * random.Random(f"{what} {number}").random() ** 2))
-        with disk(small, str(size)):
+        size = 4096 * int(used / 4096 * random.Random(f"{what} {number}").random() ** 2)
+        with disk(small, str(size + 4096)):
+            (small / "fill").write_bytes(bytes(4096))  # for a disk has a page at least
             first = _forked(place, words, code)
             subprocess.run(["mount", "-o", "remount,size=1g", small], check=True)
             again = _forked(place, words, code)

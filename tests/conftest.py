@@ -25,6 +25,12 @@ LONGEST = ("ray_driver", "damage", "code_cache", "depthwise")
 """Files that take longest, by their names: several processes begin with them, so that they end at about one time."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """In `pytest -n 2` what tests start takes one thread too: threads beside other processes wait for each other."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """`pytest -n 2`: a file stays in one process, for its fixtures' sake, and so do all files that start Ray."""
@@ -57,6 +63,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     cache.mkdir(mode=0o700, exist_ok=True)
     os.environ["EARSIGHT_CACHE"] = str(cache)
+    # Torch makes this folder when an optimiser is made; in $TMPDIR it would look like what a test's process has left.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "torch")
 
 
 @pytest.fixture(scope="session", autouse=True)
