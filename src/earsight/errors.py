@@ -86,5 +86,5 @@ def warn_of_sound(text: str) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun, for messages."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """A number with its noun, which takes an s, or es after one, where it is not one: "1 epoch", "2 classes"."""
+    return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"

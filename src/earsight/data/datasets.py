@@ -258,13 +258,13 @@ class Dataset:
     def describe(self) -> str:
         """One line that describes the data set."""
         title = TITLES.get(self.layout, self.layout)
-        line = f"{title} ({self.name}): {len(self.clips)} clips, {len(self.classes)} classes"
+        line = f"{title} ({self.name}): {counted(len(self.clips), 'clip')}, {counted(len(self.classes), 'class')}"
         line += ", several labels a clip" if self.several else ""
         if self.split:
             sizes = Counter(clip.fold for clip in self.clips)
             return line + "".join(f", {sizes[part]} {PARTS[part]}" for part in (TRAIN, VALIDATION, TEST) if sizes[part])
         kind = "stratified" if self.folds_drawn else "official" if self.layout in OFFICIAL_FOLDS else "given"
-        return line + ("" if self.fold_numbers == (0,) else f", {len(self.fold_numbers)} {kind} folds")
+        return line + ("" if self.fold_numbers == (0,) else f", {counted(len(self.fold_numbers), f'{kind} fold')}")
 
 
 TITLES = {
@@ -338,7 +338,7 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
         if sources < folds:
             have = f"{counted(len(groups), 'clip')} from {counted(sources, 'group')}"
             remedy = f"use --splits {sources}" if sources > 1 else "at least 2 sources are needed: add some"
-            raise TooFewError(f"{where}: {have}, fewer than {folds} folds; {remedy}")
+            raise TooFewError(f"{where}: {have}, fewer than {counted(folds, 'fold')}; {remedy}")
         return
     for label in np.unique(labels):
         rows = labels == label
@@ -352,7 +352,9 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
             raise TooFewError(
                 f"{where}: class '{label}' has {have}; at least 2 sources are needed: add some or remove it"
             )
-        raise TooFewError(f"{where}: class '{label}' has {have}, fewer than {folds} folds; use --splits {sources}")
+        raise TooFewError(
+            f"{where}: class '{label}' has {have}, fewer than {counted(folds, 'fold')}; use --splits {sources}"
+        )
 
 
 def fold_notes(labels: list[str], folds: list[int], *, where: str, several: bool = False) -> list[str]:

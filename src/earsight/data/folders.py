@@ -68,7 +68,7 @@ def read_folder(root: Path) -> Listing:
         else:
             ignored[Path(entry.name).suffix.lower()] += 1
     if loose and not out.paths:
-        raise _no_classes(root, f"{loose} sounds but no class folders")
+        raise _no_classes(root, f"{counted(loose, 'sound')} but no class folders")
     out.groups.extend(out.paths)
     if loose:
         out.notes.append(f"{loose} sounds beside the class folders were left out: they have no class")

@@ -122,7 +122,7 @@ def balance_line(labels: Sequence[str], *, several: bool = False) -> str:
         if sizes[most] <= IMBALANCE * sizes[least]:
             return ""
         weigh = "--set training.class_weights=balanced weighs rare classes more"
-        return f"unbalanced: '{most}' sounds in {sizes[most]} clips, '{least}' in {sizes[least]}: {weigh}"
+        return f"unbalanced: '{most}' sounds in {counted(sizes[most], 'clip')}, '{least}' in {sizes[least]}: {weigh}"
     share = sizes[most] / len(labels)
     if sizes[most] <= IMBALANCE * sizes[least] and share < MAJORITY / len(sizes):
         return ""

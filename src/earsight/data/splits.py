@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from earsight.errors import DataError
+from earsight.errors import DataError, counted
 
 _Ints = npt.NDArray[np.int64]
 TEST, TRAIN, VALIDATION = 1, 2, 3
@@ -83,7 +83,9 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
     if folds < 2:
         raise DataError(f"folds is {folds}; at least 2 are needed to train on some and test on the others")
     if len(counts) < folds:
-        raise DataError(f"{len(counts)} groups cannot fill {folds} folds; use --splits {max(2, len(counts))}")
+        raise DataError(
+            f"{len(counts)} groups cannot fill {counted(folds, 'fold')}; use --splits {max(2, len(counts))}"
+        )
     if np.ndim(labels) == 2:
         return _iterative(counts, np.bincount(owner), shares=[1 / folds] * folds, seed=seed)[owner] + 1
     where = np.full(len(counts), -1, dtype=np.int64)

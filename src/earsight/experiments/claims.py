@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from earsight.analysis.similarity import mean_interval
+from earsight.errors import counted
 from earsight.evaluation.statistics import TAIL
 from earsight.reports.text_format import percent, percent_range, signed, signed_range
 
@@ -116,7 +117,7 @@ def similarity_claims(result: Row) -> list[str]:
     return [
         f"Pretrained stages stay more like their start than random ones: {held}. Mean SVCCA over the stages "
         f"{means[0]:.2f} against {means[1]:.2f}, difference {_with_interval(differences)} over "
-        f"{len(common)} trials.",
+        f"{counted(len(common), 'trial')}.",
         f"When pretrained, likeness falls with depth: {fall}. Rank correlation with depth {_with_interval(falls)}.",
     ]
 
@@ -179,7 +180,8 @@ def _gaps(cells: Sequence[tuple[Row, Row]]) -> list[str]:
         low, high = cell["gap"]["ci95"]
         parts["holds" if low <= 0 <= high else "lies above" if low > 0 else "lies below"] += 1
     counts = ", ".join(f"{verb} it for {count}" for verb, count in parts.items() if count)
-    return [f"Against the paper's figures on the same data set: our 95 % interval {counts} of {len(known)} cells."]
+    every = counted(len(known), "cell")
+    return [f"Against the paper's figures on the same data set: our 95 % interval {counts} of {every}."]
 
 
 def _fusion(points: Sequence[Row], lost: Sequence[Row]) -> tuple[str, str]:

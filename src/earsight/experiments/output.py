@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earsight.errors import RunError
+from earsight.errors import RunError, counted
 from earsight.experiments.scale import SECTIONS, Scale
 from earsight.files import read_state, replace_text, write_state
 from earsight.reports.reproduction import report_html, report_markdown
@@ -36,7 +36,7 @@ def write_report(
         every = [_read(path) for name in SECTIONS if (path := out / "sections" / f"{name}.json").is_file()]
         about = [
             f"{scale.title} (--scale {scale.name}), earsight {__version__}; {machine['device']}, "
-            f"{machine['threads']} threads, torch {machine['torch']}.",
+            f"{counted(machine['threads'], 'thread')}, torch {machine['torch']}.",
             "Ours beside the figures of Palanisamy, Singhania and Yao, “Rethinking CNN Models for Audio "
             "Classification”, 2020 (arXiv 2007.11154). Accuracies in per cent; a difference counts only if its 95 % "
             "interval leaves 0 out and its p-value is below 0.05.",

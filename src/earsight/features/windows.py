@@ -166,8 +166,8 @@ def sound_lines(
         rows = clip_windows(seconds, features, training)
         count = int(rows.counts(np.flatnonzero(cut)).sum())
         lines.append(
-            f"those cut have {count} windows: training draws one of each clip's in every epoch, and held-out clips are "
-            "judged by the mean of theirs (--set training.windows=first: only the begin)"
+            f"those cut have {counted(count, 'window')}: training draws one of each clip's in every epoch, and "
+            "held-out clips are judged by the mean of theirs (--set training.windows=first: only the begin)"
         )
         if (beyond := seconds > training.most_seconds).any():
             lines.append(

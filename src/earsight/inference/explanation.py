@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from earsight.calibration.apply import Pool, card_probabilities
 from earsight.data import audio
-from earsight.errors import AudioError, DataError, ModelError
+from earsight.errors import AudioError, DataError, ModelError, counted
 from earsight.inference.formats import harmless
 from earsight.inference.model import Model, grouped
 from earsight.inference.predictions import error_words
@@ -219,7 +219,7 @@ def explain(
     if not found.complete and most_seconds is None:
         raise ModelError(
             f"{name or 'array'}: the attributions for {model.classes[target]} add up to {found.total:.4g}, not "
-            f"{found.difference:.4g}, after {found.steps} steps ({error_words(found.error, found.tolerance)} off; "
+            f"{found.difference:.4g}, after {counted(found.steps, 'step')} ({error_words(found.error, found.tolerance)} off; "
             f"{100 * found.tolerance:g} % is asked for); allow more with --max-steps"
         )
     # Grad-CAM is taken in the network, or in each member of an ensemble.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from earsight.errors import ModelError, RecipeError
+from earsight.errors import ModelError, RecipeError, counted
 from earsight.recipe import Features, Recipe, recipe_from, shown
 
 BUDGET = {
@@ -227,7 +227,9 @@ class ModelCard:
     def _check_members(self) -> None:
         members, weights = len(self.members), len(self.weights)
         if weights != members or not all(0 < weight <= 1 for weight in self.weights):
-            raise ModelError(f"model card: {members} members, {weights} weights; expected one positive share each")
+            raise ModelError(
+                f"model card: {counted(members, 'member')} and {weights} weights; expected one positive share each"
+            )
         if abs(math.fsum(self.weights) - 1) > 1e-6:
             raise ModelError(f"model card: the members' weights add up to {math.fsum(self.weights):g}; expected 1")
         if any(self.mean) or set(self.std) != {1.0}:

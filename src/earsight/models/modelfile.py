@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.errors import EarsightError, ModelError, remedy_of
+from earsight.errors import EarsightError, ModelError, counted, remedy_of
 from earsight.features.spectrogram import Spectrogram
 from earsight.files import replace_bytes
 from earsight.models.card import ModelCard, card_of, check_budget, described
@@ -113,7 +113,7 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     if _digest(tensors) != tensors_sha256:
         raise damaged(path, "its weights are not those that were saved")
     if len(tensors) < len(card.members):
-        raise damaged(path, f"it has {len(tensors)} weights for {len(card.members)} members")
+        raise damaged(path, f"it has {len(tensors)} weights for {counted(len(card.members), 'member')}")
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
     found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_STATISTICS)}

@@ -18,6 +18,7 @@ from earsight.calibration.temperature import (
     expected_calibration_error,
     reliability,
 )
+from earsight.errors import counted
 from earsight.reports.drawings import blank, write_figure
 from earsight.reports.text_format import percent, percent_range
 
@@ -131,7 +132,7 @@ def _model_words(model: Mapping[str, Any]) -> str:
     own = ", its own held-out clips among them" if model["own_held_out"] else ""
     part = (model.get("held_out") or {}).get("kind")
     where = f"the {part} part" if part else f"fold {', '.join(str(fold) for fold in model['folds'])}"
-    return "; ".join(words) + f"; from {model['clips']} clips of {where}{own}"
+    return "; ".join(words) + f"; from {counted(model['clips'], 'clip')} of {where}{own}"
 
 
 def _interval(part: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from earsight.calibration.temperature import expected_calibration_error, reliability
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, counted
 from earsight.files import replacing
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def curves_drawing(histories: Sequence[Sequence[Mapping[str, Any]]], *, scored: 
     missing = [key for key in needed if any(row.get(key) is None for row in rows)]
     if missing or not rows:
         raise EarsightError(
-            f"history has {len(rows)} epochs and lacks {', '.join(missing) or 'all rows'}, "
+            f"history has {counted(len(rows), 'epoch')} and lacks {', '.join(missing) or 'all rows'}, "
             f"expected one row per epoch with {', '.join(needed)}"
         )
     drawn = [("loss", "training loss", 1.0, "-"), ("learning_rate", "learning rate", 1.0, "--")]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from earsight.analysis.masking import smoothed
 from earsight.data.audio import file_of
-from earsight.errors import EarsightError
+from earsight.errors import EarsightError, counted
 from earsight.files import content_digest, read_state, replacing, say_once, write_state
 from earsight.inference.explanation import ATTRIBUTION, GRAD_CAM, LOUDEST, POSITIVE, Explanation
 from earsight.inference.formats import harmless
@@ -153,7 +153,7 @@ def _below(explanation: Explanation) -> str:
     where = f"Explained is the part{_where(explanation.to_dict())}. " if explanation.windows > 1 else ""
     words = (
         f"{where}The attributions add up to {found.total:.3g}: score {found.score:.3g} less that of silence "
-        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {found.steps} steps."
+        f"{found.silence_score:.3g}, to {100 * found.error:.2f} % in {counted(found.steps, 'step')}."
     )
     return "\n".join([*textwrap.wrap(words, 165), *textwrap.wrap(explanation.verdict, 165)])
 
@@ -239,7 +239,7 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
         yield f"  of {content['read_seconds']:.2f} s that are whole: {content['damage']}"
     yield (
         f"  complete: the attributions add up to {complete['sum_of_attributions']:.4g}, the scores differ by "
-        f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {complete['steps']} steps"
+        f"{complete['difference']:.4g}; {100 * complete['error']:.2f} % off in {counted(complete['steps'], 'step')}"
     )
     yield (
         f"  audible: with only what was used {share_words(audible['used_probability'])}, without it "

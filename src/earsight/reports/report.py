@@ -74,7 +74,7 @@ def make_report(
     }
     context["contents"] = {run["key"]: _contents(run) for run in context["runs"]}
     about = runs[0].summary["dataset"]["name"]
-    title = f"{names[0]}: a run on {about}" if len(runs) == 1 else f"{len(runs)} runs side by side"
+    title = f"{names[0]}: a run on {about}" if len(runs) == 1 else f"{counted(len(runs), 'run')} side by side"
 
     def page(parts: Sequence[WorstMistakes], left_out: str) -> str:
         for run, part in zip(context["runs"], parts, strict=True):

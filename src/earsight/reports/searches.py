@@ -52,8 +52,8 @@ def search_notes(result: Mapping[str, Any]) -> list[str]:
     folds = ", ".join(map(str, result["folds"]))
     seeds = counted(len(result["seeds"]), "seed")
     notes = [
-        f"Inner validation, {seeds}: {result['clips']} clips set aside from those that train for fold {folds}; "
-        "the held-out clips are not looked at. Behind: the best point's accuracy less this one's.",
+        f"Inner validation, {seeds}: {counted(result['clips'], 'clip')} set aside from those that train for fold "
+        f"{folds}; the held-out clips are not looked at. Behind: the best point's accuracy less this one's.",
     ]
     if done > 1:
         notes.append(

@@ -88,8 +88,8 @@ def data_section(run: RunRead) -> dict[str, Any]:
     skipped = list(dataset.get("skipped") or [])
     facts = [
         ("data set", dataset["name"]),
-        ("clips", f"{dataset['clips']} in {dataset['classes']} classes"),
-        ("tested here", f"{tested} clips, each by networks that were not trained on it"),
+        ("clips", f"{dataset['clips']} in {counted(dataset['classes'], 'class')}"),
+        ("tested here", f"{counted(tested, 'clip')}, each by networks that were not trained on it"),
         ("sources", sources),
         ("folds held out", _held_out(run)),
         ("left out", f"{counted(len(skipped), 'clip')} that could not be read" if skipped else "none"),
