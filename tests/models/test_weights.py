@@ -421,7 +421,7 @@ def test_what_the_hub_may_answer(no_network, monkeypatch, kind):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(weights, "_reachable", lambda url: True)
+    monkeypatch.setattr(weights, "reachable", lambda url: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(ModelError, match=r"backbone\.weights=none"):
         build("test_resnet", classes=4)

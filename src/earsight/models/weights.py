@@ -441,7 +441,7 @@ def _from_hub(hub_id: str, filenames: list[str], *, name: str) -> Path:
     if (kept := _downloaded(name)) is not None:
         return kept
     # The hub's client tries each file five times over half a minute; a short request first avoids that wait.
-    if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
+    if constants.HF_HUB_OFFLINE or not reachable(constants.ENDPOINT):
         raise _offline(name)
     for filename in filenames:
         try:
@@ -464,7 +464,7 @@ def _from_url(url: str, *, name: str) -> Path:
     if not path.is_file():
         if (kept := _downloaded(name)) is not None:
             return kept
-        if not _reachable(url):
+        if not reachable(url):
             raise _offline(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -485,7 +485,7 @@ def _downloaded(name: str) -> Path | None:
     return files[0] if files else None
 
 
-def _reachable(url: str) -> bool:
+def reachable(url: str) -> bool:
     """Whether a server answers at all; proxies in the environment are used."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS):
