@@ -43,7 +43,7 @@ def out(synthetic_folder, donor, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:  # how long a trial takes depends on what else the machine does
         patch.setattr(timing, "seconds_per_trial", lambda *given, **named: min(9.0, measured(*given, **named)))
         result = invoke("analyze", *sweep, "--set", f"backbone.weights={donor}", *TINY)
-    assert "3 recipes x 2 trials of 1 epochs: 6 trials, 0 done; about a minute for the rest" in result.stderr
+    assert "3 recipes x 2 trials of 1 epoch: 6 trials, 0 done; about a minute for the rest" in result.stderr
     assert "block2" in result.stdout
     return folder
 

@@ -125,7 +125,7 @@ def test_prepare_twice_decodes_once(synthetic_folder, tmp_path, monkeypatch):
 def test_train_leaves_what_the_contract_says(run, synthetic):
     trial = run / "fold-2" / "seed-0"
     assert sorted(path.name for path in run.iterdir()) == [
-        *("calibration.json", "fold-2", "model.safetensors", "recipe.yaml", "summary.json")
+        *("calibration.json", "epochs.csv", "fold-2", "model.safetensors", "recipe.yaml", "summary.json")
     ]
     assert sorted(path.name for path in trial.iterdir()) == [
         *("DONE", "history.jsonl", "model.safetensors", "predictions.npz", "trial.json")
@@ -257,14 +257,14 @@ def test_evaluate_says_what_it_measured(model, run, synthetic_folder):
 
 
 def test_recipes_are_listed_and_shown():
-    lines = invoke("recipe", "list").stdout.splitlines()
+    lines = [line.rstrip() for line in invoke("recipe", "list").stdout.splitlines()[2:] if line.strip()]
     names = [line.split()[0] for line in lines]
     assert names == list_recipes()
     for name in names:
         assert parse_recipe(invoke("recipe", "show", name).stdout) == load_recipe(name)
     listed = json.loads(invoke("recipe", "list", "--json").stdout)
     assert [entry["name"] for entry in listed] == names
-    assert all(line.endswith(f"  {entry['about']}") for line, entry in zip(lines, listed, strict=True))
+    assert all(line.endswith(f"   {entry['about']}") for line, entry in zip(lines, listed, strict=True))
     changed = invoke("recipe", "show", "--set", "training.epochs=3", "--set", "augment.mixup=0").stdout
     assert parse_recipe(changed) == load_recipe(overrides=["training.epochs=3", "augment.mixup=0"])
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from earsight.errors import counted
 from test_cli import invoke, process
 
 THREAD = ["--threads", "1"]
@@ -226,3 +227,58 @@ def test_forms_of_one_recording_want_one_or_a_folder(model, long):
     assert len(rows) == 48
     assert (rows[24]["Begin Path"], rows[24]["File Offset (s)"]) == (str(long), "0.000000")
     assert (rows[24]["Selection"], rows[24]["Begin Time (s)"]) == ("25", "60.000000")
+
+
+NEVER = ("--hop", "1", "--threshold", "0.999")
+
+
+@pytest.fixture(scope="module")
+def surest(model, long):
+    """The window of a recording in which some class is most probable."""
+    rows = _predict(model, long, "--hop", "1", "--rows", "windows", "--json").stdout.splitlines()
+    found = [(max(row["classes"].items(), key=lambda pair: pair[1]), row) for row in map(json.loads, rows)]
+    return max(found, key=lambda pair: pair[0][1])
+
+
+def test_a_recording_without_events_says_what_came_nearest(model, long, surest):
+    (label, score), window = surest
+    [row] = [json.loads(line) for line in _predict(model, long, *NEVER, "--json").stdout.splitlines()]
+    highest = {"label": label, "begin_s": window["begin_s"], "end_s": window["end_s"], "threshold": 0.999}
+    assert row == {"path": str(long), "events": 0, "highest": {**highest, "score": pytest.approx(score, abs=1e-5)}}
+    [line] = _predict(model, long, *NEVER).stdout.splitlines()
+    words = f"the highest score is {label} {100 * score:.1f} % at {window['begin_s']:.3f} s; events of {label} begin at"
+    assert line == f"{long}\tno event: {words} 99.9 %"
+    # Formats without such a row leave it to the line on standard error, as files do.
+    for more in (["--format", "audacity"], ["--csv"]):
+        done = _predict(model, long, *NEVER, *more)
+        assert f"{long}: no event: {words}" in done.stderr
+        assert len(done.stdout.splitlines()) == (more == ["--csv"])
+
+
+def test_an_event_that_is_too_short_is_said_to_be(model, long, surest):
+    (label, _), _ = surest
+    done = _predict(model, long, "--hop", "1", "--threshold", "0.02", "--min-duration", "1000")
+    assert f"\tno event: the highest score is {label} " in done.stdout
+    assert done.stdout.endswith("s; too short, or steady noise\n")
+
+
+def test_a_recording_with_events_has_no_such_row(model, long):
+    assert "no event" not in _predict(model, long, "--hop", "1", *LOW).stdout
+
+
+def test_the_last_line_says_what_was_written(model, long, synthetic, tmp_path):
+    clips = [synthetic.file(0), synthetic.file(1)]
+    last = _predict(model, *clips, "--csv", "--out", tmp_path / "a.csv").stderr.splitlines()[-1]
+    assert last == f"earsight: 2 rows, one for each file, written to {tmp_path / 'a.csv'} as csv"
+    events = len(_predict(model, long, "--hop", "1", *LOW).stdout.splitlines())
+    again = [long, "--hop", "1", *LOW, "--out"]
+    last = _predict(model, *again, tmp_path / "b.txt").stderr.splitlines()[-1]
+    assert last == f"earsight: {counted(events, 'event')} of 1 recording written to {tmp_path / 'b.txt'} as text"
+    last = _predict(model, *again, tmp_path / "c", "--rows", "both").stderr.splitlines()[-1]
+    assert last == (
+        f"earsight: {counted(events, 'event')}, and windows, of 1 recording written to {tmp_path / 'c'} as text, files "
+        "for each; recordings.csv there lists them"
+    )
+    (tmp_path / "bad.wav").write_text("hello")
+    done = _predict(model, tmp_path / "bad.wav", "--hop", "1", "--out", tmp_path / "d.txt", code=1)
+    assert done.stderr.splitlines()[-1].startswith("earsight: 0 events of 1 recording written to ")

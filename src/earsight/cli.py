@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -24,37 +25,72 @@ from earsight.commands import (
     serving,
     tuning,
 )
-from earsight.console import Verbs, out
+from earsight.commands.examples import examples_text
+from earsight.console import Listed, Verbs, out
 from earsight.openmp import ask_for_short_slices, spin_briefly
 from earsight.signals import stop_at
 
 app = typer.Typer(
     cls=Verbs,
     help="Fine-tune ImageNet-pretrained CNNs on spectrograms of sound.",
-    context_settings={"help_option_names": ["-h", "--help"]},  # groups and verbs inherit them
+    # Groups and verbs inherit them. Lines of text longer than 120 characters are hard to read.
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for verb in (
-    *(learning.quickstart, checking.check, learning.prepare, learning.train, learning.crossval),
-    *(predicting.predict, explaining.explain, predicting.evaluate, learning.summary),
-    *(serving.serve, exporting.export),
-    *(finished.calibrate, finished.compare, finished.ensemble, finished.report, reproducing.reproduce),
-    *(tuning.tune, learning.download),
-):
-    app.command()(verb)
 
-recipe = typer.Typer(help="Show the recipes in the package.", no_args_is_help=True)
-recipe.command("list")(learning.recipe_list)
-recipe.command("show")(learning.recipe_show)
-app.add_typer(recipe, name="recipe")
 
-analyze = typer.Typer(help="Analyse networks: similarity, transfer by stages, attributions.", no_args_is_help=True)
-for look in (analyzing.similarity, analyzing.fusion, analyzing.freeze, analyzing.cutoff, explaining.boundaries):
-    analyze.command()(look)
-app.add_typer(analyze, name="analyze")
+def _group(name: str, help_text: str, verbs: Sequence[Callable[..., None]]) -> typer.Typer:
+    """A group of verbs, whose functions may have its name before their own."""
+    group = typer.Typer(cls=Listed, help=help_text, no_args_is_help=True)
+    for verb in verbs:
+        own = verb.__name__.removeprefix(f"{name}_")
+        group.command(own, epilog=examples_text(f"{name} {own}"))(verb)
+    return group
+
+
+recipe = _group("recipe", "Show the recipes in the package.", (learning.recipe_list, learning.recipe_show))
+analyze = _group(
+    "analyze",
+    "Analyse networks: similarity, transfer by stages, attributions.",
+    (analyzing.similarity, analyzing.fusion, analyzing.freeze, analyzing.cutoff, explaining.boundaries),
+)
+
+TASKS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "Get started": {
+        "quickstart": learning.quickstart,
+        "check": checking.check,
+        "prepare": learning.prepare,
+        "download": learning.download,
+    },
+    "Train": {
+        "train": learning.train,
+        "crossval": learning.crossval,
+        "ensemble": finished.ensemble,
+        "tune": tuning.tune,
+        "recipe": recipe,
+    },
+    "Judge": {
+        "evaluate": predicting.evaluate,
+        "summary": learning.summary,
+        "compare": finished.compare,
+        "report": finished.report,
+        "calibrate": finished.calibrate,
+    },
+    "Apply": {"predict": predicting.predict},
+    "Look inside": {"explain": explaining.explain, "analyze": analyze},
+    "Serve and export": {"serve": serving.serve, "export": exporting.export, "push": exporting.push},
+    "Repeat the paper": {"reproduce": reproducing.reproduce},
+}
+"""The verbs by what they are for, in the order in which ``--help`` shows them."""
+
+for task, verbs in TASKS.items():
+    for name, verb in verbs.items():
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, name=name, rich_help_panel=task)
+        else:
+            app.command(name, epilog=examples_text(name), rich_help_panel=task)(verb)
 
 
 @app.callback(invoke_without_command=True)

@@ -50,7 +50,25 @@ out = _Harmless(highlight=False, soft_wrap=True)
 _UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
 
-class Verbs(TyperGroup):
+class Listed(TyperGroup):
+    """A group whose help lists its verbs by task, each with its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the verbs under their tasks (Typer's ``rich_help_panel``), in the order of their registration."""
+        tasks: dict[str, list[tuple[str, str]]] = {}
+        commands = {name: command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))}
+        width = max(map(len, commands))
+        for name, command in commands.items():
+            if not command.hidden:
+                task = getattr(command, "rich_help_panel", None)
+                about = " ".join((command.help or "").partition("\n\n")[0].split())
+                tasks.setdefault(task if isinstance(task, str) else "Commands", []).append((f"{name:{width}}", about))
+        for task, rows in tasks.items():
+            with formatter.section(task):
+                formatter.write_dl(rows)
+
+
+class Verbs(Listed):
     """The group of verbs; a usage error ends in one line, as every other user error does."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
@@ -145,6 +163,11 @@ class Bar:
         if not self._progress.console.is_terminal and tenth > self._tenth:
             self._tenth = tenth
             say(f"{self._name}: {done} of {total} {note}".rstrip())
+
+    def above(self, text: str) -> None:
+        """Print lines of a result on standard output; above the bar, if both are on one terminal."""
+        shared = self._progress.live.is_started and sys.stdout.isatty()
+        (self._progress.console if shared else out).print(text, markup=False)
 
     def then(self, name: str) -> Callable[[int, int], None]:
         """What shows a second part of the work, under its own name, from its first call on."""

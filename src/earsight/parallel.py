@@ -12,10 +12,20 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 R = TypeVar("R")
+_bound: int | None = None
+
+
+def bound_threads(most: int | None) -> None:
+    """Let pools have at most so many threads from now on, in this process; None is one a core."""
+    global _bound
+    _bound = most
+
+
+def pool_size(workers: int = 0) -> int:
+    """Threads of a pool that was asked for ``workers``, where 0 is as many as it may have."""
+    return workers or _bound or os.cpu_count() or 1
 
 
 def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ahead: int = 4) -> Iterator[R]:
@@ -28,11 +38,13 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ah
     items : iterable
         Read as far as is needed, in the calling thread.
     workers : int
-        Threads; 0 is one a core.
+        Threads; 0 is one a core, or what `bound_threads` was told.
     ahead : int
         Items a worker, including the current one.
     """
-    workers = workers or os.cpu_count() or 1
+    import torch
+
+    workers = pool_size(workers)
     pending: deque[Future[R]] = deque()
     before = torch.get_num_threads()
     # OpenMP keeps a thread count for each thread: one core each, or they would fight over all of them.

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from earsight.console import bar, out, say
+from earsight.console import bar, say
+from earsight.errors import counted
+from earsight.inference.predictions import share_words
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
 
 _RECIPE = ("augment.pitch_semitones=0", "augment.mixup=0", "training.batch_size=16")
 
 
-def run_quickstart(folder: Path, *, epochs: int) -> None:
+def run_quickstart(folder: Path, *, epochs: int, device: torch.device) -> dict[str, Any]:
     """Write the sounds into a folder, train on four folds, test on the fifth, predict one file and draw it.
 
-    What an earlier quickstart left in the folder is gone over again.
+    What an earlier quickstart left in the folder is gone over again. Returns what `print_quickstart` prints.
     """
-    import torch
-
     from earsight.data.layouts import open_dataset
     from earsight.data.synthetic import write_synthetic
     from earsight.evaluation.summary import write_summary
@@ -43,46 +47,50 @@ def run_quickstart(folder: Path, *, epochs: int) -> None:
         ready = prepare(dataset, recipe, cache=folder / "spectrograms", progress=shown)
     trial = Trial(fold=1, seed=0)
     run = folder / f"run-{ready.recipe.digest}-{ready.identity}"
-    cpu = torch.device("cpu")
     with bar("3. training") as shown:
-        run_trials(ready, [trial], run=run, device=cpu, progress=shown, say=lambda line: None)
-    _tell_accuracy(write_summary(run, machine=describe_machine(cpu)), chance=1 / len(dataset.classes))
+        run_trials(ready, [trial], run=run, device=device, progress=shown, say=lambda line: None)
+    summary = write_summary(run, machine=describe_machine(device))
     model = publish_model(run, trial)
     row = int((dataset.folds == trial.fold).nonzero()[0][0])
     drawing = folder / "spectrogram.png"
-    _show_one(model, dataset.file(row), label=dataset.clips[row].label, drawing=drawing)
-    out.print(
-        f"spectrogram: {drawing}\nmodel:       {model}\n"
-        f"all in {time.monotonic() - started:.0f} s. Now your own sounds, one folder a class:",
-        markup=False,
-    )
-    out.print("  earsight check my_sounds/\n  earsight train my_sounds/ --out runs/mine", markup=False)
+    return {
+        "accuracy": summary["accuracy"],
+        "clips": summary["folds"][0]["clips"],
+        "chance": 1 / len(dataset.classes),
+        "predicted": _show_one(model, dataset.file(row), label=dataset.clips[row].label, drawing=drawing),
+        "spectrogram": str(drawing),
+        "model": str(model),
+        "seconds": time.monotonic() - started,
+    }
 
 
-def _tell_accuracy(result: dict[str, Any], *, chance: float) -> None:
-    """Print the held-out accuracy of a summary of one fold, beside chance."""
-    low, high = result["accuracy"]["ci95"]
-    out.print(
+def print_quickstart(result: dict[str, Any], *, console: Console) -> None:
+    """Print what `run_quickstart` returned."""
+    (low, high), one = result["accuracy"]["ci95"], result["predicted"]
+    lines = [
         f"held-out accuracy on the synthetic set: {100 * result['accuracy']['mean']:.1f} % of "
-        f"{result['folds'][0]['clips']} clips (95 % interval {100 * low:.1f} to {100 * high:.1f} %); "
-        f"chance is {100 * chance:.1f} %"
-    )
+        f"{counted(result['clips'], 'clip')} (95 % interval {100 * low:.1f} to {100 * high:.1f} %); "
+        f"chance is {100 * result['chance']:.1f} %",
+        f"predicted {one['file']}: {one['label']} with {share_words(one['probability'])}; it is {one['truth']}",
+        f"spectrogram: {result['spectrogram']}",
+        f"model:       {result['model']}",
+        f"all in {result['seconds']:.0f} s. Now your own sounds, one folder a class:",
+        "  earsight check my_sounds/",
+        "  earsight train my_sounds/ --out runs/mine",
+    ]
+    console.print("\n".join(lines), markup=False)
 
 
-def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> None:
+def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> dict[str, Any]:
     """Predict one held-out file and draw its spectrogram as the network sees it."""
     import torch
 
     from earsight.data import audio
     from earsight.inference.classifier import load_classifier
-    from earsight.inference.predictions import share_words
     from earsight.reports.figures import spectrogram_figure
 
     classifier = load_classifier(model)
     found = classifier.predict(file)
-    out.print(
-        f"predicted {file.name}: {found.label} with {share_words(found.probabilities[0])}; it is {label}", markup=False
-    )
     features = classifier.card.recipe.features
     wave = audio.fit(audio.read(file, sample_rate_hz=features.rate), features.samples)
     spectrogram_figure(
@@ -94,3 +102,4 @@ def _show_one(model: Path, file: Path, *, label: str, drawing: Path) -> None:
         title=f"{label} (synthetic)",
         wave=wave,
     )
+    return {"file": file.name, "label": found.label, "probability": found.probabilities[0], "truth": label}

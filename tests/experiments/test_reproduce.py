@@ -196,7 +196,7 @@ def test_a_cell_without_its_weights_stays_empty_and_says_so(tiny_esc10, tiny_sca
     assert watched == [("esc10-random", 1, 0)]
     assert "--weights test_resnet=test_resnet.pth" in result.stdout
     why = "its ImageNet weights are not on this machine; --weights test_resnet=FILE"
-    assert f"esc10-pretrained, 0 of 1 trials ({why})" in result.stdout
+    assert f"esc10-pretrained, 0 of 1 trial ({why})" in result.stdout
     assert "not on this machine" in refused(*call, "--only", "esc10-pretrained")
 
 

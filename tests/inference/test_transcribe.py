@@ -85,7 +85,7 @@ def _run(classifier, names, out, *, options, folder=False, lives=10**9, resume=F
     output = kind(out if folder else out / "rows", folder=folder, settings={}, resume=resume)
     name_of = (lambda path: path.rsplit("/", 1)[1]) if folder else None
     try:
-        return transcribe(classifier, names, options, output, start=output.place, name_of=name_of)
+        return transcribe(classifier, names, options, output, start=output.place, name_of=name_of).failed
     finally:
         output.drop()
 
@@ -161,11 +161,10 @@ def test_commits_are_seldom_and_a_kill_between_them_loses_nothing(classifier, co
 def test_broken_files_are_rows(classifier, corpus, tmp_path):
     noted = []
     output = FileOutput(tmp_path / "x.csv", folder=False, settings={}, resume=False)
-    failed = transcribe(
-        classifier, _names(corpus), _options(kinds=("windows",)), output, report=lambda *row: noted.append(row)
-    )
+    counts = transcribe(classifier, _names(corpus), _options(kinds=("windows",)), output, finished=noted.append)
+    noted = [(one.path, one.reason) for one in noted if one.reason]
     rows = list(csv.DictReader((tmp_path / "x.csv").open(newline=""), strict=True))
-    assert failed == 2
+    assert (counts.recordings, counts.failed) == (len(_names(corpus)), 2)
     bad = [row for row in rows if row["error"]]
     assert [(row["path"], row["error"]) for row in bad] == noted
     assert "a text file" in bad[0]["error"]

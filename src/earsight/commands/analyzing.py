@@ -13,6 +13,7 @@ import typer
 from earsight.commands import steps
 from earsight.commands.options import Data, Device, Folds, Json, RayOptions, RunOptions, Seeds, Threads, verb
 from earsight.console import bar, say
+from earsight.errors import counted
 
 if TYPE_CHECKING:
     from earsight.analysis.sweeps import Variant
@@ -102,7 +103,8 @@ def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, fol
         check_run(ready.dataset, item.recipe, folder / item.folder, spectrograms=ready.identity)
     todo = pending(found, trials, out=folder)
     if on.cluster:
-        say(f"{len(found)} recipes x {len(trials)} trials, {len(found) * len(trials) - len(todo)} done")
+        done = len(found) * len(trials) - len(todo)
+        say(f"{counted(len(found), 'recipe')} x {counted(len(trials), 'trial')}, {done} done")
         groups = [
             Group(replace(ready, recipe=item.recipe), trials, folder / item.folder, item.folder) for item in found
         ]
@@ -144,7 +146,8 @@ def _cost(
 
     every = len(found) * len(trials)
     epochs = ready.recipe.training.epochs
-    text = f"{len(found)} recipes x {len(trials)} trials of {epochs} epochs: {every} trials, {every - len(todo)} done"
+    text = f"{counted(len(found), 'recipe')} x {counted(len(trials), 'trial')} of {counted(epochs, 'epoch')}: "
+    text += f"{counted(every, 'trial')}, {every - len(todo)} done"
     if not todo:
         return text
     longest = max(todo, key=lambda pair: pair[0].is_reference)

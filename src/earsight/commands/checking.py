@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from earsight.commands import steps
-from earsight.commands.options import Data, Json, LayoutOptions, RecipeOptions, verb
+from earsight.commands.options import Data, Json, LayoutOptions, RecipeOptions, Threads, verb
 from earsight.console import bar, say
 from earsight.errors import DataError, RunError, counted, remedy_of
 
@@ -39,6 +39,7 @@ def check(
     ] = None,
     form: LayoutOptions,
     recipe: RecipeOptions,
+    threads: Threads = None,
     json_output: Json = False,
 ) -> None:
     """Check a data set for unreadable, silent, clipped, duplicate or leaking clips, and for wrong labels."""

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from earsight.commands.options import Damaged, Device, First, Json, Model, Sounds, Threads, verb
-from earsight.commands.steps import computer, say_left_out, show_lines
-from earsight.console import bar, out, print_json, say
+from earsight.commands.steps import computer, say_left_out, show_table
+from earsight.console import bar, print_json, say
+from earsight.errors import counted
 
 Steps = Annotated[int, typer.Option("--max-steps", min=16, help="Bound of the steps of Integrated Gradients.")]
 
@@ -70,12 +71,9 @@ def explain(
                 continue
             done.append(found)
             if not json_output:
-                out.print("\n".join(explanation_lines(found)), markup=False)
+                shown.above("\n".join(explanation_lines(found)))
         shown(len(named), len(named))
     say_left_out(classifier)
-    if failed and not done:
-        more = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
-        raise EarsightError(f"{failed[0]}{more}")
     if json_output:
         print_json({"explanations": done, "failed": [str(reason) for reason in failed]})
     for reason in failed:
@@ -104,7 +102,6 @@ def boundaries(
     """
     from earsight.inference.observation import observe_boundaries
     from earsight.reports.analysis_figures import boundary_rows, write_boundaries
-    from earsight.reports.tables import markdown
 
     with bar("explaining") as shown:
         found = observe_boundaries(
@@ -113,7 +110,7 @@ def boundaries(
     files = write_boundaries(found, run)
     counts = found["clips"]
     left_out, rough = len(counts["left_out"]), counts["not_complete"]
-    summary = f"{counts['measured']} clips, {left_out} left out, {rough} not complete within 1 %."
-    lines = [markdown(boundary_rows(found)), summary, *found["verdict"]]
-    show_lines({key: value for key, value in found.items() if key != "rows"}, lines, as_json=json_output)
+    summary = f"{counted(counts['measured'], 'clip')}, {left_out} left out, {rough} not complete within 1 %."
+    result, notes = {key: value for key, value in found.items() if key != "rows"}, [summary, *found["verdict"]]
+    show_table(result, boundary_rows(found), notes, as_json=json_output)
     say("\n".join(str(path) for path in files.values()))

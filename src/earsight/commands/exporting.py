@@ -1,4 +1,4 @@
-"""The verb ``export``: a model file as one ONNX file."""
+"""Verbs that take a model elsewhere: export (one ONNX file) and push (to the Hugging Face hub)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 
 from earsight.commands.options import DataOptions, Json, Model, SkipBad, Threads, verb
 from earsight.commands.steps import computer, open_data, show_lines
-from earsight.console import bar
-from earsight.errors import EarsightError
+from earsight.console import bar, say
+from earsight.errors import EarsightError, counted
 
 
 @verb
@@ -45,12 +45,46 @@ def export(
     parity = result["parity"]
     novelty = "" if parity["novelty"] is None else f", OOD scores within {parity['novelty']:.1e}"
     lines = [
-        f"{result['file']}: {result['bytes'] / 1e6:.1f} MB, opset {result['opset']}, {result['classes']} classes, "
-        f"waves at {result['sample_rate_hz']} Hz of {result['clip_seconds']:g} s (others are cut or padded).",
+        f"{result['file']}: {result['bytes'] / 1e6:.1f} MB, opset {result['opset']}, "
+        f"{counted(result['classes'], 'class')}, waves at {result['sample_rate_hz']} Hz of {result['clip_seconds']:g} "
+        "s (others are cut or padded).",
         f"float32 in ONNX Runtime against torch, {parity['waves']} waves: probabilities within "
         f"{parity['probabilities']:.1e} (allowed {parity['allowed']:g}), "
         f"spectrograms within {parity['spectrograms']:.1e}{novelty}.",
     ]
     if result["skipped"]:
-        lines.append(f"{len(result['skipped'])} clips could not be read and are left out.")
+        lines.append(f"{counted(len(result['skipped']), 'clip')} could not be read and are left out.")
     show_lines(result, lines, as_json=json_output)
+
+
+@verb
+def push(
+    place: Annotated[Path, typer.Argument(metavar="MODEL|RUN", help="A model file, or a run folder that has one.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where on the hub; it is made if need be.")],
+    licence: Annotated[
+        str, typer.Option("--license", help="Of the model, by the hub's names, such as apache-2.0 or cc-by-nc-4.0.")
+    ] = "",
+    data_licence: Annotated[str, typer.Option("--data-license", help="Of the sounds that it was trained on.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    page: Annotated[
+        bool, typer.Option("--page", help="Only print the page that would go there; send nothing.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Put a model on the Hugging Face hub, with a page on its data, its figures and its recipe.
+
+    Log in first: `hf auth login`, or $HF_TOKEN. `earsight.load("hf://OWNER/NAME")`, and every verb that takes a model
+    file, fetch it from there.
+    """
+    from earsight.reports.hub import model_of, model_page
+    from earsight.reports.hub import push as send
+
+    licences = {"licence": licence, "data_licence": data_licence}
+    if page:
+        text = model_page(model_of(place), repository, **licences)
+        show_lines({"page": text}, text.splitlines(), as_json=json_output)
+        return
+    result = send(place, repository, **licences, private=private)
+    if not licence:
+        say("note: without --license nobody else may use the model; the page says so")
+    show_lines(result, [f"{', '.join(result['files'])} written to {result['url']}"], as_json=json_output)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from earsight.commands.options import Jobs, Json, RayOptions, WorkOptions, verb
+from earsight.commands.options import Jobs, Json, RayOptions, Threads, WorkOptions, verb
 from earsight.commands.steps import (
     calibrate_members,
     computer,
@@ -18,7 +18,7 @@ from earsight.commands.steps import (
     show,
     show_lines,
 )
-from earsight.console import bar, out, say
+from earsight.console import bar, say
 from earsight.errors import EarsightError
 
 
@@ -47,6 +47,7 @@ def calibrate(
     figure: Annotated[
         Path | None, typer.Option(help="Where the reliability diagram goes; default RUN/calibration.png.")
     ] = None,
+    threads: Threads = None,
     json_output: Json = False,
 ) -> None:
     """Calibrate a run's model files: temperature, unknown sounds and prediction sets.
@@ -84,6 +85,8 @@ def report(
         Path | None, typer.Option("--out", help="The page; default report.html in the first run's folder.")
     ] = None,
     mistakes: Annotated[int, typer.Option(min=0, help="At most so many of each run's worst mistakes.")] = 12,
+    threads: Threads = None,
+    json_output: Json = False,
 ) -> None:
     """Write one HTML file about runs: accuracy, classes, mistakes to hear, confidence, and how to reproduce them.
 
@@ -99,7 +102,9 @@ def report(
     write_page(made.text, target)
     for note in made.notes:
         say(note)
-    out.print(f"{target}  {len(made.text.encode()) / 1e6:.2f} MB", markup=False)
+    size = len(made.text.encode())
+    result = {"file": str(target), "bytes": size, "notes": made.notes}
+    show_lines(result, [f"{target}  {size / 1e6:.2f} MB"], as_json=json_output)
 
 
 @verb
@@ -159,6 +164,7 @@ def compare(
     protocols: Annotated[
         bool, typer.Option("--protocols", help="Compare last, inner and test on one run with training.watch=true.")
     ] = False,
+    threads: Threads = None,
     json_output: Json = False,
 ) -> None:
     """Test whether two runs differ significantly, paired over clips, folds and seeds."""

@@ -17,15 +17,19 @@ from earsight.commands.options import (
     Json,
     Out,
     RayOptions,
+    RecipeArgument,
     RecipeOptions,
     RunOptions,
     Seeds,
     Set,
     SpectrogramOptions,
+    TensorBoard,
+    Threads,
+    one_of,
     verb,
 )
-from earsight.console import bar, out, say
-from earsight.errors import DataError
+from earsight.console import bar, print_json, say
+from earsight.errors import DataError, counted
 
 
 @verb
@@ -33,21 +37,27 @@ def quickstart(
     folder: Annotated[Path, typer.Option("--out", help="Where the sounds, the run and the spectrogram go.")] = Path(
         "earsight-quickstart"
     ),
-    epochs: Annotated[int, typer.Option(min=1)] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each sound is trained on.")] = 4,
+    threads: Threads = None,
+    json_output: Json = False,
 ) -> None:
     """Run the main job on synthetic sounds: no network and no data set needed, under two minutes."""
-    from earsight.quickstart import run_quickstart
+    from earsight.quickstart import print_quickstart, run_quickstart
 
-    run_quickstart(folder, epochs=epochs)
+    result = run_quickstart(folder, epochs=epochs, device=steps.computer("cpu", threads))
+    steps.show(result, print_quickstart, as_json=json_output)
 
 
 @verb
 def download(
-    what: Annotated[str, typer.Argument(help="esc50, or weights.")],
+    what: Annotated[
+        str, typer.Argument(help="esc50, or weights.", autocompletion=one_of(lambda: ("esc50", "weights")))
+    ],
     name: Annotated[str, typer.Argument(metavar="FOLDER|BACKBONE", help="Where to put ESC-50, or whose weights.")],
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for weights, for another machine; default the cache.")
     ] = None,
+    json_output: Json = False,
 ) -> None:
     """Download ESC-50 (600 MB, CC BY-NC) or a backbone's ImageNet weights; an interrupted download resumes."""
     if what == "weights":
@@ -56,7 +66,8 @@ def download(
         with bar("downloading") as shown:
             path = download_weights(name, out_folder, progress=lambda done, total: shown(done, total or 0))
         use = f"--set backbone.name={name}" + (f" --set backbone.weights={path}" if out_folder else "")
-        out.print(f"{path}\nnext: earsight train DATA --out RUN {use}", markup=False)
+        following = f"earsight train DATA --out RUN {use}"
+        steps.show_lines({"file": str(path)}, [str(path), f"next: {following}"], as_json=json_output)
         return
     from earsight.data.download import download_esc50
 
@@ -67,7 +78,8 @@ def download(
     folder = Path(name)
     with bar("downloading") as shown:
         place = download_esc50(folder, progress=lambda done, total: shown(done, total or 0))
-    out.print(f"{place}\nnext: earsight crossval {place} --out runs/esc50", markup=False)
+    lines = [str(place), f"next: earsight crossval {place} --out runs/esc50"]
+    steps.show_lines({"folder": str(place)}, lines, as_json=json_output)
 
 
 @verb
@@ -76,36 +88,46 @@ def recipe_list(json_output: Json = False) -> None:
     from earsight.recipe import list_recipes, recipe_notes
 
     about = {name: recipe_notes(name)[name][1] for name in list_recipes()}
-    width = max(map(len, about))
     rows = [{"name": name, "about": line} for name, line in about.items()]
-    steps.show_lines(rows, [f"{name:{width}}  {line}" for name, line in about.items()], as_json=json_output)
+    steps.show_table(rows, rows, [], as_json=json_output)
 
 
 @verb
 def recipe_show(
-    name: Annotated[str, typer.Argument(help="Name in the package, or a .yaml file.")] = "default",
+    name: RecipeArgument = "default",
     assignments: Set = None,
+    json_output: Json = False,
 ) -> None:
     """Print a recipe: its notes, those of the recipes that it extends, and every field with its value."""
     from earsight.recipe import load_recipe, recipe_notes
 
-    text = load_recipe(name, overrides=assignments or (), say=say).to_yaml()
+    recipe = load_recipe(name, overrides=assignments or (), say=say)
+    if json_output:
+        print_json({"recipe": recipe.model_dump(mode="json"), "notes": recipe_notes(name)})
+        return
     for number, (source, lines) in enumerate(recipe_notes(name).items()):
         for line in [f"-- {source}", *lines] if number and lines else lines:
             sys.stdout.write(f"# {line}".rstrip() + "\n")
-    sys.stdout.write(text)
+    sys.stdout.write(recipe.to_yaml())
 
 
 @verb
-def prepare(data: Data, *, recipe: RecipeOptions, options: SpectrogramOptions, json_output: Json = False) -> None:
+def prepare(
+    data: Data,
+    *,
+    recipe: RecipeOptions,
+    options: SpectrogramOptions,
+    threads: Threads = None,
+    json_output: Json = False,
+) -> None:
     """Compute a data set's spectrograms ahead of training; a second time does nothing."""
     dataset = steps.open_data(data, options, least=1, several=True)
     made = steps.prepare_spectrograms(dataset, steps.load_recipe_for(dataset, recipe), options)
     size, shape, folder = made.store.bytes_on_disk, made.store.shape, made.store.folder
-    cut = f" in {shape[0]} windows" if made.windows else ""
+    cut = f" in {counted(shape[0], 'window')}" if made.windows else ""
     steps.show_lines(
         {"folder": str(folder), "bytes": size, "shape": shape, "clips": len(dataset.clips), "skipped": made.skipped},
-        [f"{len(dataset.clips)} clips{cut}, {size / 1e9:.2f} GB in {folder}"],
+        [f"{counted(len(dataset.clips), 'clip')}{cut}, {size / 1e9:.2f} GB in {folder}"],
         as_json=json_output,
     )
 
@@ -118,10 +140,13 @@ def train(
     fold: Annotated[int | None, typer.Option(help="Hold this fold out; default a stratified, group-wise 20 %.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     options: RunOptions,
+    tensorboard: TensorBoard = False,
     json_output: Json = False,
 ) -> None:
     """Train one model and print its accuracy on clips that it never saw."""
-    model = steps.train_one(data, folder, fold=fold, seed=seed, options=options, as_json=json_output)
+    model = steps.train_one(
+        *(data, folder), fold=fold, seed=seed, options=options, as_json=json_output, tensorboard=tensorboard
+    )
     say(f"model: {model}\nnext:  earsight predict {shlex.quote(str(model))} FILES...")
 
 
@@ -135,15 +160,29 @@ def crossval(
     options: RunOptions,
     jobs: Jobs = 1,
     ray: RayOptions,
+    tensorboard: TensorBoard = False,
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
     steps.cross_validate(
-        data, folder, folds=folds, seeds=seeds, options=options, jobs=jobs, ray=ray, as_json=json_output
+        *(data, folder),
+        folds=folds,
+        seeds=seeds,
+        options=options,
+        jobs=jobs,
+        ray=ray,
+        as_json=json_output,
+        tensorboard=tensorboard,
     )
 
 
 @verb
-def summary(folder: Annotated[Path, typer.Argument(help="A run folder.")], json_output: Json = False) -> None:
+def summary(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")], threads: Threads = None, json_output: Json = False
+) -> None:
     """Make a run's summary anew from its saved predictions, and print it."""
-    steps.report(folder, steps.Place(steps.computer("auto", None)), as_json=json_output)
+    from earsight.reports.epochs import write_epochs
+
+    steps.report(folder, steps.Place(steps.computer("auto", threads)), as_json=json_output)
+    for line in write_epochs(folder):
+        say(f"note: {line}")

@@ -11,7 +11,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -19,11 +21,36 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 from earsight import console
+from earsight.parallel import bound_threads
 
 if TYPE_CHECKING:
     from earsight.recipe import Recipe
 
-Model = Annotated[Path, typer.Argument(help="A model file.")]
+
+def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What a shell completes an option's value with; files where no name fits."""
+
+    def fitting(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return fitting
+
+
+def recipe_names() -> list[str]:
+    """The recipes in the package."""
+    from earsight.recipe import list_recipes
+
+    return list_recipes()
+
+
+def _fields() -> list[str]:
+    from earsight.recipe import load_recipe
+
+    groups = load_recipe().model_dump()
+    return [f"{group}.{name}=" for group, fields in groups.items() if isinstance(fields, dict) for name in fields]
+
+
+Model = Annotated[Path, typer.Argument(help="A model file, or hf://OWNER/NAME on the Hugging Face hub.")]
 Sounds = Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")]
 Data = Annotated[
     Path, typer.Argument(help="Data set: a folder (one a class, train/ and test/, ESC-50 ...), a csv, or recordings.")
@@ -31,7 +58,19 @@ Data = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Run folder; an interrupted run resumes in it.")]
 Folds = Annotated[str | None, typer.Option(help="Which folds, as in 1,2; default all.")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds, from 0.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a field, as in training.epochs=10; repeatable.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a field, as in training.epochs=10; repeatable.", autocompletion=one_of(_fields)
+    ),
+]
+RecipeName = Annotated[
+    str,
+    typer.Option("--recipe", help="Name in the package, or a .yaml file.", autocompletion=one_of(recipe_names)),
+]
+RecipeArgument = Annotated[
+    str, typer.Argument(help="Name in the package, or a .yaml file.", autocompletion=one_of(recipe_names))
+]
 Layout = Annotated[
     str,
     typer.Option(
@@ -80,6 +119,7 @@ Precision = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads to compute with; default all cores.")]
+"""Whatever verb has it, `grouped` bounds pools and numpy's threads; `commands.steps.computer` those of torch."""
 Jobs = Annotated[int, typer.Option(min=1, help="Trials at a time, each in a process of its own on the same device.")]
 On = Annotated[
     str,
@@ -87,7 +127,12 @@ On = Annotated[
         "--on",
         help="Where trials run: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that is started "
         "here; or ray://HOST:PORT.",
+        autocompletion=one_of(lambda: ("local", "ray")),
     ),
+]
+TensorBoard = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write each epoch's figures for TensorBoard too, below RUN/tensorboard."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
@@ -98,7 +143,7 @@ Json = Annotated[
 class RecipeOptions:
     """The recipe, and overrides of its fields."""
 
-    recipe: Annotated[str, typer.Option("--recipe", help="Name in the package, or a .yaml file.")] = "default"
+    recipe: RecipeName = "default"
     assignments: Set = None
 
     def chosen(self, say: Callable[[str], None] | None = None) -> Recipe:
@@ -229,6 +274,9 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapper(**given: Any) -> None:
+        _bound(given.get("threads"))
+        if "model" in given:
+            given["model"] = _here(given["model"])
         for name, kind in groups.items():
             values = {field.name: given.pop(field.name) for field in dataclasses.fields(kind)}
             given[name] = kind(**values)  # type: ignore[operator]
@@ -237,3 +285,19 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
+
+
+def _bound(threads: int | None) -> None:
+    """Bound the threads of pools, and of what reads its bound when it is first loaded: numpy's BLAS, torch's OpenMP."""
+    if threads is not None and not {"numpy", "torch"} & set(sys.modules):
+        os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    bound_threads(threads)
+
+
+def _here(model: Path) -> Path:
+    """A model file on this machine; one on the hub is fetched."""
+    if not str(model).startswith("hf:"):
+        return model
+    from earsight.reports.hub import fetch
+
+    return fetch(model)

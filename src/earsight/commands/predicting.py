@@ -49,6 +49,8 @@ MANY_BYTES = 10_000_000
 _KINDS: dict[str, tuple[Kind, ...]] = {"events": ("events",), "windows": ("windows",), "both": ("events", "windows")}
 _FOR_ALL = [name for name, form in FORMATS.items() if not form.times]
 _OF_TIMES = [name for name, form in FORMATS.items() if form.times]
+_WITH_EMPTY = ("text", "jsonl")
+"""Formats that have a row for a recording without an event."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def check(wanted: Wanted) -> None:
         raise EarsightError("--rows both makes two files for each recording: name a folder with --out, such as found/")
 
 
-def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
-    """Predict and write; how many files could not be read, or not to their end."""
+def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> tuple[int, str]:
+    """Predict and write; how many files could not be read, or not to their end, and what was written where."""
     from earsight.execution.ray_cluster import check_place
     from earsight.inference.clips import find_sounds
     from earsight.inference.model import Model
@@ -135,8 +137,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     wanted = _rules_of_model(_as_begun(wanted))
     output = _output(wanted)
     if output.whole:
-        say(f"earsight: {wanted.to} is whole; nothing to do")
-        return 0
+        return 0, f"{wanted.to} is whole; nothing to do"
     # On a cluster nothing is computed here: the model is loaded for what its card says.
     model = Model.load(wanted.model, device=computer("cpu" if on != "local" else compute.device, compute.threads))
     many = wanted.hop_seconds is None and total is not None and total >= MANY_CLIPS
@@ -148,9 +149,9 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> int:
     with cluster(compute, RayOptions(on), unit="batch") as where:
         remote = None if where is None else RayInference(where, wanted.model, kernels=many)
         predict = _clips if wanted.hop_seconds is None else _recordings
-        failed = predict(wanted, model, paths, total, output, remote)
+        found = predict(wanted, model, paths, total, output, remote)
     say_left_out(model)
-    return failed
+    return found
 
 
 def _much(paths: Iterable[str]) -> bool:
@@ -220,7 +221,7 @@ def _progress(wanted: Wanted) -> Iterator[Callable[[int, int | None, str], None]
 
 def _clips(
     wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
-) -> int:
+) -> tuple[int, str]:
     from earsight.inference.clips import long_note, predict_clips
 
     start = output.place or {"done": 0, "failed": 0}
@@ -253,22 +254,31 @@ def _clips(
         say(f"earsight: {counted(damaged, 'file')} damaged or cut: classified by what is whole, as the rows say")
     if long:
         say(f"earsight: {long_note(long, model.clip_seconds, calibrated=not uncalibrated)}")
-    return failed
+    return failed, f"{counted(done, 'row')}, one for each file, written to {wanted.to} as {wanted.form}"
 
 
 def _recordings(
     wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
-) -> int:
-    from earsight.inference.transcribe import TranscriptOptions, transcribe
+) -> tuple[int, str]:
+    from earsight.inference.formats import nothing_words
+    from earsight.inference.journal import INDEX
+    from earsight.inference.transcribe import Finished, TranscriptOptions, transcribe
 
     several = total != 1 and not wanted.in_folder
     options = TranscriptOptions(
         wanted.hop_seconds or 0.0, wanted.rules, _KINDS[wanted.rows], wanted.form, wanted.top, several_files=several
     )
 
-    def report(path: str, reason: str) -> None:
-        if wanted.form in _OF_TIMES:  # these formats have no row for errors
-            say(f"earsight: {path}: {reason}")
+    empty = 0
+    nearest: Finished | None = None
+
+    def finished(one: Finished) -> None:
+        nonlocal empty, nearest
+        if one.reason and wanted.form in _OF_TIMES:  # these formats have no row for errors
+            say(f"earsight: {one.path}: {one.reason}")
+        if "events" in options.kinds and one.transcript.windows and not one.transcript.events:
+            empty += 1
+            nearest = one if nearest is None or one.transcript.highest > nearest.transcript.highest else nearest
 
     with _progress(wanted) as shown:
 
@@ -279,9 +289,22 @@ def _recordings(
                 shown(done, total, speed)
 
         name_of, start = _name_of(wanted.sounds) if wanted.in_folder else None, output.place
-        return transcribe(
-            model, paths, options, output, start=start, name_of=name_of, progress=progress, report=report, remote=remote
+        counts = transcribe(
+            *(model, paths, options, output),
+            start=start,
+            name_of=name_of,
+            progress=progress,
+            finished=finished,
+            remote=remote,
         )
+    if nearest is not None and (wanted.to is not None or wanted.form not in _WITH_EMPTY):
+        where = f"{nearest.path}: " if empty == 1 else f"{empty} recordings have none; nearest is {nearest.path}: "
+        say(f"earsight: {where}{nothing_words(nearest.transcript.best, nearest.transcript.threshold)}")
+    events = counted(counts.events, "event")
+    what = {"events": events, "windows": "windows", "both": f"{events}, and windows,"}[wanted.rows]
+    each = f", files for each; {INDEX} there lists them" if wanted.in_folder else ""
+    recordings = counted(counts.recordings, "recording")
+    return counts.failed, f"{what} of {recordings} written to {wanted.to} as {wanted.form}{each}"
 
 
 def _name_of(sounds: list[str]) -> Callable[[str], str]:
@@ -302,15 +325,27 @@ def _name_of(sounds: list[str]) -> Callable[[str], str]:
 
 
 FormName = Annotated[
-    str, typer.Option("--format", help=f"{', '.join(_FOR_ALL)}; with --hop also {' or '.join(_OF_TIMES)}.")
+    str,
+    typer.Option(
+        "--format",
+        help=f"{', '.join(_FOR_ALL)}; with --hop also {' or '.join(_OF_TIMES)}.",
+        autocompletion=options.one_of(lambda: FORMATS),
+    ),
 ]
-Rows = Annotated[str, typer.Option(help="With --hop: events, windows (the raw timeline), or both (in a folder).")]
+Rows = Annotated[
+    str,
+    typer.Option(
+        help="With --hop: events, windows (the raw timeline), or both (in a folder).",
+        autocompletion=options.one_of(lambda: _KINDS),
+    ),
+]
 Place = Annotated[
     str,
     typer.Option(
         "--on",
         help="Where sounds are classified: local; ray, the cluster of $RAY_ADDRESS or of this machine, else one that "
         "is started here; or ray://HOST:PORT. They are read here in any case.",
+        autocompletion=options.one_of(lambda: ("local", "ray")),
     ),
 ]
 Target = Annotated[
@@ -377,12 +412,15 @@ def predict(
     )
     check(wanted)
     try:
-        failed = run(wanted, compute, on=on)
+        failed, written = run(wanted, compute, on=on)
     except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
         say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
         raise typer.Exit(stop_status(error)) from error
     if failed:
         say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
+    if to is not None:
+        say(f"earsight: {written}")
+    if failed:
         raise typer.Exit(1)
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from earsight.commands.options import DeviceOptions, Jobs, Json, RayOptions, Set, StoreOptions, verb
-from earsight.commands.steps import Place, place, prepare_spectrograms, show_lines, train_all
-from earsight.console import bar, print_json, say
+from earsight.commands.steps import Place, place, prepare_spectrograms, train_all
+from earsight.console import bar, err, out, print_json, say
 
 if TYPE_CHECKING:
     from earsight.experiments.cells import Cell
@@ -107,12 +107,11 @@ def _tell_cost(
 ) -> list[dict[str, Any]]:
     """Print what each cell costs, and all of them together, on standard error."""
     from earsight.experiments.cost import job_costs
-    from earsight.reports.reproduction import plan_lines
+    from earsight.reports.reproduction import print_plan
 
     with bar("timing") as shown:
         costs = job_costs(work, device=on.device, cache=cache, progress=shown)
-    for line in plan_lines(costs, not_run={cell.name: left_out.get(cell.name, "") for cell in cells}):
-        say(line)
+    print_plan(costs, not_run={cell.name: left_out.get(cell.name, "") for cell in cells}, console=err)
     return costs
 
 
@@ -121,7 +120,7 @@ def _publish(view: View, *, on: Place, as_json: bool) -> None:
     from earsight.experiments.output import write_report
     from earsight.experiments.paper_figures import make_figures
     from earsight.experiments.paper_tables import make_section
-    from earsight.reports.reproduction import section_markdown
+    from earsight.reports.reproduction import print_section
     from earsight.training.device import describe_machine
 
     sections = [
@@ -129,6 +128,10 @@ def _publish(view: View, *, on: Place, as_json: bool) -> None:
         for name in view.asked.sections
     ]
     files = write_report(sections, out=view.out, scale=view.scale, machine=describe_machine(on.device))
-    lines = [*map(section_markdown, sections), *view.scale.notes]
-    show_lines({"sections": sections}, lines, as_json=as_json)
+    if as_json:
+        print_json({"sections": sections})
+    else:
+        for section in sections:
+            print_section(section, console=out)
+        out.print("\n".join(view.scale.notes), markup=False)
     say(f"report: {files['html']} (and .md, .json beside it)")

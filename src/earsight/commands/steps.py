@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import compress
@@ -249,8 +249,10 @@ def computer(name: str, threads: int | None, jobs: int = 1) -> torch.device:
 
     import torch
 
+    from earsight.parallel import bound_threads
     from earsight.training.device import pick_device
 
+    bound_threads(threads)
     if threads is None and jobs > 1:
         threads = max(1, (os.cpu_count() or 1) // jobs)
     if threads:
@@ -295,10 +297,17 @@ def train_all(
     on: Place,
     name: str = "training",
     tell: Callable[[Dataset], None] | None = None,
+    tensorboard: bool = False,
 ) -> None:
-    """Run the trials that are not DONE, under a bar of that name; ``tell`` gets the clips that are used."""
-    from earsight.execution.schedule import check_start, run_trials
+    """Run the trials that are not DONE, under a bar of that name, and write their epochs as they come.
 
+    ``tell`` gets the clips that are used.
+    """
+    from earsight.execution.schedule import check_start, run_trials
+    from earsight.reports.epochs import Follower, check_tensorboard
+
+    if tensorboard:
+        check_tensorboard()
     start = check_start(dataset, recipe, trials, run=folder)
     ready = prepare_spectrograms(dataset, recipe, store, device=on.device, run=folder)
     if tell is not None:
@@ -306,12 +315,27 @@ def train_all(
     for line in ready.leaks(trial.fold for trial in trials):
         say(f"  note: {line}")
     run = partial(run_trials, ready, trials, run=folder, device=on.device, jobs=on.jobs, cluster=on.cluster)
-    with bar(name) as shown:
-        run(progress=shown, say=say, start=start)
+    follower = Follower(folder, tensorboard=tensorboard)
+    with bar(name) as shown, closing(follower):
+
+        def progress(done: int, total: int, note: str) -> None:
+            shown(done, total, note)
+            follower.look()
+
+        run(progress=progress, say=say, start=start)
+        for line in follower.look(now=True):
+            say(f"  note: {line}")
 
 
 def train_one(
-    data: Path, folder: Path, *, fold: int | None, seed: int, options: RunOptions, as_json: bool | None
+    data: Path,
+    folder: Path,
+    *,
+    fold: int | None,
+    seed: int,
+    options: RunOptions,
+    as_json: bool | None,
+    tensorboard: bool = False,
 ) -> Path:
     """Train one model, report it as `report` does, calibrate it, and put its file at the top of the run folder."""
     from earsight.execution.schedule import publish_model
@@ -332,7 +356,8 @@ def train_one(
         tell(dataset)
     recipe, trial = load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
     on = Place(computer(options.device, options.threads))
-    train_all(dataset, recipe, [trial], folder, store=options, on=on, tell=tell if options.skip_bad else None)
+    tell = tell if options.skip_bad else None
+    train_all(dataset, recipe, [trial], folder, store=options, on=on, tell=tell, tensorboard=tensorboard)
     report(folder, on, as_json=as_json)
     calibrate_members(folder)
     return publish_model(folder, trial)
@@ -348,6 +373,7 @@ def cross_validate(
     jobs: int,
     ray: RayOptions,
     as_json: bool | None,
+    tensorboard: bool = False,
 ) -> None:
     """Hold out every fold in turn, report the run as `report` does, and calibrate its model files."""
     dataset, trials = open_trials(data, options, folds=folds, seeds=seeds, run=folder, several=True)
@@ -359,7 +385,7 @@ def cross_validate(
         )
     recipe = load_recipe_for(dataset, options, run=folder)
     with place(options, ray, jobs=jobs) as on:
-        train_all(dataset, recipe, trials, folder, store=options, on=on)
+        train_all(dataset, recipe, trials, folder, store=options, on=on, tensorboard=tensorboard)
         report(folder, on, as_json=as_json)
     calibrate_members(folder)
 
@@ -398,7 +424,7 @@ def report(folder: Path, on: Place, *, as_json: bool | None) -> None:
         show(summary, print_summary, as_json=as_json)
 
 
-def show(result: dict[str, Any], print_it: Callable[..., None], *, as_json: bool) -> None:
+def show(result: Any, print_it: Callable[..., None], *, as_json: bool) -> None:
     """Print a result as JSON, or by a function that takes it and the ``console``."""
     if as_json:
         print_json(result)
@@ -409,6 +435,13 @@ def show(result: dict[str, Any], print_it: Callable[..., None], *, as_json: bool
 def show_lines(result: Any, lines: Sequence[str], *, as_json: bool) -> None:
     """Print a result as JSON, or as lines."""
     show(result, lambda _, console: console.print("\n".join(lines), markup=False), as_json=as_json)
+
+
+def show_table(result: Any, rows: Sequence[Mapping[str, object]], notes: Iterable[str], *, as_json: bool) -> None:
+    """Print a result as JSON, or as a table with sentences below."""
+    from earsight.reports.tables import print_rows
+
+    show(result, lambda _, console: print_rows(rows, console=console, notes=notes), as_json=as_json)
 
 
 def publish_table(
@@ -425,13 +458,12 @@ def publish_table(
     from earsight.reports.tables import csv_text, markdown
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = markdown(rows)
     write_state(path.with_name(f"{path.name}.json"), result, indent=2)
     replace_text(path.with_name(f"{path.name}.csv"), csv_text(rows))
-    replace_text(path.with_name(f"{path.name}.md"), table + "\n" + "".join(f"{note}\n" for note in notes))
+    replace_text(path.with_name(f"{path.name}.md"), markdown(rows) + "\n" + "".join(f"{note}\n" for note in notes))
     for suffix in (".png", ".svg"):
         draw(path.with_name(path.name + suffix))
-    show_lines(result, [*table.splitlines(), *notes], as_json=as_json)
+    show_table(result, rows, notes, as_json=as_json)
 
 
 def calibrate_members(folder: Path) -> None:

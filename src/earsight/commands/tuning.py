@@ -12,8 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from earsight.commands import steps
-from earsight.commands.options import Data, Json, On, RayOptions, Seeds, Set, StoreOptions, WorkOptions, verb
+from earsight.commands.options import (
+    Data,
+    Json,
+    On,
+    RayOptions,
+    Seeds,
+    Set,
+    StoreOptions,
+    WorkOptions,
+    one_of,
+    recipe_names,
+    verb,
+)
 from earsight.console import bar, say
+from earsight.errors import counted
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +46,12 @@ class SearchOptions(RayOptions):
 
 @verb
 def tune(
-    recipe: Annotated[str, typer.Argument(help="What to start from: a name in the package, or a .yaml file.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="What to start from: a name in the package, or a .yaml file.", autocompletion=one_of(recipe_names)
+        ),
+    ],
     data: Data,
     *,
     folder: Annotated[Path, typer.Option("--out", help="Folder of the search; one that was stopped goes on in it.")] = (
@@ -84,7 +102,8 @@ def tune(
     dataset, trials = steps.open_trials(data, options, folds=folds, seeds=seeds, run=folder)
     if not folds:
         trials = [trial for trial in trials if trial.fold == dataset.fold_numbers[0]]
-    say(f"{len(points)} points x {len(trials)} trials of {base.training.epochs} epochs")
+    epochs = counted(base.training.epochs, "epoch")
+    say(f"{counted(len(points), 'point')} x {counted(len(trials), 'trial')} of {epochs}")
     with steps.place(options, ray) as on:
         candidates = _candidates(points, dataset, trials, folder, store=options, device=on.device)
         where = partial(search, candidates, out=folder, device=on.device, cluster=on.cluster)
@@ -169,9 +188,9 @@ def _best_recipe(point: Point, result: dict[str, Any], *, data: Path, folder: Pa
     run = ["earsight", "crossval", str(data), "--recipe", str(folder / "best.yaml"), "--out", str(folder / "best")]
     lines = [
         shlex.join(run),
-        f"The best of {len(result['points'])} points: {point.name}.",
+        f"The best of {counted(len(result['points']), 'point')}: {point.name}.",
         f"Inner accuracy {100 * first['accuracy']['mean']:.1f} % (95 % interval {low} to {high}), log loss "
-        f"{first['log_loss']:.3f}, on {result['clips']} clips of {result['dataset']['name']}",
+        f"{first['log_loss']:.3f}, on {counted(result['clips'], 'clip')} of {result['dataset']['name']}",
         "that were set aside from the training folds; the held-out fold was not looked at. It was chosen for that",
         "figure, which flatters it therefore: the command above measures it.",
         f"Measured on {machine['device']}, {machine.get('cluster', 'this machine')}; torch {machine['torch']}; by",

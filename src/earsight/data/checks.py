@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -28,6 +27,7 @@ from earsight.data.datasets import FIXED_WINDOW, Dataset, exploded, first
 from earsight.data.decoders import needing_extra
 from earsight.data.intake import NEAR, NO_LOSS, Loss, Meter, loss_texts, picked
 from earsight.errors import AudioError, counted
+from earsight.parallel import pool_size
 from earsight.recipe import Features, Recipe
 
 SILENT_LEVEL = 1e-4  # -80 dB: below a bit or two of 16
@@ -142,7 +142,7 @@ def check_dataset(
     used = math.inf if cut else used
     total = len(dataset.clips)
     looked: list[_Clip] = []
-    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=pool_size(workers)) as pool:
         for clip in pool.map(lambda row: _look(dataset, row, features, used=used, near=near), range(total)):
             looked.append(clip)
             if progress is not None:
@@ -448,7 +448,7 @@ def _balance(dataset: Dataset) -> list[Finding]:
     most, least = max(sizes, key=lambda name: sizes[name]), min(sizes, key=lambda name: sizes[name])
     findings = []
     if sizes[most] > IMBALANCE * sizes[least]:
-        text = f"class '{most}' has {sizes[most]} clips, '{least}' has {sizes[least]}: "
+        text = f"class '{most}' has {counted(sizes[most], 'clip')}, '{least}' has {sizes[least]}: "
         text += "try --set training.class_weights=balanced"
         findings.append(Finding("imbalance", "warning", (), text))
     few = sorted(name for name, size in sizes.items() if size < FEW_CLIPS)

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from earsight.data.audio import Wave, blocks, opened, resampled
 from earsight.data.intake import FROM_HZ, LEVEL, moments
 from earsight.errors import AudioError
+from earsight.parallel import pool_size
 
 _T = TypeVar("_T", bound=Hashable)
 Progress = Callable[[int, int], None]
@@ -76,7 +77,7 @@ def same_sounds(files: Sequence[Path]) -> list[list[int]]:
     def marked(rows: list[int], mark: Callable[[Path], _T | None]) -> list[list[int]]:
         return _together(zip(rows, pool.map(mark, [files[row] for row in rows]), strict=True))
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=pool_size()) as pool:
         equal = [part for rows in marked(rows, _begin) for part in marked(rows, _samples)]
     return connected((rows[0], row) for rows in (*copies, *equal) for row in rows[1:])
 
@@ -246,7 +247,7 @@ def near_duplicates(
     pairs = candidates(prints, progress=None if progress is None else lambda done, _: progress(done, total))
     wave = functools.lru_cache(maxsize=256)(lambda row: whitened(read(row)))
     found = []
-    with ThreadPoolExecutor(max_workers=workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=pool_size(workers)) as pool:
         agreements = pool.map(lambda pair: same_wave(wave(pair[0]), wave(pair[1])), pairs)
         for number, (pair, agreed) in enumerate(zip(pairs, agreements, strict=True)):
             if agreed >= SAME:

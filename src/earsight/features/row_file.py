@@ -37,7 +37,7 @@ from earsight.errors import AudioError, DataError, counted
 from earsight.features.spectrogram import silence
 from earsight.features.windows import ClipWindows, single_windows
 from earsight.files import publish_folder, read_state, say_damage, say_once, write_state
-from earsight.parallel import in_order
+from earsight.parallel import in_order, pool_size
 from earsight.recipe import Features
 
 DESCRIPTION = "store.json"
@@ -343,7 +343,9 @@ def _build(
             yield several.pop(clip)[0], None
         for clip, wave in _parts(dataset, cut, features, windows):
             yield from ((row, wave) for row in several.pop(clip))
-        for held, wave in zip(several.values(), in_order(decoded, several, workers=2, ahead=1), strict=True):
+        for held, wave in zip(
+            several.values(), in_order(decoded, several, workers=min(2, pool_size()), ahead=1), strict=True
+        ):
             yield from ((row, wave) for row in held)
 
     def work(item: tuple[int, NDArray[np.float32] | str | None]) -> tuple[int, Row | None, str]:

@@ -66,6 +66,10 @@ class Writer(ABC):
     def problem(self, path: str, reason: str) -> str:
         """The row of a recording that could not be read to its end; empty if the format has no such row."""
 
+    def nothing(self, path: str, best: Event | None, threshold: float) -> str:
+        """The row of a recording without an event, as `nothing_words` says it; empty if the format has no such row."""
+        return ""
+
     def _pairs(self, found: Prediction) -> list[tuple[str, float]]:
         return list(zip(found.classes, found.probabilities, strict=True))[: self.top]
 
@@ -98,6 +102,9 @@ class _Text(Writer):
 
     def problem(self, path: str, reason: str) -> str:
         return self._row(path, f"error: {_words(reason)}")
+
+    def nothing(self, path: str, best: Event | None, threshold: float) -> str:
+        return self._row(path, nothing_words(best, threshold))
 
     def _row(self, path: str, *cells: str) -> str:
         return _line([harmless(path, keep="\t"), *cells])
@@ -205,6 +212,13 @@ class _JsonLines(Writer):
     def problem(self, path: str, reason: str) -> str:
         return json_text({"path": path, "error": reason}) + "\n"
 
+    def nothing(self, path: str, best: Event | None, threshold: float) -> str:
+        highest = None
+        if best is not None:
+            figures = {"score": round(best.score, 6), "threshold": round(threshold, 6)}
+            highest = {"label": best.label, **_rounded(_span(best)), **figures}
+        return json_text({"path": path, "events": 0, "highest": highest}) + "\n"
+
 
 class _Audacity(Writer):
     """A label track: begin, end and label, separated by tabs."""
@@ -285,6 +299,15 @@ def agreement(found: Prediction) -> str:
     """How many windows a sound was cut into, how many of them agree, and whether the model is calibrated so."""
     alone = f"{round(found.agreement * found.windows)} of {found.windows} windows agree"
     return f"{alone}, not calibrated" if found.calibrated is False else alone
+
+
+def nothing_words(best: Event | None, threshold: float) -> str:
+    """That a recording has no event, with the window that came nearest, if any spoke for a class that can be one."""
+    if best is None:
+        return "no event: no window speaks for a class"
+    label, reached = _words(best.label), best.score >= threshold
+    why = "too short, or steady noise" if reached else f"events of {label} begin at {share_words(threshold)}"
+    return f"no event: the highest score is {label} {share_words(best.score)} at {best.begin_seconds:.3f} s; {why}"
 
 
 def _span(event: Event) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +72,8 @@ class Transcript:
             writer.low_hz = model.card.recipe.features.fmin_hz
         self.seconds, self.windows, self.events = float(state["seconds"]), int(state["windows"]), int(state["events"])
         self._without = int(state.get("without", 0))
+        self._rules = options.rules
+        self.best = Event(**state["best"]) if state.get("best") else None
         self._most_hz, self._high_hz = model.card.recipe.features.band_hz[1], float(state["high_hz"])
         hop, window = options.hop_seconds, model.clip_seconds
         self._tracker = EventTracker(options.rules, hop_seconds=hop, window_seconds=window, state=state["tracker"])
@@ -80,7 +82,8 @@ class Transcript:
         """Counts and open events, as JSON values."""
         numbers = {kind: writer.number for kind, writer in self.writers.items()}
         counts = {"seconds": self.seconds, "windows": self.windows, "events": self.events, "high_hz": self._high_hz}
-        return {"numbers": numbers, "tracker": self._tracker.state(), "without": self._without, **counts}
+        best = {"best": asdict(self.best) if self.best else None}
+        return {"numbers": numbers, "tracker": self._tracker.state(), "without": self._without, **best, **counts}
 
     def add(self, windows: list[Window], *, rate_hz: int) -> Rows:
         """Add the next windows of a recording at this rate; returns the finished rows."""
@@ -95,7 +98,26 @@ class Transcript:
                 times = window.begin_seconds, window.end_seconds
                 rows.append(("windows", self.writers["windows"].prediction(window.found, times)))
             rows += self._events(self._tracker.add(window))
+            self._compare(window)
         return rows
+
+    def _compare(self, window: Window) -> None:
+        """Keep the window that speaks most for a class, as an event of its own."""
+        found = window.found
+        pairs = [] if found.unknown else zip(found.classes, found.probabilities, strict=True)
+        label, score = next((pair for pair in pairs if pair[0] != self._rules.never), ("", 0.0))
+        if label and (self.best is None or score > self.best.score):
+            self.best = Event(label, window.begin_seconds, window.end_seconds, score, score, 1)
+
+    @property
+    def highest(self) -> float:
+        """The score of `best`; 0 where there is none."""
+        return self.best.score if self.best else 0.0
+
+    @property
+    def threshold(self) -> float:
+        """The probability at which events of the class begin that `best` speaks for."""
+        return self._rules.rises_at(self.best.label) if self.best else self._rules.threshold
 
     @property
     def problem(self) -> str:
@@ -105,6 +127,9 @@ class Transcript:
     def finish(self, reason: str) -> Rows:
         """The last rows; ``reason`` says why the recording could not be read, or not to its end."""
         rows = self._events(self._tracker.close())
+        writer = self.writers.get("events")
+        if writer and self.windows and not self.events:
+            rows.append(("events", writer.nothing(self.path, self.best, self.threshold)))
         if reason:
             rows += [(kind, writer.problem(self.path, reason)) for kind, writer in self.writers.items()]
         return rows
@@ -139,6 +164,23 @@ class _Position:
     batch: int = 0
     state: dict[str, Any] | None = None
     before: tuple[float, int] = (0.0, 0)
+    events: int = 0
+
+
+class Finished(NamedTuple):
+    """A recording whose rows are written; ``reason`` says why it could not be read to its end."""
+
+    path: str
+    transcript: Transcript
+    reason: str
+
+
+class Counts(NamedTuple):
+    """What an output holds: recordings, their events, and how many of them could not be read to their end."""
+
+    recordings: int
+    events: int
+    failed: int
 
 
 def transcribe(
@@ -150,15 +192,15 @@ def transcribe(
     start: dict[str, Any] | None = None,
     name_of: Callable[[str], str] | None = None,
     progress: Callable[[float, float, int, str], None] = lambda *_: None,
-    report: Callable[[str, str], None] = lambda *_: None,
+    finished: Callable[[Finished], None] = lambda _: None,
     remote: RayInference | None = None,
-) -> int:
-    """Classify the windows of recordings and write their rows; how many could not be read to their end.
+) -> Counts:
+    """Classify the windows of recordings and write their rows.
 
     ``names`` are read as far as is needed; ``start`` is the output's place, to resume from; ``name_of`` gives the
     name in a folder of a recording's files, without their ending, and is None where all rows go to one file; ``remote``
     classifies what is decoded here. ``progress`` is called with (seconds done of this recording, its seconds by its
-    header, recordings done, speed), ``report`` with (path, reason) of a recording that could not be read to its end.
+    header, recordings done, speed), ``finished`` with each recording whose rows are written.
 
     EarsightError if the output cannot be written, or ``names`` or the recording to resume have changed.
     """
@@ -170,16 +212,14 @@ def transcribe(
         transcript = files.transcript(item.recording)
         before = transcript.seconds
         if item.batch is None:
-            reason = files.finish(item.recording)
-            if reason:
-                report(item.recording.path, reason)
+            finished(Finished(item.recording.path, transcript, files.finish(item.recording)))
         else:
             files.add(item, windows)
         seconds += transcript.seconds - before
         speed = f"{seconds / max(time.monotonic() - clock, 1e-9):.0f} x real time"
         progress(transcript.seconds, item.recording.promised_seconds, files.position.done, speed)
     output.end()
-    return files.position.failed
+    return Counts(files.position.done, files.position.events, files.position.failed)
 
 
 def _items(model: Model, paths: Iterator[str], options: TranscriptOptions, start: _Position) -> Iterator[_Item]:
@@ -282,7 +322,8 @@ class _Files:
         if self._options.several_files:
             length = _length(recording.path, read=transcript.seconds)
             before = self.position.before[0] + length, next(iter(transcript.writers.values())).number
-        self.position = _Position(done=done, names=self._names.hexdigest(), failed=failed, before=before)
+        events = self.position.events + transcript.events
+        self.position = _Position(done, self._names.hexdigest(), failed, before=before, events=events)
         self._output.commit(vars(self.position))
         return reason
 

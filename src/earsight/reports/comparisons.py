@@ -7,7 +7,7 @@ is marked as the best: sentences name the differences that are more than noise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from earsight.errors import counted
@@ -53,10 +53,11 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
     """Sentences that belong under an ensemble's table."""
     single = result["rows"][0].get("accuracy", {})
     members, folds = len(result["members"]), len(result["folds"])
-    units = f"{result['groups']} groups, whose clips move together" if result.get("groups") else "clips"
+    units = f"{counted(result['groups'], 'group')}, whose clips move together" if result.get("groups") else "clips"
     notes = [
-        f"{result['dataset']['name']}: {members} members on fold {', '.join(map(str, result['folds']))}, each tested "
-        f"on clips that it never saw; ± is between members, intervals are over {units}; ms are for one clip.",
+        f"{result['dataset']['name']}: {counted(members, 'member')} on fold {', '.join(map(str, result['folds']))}, "
+        f"each tested on clips that it never saw; ± is between members, intervals are over {units}; ms are for one "
+        "clip.",
         "Averages are of calibrated probabilities; a run's own summary averages them as they are.",
         _beyond(result["rows"]),
     ]
@@ -97,7 +98,7 @@ def _beyond(rows: Sequence[dict[str, Any]]) -> str:
 
 def print_ensemble(result: dict[str, Any], *, console: Console) -> None:
     """Print an ensemble's table and its notes."""
-    _print(ensemble_rows(result), ensemble_notes(result), console=console)
+    print_rows(ensemble_rows(result), console=console, notes=ensemble_notes(result))
 
 
 def comparison_rows(result: dict[str, Any]) -> list[dict[str, str]]:
@@ -137,7 +138,7 @@ def _networks(run: dict[str, Any]) -> str:
 
 def print_comparison(result: dict[str, Any], *, console: Console) -> None:
     """Print the table of two runs and its notes."""
-    _print(comparison_rows(result), comparison_notes(result), console=console)
+    print_rows(comparison_rows(result), console=console, notes=comparison_notes(result))
 
 
 def protocol_rows(result: dict[str, Any]) -> list[dict[str, str]]:
@@ -161,11 +162,4 @@ def print_protocols(result: dict[str, Any], *, console: Console) -> None:
     """Print the table of protocols and its notes."""
     trials = counted(len(result["trials"]), "trial")
     run = f"{result['run']}: {trials}, trained under protocol {result['protocol']}."
-    _print(protocol_rows(result), [run, *result["notes"]], console=console)
-
-
-def _print(rows: Sequence[dict[str, str]], notes: Iterable[str], *, console: Console) -> None:
-    from rich import box
-    from rich.table import Table
-
-    print_rows(rows, table=Table(box=box.SIMPLE, pad_edge=False), console=console, notes=notes)
+    print_rows(protocol_rows(result), console=console, notes=[run, *result["notes"]])

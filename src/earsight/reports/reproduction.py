@@ -8,13 +8,17 @@ and loads nothing. A number in brackets names the command that fills an incomple
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from earsight.errors import counted
 from earsight.reports.html import render
-from earsight.reports.tables import columns_and_cells, markdown
+from earsight.reports.tables import columns_and_cells, markdown, print_rows
 from earsight.reports.text_format import percent, percent_range, signed, signed_range
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Section = Mapping[str, Any]
 Rows = list[dict[str, object]]
@@ -58,24 +62,38 @@ def protocol_rows(section: Section) -> Rows:
     return rows if any(row["inner %"] is not None for row in rows) else [_without(row, "inner %") for row in rows]
 
 
+def section_parts(section: Section, *, level: int = 2) -> Iterator[str | Rows]:
+    """A section's paragraphs, in Markdown, and the rows of its tables."""
+    yield f"{'#' * level} {section['title']}\n"
+    yield from (f"{claim}\n" for claim in section["claims"])
+    yield section_rows(section)
+    for figure in section.get("figures", ()):
+        yield f"### {figure['title']}\n"
+        yield from (f"{claim}\n" for claim in figure["claims"])
+        yield f"![{figure['title']}]({figure['path']})\n\n{figure['caption']}\n"
+        yield figure.get("rows") or []
+    if rows := protocol_rows(section):
+        yield f"{_PROTOCOLS}\n"
+        yield rows
+    if section["empty"]:
+        yield "Not run, or not whole:\n"
+        yield "".join(f"- [{n}] {_empty(item)}: `{item['command']}`\n" for n, item in _numbered(section))
+    yield from (f"{note}\n" for note in _notes(section))
+
+
 def section_markdown(section: Section, *, level: int = 2) -> str:
     """One section as Markdown."""
-    parts = [f"{'#' * level} {section['title']}\n", *(f"{claim}\n" for claim in section["claims"])]
-    if rows := section_rows(section):
-        parts.append(markdown(rows))
-    for figure in section.get("figures", ()):
-        parts.append(f"### {figure['title']}\n")
-        parts += [f"{claim}\n" for claim in figure["claims"]]
-        parts.append(f"![{figure['title']}]({figure['path']})\n\n{figure['caption']}\n")
-        if figure.get("rows"):
-            parts.append(markdown(figure["rows"]))
-    if rows := protocol_rows(section):
-        parts += [f"{_PROTOCOLS}\n", markdown(rows)]
-    if section["empty"]:
-        parts.append("Not run, or not whole:\n")
-        parts.append("".join(f"- [{n}] {_empty(item)}: `{item['command']}`\n" for n, item in _numbered(section)))
-    parts += [f"{note}\n" for note in _notes(section)]
+    parts = (part if isinstance(part, str) else markdown(part) for part in section_parts(section, level=level) if part)
     return "\n".join(parts)
+
+
+def print_section(section: Section, *, console: Console) -> None:
+    """Print one section, its tables as every verb prints them."""
+    for part in section_parts(section):
+        if isinstance(part, str):
+            console.print(part, markup=False)
+        else:
+            print_rows(part, console=console)
 
 
 def report_markdown(sections: Sequence[Section], *, about: Sequence[str]) -> str:
@@ -244,7 +262,7 @@ def _numbers_of(section: Section) -> dict[str, int]:
 
 
 def _empty(item: Mapping[str, Any]) -> str:
-    return f"{item['cell']}, {item['done']} of {item['trials']} trials ({item['why']})"
+    return f"{item['cell']}, {item['done']} of {counted(item['trials'], 'trial')} ({item['why']})"
 
 
 def _notes(section: Section) -> list[str]:
@@ -287,29 +305,31 @@ def _without(row: dict[str, object], *names: str) -> dict[str, object]:
     return {key: value for key, value in row.items() if key not in names}
 
 
-def plan_lines(costs: Sequence[Mapping[str, Any]], *, not_run: Mapping[str, str]) -> list[str]:
-    """Estimated costs of the cells, as lines of text.
+def print_plan(costs: Sequence[Mapping[str, Any]], *, not_run: Mapping[str, str], console: Console) -> None:
+    """Print estimated costs of the cells, and of all of them.
 
     ``costs`` are from `earsight.experiments.cost.job_costs`; ``not_run`` maps every cell that was asked for to the
     reason why it is not run, if it is known.
     """
     known = {row["cell"] for row in costs}
-    width = max((len(name) for name in not_run), default=0)
-    lines = []
-    for row in costs:
-        left = row["trials"] - row["done"]
-        time = f"about {_minutes(row['seconds'])}" if left else "done"
-        count = f"{row['trials']:3} trials of {row['epochs']:3} epochs, {row['done']:3} done"
-        lines.append(f"  {row['cell']:{width}}  {count}; {time}")
-    lines += [
-        f"  {name:{width}}  not run: {why or 'its data set was not given'}"
+    rows: Rows = [
+        {
+            "cell": row["cell"],
+            **{name: row[name] for name in ("trials", "epochs", "done")},
+            "time left": f"about {_minutes(row['seconds'])}" if row["trials"] > row["done"] else "none",
+        }
+        for row in costs
+    ]
+    rows += [
+        {"cell": name, "time left": f"not run: {why or 'its data set was not given'}"}
         for name, why in not_run.items()
         if name not in known
     ]
     trials, done = sum(row["trials"] for row in costs), sum(row["done"] for row in costs)
     total = sum(row["seconds"] for row in costs)
     rest = f"; about {_minutes(total)} for the rest, one at a time" if trials > done else ""
-    return [*lines, f"{len(costs)} of {len(not_run)} cells: {trials} trials, {done} done{rest}"]
+    total_line = f"{len(costs)} of {counted(len(not_run), 'cell')}: {counted(trials, 'trial')}, {done} done{rest}"
+    print_rows(rows, console=console, notes=[total_line])
 
 
 def _minutes(seconds: float) -> str:

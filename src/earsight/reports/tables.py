@@ -17,9 +17,9 @@ from earsight.reports.text_format import percent, percent_range, signed, signed_
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 MOST_NAMED = 10
+_WIDEST = 100_000  # columns of a table that goes to a file
 _RARE = 10  # positive clips below which an average precision says little
 _PROTOCOLS = {
     "last": "Protocol last: the last epoch is reported; the held-out fold chose nothing.",
@@ -64,28 +64,29 @@ def columns_and_cells(rows: Sequence[Mapping[str, object]]) -> tuple[list[str], 
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, object]],
-    *,
-    table: Table,
-    console: Console,
-    left: int = 1,
-    total: bool = False,
-    notes: Iterable[str] = (),
+    rows: Sequence[Mapping[str, object]], *, console: Console, total: bool = False, notes: Iterable[str] = ()
 ) -> None:
-    """Print rows in an empty table, with sentences below.
+    """Print a table as every verb prints it, a blank line, and sentences; no rows are no table.
 
-    The first ``left`` columns are aligned to the left, the others to the right; ``total`` rules off the last row.
-    Names and sentences are not read as rich's markup.
+    Columns and cells are those of `markdown`. ``total`` sets the last row apart. On a terminal long cells are broken
+    into lines; elsewhere a row is a line, however long. Names and sentences are not read as rich's markup.
     """
-    from rich.markup import escape
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
 
-    for place, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if place < left else "right")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in _columns(rows):
+        table.add_column(Text(name), justify="right" if _is_numeric(rows, name) else "left", overflow="fold")
     for place, row in enumerate(rows):
         if total and place == len(rows) - 1:
             table.add_section()
-        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
-    console.print(table)
+        table.add_row(*(Text(_words(row.get(name))) for name in _columns(rows)))
+    if rows:
+        if not console.is_terminal:
+            table.width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+        console.print(table, crop=False)
+        console.print()
     for note in notes:
         console.print(note, markup=False, highlight=False)
 
@@ -161,7 +162,7 @@ def summary_notes(summary: dict[str, Any]) -> list[str]:
 
 def chance_words(found: Mapping[str, Any], *, classes: int) -> str:
     """What guessing, and always saying one class, would reach, from a summary or an evaluation."""
-    chance, majority = f"chance is {percent(1 / classes)} % ({classes} classes)", found.get("majority")
+    chance, majority = f"chance is {percent(1 / classes)} % ({counted(classes, 'class')})", found.get("majority")
     if not majority or majority["share"] <= 1 / classes + 0.005:
         return chance
     return f"always saying {majority['label']!r} gives {percent(majority['share'])} %, {chance}"
@@ -186,7 +187,7 @@ def base_rate_notes(found: Mapping[str, Any]) -> list[str]:
         )
     if never:
         shown = ", ".join(map(repr, never[:MOST_NAMED])) + (", ..." if len(never) > MOST_NAMED else "")
-        notes.append(f"It never says {shown}" + (f" ({len(never)} classes)." if len(never) > 1 else "."))
+        notes.append(f"It never says {shown}" + (f" ({counted(len(never), 'class')})." if len(never) > 1 else "."))
     few = " They are few, so that it is wide, and rough: a t interval over them counts too."
     return [*notes, *_groups_notes(groups, few=few)]
 
@@ -226,7 +227,7 @@ def several_rows(found: Mapping[str, Any], *, whole: bool = True) -> list[dict[s
         {
             "class": row["name"],
             "clips": row["clips"],
-            "AP % (95 %)": ""
+            "average precision % (95 % interval)": ""
             if row["average_precision"] is None
             else f"{percent(row['average_precision'])} ({percent_range(row['ci95'])})",
             "AUROC %": "" if row["auroc"] is None else percent(row["auroc"]),
@@ -239,29 +240,26 @@ def several_rows(found: Mapping[str, Any], *, whole: bool = True) -> list[dict[s
 
 def print_summary(summary: dict[str, Any], *, console: Console) -> None:
     """Print `summary_rows` and `summary_notes`; raises what they raise."""
-    from rich.table import Table
-
     rows, notes = summary_rows(summary), summary_notes(summary)
     if summary.get("several"):
-        print_rows(several_rows(summary, whole=False), table=Table(), console=console)
-    print_rows(rows, table=Table(), console=console, left=0, total=True, notes=notes)
+        print_rows(several_rows(summary, whole=False), console=console)
+    print_rows(rows, console=console, total=True, notes=notes)
 
 
 def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
     """Print what `earsight.inference.scoring.evaluate` returned."""
-    from rich.table import Table
-
     part = f"the {result['part']} part" if result.get("part") else f"fold {result['fold']}"
     where = "" if result["fold"] is None else f" of {part}"
     where += ", held out in training" if result.get("held_out") else ""
     if result.get("several"):
         rows = several_rows(result, whole=False)
         for row, one in zip(rows, result["classes"], strict=True):
-            row["from"] = f"{one['threshold']:.2f}"
-        print_rows(rows, table=Table(), console=console)
+            row["threshold"] = f"{one['threshold']:.2f}"
+        print_rows(rows, console=console)
         found = result["average_precision"]
-        line = f"mean average precision {percent(found['mean'])} % on {result['clips']} clips{where}, 95 % interval "
-        line += f"{percent_range(found['ci95'])} %; scores that say nothing reach {percent(found['chance'])} %."
+        line = f"mean average precision {percent(found['mean'])} % on {counted(result['clips'], 'clip')}{where}, "
+        line += f"95 % interval {percent_range(found['ci95'])} %; "
+        line += f"scores that say nothing reach {percent(found['chance'])} %."
         for note in [line, *_several_notes(result)]:
             console.print(note, markup=False)
         _print_rest(result, console=console)
@@ -271,8 +269,8 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
         | {f"{score} %": percent(row[score]) for score in ("precision", "recall")}
         for row in result["classes"]
     ]
-    print_rows(rows, table=Table(), console=console)
-    line = f"accuracy {percent(result['accuracy']['mean'])} % on {result['clips']} clips{where}, "
+    print_rows(rows, console=console)
+    line = f"accuracy {percent(result['accuracy']['mean'])} % on {counted(result['clips'], 'clip')}{where}, "
     line += f"95 % interval {percent_range(result['accuracy']['ci95'])} %"
     if result["majority"]:
         line += f"; {chance_words(result, classes=len(result['classes']))}"
@@ -283,20 +281,21 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
 
 def print_event_scores(result: dict[str, Any], *, console: Console) -> None:
     """Print what `earsight.inference.scoring.evaluate_events` returned."""
-    from rich.table import Table
 
     def figures(found: dict[str, Any]) -> dict[str, str]:
-        shares = {f"{score} %": _or_dash(found[score], percent) for score in ("precision", "recall", "f1")}
+        scores = {"precision": "precision", "recall": "recall", "f1": "F1"}
+        shares = {f"{words} %": _or_dash(found[score], percent) for score, words in scores.items()}
         onset = found["onset_error"]
         return {
-            **{name: str(found[name]) for name in ("sounds", "events")},
+            "sounds annotated": str(found["sounds"]),
+            "events found": str(found["events"]),
             **shares,
-            "false an hour": _or_dash(found["false_an_hour"], "{:.3g}".format),
-            "onset off by s": "-" if onset is None else f"{onset['mean']:.3f}",
+            "false events per hour": _or_dash(found["false_an_hour"], "{:.3g}".format),
+            "mean onset error, s": "-" if onset is None else f"{onset['mean']:.3f}",
         }
 
     rows = [{"class": row["name"]} | figures(row) for row in result["classes"]]
-    print_rows([*rows, {"class": "all"} | figures(result)], table=Table(), console=console)
+    print_rows([*rows, {"class": "all"} | figures(result)], console=console, total=True)
     console.print(
         f"{counted(result['recordings'], 'recording')}, {result['hours']:.3g} h, a window every "
         f"{result['hop_seconds']:g} s. An event is right where its class is, and its onset within "
@@ -316,9 +315,9 @@ def _print_rest(result: dict[str, Any], *, console: Console) -> None:
             "" if long["calibrated"] is not False else "; the model was calibrated on one window a clip, not for these"
         )
         console.print(
-            f"{counted(long['clips'], 'clip')} longer than the model's window cut into {long['windows']} windows, "
-            f"of which {percent(long['agreement'])} % agree with their clip's prediction (--first: the first alone)"
-            f"{note}.",
+            f"{counted(long['clips'], 'clip')} longer than the model's window cut into "
+            f"{counted(long['windows'], 'window')}, of which {percent(long['agreement'])} % agree with their clip's "
+            f"prediction (--first: the first alone){note}.",
             markup=False,
         )
     if result["seen_in_training"] is None:
@@ -350,16 +349,19 @@ def _columns(rows: Iterable[Mapping[str, object]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
+def _words(value: object) -> str:
+    """A cell on one line."""
+    text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return " ".join(text.split())
+
+
 def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+    return _words(value).replace("\\", "\\\\").replace("|", "\\|")
 
 
-def _is_numeric(rows: list[dict[str, object]], name: str) -> bool:
-    """Whether each entry of a column is a number or starts as one (``95.0 ± 1.2``), and there is an entry."""
-    entries = [str(row[name]).split() for row in rows if row.get(name) is not None]
+def _is_numeric(rows: Sequence[Mapping[str, object]], name: str) -> bool:
+    """Whether each entry of a column is a number or starts as one (``95.0 ± 1.2``) or is none (-), and there is one."""
+    entries = [str(row[name]).split() for row in rows if row.get(name) not in (None, "", "-")]
     for entry in entries:
         try:
             float(entry[0] if entry else "")
