@@ -108,7 +108,7 @@ def test_a_flat_folder(tmp_path):
     (tmp_path / "data").mkdir()
     soundfile.write(tmp_path / "data" / "a.wav", noise(0), RATE)
     message = refused(*train(tmp_path / "data"))
-    assert "1 sounds but no class folders" in message
+    assert "1 sound but no class folders" in message
     assert "csv with the columns path,label" in message
 
 

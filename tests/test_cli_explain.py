@@ -101,7 +101,8 @@ def test_explain_refuses_in_one_line(model, synthetic, tmp_path):
 def test_analyze_boundaries_ends_in_figure_table_and_numbers(run, synthetic_folder, tmp_path):
     arguments = ("analyze", "boundaries", run, "--clips", 2, "--max-steps", 16, *THREAD)
     done = invoke(*arguments)
-    assert "attribution" in done.stdout.splitlines()[0].split(), "a table"
+    header, _, first, *_ = done.stdout.splitlines()
+    assert (header.split()[:3], first.split()[0]) == (["of", "with", "observed"], "attribution")
     assert "At a given loudness, attributions are larger where the spectrogram changes" in done.stdout
     assert sorted(path.name for path in (run / "analysis").iterdir()) == [
         *("boundaries.csv", "boundaries.json", "boundaries.jsonl", "boundaries.png")

@@ -199,7 +199,9 @@ def test_results_are_printed_above_the_bar_where_both_share_a_terminal(monkeypat
     """Elsewhere they go to standard output alone, whatever the bar is shown on."""
     terminal, plain = io.StringIO(), io.StringIO()
     plain.isatty = lambda: shared  # type: ignore[method-assign]
-    monkeypatch.setattr(console, "err", console._Harmless(file=terminal, force_terminal=True, width=80))
+    monkeypatch.setattr(
+        console, "err", console._Harmless(file=terminal, force_terminal=True, width=80, highlight=False)
+    )
     monkeypatch.setattr(sys, "stdout", plain)
     with console.bar("work") as shown:
         shown(1, 2)

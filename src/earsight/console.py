@@ -166,7 +166,8 @@ class Bar:
 
     def above(self, text: str) -> None:
         """Print lines of a result on standard output; above the bar, if both are on one terminal."""
-        shared = self._progress.live.is_started and sys.stdout.isatty()
+        stream = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # the bar may stand before the stream
+        shared = self._progress.live.is_started and stream.isatty()
         (self._progress.console if shared else out).print(text, markup=False)
 
     def then(self, name: str) -> Callable[[int, int], None]:

@@ -85,6 +85,11 @@ def warn_of_sound(text: str) -> None:
     warnings.warn(text, SoundWarning, stacklevel=depth)
 
 
+def were(number: int) -> str:
+    """The verb of a counted noun: "1 clip was", "2 clips were"."""
+    return "was" if number == 1 else "were"
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, which takes an s, or es after one, where it is not one: "1 epoch", "2 classes"."""
     return f"{number} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"

@@ -228,7 +228,7 @@ def test_nested_folders_links_and_what_is_no_sound(tmp_path):
     assert "2 hidden names left out" in notes
     assert "1 file was left out: its ending is not a sound's (none 1); rename what" in notes
     assert "3 files beside the sounds, none by the ending (.csv 1, .md 1, .txt 1)" in notes
-    assert "1 sounds beside the class folders" in notes
+    assert "1 sound beside the class folders" in notes
     assert "links to folders already listed" in notes
 
 

@@ -153,7 +153,7 @@ def test_metadata_at_the_top(tmp_path):
     table(tmp_path / "metadata.csv", meta)
     data = open_dataset(tmp_path, folds=2)
     assert (data.layout, data.classes, len(data.clips), data.split) == ("audiofolder", ("x", "y"), 4, False)
-    assert "1 sounds that metadata.csv does not name were left out" in data.notes
+    assert "1 sound that metadata.csv does not name was left out" in data.notes
     assert "columns that are not used: transcription" in data.notes
     assert open_dataset(tmp_path, layout="folder", folds=None).classes == ("a", "b")
 

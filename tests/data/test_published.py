@@ -40,7 +40,7 @@ def test_urbansound8k_without_its_table_is_read_by_its_names(tmp_path):
     touch(tmp_path, "audio/fold1/mine.wav")
     notes = open_dataset(tmp_path).notes
     assert "UrbanSound8K without fold 7: figures do not compare with those of all ten" in notes
-    assert "1 sounds not named as UrbanSound8K's were left out" in notes
+    assert "1 sound not named as UrbanSound8K's was left out" in notes
 
 
 def test_the_sounds_of_urbansound8k_beside_their_table(tmp_path):
@@ -197,7 +197,7 @@ def test_fsdd_has_its_official_test_takes(tmp_path):
     assert data.describe() == said
     assert data.clips[0] == Clip("recordings/0_jackson_3.wav", "0", TEST, "jackson")
     assert {int(clip.path[:-4].rsplit("_", 1)[1]) for clip in data.clips if clip.fold == TEST} == {3, 4}
-    assert "1 sounds not named DIGIT_SPEAKER_TAKE were left out" in data.notes
+    assert "1 sound not named DIGIT_SPEAKER_TAKE was left out" in data.notes
     assert any("--label-from '{label}_{group}_{n}' tests on speakers that were not trained on" in n for n in data.notes)
     assert any(note.startswith("LEAK: 2 sources have clips in several folds (jackson, theo)") for note in data.notes)
     assert len(open_dataset(root / "recordings").clips) == 100
@@ -240,7 +240,7 @@ def test_fsd50k(tmp_path):
         ("FSD50K.eval_audio/9.wav", "Rain", TEST),
     ]
     assert "2 of 9 clips have several labels and were left out" in data.notes
-    assert "1 clips of classes without a training clip were left out" in data.notes
+    assert "1 clip of classes without a training clip was left out" in data.notes
     # Its table alone.
     table_alone = tmp_path / "FSD50K.ground_truth" / "dev.csv"
     sounds = tmp_path / "FSD50K.dev_audio"

@@ -88,7 +88,7 @@ def test_the_plan_tells_the_cost_and_trains_nothing(asked, tmp_path, watched):
     result = invoke("reproduce", "all", *asked, "--out", tmp_path / "out", "--plan")
     assert watched == []
     assert not (tmp_path / "out").exists()
-    assert re.search(r"esc10-pretrained +4 trials of +2 epochs, +0 done; about \d+ s", result.stderr)
+    assert re.search(r"esc10-pretrained +4 +2 +0 +about \d+ s", result.stderr)
     assert re.search(r"gtzan-random +not run: its data set was not given", result.stderr)
     # pretrained with 2 seeds; random, mfcc, and fused, frozen and cut at a stage, with 1 seed each; 2 folds.
     assert re.search(r"6 of 8 cells: 14 trials, 0 done; about \d+ s for the rest", result.stderr)

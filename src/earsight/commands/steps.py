@@ -356,8 +356,8 @@ def train_one(
         tell(dataset)
     recipe, trial = load_recipe_for(dataset, options, run=folder), Trial(fold, seed)
     on = Place(computer(options.device, options.threads))
-    tell = tell if options.skip_bad else None
-    train_all(dataset, recipe, [trial], folder, store=options, on=on, tell=tell, tensorboard=tensorboard)
+    late = tell if options.skip_bad else None
+    train_all(dataset, recipe, [trial], folder, store=options, on=on, tell=late, tensorboard=tensorboard)
     report(folder, on, as_json=as_json)
     calibrate_members(folder)
     return publish_model(folder, trial)

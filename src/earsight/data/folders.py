@@ -25,7 +25,7 @@ from earsight.data.clip_tables import (
 from earsight.data.datasets import Listing, first
 from earsight.data.ffmpeg import demuxer_of
 from earsight.data.splits import TRAIN, is_part, part_folds
-from earsight.errors import DataError, counted
+from earsight.errors import DataError, counted, were
 
 NOISE_FOLDER = "_background_noise_"
 """What Speech Commands calls its recordings of noise, to be mixed in: no class."""
@@ -71,7 +71,7 @@ def read_folder(root: Path) -> Listing:
         raise _no_classes(root, f"{counted(loose, 'sound')} but no class folders")
     out.groups.extend(out.paths)
     if loose:
-        out.notes.append(f"{loose} sounds beside the class folders were left out: they have no class")
+        out.notes.append(f"{counted(loose, 'sound')} beside the class folders {were(loose)} left out, without a class")
     out.notes.extend(left_out(ignored))
     inside = {path.split("/")[1] for path in out.paths if path.count("/") > 1}
     if len(inside) > 1 and all(map(is_part, inside)):
@@ -276,7 +276,7 @@ def _from_metadata(table: Path, *, mode: str) -> Listing:
     listed = set(out.paths)
     left = [path for path in sounds_below(out.root) if path.relative_to(out.root).as_posix() not in listed]
     if left:
-        out.notes.append(f"{len(left)} sounds that {table.name} does not name were left out")
+        out.notes.append(f"{counted(len(left), 'sound')} that {table.name} does not name {were(len(left))} left out")
     return out
 
 

@@ -17,7 +17,7 @@ from earsight.data.datasets import Hints, Listing, first
 from earsight.data.folders import NOISE_FOLDER, PART_LISTS, read_folder
 from earsight.data.labels import joined, labels_note
 from earsight.data.splits import TEST, TRAIN, VALIDATION
-from earsight.errors import DataError
+from earsight.errors import DataError, counted, were
 
 ESC50_HINTS = Hints(sample_rate_hz=44100, clip_seconds=5.0, frames=250)
 URBANSOUND8K_HINTS = Hints(sample_rate_hz=22050, clip_seconds=4.0, frames=250)
@@ -103,7 +103,7 @@ def read_urbansound8k(root: Path) -> Listing:
         numbers = f"fold{'s' if len(absent) > 1 else ''} {', '.join(map(str, absent))}"
         notes.append(f"UrbanSound8K without {numbers}: figures do not compare with those of all ten")
     if len(named) < len(files):
-        notes.append(f"{len(files) - len(named)} sounds not named as UrbanSound8K's were left out")
+        notes.append(_left_out(len(files) - len(named), "not named as UrbanSound8K's"))
     return Listing(root.resolve().name, root, paths, labels, groups, folds, URBANSOUND8K_HINTS, notes)
 
 
@@ -145,7 +145,7 @@ def read_gtzan(root: Path) -> Listing:
     kept = [place for place, path in enumerate(found.paths) if _of_genre(home / path)]
     paths = [(home / found.paths[place]).relative_to(root).as_posix() for place in kept]
     left = len(found.paths) - len(kept)
-    notes = [*found.notes, *([f"{left} sounds not named <genre>.<number> were left out"] if left else [])]
+    notes = [*found.notes, *([_left_out(left, "not named <genre>.<number>")] if left else [])]
     labels = [found.labels[place] for place in kept]
     genres = sorted(set(labels))
     if len(genres) == 1:
@@ -197,7 +197,8 @@ def read_fsdd(root: Path) -> Listing:
     paths = [file.relative_to(root).as_posix() for file, _ in named]
     labels, groups = [match[1] for _, match in named], [match[2].lower() for _, match in named]
     folds = [TEST if int(match[3]) < _FSDD_TEST_TAKES else TRAIN for _, match in named]
-    notes = [f"{len(files) - len(named)} sounds not named DIGIT_SPEAKER_TAKE were left out"] * (len(named) < len(files))
+    left = len(files) - len(named)
+    notes = [_left_out(left, "not named DIGIT_SPEAKER_TAKE")] if left else []
     if len(set(folds)) < 2:
         notes.append("FSDD without its test takes (0 to 4), or with these alone: no test part, speakers are kept whole")
         return Listing(root.resolve().name, root, paths, labels, groups, notes=notes)
@@ -243,7 +244,7 @@ def read_fsd50k(root: Path, *, single: bool = False, mode: str = "auto") -> List
     kept = [row for row in one if row[1] in taught]
     notes = [f"{len(rows) - len(one)} of {len(rows)} clips have several labels and were left out"]
     if len(kept) < len(one):
-        notes.append(f"{len(one) - len(kept)} clips of classes without a training clip were left out")
+        notes.append(_left_out(len(one) - len(kept), "of classes without a training clip", noun="clip"))
     paths, labels, folds = [row[0] for row in kept], [normal(row[1]) for row in kept], [row[2] for row in kept]
     return Listing("single", root, paths, labels, paths, folds, notes=notes, table=truth / "dev.csv", split=True)
 
@@ -274,7 +275,7 @@ def read_dcase(root: Path) -> Listing:
     folds = {path: TRAIN for number in numbers for path in lists[number, "train"]} | folds
     every = {path: row for table in lists.values() for path, row in table.items()}
     left = len(set(rows) - set(folds))
-    notes = [f"{left} clips of meta.csv are in none of the lists and were left out"] if left else []
+    notes = [_left_out(left, "of meta.csv in none of the lists", noun="clip")] if left else []
     labels = [normal(every[path]["scene_label"]) for path in folds]
     groups = [rows.get(path, {}).get("identifier") or path for path in folds]
     listing = Listing(root.resolve().name, root, list(folds), labels, groups, list(folds.values()), None, notes, setup)
@@ -329,3 +330,8 @@ KNOWN_FAULTS: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
 """Of a layout, files (their names without suffix) and what is published about them. Of GTZAN the excerpts that Sturm
 found repeated exactly, and the others that are in no part of the fault-filtered split of 930; his mislabelled ones, and
 artists that come again, are not listed here."""
+
+
+def _left_out(count: int, which: str, *, noun: str = "sound") -> str:
+    """A note on files that are no part of the data set."""
+    return f"{counted(count, noun)} {which} {were(count)} left out"
