@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,3 +207,11 @@ def test_sources_of_esc10_are_those_of_its_table(esc10):
     sizes = sorted(len({row["src_file"] for row in rows if row["fold"] == fold}) for fold in "12345")
     assert held.group_line() == f"groups: 304, of which each fold holds out {sizes[0]} to {sizes[-1]}"
     assert held.guess_line(data=esc10) == ""
+
+
+def test_parts_of_a_split_are_no_sources():
+    names = [f"{part}/{label}/{n}.wav" for part in ("train", "validation", "test") for label in "abc" for n in range(9)]
+    clips = tuple(Clip(name, name.split("/")[1], len(name.split("/")[0]) % 3 + 1, name) for name in names)
+    plain = Dataset("mine", "folder", Path("sounds"), clips, ("a", "b", "c"), Hints(8000, 1.0, 50))
+    assert "folder" in guess_sources(plain).rule
+    assert "folder" not in guess_sources(replace(plain, split=True)).rule

@@ -21,7 +21,7 @@ import numpy as np
 
 from earsight.data.datasets import SEPARATOR, Dataset
 from earsight.data.duplicates import connected, joined
-from earsight.data.splits import PARTS
+from earsight.data.splits import PARTS, is_part
 from earsight.errors import counted
 from earsight.files import replace_text
 
@@ -146,8 +146,12 @@ def guess_sources(dataset: Dataset) -> Guess | None:
     labels = [clip.label for clip in dataset.clips]
     paths = [PurePosixPath(clip.path) for clip in dataset.clips]
     stems = [path.stem for path in paths]
+    parts = {
+        name for path in paths for name in path.parts[:1] if dataset.split and is_part(name)
+    }  # train/ is no source
     folders = [
-        "/".join(part for part in path.parts[:-1] if part != label) for path, label in zip(paths, labels, strict=True)
+        "/".join(name for name in path.parts[:-1] if name not in {label, *parts})
+        for path, label in zip(paths, labels, strict=True)
     ]
     rules: list[tuple[str, list[str]]] = [("the folder below that of the class", folders)]
     for pattern in _IDS:
