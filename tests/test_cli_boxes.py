@@ -30,6 +30,10 @@ def run(words):
     return found
 
 
+def words_without(words, *others):
+    return [word for word in words if word not in others]
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return write_synthetic_recordings(tmp_path_factory.mktemp("made"), recordings=4, seconds=20.0)
@@ -83,15 +87,40 @@ def test_every_rule_is_printed_and_the_run_says_how_to_open_the_data_again(made,
     heard = {row["label"] for row in map(json.loads, rows.splitlines()) if "label" in row}
     assert heard
     assert heard <= {"chirp_up", "click_train", "siren"}
-    scored = run(["evaluate", str(model), *words, "--events", "--tolerance", "0.3", "--json"]).stdout
+    events = ["evaluate", str(model), *words, "--events"]
+    scored = run([*events, "--hop", "0.5", "--tolerance", "0.3", "--json"]).stdout
     scores = json.loads(scored)
-    assert (scores["sounds"], scores["recordings"], scores["hop_seconds"]) == (32, 4, 0.25)
+    # The recording that was held out tests it, though the windows of events have another hop than those of training.
+    assert (scores["sounds"], scores["recordings"], scores["hop_seconds"]) == (8, 1, 0.5)
+    assert (scores["held_out"], scores["seen_in_training"]) == (True, False)
     assert scores["tolerance"] == 0.3
-    assert scores["hours"] == pytest.approx(80 / 3600)
+    assert scores["hours"] == pytest.approx(20 / 3600)
     assert {row["name"] for row in scores["classes"]} == {"chirp_up", "click_train", "siren"}
-    shown = " ".join(run(["evaluate", str(model), *words, "--events"]).output.split())
+    shown = " ".join(run([*words_without(events, "--complete"), "--hop", "0.25"]).output.split())
     assert "its onset within 0.5 s (--tolerance)" in shown
+    assert "1 recording, held out in training, 0.00556 h, a window every 0.25 s" in shown
+    shown = " ".join(run([*events, "--hop", "1", "--window-seconds", "2"]).output.split())
     assert "4 recordings, 0.0222 h" in shown
+    assert "Other windows trained the model: whether it saw some of these recordings cannot be told." in shown
+    for option, message in (("--first", "leave --first out"), ("--fold=9", "fold 9: not in this data set")):
+        refused = CliRunner().invoke(app, [*events, option])
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.output.split())
+
+
+def test_rare_labels_that_are_left_out_in_training_are_left_out_in_tests(made, tmp_path):
+    rows = (made / "boxes.csv").read_text()
+    (tmp_path / "boxes.csv").write_text(rows + "0.wav,16.9,18,frog\n")
+    words = [str(made / "recordings"), "--boxes", str(tmp_path / "boxes.csv")]
+    run(["train", *words, "--skip-rare", "--out", str(tmp_path / "run"), *TINY])
+    model = str(tmp_path / "run" / "model.safetensors")
+    for events in ([], ["--events", "--hop", "2"]):
+        refused = CliRunner().invoke(app, ["evaluate", model, *words, *events])
+        assert refused.exit_code == 2
+        assert "the model does not know frog" in " ".join(refused.output.split())
+        found = json.loads(run(["evaluate", model, *words, "--skip-rare", *events, "--json"]).stdout)
+        assert found["held_out"]
+        assert "frog" not in {row["name"] for row in found["classes"]}
 
 
 def test_options_for_boxes_without_boxes_and_those_of_other_data_sets_with_them(made):

@@ -108,6 +108,31 @@ def test_a_folder_of_recordings_into_a_folder(model, synthetic, tmp_path):
     assert "is whole" in again.stderr
 
 
+def test_what_is_found_is_read_back_as_boxes(model, long, tmp_path):
+    """One table for many recordings, and one for each: all have the events that JSON lines have."""
+    from earsight.data.annotations import read_boxes
+
+    root = tmp_path / "in"
+    (root / "deep").mkdir(parents=True)
+    sound, rate = soundfile.read(long)
+    for name, part in (("a.wav", sound[: 20 * rate]), ("deep/a.wav", sound[15 * rate : 40 * rate])):
+        soundfile.write(root / name, part, rate)
+    words = (root, "--hop", "0.5", *LOW)
+    wanted = []
+    for row in map(json.loads, _predict(model, *words, "--json").stdout.splitlines()):
+        wanted.append((Path(row["path"]).relative_to(root).as_posix(), row["begin_s"], row["end_s"], row["label"]))
+    assert {path for path, *_ in wanted} == {"a.wav", "deep/a.wav"}
+    for form, suffix, folder in (
+        *(("csv", ".csv", False), ("jsonl", ".jsonl", False), ("raven", ".txt", False)),
+        *(("csv", "", True), ("jsonl", "", True), ("raven", "", True), ("audacity", "", True)),
+    ):
+        out = tmp_path / f"{form}{'-each' if folder else ''}{suffix}"
+        _predict(model, *words, "--format", form, "--out", out)
+        assert out.is_dir() == folder
+        boxes = read_boxes(out, root).boxes
+        assert sorted((one.path, one.begin, one.end, one.label) for one in boxes) == sorted(wanted), form
+
+
 def test_killed_while_it_writes(model, long, tmp_path):
     """SIGKILL at whatever instant: the command with --resume gives the bytes of a run that nobody touched."""
     command = ["predict", model, long, "--hop", "0.05", "--rows", "windows", "--csv", *THREAD]

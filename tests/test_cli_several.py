@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import soundfile
 from several_clips import RATE, wave, write_several
 
 from earsight.inference.classifier import load_classifier
+from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
 from test_cli import invoke
 
@@ -153,6 +155,24 @@ def test_recordings_have_windows_and_events_of_each_class(without, tmp_path):
     assert len(strict.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("limit", "strange"), [(-1.0, True), (1e9, False)])
+def test_unknown_sounds_of_several_labels(model, sound, tmp_path, limit, strange):
+    """Beyond the OOD threshold people read unknown, and windows are of no event; JSON has a flag beside labels."""
+    card, network = load(model)
+    unknown = {**card.calibration["unknown"], "threshold": limit}
+    card = dataclasses.replace(card, calibration={**card.calibration, "unknown": unknown})
+    path = tmp_path / "model.safetensors"
+    save(path, state=network.state_dict(), card=card, statistics=statistics_of(network))
+    row = json.loads(invoke("predict", path, sound, "--json", *THREAD).stdout)
+    assert row["unknown"] is strange
+    assert row["labels"] == list(load_classifier(path).predict(sound).named)
+    assert invoke("predict", path, sound, *THREAD).stdout.split("\t")[1].startswith("unknown") is strange
+    windows = invoke("predict", path, sound, "--hop", "0.5", "--rows", "windows", "--json", *THREAD).stdout
+    assert [one["unknown"] for one in map(json.loads, windows.splitlines())] == [strange]
+    assert bool(invoke("predict", path, sound, "--hop", "0.5", *THREAD).stdout) is not strange
+    assert "plausible" not in row
+
+
 def test_long_clips_are_averaged(model, tmp_path):
     path = tmp_path / "long.wav"
     soundfile.write(path, np.concatenate([wave(("low",), seed=1), wave(("low", "high"), seed=2)]), RATE)
@@ -210,6 +230,19 @@ def test_a_report_of_several_labels(run):
     text = (run[0] / "report.html").read_text()
     for said in ("mean average precision, of networks on clips", "Precision by recall", "Co-occurrence", "AUROC %"):
         assert said in text
+    limits = load_card(run[0] / "fold-3" / "seed-0" / "model.safetensors").thresholds
+    assert "Thresholds of fold-3/seed-0/model.safetensors: the probability from which on a class is named" in text
+    cells = f"{limits['low']['threshold']:.2f}", "{:.2f} to {:.2f}".format(*limits["low"]["ci95"])
+    assert all(f"<bdi>{cell}</bdi></td>" in text for cell in cells)
+    assert "classes are named (best-f1)" in text
+    said = invoke("calibrate", run[0], "--threshold-rule", "false-alarms-per-hour=100").stdout
+    assert re.search(
+        r"\(false-alarms-per-hour=100\): micro F1 .* %, precision .* %; \S+ false alarms an hour and class", said
+    )
+    assert re.search(r"thresholds high 0\.\d\d \(0\.\d\d to [01]\.\d\d\), ", said)
+    invoke("report", run[0])
+    assert "classes are named (false-alarms-per-hour=100)" in (run[0] / "report.html").read_text()
+    invoke("calibrate", run[0])
     assert "Worst mistakes" not in text
     assert "Accuracy on the clips" not in text
 

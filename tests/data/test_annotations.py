@@ -165,6 +165,23 @@ def test_two_recordings_of_one_name_are_told_apart_by_their_folders(root):
     assert spans(read_boxes(root / "site1", root)) == [("site1/x.wav", 1, 2, "owl")]
 
 
+def test_a_recording_at_the_top_and_one_of_its_name_below(root):
+    """As predict writes tables into a folder for each recording, and as other machines' paths are."""
+    recording(root / "deep" / "a.wav")
+    tables = root.parent / "found"
+    (tables / "deep").mkdir(parents=True)
+    for place, label in (("a.txt", "owl"), ("deep/a.txt", "wren")):
+        (tables / place).write_text(f"1\t2\t{label}\n")
+    wanted = [("a.wav", "owl"), ("deep/a.wav", "wren")]
+    assert [(box.path, box.label) for box in read_boxes(tables, root).boxes] == wanted
+    rows = "path,begin,end,label\n/mnt/x/a.wav,1,2,owl\n/mnt/x/deep/a.wav,1,2,wren\n"
+    assert [(box.path, box.label) for box in read_boxes(table(root, rows), root).boxes] == wanted
+    recording(root / "deep" / "down" / "b2.wav")
+    recording(root / "deep" / "b2.wav")
+    with pytest.raises(DataError, match=r"'b2\.wav' may be"):
+        read_boxes(table(root, "path,begin,end,label\nb2.wav,1,2,owl\n"), root)
+
+
 def test_one_recording_and_its_table_of_any_name(root):
     found = read_boxes(table(root, "1\t2\towl;wren\n", "labels.txt"), root / "b.wav")
     assert spans(found) == [("b.wav", 1, 2, "owl"), ("b.wav", 1, 2, "wren")]
@@ -209,6 +226,13 @@ def test_a_box_that_cannot_be_is_named_with_its_line_or_left_out_and_counted(roo
     assert len(found.notes) == 1
     assert found.notes[0].startswith("left out, boxes ")
     assert found.notes[0].endswith(": 1")
+
+
+def test_where_no_box_is_left_it_is_said_why(root):
+    """As check does, which counts what is bad."""
+    path = table(root, "path,begin,end,label\na.wav,8000,16000,owl\nb.wav,24000,32000,owl\n")
+    with pytest.raises(DataError, match=r"(?s)2 boxes past the end .*these look like samples.*\nNo box is left"):
+        read_boxes(path, root, skip_bad=True)
 
 
 def test_all_that_is_wrong_is_said_at_once(root):

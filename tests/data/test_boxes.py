@@ -137,7 +137,7 @@ def test_where_annotators_disagree_nothing_is_cut(tmp_path):
     rules = BoxRules(window_seconds=2, hop_seconds=1, complete=True)
     data = opened(tmp_path, rows, head=head, rules=rules)
     assert not {1, 2, 3} & set(windows(data))
-    assert any("disputed or of rare labels, left out: 6" in note for note in data.notes)
+    assert any("disputed or of labels left out, not used: 6" in note for note in data.notes)
 
 
 def test_the_length_of_windows_comes_from_the_boxes(tmp_path):
@@ -239,6 +239,17 @@ def test_the_number_of_windows_is_bounded(tmp_path):
     sizes = Counter(clip.label for clip in data.clips)
     assert sizes == {"owl": 18, "wren": 12}
     assert any("--most-windows" in note for note in data.notes)
+
+
+def test_of_several_labels_the_rarest_of_a_window_counts_where_their_number_is_bounded(tmp_path):
+    """Not each set of labels for itself: of many sets background would be next to nothing."""
+    rows = [f"{n},{n + 2},{name}" for n, name in enumerate(("owl", "wren", "owl", "tit", "wren", "owl"))]
+    rules = BoxRules(window_seconds=1, hop_seconds=0.1, most_windows=40, complete=True)
+    data = opened(tmp_path, both(*rows), rules=rules)
+    assert data.several
+    labels = [clip.labels for clip in data.clips]
+    assert Counter(found == () for found in labels) == {False: 30, True: 10}
+    assert sum("tit" in found for found in labels) == 10
 
 
 @pytest.mark.parametrize(

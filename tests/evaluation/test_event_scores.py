@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from earsight.errors import DataError
-from earsight.evaluation.event_scores import Span, match_events, score_events
+from earsight.evaluation.event_scores import Span, match_events, score_events, stretches
 
 TRUTH = [Span("a", 1.0, 2.0, "dog"), Span("a", 5.0, 6.0, "cat"), Span("a", 9.0, 9.5, "dog"), Span("b", 1.0, 2.0, "dog")]
 
@@ -40,6 +40,28 @@ def test_scores_by_hand():
     overlap = score_events(TRUTH, [Span("a", 1.9, 9.2, "dog")], tolerance=None, hours=0.5)
     assert overlap["matched"] == 1
     assert overlap["onset_error"]["mean"] == pytest.approx(0.9), "of two that overlap the nearer onset"
+
+
+def test_what_is_not_known_counts_neither_way():
+    found = [
+        Span("a", 1.2, 2.0, "dog"),
+        Span("a", 3.0, 4.0, "cat"),
+        Span("b", 3.0, 4.0, "cat"),
+        Span("a", 7.9, 8, "cat"),
+    ]
+    open_to = [Span("a", 0.5, 3.5, "owl"), Span("a", 8.0, 9.0, "owl")]
+    scores = score_events(TRUTH, found, hours=1, open_to=open_to)
+    # The first is right all the same; the second lies there; the third is in another recording, the last ends before.
+    assert (scores["matched"], scores["events"], scores["false_an_hour"]) == (1, 3, 2)
+    assert [row["events"] for row in scores["classes"]] == [2, 1]
+
+
+def test_boxes_of_a_class_that_overlap_are_one_stretch():
+    boxes = [*TRUTH, Span("a", 1.9, 3.0, "dog"), Span("a", 1.2, 1.5, "dog"), Span("a", 3.0, 4.0, "dog")]
+    assert stretches(boxes) == sorted([Span("a", 1.0, 3.0, "dog"), Span("a", 3.0, 4.0, "dog"), *TRUTH[1:]])
+    assert stretches([Span("a", 1, 2, "dog"), Span("b", 1.5, 3, "dog"), Span("a", 1.5, 3, "cat")]) == [
+        *(Span("a", 1, 2, "dog"), Span("a", 1.5, 3, "cat"), Span("b", 1.5, 3, "dog"))
+    ]
 
 
 def test_nothing_found_and_nothing_there():

@@ -225,6 +225,19 @@ def test_groups_are_redrawn_whole():
     assert summarize([copies], machine={})["groups"] == {"count": 40, "few": False}
 
 
+def test_a_class_of_one_source_has_no_interval():
+    """Redrawing sources would leave its clips as they are: the limits would meet, and say the opposite."""
+    alone = trial(1, 0)
+    truth = alone.marks.copy()
+    truth[:, 1] = 0
+    truth[:6, 1] = 1
+    groups = np.array([f"g{n // 8}" for n in range(len(truth))])
+    other = Predictions(**{**vars(alone), "targets": truth, "groups": groups})
+    rows = summarize([other], machine={})["classes"]
+    assert rows[1]["ci95"] == [0.0, 1.0]
+    assert 0 < rows[0]["ci95"][0] < rows[0]["ci95"][1] <= 1
+
+
 def test_classes_without_positives_are_named_and_left_out():
     truth = trial(1, 0).marks.copy()
     truth[:, 2] = 0

@@ -278,6 +278,9 @@ def test_names_of_files_are_never_the_same():
     names = dict(file_names(paths))
     assert names == {"a/x.wav": "x", "b/x.wav": "x-2", "x-2.wav": "x-2-2", "x.flac": "x-3", ".wav": ".wav"}
     assert len(set(names.values())) == len(paths)
+    # The second to which a part reaches is no ending: another command's explanation of the next part is not replaced.
+    parts = ["r/x.wav@14.000-19.000", "r/x.wav@14.000-19.500"]
+    assert [dict(file_names([part]))[part] for part in parts] == ["x.wav@14.000-19.000", "x.wav@14.000-19.500"]
 
 
 def test_the_origin_names_the_model_and_the_settings(tmp_path):

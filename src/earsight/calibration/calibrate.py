@@ -76,7 +76,7 @@ def calibrate_run(
         "score": fit.score_of(trials, wanted.score),
         "wanted": asdict(wanted),
         "of": _of(trials),
-        "figures": fit.figures(calibrated, trials, wanted=wanted),
+        "figures": fit.figures(calibrated, trials, wanted=wanted, clip_seconds=_clip_seconds(run, trials)),
         "optimistic": alone or chosen,
         "models": models,
         "notes": _notes(fitted, wanted, alone=alone, chosen=chosen),
@@ -184,8 +184,10 @@ def _notes(
         f"{few} a coverage of {100 * wanted.coverage:g} %: no sets.": not several
         and any(one.sets is None for one in found),
         "Classes may sound together: a set of which one holds is not defined, and thresholds name classes.": several,
-        "Clips share sources: the intervals of thresholds count clips, and are narrower than they should be; those of "
-        "what was reached go by sources.": bool(shared_groups(clip_groups([trial for trial, _ in fitted]))),
+        "Clips share sources: the intervals of false alarms and of coverage that thresholds stand for count clips, and "
+        "are narrower than they should be; those of what was reached go by sources.": bool(
+            shared_groups(clip_groups([trial for trial, _ in fitted]))
+        ),
     }
     rule = wanted.rule(several=several)
     if rule is not None:

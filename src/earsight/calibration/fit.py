@@ -208,11 +208,14 @@ def calibrated_trial(trial: Predictions, calibration: Calibration) -> Calibrated
     return CalibratedTrial(before=before, after=after, unknown=strange, prediction_sets=inside, named=named)
 
 
-def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted) -> dict[str, Any]:
+def figures(
+    calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions], *, wanted: Wanted, clip_seconds: float = 0.0
+) -> dict[str, Any]:
     """Measured results of calibrations on the trials' clips, as JSON values.
 
     ``clips``; ``log_loss`` and ``ece``, each with ``before`` and ``after`` (where classes may sound together of all
-    their yes and no); ``named``: ``micro_f1`` and ``macro_f1`` at the thresholds, where there are such; ``coverage``
+    their yes and no); ``named``: ``micro_f1``, ``macro_f1``, ``precision`` of all that is named and, of clips of
+    ``clip_seconds``, ``false_alarms_per_hour`` and class, at the thresholds, where there are such; ``coverage``
     (``stated``, ``reached``, ``ci95``, ``mean_size``: classes in a set, ``single``: the share of sets of one class) and
     ``false_alarms`` (``stated``, ``reached``, ``ci95``), each None if some calibration has no threshold for it.
     Intervals are Clopper and Pearson's over different clips; several seeds' predictions of one clip count as one clip.
@@ -238,8 +241,12 @@ def figures(calibrated: Sequence[CalibratedTrial], trials: Sequence[Predictions]
     named = [one.named for one in calibrated if one.named is not None]
     if len(named) == len(calibrated):
         marks = np.concatenate([marks_of(trial) for trial in trials])
-        f1 = f1_at(marks, np.concatenate(named).astype(float), 0.5)
-        out["named"] = {"micro_f1": f1.micro, "macro_f1": f1.macro}
+        told = np.concatenate(named)
+        f1 = f1_at(marks, told.astype(float), 0.5)
+        right, wrong = (int((told & (marks == sounds)).sum()) for sounds in (1, 0))
+        out["named"] = {"micro_f1": f1.micro, "macro_f1": f1.macro, "precision": right / max(1, right + wrong)}
+        hours = float((marks == 0).sum()) * clip_seconds / 3600
+        out["named"]["false_alarms_per_hour"] = wrong / hours if hours else 0.0
     sets = [one.prediction_sets for one in calibrated if one.prediction_sets is not None]
     if len(sets) == len(calibrated):
         table = np.concatenate(sets)

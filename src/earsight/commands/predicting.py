@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,13 +27,14 @@ from earsight.commands.options import (
     Sounds,
     verb,
 )
-from earsight.commands.steps import cluster, computer, open_data, say_left_out, show
+from earsight.commands.steps import box_rules, cluster, computer, open_data, say_left_out, show
 from earsight.console import bar, err, say
 from earsight.errors import DataError, EarsightError, counted
 from earsight.inference.formats import FORMATS, Kind
 from earsight.signals import stop_status
 
 if TYPE_CHECKING:
+    from earsight.data.annotations import Boxes
     from earsight.inference.classifier import Classifier
     from earsight.inference.events import EventRules
     from earsight.inference.journal import Output
@@ -233,14 +234,8 @@ def _clips(
     if output.open(""):
         output.write("", writer.header())
     with _progress(wanted) as shown:
-        for found in predict_clips(
-            model,
-            islice(paths, done, None),
-            batch_size=CLIPS,
-            first=wanted.first,
-            damaged=wanted.damaged,
-            remote=remote,
-        ):
+        how: dict[str, Any] = {"first": wanted.first, "damaged": wanted.damaged, "remote": remote}
+        for found in predict_clips(model, islice(paths, done, None), batch_size=CLIPS, **how):
             output.write("", writer.prediction(found))
             done, failed = done + 1, failed + bool(found.error)
             long, uncalibrated = long + (found.windows > 1), uncalibrated + (found.calibrated is False)
@@ -473,15 +468,16 @@ def evaluated(
         raise DataError("--events: needs what was annotated; give --boxes TABLE too")
     classifier = load()
     if events and form.boxes is not None:
-        return _events_scored(classifier, data, form.boxes, form, tolerance=tolerance, skip_bad=skip_bad)
+        if first or damaged:
+            raise DataError(f"--events finds them in all windows: leave --{'first' if first else 'allow-damaged'} out")
+        return _events_scored(classifier, data, form, fold=fold, tolerance=tolerance, skip_bad=skip_bad)
     cards = classifier.card.members or (classifier.card,)
     drawn = {str(card.trained_on.get("digest")) for card in cards}
+    how: dict[str, Any] = {"skip_missing": skip_bad, "testing": True, "several": True, "known": classifier.classes}
     try:
-        dataset = open_data(
-            data, form, splits=form.splits, skip_missing=skip_bad, kept=lambda: drawn, testing=True, several=True
-        )
+        dataset = open_data(data, form, splits=form.splits, kept=lambda: drawn, **how)
     except TooFewError:  # for the folds, which only a model of cross-validation needs
-        dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True, several=True)
+        dataset = open_data(data, form, least=1, **how)
     with bar("predicting") as shown:
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, damaged=damaged, progress=shown)
     say_left_out(classifier)
@@ -489,27 +485,58 @@ def evaluated(
 
 
 def _events_scored(
-    classifier: Classifier, data: Path, boxes: Path, form: DataOptions, *, tolerance: float | None, skip_bad: bool
+    classifier: Classifier, data: Path, form: DataOptions, *, fold: int | None, tolerance: float | None, skip_bad: bool
 ) -> dict[str, Any]:
     """The scores of the events found in recordings, against their boxes; boxes of background are no events."""
     from earsight.data.annotations import read_boxes
     from earsight.data.datasets import is_background
-    from earsight.evaluation.event_scores import TOLERANCE, Span
+    from earsight.evaluation.event_scores import TOLERANCE, Span, stretches
     from earsight.inference.scoring import evaluate_events
 
-    read = read_boxes(boxes, data, label_column=form.label_column, annotator=form.annotator, skip_bad=skip_bad)
+    words = {"label_column": form.label_column, "annotator": form.annotator}
+    read = read_boxes(form.boxes or data, data, **words, skip_bad=skip_bad)
     read = read.with_silent() if form.complete else read
     for note in read.notes:
         say(f"  note: {note}")
     if read.others:
         what = f"{counted(len(read.others), 'recording')} without a box"
         say(f"  note: {what} left out (--complete: they hold nothing, and what is found in them is false)")
-    truth = [Span(box.path, box.begin, box.end, box.label) for box in read.boxes if not is_background(box.label)]
+    chosen, about = _tested(classifier, read, form, fold=fold)
+    boxes = [box for box in read.boxes if box.path in chosen and not is_background(box.label)]
+    spans = [Span(box.path, box.begin, box.end, box.label) for box in boxes]
+    unsaid = [box.disputed or (form.skip_rare and box.label not in classifier.classes) for box in boxes]
+    if any(unsaid):
+        say(f"  note: boxes that are disputed or of labels left out: {sum(unsaid)}; what is found there is not counted")
     hop = form.hop or min(1.0, classifier.clip_seconds / 4)
     with bar("finding events") as shown:
-        return evaluate_events(
-            *(classifier, read.root, truth, read.seconds),
+        found = evaluate_events(
+            *(classifier, read.root),
+            stretches(span for span, out in zip(spans, unsaid, strict=True) if not out),
+            {path: seconds for path, seconds in read.seconds.items() if path in chosen},
             hop_seconds=hop,
             tolerance=TOLERANCE if tolerance is None else tolerance,
+            open_to=[span for span, out in zip(spans, unsaid, strict=True) if out],
             progress=shown,
         )
+    return found | about
+
+
+def _tested(model: Classifier, read: Boxes, form: DataOptions, *, fold: int | None) -> tuple[set[str], dict[str, Any]]:
+    """The recordings that test a model, as windows of them do, and what is known of them; see `recordings_that_test`.
+
+    The windows that trained it may have had another hop than those in which events are looked for, and background.
+    """
+    from earsight.data.boxes import open_recordings
+    from earsight.data.datasets import TooFewError
+    from earsight.inference.scoring import recordings_that_test, trained_rows
+
+    for hop, complete in dict.fromkeys(product((form.hop, None), (form.complete, not form.complete))):
+        rules = box_rules(replace(form, hop=hop, complete=complete))
+        how: dict[str, Any] = {"rules": rules, "testing": True, "known": model.classes}
+        try:
+            windows = open_recordings(read.root, read, folds=form.splits, **how)
+        except TooFewError:
+            windows = open_recordings(read.root, read, folds=None, **how)
+        if trained_rows(model, windows)[0] is not None:
+            break
+    return recordings_that_test(model, windows, read.seconds, fold=fold)

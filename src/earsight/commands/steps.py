@@ -61,11 +61,13 @@ def open_data(
     testing: bool = False,
     several: bool = False,
     kept: Callable[[], Collection[str]] = frozenset,
+    known: Collection[str] | None = None,
 ) -> Dataset:
     """Open a data set and print what was recognised; no folds are drawn but for ``splits``.
 
     Every class must have ``least`` sources, so that some of it can be held out. For ``kept`` and
     ``testing`` see `open_dataset`. ``several``: whether the verb can do with several labels a clip; others refuse them.
+    ``known``: classes of a model, which ``--skip-rare`` leaves the boxes of.
     """
     import numpy as np
 
@@ -79,29 +81,13 @@ def open_data(
     skip_missing = skip_missing or (isinstance(options, StoreOptions) and options.skip_bad)
     rules = box_rules(options)
     if options.boxes is not None:
-        dataset = open_recordings(
-            data,
-            options.boxes,
-            rules=rules,
-            folds=splits,
-            label_column=options.label_column,
-            annotator=options.annotator,
-            skip_bad=skip_missing,
-            testing=testing or least < 2,
-        )
+        how: dict[str, Any] = {"label_column": options.label_column, "annotator": options.annotator, "known": known}
+        how |= {"skip_bad": skip_missing, "testing": testing or least < 2}
+        dataset = open_recordings(data, options.boxes, rules=rules, folds=splits, **how)
     else:
-        dataset = open_dataset(
-            data,
-            layout=options.layout,
-            subset=options.subset,
-            root=options.root,
-            label_from=options.label_from,
-            labels=options.labels,
-            folds=splits,
-            kept=kept,
-            skip_missing=skip_missing,
-            testing=testing,
-        )
+        how = {name: getattr(options, name) for name in ("layout", "subset", "root", "label_from", "labels")}
+        how |= {"folds": splits, "kept": kept, "skip_missing": skip_missing, "testing": testing}
+        dataset = open_dataset(data, **how)
     if dataset.several and not several:
         raise DataError(
             f"{data}: its clips have several labels each, which this verb cannot do with yet; train, crossval, "

@@ -27,16 +27,8 @@ from earsight.errors import AudioError, DataError, counted
 
 PATHS = (
     *("path", "begin path", "audio_file", "begin file", "file_name", "filepath", "recording", "sound", "sound_path"),
-    *(
-        "audio_path",
-        "audio_filepath",
-        "in file",
-        "notated_path",
-        "soundfile",
-        "sound.files",
-        "begin_path",
-        "begin_file",
-    ),
+    *("audio_path", "audio_filepath", "in file", "notated_path", "soundfile", "sound.files", "begin_path"),
+    "begin_file",
     *(name for name in PATH_COLUMNS if name not in ("path", "file_name", "filepath")),
 )
 LABELS = (
@@ -525,8 +517,9 @@ def _refuse(reading: _Reading, *, skip_bad: bool) -> None:
         boxes = f"{len(places)} box{'es' if len(places) > 1 else ''} {what}"
         texts.append(f"{boxes} ({first(places)}): {remedy}")
         reading.counts[f"{LEFT_OUT} {what} ({first(places)})"] = len(places)
-    if texts and not skip_bad:
-        raise DataError("\n".join(texts) + "\nMend them, or leave these boxes out with --skip-bad.")
+    if texts and not (skip_bad and kept):
+        left = "No box is left." if skip_bad else "Mend them, or leave these boxes out with --skip-bad."
+        raise DataError("\n".join([*texts, left]))
 
 
 def _unit_guess(reading: _Reading) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -120,6 +120,7 @@ def open_recordings(
     annotator: str | None = None,
     skip_bad: bool = False,
     testing: bool = False,
+    known: Collection[str] | None = None,
 ) -> Dataset:
     """Open recordings and the boxes in them as a data set of windows.
 
@@ -137,6 +138,8 @@ def open_recordings(
         label; and that draw's seed. None draws none: every window is then in fold 0.
     testing : bool
         Whether the windows only test a model: one class will do.
+    known : collection of str, optional
+        Classes of the model that they test: with ``rules.skip_rare`` other labels are left out.
 
     Returns
     -------
@@ -161,14 +164,18 @@ def open_recordings(
         boxes = boxes.with_silent()
     where = str(recordings)
     sources = _sources(boxes)
-    rare = {} if testing else _rare(boxes, sources, folds=folds, skip=rules.skip_rare, where=where)
+    if testing:
+        other = set(boxes.labels) - set(known) if known is not None and rules.skip_rare else set()
+        rare = {label: 0 for label in other if not is_background(label)}
+    else:
+        rare = _rare(boxes, sources, folds=folds, skip=rules.skip_rare, where=where)
     if testing and folds and len(set(sources.values())) < folds:
         raise TooFewError(f"{where}: {counted(len(sources), 'recording')}, fewer than {folds} folds; give --splits")
     window = _window_ms(boxes, rules)
     hop = round(1000 * rules.hop_seconds) if rules.hop_seconds else max(1, window // 2)
     cuts = [_cut(path, list(found), boxes, rules, window, hop, rare) for path, found in _by_recording(boxes)]
     windows, notes, several = _chosen(cuts, boxes, rules, window, hop)
-    given = _given_folds(boxes, sources)
+    given = _given_folds(boxes, sources, least=1 if testing else 2)
     labels = {label for one in windows for label in one.labels} - {BACKGROUND}
     classes = (
         *sorted(labels),
@@ -369,7 +376,8 @@ def _chosen(
     every = sum(len(cut.begins) for cut in cuts)
     unused = every - len(windows) - sum(lost.values()) - outside
     chosen, bound = _bounded([*labelled, *kept], rules)
-    notes = _notes(boxes, rules, window, hop, several, lost, both, outside, len(drawn), unused)
+    lost.update(both=both, outside=outside, drawn=len(drawn), unused=unused)
+    notes = _notes(boxes, rules, window, hop, several, lost)
     missed = sum(count == 0 for cut in cuts for count in cut.held.values())
     if missed:
         notes.append(
@@ -396,13 +404,17 @@ def _evenly(items: Sequence[_T], most: int) -> list[_T]:
 
 
 def _bounded(windows: list[_Window], rules: BoxRules) -> tuple[list[_Window], list[str]]:
-    """At most so many windows as the rules allow: the largest classes lose of theirs, evenly, until all fit."""
+    """At most so many windows as the rules allow: the largest classes lose of theirs, evenly, until all fit.
+
+    A window of several labels counts as one of the rarest of them.
+    """
     if len(windows) <= rules.most_windows:
         return windows, []
-    kinds: defaultdict[tuple[str, ...], list[_Window]] = defaultdict(list)
+    sizes = Counter(label for one in windows for label in one.labels)
+    kinds: defaultdict[str, list[_Window]] = defaultdict(list)
     for one in windows:
-        kinds[one.labels].append(one)
-    left, room = rules.most_windows, dict[tuple[str, ...], int]()
+        kinds[min(one.labels, key=lambda label: (sizes[label], label))].append(one)
+    left, room = rules.most_windows, dict[str, int]()
     for number, kind in enumerate(sorted(kinds, key=lambda kind: (len(kinds[kind]), kind))):
         room[kind] = min(len(kinds[kind]), left // (len(kinds) - number))
         left -= room[kind]
@@ -413,18 +425,7 @@ def _bounded(windows: list[_Window], rules: BoxRules) -> tuple[list[_Window], li
     return out, [note + f"lose of theirs, evenly; --most-windows {len(windows)} takes all, a longer --hop makes fewer"]
 
 
-def _notes(
-    boxes: Boxes,
-    rules: BoxRules,
-    window: int,
-    hop: int,
-    several: bool,
-    lost: Counter[str],
-    both: int,
-    outside: int,
-    drawn: int,
-    unused: int,
-) -> list[str]:
+def _notes(boxes: Boxes, rules: BoxRules, window: int, hop: int, several: bool, lost: Counter[str]) -> list[str]:
     """The rules and what came of them, as lines."""
     why = (
         "" if rules.window_seconds else ", which nine boxes in ten fit in" if window < 1000 * _LONGEST else ", at most"
@@ -441,19 +442,19 @@ def _notes(
     )
     if several:
         lines.append(f"windows that hold only a part of a box, and are left out: {lost['edge']}")
-        lines.append(f"windows with several labels: {both}, so that each label is answered for itself")
+        lines.append(f"windows with several labels: {lost['both']}, so that each label is answered for itself")
     elif lost["two"]:
         lines.append(f"windows with several labels, left out: {lost['two']}")
     if lost["barred"]:
-        lines.append(f"windows on boxes that are disputed or of rare labels, left out: {lost['barred']}")
+        lines.append(f"windows on boxes that are disputed or of labels left out, not used: {lost['barred']}")
     if rules.complete:
         lines.append(
-            f"outside all boxes: {counted(outside, 'window')}, background by --complete, {drawn} of them used, "
-            f"evenly spaced (at most {rules.background:g} for each with a label)"
+            f"outside all boxes: {counted(lost['outside'], 'window')}, background by --complete, {lost['drawn']} of "
+            f"them used, evenly spaced (at most {rules.background:g} for each with a label)"
         )
-    elif unused:
+    elif lost["unused"]:
         lines.append(
-            f"outside all boxes: {counted(unused, 'window')}, not used, for nothing says that every sound was "
+            f"outside all boxes: {counted(lost['unused'], 'window')}, not used, for nothing says that every sound was "
             "annotated (--complete does)"
         )
     if boxes.others:
@@ -461,7 +462,7 @@ def _notes(
     return lines
 
 
-def _given_folds(boxes: Boxes, sources: dict[str, str]) -> dict[str, int]:
+def _given_folds(boxes: Boxes, sources: dict[str, str], *, least: int) -> dict[str, int]:
     """The fold of each recording by the column ``fold``; empty where there is none."""
     marked = [box for box in boxes.boxes if box.fold is not None]
     if not marked:
@@ -479,7 +480,7 @@ def _given_folds(boxes: Boxes, sources: dict[str, str]) -> dict[str, int]:
                 f"{other.line}; folds never cut a recording or a group: give it one"
             )
     folds = {source: int(box.fold or 0) for source, box in of_source.items()}
-    if len(set(folds.values())) < 2:
+    if len(set(folds.values())) < least:
         raise DataError(f"{boxes.root}: every box is in fold {marked[0].fold}; at least two folds are needed")
     # Recordings without a box are dealt to the folds in turn.
     numbers = sorted(set(folds.values()))

@@ -82,9 +82,12 @@ class NamedSounds:
         if len(found) < 2:
             return found[0] if found else None
 
-        def alike(path: str) -> int:
-            pairs = zip(reversed(Path(path).parts[:-1]), reversed(folders), strict=False)
-            return next((n for n, (one, two) in enumerate(pairs) if one.casefold() != two.casefold()), len(folders))
+        def alike(path: str) -> tuple[int, bool]:
+            """How many folders are the same from the last on, and whether all of the recording's are."""
+            mine = Path(path).parts[:-1][::-1]
+            same = [one.casefold() == two.casefold() for one, two in zip(mine, folders[::-1], strict=False)]
+            count = (*same, False).index(False)
+            return count, count == len(mine)
 
         best = sorted(found, key=alike, reverse=True)
         if alike(best[0]) == alike(best[1]):

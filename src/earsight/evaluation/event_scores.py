@@ -30,6 +30,18 @@ class Span(NamedTuple):
     label: str
 
 
+def stretches(spans: Iterable[Span]) -> list[Span]:
+    """Annotations with those of one class that overlap as one: two people's boxes, or calls that meet."""
+    out: list[Span] = []
+    for span in sorted(spans, key=lambda one: (one.path, one.label, one.begin, one.end)):
+        last = out[-1] if out else None
+        if last and (last.path, last.label) == (span.path, span.label) and span.begin < last.end:
+            out[-1] = last._replace(end=max(last.end, span.end))
+        else:
+            out.append(span)
+    return sorted(out)
+
+
 def match_events(
     truth: Sequence[Span], found: Sequence[Span], *, tolerance: float | None = TOLERANCE
 ) -> list[tuple[int, int]]:
@@ -91,9 +103,17 @@ def _times(spans: Sequence[Span], indices: list[int]) -> NDArray[np.float64]:
 
 
 def score_events(
-    truth: Sequence[Span], found: Sequence[Span], *, tolerance: float | None = TOLERANCE, hours: float
+    truth: Sequence[Span],
+    found: Sequence[Span],
+    *,
+    tolerance: float | None = TOLERANCE,
+    hours: float,
+    open_to: Sequence[Span] = (),
 ) -> dict[str, Any]:
     """Scores of events against annotations; ``hours`` is the length of all recordings together.
+
+    ``open_to`` are stretches of which it is not known what sounds there: an event that overlaps one, and matches
+    nothing, does not count.
 
     Returns
     -------
@@ -114,6 +134,14 @@ def score_events(
         if not span.begin <= span.end:
             raise DataError(f"{span.path}: {span.label} from {span.begin:g} to {span.end:g} s ends before it begins")
     pairs = match_events(truth, found, tolerance=tolerance)
+    if open_to:
+        right = {other for _, other in pairs}
+        unsure = [
+            any(one.path == event.path and one.begin < event.end and event.begin < one.end for one in open_to)
+            for event in found
+        ]
+        found = [event for place, event in enumerate(found) if place in right or not unsure[place]]
+        pairs = match_events(truth, found, tolerance=tolerance)
     names = sorted({span.label for span in (*truth, *found)})
     rows = []
     for name in names:

@@ -354,7 +354,8 @@ def summarize_several(trials: list[Predictions], *, machine: Mapping[str, Any]) 
     at a ``threshold`` of 1/2); ``classes``: name, clips, average precision with its interval, chance, AUROC and F1;
     ``without_positives``: classes by fold that have no positive clip there, or no negative one, and are left out of its
     mean; ``groups``, ``folds``, ``protocol``, ``recipe_digest``, ``dataset`` and ``machine``; with several seeds also
-    ``average_precision.std_over_seeds`` and ``ensemble``. Intervals: bootstrap over groups, else clips within folds.
+    ``average_precision.std_over_seeds`` and ``ensemble``. Intervals: bootstrap over groups, else clips within folds; of
+    a class that sounds in one group alone, from 0 to 1.
     """
     first, classes = trials[0].about, trials[0].classes
     drawn, rows_of, groups = clip_draws(trials)
@@ -403,7 +404,7 @@ def summarize_several(trials: list[Predictions], *, machine: Mapping[str, Any]) 
         "groups": {"count": groups, "few": groups < FEW_GROUPS} if groups else None,
         "folds": rows,
     }
-    clips = distinct_positives(trials)
+    clips, sole = distinct_positives(trials), _of_one_source(trials)
     for number, name in enumerate(classes):
         own = {key: table[..., number] for key, table in stacked.items()}
         found = over_folds(own["average_precision"], folds)
@@ -412,7 +413,9 @@ def summarize_several(trials: list[Predictions], *, machine: Mapping[str, Any]) 
                 "name": name,
                 "clips": clips[number],
                 "average_precision": _number(found),
-                "ci95": multilabel.limits(over_folds(own["average_precision_draws"], folds), around=float(found)),
+                "ci95": [0.0, 1.0]
+                if sole[number]
+                else multilabel.limits(over_folds(own["average_precision_draws"], folds), around=float(found)),
                 "chance": _number(over_folds(np.stack([_chance(one)[number] for one in trials]), folds)),
                 "auroc": _number(over_folds(own["auroc"], folds)),
                 "precision": float(f1.precision[number]),
@@ -463,6 +466,12 @@ def distinct_positives(trials: Sequence[Predictions]) -> list[int]:
     """How many clips each class sounds in; a clip that several seeds predicted counts once."""
     first = np.unique(np.concatenate([one.clips for one in trials]), return_index=True)[1]
     return [int(count) for count in (np.concatenate([one.marks for one in trials])[first] == 1).sum(axis=0)]
+
+
+def _of_one_source(trials: Sequence[Predictions]) -> list[bool]:
+    """Whether a class sounds in clips of one source alone, which redrawing sources cannot vary."""
+    groups, marks = clip_groups(trials), np.concatenate([one.marks for one in trials])
+    return [groups is not None and len(np.unique(groups[column == 1])) == 1 for column in marks.T]
 
 
 def _chance(trial: Predictions) -> NDArray[np.float64]:

@@ -144,18 +144,8 @@ class _Csv(Writer):
         times = _TIMES if self.kind == "windows" else ()
         damage = ["damage", "read_seconds"] if self.damaged else []
         several = ["labels", *(_quoted(f"p_{name}") for name in self.classes)] if self.classes else []
-        return [
-            "path",
-            *times,
-            "label",
-            "probability",
-            *ranks,
-            *extra,
-            "error",
-            *self._window_columns(),
-            *damage,
-            *several,
-        ]
+        first = ["path", *times, "label", "probability", *ranks, *extra, "error"]
+        return [*first, *self._window_columns(), *damage, *several]
 
     def _window_columns(self) -> list[str]:
         if self.kind != "clips" or self.first:

@@ -220,12 +220,13 @@ def evaluate_events(
     hop_seconds: float = 1.0,
     rules: EventRules | None = None,
     tolerance: float = TOLERANCE,
+    open_to: Sequence[Span] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Find the events of annotated recordings, and compare them with what was annotated.
 
     ``seconds`` has the length of each recording, by its path below ``root``; those without an annotation count too.
-    ``hop_seconds`` and ``rules`` are those of `Classifier.events`, ``tolerance`` is of onsets.
+    ``hop_seconds`` and ``rules`` are those of `Classifier.events`; ``tolerance`` and ``open_to`` of `score_events`.
 
     Returns what `earsight.evaluation.event_scores.score_events` does, with ``recordings`` and ``hop_seconds``.
 
@@ -238,8 +239,29 @@ def evaluate_events(
             found.append(Span(path, event.begin_seconds, event.end_seconds, event.label))
         if progress:
             progress(done, len(seconds))
-    scores = score_events(truth, found, tolerance=tolerance, hours=sum(seconds.values()) / 3600)
+    scores = score_events(truth, found, tolerance=tolerance, hours=sum(seconds.values()) / 3600, open_to=open_to)
     return {**scores, "recordings": len(seconds), "hop_seconds": hop_seconds}
+
+
+def recordings_that_test(
+    classifier: Classifier, dataset: Dataset, paths: Iterable[str], *, fold: int | None = None
+) -> tuple[set[str], dict[str, Any]]:
+    """The recordings that test a model's events, of ``paths``, and what `evaluate` says of clips: fold, held out, seen.
+
+    ``dataset`` are their windows. Without ``fold`` they are those of which no window trained the model, where it was
+    trained on these windows; else all. DataError if no recording is in the fold.
+    """
+    trained, held = trained_rows(classifier, dataset)
+    owners = np.array([clip.path for clip in dataset.clips])
+    chosen, out = set(paths), False
+    if fold is not None:
+        chosen &= set(owners[dataset.folds == fold])
+    elif trained is not None and not trained.all():
+        chosen, fold, out = chosen - set(owners[trained]), held, True
+    if not chosen:
+        raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
+    seen = _seen(classifier, dataset, trained, np.flatnonzero(np.isin(owners, sorted(chosen))))
+    return chosen, {"fold": fold, "held_out": out, "seen_in_training": seen}
 
 
 def confidence_figures(
@@ -289,7 +311,7 @@ def check_known(classifier: Classifier, labels: Iterable[str]) -> None:
     if unknown:
         raise DataError(
             f"the model does not know {', '.join(unknown[:3])}; "
-            f"its classes are {harmless(', '.join(classifier.classes[:12]))}"
+            f"its classes are {harmless(', '.join(classifier.classes[:12]))}; leave others out (boxes: --skip-rare)"
         )
 
 

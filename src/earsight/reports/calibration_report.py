@@ -68,7 +68,11 @@ def calibration_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {title}: {before:.{1 if unit else 3}f}{unit} before, {after:.{1 if unit else 3}f}{unit} after")
     if named := found.get("named"):
         f1 = " %, macro F1 ".join(percent(named[key]) for key in ("micro_f1", "macro_f1"))
-        lines.append(f"  classes named at their thresholds ({result['wanted']['threshold_rule']}): micro F1 {f1} %")
+        reached = (
+            f"precision {percent(named['precision'])} %; {named['false_alarms_per_hour']:.3g} false alarms an hour"
+        )
+        rule = result["wanted"]["threshold_rule"]
+        lines.append(f"  classes named at their thresholds ({rule}): micro F1 {f1} %, {reached} and class")
     if sets := found["coverage"]:
         lines.append(
             f"  sets of classes: stated coverage {percent(sets['stated'])} %, reached {percent(sets['reached'])} % "
@@ -122,7 +126,10 @@ def _model_words(model: Mapping[str, Any]) -> str:
     if own_ones := model.get("temperatures"):
         words = [f"temperatures {min(own_ones.values()):.2f} to {max(own_ones.values()):.2f}"]
     if limits := model.get("thresholds"):
-        shown = [f"{name} {one['threshold']:.2f}" for name, one in list(limits.items())[:5]]
+        shown = [
+            f"{name} {one['threshold']:.2f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f})"
+            for name, one in list(limits.items())[:5]
+        ]
         words.append(f"thresholds {', '.join(shown)}{', ...' if len(limits) > 5 else ''}")
     if unknown := model.get("unknown"):
         words.append(

@@ -167,10 +167,11 @@ def _where(content: dict[str, Any]) -> str:
 
 
 def file_names(paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each path with a name for its files: its stem, and a number if an earlier path has the same stem."""
+    """Each path with a name for its files: its stem (a part's whole name), and a number if it is an earlier one's."""
     used: set[str] = set()
     for path in paths:
-        stem = Path(path).stem or "sound"
+        named = Path(path)
+        stem = (named.name if file_of(path) != named else named.stem) or "sound"
         name, number = stem, 1
         while name in used:
             number += 1

@@ -23,6 +23,8 @@ from earsight.reports.text_format import percent
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from earsight.reports.runs import RunRead
+
 MOST_PAIRS = 15
 MOST_CURVES = 40
 """Classes whose precision-recall curves are drawn; of more, those with the most clips."""
@@ -65,23 +67,21 @@ def curves_of_classes(trials: Sequence[Predictions], summary: Mapping[str, Any])
     return figure
 
 
-def several_section(trials: Sequence[Predictions], summary: Mapping[str, Any], *, key: str) -> dict[str, Any]:
+def several_section(run: RunRead, *, key: str) -> dict[str, Any]:
     """Classes: their scores and curves, which sound together, and which are named wrongly beside which.
 
-    Classes are named at thresholds that other folds' clips chose by the best F1, where there are other folds.
+    Classes are named at thresholds that other folds' clips chose, where there are other folds: as the run is
+    calibrated, else by the best F1. Thresholds shown are those of the last model of its ``calibration.json``.
     """
+    trials, summary, own = run.trials, run.summary, run.calibrated
     names = [shown(name) for name in trials[0].classes]
-    fitted = [calibrated_trial(one, fit_calibration(others_of(one, trials), Wanted())) for one in trials]
-    together, wrong = (
-        sum(tables)
-        for tables in zip(
-            *(
-                co_occurrence(trial.marks, one.named if one.named is not None else one.after >= 0.5)
-                for trial, one in zip(trials, fitted, strict=True)
-            ),
-            strict=True,
-        )
-    )
+    by_default = () if own else [fit_calibration(others_of(one, trials), Wanted()) for one in trials]
+    fitted = own.trials if own else [calibrated_trial(*pair) for pair in zip(trials, by_default, strict=True)]
+    of_model = own.models[-1] if own and own.models else {}
+    limits = of_model.get("thresholds") or {}
+    named = [one.named if one.named is not None else one.after >= 0.5 for one in fitted]
+    tables = [co_occurrence(trial.marks, one) for trial, one in zip(trials, named, strict=True)]
+    together, wrong = (sum(parts) for parts in zip(*tables, strict=True))
     columns, rows = columns_and_cells(several_rows(summary))
     sounding = np.diagonal(together)
     pairs = [
@@ -98,6 +98,12 @@ def several_section(trials: Sequence[Predictions], summary: Mapping[str, Any], *
     return {
         "columns": columns,
         "rows": rows,
+        "thresholds": [
+            [shown(name), f"{one['threshold']:.2f}", "{:.2f} to {:.2f}".format(*one["ci95"]), f"{one['reached']:.3g}"]
+            for name, one in limits.items()
+        ],
+        "rule": next((one["rule"] for one in limits.values()), "best-f1"),
+        "model": str(of_model.get("path", "")),
         "scores": _scores_drawing(summary, key=key),
         "curves": inline_svg(
             curves_of_classes(trials, summary),

@@ -108,7 +108,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
     several = bool(run.summary.get("several"))
-    of_classes: dict[str, Any] = {"several": several_section(run.trials, run.summary, key=key) if several else None}
+    of_classes: dict[str, Any] = {"several": several_section(run, key=key) if several else None}
     if not several:
         of_classes |= {"matrix": classes_section(run, key=key), "reliability": reliability_section(run, key=key)}
     return {

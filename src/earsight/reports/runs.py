@@ -25,10 +25,11 @@ from earsight.training.heldout import foreign
 
 
 class Calibrated(NamedTuple):
-    """A run's trials under its calibration, computed from its predictions again, and what they reached."""
+    """A run's trials under its calibration, computed from its predictions again, what they reached, and its models."""
 
     trials: list[CalibratedTrial]
     figures: dict[str, Any]
+    models: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def _calibrated(folder: Path, missing: list[str]) -> Calibrated | None:
     try:
         wanted = wanted_before(folder)
         found, trials = calibrated_trials(folder, wanted)
-        return Calibrated(found, figures(found, trials, wanted=wanted))
+        kept = _json(folder / CALIBRATION, missing, without="its thresholds are not shown")
+        return Calibrated(found, figures(found, trials, wanted=wanted), kept.get("models", []))
     except EarsightError as error:
         missing.append(f"Its calibration cannot be shown: {error}.")
         return None

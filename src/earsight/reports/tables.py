@@ -296,16 +296,27 @@ def print_event_scores(result: dict[str, Any], *, console: Console) -> None:
 
     rows = [{"class": row["name"]} | figures(row) for row in result["classes"]]
     print_rows([*rows, {"class": "all"} | figures(result)], console=console, total=True)
+    where = "" if result["fold"] is None else f" of fold {result['fold']}"
+    where += ", held out in training" if result["held_out"] else ""
     console.print(
-        f"{counted(result['recordings'], 'recording')}, {result['hours']:.3g} h, a window every "
+        f"{counted(result['recordings'], 'recording')}{where}, {result['hours']:.3g} h, a window every "
         f"{result['hop_seconds']:g} s. An event is right where its class is, and its onset within "
         f"{result['tolerance']:g} s (--tolerance); macro F1 {_or_dash(result['macro_f1'], percent)} %.",
         markup=False,
     )
+    _print_seen(result["seen_in_training"], "recordings", console=console)
 
 
 def _or_dash(value: float | None, words: Callable[[float], str]) -> str:
     return "-" if value is None else words(value)
+
+
+def _print_seen(seen: bool | None, what: str, *, console: Console) -> None:
+    if seen is None:
+        other = "Other windows" if what == "recordings" else "Another data set"
+        console.print(f"{other} trained the model: whether it saw some of these {what} cannot be told.")
+    if seen:
+        console.print(f"The model was trained on some of these {what}: this figure says nothing about new ones.")
 
 
 def _print_rest(result: dict[str, Any], *, console: Console) -> None:
@@ -320,10 +331,7 @@ def _print_rest(result: dict[str, Any], *, console: Console) -> None:
             f"prediction (--first: the first alone){note}.",
             markup=False,
         )
-    if result["seen_in_training"] is None:
-        console.print("Another data set trained the model: whether it saw some of these clips cannot be told.")
-    if result["seen_in_training"]:
-        console.print("The model was trained on some of these clips: this figure says nothing about new ones.")
+    _print_seen(result["seen_in_training"], "clips", console=console)
     for line in confidence_lines(result.get("confidence")):
         console.print(line, markup=False)
     if result.get("damaged"):

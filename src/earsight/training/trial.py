@@ -126,10 +126,7 @@ def run_trial(
             far, found = distances(model, data, given, statistics), predict(model, data, given)
             write_inner(folder, prepared, fitted, rows=given, logits=found, distance=far, **about)
         write_outcome(
-            folder,
-            prepared,
-            fitted,
-            data,
+            *(folder, prepared, fitted, data),
             fold=trial.fold,
             seed=trial.seed,
             test_rows=rows.test,
@@ -260,9 +257,7 @@ def _fitted(
             on_epoch(history)
 
     fitted = fit(
-        model,
-        data,
-        rows.train,
+        *(model, data, rows.train),
         recipe=prepared.recipe,
         seed=trial.seed,
         score_rows=rows.score,
