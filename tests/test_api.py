@@ -221,6 +221,32 @@ def test_overrides_as_a_mapping_are_those_as_texts():
     assert "10 epochs" in repr(Recipe.load(overrides="training.epochs=10"))
 
 
+def test_a_recipe_is_built_from_python_or_refused_in_words():
+    assert earsight.Recipe(training={"epochs": 3}) == earsight.Recipe().override({"training.epochs": 3})
+    assert earsight.Recipe().override({"augment.stretch": [0.8, 1.3]}).augment.stretch == (0.8, 1.3)
+    with pytest.raises(earsight.EarsightError, match="training.epoch: no such field; did you mean 'epochs'"):
+        earsight.Recipe(training={"epoch": 1})
+    with pytest.raises(earsight.EarsightError, match="foo"):
+        earsight.Recipe(foo=1)
+
+
+def test_one_path_in_place_of_many_is_named(run):
+    for one in ("new.wav", Path("new.wav")):
+        with pytest.raises(earsight.EarsightError, match=r"expected several paths, as in \['new.wav'\]"):
+            run.load().predict_files(one)
+
+
+def test_what_python_shows_of_results(run, sounds):
+    assert repr(run.plot()).startswith("<Drawing of ")
+    assert "one every 0.5 s" in repr(run.load().recording("long.wav", hop_seconds=0.5))
+    rows = [{"name": "a", "recall": 0.5, "ci95": [0, 1]}]
+    seen = {"accuracy": {"mean": 0.5, "ci95": [0.25, 0.75]}, "classes": rows, "seen_in_training": True}
+    assert repr(earsight.Evaluation(seen)).endswith("; the model was trained on some of these clips>")
+    one, other = (run.load().explain(next(sounds.rglob("*.wav")), curves=False) for _ in range(2))
+    assert one == one != other
+    assert len({one, other}) == 2
+
+
 def test_a_classifier_pickles_and_says_the_same(run, sounds):
     """Also after it has predicted, and with kernels: what cannot be pickled is made anew."""
     classifier, sound = run.load(), next(sounds.rglob("*.wav"))

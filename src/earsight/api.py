@@ -50,11 +50,15 @@ class _Options(RunOptions):
         return self.given.override(self.assignments or ()) if self.given else super().chosen(say)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Drawing:
     """A figure that notebooks show; ``figure`` is matplotlib's."""
 
     figure: Figure = field(repr=False)
+
+    def __repr__(self) -> str:
+        width, height = self.figure.get_size_inches()
+        return f"<Drawing of {width:g} x {height:g} inches; .save('figure.png') writes it, notebooks show it>"
 
     def save(self, path: str | Path) -> Path:
         """Write it as PNG or SVG, by the path's suffix; EarsightError if the suffix is another."""
@@ -103,7 +107,9 @@ class _Scored:
 class Run(_Scored):
     """A run folder, as `train` and `crossval` return it; ``Run(folder)`` opens one, or raises RunError.
 
-    ``summary`` is what ``summary.json`` holds: accuracy, intervals, folds, classes; shares are from 0 to 1.
+    ``summary`` is what ``summary.json`` holds: the score with its interval, a row a fold, macro F1 and balanced
+    accuracy, the data set, the machine; shares are from 0 to 1. What each held-out clip was answered is in the trials'
+    files ``fold-K/seed-S/predictions.npz``, without pickles: paths, labels and logits.
 
     Examples
     --------
@@ -125,7 +131,7 @@ class Run(_Scored):
         self.summary = self._figures = self._read.summary
 
     def load(self, *, fold: int | None = None, seed: int = 0, device: str = "cpu") -> Classifier:
-        """The classifier of the run, or the one that held out ``fold`` with ``seed``; ModelError if there is none."""
+        """The classifier of the run, or the one that held out ``fold`` with ``seed``; EarsightError without one."""
         if fold is None and not (self.folder / "model.safetensors").is_file():
             raise RunError(f"{self.folder}: has a model a fold; name one, as in load(fold={self._read.folds[0]})")
         place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed}"
@@ -172,7 +178,8 @@ class Evaluation(_Scored):
         return _class_drawing(self.result["classes"])
 
     def __repr__(self) -> str:
-        return f"<Evaluation: {self._words()}>"
+        seen = "; the model was trained on some of these clips" if self.result.get("seen_in_training") else ""
+        return f"<Evaluation: {self._words()}{seen}>"
 
     def _repr_html_(self) -> str:
         from earsight.reports.tables import print_evaluation, print_event_scores
@@ -180,7 +187,7 @@ class Evaluation(_Scored):
         return _as_html(print_event_scores if self.metric == "macro_f1" else print_evaluation, self.result)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Explanation(explained.Explanation):
     """An `earsight.inference.explanation.Explanation` that notebooks show."""
 

@@ -242,6 +242,12 @@ class Recipe(_Section):
     augment: Augment = Augment()
     training: Training = Training()
 
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _refusal(Recipe, error) from error
+
     @classmethod
     def load(cls, source: str | Path = "default", *, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
         """Read a recipe by its name in the package or from a YAML file, as `load_recipe` does.
@@ -278,10 +284,17 @@ class Recipe(_Section):
         changes = {name: value for name, value in found.items() if getattr(self.features, name) == "auto"}
         return self.model_copy(update={"features": _validated(Features, {**self.features.model_dump(), **changes})})
 
-    def override(self, assignments: Iterable[str]) -> Recipe:
-        """The recipe with ``section.field=value`` assignments applied; values are read as YAML."""
+    def override(self, assignments: Iterable[str] | Mapping[str, Any]) -> Recipe:
+        """The recipe with assignments applied: texts ``section.field=value``, read as YAML, or a mapping.
+
+        Examples
+        --------
+        >>> from earsight import Recipe
+        >>> Recipe().override({"training.epochs": 2}) == Recipe().override(["training.epochs=2"])
+        True
+        """
         tree = self.model_dump(mode="json")
-        for assignment in assignments:
+        for assignment in assigned(assignments):
             key, equals, text = assignment.partition("=")
             if not equals or not key.strip():
                 raise RecipeError(f"--set {assignment}: expected section.field=value, as in training.epochs=10")
@@ -481,9 +494,13 @@ def recipe_from(tree: Mapping[str, Any]) -> Recipe:
 
 def _validated(kind: type[_M], tree: Mapping[str, Any]) -> _M:
     try:
-        return kind.model_validate(tree)
+        return kind.model_validate({str(key): value for key, value in tree.items()})
     except ValidationError as error:
-        raise RecipeError("; ".join(_explain(kind, item) for item in error.errors()[:3])) from error
+        raise _refusal(kind, error) from error
+
+
+def _refusal(kind: type[_Section], error: ValidationError) -> RecipeError:
+    return RecipeError("; ".join(_explain(kind, item) for item in error.errors()[:3]))
 
 
 def _explain(kind: type[_Section], item: Any) -> str:

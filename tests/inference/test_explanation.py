@@ -178,6 +178,20 @@ def test_silence_and_what_is_no_sound(classifier, tmp_path):
         classifier.explain(chirp())
 
 
+@pytest.mark.parametrize("quiet", [0.0, 1e-7])
+def test_a_silent_window_is_not_the_one_that_is_explained(classifier, quiet):
+    silent = np.full(6400, quiet, dtype=np.float32)
+    sound = np.concatenate([silent, chirp(), silent])
+    shares = {name: [] for name in classifier.classes}
+    for wave in (silent, chirp()):
+        for name, share in zip(classifier.classes, classifier.probabilities(wave[None])[0], strict=True):
+            shares[name].append(share)
+    assert any(still > loud for still, loud in shares.values()), "of some class silence has the higher share"
+    for name in classifier.classes:
+        found = classifier.explain(sound, rate=RATE, label=name, curves=False)
+        assert (found.begin_seconds, found.windows) == (pytest.approx(0.8), 3)
+
+
 def test_one_that_is_not_complete_is_refused(classifier, monkeypatch):
     real = attribution_module.integrated_gradients
 

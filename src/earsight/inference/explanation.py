@@ -40,7 +40,7 @@ _ANY = 1 << 20  # more steps than any time allows
 _SILENT = 1e-3  # a sound counts as silent if its spectrogram is nowhere further above that of silence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """The attributions of one class's score to one sound.
 
@@ -200,7 +200,7 @@ def explain(
     _check_length(wave, name, model)
     front_end, network = model.front_end, FromBands(model)
     spectrogram, silence = bands_of(model, wave)
-    if float((spectrogram - silence).abs().max()) < _SILENT:
+    if not is_audible(spectrogram, silence):
         raise AudioError(name or "array", "silent, so there is nothing in it to be explained; name a sound")
     try:
         probabilities = _probabilities(model, wave)
@@ -283,7 +283,8 @@ def strongest_window(
 ) -> tuple[int, NDArray[np.float32], int, int | None]:
     """The window that speaks most for a class, or else for the whole sound's most probable one.
 
-    Returns where it begins, its wave, how many windows there are, and of several the most probable class.
+    Silent windows are passed over, unless all are. Returns where it begins, its wave, how many windows there are, and
+    of several the most probable class.
     """
     parts = windows_of(first=first)
     begin, wave = next(parts)
@@ -291,12 +292,14 @@ def strongest_window(
     if after is None:
         return begin, wave, 1, None
     pool = Pool(model.card)
-    best, windows = np.full(len(model.classes), -1.0), np.zeros(len(model.classes), dtype=np.int64)
+    best, windows = np.full(len(model.classes), -2.0), np.zeros(len(model.classes), dtype=np.int64)
     for group in chain([[wave]], grouped(chain([after], parts))):
         raw = model.raw(np.stack(group))
-        for number, shares in enumerate(card_probabilities(model.card, raw.logits), start=pool.windows):
-            windows[shares > best] = number
-            best = np.maximum(best, shares)
+        found_of = card_probabilities(model.card, raw.logits)
+        for number, (shares, wave) in enumerate(zip(found_of, group, strict=True), start=pool.windows):
+            spoken = shares if is_audible(*bands_of(model, wave)) else shares - 1
+            windows[spoken > best] = number
+            best = np.maximum(best, spoken)
         pool.add(raw)
     found = model.pooled(pool, name=name)
     if found.error:
@@ -315,6 +318,11 @@ def bands_of(model: Model, wave: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         bands = model.front_end.band_energies(torch.from_numpy(waves).to(model.device))[:, 0]
     return bands[:1], bands[1:]
+
+
+def is_audible(spectrogram: Tensor, silence: Tensor) -> bool:
+    """Whether log powers differ from those of silence, as `bands_of` gives both."""
+    return float((spectrogram - silence).abs().max()) >= _SILENT
 
 
 def known_class(classes: tuple[str, ...], label: str) -> int:

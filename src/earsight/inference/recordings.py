@@ -68,6 +68,9 @@ class Recording:
         self._size = 0  # samples of a window at the file's rate
         self._model, self._hop = model, hop_seconds
 
+    def __repr__(self) -> str:
+        return f"<Recording {self.path}: iterate over its windows, one every {self._hop:g} s>"
+
     def __iter__(self) -> Iterator[Window]:
         """Windows in order; AudioError if the file cannot be read, after the windows of its readable part."""
         for windows in in_order(lambda batch: classify(self._model, batch), self.batches(), ahead=2):
