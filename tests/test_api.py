@@ -224,7 +224,7 @@ def test_overrides_as_a_mapping_are_those_as_texts():
 def test_a_recipe_is_built_from_python_or_refused_in_words():
     assert earsight.Recipe(training={"epochs": 3}) == earsight.Recipe().override({"training.epochs": 3})
     assert earsight.Recipe().override({"augment.stretch": [0.8, 1.3]}).augment.stretch == (0.8, 1.3)
-    with pytest.raises(earsight.EarsightError, match="training.epoch: no such field; did you mean 'epochs'"):
+    with pytest.raises(earsight.EarsightError, match=r"training\.epoch: no such field; did you mean 'epochs'"):
         earsight.Recipe(training={"epoch": 1})
     with pytest.raises(earsight.EarsightError, match="foo"):
         earsight.Recipe(foo=1)
