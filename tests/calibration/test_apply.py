@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import logsumexp, softmax
 
-from earsight.calibration.apply import calibrated_outputs
+from earsight.calibration.apply import calibrated, raw_outputs
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import attach_statistics, mahalanobis_statistics
@@ -25,8 +25,12 @@ def card():
     return ModelCard(classes=("cat", "dog", "owl"), recipe=recipe, mean=(0.0,) * 3, std=(1.0,) * 3, temperature=0.7)
 
 
+def _of(card, network, spectrograms):
+    return calibrated(card, raw_outputs(card, network, spectrograms))
+
+
 def _outputs(card, **calibration):
-    return calibrated_outputs(replace(card, calibration=calibration), torch.nn.Identity(), LOGITS)
+    return _of(replace(card, calibration=calibration), torch.nn.Identity(), LOGITS)
 
 
 def test_without_a_calibration_there_are_probabilities_alone(card):
@@ -64,9 +68,9 @@ def test_a_distance_that_equals_the_threshold_is_a_known_sounds(card):
     attach_statistics(network, mahalanobis_statistics(features, np.arange(30) % 3, classes=3))
     spectrograms = torch.from_numpy(generator.normal(size=(2, 3, 32, 32)).astype(np.float32))
     unknown = {"score": "distance", "threshold": 0.0, "rate": 0.05}
-    first = calibrated_outputs(replace(card, calibration={"unknown": unknown}), network, spectrograms)
+    first = _of(replace(card, calibration={"unknown": unknown}), network, spectrograms)
     unknown = {"score": "distance", "threshold": float(first.ood_score.max()), "rate": 0.05}
-    second = calibrated_outputs(replace(card, calibration={"unknown": unknown}), network, spectrograms)
+    second = _of(replace(card, calibration={"unknown": unknown}), network, spectrograms)
     assert first.unknown.all()
     assert not second.unknown.any()
 

@@ -187,3 +187,12 @@ def test_what_is_reached_goes_by_sources_where_clips_share_them():
     assert figures([told, told], twice, wanted=Wanted())["coverage"]["ci95"] == pytest.approx((0.8 - reach, 1.0))
     all_in = replace(told, prediction_sets=np.ones((500, 3), bool))
     assert figures([all_in], [known], wanted=Wanted())["coverage"]["ci95"] == pytest.approx(share_interval(1, 5))
+
+
+@pytest.mark.parametrize("pooled", [(0, 0), (30, 69), (31, 69), (100, 0)])
+def test_a_calibration_is_for_pooled_answers_where_half_of_its_clips_were_pooled(pooled):
+    trials = [replace(one, about={**one.about, "pooled": n}) for one, n in zip(_trials((1, 2)), pooled, strict=True)]
+    card = fit_calibration(trials, Wanted()).for_card(own=False)
+    assert card.get("pools", True) is (sum(pooled) >= 100)
+    # Older versions did not count them.
+    assert "pools" not in fit_calibration(_trials((1, 2)), Wanted()).for_card(own=False)

@@ -172,6 +172,22 @@ def test_a_calibration_is_for_the_answers_that_it_was_fitted_to(classifier, long
     assert ours.predict(tmp_path / "short.wav").calibrated is True
 
 
+def test_a_calibration_by_clips_of_one_window_is_for_one_window(classifier, long, tmp_path):
+    """Whatever `training.windows` says: one long clip in forty makes it `all`."""
+    ours = calibrated(classifier)
+    ours = Classifier(replace(ours.card, calibration=ours.card.calibration | {"pools": False}), ours.model)
+    found = ours.predict(long)
+    assert (found.windows, found.calibrated) == (3, False)
+    each = ours.probabilities(parts_of(ours, long))  # at the temperature of one window
+    np.testing.assert_allclose(as_row(ours, found), each.mean(axis=0), atol=1e-5)
+    assert ours.predict(long, first=True).calibrated is True
+
+
+def test_predictions_say_how_many_clips_have_several_windows(run):
+    stored = read_predictions(run / "predictions.npz")
+    assert stored.about.get("pooled") == (len(stored.clips) if stored.about["windows"] == "all" else None)
+
+
 def test_what_no_pool_is_calibrated_for(classifier):
     """Energies of mean probabilities are 0, and members with temperatures of their own were averaged otherwise."""
     assert not fits_pools(calibrated(classifier, score="energy").card)

@@ -128,6 +128,7 @@ _TREE = {
         "clips": 80,
         "folds": [1],
         "own_held_out": False,
+        "pools": True,
     },
     "members": [{}],
     "weights": [1.0],
@@ -158,6 +159,7 @@ _WRONG = {
     "calibration.clips": _NO_WHOLE,
     "calibration.folds.0": _NO_FOLD,
     "calibration.own_held_out": ["x", 3, 0, []],
+    "calibration.pools": ["x", 3, 0, []],
 }
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import onnx
 from earsight import __version__
-from earsight.calibration.apply import calibrated_outputs
+from earsight.calibration.apply import calibrated, raw_outputs
 from earsight.cli import app
 from earsight.data import audio
 from earsight.errors import DataError, ModelError
@@ -175,7 +175,7 @@ def test_novelty_of_the_logits_alone(model, score):
     card, _ = load(model)
     card = replace(card, temperature=0.7, calibration={"unknown": {"score": score, "threshold": -3.0, "rate": 0.05}})
     logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0)) * 4
-    expected = calibrated_outputs(card, torch.nn.Identity(), logits)
+    expected = calibrated(card, raw_outputs(card, torch.nn.Identity(), logits))
     probabilities, novelty = tracing._Calibration(card, torch.nn.Identity())(logits, [])
     assert np.abs(probabilities.numpy() - expected.probabilities).max() < 1e-6
     assert np.abs(novelty.numpy() - expected.ood_score).max() < 1e-9

@@ -57,11 +57,6 @@ class Raw(NamedTuple):
         return Raw(self.logits[rows], None if self.distance is None else self.distance[rows])
 
 
-def calibrated_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Outputs:
-    """The outputs of a model for spectrograms, by a card that `check_calibration` let pass."""
-    return calibrated(card, raw_outputs(card, model, spectrograms))
-
-
 def raw_outputs(card: ModelCard, model: nn.Module, spectrograms: Tensor) -> Raw:
     """What the card's calibration needs of a network and its spectrograms."""
     unknown, distance = card.calibration.get("unknown"), None
@@ -121,12 +116,13 @@ def _outputs(card: ModelCard, shares: NDArray[np.float64], scores: NDArray[np.fl
 def fits_pools(card: ModelCard) -> bool:
     """Whether the card's temperature and thresholds are for answers from several windows.
 
-    They are where the clips that calibrated it were judged by all their windows, whose probabilities were averaged as
-    they are; an ensemble's, only if its members have no temperatures of their own.
+    They are where at least half of the clips that calibrated it were judged by several windows, whose probabilities
+    were averaged as they are; an ensemble's, only if its members have no temperatures of their own.
     """
     score = (card.calibration.get("unknown") or {}).get("score")
     return (
         card.recipe.training.windows == "all"
+        and card.calibration.get("pools", True)
         and score != "energy"
         and all(member.temperature == 1 and not member.temperatures for member in card.members)
     )

@@ -183,6 +183,7 @@ def _notes(
         and bool(fit.score_of([trial for trial, _ in fitted], wanted.score)),
         f"{few} a coverage of {100 * wanted.coverage:g} %: no sets.": not several
         and any(one.sets is None for one in found),
+        "Most clips that calibrated are one window: answers for longer files are not.": not all(o.pools for o in found),
         "Classes may sound together: a set of which one holds is not defined, and thresholds name classes.": several,
         "Clips share sources: the intervals of false alarms and of coverage that thresholds stand for count clips, and "
         "are narrower than they should be; those of what was reached go by sources.": bool(

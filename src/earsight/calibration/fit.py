@@ -73,7 +73,7 @@ class Calibration:
 
     ``unknown`` holds ``score``, ``threshold``, ``rate`` (mean false-alarm rate, at most) and ``ci95`` (its interval for
     these clips); ``sets`` holds ``method``, ``threshold``, ``coverage`` and ``ci95``. Either is None if the clips are
-    too few for it. ``folds`` are those that the ``clips`` are in.
+    too few for it. ``folds`` are those that the ``clips`` are in. ``pools`` is False if most of these are one window.
     """
 
     temperature: float
@@ -83,6 +83,7 @@ class Calibration:
     folds: tuple[int, ...]
     temperatures: tuple[float, ...] = ()
     thresholds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pools: bool = True
 
     @property
     def scale(self) -> float | NDArray[np.float64]:
@@ -97,6 +98,7 @@ class Calibration:
         """JSON values for `ModelCard.calibration`; ``own``: whether these clips include the model's own test clips."""
         parts = {"unknown": self.unknown, "sets": self.sets}
         about = {"clips": self.clips, "folds": list(self.folds), "own_held_out": own}
+        about |= {} if self.pools else {"pools": False}
         return {name: part for name, part in parts.items() if part} | about
 
 
@@ -143,7 +145,8 @@ def fit_calibration(trials: Sequence[Predictions], wanted: Wanted, *, clip_secon
         band = coverage_band(clips, coverage=wanted.coverage)
         sets = {"method": wanted.method, "threshold": threshold, "coverage": wanted.coverage, "ci95": list(band)}
     folds = tuple(sorted({int(trial.about.get("part", trial.about["fold"])) for trial in trials}))
-    fitted = Calibration(temperature, unknown, sets, clips, folds, temperatures)
+    pools = 2 * sum(int(trial.about.get("pooled", len(trial.clips))) for trial in trials) >= clips
+    fitted = Calibration(temperature, unknown, sets, clips, folds, temperatures, pools=pools)
     rule = wanted.rule(several=several)
     if rule is None:
         return fitted

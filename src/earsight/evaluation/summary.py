@@ -51,7 +51,7 @@ class Predictions:
     logits : ndarray of float32, shape (clips, classes)
     classes : tuple of str
     about : mapping
-        Fold, seed, seconds, protocol, recipe digest and data set.
+        Fold, seed, seconds, protocol, recipe digest, data set, and ``pooled``: how many clips have several windows.
     distance : ndarray of float64, shape (clips,), optional
         Mahalanobis distance of each clip from the training clips, if measured.
     groups : ndarray of str, shape (clips,), optional
@@ -186,7 +186,7 @@ def _validation(run: Path, trial: Predictions) -> Predictions | None:
     if not path.is_file():
         return None
     found = read_predictions(path)
-    if found.about != {**trial.about, "part": VALIDATION}:
+    if {**found.about, "pooled": 0} != {**trial.about, "part": VALIDATION, "pooled": 0}:
         raise RunError(f"{path}: is of another trial than predictions.npz beside it; remove its folder and run again")
     return found
 

@@ -181,14 +181,6 @@ class RowFile:
 R = TypeVar("R", bound=RowFile)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether every row of a folder is computed, so that `open_rows` decodes nothing."""
-    try:
-        return not _description(folder)["errors"]
-    except DataError:
-        return False
-
-
 def open_rows(
     kind: type[R],
     final: Path,

@@ -76,6 +76,7 @@ class _Calibration(_Part):
     clips: _Whole | None = None
     folds: list[_Fold] = []
     own_held_out: bool | None = None
+    pools: bool = True
 
 
 class _Origin(_Part):

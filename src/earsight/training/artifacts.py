@@ -194,8 +194,10 @@ def _write_predictions(
     about: Mapping[str, Any],
     distance: NDArray[np.float64] | None = None,
 ) -> None:
-    dataset = prepared.dataset
+    dataset, cut = prepared.dataset, prepared.windows
     measured: dict[str, NDArray[Any]] = {} if distance is None else {"distance": distance}
+    if prepared.recipe.training.windows == "all":
+        about = {**about, "pooled": 0 if cut is None else int((cut.counts(rows) > 1).sum())}
     if dataset.sources_known:
         measured["group"] = dataset.groups[rows]
     with replacing(path) as part, part.open("wb") as file:
