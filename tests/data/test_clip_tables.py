@@ -55,6 +55,8 @@ def test_columns_that_look_like_a_group(tmp_path, column, values, named):
     [
         *("begin,end", "Start Time,Stop", "Begin Time (s),End Time (s)", "onset_s,offset_s", "start,duration"),
         *("offset,duration", "segment_start,segment_end", "xmin,xmax", "start_ms,end_ms"),
+        *("t_start,t_end", "min_t,max_t", "StartTime,EndTime", "tstart,tend", "start_timestamp,end_timestamp"),
+        *("window_start,window_end", "start_hms,end_hms", "t1,t2", "t0,t1", "beginTime,endTime", "TimeMin,TimeMax"),
     ],
 )
 def test_boxes_are_refused(tmp_path, columns):
@@ -69,7 +71,9 @@ def test_boxes_are_refused(tmp_path, columns):
     assert len(open_dataset(listed(tmp_path, f"path,label,{columns}", *empty), folds=2).clips) == 4
 
 
-@pytest.mark.parametrize("column", ["Begin Time (s)", "begin", "start", "onset", "offset", "start_time"])
+@pytest.mark.parametrize(
+    "column", ["Begin Time (s)", "begin", "start", "onset", "offset", "start_time", "chunk_start", "StartTime"]
+)
 def test_a_begin_without_an_end_is_refused_where_it_is_a_number(tmp_path, column):
     message = refused(listed(tmp_path, f"path,label,{column}", "0.wav,x,0", '1.wav,y,"1,5"'))
     assert f"column '{column.lower()}' marks parts of sounds: give the folder of the sounds as the data set" in message
@@ -80,7 +84,18 @@ def test_a_begin_without_an_end_is_refused_where_it_is_a_number(tmp_path, column
         assert f"columns that are not used: {column.lower()}" in notes
 
 
-@pytest.mark.parametrize("column", ["startup", "begin_file", "started_by", "start_station", "end"])
+@pytest.mark.parametrize("column", ["start", "begin_time"])
+def test_a_begin_on_a_clock_is_none_of_the_day_within_the_first_hour(tmp_path, column):
+    rows = [f"0.wav,{'xy'[n % 2]},0:00:0{n}" for n in range(4)]
+    assert f"column '{column}' marks parts of sounds" in refused(listed(tmp_path, f"path,label,{column}", *rows))
+    for later in ("00:00:00", "23:59:00"):  # all at the begin, or from one day into the next
+        rows = [f"{n}.wav,{'xy'[n % 2]},{'00:00:00' if n else later}" for n in range(4)]
+        assert len(open_dataset(listed(tmp_path, f"path,label,{column}", *rows), folds=2).clips) == 4
+
+
+@pytest.mark.parametrize(
+    "column", ["startup", "begin_file", "started_by", "StartStation", "end", "t1", "min", "min_db"]
+)
 def test_other_columns_are_no_begin(tmp_path, column):
     rows = [f"{n}.wav,{'xy'[n % 2]},{n}" for n in range(4)]
     assert len(open_dataset(listed(tmp_path, f"path,label,{column}", *rows), folds=2).clips) == 4

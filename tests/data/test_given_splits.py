@@ -112,6 +112,65 @@ def test_what_looks_like_parts_and_is_not_certain(tmp_path, paths, said):
     assert open_dataset(parts(tmp_path / "more", "a", "b", "c"), layout="folder").classes == ("a", "b", "c")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        *(("fold1", "fold2", "fold3"), ("trainset", "testset"), ("Train_Set", "Test_Set"), ("tr", "te")),
+        *(
+            ("train", "holdout"),
+            ("train1", "train2", "heldout"),
+            ("split1", "split2"),
+            ("cv-1", "cv-2"),
+        ),
+    ],
+)
+def test_parts_of_other_names_are_given_away_by_the_classes_in_each(tmp_path, names):
+    touch(tmp_path, *(f"{name}/{label}/{n}.wav" for name in names for label in ("cat", "dog") for n in range(5)))
+    message = refused(tmp_path)
+    assert "look like parts of a data set, for each holds the folders cat, dog; " in message
+    assert "or --layout folder takes each folder as a class" in message
+    assert open_dataset(tmp_path, layout="folder").classes == tuple(sorted(names))
+    if names[0] == "fold1":
+        assert "--label-from 'fold{fold}/{label}/{name}'" in message
+        data = open_dataset(tmp_path, label_from="fold{fold}/{label}/{name}")
+        assert (data.classes, data.fold_numbers) == (("cat", "dog"), (1, 2, 3))
+
+
+def test_folders_named_like_parts_that_hold_no_classes_are_classes(tmp_path):
+    """And speakers below words, or words below speakers, make none of them a part."""
+    plain = touch(tmp_path / "a", *(f"{name}/{n}.wav" for name in ("set1", "set2") for n in range(5)))
+    words = touch(tmp_path / "b", *(f"{w}/{who}/{n}.wav" for w in ("no", "yes") for who in "ab" for n in range(5)))
+    own = touch(tmp_path / "c", *(f"{name}/{name}-{x}/0.wav" for name in ("fold1", "fold2") for x in range(5)))
+    assert [open_dataset(root).classes for root in (plain, words, own)] == [
+        ("set1", "set2"),
+        ("no", "yes"),
+        ("fold1", "fold2"),
+    ]
+
+
+LINES = {"plain": "{}", "windows": "{}", "dotted": "./{}", "absolute": "/data/{}", "names": "0.wav"}
+
+
+@pytest.mark.parametrize("written", LINES)
+def test_lists_of_parts_beside_classes_of_any_names(tmp_path, written):
+    """Speech Commands' lists, whose files need not be named as there; a list of which no line fits says so."""
+    root = touch(tmp_path, *(f"{word}/my {n}.wav" for word in ("no", "yes") for n in range(4)))
+    for name, n in (("testing", 0), ("validation", 1)):
+        lines = [LINES[written].format(f"{word}/my {n}.wav") for word in ("no", "yes")]
+        table(
+            root / f"{name}_list.txt", "\r\n".join(lines).replace("/", "\\" if written == "windows" else "/") + "\r\n"
+        )
+    if written in ("absolute", "names"):
+        message = refused(root)
+        assert "testing_list.txt: none of its 2 lines names a sound here (" in message
+        assert "; write them as no/my 0.wav, or remove it" in message
+        return
+    data = open_dataset(root)
+    assert (data.layout, data.split, data.classes) == ("folder", True, ("no", "yes"))
+    wanted = {"my 0": TEST, "my 1": VALIDATION, "my 2": TRAIN, "my 3": TRAIN}
+    assert [clip.fold for clip in data.clips] == [wanted[clip.path[clip.path.index("my") :][:4]] for clip in data.clips]
+
+
 def test_the_table_that_settles_it_is_named_and_opens(tmp_path):
     """BirdCLEF: recordings below train_audio, a table beside it."""
     root = touch(

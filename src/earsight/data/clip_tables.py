@@ -34,10 +34,10 @@ _GROUP = re.compile(
     r"(speaker|source|src|recording|recordist|session|subject|patient|individual|site|location|station|author|uploader|"
     r"artist|user|singer|actor|participant|animal|identifier|fs|freesound)(_?(id|name|file|label|no|number))?"
 )
-_BEGIN = {"begin", "begins", "start", "starts", "onset", "xmin", "tmin", "from"}
-_END = {"end", "ends", "stop", "offset", "duration", "xmax", "tmax", "to"}
+_BEGIN = {"begin", "begins", "start", "starts", "onset", "xmin", "tmin", "from", "tstart", "tbegin", "t0", "t1"}
+_END = {"end", "ends", "stop", "offset", "duration", "xmax", "tmax", "to", "tend", "tstop", "t1", "t2"}
 _BESIDE = {"s", "ms", "sec", "secs", "second", "seconds", "time", "times", "sample", "samples", "frame", "frames"} | {
-    *("segment", "clip", "event", "call", "box")
+    *("segment", "clip", "event", "call", "box", "chunk", "window", "t", "timestamp", "hms", "interval", "selection")
 }
 """Words that stand beside those of begin and end in the names of columns."""
 _SEVERAL = re.compile(r"[;|,]")
@@ -360,23 +360,32 @@ def _role(table: Table, wanted: str, names: Sequence[str]) -> str:
 
 def _refuse_boxes(table: Table) -> None:
     """Refuse rows that mark a part of a sound: to take the whole file in its place would teach something else."""
-    named = {column: set(re.findall("[a-z]+", column)) - _BESIDE for column in table.columns}
+    named = {column: _words(name) for column, name in zip(table.columns, table.names, strict=True)}
     begin = [column for column, words in named.items() if len(words) == 1 and words <= _BEGIN]
     # As librosa and Kaleidoscope have it: offset and duration.
     begin = begin or [column for column, words in named.items() if words == {"offset"}]
-    end = [column for column, words in named.items() if len(words) == 1 and words <= _END and column not in begin]
+    end = [column for column, words in named.items() if len(words) == 1 and words <= _END and column not in begin[:1]]
     if not begin:
         return
     place = table.columns.index(begin[0])
     values = [values[place] for _, values in table.rows]
-    # A begin alone may also be the time of day when a recorder was started.
-    if any(values if end else (_number(value) for value in values)):
+    # A begin alone may also be the time of day when a recorder was started; all of them within an hour are none.
+    within = [re.fullmatch(r"0?0:(\d\d:\d\d)([.,]\d+)?", value) for value in values if value]
+    clock = all(within) and any(match[1] != "00:00" for match in within if match)
+    alone = named[begin[0]].isdisjoint({"t0", "t1"}) and (clock or any(map(_number, values)))
+    if any(values) if end else alone:
         what = f"columns '{begin[0]}' and '{end[0]}' mark" if end else f"column '{begin[0]}' marks"
         those = "these columns" if end else "this column"
         raise DataError(
             f"{table.path}: {what} parts of sounds: give the folder of the sounds as the data set, and this table with "
             f"--boxes {table.path.name}; or remove {those} to take each file whole"
         )
+
+
+def _words(name: str) -> set[str]:
+    """The words of a column's name that say whether it is a begin or an end."""
+    words = set(re.findall(r"t\d|[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower()))
+    return ({f"t{word}" if word in ("min", "max") and words & {"t", "time"} else word for word in words}) - _BESIDE
 
 
 def _number(text: str) -> float:

@@ -24,12 +24,12 @@ from earsight.data.clip_tables import (
 )
 from earsight.data.datasets import Listing, first
 from earsight.data.ffmpeg import demuxer_of
-from earsight.data.splits import TRAIN, is_part, part_folds
+from earsight.data.splits import TEST, TRAIN, VALIDATION, is_part, part_folds
 from earsight.errors import DataError, counted, were
 
 NOISE_FOLDER = "_background_noise_"
 """What Speech Commands calls its recordings of noise, to be mixed in: no class."""
-PART_LISTS = ("testing_list.txt", "validation_list.txt")
+PART_LISTS = {"testing_list.txt": TEST, "validation_list.txt": VALIDATION}
 """Speech Commands' lists of its parts."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 BY_NAME = "--label-from '{label}_{group}_{n}' takes them from names such as dog_anna_12.wav"
@@ -38,11 +38,19 @@ _COMPANIONS = re.compile(
     r"tsv|txt|webp|xlsx?|xml|ya?ml)"
 )
 """Endings of what lies beside sounds and nobody takes for one: tables, texts, images, programs."""
+_PART_LIKE = re.compile(
+    "(tra?(in(ing)?)?|te?st(ing)?|te|va(l(id(ation)?)?)?|dev(el)?|eval(uation)?|hold?out|held?out|unseen|fold|cv|split|part|"
+    "(sub)?set)(set|split|data|part|fold|audio)?s?"
+)
+"""What parts may be called, without figures and signs, and classes hardly: `trainset`, `te`, `fold1`."""
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 def read_folder(root: Path) -> Listing:
-    """List a folder per class: the class is the first folder below ``root``, each file is its own group."""
+    """List a folder per class: the class is the first folder below ``root``, each file is its own group.
+
+    Speech Commands' lists beside the classes are the split; `DataError` where that of the test part names no file.
+    """
     out = Listing(name=root.resolve().name, root=root, paths=[], labels=[], groups=[])
     ignored: Counter[str] = Counter()
     loose = 0
@@ -77,7 +85,24 @@ def read_folder(root: Path) -> Listing:
     if len(inside) > 1 and all(map(is_part, inside)):
         way = "--label-from '{label}/{split}/{name}' does"
         out.notes.append(f"folders {', '.join(sorted(inside))} within the classes are not taken as a split; {way}")
-    return out
+    folds = _listed_parts(root, out.paths, out.notes)
+    return out if folds is None else replace(out, folds=folds, split=True)
+
+
+def _listed_parts(root: Path, paths: list[str], notes: list[str]) -> list[int] | None:
+    """The part of each path by `PART_LISTS`; None without a test part."""
+    part: dict[str, int] = {}
+    for name in (name for name in PART_LISTS if (root / name).is_file()):
+        rows = (root / name).read_text(encoding="utf-8-sig", errors="replace").replace("\\", "/").splitlines()
+        lines = [os.path.normpath(row.strip()) for row in rows if row.strip()]
+        absent = sorted(set(lines).difference(paths))
+        if len(absent) == len(set(lines)) > 0 and PART_LISTS[name] == TEST:
+            what = f"none of its {counted(len(lines), 'line')} names a sound here ({first(absent)})"
+            raise DataError(f"{root / name}: {what}; write them as {paths[0] if paths else 'class/file'}, or remove it")
+        if absent:
+            notes.append(f"{name}: {len(absent)} of {len(lines)} files are not there ({first(absent)})")
+        part |= dict.fromkeys(lines, PART_LISTS[name])
+    return [part.get(path, TRAIN) for path in paths] if TEST in part.values() else None
 
 
 def sounds_below(folder: Path, ignored: Counter[str] | None = None) -> list[Path]:
@@ -282,7 +307,14 @@ def _from_metadata(table: Path, *, mode: str) -> Listing:
 
 def _part_folders(root: Path) -> list[str]:
     """Names of the folders below that are parts (one may be the only part); none where they are classes."""
-    folders = [entry.name for entry in _entries(root) if not entry.name.startswith(".") and _is_folder(entry)]
+    folders = _folders(root)
+    like = [name for name in folders if _PART_LIKE.fullmatch(re.sub(r"[\W\d_]", "", name.casefold()))]
+    if len(like) > 1 and not all(map(is_part, like)):
+        within = sorted(set.intersection(*(set(_folders(root / name)) for name in like)))
+        if len(within) > 1:
+            what = f"folders {first(like)} look like parts of a data set, for each holds the folders {first(within)}"
+            way = "--label-from 'fold{fold}/{label}/{name}'" if like[0].startswith("fold") else "folders train and test"
+            raise _unclear(root, f"{what}; {way} would make them parts")
     if not any(map(_part_words, folders)):
         return []
     # A part whose table names files that are not there is one all the same.
@@ -300,12 +332,16 @@ def _part_folders(root: Path) -> list[str]:
         raise _unclear(root, what)
     for name in parts:
         home = root / name
-        inner = [entry.name for entry in _entries(home) if _is_folder(entry) and not entry.name.startswith(".")]
-        if not _metadata(home) and not any(_holds_sound(home / one) for one in inner):
+        if not _metadata(home) and not any(_holds_sound(home / one) for one in _folders(home)):
             if len(parts) == 1:
                 return []
             raise _no_classes(home, "looks like a part of a data set, but has no class folders")
     return parts
+
+
+def _folders(home: Path) -> list[str]:
+    """Names of the folders in a folder, but hidden ones."""
+    return [entry.name for entry in _entries(home) if not entry.name.startswith(".") and _is_folder(entry)]
 
 
 def _part_words(name: str) -> set[str]:

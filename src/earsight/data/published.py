@@ -35,7 +35,6 @@ _GTZAN_FILE = re.compile(r"(?P<genre>.+)\.\d{5}\.(wav|au|mp3|flac|ogg)", re.IGNO
 _SPEAKER = re.compile(r"([0-9a-f]+)_nohash_\d+", re.IGNORECASE)
 _FSDD_FILE = re.compile(r"(\d)_([a-z]+)_(\d+)\.\w+", re.IGNORECASE)
 _FSDD_TEST_TAKES = 5
-_LISTS = dict(zip(PART_LISTS, (TEST, VALIDATION), strict=True))
 
 
 def read_esc50(root: Path) -> Listing:
@@ -158,7 +157,7 @@ def read_gtzan(root: Path) -> Listing:
 
 def is_speech_commands(root: Path) -> bool:
     """Whether a folder has Speech Commands' lists, or its folder of noise beside words by its speakers."""
-    if not (root / NOISE_FOLDER).is_dir() and not any((root / name).is_file() for name in _LISTS):
+    if not (root / NOISE_FOLDER).is_dir() and not any((root / name).is_file() for name in PART_LISTS):
         return False
     words = (folder for folder in root.iterdir() if folder.is_dir() and folder.name != NOISE_FOLDER)
     return any(_SPEAKER.match(file.name) for word in words for file in word.iterdir())
@@ -169,20 +168,9 @@ def read_speech_commands(root: Path) -> Listing:
     found = read_folder(root)
     speakers = [_SPEAKER.match(Path(path).name) for path in found.paths]
     groups = [match[1] if match else path for match, path in zip(speakers, found.paths, strict=True)]
-    notes = found.notes
-    part: dict[str, int] = {}
-    for name, fold in _LISTS.items():
-        if (root / name).is_file():
-            lines = (root / name).read_text(encoding="utf-8-sig").split()
-            absent = sorted(set(lines) - set(found.paths))
-            if absent:
-                notes.append(f"{name}: {len(absent)} of {len(lines)} files are not there ({first(absent)})")
-            part |= dict.fromkeys(lines, fold)
-    if TEST not in part.values():
-        notes.append("Speech Commands without its testing_list.txt: no test part, speakers are kept whole")
-        return Listing(found.name, root, found.paths, found.labels, groups, hints=SPEECH_HINTS, notes=notes)
-    folds = [part.get(path, TRAIN) for path in found.paths]
-    return Listing(found.name, root, found.paths, found.labels, groups, folds, SPEECH_HINTS, notes, split=True)
+    if not found.split:
+        found.notes.append("Speech Commands without its testing_list.txt: no test part, speakers are kept whole")
+    return replace(found, groups=groups, hints=SPEECH_HINTS)
 
 
 def is_fsdd(root: Path) -> bool:
