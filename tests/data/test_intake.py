@@ -215,16 +215,49 @@ def test_check_and_train_name_what_a_rate_leaves_out(tmp_path):
     plain = check_dataset(data, near=False)
     files = [(clip.path, data.file(row)) for row, clip in enumerate(data.clips)]
     assert not {"above", "silent"} & set(plain.counts)
-    assert left_out(files, Recipe().resolve(sample_rate_hz=192000, clip_seconds=0.5, frames=50).features) == []
+    assert (
+        left_out(files, Recipe().resolve(sample_rate_hz=192000, clip_seconds=0.5, frames=50).features, seconds=0.5)
+        == []
+    )
     recipe = Recipe().override(["features.sample_rate_hz=44100"])
     found = check_dataset(data, recipe=recipe, near=False)
     assert found.counts["above"] == 24
     features = recipe.resolve(sample_rate_hz=1, clip_seconds=0.5, frames=50).features
-    (line,) = left_out(files, features)
+    (line,) = left_out(files, features, seconds=0.5)
     assert "of 24 clips listened to, 24 clips" in line
     assert "above 22050 Hz" in line
     cut = recipe.override(["features.fmin_hz=1000"])
     assert check_dataset(data, recipe=cut, near=False).counts["below"] == 24
+
+
+def test_a_rate_follows_calls_late_in_long_clips(tmp_path):
+    """Windows of training come from the whole clip, so that all of it is listened to."""
+    for label, hz in (("low", 45000), ("high", 60000)):
+        (tmp_path / label).mkdir()
+        for number in range(2):
+            quiet = 1e-5 * np.random.default_rng(number).standard_normal(31 * 192000)
+            wave = np.concatenate([quiet, chirps(hz, rate=192000, seed=number)])
+            soundfile.write(tmp_path / label / f"{number}.wav", wave, 192000)
+    data = open_dataset(tmp_path, folds=None)
+    assert (data.hints.clip_seconds, data.hints.sample_rate_hz) == (30.0, 192000)
+    assert any("4 of 4 clips listened to have sound above 22050 Hz" in note for note in data.notes)
+    files = [(clip.path, data.file(row)) for row, clip in enumerate(data.clips)]
+    features = Recipe().resolve(sample_rate_hz=44100, clip_seconds=30.0, frames=50).features
+    (line,) = left_out(files, features, seconds=600.0)
+    assert "of 4 clips listened to, 4 clips with up to" in line
+    assert left_out(files, features, seconds=30.0) == []
+
+
+@pytest.mark.parametrize(("hz", "expected"), [(60000, 192000), (9000, 16000)])
+def test_a_rate_follows_a_class_of_higher_rates_than_the_commonest(tmp_path, hz, expected):
+    for label, count, rate in (("noise", 7, 16000), ("bat", 5, 256000)):
+        (tmp_path / label).mkdir()
+        for number in range(count):
+            wave = chirps(hz, rate=rate, seed=number) if label == "bat" else tone(900, rate=rate)
+            soundfile.write(tmp_path / label / f"{number}.wav", wave, rate)
+    data = open_dataset(tmp_path, folds=None)
+    assert data.hints.sample_rate_hz == expected
+    assert any("5 of 12 clips listened to" in note for note in data.notes) is (hz == 60000)
 
 
 def written(root, waves, rate=8000):

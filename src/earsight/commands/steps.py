@@ -207,8 +207,10 @@ def prepare_spectrograms(
     labels = ["" if dataset.several else clip.label for clip in dataset.clips]
     for line in sound_lines(dataset.seconds, labels, recipe.features, recipe.training):
         say(f"  {line}")
-    files = dict.fromkeys((clip.path, dataset.root / clip.path) for clip in dataset.clips)
-    for line in left_out(list(files), recipe.features):
+    files = [(clip.name, dataset.file(row)) for row, clip in enumerate(dataset.clips)]
+    first = recipe.training.windows == "first"
+    seconds = float(recipe.features.clip_seconds) if first else recipe.training.most_seconds
+    for line in left_out(files, recipe.features, seconds=seconds):
         say(f"  note: {line}")
     with bar("spectrograms") as shown:
         ready = prepare(

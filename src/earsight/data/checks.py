@@ -236,11 +236,11 @@ def _look(dataset: Dataset, row: int, features: Features, *, used: float, near: 
     )
 
 
-def left_out(clips: Sequence[tuple[str, Path]], features: Features) -> list[str]:
+def left_out(clips: Sequence[tuple[str, Path]], features: Features, *, seconds: float) -> list[str]:
     """What channel and band of resolved features lose of a seeded sample of clips, named with their files, in lines.
 
-    Only clips that have several channels or are limited by the band are decoded, to the length of a clip; those that
-    cannot be read are passed over.
+    Only clips that have several channels or are limited by the band are decoded, up to ``seconds``; those that cannot
+    be read are passed over.
     """
     losses = []
     for row in sorted(np.random.default_rng(0).permutation(len(clips))[:_SAMPLED].tolist()):
@@ -248,8 +248,11 @@ def left_out(clips: Sequence[tuple[str, Path]], features: Features) -> list[str]
         try:
             found = audio.info(file)
             if found.channels > 1 or features.fmin_hz or found.sample_rate_hz / 2 > features.band_hz[1] * NEAR:
-                seconds = float(features.clip_seconds)
-                audio.read(file, sample_rate_hz=found.sample_rate_hz, seconds=seconds, observe=meter.add)
+                most = round(seconds * found.sample_rate_hz)
+                for block, rate in audio.read_blocks(file):
+                    meter.add(block[: most - meter.frames], rate)
+                    if meter.frames >= most:
+                        break
             losses.append((name, meter.loss))
         except AudioError:
             continue

@@ -71,9 +71,7 @@ def read_folder(root: Path) -> Listing:
                 out.labels.append(normal(entry.name))
         elif is_named_as_sound(Path(entry.path)):
             loose += 1
-        elif entry.name in PART_LISTS:
-            continue
-        else:
+        elif entry.name not in PART_LISTS:
             ignored[Path(entry.name).suffix.lower()] += 1
     if loose and not out.paths:
         raise _no_classes(root, f"{counted(loose, 'sound')} but no class folders")

@@ -44,6 +44,7 @@ from earsight.errors import AudioError, DataError, counted
 _LOOKED_AT = 200
 _LISTENED_TO = 40
 _ORDINARY_RATE_HZ = 48000
+_MOST_SECONDS = 600.0  # of a clip, as training takes windows from by default
 _TABLES = (".csv", ".tsv", ".txt", ".jsonl")
 
 
@@ -171,8 +172,8 @@ def drawn_note(folds: int, seed: int) -> str:
 def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:
     """Rate, length and columns that fit the clips, from the headers of up to 200 of them, evenly spaced.
 
-    The rate is the commonest, between 8000 and 44100 Hz; where the commonest is above 48000 Hz, the lowest at which a
-    seeded sample of the clips loses nothing of note (`earsight.data.intake.rate_for`). The length is the 95th
+    The rate is the commonest, between 8000 and 44100 Hz; where some are above 48000 Hz, the lowest at which a seeded
+    sample of the clips loses nothing of note (`earsight.data.intake.rate_for`), if more. The length is the 95th
     percentile, rounded up to 0.1 s, between 0.5 and 30 s; there are 50 columns to a second. Clips that cannot be read
     are passed over here: preparing or checking the data set lists them.
     """
@@ -189,23 +190,23 @@ def measured_hints(root: Path, paths: list[str]) -> tuple[Hints, list[str]]:
     rates = Counter(item.sample_rate_hz for item in found)
     rate = max(rates, key=lambda value: (rates[value], value))
     longest = float(np.percentile([item.seconds for item in found], 95))
-    seconds = min(30.0, max(0.5, np.ceil(round(longest * 10, 6)) / 10))
-    length = round(float(seconds), 1)
+    seconds = round(float(min(30.0, max(0.5, np.ceil(round(longest * 10, 6)) / 10))), 1)
     notes: list[str] = []
-    if rate > _ORDINARY_RATE_HZ:
-        rate, notes = _rate_by_energy([root / path for path in paths], rate, length)
-    else:
-        rate = min(44100, max(8000, rate))
-    return Hints(rate, length, max(50, round(50 * float(seconds)))), notes
+    common, rate = rate, min(44100, max(8000, rate))
+    if max(rates) > _ORDINARY_RATE_HZ:
+        found_hz, more = _rate_by_energy([root / path for path in paths], max(rates))
+        if common > _ORDINARY_RATE_HZ or found_hz > 44100:
+            rate, notes = found_hz, more
+    return Hints(rate, seconds, max(50, round(50 * seconds))), notes
 
 
-def _rate_by_energy(files: Sequence[Path], rate: int, seconds: float) -> tuple[int, list[str]]:
-    """The lowest rate that keeps the energy of a seeded sample of files recorded at ``rate``, and a note on it."""
+def _rate_by_energy(files: Sequence[Path], rate: int) -> tuple[int, list[str]]:
+    """The lowest rate that keeps the energy of a seeded sample of files of at most ``rate``, and a note on it."""
     rows = np.random.default_rng(0).permutation(len(files))[:_LISTENED_TO]
     shares = []
     for row in sorted(rows.tolist()):
         try:
-            shares.append(shares_above(audio.read_blocks(files[row]), seconds=seconds))
+            shares.append(shares_above(audio.read_blocks(files[row]), seconds=_MOST_SECONDS))
         except AudioError:
             continue
     found = rate_for(shares, most_hz=min(rate, 384000))
@@ -213,7 +214,9 @@ def _rate_by_energy(files: Sequence[Path], rate: int, seconds: float) -> tuple[i
     note = (
         f"{lose} of {counted(len(shares), 'clip')} listened to have sound above 22050 Hz, in moments at least a tenth"
     )
-    return found, [f"{note} of their energy: features.sample_rate_hz=auto takes {found} Hz for files at {rate} Hz"]
+    return found, [
+        f"{note} of their energy: features.sample_rate_hz=auto takes {found} Hz for files at up to {rate} Hz"
+    ]
 
 
 def _recognise(path: Path, layout: str) -> str:
