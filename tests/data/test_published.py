@@ -46,7 +46,7 @@ def test_urbansound8k_without_its_table_is_read_by_its_names(tmp_path):
 def test_the_sounds_of_urbansound8k_beside_their_table(tmp_path):
     urban(tmp_path)
     assert f"the sounds of UrbanSound8K without their table; give {tmp_path}" in refused(tmp_path / "audio")
-    assert refused(tmp_path / "audio" / "fold3").endswith(f"fold3 is a part of a data set: give {tmp_path}")
+    assert refused(tmp_path / "audio" / "fold3").startswith(f"fold3 is a part of a data set: give {tmp_path}; ")
     assert f"UrbanSound8K.csv is a part of a data set: give {tmp_path}" in refused(
         tmp_path / "metadata" / "UrbanSound8K.csv"
     )
@@ -66,6 +66,15 @@ def test_urbansound8k_with_folds_missing(tmp_path):
     assert any("left out, so that figures do not compare with those of the whole set" in note for note in data.notes)
     finding = check_dataset(data).findings[0]
     assert (finding.kind, finding.severity, finding.clips) == ("missing", "error", data.missing)
+    for fold in range(2, 11):
+        shutil.rmtree(tmp_path / "audio" / f"fold{fold}", ignore_errors=True)
+    message = refused(tmp_path, skip_missing=True)
+    assert (
+        "every clip is in fold 1; at least two folds are needed: add clips of another, or list these in a " in message
+    )
+    shutil.move(tmp_path / "metadata" / "UrbanSound8K.csv", tmp_path / "audio")  # as Kaggle has it
+    own = refused(tmp_path / "audio" / "UrbanSound8K.csv")
+    assert own.startswith(f"UrbanSound8K.csv is a part of a data set: give {tmp_path}; ")
 
 
 @pytest.mark.parametrize(("layout", "source", "folds"), [("urbansound8k", 106905, (4, 7)), ("esc50", 131943, (2, 3))])
@@ -224,6 +233,20 @@ def fsd50k(root):
     table(root / "FSD50K.ground_truth/eval.csv", "\n".join(["fname,labels,mids", *test]))
     touch(root, *(f"FSD50K.dev_audio/{n}.wav" for n in range(1, 7)), *(f"FSD50K.eval_audio/{n}.wav" for n in (7, 8, 9)))
     return root
+
+
+@pytest.mark.parametrize("table_too", [True, False])
+@pytest.mark.parametrize("subset", [None, "single"])
+def test_fsd50k_without_its_evaluation_part_holds_validation_out(tmp_path, table_too, subset):
+    shutil.rmtree(fsd50k(tmp_path) / "FSD50K.eval_audio")
+    if not table_too:
+        (tmp_path / "FSD50K.ground_truth" / "eval.csv").unlink()
+    data = open_dataset(tmp_path, subset=subset, skip_missing=table_too)
+    assert "there is no test part: validation is held out in its place" in data.notes
+    val = {clip.path for clip in data.clips if clip.fold == TEST}
+    assert "FSD50K.dev_audio/4.wav" in val
+    assert val <= {f"FSD50K.dev_audio/{n}.wav" for n in (4, 5, 6)}
+    assert set(data.folds) == {TRAIN, TEST}
 
 
 def test_fsd50k(tmp_path):

@@ -345,16 +345,11 @@ def check_enough(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: i
         sources = len(np.unique(groups[rows]))
         if sources >= folds:
             continue
-        have = counted(int(rows.sum()), "clip") + (
-            "" if sources == rows.sum() else f" from {counted(sources, 'group')}"
-        )
+        of = "" if sources == rows.sum() else f" from {counted(sources, 'group')}"
+        have = f"{where}: class '{label}' has {counted(int(rows.sum()), 'clip')}{of}"
         if sources < 2:
-            raise TooFewError(
-                f"{where}: class '{label}' has {have}; at least 2 sources are needed: add some or remove it"
-            )
-        raise TooFewError(
-            f"{where}: class '{label}' has {have}, fewer than {counted(folds, 'fold')}; use --splits {sources}"
-        )
+            raise TooFewError(f"{have}; at least 2 sources are needed: add some or remove it")
+        raise TooFewError(f"{have}, fewer than {counted(folds, 'fold')}; use --splits {sources}")
 
 
 def fold_notes(labels: list[str], folds: list[int], *, where: str, several: bool = False) -> list[str]:
@@ -364,7 +359,8 @@ def fold_notes(labels: list[str], folds: list[int], *, where: str, several: bool
     """
     numbers = sorted(set(folds))
     if len(numbers) < 2:
-        raise DataError(f"{where}: every clip is in fold {numbers[0]}; at least two folds are needed")
+        way = "add clips of another, or list these in a csv (path,label,group) without a fold, to have folds drawn"
+        raise DataError(f"{where}: every clip is in fold {numbers[0]}; at least two folds are needed: {way}")
     notes = []
     if several:
         used_by = sorted(_folds_of(*exploded(labels, folds)).items())

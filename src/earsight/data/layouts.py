@@ -101,10 +101,14 @@ def open_dataset(
         check_rows(listing.paths, listing.labels, where=str(path), remedy=remedy, one_class=testing, several=several)
     except DataError as error:
         if above := _published_above(path, name):
-            raise DataError(f"{error}; {path.name} is a part of a data set: give {above}") from error
+            raise DataError(f"{path.name} is a part of a data set: give {above}; by itself: {error}") from error
         raise
     listing, background = _without_background(listing)
     notes = list(listing.notes)
+    if listing.split and not testing and set(listing.folds or ()) == {splits.TRAIN, splits.VALIDATION}:
+        notes.append("there is no test part: validation is held out in its place")
+        held = [splits.TRAIN if fold == splits.TRAIN else splits.TEST for fold in listing.folds or ()]
+        listing = replace(listing, folds=held)
     hints = listing.hints
     if hints is None:
         hints, more = measured_hints(listing.root, listing.paths)
