@@ -159,6 +159,33 @@ def test_wav_of_before_the_power_failed(tmp_path, riff, data):
     np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="WAV")))
 
 
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AU", "CAF"])
+@pytest.mark.parametrize("share", [0, 0.2, 0.8])
+def test_sound_behind_a_size_that_fits_itself_is_read(tmp_path, kind, share):
+    """A recorder's last good header, before the power failed: all its sizes agree, and the sound goes on."""
+    content = bytearray(written(format=kind, subtype="PCM_16"))
+    length = round(share * len(WAVE)) * 2
+    at = content.find(b"data") + 4
+    if kind == "WAV":
+        content[4:8], content[at : at + 4] = struct.pack("<I", 36 + length), struct.pack("<I", length)
+    elif kind == "RF64":
+        ds64 = content.index(b"ds64") + 8
+        content[ds64 : ds64 + 24] = struct.pack("<QQQ", at - 4 + length if length else 0, length, length // 2)
+    elif kind == "AU":
+        content[8:12] = struct.pack(">I", length)
+    else:
+        content[at : at + 8] = struct.pack(">q", 4 + length if share else 0)
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format=kind, subtype="PCM_16")))
+
+
+def test_scraps_behind_a_wav_or_caf_are_no_sound(tmp_path):
+    for kind in ("WAV", "CAF"):
+        content = written(format=kind, subtype="PCM_16")
+        for behind in (b"\0" * 3000, b"\1\2\3", b"free" + bytes(100), b"TAG" + bytes(125)):
+            np.testing.assert_array_equal(read(tmp_path, content + behind), decoded(content))
+    assert "truncated" in reason(tmp_path, written(format="WAV") + written(format="WAV")[:-3000])  # a second file, cut
+
+
 @pytest.mark.parametrize(("sizes", "behind"), [("wrapped", b""), ("wrapped", b"LIST\x04\0\0\0abcd"), ("unknown", b"")])
 def test_wav_beyond_4_gib(tmp_path, behind, sizes):
     header, length = written(WAVE[:0], 48000, format="WAV")[:44], 5 * 10**9

@@ -99,7 +99,10 @@ def survey(descriptor: int) -> Survey:
         return Survey(missing=_missing_chunk(descriptor, size, start=40, layout="<16sq", data=_W64_DATA, align=8))
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
         offset, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-        return Survey(missing=0 if _is_unknown(length) else max(0, offset + length - size))
+        if offset + length < size:  # no chunk can follow: a size from before the power failed
+            opening = read_at(descriptor, offset, 0)
+            return Survey((Link(offset, size, opening[:8] + b"\xff" * 4 + opening[12:]),))
+        return Survey(missing=0 if _is_unknown(length) else offset + length - size)
     if head[:4] == b"OggS":
         return _ogg(descriptor, size)
     if head[:4] == b"fLaC":
@@ -163,12 +166,12 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
         end = end if known else size
         behind = end + (end - body) % 2
         # A size of 32 bits that wrapped, or one from before the power failed: the bytes show that the sound goes on.
-        stale = end == body or riff_end not in (end, behind) or size - end >= 1 << 32
+        stale = end == body or riff_end not in (end, behind) or size - end >= max(4096, (end - body) // 10)
         more = stale and behind < size and not _is_chunk(descriptor, behind, size)
         if more:
             wrapped = end + ((size - end) >> 32 << 32)
             end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
-        if order == "<" and (more or (not known and end - body >= 1 << 32)):
+        if order == "<" and (more or (not known and (long_size == 0 or end - body >= 1 << 32))):
             return Link(body, end, _rf64(form, end - body)), 0, (body, end) if tag in _MP3_IN_WAV else None
         mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
         missing = max(0, end - size) if known else 0
@@ -194,7 +197,7 @@ def _starts_wav(descriptor: int, position: int) -> bool:
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
     head = read_at(descriptor, 4096, position)
-    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX")):
+    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX")):
         return True
     if not head.strip(b"\0") and size - position <= 4096:  # a sector that was filled up
         return True
@@ -222,12 +225,13 @@ def _missing_chunk(
 
 
 def _caf(descriptor: int, size: int) -> Survey:
-    """A CAF file; a data chunk of length -1, which libsndfile refuses, goes to the end."""
+    """A CAF file; a data chunk of length -1, which libsndfile refuses, or with sound behind it goes to the end."""
     position = 8
     while position + 12 <= size:
         name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
         body = position + 12
-        if name == b"data" and length == -1:
+        goes_on = 0 <= length < size - body and not _is_chunk(descriptor, body + length, size)
+        if name == b"data" and (length == -1 or goes_on):
             head = read_at(descriptor, position + 4, 0) + struct.pack(">q", size - body)
             return Survey((Link(body, size, head),))
         if name == b"data":

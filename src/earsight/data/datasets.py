@@ -377,10 +377,9 @@ def fold_notes(labels: list[str], folds: list[int], *, where: str, several: bool
         return notes
     for label, used in sorted(_folds_of(labels, folds).items()):
         if len(used) == 1:
-            raise DataError(
-                f"{where}: all clips of class '{label}' are in fold {min(used)}, so nothing is left to train it when "
-                "that fold is held out; move some to another fold or remove the class"
-            )
+            why = "nothing is left to train it when that fold is held out"
+            way = "move some to another fold or remove the class"
+            raise DataError(f"{where}: all clips of class '{label}' are in fold {min(used)}, so {why}; {way}")
         missing = [str(number) for number in numbers if number not in used]
         if missing:
             notes.append(f"class '{label}' has no clip in fold {', '.join(missing)}: it is not tested there")
@@ -413,10 +412,8 @@ def split_notes(labels: list[str], folds: list[int], *, where: str, several: boo
     used = _folds_of(*exploded(labels, folds)) if several else _folds_of(labels, folds)
     untaught = sorted(label for label, parts in used.items() if TRAIN not in parts)
     if untaught and not several:
-        raise DataError(
-            f"{where}: no training clip of {first(untaught)}, which cannot be learnt so; "
-            "move some of their clips to the training part, or remove the classes"
-        )
+        way = "move some of their clips to the training part, or remove the classes"
+        raise DataError(f"{where}: no training clip of {first(untaught)}, which cannot be learnt so; {way}")
     untested = sorted(label for label, parts in used.items() if TEST not in parts)
     notes = [f"no test clip of {first(untested)}: not tested"] if untested else []
     notes += [f"no training clip of {first(untaught)}: not learnt"] if untaught else []
