@@ -326,7 +326,9 @@ def content_of(path: Path) -> bytes:
     from earsight.evaluation.summary import read_predictions
 
     found = read_predictions(path)
-    return b"".join(held.tobytes() for held in (found.logits, found.labels)) + " ".join(found.clips).encode()
+    arrays = (found.clips, found.labels, found.logits, found.distance, found.groups, found.targets)
+    held = [None if one is None else (one.tobytes(), str(one.dtype), one.shape) for one in arrays]
+    return repr((held, found.classes, {**found.about, "seconds": None})).encode()
 
 
 def spoil(path: Path, how: str, chance: random.Random) -> None:

@@ -18,17 +18,33 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from earsight.errors import EarsightError
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+    from numpy.typing import NDArray
 
 _DIGEST = "digest"
+_ARRAYS = "arrays"
+_ARRAY_ERRORS = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    BadZipFile,
+    zlib.error,
+)
+"""What numpy and zipfile raise at a damaged file; a NotImplementedError is a RuntimeError."""
 _WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
 SEAL = "# Digest of the lines below: "
 TURNING = "\u2028\u2029\u202a-\u202e\u2066-\u2069"
@@ -189,6 +205,40 @@ def read_state(
     if known is not None and known != _digest_of(found):
         raise error(f"{path}: cannot be read (it does not fit its digest, so it is damaged); {remedy}")
     return found
+
+
+def save_arrays(path: Path, about: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write numpy arrays by name, and a JSON object that says which there are, as an npz, whole or not at all."""
+    import numpy as np
+
+    text = np.array(json_text({**about, _ARRAYS: sorted(arrays)}))
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, about=text)
+
+
+def read_arrays(
+    path: Path, names: Collection[str], *, what: str, remedy: str, error: type[EarsightError]
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what `save_arrays` wrote: the JSON object and the arrays; raises ``error`` as `read_lines` does.
+
+    A zip file has a checksum of each array, but none of its directory, where a changed name hides one. Earlier versions
+    did not write which there are: of ``names`` alone theirs can be, without comments, which hide what follows.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if (damaged := file.zip.testzip()) is not None:
+                raise ValueError(f"{damaged} does not fit its checksum")
+            arrays = {name: file[name] for name in file.files}
+            about = dict(json.loads(str(arrays.pop("about"))))
+            listed = about.pop(_ARRAYS, None)
+            hidden = any(one.comment or one.extra for one in file.zip.infolist()) or not arrays.keys() <= set(names)
+            if hidden if listed is None else arrays.keys() != set(listed):
+                raise ValueError("it has other arrays than were written")
+    except _ARRAY_ERRORS as cause:
+        raise error(f"{path}: not {what} ({cause}); {remedy}") from cause
+    return about, arrays
 
 
 def sealed(text: str) -> str:

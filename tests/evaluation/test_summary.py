@@ -27,8 +27,10 @@ from earsight.evaluation.summary import (
     summarize,
     write_summary,
 )
+from earsight.files import save_arrays
 from test_cli import invoke
 
+BASE = Path(__file__).parents[1] / "written_by_base"
 CLASSES = ("cat", "dog", "owl")
 DATASET = {"name": "mine", "clips": 12, "classes": 3, "digest": "d" * 12, "skipped": []}
 
@@ -378,3 +380,35 @@ def test_predictions_that_are_missing(tmp_path):
     path.unlink()
     with pytest.raises(RunError, match="run the same command again"):
         read_predictions(path)
+
+
+def _read_to_the_last_bit(path: Path) -> object:
+    found = read_predictions(path)
+    arrays = (found.clips, found.labels, found.logits, found.distance, found.groups, found.targets)
+    held = [None if one is None else (one.tobytes(), str(one.dtype), one.shape) for one in arrays]
+    return held, found.classes, found.about
+
+
+@pytest.mark.parametrize("written", ["now", "base"])
+def test_no_flipped_bit_of_predictions_is_silent(tmp_path, written):
+    """Each byte of the zip format's directory, which has no checksum; what it lists has them."""
+    path = tmp_path / "predictions.npz"
+    old = read_predictions(BASE / "run/fold-1/seed-0/predictions.npz")
+    if written == "base":
+        shutil.copy(BASE / "run/fold-1/seed-0/predictions.npz", path)
+    else:
+        arrays = {"clip": old.clips, "label": old.labels, "logits": old.logits, "classes": np.array(old.classes)}
+        save_arrays(path, old.about, {**arrays, "distance": old.distance, "group": old.clips})
+    expected, data = _read_to_the_last_bit(path), path.read_bytes()
+    outcomes = set()
+    for place in range(data.index(b"PK\x01\x02"), len(data)):
+        for bit in (place % 8, (place + 3) % 8):
+            changed = bytearray(data)
+            changed[place] ^= 1 << bit
+            path.write_bytes(changed)
+            try:
+                assert _read_to_the_last_bit(path) == expected, (place, bit)
+                outcomes.add("same")
+            except RunError:
+                outcomes.add("named")
+    assert outcomes == {"same", "named"}

@@ -25,7 +25,7 @@ from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.metrics import logit
 from earsight.evaluation.summary import write_summary
-from earsight.files import let_go, link_or_copy, publish_folder, replace_text, write_state
+from earsight.files import let_go, link_or_copy, publish_folder, replace_text, save_arrays, write_state
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import statistics_of
@@ -160,15 +160,9 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
     if trials[0].groups is not None:
         measured["group"] = trials[0].groups
     measured["target" if grid.several else "label"] = grid.labels[fold]
-    np.savez(
-        folder / "predictions.npz",
-        allow_pickle=False,
-        clip=trials[0].clips,
-        logits=_logits(model.probabilities, several=grid.several),
-        classes=np.array(trials[0].classes),
-        about=np.array(json.dumps(about)),
-        **measured,
-    )
+    measured |= {"clip": trials[0].clips, "classes": np.array(trials[0].classes)}
+    measured["logits"] = _logits(model.probabilities, several=grid.several)
+    save_arrays(folder / "predictions.npz", about, measured)
     replace_text(folder / "DONE", "ensemble\n")
 
 

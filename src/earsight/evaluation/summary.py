@@ -7,14 +7,12 @@ Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predicti
 from __future__ import annotations
 
 import functools
-import json
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +31,9 @@ from earsight.evaluation.statistics import (
     shared_groups,
     variance_parts,
 )
-from earsight.files import read_lines, read_state, write_state
+from earsight.files import read_arrays, read_lines, read_state, write_state
 
+_NAMES = ("clip", "label", "target", "logits", "classes", "distance", "group")
 _TABLES = 5
 """At most so many csv files are opened for a run's sources."""
 
@@ -97,25 +96,24 @@ def read_predictions(path: Path) -> Predictions:
 
     Where a version wrote it that kept no sources, these are the data set's, if it is where ``trial.json`` says.
     """
+    if not path.exists():
+        raise RunError(f"{path}: not there; the trial has not ended: run the same command again")
+    what, remedy = "a predictions file of earsight", "remove its folder and run again"
+    about, held = read_arrays(path, _NAMES, what=what, remedy=remedy, error=RunError)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            targets = file["target"] if "target" in file.files else None
-            found = Predictions(
-                clips=file["clip"],
-                labels=file["label"] if targets is None else np.full(len(file["clip"]), -1),
-                logits=file["logits"],
-                classes=tuple(str(name) for name in file["classes"]),
-                about=dict(json.loads(str(file["about"]))),
-                distance=file["distance"] if "distance" in file.files else None,
-                groups=file["group"] if "group" in file.files else None,
-                targets=targets,
-            )
-    except FileNotFoundError as error:
-        raise RunError(f"{path}: not there; the trial has not ended: run the same command again") from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:
-        raise RunError(
-            f"{path}: not a predictions file of earsight ({error}); remove its folder and run again"
-        ) from error
+        targets = held.get("target")
+        found = Predictions(
+            clips=held["clip"],
+            labels=held["label"] if targets is None else np.full(len(held["clip"]), -1),
+            logits=held["logits"],
+            classes=tuple(str(name) for name in held["classes"]),
+            about=about,
+            distance=held.get("distance"),
+            groups=held.get("group"),
+            targets=targets,
+        )
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not {what} ({error}); {remedy}") from error
     check_place(path.parent, found.about)
     known = _sources(path.with_name("trial.json"), found.about) if found.sources_unknown else ()
     return next((named for one in known if not (named := _named(found, one)).sources_unknown), found)

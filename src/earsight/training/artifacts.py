@@ -20,7 +20,7 @@ from torch import nn
 
 from earsight.evaluation.metrics import accuracy
 from earsight.evaluation.multilabel import mean_average_precision
-from earsight.files import json_text, replace_text, replacing
+from earsight.files import json_text, replace_text, save_arrays
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
 from earsight.models.modelfile import save
@@ -200,14 +200,6 @@ def _write_predictions(
         about = {**about, "pooled": 0 if cut is None else int((cut.counts(rows) > 1).sum())}
     if dataset.sources_known:
         measured["group"] = dataset.groups[rows]
-    with replacing(path) as part, part.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            clip=np.array([dataset.clips[row].name for row in rows]),
-            **({"target": dataset.targets[rows]} if dataset.several else {"label": dataset.labels[rows]}),
-            logits=logits,
-            classes=np.array(dataset.classes),
-            about=np.array(json_text(about)),
-            **measured,
-        )
+    measured["target" if dataset.several else "label"] = (dataset.targets if dataset.several else dataset.labels)[rows]
+    names = np.array([dataset.clips[row].name for row in rows])
+    save_arrays(path, about, {"clip": names, "logits": logits, "classes": np.array(dataset.classes), **measured})
