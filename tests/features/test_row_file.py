@@ -18,6 +18,7 @@ from earsight.features import row_file
 from earsight.features.row_file import RowFile, RowLayout, open_rows
 from earsight.features.store import open_store, store_key
 from earsight.features.waves import open_waves, waves_key
+from earsight.files import read_state, write_state
 from earsight.recipe import Features
 
 COUNT = 12
@@ -267,6 +268,30 @@ def test_whatever_changes_in_a_folder_of_rows_is_made_anew(clips, tmp_path, monk
                     file: data for file, data in whole.items() if file != "state.u8"
                 }, (name, how)
             path.write_bytes(data)
+
+
+def test_stores_that_were_exchanged_are_built_anew(tmp_path, caplog):
+    """Two data sets of one size; a store without its key, of an earlier version, is used and said not to be checked."""
+    one, other, cache = make(tmp_path / "one"), make(tmp_path / "other"), tmp_path / "cache"
+    for row in range(COUNT):
+        other.file(row).write_bytes(one.file(COUNT - 1 - row).read_bytes())
+    stores = [open_store(data, SMALL, cache=cache, workers=1) for data in (one, other)]
+    rows, first = np.arange(COUNT), np.zeros(COUNT, dtype=np.int64)
+    expected = [store.read_codes(rows, first) for store in stores]
+    assert not np.array_equal(*expected)
+    stores[0].folder.rename(tmp_path / "aside")
+    stores[1].folder.rename(stores[0].folder)
+    (tmp_path / "aside").rename(stores[1].folder)
+    for data, codes in zip((one, other), expected, strict=True):
+        caplog.clear()
+        assert np.array_equal(open_store(data, SMALL, cache=cache, workers=1).read_codes(rows, first), codes)
+        assert "so folders were exchanged; it is built anew" in caplog.text
+    caplog.clear()
+    place = stores[0].folder / "store.json"
+    about = read_state(place, {"key": str}, remedy="")
+    write_state(place, {name: value for name, value in about.items() if name != "key"})
+    assert np.array_equal(open_store(one, SMALL, cache=cache, workers=1).read_codes(rows, first), expected[0])
+    assert "without its key; an exchange would not be noticed" in caplog.text
 
 
 def test_a_damaged_row_without_its_sound_is_named(clips, tmp_path, caplog):

@@ -41,6 +41,7 @@ from earsight.parallel import in_order, pool_size
 from earsight.recipe import Features
 
 DESCRIPTION = "store.json"
+_BUILDING = ".building"
 _SOUNDS, _CHECKS, _STATES = "sounds.u8", "checks.u32", "state.u8"
 _DONE, _UNREADABLE = 1, 2
 _REMEDY = "what does not fit is computed again"
@@ -244,12 +245,13 @@ def open_rows(
         with _locked(cache / f"{final.name}.lock"):
             # Clips that could not be read may be readable now (after a chmod, or when a disk is back): only their rows
             # and the damaged ones are computed again, in place. Another process may have built them in the meantime.
-            built = final.is_dir()
+            # Another's rows under this name fit their checks, so nothing of them is kept.
+            built = final.is_dir() and not _exchanged(final)
             found = _opened(final, layout, count, quiet=True) if built else None
             if found is None or found[0]:
                 if look is not None:
                     look()
-                folder = final if built else final.with_name(final.name + ".building")
+                folder = final if built else final.with_name(final.name + _BUILDING)
                 _build(
                     *(folder, layout, dataset, features, windows, compute),
                     workers=workers,
@@ -268,13 +270,26 @@ def _description(folder: Path) -> dict[str, Any]:
     return read_state(folder / DESCRIPTION, {"errors": dict}, remedy=_REMEDY, error=DataError)
 
 
+def _exchanged(folder: Path) -> bool:
+    """Whether it holds rows of another key; those of earlier versions do not say."""
+    with suppress(DataError):
+        return bool(_description(folder).get("key", folder.name) != folder.name)
+    return False
+
+
 def _opened(
     folder: Path, layout: RowLayout, count: int, *, quiet: bool = False
 ) -> tuple[dict[int, str], dict[str, NDArray[Any]]] | None:
     """Reasons of unreadable clips, and the tables; None if they are damaged, which is reported unless quiet."""
     try:
         content = _description(folder)
+        if _exchanged(folder):
+            raise DataError(
+                f"{folder}: holds the rows of {content['key']}, so folders were exchanged; it is built anew"
+            )
         known, tables = content.get("tables"), {}
+        if known is not None and "key" not in content:
+            say_once(f"{folder}: was written by an earlier version, without its key; an exchange would not be noticed")
         for name, (of, shape) in layout.stored.items():
             if name == _CHECKS and known is None:
                 continue  # an earlier version's
@@ -406,6 +421,7 @@ def _build(
     location = {"name": dataset.name, "digest": dataset.digest, "root": str(dataset.root)}
     digests = {name: zlib.crc32((folder / name).read_bytes()) for name in tables}
     content = {"dataset": location, "errors": {str(row): errors[row] for row in sorted(errors)}, "tables": digests}
+    content["key"] = folder.name.removesuffix(_BUILDING)
     write_state(folder / DESCRIPTION, {**about, **content}, sync=True, indent=1)
 
 
