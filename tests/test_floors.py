@@ -181,7 +181,7 @@ def test_the_figures_of_the_house():
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
     assert found["core files"] <= 82
-    assert found["core lines"] <= 20_500
+    assert found["core lines"] <= 20_560  # 60 more for the checks that state on disk is what was written
     assert found["lines"] <= 42_800
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.
