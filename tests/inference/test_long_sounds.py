@@ -188,6 +188,20 @@ def test_predictions_say_how_many_clips_have_several_windows(run):
     assert stored.about.get("pooled") == (len(stored.clips) if stored.about["windows"] == "all" else None)
 
 
+def test_notebooks_show_how_many_windows_answer(classifier, long):
+    found = classifier.predict(long)
+    told = f"({found.windows} windows, {100 * found.agreement:.0f} % agree)"
+    assert (found.windows, told in repr(found), told in found._repr_html_()) == (3, True, True)
+    first = classifier.predict(long, first=True)
+    assert "windows" not in repr(first) + first._repr_html_()
+
+
+def test_a_rate_that_is_none_is_refused_beside_a_file_too(classifier, long):
+    for rate in ("44100", -1, True):
+        with pytest.raises(DataError, match="rate is"):
+            classifier.predict(long, rate=rate)
+
+
 def test_what_no_pool_is_calibrated_for(classifier):
     """Energies of mean probabilities are 0, and members with temperatures of their own were averaged otherwise."""
     assert not fits_pools(calibrated(classifier, score="energy").card)

@@ -90,16 +90,20 @@ class Prediction:
     def __repr__(self) -> str:
         shares = ", ".join(f"{name} {share_words(p)}" for name, p in self._first(3)) + ", ..." * (len(self.classes) > 3)
         start = f"{self.words}: " if self.unknown or self.several else ""
-        return f"<Prediction of {self.path or 'an array'}: {self.error or start + shares}>"
+        return f"<Prediction of {self.path or 'an array'}: {self.error or start + shares + self._long}>"
+
+    @property
+    def _long(self) -> str:
+        return f" ({self.windows} windows, {100 * self.agreement:.0f} % agree)" if self.windows > 1 else ""
 
     def _repr_html_(self) -> str:
         """A bar a class, for notebooks: the first ten."""
-        rows = [
+        rows = "".join(
             f"<tr><td>{escape(name)}</td><td>{escape(share_words(p))}</td><td style='min-width:12em'><div style="
             f"'background:currentColor;opacity:.4;height:.8em;width:{100 * p:.1f}%'></div></td></tr>"
             for name, p in self._first(10)
-        ]
-        return f"<p><b>{escape(self.error or self.words)}</b> {escape(self.path)}</p><table>{''.join(rows)}</table>"
+        )
+        return f"<p><b>{escape(self.error or self.words)}</b> {escape(self.path + self._long)}</p><table>{rows}</table>"
 
 
 @dataclass(frozen=True)

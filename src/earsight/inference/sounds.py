@@ -65,9 +65,8 @@ class OpenSound:
         features = self.features
         rate, seconds = features.rate, float(features.clip_seconds)
         if isinstance(self.source, np.ndarray):
-            samples = round(seconds * rate)
-            starts = [0] if first else audio.windows(len(self.source), samples)
-            yield from ((start, self.source[start : start + samples]) for start in starts)
+            starts = [0] if first else audio.windows(len(self.source), features.samples)
+            yield from ((start, self.source[start : start + features.samples]) for start in starts)
             return
         meter = Meter(features)
         self.meters.append(meter)
@@ -91,6 +90,7 @@ def opened(
 
     Bytes and open files lie in a temporary file while the block runs. Raises what `predict` does.
     """
+    rate = None if rate is None else _rate(rate)  # a wrong one is named with files too, which need none
     if isinstance(sound, str | os.PathLike):
         yield OpenSound(str(sound), str(sound), features, note)
     elif isinstance(sound, bytes | bytearray | memoryview) or hasattr(sound, "read"):
@@ -181,20 +181,16 @@ def _scaled(wave: NDArray[Any]) -> NDArray[np.floating]:
     """The array as floats with full scale at 1; DataError for what has no scale, or is empty."""
     kind = wave.dtype
     if wave.ndim not in (1, 2) or not wave.size:
-        raise DataError(
-            f"found an array {kind} {wave.shape}; expected one sound (samples,), (samples, channels) or "
-            "(channels, samples)"
-        )
+        shapes = "(samples,), (samples, channels) or (channels, samples)"
+        raise DataError(f"found an array {kind} {wave.shape}; expected one sound {shapes}")
     if np.issubdtype(kind, np.floating):
         return wave
     if kind.kind == "i" and kind.itemsize <= 4:
         return np.asarray(wave / float(1 << (8 * kind.itemsize - 1)))
     if kind == np.uint8:  # as WAV files of 8 bits have it
         return np.asarray((wave - 128.0) / 128)
-    raise DataError(
-        f"found an array {kind} {wave.shape}, whose full scale is not known; expected floats with full scale at 1, or "
-        "int16 or int32 samples"
-    )
+    way = "expected floats with full scale at 1, or int16 or int32 samples"
+    raise DataError(f"found an array {kind} {wave.shape}, whose full scale is not known; {way}")
 
 
 def _channels_last(wave: NDArray[np.floating]) -> NDArray[np.floating]:
