@@ -107,19 +107,28 @@ def _load(
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     if {name: value.shape for name, value in weights.items()} != shapes:
         return None  # of another model: checked first, because a failed load would leave the model half loaded
-    model.load_state_dict(weights)
     device = next(model.parameters()).device
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     extra: dict[str, State] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition("/")
-        group, _, name = rest.partition("/")
-        if kind == "optimizer":
-            states.setdefault(int(group), {})[name] = _laid_out(value, like=parameters[int(group)])
-        elif kind == "extra":
-            extra.setdefault(group, {})[name] = value.to(device)
+    try:
+        for key, value in tensors.items():
+            kind, _, rest = key.partition("/")
+            group, _, name = rest.partition("/")
+            if kind == "optimizer":
+                states.setdefault(int(group), {})[name] = _laid_out(value, like=parameters[int(group)])
+            elif kind == "extra":
+                extra.setdefault(group, {})[name] = value.to(device)
+            elif kind != "model":
+                return None
+    except (ValueError, IndexError):  # without a digest names may have changed
+        return None
+    for index, state in states.items():  # a state that lacks a value, or has one of another shape, ends a later step
+        fit = all(value.ndim == 0 or value.shape == parameters[index].shape for value in state.values())
+        if not fit or state.keys() != next(iter(states.values())).keys():
+            return None
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    model.load_state_dict(weights)
     return extra, record
 
 
