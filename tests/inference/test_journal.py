@@ -129,8 +129,10 @@ def test_rows_without_a_journal_that_are_cut_are_not_whole(tmp_path, name, folde
 def test_what_an_earlier_version_finished_is_whole_and_said_not_to_be_checked(tmp_path, caplog, folder):
     place = tmp_path / "recordings.csv" if folder else tmp_path / "x.csv"
     place.write_text("one\n")
-    assert _output(tmp_path if folder else place, folder=folder, resume=True).whole
-    assert "it cannot be checked" in caplog.text
+    found = _output(tmp_path if folder else place, folder=folder, resume=True)
+    assert found.whole
+    assert not found.checked
+    assert "it cannot be checked, and may lack rows" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == [place.name]
 
 

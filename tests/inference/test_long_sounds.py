@@ -333,6 +333,22 @@ def test_an_output_goes_on_with_the_windows_that_it_was_begun_with(run, folder, 
     assert "whole" in refused.stderr
 
 
+def test_rows_without_a_journal_are_counted_and_not_called_whole(run, folder, tmp_path):
+    """As where a prediction was killed, and its journal removed: rows end at a line's end, and some are missing."""
+    model, out = run / "model.safetensors", tmp_path / "rows.csv"
+    command = ("predict", model, folder / "high", "--csv", "--first", "--out", out)
+    invoke(*command)
+    (tmp_path / ".rows.csv.finished").unlink()
+    shown = invoke(*command, "--resume").stderr
+    assert "nothing to do" not in shown
+    assert "whether it is whole is not known" in shown
+    lines = out.read_text().splitlines(keepends=True)
+    out.write_text("".join(lines[:-2]))
+    refused = invoke(*command, "--resume", code=2).stderr
+    assert "has 4 rows for 6 files, and no journal to go on from" in refused
+    assert out.read_text() == "".join(lines[:-2])
+
+
 def test_the_memory_does_not_grow_with_the_length(run, tmp_path):
     """Twenty minutes take what a minute does, within a few megabytes."""
     for minutes in (1, 20):

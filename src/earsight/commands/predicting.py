@@ -137,6 +137,9 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> tuple[int, str]:
         )
     wanted = _rules_of_model(_as_begun(wanted))
     output = _output(wanted)
+    if output.whole and not output.checked:
+        _check_count(wanted, total)
+        return 0, f"{wanted.to} has no journal; it was left as it is, and whether it is whole is not known"
     if output.whole:
         return 0, f"{wanted.to} is whole; nothing to do"
     # On a cluster nothing is computed here: the model is loaded for what its card says.
@@ -153,6 +156,19 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> tuple[int, str]:
         found = predict(wanted, model, paths, total, output, remote)
     say_left_out(model)
     return found
+
+
+def _check_count(wanted: Wanted, total: int | None) -> None:
+    """Raise EarsightError where an output without a journal has fewer rows of clips than files were asked for."""
+    if wanted.to is None or wanted.hop_seconds is not None or total is None:
+        return
+    with wanted.to.open("rb") as file:  # names in csv may hold line breaks: there are no more rows than lines
+        rows = sum(1 for _ in file) - (wanted.form == "csv")
+    if rows < total:
+        raise EarsightError(
+            f"{wanted.to}: has {counted(rows, 'row')} for {counted(total, 'file')}, and no journal to go on from; "
+            "remove it and begin anew"
+        )
 
 
 def _much(paths: Iterable[str]) -> bool:

@@ -39,6 +39,8 @@ class Output:
 
     place: dict[str, Any] | None = None
     whole = False
+    checked = True
+    """Whether a journal or list says that it is whole; an output that lost both is taken for whole."""
 
     def open(self, name: str) -> bool:
         """Open or resume a file; returns True if it is new."""
@@ -262,8 +264,10 @@ class FileOutput(Output):
                 raise EarsightError(
                     f"{self._path}: has no journal and is not as a finished output is; remove it, or name another --out"
                 )
+            self.checked = False
             say_once(
-                f"{self._path}: has no journal, as an earlier version leaves what it finished; it cannot be checked"
+                f"{self._path}: has no journal, as where an earlier version finished it, or where it was removed; "
+                "it cannot be checked, and may lack rows: to be sure, remove it and begin anew"
             )
             return
         data = self._list.read_bytes()
