@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 import pytest
 
+from earsight import files
 from earsight.errors import RunError
 from earsight.files import (
     link_or_copy,
@@ -228,3 +229,17 @@ def test_scratch_folders_of_killed_processes_are_removed_and_no_others(tmp_path,
     left = ["earsight-other-1", "earsight-other-1.lock", "earsight-test-folder.lock", "earsight-test-link"]
     left += ["earsight-test-link.lock", "earsight-test-unlocked", "precious"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
+
+
+def test_the_cost_of_digests_is_measured_against_none(tmp_path):
+    """What `benchmarks.check_cost` leaves out of one of its two sides is the hashing that the other one does."""
+    from benchmarks.check_cost import unchecked
+
+    place = tmp_path / "a.wav"
+    place.write_bytes(b"one")
+    digest = files.content_digest(place)
+    with unchecked():
+        free = files.content_digest(place)
+        place.write_bytes(b"two")
+        assert files.content_digest(place) == free != digest
+    assert files.content_digest(place) != digest

@@ -138,7 +138,7 @@ class RowFile:
         Raises
         ------
         DataError
-            If the file of rows is gone, or the sound of a damaged row has changed.
+            If the file of rows is gone, or a damaged row's sound does not give it again.
         """
         checks, path = self.tables.get(_CHECKS), self.folder / self.layout.file
         try:
@@ -176,7 +176,7 @@ class RowFile:
                 with suppress(OSError), (self.folder / self.layout.file).open("r+b", buffering=0) as file:
                     _write(file, parts, offset=row * self.layout.row_bytes)
                 return parts
-        raise DataError(f"{clip}, and its sound has changed since; {remedy}")
+        raise DataError(f"{clip}, and its sound now gives another: it has changed, or the processor has; {remedy}")
 
 
 R = TypeVar("R", bound=RowFile)

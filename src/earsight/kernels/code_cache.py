@@ -2,7 +2,7 @@
 
 Comes in: the folder of a kernel, and a function that has numba compile it. Goes out: the kernel. Numba's files are
 pickles, which can run code, so a file whose SHA-256 is not in ``SHA256SUMS`` beside it is removed and the kernel
-compiled anew. Folders that other users can write are not used.
+compiled anew. Folders that other users can write are not used; the cache folder above them may be a group's.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     """Read a model file: its card, and the module in eval mode, on the CPU, bit for bit as saved.
 
     Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`).
-    Memory and time are in proportion to the file, and its card's sizes within `earsight.models.card.BUDGET`: networks
+    Its card's sizes are within `earsight.models.card.BUDGET`, which bounds memory, and not time: networks
     are compared with the weights on the ``meta`` device, member by member, before any is built.
 
     Raises
