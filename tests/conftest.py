@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tiny_model import TINY_MODEL
@@ -23,6 +24,10 @@ ESC10 = next((Path(place) for place in _PLACES if place and (Path(place) / "meta
 
 LONGEST = ("ray_driver", "damage", "code_cache", "depthwise")
 """Files that take longest, by their names: several processes begin with them, so that they end at about one time."""
+
+# A busy machine must fail no test: an example may take as long as it takes.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
