@@ -115,6 +115,7 @@ NOT_RUN = {
 LESS = {
     "train": TINY,
     "crossval": [*TINY, "--folds", "1,2", "--seeds", "2", "--jobs", "1"],
+    "distil": TINY,
     "tune": [*TINY[:2], *TINY[3:], "--set=training.epochs=1", "--on", "local"],
     "explain": ["--no-curves"],
     "report": ["--mistakes", "0"],

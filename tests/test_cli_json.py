@@ -53,6 +53,7 @@ WORDS = {
     "train": "sounds --out one --fold 2",
     "crossval": "sounds --out folds --folds 1",
     "ensemble": "one two --out both",
+    "distil": "one --out student",
     "recipe list": "",
     "recipe show": "default",
     "evaluate": "one/model.safetensors sounds",

@@ -180,9 +180,9 @@ def test_the_figures_of_the_house():
     found = figures(ROOT)
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
-    assert found["core files"] <= 82
-    assert found["core lines"] <= 20_560  # 60 more for the checks that state on disk is what was written
-    assert found["lines"] <= 42_800
+    assert found["core files"] <= 83
+    assert found["core lines"] <= 20_950
+    assert found["lines"] <= 43_600
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.
     assert [place.split(":")[0] for place in found["write beside, then rename"]] == 3 * ["files.py"]

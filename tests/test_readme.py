@@ -81,7 +81,7 @@ def test_every_command_of_the_readme_runs(desk: Path) -> None:
         # The shell expands the pattern; the file of weights is the reader's own.
         words = [name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])]
         words = [word.replace("resnet50.pth", "none") for word in words]
-        if words[0] in ("train", "crossval"):
+        if words[0] in ("train", "crossval", "distil"):
             words += [*TINY, *(["--folds", "1"] if words[0] == "crossval" else [])]
         if words[:2] == ["analyze", "boundaries"]:
             words += ["--clips", "1"]

@@ -68,6 +68,7 @@ TASKS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "train": learning.train,
         "crossval": learning.crossval,
         "ensemble": finished.ensemble,
+        "distil": finished.distil,
         "tune": tuning.tune,
         "recipe": recipe,
     },

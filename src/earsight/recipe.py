@@ -49,6 +49,7 @@ NEUTRAL = {
     "augment.copies": 1,
     "augment.background": 0.0,
     "augment.background_snr_db": [0.0, 20.0],
+    "distillation": {"weight": 0.0, "temperature": 2.0},
 }
 """A new field goes here with its neutral value, or a tuple of them, at which it is left out of the digest."""
 _KEPT = ("representation",)
@@ -231,6 +232,13 @@ class Training(_Section):
     )
 
 
+class Distillation(_Section):
+    """What a student learns from teachers, which `earsight distil` names; see `earsight.training.teachers`."""
+
+    weight: float = Field(0.0, ge=0, le=1, description="share of the teachers in the loss; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, le=100, description="divides the student's and the teachers' logits there")
+
+
 class Recipe(_Section):
     """Every choice of one experiment."""
 
@@ -241,6 +249,7 @@ class Recipe(_Section):
     transfer: Transfer = Transfer()
     augment: Augment = Augment()
     training: Training = Training()
+    distillation: Distillation = Distillation()
 
     def __init__(self, **fields: Any) -> None:
         try:

@@ -26,6 +26,7 @@ from earsight.files import sealed
 from earsight.models.backbones import build
 from earsight.training.checkpoint import checkpoints
 from earsight.training.preparation import prepare
+from earsight.training.teachers import open_teaching
 from earsight.training.trial import Trial, is_done, run_inner, run_trial
 from earsight.tuning.search import STOPPED, candidate, search
 from earsight.tuning.space import make_points
@@ -169,6 +170,28 @@ def test_clips_of_several_labels_some_unknown_have_the_bits_of_a_local_run(nodes
         assert there.logits.tobytes() == here.logits.tobytes()
         assert np.isnan(there.targets).any()
         np.testing.assert_array_equal(there.targets, here.targets)
+
+
+def test_students_have_the_bits_of_local_ones_and_their_teachers_travel(nodes, synthetic, prepare_as, tiny, tmp_path):
+    """With spectrograms of the teachers' own, which travel too."""
+    other = prepare_as("features.bands=40", "training.epochs=1")
+    for trial in TRIALS:
+        run_trial(other, trial, run=tmp_path / "teachers", device=CPU)
+    teaching = open_teaching(tmp_path / "teachers", synthetic)
+    ready = prepare(synthetic, tiny("training.epochs=2", "distillation.weight=0.8"), teaching=teaching)
+    said = []
+    run_groups(CLUSTER, [Group(ready, TRIALS, tmp_path / "far")], progress=lambda *_: None, say=said.append)
+    assert any("does not share the run folder" in line for line in said)
+    lacking = [line for line in said if "lacks" in line]
+    assert {Path(line.split("lacks ")[1].split(",")[0]) for line in lacking} >= {teaching_store(ready)}
+    for trial in TRIALS:
+        near, far = run_trial(ready, trial, run=tmp_path / "near", device=CPU), trial.folder(tmp_path / "far")
+        assert (near / "model.safetensors").read_bytes() == (far / "model.safetensors").read_bytes()
+
+
+def teaching_store(prepared):
+    """Where the spectrograms of a student's teachers lie."""
+    return prepared.teaching.store.folder.absolute()
 
 
 def test_what_a_trial_raises_is_raised_here(nodes, long, tmp_path):

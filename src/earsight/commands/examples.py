@@ -33,6 +33,10 @@ EXAMPLES: dict[str, dict[str, str]] = {
         "earsight ensemble runs/esc50": "the seeds of a run together, as one model file",
         "earsight ensemble runs/esc50 --method greedy --out runs/chosen": "of those that help",
     },
+    "distil": {
+        "earsight distil runs/esc50": "one network that learns from the seeds of a run",
+        "earsight distil runs/chosen --set distillation.temperature=4": "from an ensemble, whose answers are softened",
+    },
     "tune": {
         "earsight tune default my_sounds/ --grid training.learning_rate=1e-3,3e-4": "two learning rates, on Ray",
         "earsight tune default my_sounds/ --on local --random 'augment.mixup=uniform(0,1)' --samples 2": "without Ray",

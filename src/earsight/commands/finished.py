@@ -1,4 +1,4 @@
-"""Verbs about finished runs: calibrate, report, ensemble and compare."""
+"""Verbs about finished runs: calibrate, report, ensemble, distil and compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from earsight.commands.options import Jobs, Json, RayOptions, Threads, WorkOptions, verb
+from earsight.commands.options import Folds, Jobs, Json, RayOptions, RunOptions, Seeds, Threads, WorkOptions, verb
 from earsight.commands.steps import (
     calibrate_members,
     computer,
@@ -156,6 +156,60 @@ def ensemble(
     result = make_ensemble(runs, out=target, fold=fold, method=method, device=device, machine=describe_machine(device))
     calibrate_members(target)
     show(result, print_ensemble, as_json=json_output)
+
+
+@verb
+def distil(
+    run: Annotated[
+        Path, typer.Argument(help="The teachers: a run folder, whose seeds teach together, or an ensemble.")
+    ],
+    *,
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Run folder of the students; default RUN-distilled.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The run's data set, if it has been moved.")] = None,
+    folds: Folds = None,
+    seeds: Seeds = 1,
+    options: RunOptions,
+    jobs: Jobs = 1,
+    ray: RayOptions,
+    json_output: Json = False,
+) -> None:
+    """Train one network that learns from several what they know together, at the cost of one (distillation).
+
+    For each fold its teachers are the networks of RUN that held it out, so that none has seen the clips that test the
+    student. They answer the very clips that it is trained on, as these are changed and mixed in each step. The table
+    has the single teacher, all together and the student: accuracy, time for a clip, and size.
+    """
+    from dataclasses import replace
+
+    from earsight.commands.steps import load_recipe_for, open_again, report, say_sources, train_all
+    from earsight.ensembles.distilled import measure_distillation
+    from earsight.execution.schedule import chosen_folds, publish_model
+    from earsight.recipe import load_recipe
+    from earsight.reports.comparisons import print_distillation
+    from earsight.training.teachers import open_teaching
+    from earsight.training.trial import Trial
+
+    target = folder or run.parent / f"{run.absolute().name}-distilled"
+    dataset = open_again(run, data, options, splits=options.splits)
+    wanted = chosen_folds(folds, dataset.fold_numbers) if folds else []
+    teaching = open_teaching(run, dataset, folds=wanted)
+    numbers = wanted or sorted(teaching.files)
+    held_out = "as for the teachers" if dataset.split or dataset.drawn_seed is not None else ""
+    say_sources(dataset, numbers, data=dataset.root, held_out=held_out)
+    weight = load_recipe(options.recipe).distillation.weight or 1.0
+    options = replace(options, assignments=[f"distillation.weight={weight:g}", *(options.assignments or ())])
+    recipe = load_recipe_for(dataset, options, run=target)
+    trials = [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
+    with place(options, ray, jobs=jobs) as on:
+        train_all(dataset, recipe, trials, target, store=options, on=on, teaching=teaching)
+        report(target, on, as_json=None)
+    calibrate_members(target)
+    if len(trials) == 1:
+        publish_model(target, trials[0])
+    result = measure_distillation(run, target, device=on.device, machine=on.machine)
+    show(result, print_distillation, as_json=json_output)
 
 
 @verb

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import compress
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from earsight.inference.model import Model
     from earsight.recipe import Recipe
     from earsight.training.preparation import Prepared
+    from earsight.training.teachers import Teaching
     from earsight.training.trial import Trial
 
 
@@ -152,6 +153,60 @@ def options_again(options: LayoutOptions, *, drawn: int | None) -> tuple[str, ..
     return (*out, *(() if drawn is None else ("--splits", str(drawn))))
 
 
+def open_again(run: Path, data: Path | None, options: LayoutOptions, *, splits: int) -> Dataset:
+    """Open the data set of a run (of an ensemble, of its first member's run) in the split that its trials had.
+
+    It is ``data``, else where the run says that it was; where ``options`` are none, by those that opened it then.
+    RunError if it is not there, or is another one.
+    """
+    from earsight.ensembles.ensemble_run import runs_of
+    from earsight.errors import EarsightError, RunError
+    from earsight.evaluation.summary import read_run
+    from earsight.files import read_state
+    from earsight.training.preparation import hold_out
+
+    about = read_run(run, several=True)[0].about
+    known = about["dataset"]
+    names = [field.name for field in fields(DataOptions)]
+    if all(getattr(options, name) == getattr(DataOptions(), name) for name in names):
+        given = options_from(known.get("options", ()))
+        options, splits = replace(options, **{name: getattr(given, name) for name in names}), given.splits
+    if data is None:
+        places = [place / f"fold-{about['fold']}" for one in runs_of(run) for place in (one, run.parent / one.name)]
+        found = (
+            read_state(path, {}, remedy="") for place in places for path in sorted(place.glob("seed-*/trial.json"))
+        )
+        data = next((Path(one["root"]) for one in found if "root" in one), None)
+    remedy = "name the data set that it was trained on with --data, and the options by which it was opened"
+    if data is None or not data.exists():
+        raise RunError(f"{run}: its data set is not where it was; {remedy}")
+    held_out = known.get("held_out")
+    try:
+        dataset = open_data(data, options, splits=None if held_out else splits, kept=kept_by(run), several=True)
+    except EarsightError as error:
+        raise RunError(f"{run}: {error}; {remedy}") from error
+    if held_out and held_out["kind"] == "drawn":
+        dataset = hold_out(dataset, seed=held_out["seed"], kept=kept_by(run))
+    if dataset.digest != known["digest"]:
+        raise RunError(f"{data}: is not the data set of {run}, or not in its split; {remedy}")
+    return dataset
+
+
+def options_from(words: Sequence[str]) -> DataOptions:
+    """The options that `options_again` gave."""
+    from typing import get_type_hints
+
+    from pydantic import TypeAdapter
+
+    given = dict(pairwise([*words, ""]))
+    kinds = get_type_hints(DataOptions)
+    found: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        if (word := f"--{name.replace('_', '-')}") in given:
+            found[name] = kind is bool or TypeAdapter(kind).validate_python(given[word])
+    return DataOptions(**found)
+
+
 def say_sources(dataset: Dataset, folds: Sequence[int], *, data: Path, held_out: str = "") -> None:
     """Print what is held out, by which sources, and what is odd about classes; ``held_out`` says how, for one part."""
     from earsight.data.checks import label_texts
@@ -197,6 +252,7 @@ def prepare_spectrograms(
     *,
     device: torch.device | None = None,
     run: Path | None = None,
+    teaching: Teaching | None = None,
 ) -> Prepared:
     """Print what of the clips is used, and compute what is missing of the spectrograms, or of what replaces them."""
     from earsight.data.checks import left_out
@@ -214,7 +270,14 @@ def prepare_spectrograms(
         say(f"  note: {line}")
     with bar("spectrograms") as shown:
         ready = prepare(
-            dataset, recipe, skip_bad=store.skip_bad, cache=store.cache, progress=shown, device=device, run=run
+            dataset,
+            recipe,
+            skip_bad=store.skip_bad,
+            cache=store.cache,
+            progress=shown,
+            device=device,
+            run=run,
+            teaching=teaching,
         )
     if ready.skipped:
         out, total = len(ready.skipped), len(dataset.clips)
@@ -286,18 +349,19 @@ def train_all(
     name: str = "training",
     tell: Callable[[Dataset], None] | None = None,
     tensorboard: bool = False,
+    teaching: Teaching | None = None,
 ) -> None:
     """Run the trials that are not DONE, under a bar of that name, and write their epochs as they come.
 
-    ``tell`` gets the clips that are used.
+    ``tell`` gets the clips that are used; ``teaching`` has what teaches the trials, if anything.
     """
     from earsight.execution.schedule import check_start, run_trials
     from earsight.reports.epochs import Follower, check_tensorboard
 
     if tensorboard:
         check_tensorboard()
-    start = check_start(dataset, recipe, trials, run=folder)
-    ready = prepare_spectrograms(dataset, recipe, store, device=on.device, run=folder)
+    start = check_start(dataset, recipe, trials, run=folder, teaching=teaching)
+    ready = prepare_spectrograms(dataset, recipe, store, device=on.device, run=folder, teaching=teaching)
     if tell is not None:
         tell(replace(dataset, clips=tuple(compress(dataset.clips, ready.usable))))
     for line in ready.leaks(trial.fold for trial in trials):

@@ -25,7 +25,7 @@ from earsight.ensembles.selection import Grid
 from earsight.errors import RunError
 from earsight.evaluation.metrics import logit
 from earsight.evaluation.summary import write_summary
-from earsight.files import let_go, link_or_copy, publish_folder, replace_text, save_arrays, write_state
+from earsight.files import let_go, link_or_copy, publish_folder, read_state, replace_text, save_arrays, write_state
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import statistics_of
@@ -138,6 +138,14 @@ def check_place(out: Path) -> None:
         raise RunError(f"{out}: is there and is no ensemble of earsight; name another folder with --out")
 
 
+def runs_of(folder: Path) -> list[Path]:
+    """The runs of an ensemble's members, as they were named when it was made; of another run folder itself."""
+    if not (folder / REPORT).is_file():
+        return [folder]
+    found = read_state(folder / REPORT, {"runs": list}, remedy="make the ensemble anew", error=RunError)
+    return [Path(str(run)) for run in found["runs"]]
+
+
 def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest: str) -> None:
     folder.mkdir(parents=True)
     trials = [grid.trials[fold, member] for member in grid.members]
@@ -161,12 +169,12 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         measured["group"] = trials[0].groups
     measured["target" if grid.several else "label"] = grid.labels[fold]
     measured |= {"clip": trials[0].clips, "classes": np.array(trials[0].classes)}
-    measured["logits"] = _logits(model.probabilities, several=grid.several)
+    measured["logits"] = logits_of(model.probabilities, several=grid.several)
     save_arrays(folder / "predictions.npz", about, measured)
     replace_text(folder / "DONE", "ensemble\n")
 
 
-def _logits(shares: NDArray[np.float64], *, several: bool) -> NDArray[np.float32]:
+def logits_of(shares: NDArray[np.float64], *, several: bool) -> NDArray[np.float32]:
     """What gives these probabilities (clips, classes): logarithms, or of each class by itself log odds."""
     return (logit(shares) if several else np.log(np.maximum(shares, _SMALLEST))).astype(np.float32)
 

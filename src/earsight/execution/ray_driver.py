@@ -71,7 +71,7 @@ class Driver:
         self._deaths: dict[int, tuple[int, int]] = {}  # per unit: (step of last crash, crashes without progress)
         self._locks: dict[int, ExitStack] = {}
         self._data: dict[int, Any] = {}  # references to prepared data by its id
-        self._weights: dict[str, tuple[str, Any]] = {}  # names of and references to weights by the recipe's path
+        self._sent: dict[str, tuple[str, Any]] = {}  # names of and references to files of weights, by their paths
 
     def job(self, number: int, *, inner: bool = False) -> tuple[Any, Job]:
         """A reference to a unit's data, and its job; puts the unit's checkpoint into the mailbox."""
@@ -85,22 +85,30 @@ class Driver:
             self._ray.get(self.mailbox.put_state.remote(number, state, fresh=False))
         if id(prepared) not in self._data:
             dataset = replace(dataset, root=dataset.root.absolute())
-            store = replace(store, folder=store.folder.absolute())
-            self._data[id(prepared)] = self._ray.put(replace(prepared, dataset=dataset, store=store))
+            changes: dict[str, Any] = {"dataset": dataset, "store": _absolute(store)}
+            if prepared.teaching and prepared.teaching.store:
+                changes["teaching"] = replace(prepared.teaching, store=_absolute(prepared.teaching.store))
+            self._data[id(prepared)] = self._ray.put(replace(prepared, **changes))
         weights = prepared.recipe.backbone.weights
-        if weights not in ("imagenet", "none", *self._weights):
-            self._weights[weights] = Path(weights).name, self._ray.put(Path(weights).read_bytes())
+        teachers = prepared.teaching.files[unit.trial.fold] if prepared.teaching else ()
         job = Job(
             number=number,
             trial=unit.trial,
             run=unit.run.absolute(),
             token=self._tokens[unit.run],
-            weights=self._weights.get(weights),
+            weights=None if weights in ("imagenet", "none") else self._file(weights),
+            teachers=tuple(self._file(str(path)) for path in teachers),
             threads=self._cluster.threads,
             device=self._cluster.device,
             inner=inner,
         )
         return self._data[id(prepared)], job
+
+    def _file(self, path: str) -> tuple[str, Any]:
+        """The name of a file and a reference to its content, which is put there once."""
+        if path not in self._sent:
+            self._sent[path] = Path(path).name, self._ray.put(Path(path).read_bytes())
+        return self._sent[path]
 
     def collect(self) -> dict[str, Any]:
         """Process the mailbox: print notes, save checkpoints, upload requested folders; returns it all."""
@@ -193,6 +201,10 @@ class Driver:
                 self.running = {task: self.running[task] for task in rest}
         for number in list(self._locks):
             self._unlock(number)
+
+
+def _absolute(store: Any) -> Any:
+    return replace(store, folder=store.folder.absolute())
 
 
 @contextmanager

@@ -48,7 +48,8 @@ class Job:
     """A trial to run, under its number in the mailbox.
 
     ``run`` is the run folder on the driver; ``token`` a file there and its secret, by which a node finds whether it
-    shares the folder; ``weights`` name and content of the recipe's weights file; ``version`` the driver's earsight.
+    shares the folder; ``weights`` name and content of the recipe's weights file, ``teachers`` those of the model files
+    that teach the trial's fold; ``version`` the driver's earsight.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Job:
     threads: int
     device: str
     inner: bool
+    teachers: tuple[tuple[str, Any], ...] = ()
     version: str = __version__
 
 
@@ -97,6 +99,9 @@ def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> 
     torch.set_num_threads(job.threads)
     token, secret = job.token
     shared = not _alone() and os.access(token, os.R_OK) and token.read_text(encoding="utf-8") == secret
+    taught, teaching = prepared.taught, prepared.teaching
+    if taught is not None and teaching is not None:
+        teaching = replace(teaching, store=replace(taught.store, folder=_store_folder(taught, mailbox)))
     prepared = replace(prepared, store=replace(prepared.store, folder=_store_folder(prepared, mailbox)))
     files = "writes in the run folder" if shared else "does not share the run folder: its files come back as bytes"
     mailbox.note.remote(f"{node_name()}: torch {torch.__version__} on {job.device}, {files}")
@@ -106,6 +111,11 @@ def _run(prepared: Prepared, job: Job, mailbox: Any, on_epoch: Epoch | None) -> 
             file = scratch / job.weights[0]
             file.write_bytes(ray.get(job.weights[1]))
             options["weights"] = str(file)
+        if teaching is not None:
+            models = tuple(scratch / f"teacher-{number}-{name}" for number, (name, _) in enumerate(job.teachers))
+            for model, (_, content) in zip(models, job.teachers, strict=True):
+                model.write_bytes(ray.get(content))
+            prepared = replace(prepared, teaching=replace(teaching, files={job.trial.fold: models}))
         train: Callable[..., Path] = partial(run_trial, prepared, job.trial, **options)
         if job.inner:
             train = partial(run_inner, prepared, job.trial, **options, on_epoch=on_epoch)

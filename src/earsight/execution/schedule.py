@@ -29,6 +29,7 @@ from earsight.openmp import Crowding
 from earsight.recipe import Recipe
 from earsight.training.device import training_dtype
 from earsight.training.preparation import Prepared
+from earsight.training.teachers import Teaching
 from earsight.training.trial import Start, Trial, check_rows, check_run, is_done, run_trial
 
 
@@ -51,7 +52,9 @@ def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
     return list(dict.fromkeys(chosen))
 
 
-def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path) -> Start:
+def check_start(
+    dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, run: Path, teaching: Teaching | None = None
+) -> Start:
     """Check everything that would stop the trials, before spectrograms are computed.
 
     Returns
@@ -62,13 +65,14 @@ def check_start(dataset: Dataset, recipe: Recipe, trials: Sequence[Trial], *, ru
     Raises
     ------
     RunError
-        If the run folder cannot be written, or holds trials of another recipe or data set.
+        If the run folder cannot be written, or holds trials of another recipe or data set, or other teachers.
     DataError
         If a fold has no test clip, or a class has no training clip.
     ModelError, RecipeError
-        If the backbone or its weights are not available, or the recipe names stages that it does not have.
+        If the backbone or its weights are not available, or the recipe names stages that it does not have, or does not
+        fit its teachers.
     """
-    start = check_run(dataset, recipe, run)
+    start = check_run(dataset, recipe, run, teaching=teaching)
     for fold in sorted({trial.fold for trial in trials}):
         check_rows(dataset, fold, np.flatnonzero(dataset.training(fold)), np.flatnonzero(dataset.folds == fold))
     first = next((trial for trial in trials if not is_done(trial.folder(run))), None)
@@ -118,7 +122,7 @@ def run_trials(
     RunError
         If the run folder cannot be written, or holds trials of another recipe or data set; see also `check_start`.
     """
-    start = start or check_start(prepared.dataset, prepared.recipe, trials, run=run)
+    start = start or check_start(prepared.dataset, prepared.recipe, trials, run=run, teaching=prepared.teaching)
     if cluster:
         start.networks.clear()  # each node builds its own
         run_groups(cluster, [Group(prepared, trials, run, start=start)], progress=progress, say=say)
@@ -184,7 +188,8 @@ def run_groups(
     done = 0
     for group in groups:
         if group.start is None:
-            check_start(group.prepared.dataset, group.prepared.recipe, group.trials, run=group.run)
+            prepared = group.prepared
+            check_start(prepared.dataset, prepared.recipe, group.trials, run=group.run, teaching=prepared.teaching)
         _write_recipe(group.prepared.recipe, group.run)
         prefix = f"{group.name}, " if group.name else ""
         for trial in group.trials:

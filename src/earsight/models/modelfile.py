@@ -90,6 +90,11 @@ def load_card(path: str | Path) -> ModelCard:
     return _card(Path(path))[0]
 
 
+def weights_digest(path: str | Path) -> str:
+    """The SHA-256 of a model file's weights, which no calibration changes; ModelError as `load_card` does."""
+    return _card(Path(path))[1]
+
+
 def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     """Read a model file: its card, and the module in eval mode, on the CPU, bit for bit as saved.
 

@@ -1,6 +1,6 @@
-"""Tables of comparisons on a terminal: the methods of an ensemble, two runs, the protocols.
+"""Tables of comparisons on a terminal: the methods of an ensemble, what distillation kept, two runs, the protocols.
 
-Comes in: the dicts that `earsight.ensembles.build`, `earsight.evaluation.comparison` and
+Comes in: the dicts that `earsight.ensembles.build` and `distilled`, `earsight.evaluation.comparison` and
 `earsight.evaluation.protocols` return (accuracies between 0 and 1). Goes out: text with accuracies in per cent. No row
 is marked as the best: sentences name the differences that are more than noise.
 """
@@ -25,6 +25,8 @@ _NAMES = {
     "greedy": "greedy",
     "soup": "soup",
     "greedy-soup": "greedy soup",
+    "ensemble": "ensemble",
+    "distilled": "distilled",
 }
 
 
@@ -88,7 +90,9 @@ def ensemble_notes(result: dict[str, Any]) -> list[str]:
 def _beyond(rows: Sequence[dict[str, Any]]) -> str:
     """Which gains and losses are more than noise."""
     sure = [
-        (_NAMES[row["method"]], row["gain"]["difference"]) for row in rows if row.get("gain", {}).get("beyond_noise")
+        (_NAMES[row["method"]], row["gain"]["difference"])
+        for row in rows
+        if (row.get("gain") or {}).get("beyond_noise")
     ]
     if not sure:
         return "No difference from the single network is beyond the noise."
@@ -99,6 +103,48 @@ def _beyond(rows: Sequence[dict[str, Any]]) -> str:
 def print_ensemble(result: dict[str, Any], *, console: Console) -> None:
     """Print an ensemble's table and its notes."""
     print_rows(ensemble_rows(result), console=console, notes=ensemble_notes(result))
+
+
+def distillation_rows(result: dict[str, Any]) -> list[dict[str, str]]:
+    """Rows of teachers and students, from what `earsight.ensembles.distilled.measure_distillation` returns."""
+    rows = []
+    for row in result["rows"]:
+        kind, gain = "average_precision" if "average_precision" in row else "accuracy", row["gain"]
+        rows.append(
+            {
+                "how": _NAMES[row["method"]],
+                "nets": str(row["networks"]),
+                "accuracy %" if kind == "accuracy" else "mAP %": percent(row[kind]["mean"]),
+                "95 % interval": percent_range(row[kind]["ci95"]),
+                "gain": signed(gain["difference"]) if gain else "",
+                "95 % of gain": signed_range(gain["ci95"]) if gain else "",
+                "ms": f"{row['milliseconds_per_clip']:.1f}",
+                "MB": f"{row['bytes'] / 1e6:.1f}",
+            }
+        )
+    return rows
+
+
+def distillation_notes(result: dict[str, Any]) -> list[str]:
+    """Sentences that belong under that table."""
+    over, folds, seeds = (result[name] for name in ("over_ensemble", "folds", "seeds"))
+    notes = [
+        f"{result['dataset']['name']}: fold {', '.join(map(str, folds))}, which neither the teachers ({result['run']}) "
+        f"nor the students (seed {', '.join(map(str, seeds))}) saw; single: the mean of the teachers one by one, over "
+        "which the gains are; ms are for one clip, MB of the model files."
+    ]
+    if over:
+        verdict = "beyond the noise" if over["beyond_noise"] else "which is within the noise"
+        notes.append(
+            f"Distilled less ensemble: {signed(over['difference'])} points, 95 % interval "
+            f"{signed_range(over['ci95'])}, {verdict}."
+        )
+    return [*notes, _beyond(result["rows"]), *result["notes"]]
+
+
+def print_distillation(result: dict[str, Any], *, console: Console) -> None:
+    """Print the table of teachers and students, and its notes."""
+    print_rows(distillation_rows(result), console=console, notes=distillation_notes(result))
 
 
 def comparison_rows(result: dict[str, Any]) -> list[dict[str, str]]:

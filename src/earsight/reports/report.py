@@ -22,7 +22,7 @@ from earsight.reports.sections import (
     comparison_section,
     curves_section,
     data_section,
-    ensemble_section,
+    parts_section,
     recipe_section,
     reliability_section,
     result_section,
@@ -122,7 +122,7 @@ def _run(run: RunRead, name: str, *, key: str) -> dict[str, Any]:
         "curves": curves_section(run, key=key),
         **of_classes,
         "unknown": unknown_facts(run),
-        "ensemble": ensemble_section(run),
+        "parts": parts_section(run),
         "recipe": recipe_section(run),
     }
 
@@ -136,7 +136,7 @@ def _contents(run: dict[str, Any]) -> list[tuple[str, str]]:
         *([] if run["several"] else [("mistakes", "Worst mistakes")]),
         ("confidence", "Confidence"),
         *([("training", "Training")] if run["curves"] else []),
-        *([("parts", "Parts of the ensemble")] if run["ensemble"] else []),
+        *([("parts", run["parts"]["title"])] if run["parts"] else []),
         ("again", "Recipe, and how to get the same again"),
     ]
 

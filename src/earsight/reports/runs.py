@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from earsight.calibration.calibrate import REPORT as CALIBRATION
 from earsight.calibration.calibrate import calibrated_trials, wanted_before
 from earsight.calibration.fit import CalibratedTrial, figures
+from earsight.ensembles.distilled import REPORT as DISTILLATION
 from earsight.ensembles.ensemble_run import REPORT
 from earsight.errors import EarsightError, ModelError, RecipeError, RunError
 from earsight.evaluation.summary import SOURCES_UNKNOWN, Predictions, read_history, read_run, summarize
@@ -39,7 +40,8 @@ class RunRead:
     ``trials``: the finished ones, by fold and seed; ``summary``: computed from them, with the machine from
     ``summary.json``; ``histories``: their epochs; ``recipe``: from ``recipe.yaml`` or a model file (of an ensemble,
     its members'); ``version``: earsight's; ``temperature``: the model file's; ``joint``: whether it is an ensemble;
-    ``ensemble``: its ``ensemble.json``, empty where that cannot be used; ``missing``: sentences; ``calibrated``: its
+    ``ensemble``: its ``ensemble.json``, and ``distillation``: the ``distillation.json`` of one that learnt from another
+    run, empty where that cannot be used; ``missing``: sentences; ``calibrated``: its
     trials as its calibration has them, if there is one; ``finished``: the day of its last trial (UTC).
     """
 
@@ -52,6 +54,7 @@ class RunRead:
     temperature: float = 1.0
     joint: bool = False
     ensemble: dict[str, Any] = field(default_factory=dict)
+    distillation: dict[str, Any] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     calibrated: Calibrated | None = None
     finished: str = ""
@@ -82,7 +85,9 @@ def read_for_report(folder: Path) -> RunRead:
     old = _json(folder / "summary.json", missing, without="the machine is not known")
     machine = found if isinstance(found := old.get("machine"), Mapping) else {}
     joint = (folder / REPORT).exists()
-    ensemble = _ensemble(folder / REPORT, trials, missing) if joint else {}
+    ensemble = _set_against(folder / REPORT, trials, missing) if joint else {}
+    taught = any("teachers" in trial.about for trial in trials)
+    distillation = _set_against(folder / DISTILLATION, trials, missing) if taught else {}
     histories = [] if joint else _histories(folder, trials, missing)
     made_by = _recipe(folder, trials, missing, ensemble=joint)
     for path in sorted(folder.glob("fold-*/seed-*")):
@@ -102,7 +107,16 @@ def read_for_report(folder: Path) -> RunRead:
             f"from the predictions; `earsight summary {folder}` writes it anew."
         )
     calibrated, finished = _calibrated(folder, missing), _finished(folder, trials)
-    return RunRead(folder, trials, summary, histories, *made_by, joint, ensemble, missing, calibrated, finished)
+    return RunRead(
+        *(folder, trials, summary, histories),
+        *made_by,
+        joint=joint,
+        ensemble=ensemble,
+        distillation=distillation,
+        missing=missing,
+        calibrated=calibrated,
+        finished=finished,
+    )
 
 
 _OF_SOURCES = ("accuracy", "majority", "ensemble", "groups")
@@ -143,14 +157,17 @@ def _json(path: Path, missing: list[str], *, without: str) -> dict[str, Any]:
     return {}
 
 
-def _ensemble(path: Path, trials: Sequence[Predictions], missing: list[str]) -> dict[str, Any]:
-    """An ensemble's parts, if they are of its predictions; where an earlier version kept no digest, a line says so."""
-    found = _json(path, missing, without="its parts are not known")
+def _set_against(path: Path, trials: Sequence[Predictions], missing: list[str]) -> dict[str, Any]:
+    """The table of an ensemble and its parts, or of a student and its teachers, if it is of these predictions.
+
+    Where an earlier version kept no digest, a line says so.
+    """
+    found = _json(path, missing, without="what it is set against is not known")
     about, folds = trials[0].about, sorted({trial.about["fold"] for trial in trials})
     wanted = {"recipe_digest": about["recipe_digest"], "folds": folds, "dataset": about["dataset"]}
     differ = [name for name, value in wanted.items() if found.get(name, value) != value]
     if differ:
-        missing.append(f"{path.name} is of another ensemble ({', '.join(differ)} differ): nothing of it is shown.")
+        missing.append(f"{path.name} is of another {path.stem} ({', '.join(differ)} differ): nothing of it is shown.")
         return {}
     if found and "recipe_digest" not in found:
         missing.append(f"{path.name} is of an earlier version: that it is of these predictions cannot be checked.")

@@ -19,7 +19,7 @@ from earsight.calibration.temperature import cross_fitted_confidence, expected_c
 from earsight.errors import RunError, counted
 from earsight.evaluation.classes import ClassScore, class_scores, common_confusions, confusion_counts
 from earsight.evaluation.comparison import compare_runs
-from earsight.reports.comparisons import ensemble_notes, ensemble_rows
+from earsight.reports.comparisons import distillation_notes, distillation_rows, ensemble_notes, ensemble_rows
 from earsight.reports.drawings import (
     NUMBERED,
     Bar,
@@ -230,20 +230,27 @@ def unknown_facts(run: RunRead) -> list[tuple[str, str]]:
     return facts
 
 
-def ensemble_section(run: RunRead) -> dict[str, Any] | None:
-    """The parts of an ensemble; None for other runs, or if ``ensemble.json`` was written by another version."""
-    if not run.ensemble:
-        return None
+def parts_section(run: RunRead) -> dict[str, Any] | None:
+    """The parts of an ensemble, or a student beside its teachers; None for other runs, or if its file lacks some."""
     try:
-        rows, notes = ensemble_rows(run.ensemble), ensemble_notes(run.ensemble)
-        members = [f"seed {one['seed']} of {one['run']}" for one in run.ensemble["members"]]
+        if run.ensemble:
+            title, caption = "Parts of the ensemble", "The members alone and together"
+            rows, notes = ensemble_rows(run.ensemble), ensemble_notes(run.ensemble)
+            members = [f"seed {one['seed']} of {one['run']}" for one in run.ensemble["members"]]
+        elif run.distillation:
+            title, caption = "Teachers and student", "A teacher alone, all together, and what they taught"
+            rows, notes, members = distillation_rows(run.distillation), distillation_notes(run.distillation), []
+        else:
+            return None
     except (KeyError, TypeError, IndexError, ValueError) as error:
-        run.missing.append(
-            f"ensemble.json lacks what this version of earsight writes ({error}): its parts are left out."
-        )
+        name = "ensemble.json" if run.ensemble else "distillation.json"
+        run.missing.append(f"{name} lacks what this version of earsight writes ({error}): its parts are left out.")
         return None
     columns, cells = columns_and_cells(rows)
-    return {"columns": columns, "rows": cells, "notes": notes, "members": members}
+    return {
+        **{"title": title, "caption": caption, "notes": notes, "members": members},
+        **{"columns": columns, "rows": cells},
+    }
 
 
 def recipe_section(run: RunRead) -> dict[str, Any]:
@@ -304,7 +311,10 @@ def _command(run: RunRead) -> str:
         return "earsight ensemble RUN... --out again"
     dataset = run.summary["dataset"]
     words = ["earsight", "crossval", "DATA", *dataset.get("options", []), "--recipe", "recipe.yaml"]
-    if (run.folder / "model.safetensors").is_file():
+    taught = "teachers" in run.trials[0].about
+    if taught:
+        words[1:3] = ["distil", run.distillation.get("run", "TEACHERS"), "--data", "DATA"]
+    if (run.folder / "model.safetensors").is_file() and not taught:
         words[1] = "train"
         words += ["--fold", str(run.folds[0])] if "held_out" in dataset and not dataset["held_out"] else []
         words += ["--seed", str(run.seeds[0])]

@@ -103,6 +103,7 @@ def write_outcome(
     else:
         score = {"held_out_accuracy": accuracy(dataset.labels[test_rows], logits.argmax(axis=1))}
     trained_on = {
+        **({} if prepared.teaching is None else {"teachers": prepared.teaching.digests[fold]}),
         "dataset": dataset.name,
         "digest": dataset.digest,
         "clips_digest": dataset.clips_digest,
@@ -158,6 +159,7 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
         "recipe_digest": recipe.digest,
         "windows": recipe.training.windows,
         "history": zlib.crc32(_history_text(fitted.history).encode()),
+        **({} if prepared.teaching is None else {"teachers": prepared.teaching.digests[fold]}),
         "dataset": {
             "name": dataset.name,
             "clips": len(dataset.clips),

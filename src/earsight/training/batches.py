@@ -107,6 +107,11 @@ class Data:
         mean, std = self._scale
         return raw.sub_(mean).div_(std)
 
+    def raw(self, spectrograms: Tensor) -> Tensor:
+        """Network input, as `as_input` gives it, in the units of the source again."""
+        mean, std = self._scale
+        return spectrograms * std + mean
+
     def as_input(self, spectrograms: Tensor) -> Tensor:
         """Network input (batch, 3, bands, frames), channels-last, of spectrograms (batch, windows, bands, frames)."""
         return spectrograms.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
@@ -118,7 +123,7 @@ class Batches(Protocol):
     def epoch(self, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
         """The tensors of each batch, on the device."""
 
-    def assemble(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def assemble(self, *batch: Tensor) -> tuple[Tensor, ...]:
         """Network input (batch, 3, bands, frames), and label distributions or marks (batch, classes)."""
 
 

@@ -33,6 +33,7 @@ from earsight.training.checkpoint import State, load_checkpoint, save_checkpoint
 from earsight.training.device import make_recorder, progress_seconds, step_kind
 from earsight.training.optim import class_weights, copy_state, ema_decay, learning_rate, make_optimizer
 from earsight.training.step import Step
+from earsight.training.teachers import TaughtBatches, Teacher
 
 OnStep = Callable[[int, int, float], None]
 CHECKPOINT_SECONDS = 5.0
@@ -63,6 +64,7 @@ def fit(
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    teacher: Teacher | None = None,
 ) -> Fitted:
     """Fit a model to some clips.
 
@@ -82,6 +84,8 @@ def fit(
         File to go on from, and to write to.
     on_step, on_epoch : callable, optional
         Called with (steps done, steps in all, loss) as work goes on, and with all records so far after each epoch.
+    teacher : Teacher, optional
+        What the model learns from beside the labels, in the shares of ``recipe.distillation``.
 
     Raises
     ------
@@ -98,7 +102,9 @@ def fit(
     resumed = load_checkpoint(checkpoint, model=model, optimizer=optimizer, of=of) if checkpoint else None
     if resumed:
         course = _Course.from_checkpoint(*resumed)
-    batches = batches_of(data, smoothing=training.label_smoothing)
+    batches: Batches = batches_of(data, smoothing=training.label_smoothing)
+    if teacher is not None:
+        batches = TaughtBatches(batches, teacher)
     weights = class_weights(data.labels[clips], classes=data.classes, kind=training.class_weights)
     step = Step(
         model,
@@ -111,6 +117,7 @@ def fit(
         recorder=make_recorder(kind, data.device),
         fuse=kind == "fused",
         several=data.several,
+        distillation=recipe.distillation,
     )
     saved, wait = time.monotonic(), CHECKPOINT_SECONDS
     for epoch in range(len(course.history), training.epochs):

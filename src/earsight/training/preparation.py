@@ -38,6 +38,7 @@ from earsight.parallel import in_order
 from earsight.recipe import Features, Recipe
 from earsight.training.batches import Source
 from earsight.training.device import memory_bytes
+from earsight.training.teachers import Teaching
 
 HELD_OUT_SHARE = 0.2
 SHARE = 0.1
@@ -57,6 +58,7 @@ class Prepared:
     there, by size and time of change, and what is made of them (the store's own name where it is left out).
     ``windows`` says which part of which clip a row of the store is; None where row i is clip i. ``twins_drawn``
     is how the inner split takes the clips of one sound: `ONE_CLIP`, or as the version did that began the run.
+    ``teaching`` has the teachers, where there are such.
     """
 
     dataset: Dataset
@@ -67,6 +69,15 @@ class Prepared:
     key: str = ""
     windows: ClipWindows | None = None
     twins_drawn: str = ONE_CLIP
+    teaching: Teaching | None = None
+
+    @property
+    def taught(self) -> Prepared | None:
+        """The same as the teachers see it, where they take other features than the student; else None."""
+        store = self.teaching.store if self.teaching else None
+        if self.teaching is None or store is None:
+            return None
+        return replace(self, recipe=self.teaching.view_of(self.recipe), store=store, key=store.key)
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -160,11 +171,13 @@ def prepare(
     progress: Progress | None = None,
     device: torch.device | None = None,
     run: Path | None = None,
+    teaching: Teaching | None = None,
 ) -> Prepared:
     """Resolve a recipe for a data set and open (or build) what its training reads.
 
     That is the store of spectrograms; or, where a ``device`` to train on is named and `wanted_source` says so, the
-    cache of waves. What the ``run`` folder has begun goes on as it was begun.
+    cache of waves. What the ``run`` folder has begun goes on as it was begun. Where ``teaching`` has teachers of other
+    features, theirs are opened too.
 
     Raises
     ------
@@ -203,13 +216,24 @@ def prepare(
     cut = None if windows.single else windows
     begun = {found.get("twins", APART) for found in _begun(run)} if run is not None else set()
     drawn = next((way for way in (APART, TOGETHER) if way in begun), ONE_CLIP)
-    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, cut, drawn)
+    if teaching is not None and teaching.features != recipe.features:
+        options: dict[str, Any] = {"cache": cache, "skip_bad": skip_bad, "workers": workers, "progress": progress}
+        theirs = prepare(dataset, teaching.view_of(recipe), device=device, **options)
+        teaching = replace(teaching, store=theirs.store)
+        if theirs.skipped != skipped or not np.array_equal(_cuts(theirs.windows), _cuts(cut)):
+            raise RunError(f"{teaching.run}: its features cut clips into other windows than the student's; take those")
+    prepared = Prepared(dataset, recipe, store, skipped, identity, store.key, cut, drawn, teaching)
     left = dataset.sizes(prepared.usable)
     if (left == 0).any():
         raise DataError(
             f"class {dataset.classes[int(left.argmin())]}: not one of its clips can be read; see `earsight check`"
         )
     return prepared
+
+
+def _cuts(windows: ClipWindows | None) -> NDArray[np.int64]:
+    """The clip of each row; nothing where row i is clip i."""
+    return np.zeros(0, dtype=np.int64) if windows is None else windows.clips
 
 
 def _look(files: Mapping[str, Path], fault: Callable[[str], str]) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from earsight.recipe import Training
+from earsight.recipe import Distillation, Training
 from earsight.training.checkpoint import State
 from earsight.training.device import training_dtype
 from earsight.training.optim import update_ema
@@ -21,8 +21,9 @@ from earsight.training.optim import update_ema
 WARM_UP_STEPS = 3
 """Steps before a recording, in which libraries choose kernels and allocate workspaces; they are undone afterwards."""
 
-Assemble = Callable[..., tuple[Tensor, Tensor]]
-"""From a batch's tensors to network input (batch, 3, bands, frames) and label distributions (batch, classes)."""
+Assemble = Callable[..., tuple[Tensor, ...]]
+"""From a batch's tensors to network input (batch, 3, bands, frames) and label distributions (batch, classes); where
+there are teachers also what they say (batch, classes), as `distillation_loss` takes it."""
 
 
 class Recorder(Protocol):
@@ -47,6 +48,24 @@ def binary_loss(logits: Tensor, targets: Tensor, *, weights: Tensor | None = Non
     return torch.where(known, losses, 0.0).sum() / known.sum().clamp(min=1)
 
 
+def distillation_loss(logits: Tensor, taught: Tensor, *, temperature: float, several: bool = False) -> Tensor:
+    """Kullback-Leibler divergence of a student from its teachers, softened by a temperature, times its square.
+
+    G. Hinton, O. Vinyals and J. Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv 1503.02531): the
+    square keeps the size of the gradients, whatever the temperature. ``logits`` (batch, classes) are the student's, not
+    yet softened; ``taught`` (batch, classes) the logarithms of the teachers' softened probabilities, or, where classes
+    may sound together (``several``), their log odds. The mean over clips; of several labels over clips and classes.
+    """
+    student = logits / temperature
+    if several:
+        cross_entropy = nn.functional.binary_cross_entropy_with_logits
+        divergence = cross_entropy(student, taught.sigmoid()) - cross_entropy(taught, taught.sigmoid())
+    else:
+        logs = (student.log_softmax(dim=1), taught.log_softmax(dim=1))
+        divergence = nn.functional.kl_div(*logs, log_target=True, reduction="batchmean")
+    return temperature**2 * divergence
+
+
 class Step:
     """Forward, backward, optimiser and EMA of weights for one batch.
 
@@ -54,6 +73,7 @@ class Step:
     With a ``recorder``, and an optimiser that is recordable (`make_optimizer`), steps are recorded and replayed; with
     ``fuse`` torch first compiles the forward and backward pass into fewer kernels. With ``several`` labels the loss is
     the binary cross-entropy of each class by itself, the mean over what is known, and ``weights`` are of the positives.
+    Where ``assemble`` gives what teachers say, ``distillation`` is their share in the loss.
     """
 
     def __init__(
@@ -69,8 +89,9 @@ class Step:
         recorder: Recorder | None = None,
         fuse: bool = False,
         several: bool = False,
+        distillation: Distillation | None = None,
     ) -> None:
-        self._several = several
+        self._several, self._distillation = several, distillation or Distillation()
         self._model, self._optimizer, self._assemble = model, optimizer, assemble
         self._device, self._weights, self._ema, self._recorder = device, weights, ema, recorder
         self._dtype = training_dtype(training.precision, device)
@@ -97,8 +118,7 @@ class Step:
         return self._loss
 
     def _run(self, *batch: Tensor) -> None:
-        spectrograms, targets = self._assemble(*batch)
-        loss = self._forward(spectrograms, targets)
+        loss = self._forward(*self._assemble(*batch))
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
@@ -106,12 +126,19 @@ class Step:
             update_ema(self._ema, self._model, weight=self._ema_weight)
         self._loss.copy_(loss.detach())
 
-    def _losses(self, spectrograms: Tensor, targets: Tensor) -> Tensor:
+    def _losses(self, spectrograms: Tensor, targets: Tensor, taught: Tensor | None = None) -> Tensor:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             logits = self._model(spectrograms)
-        if self._several:
-            return binary_loss(logits.float(), targets, weights=self._weights)
-        return nn.functional.cross_entropy(logits.float(), targets, weight=self._weights)
+        logits, several = logits.float(), self._several
+        if several:
+            loss = binary_loss(logits, targets, weights=self._weights)
+        else:
+            loss = nn.functional.cross_entropy(logits, targets, weight=self._weights)
+        if taught is None:
+            return loss
+        temperature, weight = self._distillation.temperature, self._distillation.weight
+        soft = distillation_loss(logits, taught, temperature=temperature, several=several)
+        return torch.lerp(loss, soft, weight)
 
     def _replay(self, recorder: Recorder, batch: tuple[Tensor, ...]) -> None:
         shapes = tuple(part.shape for part in batch)

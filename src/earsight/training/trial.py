@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from earsight.training.device import memory_errors, set_up
 from earsight.training.loop import Fitted, fit, predict
 from earsight.training.optim import start_at_prior
 from earsight.training.preparation import APART, ONE_CLIP, Prepared, source_of
+from earsight.training.teachers import Teacher, Teaching, check_taught
 
 Step = Callable[[int, int, float], None]
 Epoch = Callable[[list[dict[str, Any]]], None]
@@ -182,7 +183,8 @@ def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
     # `root` is not compared, since folders move; later analyses use it to find the held-out clips.
     about = {"fold": trial.fold, "seed": trial.seed, "root": str(dataset.root.absolute())}
     twins = {} if prepared.twins_drawn == APART else {"twins": prepared.twins_drawn}  # in the inner split
-    return identity | about | {"windows": recipe.training.windows} | twins
+    teachers = {} if prepared.teaching is None else {"teachers": prepared.teaching.digests[trial.fold]}
+    return identity | about | {"windows": recipe.training.windows} | twins | teachers
 
 
 def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) -> Path:
@@ -194,7 +196,7 @@ def _once(folder: Path, identity: dict[str, Any], work: Callable[[Path], None]) 
         # Another process may have trained here since the run folder was checked.
         found = _begun(folder)
         if found is not None:
-            _check_same({folder: found}, {key: identity[key] for key in _NAMES})
+            _check_same({folder: found}, {key: identity.get(key) for key in _NAMES})
         if not is_done(folder):
             started = time.monotonic()
             for part in folder.glob(".*.part"):  # left by a kill, and as large as a checkpoint
@@ -266,8 +268,20 @@ def _fitted(
         checkpoint=checkpoints(folder)[0],
         on_step=on_step,
         on_epoch=note,
+        teacher=None if prepared.teaching is None else _teacher(prepared, prepared.teaching, trial, data),
     )
     return fitted, model, data
+
+
+def _teacher(prepared: Prepared, teaching: Teaching, trial: Trial, data: Data) -> Teacher:
+    """The teachers of the held-out fold, and the student's clips as they see them."""
+    recipe, apart = prepared.recipe, prepared.taught
+    network = teaching.network(trial.fold, temperature=recipe.distillation.temperature)
+    if apart is not None:
+        # What masks blank out is the mean of the training clips, as the teachers had it.
+        mean, std = (network.get_buffer(name)[0].flatten() for name in ("mean", "std"))
+        data = replace(data, source=source_of(apart, data.device), mean=mean, std=std)
+    return Teacher(network, data, apart=apart is not None, precision=recipe.training.precision)
 
 
 def _rows(prepared: Prepared, trial: Trial) -> _Rows:
@@ -332,28 +346,42 @@ def _backgrounds(dataset: Dataset, train_rows: _Numbers) -> NDArray[np.bool_]:
     return mask
 
 
-_NAMES = {"recipe": "recipe", "dataset": "data set or split of it", "pictures": "state of the sound files"}
+_NAMES = {
+    "recipe": "recipe",
+    "dataset": "data set or split of it",
+    "pictures": "state of the sound files",
+    "teachers": "set of teachers",
+}
 """Descriptions of a trial's identity keys, for messages."""
 
 
-def check_run(dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None) -> Start:
-    """Raise if a run folder holds finished or interrupted trials of another recipe or data set.
+def check_run(
+    dataset: Dataset, recipe: Recipe, run: Path, *, spectrograms: str | None = None, teaching: Teaching | None = None
+) -> Start:
+    """Raise if a run folder holds finished or interrupted trials of another recipe or data set, or other teachers.
 
     With ``spectrograms`` (`Prepared.identity`), trials on sounds that have changed since are refused too. The
     `RunError` names the first such trial.
     """
     if recipe.augment.background:
         check_background(dataset, recipe)
+    if recipe.distillation.weight or teaching is not None:
+        check_taught(dataset, recipe, teaching)
     wanted = {"recipe": recipe.digest, "dataset": dataset.digest}
+    wanted |= {} if spectrograms is None else {"pictures": spectrograms}
     begun = _begun_trials(run)
-    _check_same(begun, wanted | ({} if spectrograms is None else {"pictures": spectrograms}))
+    for folder, found in begun.items():
+        digests = {} if teaching is None else {"teachers": teaching.digests.get(found.get("fold", 0))}
+        _check_same({folder: found}, wanted | digests)
     return Start(begun)
 
 
 def _checked(prepared: Prepared, run: Path, start: Start | None) -> Start:
     """Check the run folder, once the spectrograms' identity is known."""
     if start is None:
-        return check_run(prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity)
+        return check_run(
+            prepared.dataset, prepared.recipe, run, spectrograms=prepared.identity, teaching=prepared.teaching
+        )
     _check_same(start.begun, {"pictures": prepared.identity})
     return start
 
