@@ -38,7 +38,7 @@ def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ah
     items : iterable
         Read as far as is needed, in the calling thread.
     workers : int
-        Threads; 0 is one a core, or what `bound_threads` was told.
+        Threads; 0 is one a core, or what `bound_threads` was given.
     ahead : int
         Items a worker, including the current one.
     """

@@ -244,9 +244,9 @@ def figures(
     named = [one.named for one in calibrated if one.named is not None]
     if len(named) == len(calibrated):
         marks = np.concatenate([marks_of(trial) for trial in trials])
-        told = np.concatenate(named)
-        f1 = f1_at(marks, told.astype(float), 0.5)
-        right, wrong = (int((told & (marks == sounds)).sum()) for sounds in (1, 0))
+        chosen = np.concatenate(named)
+        f1 = f1_at(marks, chosen.astype(float), 0.5)
+        right, wrong = (int((chosen & (marks == sounds)).sum()) for sounds in (1, 0))
         out["named"] = {"micro_f1": f1.micro, "macro_f1": f1.macro, "precision": right / max(1, right + wrong)}
         hours = float((marks == 0).sum()) * clip_seconds / 3600
         out["named"]["false_alarms_per_hour"] = wrong / hours if hours else 0.0

@@ -165,7 +165,7 @@ def model_page(model: Path, repository: str, *, licence: str = "", data_licence:
         f'```python\nimport earsight\n\nclassifier = earsight.load("hf://{repository}")\n'
         'found = classifier.predict("new.wav")\nprint(found.label, found.probabilities[0])\n```',
         f"On the command line: `earsight predict hf://{repository} new.wav`. It takes sounds of any length and rate, "
-        f"and hears them through windows of {features.clip_seconds:g} s at {features.rate} Hz, {low:g} to {high:g} Hz "
+        f"and cuts them into windows of {features.clip_seconds:g} s at {features.rate} Hz, {low:g} to {high:g} Hz "
         "of them. The file holds weights and JSON, and no code.",
         f"Classes: {', '.join(map(_code, card.classes))}.",
         "## Data",
