@@ -128,7 +128,7 @@ class Transcript:
         """The last rows; ``reason`` says why the recording could not be read, or not to its end."""
         rows = self._events(self._tracker.close())
         writer = self.writers.get("events")
-        if writer and self.windows and not self.events:
+        if writer and self.windows and not self.events and (self.best or not reason):
             rows.append(("events", writer.nothing(self.path, self.best, self.threshold)))
         if reason:
             rows += [(kind, writer.problem(self.path, reason)) for kind, writer in self.writers.items()]
