@@ -157,7 +157,7 @@ def test_it_moves_between_devices_and_layouts_with_its_normalisation(saved):
         ([_card(0), _card(1), _card(2, "features.bands=64")], None, "member 3 has other features"),
         ([_card(0), _card(1, mean=(0.0,), std=(1.0,))], None, "member 2 has other windows"),
         ([_card(0), ensemble_card([_card(1)], trained_on={})], None, "member 2 is an ensemble itself"),
-        ([_card(0), _card(1)], (0.5,), "2 members, 1 weights"),
+        ([_card(0), _card(1)], (0.5,), "2 members and 1 weight;"),
         ([_card(0), _card(1)], (0.5, 0.6), "add up to 1.1"),
         ([_card(0), _card(1)], (1.0, 0.0), "positive share each"),
         ([_card(0), _card(1)], (1.5, -0.5), "positive share each"),
@@ -184,10 +184,10 @@ def _rewritten(path: Path, change) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card["members"].pop(), "its card cannot be read.*2 members, 3 weights"),
+        (lambda card: card["members"].pop(), "its card cannot be read.*2 members and 3 weights"),
         (lambda card: card.update(weights=[0.2, 0.2, 0.2]), "its card cannot be read.*add up to 0.6"),
         (lambda card: card.update(weights=None), "its card cannot be read"),
-        (lambda card: card.update(members=[]), "its card cannot be read.*0 members, 3 weights"),
+        (lambda card: card.update(members=[]), "its card cannot be read.*0 members and 3 weights"),
         (lambda card: card.update(members=7), "its card cannot be read"),
         (lambda card: card.update(members={"a": 1}), "its card cannot be read"),
         (lambda card: card.update(members=["x"] * 3), "its card cannot be read"),

@@ -229,7 +229,8 @@ class ModelCard:
         members, weights = len(self.members), len(self.weights)
         if weights != members or not all(0 < weight <= 1 for weight in self.weights):
             raise ModelError(
-                f"model card: {counted(members, 'member')} and {weights} weights; expected one positive share each"
+                f"model card: {counted(members, 'member')} and {counted(weights, 'weight')}; "
+                "expected one positive share each"
             )
         if abs(math.fsum(self.weights) - 1) > 1e-6:
             raise ModelError(f"model card: the members' weights add up to {math.fsum(self.weights):g}; expected 1")
