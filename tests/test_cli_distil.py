@@ -9,33 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_model import TINY_MODEL
-from typer.testing import CliRunner, Result
 
-from earsight.cli import app
 from earsight.commands.options import DataOptions
 from earsight.commands.steps import options_again, options_from
 from earsight.evaluation.summary import read_run
 from earsight.files import read_state
 from earsight.recipe import load_recipe
+from test_cli_cluster import invoke, refused
 
 TINY = [part for override in (*TINY_MODEL, "training.epochs=1") for part in ("--set", override)]
 ONE = ("--threads", 1)
-
-
-def invoke(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert result.exit_code == code, f"{result.exit_code}: {result.stderr} {result.exception!r}"
-    return result
-
-
-def refused(*args: object) -> str:
-    """The one line in which a verb refuses."""
-    result = invoke(*args, code=2)
-    assert result.stdout == ""
-    _, found, message = result.stderr.partition("earsight: ")
-    assert found
-    assert len(message.strip().splitlines()) == 1, message
-    return message
 
 
 @pytest.fixture(scope="module")
