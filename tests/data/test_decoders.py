@@ -134,6 +134,7 @@ def test_joined_files_are_heard_whole(tmp_path):
     kinds = [
         written(format="WAV"),
         written(format="FLAC"),
+        written(format="AIFF"),
         mp3(),
         ogg,
         written(rate=48000, format="OGG", subtype="OPUS"),
@@ -159,7 +160,7 @@ def test_wav_of_before_the_power_failed(tmp_path, riff, data):
     np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="WAV")))
 
 
-@pytest.mark.parametrize("kind", ["WAV", "RF64", "AU", "CAF"])
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AU", "CAF", "AIFF", "FLAC"])
 @pytest.mark.parametrize("share", [0, 0.2, 0.8])
 def test_sound_behind_a_size_that_fits_itself_is_read(tmp_path, kind, share):
     """A recorder's last good header, before the power failed: all its sizes agree, and the sound goes on."""
@@ -173,13 +174,48 @@ def test_sound_behind_a_size_that_fits_itself_is_read(tmp_path, kind, share):
         content[ds64 : ds64 + 24] = struct.pack("<QQQ", at - 4 + length if length else 0, length, length // 2)
     elif kind == "AU":
         content[8:12] = struct.pack(">I", length)
+    elif kind == "AIFF":
+        at = content.index(b"SSND")
+        content[4:8] = struct.pack(">I", at + 8 + (length or 2 * RATE))  # with no size yet, that of a second
+        content[22:26], content[at + 4 : at + 8] = struct.pack(">I", length // 2), struct.pack(">I", 8 + length)
+    elif kind == "FLAC":
+        content[22:26] = struct.pack(">I", length // 2)
     else:
         content[at : at + 8] = struct.pack(">q", 4 + length if share else 0)
     np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format=kind, subtype="PCM_16")))
 
 
-def test_scraps_behind_a_wav_or_caf_are_no_sound(tmp_path):
-    for kind in ("WAV", "CAF"):
+def test_a_flac_total_of_any_size_loses_nothing(tmp_path):
+    content, whole = written(format="FLAC"), decoded(written(format="FLAC"))
+    for total in (1, 4095, 4096, len(whole) - 1, len(whole)):
+        stale = content[:22] + struct.pack(">I", total) + content[26:]
+        np.testing.assert_array_equal(read(tmp_path, stale), whole)
+        assert audio.info(tmp_path / "x").seconds * RATE == pytest.approx(len(whole))
+    np.testing.assert_array_equal(
+        read(tmp_path, stale[:22] + bytes([0, 0, 9, 9]) + content[26:] + content)[-9:], whole[-9:]
+    )
+    assert "truncated" in reason(tmp_path, content[:22] + bytes([0, 0, 9, 9]) + content[26 : len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [("WAV", 0x7FFFF000), ("AIFF", 0x7F000008), ("AIFF", 8), ("AU", 0xFFFFFFFF), ("AU", 3 * 10**9)]
+)
+def test_a_size_near_2_gib_or_none_loses_nothing_of_3_gb(tmp_path, kind, size):
+    head = bytearray(written(WAVE[:0], 48000, format=kind))
+    at = 8 if kind == "AU" else head.index(b"data" if kind == "WAV" else b"SSND") + 4
+    order = "<" if kind == "WAV" else ">"
+    head[at : at + 4] = struct.pack(order + "I", size)
+    with (tmp_path / "x").open("wb") as file:  # sparse
+        file.write(head)
+        file.seek(3 * 10**9 - 4, os.SEEK_CUR)
+        file.write(struct.pack(order + "hh", 1000, 2000))
+    assert audio.info(tmp_path / "x").seconds == 3 * 10**9 / 2 / 48000
+    last = list(audio.pieces(tmp_path / "x", begin_seconds=3 * 10**9 / 2 / 48000 - 1))[-1]
+    assert (last.wave[-2:] * 32768).tolist() == [1000, 2000]
+
+
+def test_scraps_behind_the_sound_are_no_sound(tmp_path):
+    for kind in ("WAV", "CAF", "AIFF"):
         content = written(format=kind, subtype="PCM_16")
         for behind in (b"\0" * 3000, b"\1\2\3", b"free" + bytes(100), b"TAG" + bytes(125)):
             np.testing.assert_array_equal(read(tmp_path, content + behind), decoded(content))

@@ -84,7 +84,7 @@ def survey(descriptor: int) -> Survey:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _wav(descriptor, start, size)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return Survey(missing=_missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"SSND"))
+        return _aiff(descriptor, start, size)
     if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
         missing = _missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"BODY")
         # One channel behind the other, which libsndfile takes for one frame after the other.
@@ -98,11 +98,14 @@ def survey(descriptor: int) -> Survey:
     if head[:4] == b"riff":
         return Survey(missing=_missing_chunk(descriptor, size, start=40, layout="<16sq", data=_W64_DATA, align=8))
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
-        offset, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-        if offset + length < size:  # no chunk can follow: a size from before the power failed
-            opening = read_at(descriptor, offset, 0)
-            return Survey((Link(offset, size, opening[:8] + b"\xff" * 4 + opening[12:]),))
-        return Survey(missing=0 if _is_unknown(length) else offset + length - size)
+        order = ">" if head[:4] == b".snd" else "<"
+        offset, length = struct.unpack(order + "II", head[4:12])
+        missing = 0 if _is_unknown(length) else max(0, offset + length - size)
+        # No chunk can follow, so that it is a size from before the power failed; libsndfile takes bit 31 for a sign.
+        if offset + length < size or length >> 31:
+            opening = head[:4] + struct.pack(order + "II", 24, 0xFFFFFFFF) + head[12:24]
+            return Survey((Link(offset, size, opening),), missing)
+        return Survey(missing=missing)
     if head[:4] == b"OggS":
         return _ogg(descriptor, size)
     if head[:4] == b"fLaC":
@@ -165,13 +168,11 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
             known, end = not _is_unknown(length), body + length
         end = end if known else size
         behind = end + (end - body) % 2
-        # A size of 32 bits that wrapped, or one from before the power failed: the bytes show that the sound goes on.
-        stale = end == body or riff_end not in (end, behind) or size - end >= max(4096, (end - body) // 10)
-        more = stale and behind < size and not _is_chunk(descriptor, behind, size)
+        more = _goes_on(descriptor, body, end, size, agrees=riff_end in (end, behind))
         if more:
             wrapped = end + ((size - end) >> 32 << 32)
             end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
-        if order == "<" and (more or (not known and (long_size == 0 or end - body >= 1 << 32))):
+        if order == "<" and (more or (not known and (long_size == 0 or end - body > length))):
             return Link(body, end, _rf64(form, end - body)), 0, (body, end) if tag in _MP3_IN_WAV else None
         mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
         missing = max(0, end - size) if known else 0
@@ -180,6 +181,16 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
         joined = following + 12 <= size and _starts_wav(descriptor, following)
         return Link(start, following if joined else size), missing, mpeg
     return None, 0, None
+
+
+def _goes_on(descriptor: int, body: int, end: int, size: int, *, agrees: bool) -> bool:
+    """Whether the bytes show that the sound of a chunk goes on behind a size of 32 bits that wrapped, or is stale.
+
+    ``agrees`` is whether the file's own size confirms it, as in a header from before the power failed it may.
+    """
+    behind = end + (end - body) % 2
+    stale = end == body or not agrees or size - end >= max(4096, (end - body) // 10)
+    return stale and behind < size and not _is_chunk(descriptor, behind, size)
 
 
 def _rf64(form: bytes, length: int) -> bytes:
@@ -197,7 +208,7 @@ def _starts_wav(descriptor: int, position: int) -> bool:
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
     head = read_at(descriptor, 4096, position)
-    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX")):
+    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM")):
         return True
     if not head.strip(b"\0") and size - position <= 4096:  # a sector that was filled up
         return True
@@ -222,6 +233,42 @@ def _missing_chunk(
             return 0
         position = body + length + (-length) % align
     return 0
+
+
+def _aiff(descriptor: int, start: int, size: int) -> Survey:
+    """An AIFF file, or several in a row."""
+    links: list[Link] = []
+    missing, following = 0, start
+    while following >= 0:
+        link, missing, following = _form(descriptor, following, size)
+        links.append(link)
+    return Survey(tuple(links) if len(links) > 1 or links[0].head else (), missing)
+
+
+def _form(descriptor: int, start: int, size: int) -> tuple[Link, int, int]:
+    """The AIFF file at ``start``: its bytes, how many are missing, and where another begins behind it, else -1."""
+    position, form = start + 12, read_at(descriptor, 12, start)
+    following = start + 8 + int.from_bytes(form[4:8], "big")
+    while position + 8 <= size:
+        name, length = struct.unpack(">4sI", read_at(descriptor, 8, position))
+        body = position + 8
+        end = body + length
+        if name == b"COMM":
+            form += read_at(descriptor, min(8 + length + length % 2, _CHUNK), position)
+        if name != b"SSND":
+            position = end + length % 2
+            continue
+        unknown = length == 0 or _is_unknown(length)
+        agrees = following in (end, end + length % 2)
+        # Before the sound stand eight bytes that count as the chunk's.
+        if unknown or _goes_on(descriptor, min(body + 8, end), end, size, agrees=agrees):
+            # Of size 0 libsndfile reads to the end of the file, however long.
+            head = form + struct.pack(">4sI", b"SSND", 0)
+            return Link(body, size, head), 0, -1
+        if end <= following and read_at(descriptor, 12, following)[8:11] == b"AIF":
+            return Link(start, following), 0, following
+        return Link(start, size), max(0, end - size), -1
+    return Link(start, size), 0, -1
 
 
 def _caf(descriptor: int, size: int) -> Survey:
@@ -413,21 +460,24 @@ def _flac(descriptor: int, start: int, size: int) -> Survey:
         else:
             position, tail = position - len(tail) + len(block), block[-7:]
     ends = [*begins[1:], size]
-    links = [Link(begin, end, frames=_flac_frames(descriptor, begin)) for begin, end in zip(begins, ends, strict=True)]
-    if len(links) == 1 and links[0].frames is None:
-        return Survey()
-    return Survey(tuple(links))
+    links = tuple(_flac_link(descriptor, begin, end) for begin, end in zip(begins, ends, strict=True))
+    return Survey(() if len(links) == 1 and links[0].frames is None else links)
 
 
-def _flac_frames(descriptor: int, start: int) -> int | None:
-    """Sample frames of a FLAC stream that is part of a longer one: it promises the whole's; None if it is not."""
-    info = read_at(descriptor, 34, start + 8)
-    if len(info) < 34:
-        return None
-    total = int.from_bytes(info[13:18], "big") & 0xFFFFFFFFF
-    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, start))
-    first = _flac_number(head, struct.unpack(">H", info[2:4])[0])
-    return total - first if first is not None and 0 < first < total else None
+def _flac_link(descriptor: int, begin: int, end: int) -> Link:
+    """A FLAC stream, its frames counted where what it promises is the length of a whole that it is part of, or stale.
+
+    The second is what its last frame shows. libsndfile would stop there, so it gets a header that promises nothing.
+    """
+    link, info = Link(begin, end), read_at(descriptor, 26, begin)
+    total = int.from_bytes(info[21:26], "big") & 0xFFFFFFFFF
+    frames = _flac_ends(descriptor, link)
+    if not total or frames is None:
+        return link
+    first, _, stop = frames
+    if stop > total:
+        return Link(begin + 26, end, info[:21] + bytes([info[21] & 0xF0]) + bytes(4), stop - first)
+    return replace(link, frames=total - first) if 0 < first < total else link
 
 
 def _flac_frames_begin(descriptor: int, start: int) -> int:
@@ -445,32 +495,44 @@ def flac_last_frame(descriptor: int, link: Link) -> tuple[int, int] | None:
 
     A stream that was cut ends within it; one that is damaged before it goes on to its promised end.
     """
-    streaminfo = read_at(descriptor, 4, link.begin + 8)
-    block = struct.unpack(">H", streaminfo[2:4])[0] if len(streaminfo) == 4 else 0
-    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, link.begin))
+    found = _flac_ends(descriptor, link)
+    return found and (found[1] - found[0], found[2] - found[0])
+
+
+def _flac_ends(descriptor: int, link: Link) -> tuple[int, int, int] | None:
+    """The numbers of the first sample of a FLAC stream, of the first of its last frame, and of one behind that."""
+    start = link.begin - len(link.head)
+    block = int.from_bytes(read_at(descriptor, 2, start + 10), "big")
+    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, start))
     first = _flac_number(head, block)
     begin = max(link.begin, link.end - (1 << 18))
     tail = read_at(descriptor, link.end - begin, begin)
     at = len(tail)
-    while first is not None and (at := tail.rfind(b"\xff", 0, at)) >= 0:
-        number = _flac_number(tail[at : at + 16], block)
-        if number is not None:
-            return number - first, number - first + block
+    while first is not None and (at := tail.rfind(head[:2], 0, at + 1)) >= 0:
+        found = _flac_number(tail[at : at + 16], block)
+        # Of the same rate and width as the first: chance bytes seldom are.
+        if found is not None and not (tail[at + 2] ^ head[2]) & 15 and not (tail[at + 3] ^ head[3]) & 15:
+            return first[0], *found
     return None
 
 
-def _flac_number(head: bytes, block: int) -> int | None:
-    """The number of the first sample of a FLAC frame, by the frame's header; None if it is none."""
+def _flac_number(head: bytes, block: int) -> tuple[int, int] | None:
+    """The numbers of the first sample of a FLAC frame and of one behind it, by its header; None if it is none."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFC != 0xF8:
         return None
     more = 0 if head[4] < 0x80 else 7 - (head[4] ^ 0xFF).bit_length()
-    size = 5 + max(0, more - 1) + {6: 1, 7: 2}.get(head[2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+    code, at = head[2] >> 4, 5 + max(0, more - 1)
+    behind = at + {6: 1, 7: 2}.get(code, 0)
+    size = behind + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
     if len(head) <= size or _crc8(head[:size]) != head[size]:
         return None
     number = head[4] & (0x3F >> more) if more else head[4]
     for byte in head[5 : 5 + max(0, more)]:
         number = number << 6 | byte & 0x3F
-    return number if head[1] & 1 else number * block
+    number = number if head[1] & 1 else number * block
+    written = int.from_bytes(head[at:behind], "big") + 1
+    lengths = (block, 192, 576, 1152, 2304, 4608, written, written)
+    return number, number + (256 << code - 8 if code > 7 else lengths[code])
 
 
 def _crc8(data: bytes) -> int:
