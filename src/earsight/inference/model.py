@@ -309,14 +309,15 @@ class Model:
         return self.spectrograms(torch.from_numpy(batch(waves, samples=self.samples)).to(self.device))
 
     def _network(self, spectrograms: Tensor) -> nn.Module:
-        """The network with batch norms folded, compiled if that was asked for; `model` itself is unchanged."""
+        """The network, compiled if that was asked for, else with batch norms folded; `model` itself is unchanged."""
         with self._folding:
             if self._folded is None:
                 noise = torch.randn((1, *spectrograms.shape[1:]), generator=torch.Generator().manual_seed(0))
                 try:
-                    self._folded = folded(self.model, spectrogram=noise.to(spectrograms))
                     if self._compiles:
-                        self._folded = with_compiled(self._folded, spectrogram=noise, reduced=self._reduced)
+                        self._folded = with_compiled(self.model, spectrogram=noise, reduced=self._reduced)
+                    else:
+                        self._folded = folded(self.model, spectrogram=noise.to(spectrograms))
                 except RuntimeError as error:
                     size, name = " x ".join(map(str, noise.shape[2:])), self.card.recipe.backbone.name
                     raise ModelError(f"{name} cannot be run on spectrograms of {size} ({one_line(error)})") from error

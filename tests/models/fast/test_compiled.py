@@ -103,16 +103,22 @@ class _Infinite(nn.Module):
 
 @pytest.mark.parametrize("network", [_Odd(), _Unknown(), _Infinite()], ids=lambda one: type(one).__name__)
 def test_what_cannot_be_compiled_stays(network):
-    assert with_compiled(network, spectrogram=_spectrograms()) is network
+    found = with_compiled(network, spectrogram=_spectrograms())
+    assert type(found) is type(network)
+    torch.testing.assert_close(found(_spectrograms()), network(_spectrograms()), rtol=0, atol=0, equal_nan=True)
 
 
-def test_without_openvino_all_stays(monkeypatch):
+def test_without_openvino_batch_norms_are_folded(monkeypatch):
     def missing():
         raise ImportError("no module named openvino")
 
     monkeypatch.setattr("earsight.models.fast.compiled._core", missing)
     network = build("test_resnet", classes=3, weights="none").eval()
-    assert with_compiled(network, spectrogram=_spectrograms()) is network
+    found = with_compiled(network, spectrogram=_spectrograms())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d | CompiledNetwork) for module in found.modules())
+    with torch.inference_mode():
+        torch.testing.assert_close(found(_spectrograms()), network(_spectrograms()), rtol=1e-4, atol=1e-4)
     assert "openvino cannot be imported" in why_not_reduced()
 
 
