@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import earsight
 from earsight import parallel
 from test_cli import TINY, invoke
 from test_cli_help import VERBS
@@ -101,12 +102,55 @@ def test_standard_output_is_json_alone(desk, monkeypatch, name):
     assert found
 
 
+def failure(done):
+    """The JSON of an error, which is standard output's one line, and says what standard error says."""
+    [line] = done.stdout.splitlines()
+    found = json.loads(line)
+    assert set(found) == {"error", "kind", "status"}
+    assert f"earsight: {found['error']}" in done.stderr
+    assert found["status"] == done.exit_code
+    return found
+
+
 @pytest.mark.parametrize("name", [name for name in WORDS if not name.startswith("recipe")])
-def test_standard_output_is_empty_or_json_where_a_verb_fails(desk, tmp_path, monkeypatch, name):
+def test_an_error_is_json_too(desk, tmp_path, monkeypatch, name):
     """Without what it was to work on."""
     monkeypatch.chdir(tmp_path)
-    text = invoke(*full(name), code=2).stdout
-    assert text == ""
+    found = failure(invoke(*full(name), code=2))
+    assert found["kind"] in earsight.errors.__dict__
+    words = [word for word in full(name) if word != "--json"]
+    assert invoke(*words, code=2).stdout == ""
+
+
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in WITHOUT_JSON])
+def test_so_is_that_of_words_that_no_verb_takes(name):
+    found = failure(invoke(*name.split(), "--json", "--nonsense", code=2))
+    assert found == {"error": found["error"], "kind": "UsageError", "status": 2}
+    assert "no such option: --nonsense" in found["error"].lower()
+    assert f"see `earsight {name} --help`" in found["error"].replace("root", "earsight")
+    assert invoke(*name.split(), "--nonsense", "--", "--json", code=2).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [(OSError(28, "No space left on device"), 2, "OSError"), (KeyboardInterrupt(143), 143, "Stopped")],
+)
+@pytest.mark.parametrize("name", ["summary", "predict"])
+def test_full_disks_and_stops_are(desk, monkeypatch, name, error, status, kind):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr("earsight.evaluation.summary.read_run", fail)
+    monkeypatch.setattr("earsight.commands.predicting.run", fail)
+    assert failure(invoke(*full(name), code=status))["kind"] == kind
+
+
+def test_a_result_that_stands_there_stays_the_one_document(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    done = invoke(*full("check"), "--sources", "no/such/folder.csv", code=2)
+    assert "error" not in json.loads(done.stdout)
+    assert "earsight: --sources" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["predict", "explain"])

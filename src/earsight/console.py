@@ -1,15 +1,17 @@
 """Output of the command line: progress bars, notes, JSON and errors.
 
-Standard output carries results alone (tables, or JSON and nothing else); all the rest goes to standard error.
+Standard output carries results alone (tables, or JSON and nothing else); all the rest goes to standard error. With
+``--json`` an error is a result too: one line of JSON, unless the result stands there already.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, ParamSpec, cast
 
@@ -46,6 +48,9 @@ class _Harmless(Console):
 err = _Harmless(stderr=True, highlight=False, soft_wrap=True)
 out = _Harmless(highlight=False, soft_wrap=True)
 
+_asked: ContextVar[bool] = ContextVar("asked", default=False)
+"""Whether standard output is to be JSON, and no whole result stands there yet."""
+
 # Its own class in some versions of typer, click's in others.
 _UsageError: type[Exception] = cast("type[Exception]", typer.BadParameter.__mro__[1])
 
@@ -71,10 +76,11 @@ class Listed(TyperGroup):
 class Verbs(Listed):
     """The group of verbs; a usage error ends in one line, as every other user error does."""
 
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
         """Parse the options before the verb."""
+        _asked.set("--json" in itertools.takewhile(lambda word: word != "--", args))
         with _in_one_line():
-            return super().make_context(*args, **kwargs)
+            return super().make_context(info_name, args, *rest, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Parse the verb's own options and run it."""
@@ -91,8 +97,17 @@ def _in_one_line() -> Iterator[None]:
         text = " ".join(str(found.format_message()).split()).rstrip(".")
         if found.ctx is None or text.startswith("Usage:"):  # no arguments at all: the message is the help
             raise
-        err.print(f"earsight: {text}; see `{found.ctx.command_path} --help`", style="red", markup=False)
-        raise typer.Exit(2) from error
+        raise _failed("UsageError", f"{text}; see `{found.ctx.command_path} --help`") from error
+
+
+def _failed(kind: str, text: str, *, status: int = 2) -> typer.Exit:
+    """Print an error in words, and on standard output as JSON where ``--json`` asks for it; returns what ends a verb."""
+    err.print(f"earsight: {text}", style="" if status > 2 else "red", markup=False)
+    if _asked.get():
+        _asked.set(False)
+        with suppress(OSError):  # the error may be that nothing can be written there
+            print(json_text({"error": text, "kind": kind, "status": status}), flush=True)
+    return typer.Exit(status)
 
 
 def verb(function: Callable[P, None]) -> Callable[P, None]:
@@ -105,8 +120,7 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
                 warnings.simplefilter("ignore", SoundWarning)
                 function(*args, **kwargs)
         except EarsightError as error:
-            err.print(f"earsight: {error}", style="red", markup=False)
-            raise typer.Exit(2) from error
+            raise _failed(type(error).__name__, str(error)) from error
         except BrokenPipeError:
             raise  # the reader of our output has gone; `earsight.cli.main` handles it
         except OSError as error:
@@ -114,13 +128,16 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             remedy = f"{remedy_of(error)}. What was written is whole: the same command goes on from here."
             if isinstance(error, FileNotFoundError):
                 remedy = "it was removed while it was in use. Put it back, or give the same command again."
-            err.print(f"earsight: {where}{error.strerror or error}; {remedy}", style="red", markup=False)
-            raise typer.Exit(2) from error
+            raise _failed("OSError", f"{where}{error.strerror or error}; {remedy}") from error
         except KeyboardInterrupt as error:
-            err.print("earsight: stopped; all files are whole. The same command goes on from here.", markup=False)
-            raise typer.Exit(stop_status(error)) from error
+            raise stopped("all files are whole. The same command goes on from here.", error) from error
 
     return wrapped
+
+
+def stopped(how: str, error: KeyboardInterrupt) -> typer.Exit:
+    """Say that a verb was stopped, and how to go on; returns what ends it."""
+    return _failed("Stopped", f"stopped; {how}", status=stop_status(error))
 
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
@@ -144,6 +161,7 @@ def say(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """Print a result as JSON on standard output."""
+    _asked.set(False)
     sys.stdout.write(json_text(content, indent=2) + "\n")
 
 

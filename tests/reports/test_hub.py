@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -179,6 +180,17 @@ def test_without_a_token_nothing_is_sent(hub, run):
     assert "log in with `hf auth login`" in done.stderr
     assert done.stdout == ""
     assert hub.files == {}
+
+
+@pytest.mark.parametrize("name", ["hf://me/barks", f"hf://me/barks@{COMMIT}"])
+def test_an_exported_model_of_the_hub_lies_where_one_looks(hub, logged_in, run, monkeypatch, tmp_path, name):
+    """Beside the model file would be in the hub's cache."""
+    asked = []
+    monkeypatch.setattr("earsight.onnx.export.export_onnx", lambda path, **how: asked.append((path, how["out"])))
+    monkeypatch.chdir(tmp_path)
+    push(run, "me/barks")
+    invoke("export", name, code=1)  # for the double has no result to print
+    assert asked == [(fetch(name), Path("barks.onnx"))]
 
 
 def test_without_a_network_the_cache_serves_or_words_do(hub, logged_in, run, monkeypatch):

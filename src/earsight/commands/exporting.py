@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from earsight.commands.options import DataOptions, Json, Model, SkipBad, Threads, verb
+from earsight.commands.options import DataOptions, Json, Model, SkipBad, Threads, here, verb
 from earsight.commands.steps import computer, open_data, show_lines
 from earsight.console import bar, say
 from earsight.errors import EarsightError, counted
@@ -15,10 +15,13 @@ from earsight.errors import EarsightError, counted
 
 @verb
 def export(
-    model: Model,
+    source: Model,
     *,
     to: Annotated[Literal["onnx"], typer.Option(help="The form.")] = "onnx",
-    file: Annotated[Path | None, typer.Option("--out", help="Default: beside the model file, ending in .onnx.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--out", help="Default: beside the model file, ending in .onnx; of hf://OWNER/NAME ./NAME.onnx."),
+    ] = None,
     int8: Annotated[bool, typer.Option("--int8", hidden=True)] = False,
     data: Annotated[Path | None, typer.Option(help="A labelled data set; some of its clips are compared too.")] = None,
     form: DataOptions,
@@ -39,6 +42,9 @@ def export(
             "--int8 was removed: it was no faster than float32 and moved probabilities by up to 0.44; leave it out"
         )
     computer("cpu", threads)
+    model = here(source)
+    if file is None and model is not source:  # beside it is the hub's cache, which nobody looks into
+        file = Path(f"{source.parts[2].partition('@')[0]}.onnx")
     dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True, several=True) if data else None
     with bar("exporting") as shown:
         result = export_onnx(model, out=file, dataset=dataset, skip_bad=skip_bad, progress=shown)

@@ -50,7 +50,9 @@ def _fields() -> list[str]:
     return [f"{group}.{name}=" for group, fields in groups.items() if isinstance(fields, dict) for name in fields]
 
 
-Model = Annotated[Path, typer.Argument(help="A model file, or hf://OWNER/NAME on the Hugging Face hub.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model file, or hf://OWNER/NAME on the Hugging Face hub.")
+]
 Sounds = Annotated[list[str], typer.Argument(help="Files or folders; - reads names from standard input.")]
 Data = Annotated[
     Path, typer.Argument(help="Data set: a folder (one a class, train/ and test/, ESC-50 ...), a csv, or recordings.")
@@ -276,7 +278,7 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
     def wrapper(**given: Any) -> None:
         _bound(given.get("threads"))
         if "model" in given:
-            given["model"] = _here(given["model"])
+            given["model"] = here(given["model"])
         for name, kind in groups.items():
             values = {field.name: given.pop(field.name) for field in dataclasses.fields(kind)}
             given[name] = kind(**values)  # type: ignore[operator]
@@ -294,7 +296,7 @@ def _bound(threads: int | None) -> None:
     bound_threads(threads)
 
 
-def _here(model: Path) -> Path:
+def here(model: Path) -> Path:
     """A model file on this machine; one on the hub is fetched."""
     if not str(model).startswith("hf:"):
         return model

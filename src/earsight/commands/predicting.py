@@ -28,10 +28,9 @@ from earsight.commands.options import (
     verb,
 )
 from earsight.commands.steps import box_rules, cluster, computer, open_data, say_left_out, show
-from earsight.console import bar, err, say
+from earsight.console import bar, err, say, stopped
 from earsight.errors import DataError, EarsightError, counted
 from earsight.inference.formats import FORMATS, Kind
-from earsight.signals import stop_status
 
 if TYPE_CHECKING:
     from earsight.data.annotations import Boxes
@@ -425,8 +424,7 @@ def predict(
     try:
         failed, written = run(wanted, compute, on=on)
     except KeyboardInterrupt as error:  # unlike with the verbs that train, the same command alone does not go on
-        say(f"earsight: stopped; {f'with --resume the same command goes on with {to}' if to else 'rows are whole'}")
-        raise typer.Exit(stop_status(error)) from error
+        raise stopped(f"with --resume the same command goes on with {to}" if to else "rows are whole", error) from error
     if failed:
         say(f"earsight: {failed} of the files could not be read, or not to their end; their rows say why")
     if to is not None:
