@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Any, Literal, get_args, get_origin
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
+from earsight import RunOptions
+from earsight.errors import worded
 from earsight.recipe import Recipe
 
 project = "earsight"
@@ -22,6 +26,7 @@ napoleon_google_docstring = False
 pygments_style = "default"
 highlight_language = "text"
 FIELDS = "<!-- fields -->"
+OPTIONS = "<!-- options -->"
 
 
 def _values(field: Any) -> str:
@@ -56,8 +61,30 @@ def recipe_fields() -> str:
     return "\n".join(out)
 
 
+def _type(kind: Any) -> str:
+    """A type as Python callers write it: places may be texts."""
+    if inspect.isclass(kind):
+        return {Path: "str | Path", type(None): "None"}.get(kind, kind.__name__)
+    if get_origin(kind) is Literal:
+        return " | ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is list:
+        return f"list[{_type(get_args(kind)[0])}]"
+    return " | ".join(map(_type, get_args(kind)))  # a union
+
+
+def option_fields() -> str:
+    """A table of the fields of `RunOptions`: their types, and what the command line's help says."""
+    out = ["| field | type | default | |", "|---|---|---|---|"]
+    hints = get_type_hints(RunOptions, include_extras=True)
+    for field in fields(RunOptions):
+        kind, option = get_args(hints[field.name])
+        cells = [f"`{field.name}`", f"`{_type(kind)}`", f"`{field.default!r}`", worded(option.help)]
+        out.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(out)
+
+
 def _fill(_app: Any, _name: str, source: list[str]) -> None:
-    source[0] = source[0].replace(FIELDS, recipe_fields())
+    source[0] = source[0].replace(FIELDS, recipe_fields()).replace(OPTIONS, option_fields())
 
 
 def setup(app: Any) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import doctest
 import filecmp
+import importlib.util
 import inspect
 import json
 import math
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +55,40 @@ def sounds(synthetic, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(sounds):
     return earsight.train(sounds, sounds.parent / "mine", overrides=QUICK)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(earsight.train, earsight.crossval, earsight.evaluate, earsight.load, earsight.explain),
+        *(earsight.Classifier.predict, earsight.data.open_dataset, earsight.data.open_recordings),
+        earsight.data.read_boxes,
+    ],
+    ids=lambda function: function.__name__,
+)
+def test_what_may_be_a_path_or_a_text_is_said_alike(function):
+    """In signatures and in what the site shows of them."""
+    said = dict(re.findall(r"^(\w+) : (.*)$", inspect.getdoc(function), re.MULTILINE))
+    for name, parameter in inspect.signature(function).parameters.items():
+        typed = str(parameter.annotation)
+        assert ("Path" in typed or typed == "Sound") == ("Path" in said.get(name, typed)), (name, said.get(name))
+        assert "Path" not in typed or "str" in typed
+        assert not re.search(r"\bpath\b", said.get(name, ""))
+
+
+def test_the_site_has_every_option_with_its_type():
+    spec = importlib.util.spec_from_file_location("conf", Path(__file__).parents[1] / "docs" / "conf.py")
+    conf = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    rows = conf.option_fields().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == [field.name for field in fields(RunOptions)]
+    for row in (
+        r"| `cache` | `str \| Path \| None` | `None` | Folder for spectrograms; default $EARSIGHT_CACHE or ",
+        r"| `labels` | `'auto' \| 'single' \| 'several'` | `'auto'` | Labels a clip: one (softmax), ",
+        "| `splits` | `int` | `5` | Folds to draw if the data set has none. |",
+    ):
+        assert any(one.startswith(row) for one in rows), row
+    assert "--" not in "".join(rows)
 
 
 def test_train_gives_the_bits_of_the_command_line(run, sounds, tmp_path):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from earsight.commands import steps
 from earsight.commands.options import RayOptions, RunOptions
 from earsight.console import bar, silence
-from earsight.errors import EarsightError, RunError, counted
+from earsight.errors import EarsightError, RunError, counted, worded
 from earsight.inference import explanation as explained
 from earsight.inference.classifier import Classifier as _Classifier
 from earsight.inference.predictions import Event, Prediction, Window, share_words
@@ -224,9 +224,9 @@ def explain(
 
     Parameters
     ----------
-    model : path, Run or Classifier
+    model : str, Path, Run or Classifier
         A model file, a run that has one at its top, or what `load` returned.
-    sound : path, bytes, open file, or array
+    sound : str, Path, bytes, open file, or array
         As `Classifier.predict` takes it; an array with its ``rate`` in Hz.
     label : str, optional
         The class to explain; by default the most probable one.
@@ -301,7 +301,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
 
     Parameters
     ----------
-    path : path
+    path : str or Path
         A model file, a run folder that has one at its top, or ``hf://owner/name`` on the Hugging Face hub.
     device : str
         Where to compute: ``cpu``, ``cuda``, ``auto`` ...
@@ -356,11 +356,11 @@ def train(
 
     Parameters
     ----------
-    data : path
+    data : str or Path
         A folder with a folder a class, a csv, a known data set; or recordings, with ``boxes``.
-    out : path
+    out : str or Path
         The run folder.
-    recipe : name, path or Recipe
+    recipe : str, Path or Recipe
         One of the package's recipes, a YAML file, or an object.
     overrides : mapping or texts
         Changes of the recipe, as in ``{"training.epochs": 10}`` or ``["training.epochs=10"]``.
@@ -465,7 +465,7 @@ def evaluate(
 
     Parameters
     ----------
-    model : path, Run or Classifier
+    model : str, Path, Run or Classifier
         A model file, a run that has one at its top, or what `load` returned.
     fold : int, optional
         Only this fold; by default the clips that training held out, where the model was trained on this data set.
@@ -576,4 +576,4 @@ def _as_html(printed: Callable[..., None], content: dict[str, Any]) -> str:
 
     console: Console = Recorder(file=io.StringIO(), record=True, width=110, force_jupyter=False)
     printed(content, console=console)
-    return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")
+    return worded(console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>"))

@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.segment import Segment
 from typer.core import TyperGroup
 
-from earsight.errors import EarsightError, SoundWarning, remedy_of
+from earsight.errors import EarsightError, SoundWarning, options_as_typed, remedy_of, worded
 from earsight.files import json_text
 from earsight.inference.formats import harmless
 from earsight.signals import stop_status
@@ -101,7 +101,7 @@ def _in_one_line() -> Iterator[None]:
 
 
 def _failed(kind: str, text: str, *, status: int = 2) -> typer.Exit:
-    """Print an error in words, and on standard output as JSON where ``--json`` asks for it; returns what ends a verb."""
+    """Print an error in words, and as JSON on standard output where ``--json`` asks for it; return the verb's end."""
     err.print(f"earsight: {text}", style="" if status > 2 else "red", markup=False)
     if _asked.get():
         _asked.set(False)
@@ -115,22 +115,22 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SoundWarning)
+        with options_as_typed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SoundWarning)
+            try:
                 function(*args, **kwargs)
-        except EarsightError as error:
-            raise _failed(type(error).__name__, str(error)) from error
-        except BrokenPipeError:
-            raise  # the reader of our output has gone; `earsight.cli.main` handles it
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            remedy = f"{remedy_of(error)}. What was written is whole: the same command goes on from here."
-            if isinstance(error, FileNotFoundError):
-                remedy = "it was removed while it was in use. Put it back, or give the same command again."
-            raise _failed("OSError", f"{where}{error.strerror or error}; {remedy}") from error
-        except KeyboardInterrupt as error:
-            raise stopped("all files are whole. The same command goes on from here.", error) from error
+            except EarsightError as error:
+                raise _failed(type(error).__name__, str(error)) from error
+            except BrokenPipeError:
+                raise  # the reader of our output has gone; `earsight.cli.main` handles it
+            except OSError as error:
+                where = f"{error.filename}: " if error.filename else ""
+                remedy = f"{remedy_of(error)}. What was written is whole: the same command goes on from here."
+                if isinstance(error, FileNotFoundError):
+                    remedy = "it was removed while it was in use. Put it back, or give the same command again."
+                raise _failed("OSError", f"{where}{error.strerror or error}; {remedy}") from error
+            except KeyboardInterrupt as error:
+                raise stopped("all files are whole. The same command goes on from here.", error) from error
 
     return wrapped
 
@@ -156,7 +156,7 @@ def silence(wanted: bool = True) -> Iterator[None]:
 def say(text: str) -> None:
     """Print one line on standard error."""
     if not _silent.get():
-        err.print(text, markup=False)
+        err.print(worded(text), markup=False)
 
 
 def print_json(content: Any) -> None:

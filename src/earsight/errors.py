@@ -1,14 +1,45 @@
 """Errors that a user can correct.
 
 Every message names the value that was found, what was expected, and the remedy. The command line prints the message
-alone, on standard error, and ends with exit code 2.
+alone, on standard error, and ends with exit code 2. Sources write options as the command line has them
+(``--skip-bad``); outside verbs they are read as Python's (``skip_bad``).
 """
 
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_OPTION = re.compile(r"`[^-`][^`]*`|(?<![\w-])--([a-z][a-z-]*)")
+"""An option; or a whole command between backticks, which is one in Python's world too."""
+_IN_PYTHON = {"set": "overrides", "max-steps": "most_steps"}
+"""Names of parameters that are not those of the options with underscores."""
+_verbs_at_work = 0
+
+
+@contextmanager
+def options_as_typed() -> Iterator[None]:
+    """Errors have the command line's words for as long as the block runs, as for whoever typed a verb."""
+    global _verbs_at_work  # of the process, for a verb's threads raise errors too
+    _verbs_at_work += 1
+    try:
+        yield
+    finally:
+        _verbs_at_work -= 1
+
+
+def worded(text: str) -> str:
+    """A text whose options are those of whoever asked: ``--skip-bad`` of a verb, ``skip_bad`` of Python."""
+    if _verbs_at_work:
+        return text
+    return _OPTION.sub(
+        lambda found: _IN_PYTHON.get(found[1], found[1].replace("-", "_")) if found[1] else found[0], text
+    )
+
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of an OSError where a disk, a quota or a file has no room left."""
@@ -23,6 +54,9 @@ _REMEDIES = {
 
 class EarsightError(Exception):
     """A mistake that the user can correct; its text is one or two lines and says how."""
+
+    def __str__(self) -> str:
+        return worded(super().__str__())
 
 
 class RecipeError(EarsightError):
@@ -82,7 +116,7 @@ def warn_of_sound(text: str) -> None:
     depth, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "earsight":
         depth, frame = depth + 1, frame.f_back
-    warnings.warn(text, SoundWarning, stacklevel=depth)
+    warnings.warn(worded(text), SoundWarning, stacklevel=depth)
 
 
 def were(number: int) -> str:

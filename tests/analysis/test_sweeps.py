@@ -59,7 +59,7 @@ def test_stages_are_chosen_in_the_order_of_depth():
 @pytest.mark.parametrize(
     ("kind", "more", "stages", "message"),
     [
-        ("freeze", [], "block9", r"--stages block9: 'block9' is no stage of this sweep; choose from stem, block1"),
+        ("freeze", [], "block9", r"stages block9: 'block9' is no stage of this sweep; choose from stem, block1"),
         ("fusion", [], "block1,", "'' is no stage of this sweep; choose from none, stem"),
         ("freeze", ["transfer.cut=block2"], None, "fuses, freezes or cuts already"),
         ("fusion", ["backbone.weights=none"], None, "there is nothing to fuse"),

@@ -102,7 +102,7 @@ def test_auto_takes_the_best_score_that_there_is():
     assert score_of(_trials(distance=False), "auto") == "energy"
     ensemble = [replace(one, about={**one.about, "ensemble": 5}) for one in _trials(distance=False)]
     assert score_of(ensemble, "auto") == "doubt"
-    with pytest.raises(DataError, match=r"--score distance.*train again\); choose one of energy, doubt"):
+    with pytest.raises(DataError, match=r"score distance.*train again\); choose one of energy, doubt"):
         score_of([*_trials(), *_trials(distance=False)], "distance")
     with pytest.raises(DataError, match=r"an ensemble has none\); choose one of doubt"):
         score_of(ensemble, "energy")
@@ -155,10 +155,10 @@ def test_seeds_are_not_more_clips():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"score": "luck"}, "--score luck: expected one of auto, distance"),
-        ({"method": "raps"}, "--sets raps: expected one of lac, aps"),
-        ({"false_alarms": 0.0}, "--false-alarms 0: expected a share"),
-        ({"coverage": 95.0}, "--coverage 95: expected a share"),
+        ({"score": "luck"}, "score luck: expected one of auto, distance"),
+        ({"method": "raps"}, "sets raps: expected one of lac, aps"),
+        ({"false_alarms": 0.0}, "false_alarms 0: expected a share"),
+        ({"coverage": 95.0}, "coverage 95: expected a share"),
     ],
 )
 def test_what_cannot_be_wanted(asked, message):

@@ -112,10 +112,10 @@ def test_a_raven_table_whose_one_column_of_its_own_holds_the_labels(root):
     text = f"{RAVEN}\tDelta Time (s)\tAvg Power Density (dB FS/Hz)\tMy Birds\n1\tS\t1\t1\t2\t0\t1\t1\t-50\towl\n"
     assert spans(read_boxes(table(root, text, "a.txt"), root)) == [("a.wav", 1, 2, "owl")]
     text = text.replace("My Birds", "My Birds\tWeather").replace("owl", "owl\train")
-    with pytest.raises(DataError, match=r"no column 'label'.*my birds, weather; say which .* --label-column"):
+    with pytest.raises(DataError, match=r"no column 'label'.*my birds, weather; say which .* label_column"):
         read_boxes(table(root, text, "a.txt"), root)
     assert spans(read_boxes(table(root, text, "a.txt"), root, label_column="Weather")) == [("a.wav", 1, 2, "rain")]
-    with pytest.raises(DataError, match="no column 'Wether', which --label-column names"):
+    with pytest.raises(DataError, match="no column 'Wether', which label_column names"):
         read_boxes(table(root, text, "a.txt"), root, label_column="Wether")
 
 
@@ -211,7 +211,7 @@ def test_a_unit_is_guessed_where_it_fits_all_boxes_and_seconds_fit_few(root):
         ("a.wav,1000,90000,owl", "past the end .*line 3.*: times count from the begin"),
         ("a.wav,one,2,owl", "without begin and end as numbers .*line 3.*write seconds"),
         ("a.wav,,2,owl", "without begin and end as numbers .*line 3"),
-        ("a.wav,1,2,", "without a label .*line 3.*--label-column"),
+        ("a.wav,1,2,", "without a label .*line 3.*label_column"),
         ("aa.wav,1,2,owl", r"of no known recording \(.*line 3 \('aa.wav'; did you mean 'a.wav'\?\)\): correct"),
         (",1,2,owl", r"of no known recording \(.*line 3 \(the cell is empty\)"),
     ],
@@ -220,7 +220,7 @@ def test_a_box_that_cannot_be_is_named_with_its_line_or_left_out_and_counted(roo
     path = table(root, f"path,begin,end,label\nb.wav,1,2,owl\n{row}\n")
     with pytest.raises(DataError, match=f"1 box .*{message}") as error:
         read_boxes(path, root)
-    assert str(error.value).endswith("Mend them, or leave these boxes out with --skip-bad.")
+    assert str(error.value).endswith("Mend them, or leave these boxes out with skip_bad.")
     found = read_boxes(path, root, skip_bad=True)
     assert spans(found) == [("b.wav", 1, 2, "owl")]
     assert len(found.notes) == 1
@@ -263,7 +263,7 @@ def test_a_recording_that_cannot_be_read(root):
         ("", "no box in 1 table|no column"),
         ("path,label\na.wav,owl\n", "no column 'begin'; found path, label; expected path, begin, end, label"),
         ("path,begin,label\na.wav,1,owl\n", "no column 'end'"),
-        ("path,begin,end\na.wav,1,2\n", "no column 'label' or 'annotation'.*--label-column"),
+        ("path,begin,end\na.wav,1,2\n", "no column 'label' or 'annotation'.*label_column"),
         ("path,begin,end,label\na.wav,1,5,2,5,owl\n", "line 2: 6 values for 4 columns; put values that hold a ','"),
         ("path,begin,end,label,fold\na.wav,1,2,owl,x\n", "line 2: fold is 'x'; expected an integer"),
     ],
@@ -297,7 +297,7 @@ def test_annotators_who_disagree_and_those_who_hear_two_sounds(root):
     assert found.notes[1].startswith("boxes to which two annotators gave different labels: 2 (")
     assert "line 2, owl" in found.notes[1]
     assert len(read_boxes(path, root, annotator="bob").boxes) == 4
-    with pytest.raises(DataError, match="no box by --annotator eve; boxes are by ann, bob"):
+    with pytest.raises(DataError, match="no box by annotator eve; boxes are by ann, bob"):
         read_boxes(path, root, annotator="eve")
 
 

@@ -186,10 +186,10 @@ def test_folds_cut_neither_a_recording_nor_a_group(tmp_path):
         (
             both("1,2,owl", "4,5,wren"),
             5,
-            "2 recordings, fewer than 5 folds: folds never cut a recording; give --splits 2",
+            "2 recordings, fewer than 5 folds: folds never cut a recording; give splits 2",
         ),
-        ([*both("1,2,owl"), "a.wav,4,5,wren"], 2, "too few recordings .* in 2 folds: 'wren' in 1; give --skip-rare"),
-        (both("1,2,owl"), 2, "only one class, 'owl'.*add --complete .* or boxes named 'background'"),
+        ([*both("1,2,owl"), "a.wav,4,5,wren"], 2, "too few recordings .* in 2 folds: 'wren' in 1; give skip_rare"),
+        (both("1,2,owl"), 2, "only one class, 'owl'.*add complete .* or boxes named 'background'"),
     ],
 )
 def test_too_few_recordings_or_classes(tmp_path, rows, folds, message):

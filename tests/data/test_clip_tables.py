@@ -141,13 +141,13 @@ def test_paths_of_a_table_begin_at_a_root(tmp_path):
         tmp_path / "lists" / "list.csv", "path,label\n" + "".join(f"{n}.flac,{'xy'[n % 2]}\n" for n in range(4))
     )
     assert "4 of 4 files do not exist" in refused(path)
-    assert "with --root" in refused(path)
+    assert "with root" in refused(path)
     data = open_dataset(path, root=tmp_path / "sounds", folds=2)
     assert (data.root, data.clips[0].path) == (tmp_path / "sounds", "0.flac")
     bare = table(tmp_path / "lists" / "bare.csv", "fname,label\n" + "".join(f"{n},{'xy'[n % 2]}\n" for n in range(4)))
     assert open_dataset(bare, root=tmp_path / "sounds", folds=2).digest == data.digest
     above = table(tmp_path / "list.csv", path.read_text())
-    assert f"they are below {tmp_path / 'sounds'}: give --root {tmp_path / 'sounds'}" in refused(above)
+    assert f"they are below {tmp_path / 'sounds'}: give root {tmp_path / 'sounds'}" in refused(above)
 
 
 def test_json_lines_as_a_table(tmp_path):

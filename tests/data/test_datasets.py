@@ -261,7 +261,7 @@ def test_folders_that_cannot_be_trained_on(tmp_path):
         (few / "b" / f"clip {number} (é).WAV").unlink()
     message = refused(few)
     assert "'b' has 3 clips, fewer than 5 folds" in message
-    assert "--splits 3" in message
+    assert "splits 3" in message
     assert open_dataset(few, folds=3).fold_numbers == (1, 2, 3)
     assert "at least 2" in refused(few, folds=1)
     (few / "b" / "clip 1 (é).WAV").unlink()

@@ -128,10 +128,10 @@ def test_parts_of_other_names_are_given_away_by_the_classes_in_each(tmp_path, na
     touch(tmp_path, *(f"{name}/{label}/{n}.wav" for name in names for label in ("cat", "dog") for n in range(5)))
     message = refused(tmp_path)
     assert "look like parts of a data set, for each holds the folders cat, dog; " in message
-    assert "or --layout folder takes each folder as a class" in message
+    assert "or layout folder takes each folder as a class" in message
     assert open_dataset(tmp_path, layout="folder").classes == tuple(sorted(names))
     if names[0] == "fold1":
-        assert "--label-from 'fold{fold}/{label}/{name}'" in message
+        assert "label_from 'fold{fold}/{label}/{name}'" in message
         data = open_dataset(tmp_path, label_from="fold{fold}/{label}/{name}")
         assert (data.classes, data.fold_numbers) == (("cat", "dog"), (1, 2, 3))
 
@@ -178,8 +178,8 @@ def test_the_table_that_settles_it_is_named_and_opens(tmp_path):
     )
     rows = [f"{bird},[],{bird}/{n}.ogg,Ann" for bird in "ab" for n in range(5)]
     meta = table(root / "train_metadata.csv", "\n".join(["primary_label,secondary_labels,filename,author", *rows]))
-    assert f"give {meta}, with --root" in refused(root)
-    assert f"they are below {root / 'train_audio'}: give --root {root / 'train_audio'}" in refused(meta)
+    assert f"give {meta}, with root" in refused(root)
+    assert f"they are below {root / 'train_audio'}: give root {root / 'train_audio'}" in refused(meta)
     data = open_dataset(meta, root=root / "train_audio")
     assert (len(data.clips), data.classes, data.clips[0].path) == (10, ("a", "b"), "a/0.ogg")
     assert data.root == root / "train_audio"
@@ -254,7 +254,7 @@ def test_a_part_whose_files_are_gone_is_named(tmp_path):
         path.unlink()
     message = refused(tmp_path, skip_missing=True)
     assert "8 of 8 files do not exist" in message
-    assert "name the folder that they are in with --root" in message
+    assert "name the folder that they are in with root" in message
 
 
 def test_a_metadata_file_of_another_kind_changes_nothing(tmp_path):
@@ -360,14 +360,14 @@ def test_labels_from_names(tmp_path):
     root = touch(tmp_path / "fsdd", *FSDD, "tools/x.py")
     message = refused(root)
     assert "only one class, 'recordings'" in message
-    assert "--label-from '{label}_{group}_{n}'" in message
+    assert "label_from '{label}_{group}_{n}'" in message
     data = open_dataset(root, label_from="{label}_{group}_{n}", folds=2)
     assert (data.layout, data.classes, len(data.clips)) == ("folder", ("0", "1", "2"), 18)
     assert (data.clips[0].label, data.clips[0].group, data.clips[0].path) == ("0", "ann", "recordings/0_ann_0.wav")
     for group in ("ann", "bob"):
         assert len(set(data.folds[data.groups == group])) == 1
     loose = root / "recordings"
-    assert "--label-from" in refused(loose)
+    assert "label_from" in refused(loose)
     assert open_dataset(loose, label_from="{label}_{who}_{n}", folds=3).clips[0].group == "0_ann_0.wav"
 
 
@@ -405,12 +405,12 @@ def test_the_only_folder_may_hold_the_classes(tmp_path):
     assert f"if the folders in it are the classes (cat, dog), give {tmp_path / 'data'}" in message
     deep = parts(tmp_path / "zip" / "archive", "sounds")
     assert f"are the classes (cat, dog), give {deep / 'sounds'}" in refused(tmp_path / "zip")
-    assert "--label-from" in refused(touch(tmp_path / "flat", *(f"archive/sounds/{n}.wav" for n in range(4))))
+    assert "label_from" in refused(touch(tmp_path / "flat", *(f"archive/sounds/{n}.wav" for n in range(4))))
 
 
 def test_options_that_do_not_belong(tmp_path):
     parts(tmp_path, ".", count=5)
-    assert "--root" in refused(tmp_path, root=tmp_path)
+    assert "root" in refused(tmp_path, root=tmp_path)
     listed = rows_of(tmp_path / "l", "fold", *"1122")
     assert "a file, but layout 'folder' is a folder" in refused(listed, label_from="{label}")
 

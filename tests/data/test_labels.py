@@ -55,14 +55,14 @@ def test_single_and_several_can_be_set(tmp_path):
     path = listed(tmp_path, "path,label", *rows)
     data = open_dataset(path, labels="single", folds=None)
     assert (data.several, data.classes) == (False, ("cat", "cat;dog", "dog", "dog;cat"))
-    assert "--labels both: expected one of auto, single, several" in refused(path, labels="both")
+    assert "labels both: expected one of auto, single, several" in refused(path, labels="both")
     one = listed(tmp_path, "path,label", *(f"{n}.wav,{'xy'[n % 2]}" for n in range(8)), name="one.csv")
     data, several = (open_dataset(one, labels=mode, folds=2) for mode in ("auto", "several"))
     assert (data.several, several.several) == (False, True)
     assert data.digest == several.digest
     np.testing.assert_array_equal(data.targets, several.targets)
     assert several.folds.tolist() != [0] * 8
-    assert "--labels single: 2 of 8 clips have several labels ('dog;cat')" in refused(
+    assert "labels single: 2 of 8 clips have several labels ('dog;cat')" in refused(
         listed(tmp_path, "path,labels", *rows), labels="single"
     )
 
@@ -148,7 +148,7 @@ def test_fsd50k_with_all_its_labels(tmp_path):
         ("Bark;Dog", TEST),
     ]
     assert "no training clip of Water: not learnt" in data.notes
-    assert "--subset single takes those alone" in refused(tmp_path, labels="single")
+    assert "subset single takes those alone" in refused(tmp_path, labels="single")
 
 
 # --- What is not known ----------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_what_cannot_be_learnt(tmp_path):
     assert one.classes == ("dog",)
     message = refused(listed(tmp_path, "path,label", "0.wav,dog", "1.wav,", "2.wav,cat"))
     assert "empty path or label in 1 rows (line 3)" in message
-    assert "--labels several: an empty label is then none of the classes" in message
+    assert "labels several: an empty label is then none of the classes" in message
     assert "the class 'a;b' holds a ';'" in refused(touch(tmp_path / "x", "a;b/1.wav", "c/1.wav"), labels="several")
     assert "the label 'a;b' holds a ';'" in refused(
         listed(tmp_path, "path,label", "0.wav,\"['a;b', 'c']\"", "1.wav,['c']")

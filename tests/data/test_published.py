@@ -60,7 +60,7 @@ def test_urbansound8k_with_folds_missing(tmp_path):
     message = refused(tmp_path)
     assert "13 of 60 files do not exist (audio/fold1/1000-0-0-1.wav, " in message
     assert "folders audio/fold5, audio/fold10 not there at all" in message
-    assert "fetch them, or leave them out with --skip-bad" in message
+    assert "fetch them, or leave them out with skip_bad" in message
     data = open_dataset(tmp_path, skip_missing=True)
     assert (data.fold_numbers, len(data.clips), len(data.missing)) == ((1, 2, 3, 4, 6, 7, 8, 9), 47, 13)
     assert any("left out, so that figures do not compare with those of the whole set" in note for note in data.notes)
@@ -138,7 +138,7 @@ def test_kaggles_gtzan(tmp_path):
     assert (unpacked.layout, unpacked.clips[0].path) == ("gtzan", "Data/genres_original/blues/blues.00000.wav")
     message = refused(features)
     assert "10 of 10 files do not exist" in message
-    assert "name the folder that they are in with --root" in message  # the first is in blues, the last is not
+    assert "name the folder that they are in with root" in message  # the first is in blues, the last is not
     assert f"features_30_sec.csv is a part of a data set: give {tmp_path}" in message
 
 
@@ -252,7 +252,7 @@ def test_fsd50k_without_its_evaluation_part_holds_validation_out(tmp_path, table
 def test_fsd50k(tmp_path):
     message = refused(fsd50k(tmp_path), labels="single")
     assert "2 of 9 clips have several labels ('Bark,Dog'); 7 have one" in message
-    assert "--subset single" in message
+    assert "subset single" in message
     data = open_dataset(tmp_path, subset="single")
     assert [(clip.path, clip.label, clip.fold) for clip in data.clips] == [
         ("FSD50K.dev_audio/1.wav", "Bark", TRAIN),

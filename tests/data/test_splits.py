@@ -138,7 +138,7 @@ def test_what_cannot_be_split_is_refused():
     labels = np.array([0, 0, 1, 1])
     with pytest.raises(DataError, match="at least 2"):
         splits.group_folds(labels, np.arange(4), folds=1, seed=0)
-    with pytest.raises(DataError, match="--splits 2"):
+    with pytest.raises(DataError, match="splits 2"):
         splits.group_folds(labels, np.array([0, 0, 1, 1]), folds=3, seed=0)
     with pytest.raises(DataError, match="single source"):
         splits.holdout(labels, np.array([0, 0, 1, 1]), fraction=0.5, seed=0)

@@ -102,10 +102,10 @@ def test_one_fold_has_no_greedy_way_and_its_file_is_the_folds(run, tmp_path):
     ours = (tmp_path / "e" / "model.safetensors").read_bytes()
     assert ours == (tmp_path / "e" / "fold-2" / "seed-0" / "model.safetensors").read_bytes()
     assert result["model"]["seen"] == "every clip outside fold 2"
-    with pytest.raises(RunError, match="--method greedy: cannot be made here; One fold"):
+    with pytest.raises(RunError, match="method greedy: cannot be made here; One fold"):
         make_ensemble([run], out=tmp_path / "f", device=CPU, fold=2, method="greedy")
     for method, words in (("soup", "were removed.*average or greedy"), ("best", "expected average or greedy")):
-        with pytest.raises(RunError, match=f"--method {method}: .*{words}"):
+        with pytest.raises(RunError, match=f"method {method}: .*{words}"):
             make_ensemble([run], out=tmp_path / "f", device=CPU, method=method)
     assert not (tmp_path / "f").exists()
 

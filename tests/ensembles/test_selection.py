@@ -247,7 +247,7 @@ def test_runs_that_do_not_go_together(second, words):
 
 
 def test_too_few_members_or_no_such_fold():
-    with pytest.raises(RunError, match=r"1 seed on every fold of 1, 2; .*--seeds 5"):
+    with pytest.raises(RunError, match=r"1 seed on every fold of 1, 2; .*seeds 5"):
         gather([_random([1, 2], [0], draw=0)], names=["runs/a"])
     with pytest.raises(RunError, match=r"fold 9: not in runs/a \(1, 2\)"):
         gather([_random([1, 2], [0, 1], draw=0)], names=["runs/a"], fold=9)

@@ -122,7 +122,7 @@ def test_a_process_that_dies_is_named_and_its_trial_goes_on(short, serial, cpu, 
             process.kill()
 
     ended = []
-    with pytest.raises(RunError, match=r"^fold \d seed \d: its process died \(exit code -9\).* a lower --jobs$"):
+    with pytest.raises(RunError, match=r"^fold \d seed \d: its process died \(exit code -9\).* a lower jobs$"):
         run_at_once(short, TRIALS, run=tmp_path, device=cpu, jobs=2, on_step=kill, on_end=ended.append)
     assert not ended
     assert not multiprocessing.active_children()

@@ -21,7 +21,7 @@ def test_folds_are_chosen_by_number():
 def test_what_is_no_fold_is_named(text):
     with pytest.raises(DataError, match=r"is no fold of this data set; its folds are 1, 2, 3$") as caught:
         chosen_folds(text, (1, 2, 3))
-    assert str(caught.value).startswith(f"--folds {text}: ")
+    assert str(caught.value).startswith(f"folds {text}: ")
 
 
 def test_trials_run_in_order_and_only_once(prepare_as, cpu, tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_trials_run_in_order_and_only_once(prepare_as, cpu, tmp_path, monkeypatc
 def test_a_run_folder_that_cannot_be_written(prepared, cpu, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        RunError, match=r"file/run: cannot be written, because .* is not a folder; name another folder with --out"
+        RunError, match=r"file/run: cannot be written, because .* is not a folder; name another folder with out"
     ):
         run_trials(
             prepared, [], run=tmp_path / "file" / "run", device=cpu, progress=lambda *_: None, say=lambda _: None

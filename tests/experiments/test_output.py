@@ -34,5 +34,5 @@ def test_a_broken_section_and_a_folder_that_cannot_be_written_are_refused(tmp_pa
     with pytest.raises(RunError, match=r"table1\.json: cannot be read .*; remove it and run again"):
         write_report([], out=tmp_path, scale=Scale(name="s", title="S"), machine=MACHINE)
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="name another folder with --out"):
+    with pytest.raises(RunError, match="name another folder with out"):
         write_report([], out=tmp_path / "file", scale=Scale(name="s", title="S"), machine=MACHINE)

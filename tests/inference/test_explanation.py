@@ -153,7 +153,7 @@ def test_an_ensemble_is_explained_as_the_one_network_that_it_is():
 
 
 def test_a_label_that_the_model_does_not_know(classifier):
-    with pytest.raises(DataError, match=r"--label dgo: the model does not know it; did you mean 'dog'\?"):
+    with pytest.raises(DataError, match=r"label dgo: the model does not know it; did you mean 'dog'\?"):
         classifier.explain(chirp(), rate=RATE, label="dgo")
     with pytest.raises(DataError, match="its classes are cat, dog, rain"):
         classifier.explain(chirp(), rate=RATE, label="helicopter")

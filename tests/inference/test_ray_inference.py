@@ -160,7 +160,7 @@ def test_what_goes_wrong_is_one_line(remote, trained, monkeypatch):
         list(remote.map(break_down, [(0, 0)]))
     monkeypatch.setattr(ray_inference, "RETRIES", 0)
     short = RayInference(ONE, trained / "model.safetensors")
-    with pytest.raises(EarsightError, match=r"the worker of one batch died 1 time,.*--resume goes on"):
+    with pytest.raises(EarsightError, match=r"the worker of one batch died 1 time,.*resume goes on"):
         list(short.map(die, [(0, 0)]))
     monkeypatch.setitem(remote._order, "version", "99.0")
     with pytest.raises(EarsightError, match=r"a node has earsight .*, here it is 99\.0"):

@@ -124,7 +124,7 @@ def test_bad_clips_stop_it_or_are_left_out(classifier, synthetic_folder, tmp_pat
     dataset.file(bad).write_text("hello")
     with pytest.raises(DataError, match=r"1 of 20 clips cannot be read: .*a text file") as caught:
         evaluate(classifier, dataset)
-    assert "--skip-bad" in str(caught.value)
+    assert "skip_bad" in str(caught.value)
     found = evaluate(classifier, dataset, skip_bad=True)
     assert found["clips"] == 19
     assert len(found["skipped"]) == 1

@@ -385,8 +385,8 @@ def test_offline_is_one_line_with_the_ways_out(no_network):
         build("test_resnet", classes=4)
     message = str(caught.value)
     assert "test_resnet" in message
-    assert "--set backbone.weights=FILE" in message
-    assert "--set backbone.weights=none" in message
+    assert "overrides backbone.weights=FILE" in message
+    assert "overrides backbone.weights=none" in message
     assert "\n" not in message
     assert len(no_network) == 1  # asked once, not five times for each file
 

@@ -264,7 +264,7 @@ def test_a_network_that_onnx_has_no_words_for(model):
 def test_a_clip_that_cannot_be_read(classifier, synthetic):
     clips = (replace(synthetic.clips[0], path="gone.wav"), *synthetic.clips[1:4])
     broken = replace(synthetic, clips=clips)
-    with pytest.raises(DataError, match=r"gone\.wav: no such file.*\n.*--skip-bad"):
+    with pytest.raises(DataError, match=r"gone\.wav: no such file.*\n.*skip_bad"):
         export._clips(classifier, broken, skip_bad=False)
     waves, skipped = export._clips(classifier, broken, skip_bad=True)
     assert [len(wave) for wave in waves] == [classifier.samples] * 3

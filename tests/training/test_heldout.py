@@ -52,10 +52,10 @@ def test_sounds_that_were_moved(moving, tmp_path):
     trial = run / "fold-1" / "seed-0" / "trial.json"
     content = json.loads(trial.read_text())
     write_state(trial, content | {"root": str(tmp_path / "gone")})
-    with pytest.raises(RunError, match=r"gone and .* is not there; add --data"):
+    with pytest.raises(RunError, match=r"gone and .* is not there; add data"):
         held_out(run)
     write_state(trial, {key: value for key, value in content.items() if key != "root"})
-    with pytest.raises(RunError, match="does not say where its sounds are; add --data"):
+    with pytest.raises(RunError, match="does not say where its sounds are; add data"):
         held_out(run)
     found = held_out(run, data=moving / "sounds")
     assert all(file.is_file() for item in found for file in item.files)

@@ -273,9 +273,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_remedy(tiny, tmp_path):
     source = Shapes()
     source.spectrograms *= 1e18
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
-    said = (
-        r"^epoch 2: the loss is no longer finite, .* at learning rate 10; lower it with --set training.learning_rate=1$"
-    )
+    said = r"^epoch 2: the loss is no longer finite, .* 10; lower it with overrides training.learning_rate=1$"
     with pytest.raises(RunError, match=said):
         fit(
             model, data_of(source), np.arange(32), recipe=recipe, seed=0, checkpoint=tmp_path / "checkpoint.safetensors"
@@ -286,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_remedy(tiny, tmp_path):
 def test_logits_that_are_not_finite_are_not_scored(tiny):
     source = Shapes()
     source.spectrograms[50] = float("inf")
-    with pytest.raises(RunError, match=r"^epoch 1: .*lower it with --set training\.learning_rate=0\.0001$"):
+    with pytest.raises(RunError, match=r"^epoch 1: .*lower it with overrides training\.learning_rate=0\.0001$"):
         fit(tiny_model(), data_of(source), np.arange(32), recipe=tiny(), seed=0, score_rows=np.arange(40, 64))
 
 

@@ -257,7 +257,7 @@ def test_a_full_gpu_is_said_with_the_remedy(prepare_as, cpu, tmp_path, monkeypat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of")
 
     monkeypatch.setattr(trial_module, "fit", fail)
-    said = r"^the GPU's memory is full \(CUDA out of memory\); lower --jobs or training\.batch_size, or leave the data"
+    said = r"^the GPU's memory is full \(CUDA out of memory\); lower jobs or training\.batch_size, or leave the data"
     with pytest.raises(RunError, match=said):
         run_trial(prepare_as("training.epochs=1"), Trial(1, 0), run=tmp_path, device=cpu)
 

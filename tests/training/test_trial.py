@@ -413,7 +413,7 @@ def test_a_folder_of_another_recipe_or_data_set_is_refused(prepared, prepare_as,
     check_run(prepared.dataset, prepared.recipe, tmp_path)
     other = prepare_as("training.learning_rate=0.01")
     for trial in (Trial(1, 0), Trial(2, 0)):
-        with pytest.raises(RunError, match="another recipe; name another folder with --out, or remove it"):
+        with pytest.raises(RunError, match="another recipe; name another folder with out, or remove it"):
             run_trial(other, trial, run=tmp_path, device=cpu)
     clips = tuple(replace(clip, fold=1 + clip.fold % 5) for clip in prepared.dataset.clips)
     moved = replace(prepared, dataset=replace(prepared.dataset, clips=clips))
@@ -454,7 +454,7 @@ def test_unreadable_clips_stop_or_are_left_out_and_named(synthetic_folder, tiny,
     with pytest.raises(DataError) as caught:
         prepare(dataset, recipe, cache=tmp_path / "cache")
     assert "2 of 100 clips cannot be read" in str(caught.value)
-    assert "--skip-bad" in str(caught.value)
+    assert "skip_bad" in str(caught.value)
     assert all(dataset.clips[row].path in str(caught.value) for row in rows)
     prepared = prepare(dataset, recipe, cache=tmp_path / "cache", skip_bad=True)
     assert prepared.skipped == tuple(dataset.clips[row].path for row in sorted(rows))

@@ -26,6 +26,10 @@ from earsight.parallel import bound_threads
 if TYPE_CHECKING:
     from earsight.recipe import Recipe
 
+    AnyPath = str | Path
+else:
+    AnyPath = Path  # Typer takes one type; texts come from Python callers, for whom `earsight.api` converts them
+
 
 def one_of(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
     """What a shell completes an option's value with; files where no name fits."""
@@ -84,7 +88,7 @@ Subset = Annotated[
     str | None, typer.Option(help="esc10: only those rows of ESC-50. single: only FSD50K's clips of one label.")
 ]
 Root = Annotated[
-    Path | None, typer.Option("--root", help="Folder that a table's paths begin at; default the table's own.")
+    AnyPath | None, typer.Option("--root", help="Folder that a table's paths begin at; default the table's own.")
 ]
 LabelFrom = Annotated[
     str | None,
@@ -160,7 +164,7 @@ class BoxOptions:
     """Boxes in recordings, and how windows are cut by them."""
 
     boxes: Annotated[
-        Path | None,
+        AnyPath | None,
         typer.Option(
             help="Boxes in recordings, whose folder is then DATA: a csv (path,begin,end,label), a Raven, Audacity or "
             "BirdNET table, or a folder of them."
@@ -206,8 +210,13 @@ class StoreOptions:
 
     skip_bad: SkipBad = False
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for spectrograms; default $EARSIGHT_CACHE or the user's cache.")
+        AnyPath | None, typer.Option(help="Folder for spectrograms; default $EARSIGHT_CACHE or the user's cache.")
     ] = None
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The same, which from Python may be a text."""
+        return None if self.cache is None else Path(self.cache)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def reproduce(
     work = [job for job in work if job.cell.name not in left_out]
     check_jobs(work)
     with place(compute, ray, jobs=jobs) as on:
-        costs = _tell_cost(cells, work, left_out, on=on, cache=store.cache)
+        costs = _tell_cost(cells, work, left_out, on=on, cache=store.cache_folder)
         if plan:
             if json_output:
                 print_json({"plan": costs})

@@ -273,7 +273,7 @@ def prepare_spectrograms(
             dataset,
             recipe,
             skip_bad=store.skip_bad,
-            cache=store.cache,
+            cache=store.cache_folder,
             progress=shown,
             device=device,
             run=run,

@@ -155,12 +155,12 @@ def read_boxes(
 
     Parameters
     ----------
-    table : path-like
+    table : str or Path
         A csv, tsv or JSON lines file with the columns path, begin, end and label, or with other names of theirs
         (``begin_s``, ``Start (s)``, ``onset_s`` ...) and by choice fmin, fmax, group, fold and annotator; a Raven
         selection table; an Audacity label track; a result of BirdNET-Analyzer; or a folder of such files. A table that
         names no sound is that of the recording of its own name, as ``x.Table.1.selections.txt`` is of ``x.wav``.
-    recordings : path-like
+    recordings : str or Path
         The folder that the recordings lie in, or one recording.
     label_column : str, optional
         The column that holds the labels, where its name does not say so.

@@ -126,9 +126,9 @@ def open_recordings(
 
     Parameters
     ----------
-    recordings : path-like
+    recordings : str or Path
         The folder of the recordings, or one recording.
-    boxes : path-like or Boxes
+    boxes : str or Path or Boxes
         A table, or a folder of tables; see `earsight.data.annotations.read_boxes`, which has ``label_column``,
         ``annotator`` and ``skip_bad``.
     rules : BoxRules, optional

@@ -73,7 +73,7 @@ def open_dataset(
         None draws none: every clip is then in fold 0.
     subset : str or None
         ``esc10`` for the rows of ESC-50 that are also ESC-10, ``single`` for the clips of FSD50K with one label.
-    root : path-like or None
+    root : str or Path or None
         Where a table's paths are looked up; default the table's folder.
     label_from : str or None
         A pattern for a folder whose files hold their labels in their names; see `earsight.data.folders.read_names`.

@@ -183,8 +183,8 @@ def _knock(address: str) -> None:
     except (OSError, OverflowError, grpc.FutureTimeoutError) as error:
         reason = str(error) or "what answers is not Ray"
         raise RunError(
-            f"{address}: no Ray cluster can be reached there ({reason}); start one with `ray start --head` "
-            "(and --ray-client-server-port for ray://), or mend the address"
+            f"{address}: no Ray cluster can be reached there ({reason}); start one with `ray start --head` (of ray:// "
+            "`ray start --head --ray-client-server-port PORT`), or mend the address"
         ) from error
 
 

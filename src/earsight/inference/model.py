@@ -232,7 +232,7 @@ class Model:
 
         Parameters
         ----------
-        sound : path, bytes or open file of a sound file; or ndarray or Tensor
+        sound : str or Path, bytes or open file of a sound file; or ndarray or Tensor
             Arrays are (samples,), (samples, channels) or (channels, samples): the channels are the axis of at most 8,
             the samples that of more than 16. Floats have full scale at 1, and integers theirs.
         rate : float, optional
