@@ -25,12 +25,19 @@ from earsight.recipe import Features
 
 RESIZE_ROWS = 50
 """Columns of the spectrogram that are resized at once, from the frames around them."""
+COLUMNS_AT_A_TIME = 512
+"""Frames whose weights in the resize are computed at once."""
 
 
 def resize_matrix(columns_in: int, columns_out: int) -> Tensor:
     """The matrix (columns_in, columns_out) of torch's own bilinear resize with antialiasing along one axis."""
-    eye = torch.eye(columns_in)[None, None]
-    return F.interpolate(eye, size=(columns_in, columns_out), mode="bilinear", antialias=True)[0, 0]
+    parts = []
+    for first in range(0, columns_in, COLUMNS_AT_A_TIME):  # the whole identity is the square of the columns
+        eye = torch.zeros(min(COLUMNS_AT_A_TIME, columns_in - first), columns_in)
+        eye[torch.arange(len(eye)), first + torch.arange(len(eye))] = 1
+        size = (len(eye), columns_out)
+        parts.append(F.interpolate(eye[None, None], size=size, mode="bilinear", antialias=True)[0, 0])
+    return torch.cat(parts)
 
 
 def basis(features: Features) -> Tensor | None:

@@ -33,6 +33,8 @@ OVERSAMPLING = 2.9
 """Points of the shorter grid for each sample of the window: nearer to 2, the kernel of the interpolation grows long."""
 GRID_SHARE = 0.75
 """A shorter grid is taken where it has at most this share of the points."""
+BINS_AT_A_TIME = 512
+"""Bins of the long FFT that are interpolated at once."""
 BLOCK_ROWS = 16
 VALUES_AT_A_TIME = {"cpu": 1 << 18}
 """Values that are transformed at once, by kind of device: 2 MiB on a processor; all where it is not named."""
@@ -69,16 +71,21 @@ def on_shorter_grid(
     gap = 2 * np.pi * (1 - 2 * (window_samples - 1) / points)  # between the last lag and its mirror image, in radians
     half = (ATTENUATION_DB - 8) / (2.285 * gap) / 2
     beta = 0.1102 * (ATTENUATION_DB - 8.7)
-    place = (np.arange(bank.shape[1]) * points / fft_points)[:, None]
-    near = np.round(place) + np.arange(-np.ceil(half), np.ceil(half) + 1)
-    away = np.minimum(np.abs(place - near) / half, 1.0)
-    kernel = np.sinc(place - near) * np.i0(beta * np.sqrt(1 - away**2)) * (away < 1) / np.i0(beta)
-    # The power of a real frame is even and periodic: what lies beyond either end is the mirror image.
-    near = np.minimum(near % points, -near % points)
-    interpolation = np.zeros((bank.shape[1], points // 2 + 1))
-    for row, places, weights in zip(interpolation, near.astype(np.int64), kernel, strict=True):
-        np.add.at(row, places, weights)  # near the ends a place comes twice
-    return np.asarray(bank @ interpolation)
+    moved = np.zeros((len(bank), points // 2 + 1))
+    # A few bins at a time, which lie near each other: the whole matrix would have gigabytes.
+    for first in range(0, bank.shape[1], BINS_AT_A_TIME):
+        bins = bank[:, first : first + BINS_AT_A_TIME]
+        place = ((first + np.arange(bins.shape[1])) * points / fft_points)[:, None]
+        near = np.round(place) + np.arange(-np.ceil(half), np.ceil(half) + 1)
+        away = np.minimum(np.abs(place - near) / half, 1.0)
+        kernel = np.sinc(place - near) * np.i0(beta * np.sqrt(1 - away**2)) * (away < 1) / np.i0(beta)
+        # The power of a real frame is even and periodic: what lies beyond either end is the mirror image.
+        places = np.minimum(near % points, -near % points).astype(np.int64)
+        low, high = int(places.min()), int(places.max()) + 1
+        interpolation = np.zeros((bins.shape[1], high - low))
+        np.add.at(interpolation, (np.arange(bins.shape[1])[:, None], places - low), kernel)  # near the ends, one twice
+        moved[:, low:high] += bins @ interpolation
+    return moved
 
 
 class Banded(nn.Module):

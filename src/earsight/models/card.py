@@ -24,14 +24,24 @@ BUDGET = {
     "points in an FFT": 1 << 17,
     "columns in a spectrogram, before or after its resize": 20_000,
     "values in the STFTs of a window": 1 << 28,
-    "bytes of memory": 8 << 30,
+    "bytes of memory to load it": 1 << 30,
+    "bytes of memory for 16 clips": 6 << 30,
+    "seconds to load it and answer once": 120,
 }
-"""Limits of the sizes in a model file's card; $EARSIGHT_MODEL_BUDGET multiplies them."""
+"""Limits of the sizes in a model file's card; $EARSIGHT_MODEL_BUDGET multiplies them.
+
+Of earsight's own recipes, clips of 30 s ask for most: half of the bytes for clips and, with ten networks, a third of
+the seconds. Rates of 256 kHz ask for a third of the bytes to load.
+"""
 BUDGET_VARIABLE = "EARSIGHT_MODEL_BUDGET"
 DEFAULT_THRESHOLD = 0.5
 """Probability from which on a class is named where held-out clips chose none."""
 _CLIPS = 16  # classified at once
-_VALUES = 128  # kept at once for each cell of a spectrogram by VGG, the largest
+_VALUES = 192  # kept at once for each cell of a spectrogram by VGG, the largest
+_PRODUCTS = 400_000  # multiplications for each cell of a spectrogram by VGG
+_PRODUCTS_A_SECOND = 20e9  # of matrices and convolutions, by a few cores
+_STEPS_A_SECOND = 1e9  # of all else
+_MEMBER_SECONDS = 0.1  # to make a network without its weights
 _FLOATS = (1e-37, 3e38)  # numbers that float32 keeps with all their digits
 
 OodScore = Literal["distance", "energy", "doubt"]
@@ -259,7 +269,7 @@ def check_budget(card: ModelCard) -> None:
         factor = 0.0
     if not factor > 0:
         raise ModelError(f"{BUDGET_VARIABLE} is {given!r}; expected how many times the budget is given, such as 4")
-    found = _asked(card.recipe.features) | {"members": len(card.members)}
+    found = _asked(card.recipe.features, members=len(card.members))
     for what, most in BUDGET.items():
         if found[what] > most * factor:
             enough = math.ceil(min(found[what] / most, 1e12))
@@ -269,23 +279,28 @@ def check_budget(card: ModelCard) -> None:
             )
 
 
-def _asked(features: Features) -> dict[str, float]:
-    """Sizes that the features need; bytes are upper bounds for the front end and for a batch of clips."""
+def _asked(features: Features, *, members: int) -> dict[str, float]:
+    """What a card asks for of each limit in `BUDGET`; bytes and seconds are upper bounds.
+
+    Bytes to load are those of the front end, for tensors are as large as the file. Seconds are operations by stated
+    rates: of the banks, their interpolation from shorter FFTs, the resizes, one clip's STFTs and one pass through as
+    many VGGs as it has networks.
+    """
     rate, samples, bands, frames = features.rate, features.samples, features.bands, features.columns
-    points = features.fft_ms * rate / 1000
+    points, windows = features.fft_ms * rate / 1000, len(features.hops_ms)
     columns = [1 + samples // max(1, round(min(ms * rate / 1000, samples))) for ms in features.hops_ms]
-    # Long FFTs are interpolated from grids of 3 points a sample of the window, which takes a matrix of both.
-    grids = [3 * ms * rate / 1000 for ms in features.windows_ms]
-    banks = 8 * points / 2 * (6 * bands * len(grids) + max((grid / 2 for grid in grids if grid < points), default=0))
-    resize = 4 * max(columns) * (max(columns) + 4 * frames)
-    clip = 12 * samples + 12 * bands * sum(columns) + 4 * _VALUES * bands * frames
-    return dict(
-        zip(
-            list(BUDGET)[1:],
-            (samples / rate, points, max(*columns, frames), points * sum(columns), banks + resize + _CLIPS * clip),
-            strict=True,
-        )
+    most, everything, bins = max(columns), sum(columns), points / 2
+    banks = bands * bins * (128 + 16 * windows)
+    resize = 16 * most * frames + 4096 * (most + frames)
+    clip = 28 * (samples + points) + 12 * bands * everything + 4 * _VALUES * bands * frames
+    steps = bins * (200 * bands + 6000 * windows) + everything * (4 * most + 10 * frames + 30 * points)
+    products = bands * everything * (bins + frames) + max(1, members) * _PRODUCTS * bands * frames
+    asked = (
+        *(members, samples / rate, points, max(most, frames), points * everything),
+        *(banks + resize, _CLIPS * clip),
+        members * _MEMBER_SECONDS + steps / _STEPS_A_SECOND + products / _PRODUCTS_A_SECOND,
     )
+    return dict(zip(BUDGET, asked, strict=True))
 
 
 def ensemble_card(

@@ -99,8 +99,8 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     """Read a model file: its card, and the module in eval mode, on the CPU, bit for bit as saved.
 
     Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`).
-    Its card's sizes are within `earsight.models.card.BUDGET`, which bounds memory, and not time: networks
-    are compared with the weights on the ``meta`` device, member by member, before any is built.
+    Its card asks for what `earsight.models.card.BUDGET` allows of memory and seconds; networks are compared with the
+    weights on the ``meta`` device, member by member, before any is built.
 
     Raises
     ------
