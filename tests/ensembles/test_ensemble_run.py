@@ -46,7 +46,7 @@ def test_an_older_ensemble_stays_until_the_new_one_is_whole(run, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ensemble_run, "write_summary", fail)
-    with pytest.raises(RunError, match=r"No space left on device\); name another folder"):
+    with pytest.raises(RunError, match=r"No space left on device\); make room or name another folder"):
         make_ensemble([run], out=out, device=CPU)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     monkeypatch.undo()

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from earsight.errors import DataError
+from earsight.errors import DataError, remedy_of
 
 Wave = npt.NDArray[np.float64]
 FOLDS = 5
@@ -62,7 +62,7 @@ def write_synthetic(
         (root / "meta" / "esc50.csv").write_text(table.getvalue(), encoding="utf-8", newline="\n")
     except OSError as error:
         raise DataError(
-            f"{root}: the synthetic set cannot be written ({error.strerror}); name another folder"
+            f"{root}: the synthetic set cannot be written ({error.strerror}); {remedy_of(error)} or name another folder"
         ) from error
     return root
 
@@ -103,7 +103,9 @@ def write_synthetic_recordings(
         csv.writer(table, lineterminator="\n").writerows(rows)
         (root / "boxes.csv").write_text(table.getvalue(), encoding="utf-8", newline="\n")
     except OSError as error:
-        raise DataError(f"{root}: cannot be written ({error.strerror}); name another folder") from error
+        raise DataError(
+            f"{root}: cannot be written ({error.strerror}); {remedy_of(error)} or name another folder"
+        ) from error
     return root
 
 

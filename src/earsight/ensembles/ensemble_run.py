@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from earsight.ensembles.selection import Grid
-from earsight.errors import RunError
+from earsight.errors import RunError, remedy_of
 from earsight.evaluation.metrics import logit
 from earsight.evaluation.summary import write_summary
 from earsight.files import let_go, link_or_copy, publish_folder, read_state, replace_text, save_arrays, write_state
@@ -128,7 +128,8 @@ def write_ensemble(
         raise RunError(f"{out}: another process is writing it; wait for it, or end it") from error
     except OSError as error:
         raise RunError(
-            f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
+            f"{out}: cannot be written ({error.strerror or error}); {remedy_of(error)} or name "
+            "another folder with --out"
         ) from error
 
 

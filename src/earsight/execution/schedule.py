@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from earsight.data.datasets import Dataset
-from earsight.errors import DataError, RunError
+from earsight.errors import DataError, RunError, remedy_of
 from earsight.evaluation.multilabel import mean_average_precision
 from earsight.evaluation.summary import read_predictions
 from earsight.execution.processes import run_at_once
@@ -223,7 +223,9 @@ def _write_recipe(recipe: Recipe, run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         replace_text(run / "recipe.yaml", sealed(recipe.to_yaml()))
     except OSError as error:
-        raise RunError(f"{run}: cannot be written ({error.strerror}); name another folder with --out") from error
+        raise RunError(
+            f"{run}: cannot be written ({error.strerror}); {remedy_of(error)} or name another folder with --out"
+        ) from error
 
 
 def _line(prepared: Prepared, trial: Trial, run: Path, *, before: bool) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from earsight.errors import RunError, counted
+from earsight.errors import RunError, counted, remedy_of
 from earsight.experiments.scale import SECTIONS, Scale
 from earsight.files import read_state, replace_text, write_state
 from earsight.reports.reproduction import report_html, report_markdown
@@ -48,7 +48,8 @@ def write_report(
         write_state(files["json"], {"scale": scale.name, "machine": machine, "sections": every}, indent=1)
     except OSError as error:
         raise RunError(
-            f"{out}: cannot be written ({error.strerror or error}); name another folder with --out"
+            f"{out}: cannot be written ({error.strerror or error}); {remedy_of(error)} or name "
+            "another folder with --out"
         ) from error
     return files
 

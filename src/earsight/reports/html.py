@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from earsight.errors import RunError
+from earsight.errors import RunError, remedy_of
 from earsight.files import replace_text
 from earsight.inference.formats import harmless
 from earsight.version import __version__
@@ -50,7 +50,9 @@ def write_page(text: str, path: Path) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, text)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written ({error.strerror or error}); name another place for it") from error
+        raise RunError(
+            f"{path}: cannot be written ({error.strerror or error}); {remedy_of(error)} or name another place for it"
+        ) from error
 
 
 def inline_svg(figure: Figure, *, name: str, alt: str) -> Markup:
