@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_explain_writes_shows_and_does_nothing_twice(model, synthetic, tmp_path)
         np.testing.assert_allclose(parts[0][0] + parts[1][0], whole, atol=1e-6)
     for words in ("complete: the attributions add up to", "audible: with only what was used", "area under deletion"):
         assert done.stdout.count(words) == 2
+    counts = re.findall(r"^explaining: (\d+) of (\d+) curves ", done.stderr, re.MULTILINE)
+    assert {total for _, total in counts} == {"28"}  # of two sounds four maps and ten random orders
+    assert len(counts) == 10
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     as_json = json.loads(invoke("explain", model, *files, "--out", out, "--json", *THREAD).stdout)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,14 +185,16 @@ def test_a_long_path_of_a_socket_wants_no_room(capsys, text):
 
 
 def test_a_second_part_of_the_work_has_its_own_name_and_tenths(capsys):
-    with bar("first") as shown:
-        then = shown.then("second")
+    with bar("first", "clips") as shown:
+        then = shown.then("second", "pairs")
         for done in (1, 2):
             shown(done, 2)
         for done in (1, 2):
             then(done, 2)
     lines = capsys.readouterr().err.splitlines()
-    assert [line.strip() for line in lines] == ["first: 1 of 2", "first: 2 of 2", "second: 1 of 2", "second: 2 of 2"]
+    assert [line.strip() for line in lines] == [
+        *("first: 1 of 2 clips", "first: 2 of 2 clips", "second: 1 of 2 pairs", "second: 2 of 2 pairs")
+    ]
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -203,9 +206,9 @@ def test_results_are_printed_above_the_bar_where_both_share_a_terminal(monkeypat
         console, "err", console._Harmless(file=terminal, force_terminal=True, width=80, highlight=False)
     )
     monkeypatch.setattr(sys, "stdout", plain)
-    with console.bar("work") as shown:
+    with console.bar("work", "clips") as shown:
         shown(1, 2)
         shown.above("a result [1]")
-    assert "work" in terminal.getvalue()
+    assert re.search(r"work .*1/2\S* clips ", terminal.getvalue())
     assert ("a result [1]" in terminal.getvalue()) == shared
     assert plain.getvalue() == ("" if shared else "a result [1]\n")

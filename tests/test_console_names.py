@@ -39,7 +39,7 @@ def test_lines_tables_errors_and_progress(printed):
 
     with pytest.raises(typer.Exit):
         fails()
-    with console.bar(HOSTILE) as shown:
+    with console.bar(HOSTILE, "clips") as shown:
         shown(10, 10, HOSTILE)
     assert printed.getvalue().count(SPELT) == 4
     assert not {"\x1b", "\x9b", "\u202e"} & set(printed.getvalue())

@@ -265,7 +265,7 @@ def explain(
     classifier = _loaded(model)
     how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
     how["most_seconds"] = most_seconds
-    with silence(not progress), bar("explaining") as shown:
+    with silence(not progress), bar("explaining", "curves") as shown:
         show = progress if callable(progress) else shown
         found = explained.explain(classifier, sound, **how, seed=seed, most_steps=most_steps, progress=show)
     return Explanation(**vars(found))

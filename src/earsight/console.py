@@ -168,8 +168,8 @@ def print_json(content: Any) -> None:
 class Bar:
     """A progress bar; on a stream that is no terminal, a line at every tenth of the work instead."""
 
-    def __init__(self, progress: Progress, task: TaskID, name: str) -> None:
-        self._progress, self._task, self._name = progress, task, name
+    def __init__(self, progress: Progress, task: TaskID, name: str, unit: str) -> None:
+        self._progress, self._task, self._name, self._unit = progress, task, name, unit
         self._tenth = 0
 
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
@@ -180,7 +180,7 @@ class Bar:
         tenth = 10 * done // total if total else 10
         if not self._progress.console.is_terminal and tenth > self._tenth:
             self._tenth = tenth
-            say(f"{self._name}: {done} of {total} {note}".rstrip())
+            say(f"{self._name}: {done} of {total} {self._unit} {note}".rstrip())
 
     def above(self, text: str) -> None:
         """Print lines of a result on standard output; above the bar, if both are on one terminal."""
@@ -188,25 +188,26 @@ class Bar:
         shared = self._progress.live.is_started and stream.isatty()
         (self._progress.console if shared else out).print(text, markup=False)
 
-    def then(self, name: str) -> Callable[[int, int], None]:
-        """What shows a second part of the work, under its own name, from its first call on."""
+    def then(self, name: str, unit: str) -> Callable[[int, int], None]:
+        """What shows a second part of the work, under its own name and unit, from its first call on."""
 
         def show(done: int, total: int) -> None:
             if self._name != name:
-                self._name, self._tenth = name, 0
-                self._progress.reset(self._task, description=name)
+                self._name, self._unit, self._tenth = name, unit, 0
+                self._progress.reset(self._task, description=name, unit=unit)
             self(done, total)
 
         return show
 
 
 @contextmanager
-def bar(name: str) -> Iterator[Bar]:
-    """A progress bar for as long as the block runs."""
+def bar(name: str, unit: str) -> Iterator[Bar]:
+    """A progress bar for as long as the block runs; ``unit`` is what it counts, such as clips."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -214,4 +215,4 @@ def bar(name: str) -> Iterator[Bar]:
         console=err,
         disable=_silent.get() or not err.is_terminal,
     ) as progress:
-        yield Bar(progress, progress.add_task(name, total=None, note=""), name)
+        yield Bar(progress, progress.add_task(name, total=None, note="", unit=unit), name, unit)

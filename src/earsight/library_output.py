@@ -1,4 +1,4 @@
-"""What C libraries write to standard error: caught while a library runs, and printed under a file's name.
+"""What libraries write to standard error unasked: that of C is caught, and printed under a file's name.
 
 Comes in: a block of code in which a library is called. Goes out: the lines that it wrote, for `report` to print once
 each. Python's own standard error, and other threads', are left alone.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import atexit
 import ctypes
 import functools
+import importlib
 import os
 import re
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +23,17 @@ from typing import Any
 from earsight.errors import counted
 from earsight.files import say_damage
 from earsight.portable import c_library
+
+
+def load_tqdm() -> None:
+    """Load tqdm.auto, which timm, captum and huggingface_hub load, without its warning in a notebook.
+
+    It warns where ipywidgets are missing, whose bars nobody asked for.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        importlib.import_module("tqdm.auto")
+
 
 _local = threading.local()
 _lock = threading.Lock()

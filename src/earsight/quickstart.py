@@ -43,11 +43,11 @@ def run_quickstart(folder: Path, *, epochs: int, device: torch.device) -> dict[s
     dataset = open_dataset(sounds)
     say(f"1. {dataset.describe()}, in {sounds}")
     recipe = load_recipe(overrides=[*_RECIPE, f"training.epochs={epochs}"])
-    with bar("2. spectrograms") as shown:
+    with bar("2. spectrograms", "clips") as shown:
         ready = prepare(dataset, recipe, cache=folder / "spectrograms", progress=shown)
     trial = Trial(fold=1, seed=0)
     run = folder / f"run-{ready.recipe.digest}-{ready.identity}"
-    with bar("3. training") as shown:
+    with bar("3. training", "steps") as shown:
         run_trials(ready, [trial], run=run, device=device, progress=shown, say=lambda line: None)
     summary = write_summary(run, machine=describe_machine(device))
     model = publish_model(run, trial)

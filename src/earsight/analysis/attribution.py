@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.errors import ModelError
+from earsight.library_output import load_tqdm
 from earsight.models.backbones import stages
 
 TOLERANCE = 0.01
@@ -91,6 +92,7 @@ def integrated_gradients(
     The network is in eval mode; spectrogram and silence are float32 (1, windows, bands, frames) on its device;
     ``target`` is the class; ``batch_size`` spectrograms are in memory at a time.
     """
+    load_tqdm()
     from captum.attr import IntegratedGradients
 
     method, began = IntegratedGradients(network), time.monotonic()
@@ -132,6 +134,7 @@ def grad_cam(
     `last_spatial_layer`, or that of each member of an ensemble. Returns (bands, frames), 0 and above, without a unit.
     R. Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
     """
+    load_tqdm()
     from captum.attr import LayerGradCam
 
     size = spectrogram.shape[2:]

@@ -41,7 +41,7 @@ def similarity(
     on = steps.computer(device, threads)
     found = []
     for folder in (run, *((other,) if other else ())):
-        with bar(f"features, {folder.name}") as shown:
+        with bar(f"features, {folder.name}", "clips") as shown:
             found.append(run_similarity(folder, data=data, pooled=pooled, device=on, progress=shown))
     result = similarity_result(found, pooled=pooled)
     path = run / "analysis" / ("similarity-pooled" if pooled else "similarity")
@@ -108,14 +108,14 @@ def run_sweep(ready: Prepared, found: list[Variant], trials: list[Trial], *, fol
         groups = [
             Group(replace(ready, recipe=item.recipe), trials, folder / item.folder, item.folder) for item in found
         ]
-        with bar("training") as shown:
+        with bar("training", "steps") as shown:
             run_groups(on.cluster, groups, progress=shown, say=say)
         for item in found:
             write_summary(folder / item.folder, machine=on.machine)
         return
     say(_cost(ready, found, trials, todo, on))
     done = 0
-    with bar("training") as shown:
+    with bar("training", "steps") as shown:
         for item in found:
             mine = [trial for variant, trial in todo if variant is item]
 

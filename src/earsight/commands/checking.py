@@ -50,9 +50,9 @@ def check(
     chosen = load_recipe(recipe.recipe, overrides=recipe.assignments or (), say=say)
     # A run of other clips is refused before hours go into the sounds.
     suspects, about = (None, "") if run is None else _suspects(dataset, run)
-    with bar("checking") as shown:
+    with bar("checking", "files") as shown:
         found = check_dataset(
-            dataset, recipe=chosen, near=near, progress=shown, comparing=shown.then("near duplicates")
+            dataset, recipe=chosen, near=near, progress=shown, comparing=shown.then("near duplicates", "comparisons")
         )
     more: dict[str, Any] = {}
     lines: list[str] = []

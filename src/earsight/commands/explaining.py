@@ -37,10 +37,11 @@ def explain(
     the rest. Of a long sound the window that speaks most for the class is explained. Existing explanations are kept.
     Exit code 1: some sound could not be explained.
     """
+    from earsight.analysis.faithfulness import RANDOM_ORDERS
     from earsight.errors import AudioError, EarsightError, ModelError
     from earsight.inference.classifier import load_classifier
     from earsight.inference.clips import find_sounds
-    from earsight.inference.explanation import known_class
+    from earsight.inference.explanation import MAPS, known_class
     from earsight.reports.explanations import explanation_lines, file_names, made_from, read_explained, write_explained
 
     classifier = load_classifier(model, device=computer(device, threads))
@@ -53,14 +54,26 @@ def explain(
     named = list(file_names(find_sounds(sounds, stdin=sys.stdin, say=lambda note: say(f"earsight: {note}"))))
     done: list[dict[str, Any]] = []
     failed: list[EarsightError] = []
-    with bar("explaining") as shown:
+    each = len(MAPS) + RANDOM_ORDERS if curves else 1  # curves of both kinds in an order of cells; else sounds
+    with bar("explaining", "curves" if curves else "sounds") as shown:
         for number, (sound, name) in enumerate(named):
-            shown(number, len(named), name)
+
+            def within(done: int, _: int, *, before: int = each * number, name: str = name) -> None:
+                shown(before + done, each * len(named), name)
+
+            within(0, each)
             found = read_explained(folder, name, sound=sound, origin=origin)
             try:
                 found = found or write_explained(
                     classifier.explain(
-                        sound, label=label, first=first, damaged=damaged, curves=curves, seed=seed, most_steps=steps
+                        sound,
+                        label=label,
+                        first=first,
+                        damaged=damaged,
+                        curves=curves,
+                        seed=seed,
+                        most_steps=steps,
+                        progress=within,
                     ),
                     folder,
                     name,
@@ -72,7 +85,7 @@ def explain(
             done.append(found)
             if not json_output:
                 shown.above("\n".join(explanation_lines(found)))
-        shown(len(named), len(named))
+        shown(each * len(named), each * len(named))
     say_left_out(classifier)
     if json_output:
         print_json({"explanations": done, "failed": [str(reason) for reason in failed]})
@@ -103,7 +116,7 @@ def boundaries(
     from earsight.inference.observation import observe_boundaries
     from earsight.reports.analysis_figures import boundary_rows, write_boundaries
 
-    with bar("explaining") as shown:
+    with bar("explaining", "clips") as shown:
         found = observe_boundaries(
             run, data=data, seed=seed, clips=clips, most_steps=steps, device=computer(device, threads), progress=shown
         )

@@ -46,7 +46,7 @@ def export(
     if file is None and model is not source:  # beside it is the hub's cache, which nobody looks into
         file = Path(f"{source.parts[2].partition('@')[0]}.onnx")
     dataset = open_data(data, form, skip_missing=skip_bad, least=1, testing=True, several=True) if data else None
-    with bar("exporting") as shown:
+    with bar("exporting", "steps") as shown:
         result = export_onnx(model, out=file, dataset=dataset, skip_bad=skip_bad, progress=shown)
     parity = result["parity"]
     novelty = "" if parity["novelty"] is None else f", OOD scores within {parity['novelty']:.1e}"

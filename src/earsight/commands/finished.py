@@ -63,7 +63,7 @@ def calibrate(
     from earsight.reports.calibration_report import calibration_figure, calibration_lines
 
     wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets, threshold_rule=rule)
-    with bar("model files") as shown:
+    with bar("calibrating", "model files") as shown:
         result = calibrate_run(folder, wanted, progress=shown)
     path = figure or folder / "calibration.png"
     calibrated, trials = calibrated_trials(folder, wanted)  # the reliability diagram is of all seeds' held-out clips
@@ -97,7 +97,7 @@ def report(
     from earsight.reports.report import make_report
 
     target = file or runs[0] / "report.html"
-    with bar("report") as shown:
+    with bar("report", "parts") as shown:
         made = make_report(runs, data=data, mistakes=mistakes, progress=shown)
     write_page(made.text, target)
     for note in made.notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,7 @@ from earsight.commands.options import (
     one_of,
     verb,
 )
-from earsight.console import bar, print_json, say
+from earsight.console import Bar, bar, print_json, say
 from earsight.errors import DataError, counted
 
 
@@ -63,8 +64,8 @@ def download(
     if what == "weights":
         from earsight.models.weights import download_weights
 
-        with bar("downloading") as shown:
-            path = download_weights(name, out_folder, progress=lambda done, total: shown(done, total or 0))
+        with bar("downloading", "MB") as shown:
+            path = download_weights(name, out_folder, progress=partial(_in_megabytes, shown))
         use = f"--set backbone.name={name}" + (f" --set backbone.weights={path}" if out_folder else "")
         following = f"earsight train DATA --out RUN {use}"
         steps.show_lines({"file": str(path)}, [str(path), f"next: {following}"], as_json=json_output)
@@ -76,10 +77,14 @@ def download(
     if out_folder is not None:
         raise DataError(f"--out {out_folder}: is for weights; ESC-50's folder is {name}")
     folder = Path(name)
-    with bar("downloading") as shown:
-        place = download_esc50(folder, progress=lambda done, total: shown(done, total or 0))
+    with bar("downloading", "MB") as shown:
+        place = download_esc50(folder, progress=partial(_in_megabytes, shown))
     lines = [str(place), f"next: earsight crossval {place} --out runs/esc50"]
     steps.show_lines({"folder": str(place)}, lines, as_json=json_output)
+
+
+def _in_megabytes(shown: Bar, done: int, total: int | None) -> None:
+    shown(done // 10**6, None if total is None else -(-total // 10**6))
 
 
 @verb

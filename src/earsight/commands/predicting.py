@@ -226,12 +226,12 @@ def _output(wanted: Wanted) -> Output:
 
 
 @contextmanager
-def _progress(wanted: Wanted) -> Iterator[Callable[[int, int | None, str], None]]:
+def _progress(wanted: Wanted, unit: str) -> Iterator[Callable[[int, int | None, str], None]]:
     """A bar, unless rows are shown on the same terminal."""
     if wanted.to is None and err.is_terminal and sys.stdout.isatty():
         yield lambda done, total, note: None
         return
-    with bar("predicting") as shown:
+    with bar("predicting", unit) as shown:
         yield shown
 
 
@@ -248,7 +248,7 @@ def _clips(
     output.commit(start, now=True)
     if output.open(""):
         output.write("", writer.header())
-    with _progress(wanted) as shown:
+    with _progress(wanted, "sounds") as shown:
         how: dict[str, Any] = {"first": wanted.first, "damaged": wanted.damaged, "remote": remote}
         for found in predict_clips(model, islice(paths, done, None), batch_size=CLIPS, **how):
             output.write("", writer.prediction(found))
@@ -290,7 +290,7 @@ def _recordings(
             empty += 1
             nearest = one if nearest is None or one.transcript.highest > nearest.transcript.highest else nearest
 
-    with _progress(wanted) as shown:
+    with _progress(wanted, "s" if total == 1 else "recordings") as shown:
 
         def progress(seconds: float, promised: float, done: int, speed: str) -> None:
             if total == 1:
@@ -492,7 +492,7 @@ def evaluated(
         dataset = open_data(data, form, splits=form.splits, kept=lambda: drawn, **how)
     except TooFewError:  # for the folds, which only a model of cross-validation needs
         dataset = open_data(data, form, least=1, **how)
-    with bar("predicting") as shown:
+    with bar("predicting", "clips") as shown:
         result = score(classifier, dataset, fold=fold, first=first, skip_bad=skip_bad, damaged=damaged, progress=shown)
     say_left_out(classifier)
     return result
@@ -522,7 +522,7 @@ def _events_scored(
     if any(unsaid):
         say(f"  note: boxes that are disputed or of labels left out: {sum(unsaid)}; what is found there is not counted")
     hop = form.hop or min(1.0, classifier.clip_seconds / 4)
-    with bar("finding events") as shown:
+    with bar("finding events", "recordings") as shown:
         found = evaluate_events(
             *(classifier, read.root),
             stretches(span for span, out in zip(spans, unsaid, strict=True) if not out),

@@ -94,7 +94,7 @@ def _train(work: list[Job], *, store: StoreOptions, on: Place) -> None:
         for job in pending:
             ready = prepare_spectrograms(job.dataset, job.recipe, store, device=on.device, run=job.run)
             groups.append(Group(ready, job.trials, job.run, job.cell.name))
-        with bar("training") as shown:
+        with bar("training", "steps") as shown:
             run_groups(on.cluster, groups, progress=shown, say=say)
         return
     for job in pending:
@@ -109,7 +109,7 @@ def _tell_cost(
     from earsight.experiments.cost import job_costs
     from earsight.reports.reproduction import print_plan
 
-    with bar("timing") as shown:
+    with bar("timing", "cells") as shown:
         costs = job_costs(work, device=on.device, cache=cache, progress=shown)
     print_plan(costs, not_run={cell.name: left_out.get(cell.name, "") for cell in cells}, console=err)
     return costs

@@ -268,7 +268,7 @@ def prepare_spectrograms(
     seconds = float(recipe.features.clip_seconds) if first else recipe.training.most_seconds
     for line in left_out(files, recipe.features, seconds=seconds):
         say(f"  note: {line}")
-    with bar("spectrograms") as shown:
+    with bar("spectrograms", "clips") as shown:
         ready = prepare(
             dataset,
             recipe,
@@ -368,7 +368,7 @@ def train_all(
         say(f"  note: {line}")
     run = partial(run_trials, ready, trials, run=folder, device=on.device, jobs=on.jobs, cluster=on.cluster)
     follower = Follower(folder, tensorboard=tensorboard)
-    with bar(name) as shown, closing(follower):
+    with bar(name, "steps") as shown, closing(follower):
 
         def progress(done: int, total: int, note: str) -> None:
             shown(done, total, note)

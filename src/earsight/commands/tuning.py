@@ -107,7 +107,7 @@ def tune(
     with steps.place(options, ray) as on:
         candidates = _candidates(points, dataset, trials, folder, store=options, device=on.device)
         where = partial(search, candidates, out=folder, device=on.device, cluster=on.cluster)
-        with bar("search") as shown:
+        with bar("search", "steps") as shown:
             where(asha=asha, metric=metric, progress=shown, say=say)
         machine = on.machine
     _publish(candidates, dataset, trials, folder, metric=metric, data=data, machine=machine, as_json=json_output)

