@@ -432,6 +432,14 @@ def test_without_the_extra_the_coding_and_the_remedy_are_named(tmp_path, monkeyp
     assert "pip install 'earsight[formats]'" in reason(tmp_path, content)
 
 
+@pytest.mark.parametrize("kept", [30, 60, 1000])
+def test_a_cut_file_in_a_coding_that_libsndfile_reads_is_called_cut(tmp_path, monkeypatch, kept):
+    for extra in (True, False):
+        monkeypatch.setattr(decoders, "has_ffmpeg", lambda extra=extra: extra)
+        for kind in ({"format": "CAF", "subtype": "PCM_16"}, {"format": "CAF", "subtype": "ULAW"}):
+            assert reason(tmp_path, written(**kind)[:kept]).startswith("truncated or damaged sound (")
+
+
 def test_files_that_need_the_extra_are_counted(monkeypatch):
     names = ["a.wav", "b.M4A", "c.m4a", "d.webm"]
     assert decoders.needing_extra(names) == ""

@@ -128,6 +128,8 @@ def _coding(descriptor: int, head: bytes) -> str | None:
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") and head[8:12] not in _PICTURE_BRANDS:
         return f"an MP4 file ({_mp4_coding(descriptor)})"
     if head.startswith(b"caff"):
+        if len(head) < 32 or head[28:32] in (b"lpcm", b"ulaw", b"alaw"):  # which libsndfile reads
+            return None
         return f"a CAF file ({_CODINGS.get(head[28:32], head[28:32].decode('latin-1').strip())})"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         found = next((name for name in _MATROSKA_CODINGS if f"A_{name}".upper().encode() in head.upper()), None)
