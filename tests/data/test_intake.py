@@ -94,6 +94,31 @@ def test_averages_that_cancel_are_measured():
     assert silent
 
 
+@pytest.mark.parametrize("at", [0.0, 2.3, 7.0, 9.0])
+@pytest.mark.parametrize("size", [100, 4001, 10 * RATE])
+def test_what_cancels_in_one_window_is_not_made_good_by_others(at, size):
+    """A second of ten in opposite phase is named where it is most of a window's energy, wherever it lies."""
+    moment = (np.arange(10 * RATE) >= at * RATE) & (np.arange(10 * RATE) < (at + 1) * RATE)
+    for level, window, named in ((1, 1.0, True), (1, 5.0, False), (3, 5.0, True), (2, 10.0, False), (5, 10.0, True)):
+        y = noise(0, seconds=10) * np.where(moment, level, 1)
+        features = FEATURES.model_copy(update={"clip_seconds": window})
+        both, meter = np.stack([y, np.where(moment, -y, y)], axis=1).astype(np.float32), Meter(features)
+        for first in range(0, len(both), size):
+            meter.add(both[first : first + size], RATE)
+        assert bool(meter.loss) is named
+        # Of 13 in the energies of five seconds, 9 are lost.
+        assert not named or meter.loss.cancelled > 0.65
+
+
+def test_a_channel_that_falls_silent_for_a_window_is_named():
+    y, left = noise(0, seconds=10), FEATURES.model_copy(update={"channel": "left"})
+    dead = np.where(np.arange(len(y)) < 6 * RATE, y, 0)
+    assert measured(np.stack([dead, y], axis=1), features=left).lacking == 1
+    assert not measured(np.stack([y, dead], axis=1), features=left)
+    assert not measured(1e-5 * np.stack([dead, y], axis=1), features=left)  # a recorder's own noise
+    assert not measured(1e-5 * np.stack([y, -y], axis=1))
+
+
 def test_calls_above_the_band_are_measured_however_seldom_and_whatever_rumbles():
     features = Features(sample_rate_hz=44100, clip_seconds=0.5, frames=50)
     for rumble in (0.0, 0.5):

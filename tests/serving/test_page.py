@@ -20,7 +20,7 @@ def test_what_the_model_does_not_get_is_said(visit, sound):
     page = visit()
     page.set_input_files("#file", sound("cancelled.wav", wave=np.stack([tone(), -tone()], axis=1), subtype="FLOAT"))
     status(page, "Done")
-    said = "The sound's channels cancel each other: averaging them loses 100 % of their energy."
+    said = "The sound's channels cancel each other: averaging them loses 100 % of a window's energy."
     expect(page.locator("#answer-about")).to_contain_text(said)
     page.set_input_files("#file", sound("whole.wav"))
     expect(page.locator("#sound-title")).to_have_text("whole.wav")

@@ -29,9 +29,9 @@ FROM_HZ = 1000.0
 NOTED_SHARE = 0.1
 """Of a moment's energy, from which on its loss is named."""
 CANCELLED_SHARE = 0.5
-"""Of the channels' energy, from which on the loss by averaging them is named."""
+"""Of the channels' energy in a window, from which on the loss by averaging them is named."""
 QUIET_SHARE = 0.01
-"""Of the loudest channel's energy, below which a chosen one is named."""
+"""Of the loudest channel's energy in a window, below which a chosen one is named."""
 NEAR = 1.1
 """A sound whose own band ends within a tenth of the limit loses nothing of note: one at 48 kHz read at 44.1 kHz."""
 LEVEL = 1e-4
@@ -68,8 +68,8 @@ class Loss:
     """What of a sound does not reach the network, as shares between 0 and 1.
 
     ``above`` of a moment's energy lies above the bands, around ``above_hz``; ``below`` of all energy lies below them;
-    ``cancelled`` of the channels' energy is lost by averaging them; ``lacking`` of the loudest channel's energy the
-    chosen one does not have.
+    ``cancelled`` of the channels' energy in a window is lost by averaging them; ``lacking`` of the loudest channel's
+    energy in a window the chosen one does not have.
     """
 
     above: float = 0.0
@@ -99,15 +99,17 @@ class Meter:
         self._channel = features.channel if channel is None else channel
         self._above, self._above_hz = 0.0, 0.0
         self._below, self._all = 0.0, 0.0
-        self._mixed, self._each = 0.0, np.zeros(1)
+        self._seconds = float(features.clip_seconds)
+        self._worst = np.zeros(2)
+        # Of the last two halves of windows: frames, what averaging loses of moments' energy, and each channel's energy.
+        self._halves = np.zeros((2, 0))
         self.frames = 0
 
     def add(self, block: Wave, rate_hz: int) -> None:
         """Measure the next block (frames, channels)."""
-        self.frames += len(block)
         if block.shape[1] > 1:
-            self._each = self._each + energy_of(block)
-            self._mixed += float(np.square(block.sum(axis=1, dtype=np.float64)).sum())
+            self._compare(block, rate_hz)
+        self.frames += len(block)
         if rate_hz / 2 <= self._high * NEAR and not self._low:
             return
         if self._channel not in ("mix", "loudest"):  # of other channels the network gets nothing anyway
@@ -121,15 +123,37 @@ class Meter:
             self._all += float(power.sum())
             self._below += float(power[:, hz < self._low].sum())
 
+    def _compare(self, block: Wave, rate_hz: int) -> None:
+        """Add the energies of a block's channels to those of the halves of windows that it lies in."""
+        if not self._halves.size:
+            self._halves = np.zeros((2, 2 + block.shape[1]))
+        half, moment = max(1, round(self._seconds * rate_hz / 2)), max(1, round(MOMENT_SECONDS * rate_hz))
+        at = self.frames % half
+        for begin in (0, *range(half - at, len(block), half)):
+            part = block[begin : begin + half - (at if begin == 0 else 0)].astype(np.float64)
+            if at == 0 or begin:
+                if self._halves[0, 0]:
+                    self._worst = np.maximum(self._worst, self._lost())
+                self._halves = np.stack([self._halves[1], 0 * self._halves[1]])
+            starts = range(0, len(part), moment)
+            each = np.add.reduceat(np.square(part), starts, axis=0)
+            lost = each.sum(axis=1) - np.add.reduceat(np.square(part.sum(axis=1)), starts)
+            self._halves[1] += [len(part), lost[lost > 0].sum(), *each.sum(axis=0)]
+
+    def _lost(self) -> NDArray[np.float64]:
+        """What is lost by averaging of the two halves of a window, and what the channel that is chosen lacks."""
+        frames, lost, *each = self._halves.sum(axis=0) if self._halves.size else (0.0, 0.0)
+        if self._channel == "loudest" or not sum(each) > frames * len(each) * LEVEL**2:
+            return np.zeros(2)
+        if self._channel == "mix":
+            return np.array([lost / sum(each), 0.0])
+        return np.array([0.0, 1 - float(picked(np.array([each], np.float32), self._channel)[0]) / max(each)])
+
     @property
     def loss(self) -> Loss:
         """What the blocks lost."""
-        cancelled = lacking = 0.0
-        if (total := float(self._each.sum())) > 0 and self._channel == "mix":
-            cancelled = max(0.0, 1 - self._mixed / total)
-        elif total > 0 and self._channel != "loudest":
-            lacking = 1 - float(picked(self._each[None].astype(np.float32), self._channel)[0]) / self._each.max()
         below = self._below / self._all if self._all else 0.0
+        cancelled, lacking = np.maximum(self._worst, self._lost()).tolist()
         return Loss(self._above, self._above_hz, below, cancelled, lacking)
 
 
@@ -209,9 +233,9 @@ def loss_texts(
             "below": f"{who} with up to {percent} of their energy below features.fmin_hz = {low:g} Hz, which the "
             "network does not get",
             "cancelled": f"{who} whose channels cancel each other: averaging them loses up to {percent} of their "
-            "energy; features.channel chooses: left, right, a number or loudest",
-            "lacking": f"{who} with next to nothing in the channel that features.channel = {features.channel} chooses, "
-            "and sound in another; loudest takes that",
+            "energy in a window; features.channel chooses: left, right, a number or loudest",
+            "lacking": f"{who} with windows that have next to nothing in the channel that features.channel = "
+            f"{features.channel} chooses, and sound in another; loudest takes that",
         }[kind]
         out[kind] = [name for name, _ in those], text
     return out

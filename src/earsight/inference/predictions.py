@@ -47,8 +47,8 @@ class Prediction:
     ``read_seconds`` how many seconds before that were used; of others they are empty and None.
 
     ``left_out`` says what of the sound the network did not get, where that is much: the share of energy ``above`` the
-    bands in some moment (around ``above_hz`` Hz), ``below`` them, ``cancelled`` by averaging channels, or ``lacking``
-    in the chosen channel. Empty for windows of recordings.
+    bands in some moment (around ``above_hz`` Hz), ``below`` them, and, in some window, ``cancelled`` by averaging
+    channels or ``lacking`` in the chosen one. Empty for windows of recordings.
     """
 
     path: str  # the file as it was named; empty for an array

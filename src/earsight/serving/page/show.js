@@ -28,7 +28,7 @@ function agreement(answer) {
 // What of the sound the model did not get, where that is much.
 function missing({ left_out: lost }) {
   const parts = [];
-  if ("cancelled" in lost) parts.push(`The sound's channels cancel each other: averaging them loses ${part(lost.cancelled)} of their energy.`);
+  if ("cancelled" in lost) parts.push(`The sound's channels cancel each other: averaging them loses ${part(lost.cancelled)} of a window's energy.`);
   if ("lacking" in lost) parts.push("The channel that the model takes is nearly silent, another is not.");
   if ("above" in lost) parts.push(`Up to ${part(lost.above)} of a moment's energy lies too high for the model, around ${(lost.above_hz / 1000).toFixed(1)} kHz.`);
   if ("below" in lost) parts.push(`${part(lost.below)} of its energy lies too low for the model.`);
