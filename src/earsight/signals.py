@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from earsight.portable import interrupt
@@ -31,6 +33,26 @@ def stop_status(error: KeyboardInterrupt) -> int:
 def keep_stops() -> None:
     """Raise a KeyboardInterrupt again if it came where Python drops exceptions, such as in a ``__del__``."""
     sys.unraisablehook = _dropped
+
+
+@contextmanager
+def stops_wait() -> Iterator[None]:
+    """Hold signals with handlers in Python back until the block ends: for calls in which an exception would be lost."""
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread alone
+        yield
+        return
+    kinds = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {kind: found for kind in kinds if callable(found := signal.getsignal(kind))}
+    waiting: list[int] = []
+    for kind in handlers:
+        signal.signal(kind, lambda number, _frame: waiting.append(number))
+    try:
+        yield
+    finally:
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
+        for number in dict.fromkeys(waiting):
+            signal.raise_signal(number)
 
 
 def _stop(number: int, _frame: object) -> None:

@@ -122,12 +122,13 @@ def test_unknown_code_is_removed(load, tmp_path):
 def test_a_folder_that_others_can_write_is_not_used(load, tmp_path, depth):
     (digests,) = tmp_path.rglob(DIGESTS)
     place = [*reversed(digests.parents)][len(tmp_path.parts) :][depth]
-    for mode in (0o777, 0o775)[: 1 if depth == 0 else 2]:  # a cache folder may be a group's
+    for mode in (0o777, 0o775):
         place.chmod(mode)
         before = digests.stat().st_mtime_ns
         seen, (line,) = load()
         assert seen == "not kept"
         assert line.startswith(f"note: {place}: other users can write there")
+        assert f"chmod go-w '{place}'" in line
         assert digests.stat().st_mtime_ns == before
     place.chmod(0o1777 if depth == 0 else 0o755)  # as /tmp
     assert load() == ("read", [])
@@ -175,21 +176,55 @@ def test_whatever_the_umask_says_only_the_user_can_write(tmp_path, monkeypatch):
         power_kernel.__wrapped__((2, 2, 2, 2), 2)
     finally:
         os.umask(before)
-    for path in (tmp_path / "cache" / "kernels").rglob("*"):
+    for path in (tmp_path / "cache", *(tmp_path / "cache").rglob("*")):
         assert path.name == ".lock" or path.stat().st_mode & 0o022 == 0, path
     kernel = power_kernel.__wrapped__((2, 2, 2, 2), 2)
     assert kernel.stats.cache_hits
 
 
-def test_a_disk_that_fills_up_leaves_nothing_half_written(load, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("numba.core.caching.IndexDataCacheFile._save_data", OSError(28, "No space left on device")),
+        ("numba.core.codegen.CodeLibrary._get_compiled_object", RuntimeError("no compiled object yet")),
+    ],
+)
+def test_code_that_cannot_be_kept_leaves_nothing_half_written(load, tmp_path, monkeypatch, target, error):
     (digests,) = tmp_path.rglob(DIGESTS)
     digests.unlink()
 
-    def full(self, name, data):
-        raise OSError(28, "No space left on device")
+    def refuse(*_):
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr("numba.core.caching.IndexDataCacheFile._save_data", full)
+        patch.setattr(target, refuse)
         assert load()[0] == "not kept"
     assert not code(Path(digests.parent))
     assert load() == ("compiled", [])
+
+
+STOPPED = """
+import llvmlite.binding.executionengine as engine
+import signal
+from earsight.kernels.runtime import compiled
+from earsight.signals import stop_at
+stop_at(signal.SIGTERM)
+real = engine.ExecutionEngine._raw_object_cache_notify
+def notify(self, data):
+    signal.raise_signal(signal.SIGTERM)
+    real(self, data)
+engine._notify_c_hook = engine._ObjectCacheNotifyFunc(notify)
+try:
+    compiled("add_gradient", "float32")
+except KeyboardInterrupt as error:
+    print("stopped", error.args)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_a_stop_while_llvm_hands_code_over_waits_for_its_end(tmp_path):
+    """It would be dropped there, and the code with it: numba would have nothing to keep, and end in a traceback."""
+    environment = os.environ | {"EARSIGHT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", STOPPED], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("stopped (143,)\n", "")
+    assert len(code(tmp_path)) == 2  # whole, before the process stops

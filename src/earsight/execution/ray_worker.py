@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from earsight.cache import default_cache
+from earsight.cache import made_cache
 from earsight.errors import DataError, EarsightError, RunError
 from earsight.execution.ray_cluster import SCRATCH
 from earsight.execution.ray_mailbox import Files
@@ -200,7 +200,7 @@ def _store_folder(prepared: Prepared, mailbox: Any) -> Path:
         )
     if not _alone() and (source / DESCRIPTION).is_file():  # the folder's name is the key of its content
         return source
-    target = default_cache() / key
+    target = made_cache() / key
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{key}.lock")):
         if (target / DESCRIPTION).is_file():

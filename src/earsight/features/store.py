@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.cache import default_cache
+from earsight.cache import default_cache, made_cache
 from earsight.data.datasets import Dataset
 from earsight.features.augment import Draws, step_indices
 from earsight.features.content_key import content_key, earlier_folder
@@ -192,7 +192,7 @@ def open_store(
     DataError
         If the disk has too little room, or the folder cannot be made.
     """
-    cache = cache or default_cache()
+    cache = cache or made_cache()
     windows = windows or single_windows(len(dataset.clips))
     key = store_key(dataset, features, semitones, cache=cache, windows=windows)
     folder = cache / key

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from earsight.cache import default_cache
+from earsight.cache import default_cache, made_cache
 from earsight.data.datasets import Dataset
 from earsight.features.augment import Draws, step_indices
 from earsight.features.content_key import content_key, earlier_folder
@@ -144,7 +144,7 @@ def open_waves(
     look: Callable[[], None] | None = None,
 ) -> Waves:
     """Open a data set's waves, decoding missing rows; arguments and errors as in `open_store`."""
-    cache = cache or default_cache()
+    cache = cache or made_cache()
     windows = windows or single_windows(len(dataset.clips))
     key = waves_key(dataset, features, cache=cache, windows=windows)
     folder = cache / key

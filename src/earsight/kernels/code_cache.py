@@ -2,7 +2,7 @@
 
 Comes in: the folder of a kernel, and a function that has numba compile it. Goes out: the kernel. Numba's files are
 pickles, which can run code, so a file whose SHA-256 is not in ``SHA256SUMS`` beside it is removed and the kernel
-compiled anew. Folders that other users can write are not used; the cache folder above them may be a group's.
+compiled anew. Folders that a group or others can write are not used, the cache folder above them neither.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from earsight.cache import default_cache
+from earsight.cache import default_cache, made_cache
 from earsight.files import replacing
+from earsight.signals import stops_wait
 
 T = TypeVar("T")
 DIGESTS = "SHA256SUMS"
@@ -51,12 +52,15 @@ def load_or_compile(folder: Path, build: Callable[[bool], T]) -> T:
     Where nothing can be kept, or others could have written it, this is ``build(False)``. One process at a time compiles
     a kernel; what it compiled for others is read by them.
     """
+    build = _undisturbed(build)
     settings = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": f"{__name__}.{CodePlace.__name__}"}
     try:
         if _is_private(folder):
             with numba_settings(**settings):
                 return build(True) if _is_whole(folder) else _compile(folder, build)
-    except OSError:  # the disk is full or may not be written, or another process is stopped while it compiles
+    except (OSError, RuntimeError):
+        # The disk is full or may not be written, another process is stopped while it compiles, or numba lacks the
+        # object code that it wants to keep.
         pass
     return build(False)
 
@@ -115,20 +119,30 @@ def numba_settings(**values: Any) -> Iterator[None]:
                 setattr(config, name, value)
 
 
+def _undisturbed(build: Callable[[bool], T]) -> Callable[[bool], T]:
+    """LLVM hands code over in callbacks of C, where Python drops exceptions: a stop there would lose the code."""
+
+    def built(keep: bool) -> T:
+        with stops_wait():
+            return build(keep)
+
+    return built
+
+
 def _is_private(folder: Path) -> bool:
     """Make the folder and whether this user alone can write on the way to it; else that is reported.
 
-    A cache folder may be writable for a group, or for all if it is sticky as /tmp is: what is in it stays its owner's.
+    A cache folder may be writable for others if it is sticky as /tmp is: what is in it stays its owner's.
     """
-    top = default_cache()
-    top.mkdir(parents=True, exist_ok=True)
+    top = made_cache()
     sticky = bool(top.stat().st_mode & stat.S_ISVTX)
     for place in (top, *reversed([one for one in (folder, *folder.parents) if top in one.parents])):
         place.mkdir(mode=0o700, exist_ok=True)
-        if _others_write(place, 0o022 if place != top else 0 if sticky else 0o002):
+        if _others_write(place, 0 if place == top and sticky else 0o022):
             _warn(
                 f"{place}: other users can write there, so compiled kernels are neither read nor kept, and every "
-                "process compiles its own; remove the folder, or take another one with EARSIGHT_CACHE"
+                f"process compiles its own; if it is yours alone, chmod go-w '{place}', else take another folder with "
+                "EARSIGHT_CACHE"
             )
             return False
     return os.access(folder, os.W_OK)
@@ -173,7 +187,7 @@ def _compile(folder: Path, build: Callable[[bool], T]) -> T:
             with replacing(folder / DIGESTS) as part:
                 part.write_bytes(_digests(folder))
                 part.chmod(0o644)
-        except OSError:
+        except (OSError, RuntimeError):
             _clear(folder)
             raise
         return kernel

@@ -34,7 +34,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from earsight.cache import default_cache
+from earsight.cache import made_cache
 from earsight.data.download import fetch
 from earsight.errors import DataError, ModelError, remedy_of
 from earsight.files import take_place
@@ -182,7 +182,7 @@ def _address(name: str) -> str:
 
 def _kept(name: str) -> Path:
     """The folder of downloaded weights of a backbone."""
-    return default_cache() / "weights" / name
+    return made_cache() / "weights" / name
 
 
 def _digest_in(path: Path) -> str:
