@@ -92,6 +92,30 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same(run, found, tmp_path, monk
     assert measured == [row["clip"] for row in found["rows"][2:]]
 
 
+@pytest.mark.parametrize(
+    ("place", "old", "new", "said", "again"),
+    [
+        (2, '"explained"', '"explaimed"', "1 row damaged; those clips are measured anew", 1),
+        (2, '"row"', '"roz"', "1 row damaged", 1),
+        (2, '"crc"', '"cqc"', "1 row damaged", 1),
+        (2, "{", "[", "1 row damaged", 1),
+        (0, "{", "[", "its settings cannot be read, so all clips are measured anew", 6),
+    ],
+)
+def test_damaged_rows_are_said_and_measured_anew(
+    run, found, tmp_path, monkeypatch, caplog, place, old, new, said, again
+):
+    copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
+    kept = copy / "analysis" / "boundaries.jsonl"
+    lines = kept.read_text().splitlines()
+    lines[place] = lines[place].replace(old, new, 1)
+    kept.write_text("\n".join(lines) + "\n")
+    measured, real = [], observation._measure
+    monkeypatch.setattr(observation, "_measure", lambda *one, **named: measured.append(1) or real(*one, **named))
+    assert observe_boundaries(copy, clips=3, most_steps=16) == found
+    assert (len(measured), len(caplog.messages), said in caplog.text) == (again, 1, True)
+
+
 def test_other_settings_or_another_model_begin_anew(run, found, tmp_path, monkeypatch):
     copy = shutil.copytree(run, tmp_path / "run", copy_function=shutil.copy2)
     path = copy / "fold-1" / "seed-0" / "model.safetensors"

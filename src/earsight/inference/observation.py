@@ -19,8 +19,8 @@ import torch
 from earsight.analysis.attribution import integrated_gradients
 from earsight.analysis.boundaries import NAMES, bootstrap_mean, measure_clip
 from earsight.data.audio import file_of
-from earsight.errors import AudioError, ModelError, RunError
-from earsight.files import content_digest, json_text, replace_text, say_once
+from earsight.errors import AudioError, ModelError, RunError, counted
+from earsight.files import content_digest, json_text, replace_text, say_damage, say_once
 from earsight.inference.explanation import FromBands, bands_of, strongest_window
 from earsight.inference.model import Model
 from earsight.training.heldout import HeldOut, held_out
@@ -106,13 +106,19 @@ class _KeptRows:
         self._path = path
         self._rows: dict[str, dict[str, Any]] = {}
         try:
-            head, *lines = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have cut the last line
-            if json.loads(head) == settings:
-                entries = [json.loads(line) for line in lines]
-                whole = [one for one in entries if "crc" not in one or one == _with_crc(one["key"], one["row"])]
-                self._rows = {json.dumps(entry["key"]): entry["row"] for entry in whole}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # not there, damaged, or of another version: begun anew below
+            head, *lines = path.read_bytes().split(b"\n")[:-1]  # a kill may have cut the last line
+        except OSError:
+            head, lines = json_text(settings).encode(), []
+        except ValueError:  # empty
+            head, lines = b"", []
+        found = _entry(head)
+        if found is None:
+            say_damage(f"{path}: its settings cannot be read, so all clips are measured anew")
+        elif found == settings:
+            entries = [_whole(_entry(line)) for line in lines]
+            self._rows = {json.dumps(entry["key"]): entry["row"] for entry in entries if entry}
+            if None in entries:
+                say_damage(f"{path}: {counted(entries.count(None), 'row')} damaged; those clips are measured anew")
         path.parent.mkdir(parents=True, exist_ok=True)
         body = [_with_crc(json.loads(key), row) for key, row in self._rows.items()]
         replace_text(path, "".join(json_text(entry) + "\n" for entry in [settings, *body]))
@@ -131,6 +137,22 @@ class _KeptRows:
             file.write(json_text(_with_crc(key, row)) + "\n")
         self._rows[json.dumps(key)] = row
         return row
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """A line's object; None if it is damaged."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _whole(entry: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A row and its key, if they fit their checksum; earlier versions wrote none, and nothing else beside both."""
+    if entry is None or not {"key", "row"} <= set(entry) <= {"key", "row", "crc"}:
+        return None
+    return entry if "crc" not in entry or entry == _with_crc(entry["key"], entry["row"]) else None
 
 
 def _with_crc(key: list[Any], row: dict[str, Any]) -> dict[str, Any]:
