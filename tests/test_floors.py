@@ -181,8 +181,8 @@ def test_the_figures_of_the_house():
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
     assert found["core files"] <= 83
-    assert found["core lines"] <= 20_950
-    assert found["lines"] <= 43_600
+    assert found["core lines"] <= 21_020
+    assert found["lines"] <= 43_750
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.
     assert [place.split(":")[0] for place in found["write beside, then rename"]] == 3 * ["files.py"]

@@ -51,6 +51,36 @@ def test_columns_that_look_like_a_group(tmp_path, column, values, named):
 
 
 @pytest.mark.parametrize(
+    ("column", "values", "meant"),
+    [
+        ("subset", "train test", "split"),
+        ("Data Set", "dev eval", "split"),
+        ("partition", "training testing", "split"),
+        ("usage", "train test", "split"),
+        ("cv_fold", "1 2", "fold"),
+        ("set", "red blue", None),
+        ("subset", "train train", None),
+    ],
+)
+def test_columns_that_look_like_a_split(tmp_path, column, values, meant):
+    rows = [f"{n}.wav,{'xy'[n // 2]},{values.split()[n % 2]}" for n in range(4)]
+    notes = open_dataset(listed(tmp_path, f"path,label,{column}", *rows), folds=2).notes
+    said = f"column '{column.lower()}' is not used; did you mean {meant}? Rename it so, and it says what is held out"
+    assert (said in notes) is (meant is not None)
+    assert any("not used" in note for note in notes)
+    notes = open_dataset(
+        listed(tmp_path, f"path,label,{column},fold", *(f"{row},{n % 2}" for n, row in enumerate(rows)))
+    ).notes
+    assert not any("did you mean" in note for note in notes)
+
+
+def test_every_column_that_looks_like_a_group_is_named(tmp_path):
+    rows = [f"{n}.wav,{'xy'[n % 2]},s{n // 2},{n // 3}" for n in range(4)]
+    notes = open_dataset(listed(tmp_path, "path,label,speaker,site", *rows), folds=2).notes
+    assert [note.split("'")[1] for note in notes if "did you mean group?" in note] == ["speaker", "site"]
+
+
+@pytest.mark.parametrize(
     "columns",
     [
         *("begin,end", "Start Time,Stop", "Begin Time (s),End Time (s)", "onset_s,offset_s", "start,duration"),

@@ -153,6 +153,20 @@ def test_arrays_say_what_their_files_do(classifier, synthetic, tmp_path, dtype, 
     assert classifier.predict(wave, rate=rate).path == ""
 
 
+def test_a_rate_beside_a_file_and_masked_samples_are_refused(classifier, synthetic):
+    path = synthetic.file(7)
+    with path.open("rb") as file:
+        for sound in (str(path), path, path.read_bytes(), file):
+            with pytest.raises(DataError, match=r"rate=22050 was given with a sound file.*: leave rate out"):
+                classifier.predict(sound, rate=22050)
+    wave, rate = soundfile.read(path, dtype="float32")
+    masked = np.ma.masked_greater(wave, np.sort(wave)[-10])
+    with pytest.raises(DataError, match=r"a masked array, 9 of whose values are masked.*filled\(0\)"):
+        classifier.predict(masked, rate=rate)
+    found, same = (classifier.predict(one, rate=rate) for one in (np.ma.array(wave), wave))  # masks nothing
+    np.testing.assert_array_equal(_as_array(classifier, [found]), _as_array(classifier, [same]))
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_every_orientation_and_type_says_the_same(classifier, synthetic, tmp_path, channels):
     plain, rate = soundfile.read(synthetic.file(7), dtype="int16")

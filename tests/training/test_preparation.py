@@ -133,6 +133,31 @@ def test_clips_that_do_not_open_are_found_before_any_spectrogram_is_computed(tmp
     assert decoded == [11]  # that one alone, for damage may lie behind what is used
 
 
+@pytest.mark.parametrize("fault", ["NaN", "FLAC", "behind"])
+def test_what_decoding_alone_shows_is_found_before_any_spectrogram_is_computed(tmp_path, monkeypatch, fault):
+    for name, label in itertools.product(range(5), "ab"):
+        place = tmp_path / label / f"{name}.x"
+        place = place.with_suffix(".flac" if fault == "FLAC" else ".wav")
+        place.parent.mkdir(exist_ok=True)
+        wave = np.random.default_rng(name + 9 * (label == "b")).normal(0, 0.1, 24000)
+        wave[20000] = np.nan if (name, label) == (4, "b") and fault != "FLAC" else 0
+        soundfile.write(place, wave, 8000, **({} if fault == "FLAC" else {"subtype": "FLOAT"}))
+    if fault == "FLAC":
+        content = bytearray(place.read_bytes())
+        content[len(content) // 2] ^= 0x55
+        place.write_bytes(content)
+    decoded, original = [], row_file.read_clip
+    monkeypatch.setattr(row_file, "read_clip", lambda *given: decoded.append(given[1]) or original(*given))
+    recipe = Recipe().override(["augment.pitch_semitones=0", "training.windows=first"])
+    if fault == "behind":  # what is not used stops nothing
+        short = recipe.override(["features.clip_seconds=2"])
+        assert prepare(open_dataset(tmp_path), short, cache=tmp_path / "cache").skipped == ()
+        return
+    with pytest.raises(DataError, match=r"1 of 10 clips cannot be read: b/4\.\w+: (NaN|damaged at 1\.)"):
+        prepare(open_dataset(tmp_path), recipe, cache=tmp_path / "cache")
+    assert decoded == [9]
+
+
 def test_damage_behind_what_is_used_of_a_clip_stops_nothing(tmp_path):
     for name, label in itertools.product(range(5), "ab"):
         place = tmp_path / "data" / label / f"{name}.wav"

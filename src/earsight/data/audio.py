@@ -312,6 +312,18 @@ def read_blocks(path: Path | str) -> Iterator[tuple[Wave, int]]:
             yield block, sound.decoder.rate_hz
 
 
+def probe(path: Path | str) -> None:
+    """Raise the `AudioError` of a file that does not open, or that decoding alone shows to be damaged or to hold NaN.
+
+    PCM and what has its checksums or frames looked through already is not decoded.
+    """
+    with opened(path) as sound:
+        kind, coding = sound.decoder.format, sound.decoder.coding
+        plain = coding.startswith(("PCM_", "ULAW", "ALAW")) and not coding.startswith("PCM_F") and kind != "FLAC"
+        for _ in () if plain or kind in ("OGG", "MP3") else blocks(sound, limit=None, mono=False, values=_VALUES):
+            pass
+
+
 def _seen(block: Wave, channel: Channel, sound: Sound, observe: Observer | None) -> Wave:
     """The channel of a block, after it was shown to the observer."""
     if observe is not None:

@@ -34,6 +34,9 @@ _GROUP = re.compile(
     r"(speaker|source|src|recording|recordist|session|subject|patient|individual|site|location|station|author|uploader|"
     r"artist|user|singer|actor|participant|animal|identifier|fs|freesound)(_?(id|name|file|label|no|number))?"
 )
+_SPLIT = re.compile(
+    r"(data_?)?(sub_?set|set|partition|part|usage|phase|folds?|split)(_?(id|name|no|number|type))?|cv(_?fold)?"
+)
 _BEGIN = {"begin", "begins", "start", "starts", "onset", "xmin", "tmin", "from", "tstart", "tbegin", "t0", "t1"}
 _END = {"end", "ends", "stop", "offset", "duration", "xmax", "tmax", "to", "tend", "tstop", "t1", "t2"}
 _BESIDE = {"s", "ms", "sec", "secs", "second", "seconds", "time", "times", "sample", "samples", "frame", "frames"} | {
@@ -416,17 +419,24 @@ def _split_column(rows: list[Row], *, where: Path, notes: list[str]) -> list[int
 
 
 def _unused(table: Table, used: Sequence[str]) -> list[str]:
-    """One line with the columns that nothing is done with, and one on a column that looks like a group."""
+    """One line with the columns that nothing is done with, and one on each that looks like a group or a split."""
     left = list(dict.fromkeys(column for column in table.columns if column not in used))
     notes = []
-    for column in left if "group" not in used else ():
-        place = table.columns.index(column)
-        sizes = len({values[place] for _, values in table.rows})
-        if _GROUP.fullmatch(column.replace(" ", "_")) and 1 < sizes < len(table.rows):
-            what = f"is not used; it has {sizes} values for {len(table.rows)} clips: did you mean group?"
-            notes.append(f"column '{column}' {what} Clips of a 'group' are never torn apart")
-            left.remove(column)
-            break
+    for column in list(left):
+        place, spelt = table.columns.index(column), column.replace(" ", "_")
+        values = {values[place] for _, values in table.rows}
+        what = f"column '{column}' is not used; "
+        if "group" not in used and _GROUP.fullmatch(spelt) and 1 < len(values) < len(table.rows):
+            what += f"it has {len(values)} values for {len(table.rows)} clips: did you mean group? Clips of a 'group' "
+            notes.append(what + "are never torn apart")
+        elif not {"fold", "split"} & set(used) and _SPLIT.fullmatch(spelt) and 1 < len(values) < 21:
+            if not all(is_part(value) or value.isdecimal() for value in values):
+                continue
+            named = "fold" if all(map(str.isdecimal, values)) else "split"
+            notes.append(f"{what}did you mean {named}? Rename it so, and it says what is held out")
+        else:
+            continue
+        left.remove(column)
     if left:
         shown = ", ".join(column or "(without a name)" for column in left[:20]) + (", ..." if len(left) > 20 else "")
         notes.insert(0, f"columns that are not used: {shown}")

@@ -90,7 +90,11 @@ def opened(
 
     Bytes and open files lie in a temporary file while the block runs. Raises what `predict` does.
     """
-    rate = None if rate is None else _rate(rate)  # a wrong one is named with files too, which need none
+    rate = None if rate is None else _rate(rate)
+    if rate is not None and (
+        isinstance(sound, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sound, "read")
+    ):
+        raise DataError(f"rate={rate} was given with a sound file, whose header says its rate: leave rate out")
     if isinstance(sound, str | os.PathLike):
         yield OpenSound(str(sound), str(sound), features, note)
     elif isinstance(sound, bytes | bytearray | memoryview) or hasattr(sound, "read"):
@@ -136,6 +140,11 @@ def _array(sound: Any) -> NDArray[Any]:
         raise DataError(f"found a wave together with its rate; give them apart: predict(wave, rate=rate), of {names}")
     if not isinstance(sound, np.ndarray | list | tuple) and not hasattr(sound, "__array__"):
         raise DataError(f"found {type(sound).__name__}; {_HOW}")
+    if isinstance(sound, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(sound).sum())):
+        raise DataError(
+            f"found a masked array, {hidden} of whose values are masked, and what sounds there is not known: give "
+            "wave.filled(0) for silence, or wave.compressed() to leave them out"
+        )
     try:
         return np.asarray(sound)
     except ValueError as error:

@@ -237,15 +237,15 @@ def _cuts(windows: ClipWindows | None) -> NDArray[np.int64]:
 
 
 def _look(files: Mapping[str, Path], fault: Callable[[str], str]) -> None:
-    """Open every file, by its name, before hours go into the spectrograms; DataError if some do not open.
+    """Probe every file, by its name, before hours go into the spectrograms; DataError if some cannot be read.
 
     ``fault`` says of a damaged one why what is used of it cannot be read: "" where the damage lies behind that.
     """
 
     def look(name: str) -> str:
         try:
-            with audio.opened(files[name]):
-                return ""
+            audio.probe(files[name])
+            return ""
         except AudioError:
             return f"{name}: {reason}" if (reason := fault(name)) else ""
 
