@@ -178,6 +178,28 @@ def test_a_gap_in_the_timestamps_is_named(tmp_path, made, kind, container):
     assert " s of sound are missing" in found
 
 
+@pytest.mark.parametrize("kind", ["WMA 1", "WMA 2"])
+def test_a_wma_damaged_or_cut_midway_is_named(tmp_path, made, kind):
+    content, whole = made(kind), read(tmp_path / "x", made(kind))
+    middle, seconds = len(content) // 2, len(whole) / RATE / 2
+    for damaged in (
+        content[:middle] + b"\x55" * 4000 + content[middle + 4000 :],
+        content[:middle] + bytes(8000) + content[middle + 8000 :],
+        content[:middle] + content[middle + 1000 :],
+    ):
+        found = reason(tmp_path / "x", damaged)
+        assert found.startswith("damaged at ")
+        assert found.split(" s ", 1)[1].startswith("(bytes that are no packet)")
+        assert float(found.split()[2]) == pytest.approx(seconds, abs=0.6)
+        excused = []
+        heard = audio.read(tmp_path / "x", sample_rate_hz=RATE, excuse=lambda why, at: excused.append(at))
+        np.testing.assert_array_equal(heard, whole[: len(heard)])
+        assert len(heard) == pytest.approx(excused[-1] * RATE)
+        assert excused[-1] == pytest.approx(seconds, abs=0.6)
+    for cut in (1, 3200, middle):
+        assert f"truncated: {cut} bytes" in reason(tmp_path / "x", content[:-cut])
+
+
 @pytest.mark.parametrize(
     "kind", ["AAC in MPEG-TS", "MP2 in MPEG-TS", "AC-3 in MPEG-TS", "Opus in live WebM", "WavPack"]
 )

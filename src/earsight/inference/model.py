@@ -236,7 +236,7 @@ class Model:
             Arrays are (samples,), (samples, channels) or (channels, samples): the channels are the axis of at most 8,
             the samples that of more than 16. Floats have full scale at 1, and integers theirs.
         rate : float, optional
-            Of an array, in Hz; must be given for one.
+            Of an array, in Hz; must be given for one, and for nothing else.
         first : bool
             Use only the first window, however long the sound is.
 
