@@ -1,5 +1,7 @@
 """Which channel and which band of a sound reach the network, and what is said of the rest."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import soundfile
@@ -156,6 +158,19 @@ def test_blocks_of_any_size_measure_the_same():
     short = Meter(features)
     short.add(wave[:7], 256000)
     assert short.loss == Loss()
+
+
+def test_a_rate_that_a_header_claims_costs_no_memory():
+    """20 ms at 4 GHz are 80 million samples, which a file of 4 kB would have made."""
+    meter, block = Meter(Features(sample_rate_hz=22050)), np.full((2000, 1), 0.1, np.float32)
+    tracemalloc.start()
+    try:
+        meter.add(block, 4_000_000_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
+    assert meter.frames == 2000
 
 
 def test_the_rate_follows_the_energy():

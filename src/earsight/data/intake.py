@@ -91,6 +91,10 @@ class Loss:
 NO_LOSS = Loss()
 
 
+_MOST_SAMPLES = 1 << 16
+"""Of a moment: 20 ms at 3.3 MHz. Higher rates are claims of a header, which may be of 4 GHz, and cost no memory."""
+
+
 class Meter:
     """Measures blocks of one sound, ``frames`` in all; `loss` is what they lost so far."""
 
@@ -159,7 +163,7 @@ class Meter:
 
 def moments(block: Wave, rate_hz: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
     """Mean squares of a block's moments by frequency, summed over channels, (moments, bins); and the bins' Hz."""
-    size = max(16, round(MOMENT_SECONDS * rate_hz))
+    size = min(max(16, round(MOMENT_SECONDS * rate_hz)), _MOST_SAMPLES)
     count = max(1, len(block) // size)
     padded = block if len(block) >= size else np.pad(block, ((0, size - len(block)), (0, 0)))
     window = np.hanning(size + 1)[:-1].astype(np.float32)
