@@ -333,6 +333,20 @@ def test_alac_in_caf_whose_table_counts_whole_packets_is_whole(tmp_path):
 # What is whole of a damaged sound
 
 
+def test_an_opus_that_libsndfile_stops_in_is_read_to_its_end_where_its_pages_are_whole(tmp_path, monkeypatch):
+    content = written(rate=48000, format="OGG", subtype="OPUS")
+    whole, original = read(tmp_path, content), decoders._Sndfile._read_into
+
+    def stopping(self, file, block):
+        return (0, "malformed") if self._at >= 100_000 else original(self, file, block[: 100_000 - self._at])
+
+    monkeypatch.setattr(decoders._Sndfile, "_read_into", stopping)
+    monkeypatch.setattr(audio, "_BLOCK_VALUES", 50_000)
+    np.testing.assert_allclose(read(tmp_path, content), whole, atol=1e-4)
+    monkeypatch.setattr(decoders, "has_ffmpeg", lambda: False)
+    assert "damaged at 2.08 s (malformed)" in reason(tmp_path, content)
+
+
 def test_what_is_whole_before_damage_is_read_where_it_is_excused(tmp_path):
     content = written(format="FLAC")
     damaged = bytearray(content)

@@ -181,7 +181,7 @@ def test_a_gap_in_the_timestamps_is_named(tmp_path, made, kind, container):
 @pytest.mark.parametrize("kind", ["WMA 1", "WMA 2"])
 def test_a_wma_damaged_or_cut_midway_is_named(tmp_path, made, kind):
     content, whole = made(kind), read(tmp_path / "x", made(kind))
-    middle, seconds = len(content) // 2, len(whole) / RATE / 2
+    middle, seconds, excused = len(content) // 2, len(whole) / RATE / 2, list[float]()
     for damaged in (
         content[:middle] + b"\x55" * 4000 + content[middle + 4000 :],
         content[:middle] + bytes(8000) + content[middle + 8000 :],
@@ -191,7 +191,6 @@ def test_a_wma_damaged_or_cut_midway_is_named(tmp_path, made, kind):
         assert found.startswith("damaged at ")
         assert found.split(" s ", 1)[1].startswith("(bytes that are no packet)")
         assert float(found.split()[2]) == pytest.approx(seconds, abs=0.6)
-        excused = []
         heard = audio.read(tmp_path / "x", sample_rate_hz=RATE, excuse=lambda why, at: excused.append(at))
         np.testing.assert_array_equal(heard, whole[: len(heard)])
         assert len(heard) == pytest.approx(excused[-1] * RATE)

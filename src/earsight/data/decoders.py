@@ -135,6 +135,7 @@ class _Sndfile:
         self.format, self.coding = str(file.format), str(file.subtype)
         self.frames = link.frames if link.frames is not None else int(file.frames) if file.frames < _UNCOUNTED else 0
         self._at = 0
+        self._rest: FfmpegDecoder | None = None
 
     def _opened(self) -> Any:
         import soundfile
@@ -161,8 +162,15 @@ class _Sndfile:
 
     def read(self, frames: int) -> Wave:
         """See `Decoder`."""
+        if self._rest is not None:
+            block = self._rest.read(frames)
+            self.damage = self._rest.damage
+            return block
         block = np.empty((frames, self.channels), dtype=np.float32)
         got, damage = self._read_into(self._file, block)
+        if damage and self.format == "OGG" and (rest := self._by_ffmpeg()) is not None:
+            self._rest = rest
+            return self.read(frames)
         if damage:
             # The block is read once more in small steps, so that all before the damaged place is kept.
             got = self._whole(self._at, frames, block)
@@ -175,6 +183,19 @@ class _Sndfile:
             self.damage = damage
         self._at += got
         return block[:got]
+
+    def _by_ffmpeg(self) -> FfmpegDecoder | None:
+        """FFmpeg at the next frame, for an Ogg: libsndfile refuses the last page of some Opus files that are whole."""
+        try:
+            rest = FfmpegDecoder(self._descriptor, self._link, "ogg", "") if has_ffmpeg() else None
+        except Refused:
+            return None
+        if rest is None or (rest.rate_hz, rest.channels) != (self.rate_hz, self.channels):
+            return None
+        left = self._at
+        while left and (passed := len(rest.read(min(left, _STEP * 64)))):
+            left -= passed
+        return rest
 
     def _read_into(self, file: Any, block: Wave) -> tuple[int, str]:
         """Frames that were read, and what is damaged among them."""
@@ -231,6 +252,8 @@ class _Sndfile:
     def close(self) -> None:
         """See `Decoder`."""
         self._file.close()
+        if self._rest is not None:
+            self._rest.close()
 
 
 class _Joined:
