@@ -14,19 +14,23 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 from report_runs import MACHINE, make_run, small_recipe
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from earsight.calibration.temperature import expected_calibration_error
+from earsight.data.layouts import open_dataset
 from earsight.errors import RunError
 from earsight.evaluation.classes import mistakes
 from earsight.evaluation.metrics import softmax
-from earsight.evaluation.summary import read_run, summarize
+from earsight.evaluation.summary import read_run, summarize, write_summary
 from earsight.reports.html import shown
 from earsight.reports.report import make_report
 from earsight.reports.runs import read_for_report
 from earsight.reports.sections import comparison_section, holm
+from earsight.training.preparation import prepare
+from earsight.training.trial import Trial, run_trial
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -419,3 +423,19 @@ def test_an_ensemble_shows_its_parts(tmp_path):
     (ensemble / "ensemble.json").write_text('{"rows": []}')
     page, _ = page_of(ensemble)
     assert "its parts are left out" in page.text
+
+
+def test_clips_exchanged_since_the_run_are_said_and_not_played(synthetic_folder, tiny_recipe, tmp_path):
+    """With sizes and times kept, as by `mv`; who copied the data set finds all its sounds."""
+    sounds = shutil.copytree(synthetic_folder, tmp_path / "sounds")
+    ready = prepare(open_dataset(sounds), tiny_recipe, cache=tmp_path, workers=1)
+    run_trial(ready, Trial(1, 0), run=tmp_path / "run", device=torch.device("cpu"))
+    write_summary(tmp_path / "run", machine={})
+    page, _ = page_of(tmp_path / "run", mistakes=3, data=shutil.copytree(sounds, tmp_path / "copy"))
+    assert (len(page.values("audio", "src")), "is not the sound that was tested" in page.text) == (3, False)
+    first, second = (sounds / one.clip for one in mistakes(read_run(tmp_path / "run"))[:2])
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    page, _ = page_of(tmp_path / "run", mistakes=3)
+    assert (len(page.values("audio", "src")), page.text.count("is not the sound that was tested")) == (1, 2)

@@ -33,7 +33,7 @@ from earsight.evaluation.statistics import (
 )
 from earsight.files import read_arrays, read_lines, read_state, write_state
 
-_NAMES = ("clip", "label", "target", "logits", "classes", "distance", "group")
+_NAMES = ("clip", "label", "target", "logits", "classes", "distance", "group", "sound")
 _TABLES = 5
 """At most so many csv files are opened for a run's sources."""
 
@@ -59,6 +59,8 @@ class Predictions:
         Of clips that may have several labels: 1, 0, or NaN where that is not known; ``labels`` are then all -1.
     validation : Predictions, optional
         What the same network predicts for the data set's validation part, where there is one; from `read_run` alone.
+    sounds : ndarray of uint8, shape (clips, 16), optional
+        Digest of each decoded sound, where a clip is a file and one window: it shows whether files were exchanged.
     """
 
     clips: NDArray[np.str_]
@@ -70,6 +72,7 @@ class Predictions:
     groups: NDArray[np.str_] | None = None
     targets: NDArray[np.float32] | None = None
     validation: Predictions | None = None
+    sounds: NDArray[np.uint8] | None = None
 
     @property
     def marks(self) -> NDArray[np.float32]:
@@ -111,6 +114,7 @@ def read_predictions(path: Path) -> Predictions:
             distance=held.get("distance"),
             groups=held.get("group"),
             targets=targets,
+            sounds=held.get("sound"),
         )
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not {what} ({error}); {remedy}") from error

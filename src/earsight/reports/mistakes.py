@@ -7,6 +7,7 @@ white, dark where it is loud) and MP3 (FLAC where libsndfile writes no MP3), the
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ PLAYER_RATE_HZ = 24_000
 """Sampling rate of the players: frequencies above 12 kHz are left out to keep the page small."""
 PLAYER_SECONDS = 60.0
 """Longer clips are cut at this length in their players."""
+_EXCHANGED = (
+    "Its file is not the sound that was tested: it was changed or exchanged since, or another decoder reads it here."
+)
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,25 @@ def worst_mistakes(run: RunRead, *, data: Path | None, most: int) -> WorstMistak
     for one in chosen:
         try:
             file = files[one.fold, one.clip]
+            if _exchanged(run, one, file):
+                shown.append(ShownMistake(one, None, _EXCHANGED))
+                continue
             shown.append(ShownMistake(one, _clip_media(file, front_end), _part_shown(file, run.recipe.features)))
         except AudioError as error:
             shown.append(ShownMistake(one, None, f"Its sound cannot be read: {error.reason}."))
     return WorstMistakes(tuple(shown), len(wrong), tested)
+
+
+def _exchanged(run: RunRead, one: Mistake, file: Path) -> bool:
+    """Whether a file decodes to another sound than the run tested; not known of runs of earlier versions."""
+    features = run.recipe.features if run.recipe else None
+    trial = next(found for found in run.trials if found.about["fold"] == one.fold and one.clip in found.clips)
+    if trial.sounds is None or features is None:
+        return False
+    seconds = features.samples / features.rate
+    wave = audio.read(file, sample_rate_hz=features.rate, seconds=seconds, channel=features.channel)
+    digest = hashlib.blake2b(wave[: features.samples].tobytes(), digest_size=16).digest()
+    return digest != trial.sounds[trial.clips.tolist().index(one.clip)].tobytes()
 
 
 def _part_shown(file: Path, features: Features) -> str:

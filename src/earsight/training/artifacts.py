@@ -203,5 +203,7 @@ def _write_predictions(
     if dataset.sources_known:
         measured["group"] = dataset.groups[rows]
     measured["target" if dataset.several else "label"] = (dataset.targets if dataset.several else dataset.labels)[rows]
+    if cut is None and not any(dataset.clips[row].part for row in rows):
+        measured["sound"] = np.asarray(prepared.store.sounds)[rows]
     names = np.array([dataset.clips[row].name for row in rows])
     save_arrays(path, about, {"clip": names, "logits": logits, "classes": np.array(dataset.classes), **measured})
