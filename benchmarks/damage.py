@@ -39,6 +39,10 @@ TUNE = ["tune", "default", "data", "--on", "local", "--grid", "training.learning
 TUNE += ["--threads", "1", "--cache", "cache", *RECIPE]
 SWEEP = ["analyze", "cutoff", "data", "--stages", "block1", "--folds", "1,2", "--threads", "1", "--cache", "newcache"]
 SWEEP += [*RECIPE, "--set", "transfer.cut=none", "--out", "new"]
+SWEEPS = {kind: [SWEEP[0], kind, *SWEEP[2:]] for kind in ("freeze", "fusion")}
+OBSERVE = ["--data", "data", "--clips", "3", "--max-steps", "32", "--threads", "1"]
+FINER = ["--set", "features.bands=32", "--set", "features.frames=48"]  # whose boundaries can be measured
+JOINT = ["ensemble", "run", "--data", "data", "--seeds", "3", "--threads", "1", "--cache", "newcache", "--out", "joint"]
 REPRODUCE = ["reproduce", "table1", "esc10", "--scale", "scale.yaml", "--folds", "1,2", "--threads", "1"]
 REPRODUCE += ["--cache", "newcache", "--out", "new", "--weights", "test_resnet=donor.safetensors"]
 SCALE = """\
@@ -128,6 +132,18 @@ READERS = (
     Reader("checkpoint", TRAIN, ("begun/fold-*/seed-*/*.*",), tuple(f"begun/{one}" for one in _TRIAL)),
     Reader("resumed output", [*PREDICT, "--out", "half", "--resume"], ("half/*", "half/.[fp]*"), ("half/*.csv",)),
     Reader("finished output", [*PREDICT, "--out", "out", "--resume"], ("out/*", "out/.[fp]*"), ("out/*.csv",)),
+    Reader("evaluate", ["evaluate", MODEL, "data", "--json", "--threads", "1"], (MODEL,)),
+    Reader(
+        "compare",
+        ["compare", "run", "observed", "--json", "--threads", "1"],
+        ("run/*.*", "run/fold-*/seed-*/*.*", "observed/fold-*/seed-*/*.*"),
+    ),
+    Reader(
+        "boundaries",
+        ["analyze", "boundaries", "observed", *OBSERVE],
+        ("observed/analysis/*", "observed/fold-*/seed-*/*.*"),
+        ("observed/analysis/*.csv", "observed/analysis/*.json"),
+    ),
     Reader("explain", EXPLAIN, ("explained/*.json",), ("explained/*.wav",)),
     Reader(
         "tune",
@@ -167,6 +183,24 @@ WRITERS = (
         ["train", "data", "--out", "new", "--threads", "1", "--cache", "newcache", *RECIPE],
         (),
         (*(f"new/{one}" for one in _TRIAL), "new/model.safetensors"),
+    ),
+    Reader(
+        "crossval --jobs",
+        [*CROSSVAL, "--jobs", "2", "--out", "new", "--cache", "newcache"],
+        (),
+        tuple(f"new/{one}" for one in _TRIAL),
+    ),
+    Reader("ensemble --seeds", JOINT, (), tuple(f"joint/{one}" for one in _TRIAL)),
+    Reader("check --sources", ["check", "data", "--sources", "new.csv", "--threads", "1"], (), ("new.csv",)),
+    *(
+        Reader(kind, words, (), (*(f"new/*/{one}" for one in _TRIAL), "new/analysis/*.png"))
+        for kind, words in SWEEPS.items()
+    ),
+    Reader(
+        "boundaries from nothing",
+        ["analyze", "boundaries", "observed", *OBSERVE[:-3], "16", "--threads", "1"],  # other steps begin anew
+        (),
+        ("observed/analysis/*.csv", "observed/analysis/*.json"),
     ),
     Reader("analyze", SWEEP, (), (*(f"new/*/{one}" for one in _TRIAL), "new/analysis/*.png")),
     Reader("similarity", ["analyze", "similarity", "run", "--threads", "1"], (), ("run/analysis/*",)),
@@ -210,7 +244,7 @@ def forked(
     """Exit code (None after the kill), standard output and errors of a command in a folder."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_child, args=(words, folder, cache, code, limit), daemon=True)
+    process = context.Process(target=_child, args=(words, folder, cache, code, limit))
     process.start()
     process.join(kill or SECONDS)
     if process.is_alive():
@@ -252,6 +286,8 @@ class Scene:
         self._make_scale()
         for words, code, expected in (
             ([*CROSSVAL, "--out", "run"], "", 0),
+            *([] if few else [([*CROSSVAL, *FINER, "--out", "observed"], "", 0)]),
+            *([] if few else [(["analyze", "boundaries", "observed", *OBSERVE], "", 0)]),
             (TRAIN, STOP_TRAINING, 9),
             ([*PREDICT, "--out", "out"], "", 0),
             ([*PREDICT, "--out", "half"], STOP_WRITING, 9),

@@ -110,7 +110,7 @@ def _exchanged(run: RunRead, one: Mistake, file: Path) -> bool:
     seconds = features.samples / features.rate
     wave = audio.read(file, sample_rate_hz=features.rate, seconds=seconds, channel=features.channel)
     digest = hashlib.blake2b(wave[: features.samples].tobytes(), digest_size=16).digest()
-    return digest != trial.sounds[trial.clips.tolist().index(one.clip)].tobytes()
+    return bool(digest != trial.sounds[trial.clips.tolist().index(one.clip)].tobytes())
 
 
 def _part_shown(file: Path, features: Features) -> str:
