@@ -300,11 +300,12 @@ def test_lossy_codings(tmp_path, of, late):
     assert abs(len(found) - late - len(WAVE)) < (1 if of[0] == "mp4" else 2048)
 
 
+@pytest.mark.parametrize("container", ["webm", "mp4"])
 @pytest.mark.parametrize("rate", [8000, 16000, 24000, 48000])
-def test_the_delay_of_opus_in_webm_is_left_out_at_every_rate(tmp_path, rate):
-    content = by_ffmpeg("webm", "libopus", wave=WAVE[: rate + 1], rate=rate, sample_format="s16")
+def test_the_delay_of_opus_is_left_out_at_every_rate(tmp_path, rate, container):
+    content = by_ffmpeg(container, "libopus", wave=WAVE[: rate + 1], rate=rate, sample_format="s16")
     found = read(tmp_path, content)[:: 48000 // rate]
-    assert len(found) == rate + 1
+    assert rate + 1 - (container == "mp4") <= len(found) <= rate + 1  # its edit list counts milliseconds
     assert offset(found, WAVE[: rate + 1]) == 0
 
 

@@ -489,6 +489,53 @@ def test_alac_and_opus_in_caf_to_the_frame(tmp_path, samples):
         assert np.corrcoef(found, wave)[0, 1] > 0.95
 
 
+def _with_table(caf, sizes, *, in_packet, valid):
+    """A CAF file whose head and packet table say that every packet has so many frames, and no remainder."""
+    at, head = caf.index(b"pakt"), caf.index(b"desc") + 12
+    table = b"".join(bytes([0x80 | size >> 7, size & 127] if size > 127 else [size]) for size in sizes)
+    whole = struct.pack(">qqii", len(sizes), valid, 0, 0) + table
+    end = at + 12 + int.from_bytes(caf[at + 4 : at + 12], "big")
+    content = bytearray(caf[:at] + b"pakt" + struct.pack(">q", len(whole)) + whole + caf[end:])
+    content[head + 20 : head + 24] = struct.pack(">I", in_packet)
+    return bytes(content)
+
+
+def _sizes(caf, *, numbers):
+    """Of each packet of a CAF file, the first of the ``numbers`` that its table holds for it."""
+    at, found, value = caf.index(b"pakt"), [], 0
+    for byte in caf[at + 36 : at + 12 + int.from_bytes(caf[at + 4 : at + 12], "big")]:
+        value = value << 7 | byte & 127
+        if byte < 128:
+            found.append(value)
+            value = 0
+    return found[::numbers]
+
+
+@pytest.mark.parametrize("samples", [1, 2500, 4608, 9217, 100_001])
+def test_flac_in_caf_to_the_frame_also_where_its_table_counts_whole_packets(tmp_path, samples):
+    wave = np.round(WAVE[:samples].astype(np.float64) * 32768).astype(np.int16)
+    caf = by_ffmpeg("caf", "flac", wave=WAVE[:samples], sample_format="s16")
+    sizes = _sizes(caf, numbers=2)
+    assert sizes[-1] == 0  # behind the last one
+    average = samples // (len(sizes) - 1)
+    # As FFmpeg 5.1 writes it: each packet, the empty one too, has as many frames as the others on average.
+    old = _with_table(caf, sizes, in_packet=average, valid=len(sizes) * average)
+    for content in (caf, old):
+        np.testing.assert_array_equal(read(tmp_path / "x", content), wave / np.float32(32768))
+    lacking = _with_table(caf, [*sizes, 9], in_packet=4608, valid=(len(sizes) + 1) * 4608)
+    assert "of sound are promised" in reason(tmp_path / "x", lacking)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+def test_mp3_in_caf_is_whole_at_every_rate(tmp_path, rate):
+    caf = by_ffmpeg("caf", "libmp3lame", wave=WAVE[:rate], rate=rate, sample_format="s16p")
+    sizes, in_packet = _sizes(caf, numbers=1), 1152 if rate > 24000 else 576
+    # FFmpeg 5.1 counts 1152 frames for each packet at any rate.
+    old = _with_table(caf, sizes, in_packet=in_packet, valid=len(sizes) * 1152)
+    assert len(read(tmp_path / "x", old)) == len(sizes) * in_packet
+    assert 0 <= len(read(tmp_path / "y", caf)) - rate < 3 * 1152
+
+
 def test_opus_in_caf_whose_table_tells_no_delay_begins_with_the_sound(tmp_path):
     found = read(tmp_path / "x", opus_in_caf(WAVE, priming=0))
     assert len(found) == (len(WAVE) + 312 + 959) // 960 * 960 - 312

@@ -23,7 +23,6 @@ Wave = npt.NDArray[np.float32]
 
 _TAIL = 8192  # frames beyond the promised end that can be an encoder's padding
 _BARE_AAC_BYTES = 1 << 22
-_ALAC_PACKET = 4096  # frames
 _OPUS_DELAY = 312  # frames at 48 kHz
 _LATE_SECONDS = 0.002  # by which rounded timestamps can err
 CUT = "its last packet is cut or damaged"
@@ -134,16 +133,15 @@ class FfmpegDecoder:
         if context is None:
             raise Refused("its coding is not known")
         context.thread_count = 1  # a service's decoding process may start no threads
-        self._skip, self._promised, counts = 0, 0, demuxer in _COUNTING
+        self._skip, self._promised, counts, short = 0, 0, demuxer in _COUNTING, 0
         if context.name in ("ac3", "eac3"):
             counts = False  # an MP4 file counts the encoder's delay otherwise than FFmpeg leaves it out
         context.options = _CHECKS if context.name in _CHECKED else {}
         if demuxer == "caf" and (trim := _caf_trim(descriptor, link, context.name)) is not None:
             # FFmpeg takes the remainder off twice where the last packet is short already.
             context.flags2 |= Flags2.skip_manual
-            self._skip, self._promised = trim
-            # FFmpeg before 6 writes a table of whole packets, and the last may be shorter.
-            counts = context.name != "alac" or self._promised % _ALAC_PACKET != 0
+            self._skip, self._promised, short = trim
+            counts = not short
         if context.name in ("wmav1", "wmav2"):
             # FFmpeg leaves out two frames; the delay of some encoders, its own among them, is one.
             context.flags2 |= Flags2.skip_manual
@@ -167,11 +165,12 @@ class FfmpegDecoder:
             self.frames = max(0, length)
         else:
             self.frames = self._promised if counts else 0
-        self._at, self._slack = 0, 0 if demuxer in _EXACT else _SLACK_FRAMES
+        slack = 0 if demuxer in _EXACT else _SLACK_FRAMES
+        self._at, self._fewest = 0, self._promised - short if short else self.frames - slack
 
     def _decoded(self, stream: Any, demuxer: str) -> Iterator[tuple[Wave, int]]:
         """Waves (frames, channels) with their rates, to the end or to what is damaged."""
-        opus = demuxer == "matroska" and stream.codec_context.name == "opus"
+        opus = demuxer in ("matroska", "mov") and stream.codec_context.name == "opus"
         ac3 = stream.codec_context.name in ("ac3", "eac3")
         measured = demuxer == "caf" and stream.codec_context.name == "opus"
         begin: float | None = None
@@ -268,8 +267,8 @@ class FfmpegDecoder:
         out = wave[:frames]
         self._held = [wave[frames:]]
         self._at += len(out)
-        if self._ended and len(out) < frames and self.frames - self._at > self._slack:
-            self.damage = self.damage or f"{self.frames / self.rate_hz:.2f} s of sound are promised"
+        if self._ended and len(out) < frames and self._at < self._fewest:
+            self.damage = self.damage or f"{(self.frames or self._promised) / self.rate_hz:.2f} s of sound are promised"
         return np.ascontiguousarray(out)
 
     def seek(self, frame: int) -> int:
@@ -329,17 +328,29 @@ def _bare_aac(context: Any, descriptor: int, link: Link) -> Iterator[tuple[Wave,
         position += 8 + length + length % 2
 
 
-def _caf_trim(descriptor: int, link: Link, coding: str) -> tuple[int, int] | None:
-    """Frames of delay to leave out, and valid frames behind them, by a CAF file's packet table; None without one."""
-    position = link.begin + 8
+def _caf_trim(descriptor: int, link: Link, coding: str) -> tuple[int, int, int] | None:
+    """What a CAF file's packet table says; None without one.
+
+    Frames of delay to leave out, valid frames behind them, and by how many the last packet may be shorter.
+    """
+    position, in_packet = link.begin + 8, 0
     while position + 12 <= link.end:
         name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
+        if name == b"desc" and length >= 32:
+            (in_packet,) = struct.unpack(">I", read_at(descriptor, 4, position + 32))
         if name == b"pakt" and length >= 24:
             packets, valid, priming, remainder = struct.unpack(">qqii", read_at(descriptor, 24, position + 12))
             if coding == "opus" and not priming and not remainder and valid > _OPUS_DELAY and packets:
                 # FFmpeg before 6 writes neither; the delay of libopus is always the same.
-                return _OPUS_DELAY, valid - _OPUS_DELAY
-            return (priming, valid) if priming >= 0 and valid > 0 else None
+                return _OPUS_DELAY, valid - _OPUS_DELAY, 0
+            if priming < 0 or valid <= 0:
+                return None
+            # FFmpeg takes 1152 frames for a packet of MP3, which at low rates has the 576 that the head says.
+            most = packets * in_packet - priming
+            valid = min(valid, most) if most > 0 and coding.startswith("mp3") else valid
+            # It writes a table of whole packets for ALAC (before 6) and FLAC: the last may be shorter, FLAC's empty.
+            whole = coding in ("alac", "flac") and valid == most and not remainder
+            return priming, valid, in_packet - (coding == "alac") if whole else 0
         if length < 0:
             break
         position += 12 + length

@@ -13,9 +13,11 @@ from __future__ import annotations
 import glob
 import json
 import os
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -77,6 +79,9 @@ class StreamOutput(Output):
         except BrokenPipeError:
             raise  # the reader has gone
         except OSError as error:
+            if self._stream is not sys.stdout:
+                with suppress(OSError):
+                    self._stream.close()  # here, or Python 3.13 tells of the rows that are left when it is collected
             raise EarsightError(
                 f"rows cannot be written ({error.strerror or error}); {remedy_of(error)} and give the command again. "
                 "Output to --out FILE can be resumed with --resume"
