@@ -161,7 +161,7 @@ def test_a_decoding_process_without_limits_of_the_system(runner, sounds, tmp_pat
         {"path": str(sounds / "low" / "0.wav"), "out": str(tmp_path / "low.raw"), "rate": 16000, "channel": "mean"},
         {"path": str(sounds / "low" / "1.flac"), "out": str(tmp_path / "long.raw"), "rate": 16000, "channel": "mean"},
     ]
-    features = load_recipe("default").features.model_dump(mode="json") | {"sample_rate_hz": 16000}
+    features = load_recipe("default").features.model_dump(mode="json") | {"sample_rate_hz": 16000, "clip_seconds": 1.0}
     rest = {"features": features, "start": 0.0, "seconds": None, "window": None, "cpu_seconds": 5.0}
     lines = [json.dumps(job | rest | {"longest": longest}) for job, longest in zip(jobs, (2.0, 0.25), strict=True)]
     done = subprocess.run(
