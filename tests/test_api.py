@@ -272,6 +272,17 @@ def test_one_path_in_place_of_many_is_named(run):
             run.load().predict_files(one)
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5, "2"])
+def test_a_batch_of_no_size_is_refused_and_no_file_dropped(run, size):
+    with pytest.raises(earsight.EarsightError, match="expected a whole number from 1 on"):
+        run.load().predict_files(["new.wav"], batch_size=size)
+
+
+def test_a_seed_without_its_fold_is_refused(run):
+    with pytest.raises(earsight.EarsightError, match=r"seed is 7 without a fold; name one, as in load\(fold="):
+        run.load(seed=7)
+
+
 def test_what_python_shows_of_results(run, sounds):
     assert repr(run.plot()).startswith("<Drawing of ")
     assert "one every 0.5 s" in repr(run.load().recording("long.wav", hop_seconds=0.5))

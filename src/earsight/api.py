@@ -130,11 +130,15 @@ class Run(_Scored):
         self._read: RunRead = read_for_report(self.folder)
         self.summary = self._figures = self._read.summary
 
-    def load(self, *, fold: int | None = None, seed: int = 0, device: str = "cpu") -> Classifier:
-        """The classifier of the run, or the one that held out ``fold`` with ``seed``; EarsightError without one."""
+    def load(self, *, fold: int | None = None, seed: int | None = None, device: str = "cpu") -> Classifier:
+        """The classifier of the run, or the one that held out ``fold`` with ``seed`` (0); EarsightError without one."""
+        if fold is None and seed is not None:
+            raise RunError(
+                f"seed is {seed} without a fold; name one, as in load(fold={self._read.folds[0]}, seed={seed})"
+            )
         if fold is None and not (self.folder / "model.safetensors").is_file():
             raise RunError(f"{self.folder}: has a model a fold; name one, as in load(fold={self._read.folds[0]})")
-        place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed}"
+        place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed or 0}"
         return load(place / "model.safetensors", device=device)
 
     def report(self, path: str | Path | None = None, *, data: str | Path | None = None) -> Path:

@@ -37,6 +37,8 @@ class Classifier(Model):
         """
         if isinstance(paths, str | Path):
             raise DataError(f"paths is {str(paths)!r}; expected several paths, as in [{str(paths)!r}]")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise DataError(f"batch_size is {batch_size!r}; expected a whole number from 1 on")
         return predict_clips(self, paths, batch_size=batch_size, first=first, damaged=damaged)
 
     def recording(self, path: str | Path, *, hop_seconds: float = 1.0) -> Recording:
