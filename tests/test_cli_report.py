@@ -81,3 +81,10 @@ def test_a_full_disk_is_one_line(run):
     code, out, err = told(run, "--out", "/dev/full")
     assert (code, out) == (2, "")
     assert "/dev/full: cannot be written (No space left on device)" in err
+
+
+def test_a_data_set_that_is_not_there_is_named(run, tmp_path):
+    done = CliRunner().invoke(app, ["report", str(run), "--data", "absent", "--out", str(tmp_path / "r.html")])
+    assert done.exit_code == 2
+    assert "absent: no such folder or csv file" in " ".join(done.stderr.split())
+    assert not (tmp_path / "r.html").exists()

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from earsight.errors import RunError, counted
+from earsight.errors import DataError, RunError, counted
 from earsight.inference.predictions import share_words
 from earsight.reports.html import render, shown
 from earsight.reports.mistakes import ClipMedia, WorstMistakes, limit_media, without_media, worst_mistakes
@@ -58,6 +58,8 @@ def make_report(
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise RunError(f"{' '.join(map(str, folders))}: a run is given twice; name each once")
+    if data is not None and not data.exists():
+        raise DataError(f"{data}: no such folder or csv file; give the data set's path")
     runs = [read_for_report(folder) for folder in folders]
     names = _names(folders)
     worst: list[WorstMistakes] = []
