@@ -181,7 +181,7 @@ def test_the_figures_of_the_house():
     assert found["names that stand twice"] == []
     assert found["over 600 lines"] == []
     assert found["core files"] <= 83
-    assert found["core lines"] <= 21_060
+    assert found["core lines"] <= 21_057
     assert found["lines"] <= 43_800
     assert found["picture"] <= 40
     # Where a file, and a folder that is built whole, take their names.

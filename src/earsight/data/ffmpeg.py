@@ -329,10 +329,7 @@ def _bare_aac(context: Any, descriptor: int, link: Link) -> Iterator[tuple[Wave,
 
 
 def _caf_trim(descriptor: int, link: Link, coding: str) -> tuple[int, int, int] | None:
-    """What a CAF file's packet table says; None without one.
-
-    Frames of delay to leave out, valid frames behind them, and by how many the last packet may be shorter.
-    """
+    """Frames of delay and valid ones by a CAF file's packet table, and by how many its last packet may be shorter."""
     position, in_packet = link.begin + 8, 0
     while position + 12 <= link.end:
         name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
