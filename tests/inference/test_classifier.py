@@ -69,6 +69,20 @@ def test_kernels_change_no_more_than_rounding(trained, synthetic):
     assert not torch.equal(spectrograms, plain.spectrograms(torch.from_numpy(waves)))  # the kernels were at work
 
 
+@pytest.mark.parametrize("kernels_first", [True, False])
+def test_reduced_precision_is_of_the_ffts_too(trained, synthetic, monkeypatch, kernels_first):
+    monkeypatch.setattr("earsight.inference.model.why_not_reduced", lambda: None)
+    plain, reduced = (load_classifier(trained / "model.safetensors") for _ in range(2))
+    steps = [reduced.use_kernels, lambda: reduced.use_compiled_network(reduced=True)]
+    for step in steps if kernels_first else reversed(steps):
+        step()
+    assert [power._tables["window"].dtype for power in reduced.front_end.kernels] == [torch.float32] * 3
+    waves = torch.from_numpy(np.stack([reduced.waveform(synthetic.file(row))[0] for row in range(5)]))
+    torch.testing.assert_close(reduced.spectrograms(waves), plain.spectrograms(waves), atol=1e-2, rtol=0)
+    reduced.use_compiled_network()
+    assert [power._tables["window"].dtype for power in reduced.front_end.kernels] == [torch.float64] * 3
+
+
 @pytest.mark.real_audio
 def test_the_same_on_real_clips_with_the_features_of_the_default_recipe(esc10, tmp_path):
     # A part of the clips: every fold keeps every class, and a fold is held out whole.

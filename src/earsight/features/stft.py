@@ -8,9 +8,9 @@ the bank applied to every frame, (batch, columns, rows). Differentiable, on any 
   once, and the long FFT is never computed (`on_shorter_grid`).
 - A band depends on few bins, so the bank is applied in blocks of neighbouring rows, each over the bins of its rows.
 - Frames are transformed a few at a time, so that they stay in the processor's cache between the steps.
-- For many clips a kernel (`earsight.kernels.stft_power`) computes the same, up to rounding, sixteen frames at once in
-  the lanes of the processor's vectors, the FFT in float64 too. It is compiled for a length of FFT when it is first
-  asked for, which takes seconds, and kept for later processes; it runs without the interpreter's lock.
+- For many clips a kernel (`earsight.kernels.stft_power`) computes the same, up to rounding, 16 frames at once in SIMD
+  lanes (32 where the FFT is in float32). It is compiled for a length of FFT when it is first asked for, which takes
+  seconds, and kept for later processes; it runs without the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from earsight.kernels.runtime import job_of, power_kernel
-from earsight.kernels.widths import DOUBLES, FRAMES
+from earsight.kernels.widths import AT_ONCE, frames_of
 
 ATTENUATION_DB = 260.0
 """Of what the interpolation of the power lets through from the neighbouring periods: below float32's rounding."""
@@ -49,13 +49,8 @@ def grid_points(window_samples: int, *, fft_points: int) -> int:
 
 
 def _is_smooth(number: int) -> bool:
-    """Whether a number is even and has no prime factor above 5: lengths at which FFTs are fast."""
-    if number % 2:
-        return False
-    for prime in (2, 3, 5):
-        while number % prime == 0:
-            number //= prime
-    return number == 1
+    """Whether a number is even and divides a power of 30: lengths at which FFTs are fast."""
+    return number % 2 == 0 and pow(30, number.bit_length(), number) == 0
 
 
 def on_shorter_grid(
@@ -186,7 +181,7 @@ LARGEST_RADIX = 16
 """Short transforms of more points do not fit in registers."""
 WORTH_IT = 40
 """Clips from which on the kernels are asked for: below, numba takes longer to load than all spectrograms to compute."""
-SHORTEST = DOUBLES
+SHORTEST = AT_ONCE
 """Samples of a window that the kernel reads at once: no window may be shorter."""
 
 
@@ -201,10 +196,10 @@ def radices(points: int) -> tuple[int, int, int, int] | None:
     return min(found, key=lambda four: (sum(four), four)) if found else None
 
 
-def _circle(turns: NDArray[np.int64], of: int) -> Tensor:
-    """exp(-2 pi i turns / of), real and imaginary parts beside each other: (..., 2) float64."""
+def _circle(turns: NDArray[np.int64], of: int, dtype: torch.dtype) -> Tensor:
+    """exp(-2 pi i turns / of), real and imaginary parts beside each other: (..., 2)."""
     angle = -2 * np.pi * (turns % of) / of
-    return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=-1))
+    return torch.from_numpy(np.stack([np.cos(angle), np.sin(angle)], axis=-1)).to(dtype)
 
 
 def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
@@ -225,15 +220,15 @@ def _sparse(bank: NDArray[np.float32]) -> dict[str, Tensor]:
 def simd_stft(power: BandEnergies) -> nn.Module:
     """A module that computes ``power`` by the SIMD kernel; ``power`` itself where sizes, device or machine forbid."""
     four, window = radices(power.points), power.get_buffer("window")
-    if four is None or power.window_samples < SHORTEST or window.dtype != torch.float64 or window.device.type != "cpu":
+    if four is None or power.window_samples < SHORTEST or window.dtype.itemsize < 4 or window.device.type != "cpu":
         return power
     used = -(-power.window_samples // (power.points // four[0]))
-    kernel = power_kernel(four, used)
+    kernel = power_kernel(four, used, window.dtype.itemsize)
     return power if kernel is None else SimdStft(power, four, used, kernel)
 
 
 class SimdStft(nn.Module):
-    """The `BandEnergies` ``power`` by a SIMD kernel, sixteen frames at a time.
+    """The `BandEnergies` ``power`` by a SIMD kernel, many frames at a time, in the FFT's dtype.
 
     Waves that are not float32 on the CPU or shorter than an FFT, and those that require a gradient, go to ``power``
     itself. ``four`` are the factors of its FFT's points, ``used`` of the first factor's samples those that can lie
@@ -251,9 +246,9 @@ class SimdStft(nn.Module):
         # The kernel reads addresses: none of these is a buffer, which a module would move or convert.
         self._tables = {
             "window": F.pad(window, (0, used * (power.points // a1) - len(window))),
-            "inner": _circle(np.arange(a2)[:, None] * np.arange(a1), self.long),
-            "between": _circle(n * bins, power.points),
-            "outer": _circle(np.arange(b2)[:, None] * np.arange(b1), self.short),
+            "inner": _circle(np.arange(a2)[:, None] * np.arange(a1), self.long, window.dtype),
+            "between": _circle(n * bins, power.points, window.dtype),
+            "outer": _circle(np.arange(b2)[:, None] * np.arange(b1), self.short, window.dtype),
             **_sparse(power.bank.matrix(power.points // 2 + 1).T.float().numpy()),
         }
 
@@ -271,15 +266,16 @@ class SimdStft(nn.Module):
         lacking = first + (columns - 1) * power.hop_samples + samples - padded.shape[1]
         padded = F.pad(padded, (0, lacking)) if lacking > 0 else padded.contiguous()
         single: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}  # whatever the defaults are
-        double = single | {"dtype": torch.float64}
-        out = torch.empty(len(padded), rows, -(-columns // FRAMES) * FRAMES, **single)
+        reals = single | {"dtype": self._tables["window"].dtype}
+        frames = frames_of(reals["dtype"].itemsize)
+        out = torch.empty(len(padded), rows, -(-columns // frames) * frames, **single)
         arrays = self._tables | {
-            "frames": torch.zeros(len(self._tables["window"]), FRAMES, **single),
-            "begins": torch.empty(FRAMES, dtype=torch.int64, device="cpu"),
-            "line": torch.empty(max(self.long, self.short), FRAMES, **double),
-            "work": torch.empty(self.short, self.long + 1, FRAMES, **double),
-            "pair": torch.empty(2, self.short, FRAMES, **double),
-            "power": torch.empty(power.points // 2 + 1, FRAMES, **single),
+            "frames": torch.zeros(len(self._tables["window"]), frames, **single),
+            "begins": torch.empty(frames, dtype=torch.int64, device="cpu"),
+            "line": torch.empty(max(self.long, self.short), frames, **reals),
+            "work": torch.empty(self.short, self.long + 1, frames, **reals),
+            "pair": torch.empty(2, self.short, frames, **reals),
+            "power": torch.empty(power.points // 2 + 1, frames, **single),
         }
         sizes = {"first": first, "hop": power.hop_samples, "columns": columns, "samples": samples, "rows": rows}
         job = job_of({name: array.data_ptr() for name, array in arrays.items()} | sizes)

@@ -1,8 +1,8 @@
-"""Short FFTs as straight-line code, eight transforms side by side.
+"""Short FFTs as straight-line code, several transforms side by side.
 
-Comes in: addresses of arrays of float64 in which each point of a transform is a vector of eight real and a vector of
-eight imaginary parts, so that eight transforms run side by side, nothing is shuffled, and any length is as good as a
-power of two. Goes out: the transforms, written where the caller says.
+Comes in: addresses of arrays of float64 (or float32) in which each point of a transform is a vector of eight (sixteen)
+real and a vector of as many imaginary parts, so that so many transforms run side by side, nothing is shuffled, and any
+length is as good as a power of two. Goes out: the transforms, written where the caller says.
 
 A composite length is split into its factors (Cooley and Tukey 1965), an odd prime into sums of cosines and sines over
 pairs of points, which halves the multiplications. Points known to be zero cost nothing. Imports numba, so only what
@@ -18,46 +18,42 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from earsight.kernels.widths import DOUBLES, FRAMES
+from earsight.kernels.widths import AT_ONCE, VECTOR_BYTES
 
-POINT = FRAMES
-"""Values that a point takes: real parts, then imaginary parts."""
-
-_WORD, _LONG = ir.IntType(32), ir.IntType(64)
-_SINGLES, _DOUBLES = (ir.VectorType(kind, DOUBLES) for kind in (ir.FloatType(), ir.DoubleType()))
-_BOTH_SINGLES = ir.VectorType(ir.FloatType(), POINT)
+_WORD, _LONG, _SINGLE = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 Complex = tuple[Any, Any] | None
 """Real and imaginary parts as values of the code that is generated; None is a zero."""
 
 
 class _Arithmetic:
-    """Operations on vectors of complex numbers, each of which generates code."""
+    """Operations on vectors of complex numbers of the type that a pointer has; each generates code."""
 
-    def __init__(self, builder) -> None:
-        self.builder = builder
+    def __init__(self, builder, pointer) -> None:
+        self.builder, self.kind = builder, pointer.type.pointee
+        self.lanes = _lanes(self.kind)
+        self.vector = ir.VectorType(self.kind, self.lanes)
 
     def constant(self, value: float):
-        return ir.Constant(_DOUBLES, [value] * DOUBLES)
+        return ir.Constant(self.vector, [value] * self.lanes)
 
     def splat(self, value):
-        empty = ir.Constant(_DOUBLES, ir.Undefined)
+        empty = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(empty, value, ir.Constant(_WORD, 0))
-        return self.builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(_WORD, DOUBLES), [0] * DOUBLES))
+        return self.builder.shuffle_vector(first, empty, _order([0] * self.lanes))
 
     def fused(self, a, b, c):
         """``a * b + c``, in one rounding where the processor has an instruction for it."""
-        name = f"llvm.fmuladd.v{DOUBLES}f64"
-        module = self.builder.module
-        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(_DOUBLES, [_DOUBLES] * 3), name)
-        return self.builder.call(function, [a, b, c])
+        name = f"llvm.fmuladd.v{self.lanes}f{8 * VECTOR_BYTES // self.lanes}"
+        module, kind = self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3)
+        return self.builder.call(module.globals.get(name) or ir.Function(module, kind, name), [a, b, c])
 
     def places(self, pointer, point) -> tuple[Any, Any]:
         """Where the real and the imaginary parts of a point of an array lie."""
-        real = self.builder.mul(point, ir.Constant(_LONG, POINT))
-        imaginary = self.builder.add(real, ir.Constant(_LONG, DOUBLES))
+        real = self.builder.mul(point, ir.Constant(_LONG, 2 * self.lanes))
+        imaginary = self.builder.add(real, ir.Constant(_LONG, self.lanes))
         real, imaginary = (
-            self.builder.bitcast(self.builder.gep(pointer, [index]), _DOUBLES.as_pointer())
+            self.builder.bitcast(self.builder.gep(pointer, [index]), self.vector.as_pointer())
             for index in (real, imaginary)
         )
         return real, imaginary
@@ -144,13 +140,22 @@ class _Arithmetic:
         return out
 
 
+def _lanes(kind) -> int:
+    """Values of a type in a vector; a point takes twice as many: real parts, then imaginary parts."""
+    return VECTOR_BYTES // (4 if kind == _SINGLE else 8)
+
+
+def _order(places: list[int]):
+    return ir.Constant(ir.VectorType(_WORD, len(places)), places)
+
+
 def _strided(builder, begin, step, number: int):
     return builder.add(begin, builder.mul(step, ir.Constant(_LONG, number)))
 
 
-def _store_sixteen(builder, values, target, place) -> None:
-    pointer = builder.gep(target, [builder.mul(place, ir.Constant(_LONG, POINT))])
-    builder.store(values, builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
+def _store_frames(builder, values, target, place) -> None:
+    pointer = builder.gep(target, [builder.mul(place, ir.Constant(_LONG, values.type.count))])
+    builder.store(values, builder.bitcast(pointer, values.type.as_pointer()), align=64)
 
 
 def _turn_and_store(write: _Arithmetic, found: list[Complex], twiddles, row, target, to, step) -> None:
@@ -170,28 +175,31 @@ def _turn_and_store(write: _Arithmetic, found: list[Complex], twiddles, row, tar
 
 @intrinsic(prefer_literal=True)
 def transform_frames(typing_context, radix, inside, frames, window, begin, step, target, to, to_step, twiddles, row):
-    """A short transform of samples of sixteen frames: eight are the real parts, eight the imaginary ones.
+    """A short transform of samples of as many frames as a point has values: half are real parts, half imaginary ones.
 
-    Of its ``radix`` points, samples ``begin + i * step``, the first ``inside`` are read from ``frames`` (sixteen
-    float32 a sample) and weighted with ``window``; the others are zero. Point k is multiplied by ``twiddles[row + k]``
-    and written to place ``to + k * to_step`` of ``target``.
+    Of its ``radix`` points, samples ``begin + i * step``, the first ``inside`` are read from ``frames`` (float32) and
+    weighted with ``window``; the others are zero. Point k is multiplied by ``twiddles[row + k]`` and written to place
+    ``to + k * to_step`` of ``target``.
     """
     count, known = radix.literal_value, inside.literal_value
 
     def generate(context, builder, signature, arguments):
         _, _, frames, window, begin, step, target, to, to_step, twiddles, row = arguments
-        write = _Arithmetic(builder)
+        write = _Arithmetic(builder, window)
         points: list[Complex] = [None] * count
+        all_frames = ir.VectorType(_SINGLE, 2 * write.lanes)
         for place in range(known):
             sample = _strided(builder, begin, step, place)
-            pointer = builder.gep(frames, [builder.mul(sample, ir.Constant(_LONG, POINT))])
-            both = builder.load(builder.bitcast(pointer, _BOTH_SINGLES.as_pointer()), align=64)
+            pointer = builder.gep(frames, [builder.mul(sample, ir.Constant(_LONG, 2 * write.lanes))])
+            both = builder.load(builder.bitcast(pointer, all_frames.as_pointer()), align=64)
             weight = write.splat(builder.load(builder.gep(window, [sample])))
             halves = []
-            for first in (0, DOUBLES):
-                order = ir.Constant(ir.VectorType(_WORD, DOUBLES), list(range(first, first + DOUBLES)))
-                half = builder.shuffle_vector(both, ir.Constant(_BOTH_SINGLES, ir.Undefined), order)
-                halves.append(builder.fmul(builder.fpext(half, _DOUBLES), weight))
+            for first in (0, write.lanes):
+                order = _order(list(range(first, first + write.lanes)))
+                half = builder.shuffle_vector(both, ir.Constant(all_frames, ir.Undefined), order)
+                halves.append(
+                    builder.fmul(half if write.kind == _SINGLE else builder.fpext(half, write.vector), weight)
+                )
             points[place] = (halves[0], halves[1])
         _turn_and_store(write, write.transform(points), twiddles, row, target, to, to_step)
         return context.get_dummy_value()
@@ -210,7 +218,7 @@ def transform_points(typing_context, radix, source, begin, step, target, to, to_
 
     def generate(context, builder, signature, arguments):
         _, source, begin, step, target, to, to_step, twiddles, row = arguments
-        write = _Arithmetic(builder)
+        write = _Arithmetic(builder, source)
         found = write.transform(
             [write.point(source, _strided(builder, begin, step, number)) for number in range(count)]
         )
@@ -222,30 +230,35 @@ def transform_points(typing_context, radix, source, begin, step, target, to, to_
 
 @intrinsic
 def store_powers(typing_context, points, here, there, target, place):
-    """Squared magnitudes of one bin of sixteen real frames, from the transform of eight and eight of them.
+    """Squared magnitudes of one bin of real frames, from the transform of half of them and half of them.
 
     Bin k of the real frames lies in points k and -k of the transform, which are ``here`` and ``there`` in ``points``.
-    Written to vector ``place`` of ``target`` (sixteen float32), four times too large.
+    Written to vector ``place`` of ``target`` (a float32 for each frame), four times too large.
     """
 
     def generate(context, builder, signature, arguments):
         points, here, there, target, place = arguments
-        write = _Arithmetic(builder)
+        write = _Arithmetic(builder, points)
         (real, imaginary), (real_there, imaginary_there) = (write.point(points, which) for which in (here, there))
         pairs = (
             (builder.fadd(real, real_there), builder.fsub(imaginary, imaginary_there)),
             (builder.fadd(imaginary, imaginary_there), builder.fsub(real, real_there)),
         )
         powers = [write.fused(a, a, builder.fmul(b, b)) for a, b in pairs]
-        both = builder.shuffle_vector(*powers, ir.Constant(ir.VectorType(_WORD, POINT), list(range(POINT))))
-        _store_sixteen(builder, builder.fptrunc(both, _BOTH_SINGLES), target, place)
+        both = builder.shuffle_vector(*powers, _order(list(range(2 * write.lanes))))
+        if write.kind != _SINGLE:
+            both = builder.fptrunc(both, ir.VectorType(_SINGLE, 2 * write.lanes))
+        _store_frames(builder, both, target, place)
         return context.get_dummy_value()
 
     return types.void(points, here, there, target, place), generate
 
 
-def _side_by_side(builder, vectors: list[Any], others: list[Any], frames: int) -> list[Any]:
-    """Vectors of samples of twice as many frames, from those of ``frames`` and of as many others, sample by sample."""
+def _side_by_side(builder, vectors: list[Any], others: list[Any], frames: int, most: int) -> list[Any]:
+    """Vectors of samples of twice as many frames, from those of ``frames`` and of as many others, sample by sample.
+
+    None is longer than ``most``.
+    """
     out = []
     for vector, other in zip(vectors, others, strict=True):
         width = vector.type.count
@@ -254,32 +267,44 @@ def _side_by_side(builder, vectors: list[Any], others: list[Any], frames: int) -
             for place in range(width // frames)
             for frame in range(2 * frames)
         ]
-        for first in range(0, len(order), POINT):
-            taken = ir.Constant(ir.VectorType(_WORD, POINT), order[first : first + POINT])
-            out.append(builder.shuffle_vector(vector, other, taken))
+        for first in range(0, len(order), most):
+            out.append(builder.shuffle_vector(vector, other, _order(order[first : first + most])))
     return out
 
 
 @intrinsic
-def gather(typing_context, wave, begins, sample, target):
-    """Eight neighbouring samples of sixteen frames of a wave (float32), sample by sample.
+def gather(typing_context, wave, begins, sample, target, points):
+    """Eight neighbouring samples of so many frames of a wave (float32) as a point has values, sample by sample.
 
     ``begins`` says where in the wave each frame begins (int64); sample ``sample + i`` of all goes to vector
-    ``sample + i`` of ``target`` (sixteen float32).
+    ``sample + i`` of ``target`` (float32). ``points`` is an array of the transform, of which the type alone counts.
     """
 
     def generate(context, builder, signature, arguments):
-        wave, begins, sample, target = arguments
-        groups, frames = [], 1
-        for frame in range(POINT):
+        wave, begins, sample, target, points = arguments
+        groups, frames, most = [], 1, 2 * _lanes(points.type.pointee)
+        for frame in range(most):
             begin = builder.load(builder.gep(begins, [ir.Constant(_LONG, frame)]))
             pointer = builder.gep(wave, [builder.add(begin, sample)])
-            groups.append([builder.load(builder.bitcast(pointer, _SINGLES.as_pointer()), align=4)])
+            eight = ir.VectorType(_SINGLE, AT_ONCE).as_pointer()
+            groups.append([builder.load(builder.bitcast(pointer, eight), align=4)])
         while len(groups) > 1:
-            groups = [_side_by_side(builder, *pair, frames) for pair in zip(groups[::2], groups[1::2], strict=True)]
+            pairs = zip(groups[::2], groups[1::2], strict=True)
+            groups = [_side_by_side(builder, *pair, frames, most) for pair in pairs]
             frames *= 2
         for place, vector in enumerate(groups[0]):
-            _store_sixteen(builder, vector, target, builder.add(sample, ir.Constant(_LONG, place)))
+            _store_frames(builder, vector, target, builder.add(sample, ir.Constant(_LONG, place)))
         return context.get_dummy_value()
 
-    return types.void(wave, begins, sample, target), generate
+    return types.void(wave, begins, sample, target, points), generate
+
+
+@intrinsic(prefer_literal=True)
+def reals(typing_context, address, value_bytes):
+    """The array of float64 (8 bytes a value) or float32 (4) that begins at an address."""
+    kind = types.CPointer(types.float32 if value_bytes.literal_value == 4 else types.float64)
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(kind))
+
+    return kind(types.int64, value_bytes), generate

@@ -26,13 +26,14 @@ from earsight.kernels.code_cache import code_folder, load_or_compile, numba_sett
 
 
 @cache
-def power_kernel(radices: tuple[int, int, int, int], inside: int) -> Any:
+def power_kernel(radices: tuple[int, int, int, int], inside: int, value_bytes: int = 8) -> Any:
     """A kernel of `earsight.kernels.stft_power`, or None if numba is not installed."""
     try:
         module = importlib.import_module("earsight.kernels.stft_power")
         # A folder each: numba tells kernels apart by a number that two processes could give at once.
-        folder = code_folder("runtime", "widths", "simd", "fft", "stft_power") / "-".join(map(str, (*radices, inside)))
-        return load_or_compile(folder, lambda keep: module.compiled(radices, inside, keep=keep))
+        name = "-".join(map(str, (*radices, inside, value_bytes)))
+        folder = code_folder("runtime", "widths", "simd", "fft", "stft_power") / name
+        return load_or_compile(folder, lambda keep: module.compiled(radices, inside, value_bytes, keep=keep))
     except ImportError:  # numba is not there for every Python and every NumPy
         return None
 

@@ -1,4 +1,4 @@
-"""The STFT kernel of `earsight.features.stft`: from a wave to band energies, sixteen frames at once.
+"""The STFT kernel of `earsight.features.stft`: from a wave to band energies, sixteen or 32 frames at once.
 
 Comes in: a `JOB` record of addresses and sizes. Goes out: the band energies, where the record says.
 
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numba import carray, from_dtype, njit, types
 
-from earsight.kernels.fft import POINT, gather, store_powers, transform_frames, transform_points
+from earsight.kernels.fft import gather, reals, store_powers, transform_frames, transform_points
 from earsight.kernels.simd import F4, OPTIONS, at, fma, load, splat, store
-from earsight.kernels.widths import DOUBLES
+from earsight.kernels.widths import AT_ONCE, WIDTH, frames_of
 
 JOB = np.dtype(
     [(name, np.int64) for name in ("wave", "first", "hop", "columns", "samples", "window", "frames")]
@@ -27,72 +27,75 @@ JOB = np.dtype(
 )
 """The kernel's record: sizes, and addresses of arrays; those of ``frames`` and of scratch are whole 64 bytes.
 
-``wave`` is float32; frame t begins at sample ``first`` + t * ``hop`` and has ``samples`` of them, at least `DOUBLES`;
-there are ``columns`` frames. ``window`` is float64, half of what a sample is weighted with, and zero behind ``samples``
-up to the last that is transformed; ``frames`` is as long, float32 (.., `POINT`), and zero there too.
-``inner``, ``between`` and ``outer`` are complex128, the twiddles behind the first three passes in the order in which
-they are used: (a2, a1), (B, a1, a2), (b2, b1). ``begins`` (`POINT`), int64, ``line`` (max(A, B), `POINT`), ``work``
-(B, A + 1, `POINT`), ``pair`` (2, B, `POINT`), float64, and ``power`` (N // 2 + 1, `POINT`), float32, are scratch.
-``ranges`` (``rows``, 3) int64 has of each row of the bank its first bin, how many there are, and the place of the first
-one's weight in ``weights``, float32. ``out`` is float32 (``rows``, ``columns`` made whole `POINT`\\ s).
+Reals are float64, or float32 where a kernel is compiled for that; F is 16 or 32 then, `widths.frames_of`. ``wave`` is
+float32; frame t begins at sample ``first`` + t * ``hop`` and has ``samples`` of them, at least `AT_ONCE`; there are
+``columns`` frames. ``window`` is of reals, half of what a sample is weighted with, and zero behind ``samples`` up to
+the last that is transformed; ``frames`` is as long, float32 (.., F), and zero there too. ``inner``, ``between`` and
+``outer`` are pairs of reals, the twiddles behind the first three passes in the order in which they are used: (a2, a1),
+(B, a1, a2), (b2, b1). ``begins`` (F), int64, ``line`` (max(A, B), F), ``work`` (B, A + 1, F), ``pair`` (2, B, F),
+reals, and ``power`` (N // 2 + 1, F), float32, are scratch. ``ranges`` (``rows``, 3) int64 has of each row of the bank
+its first bin, how many there are, and the place of the first one's weight in ``weights``, float32. ``out`` is float32
+(``rows``, ``columns`` made a multiple of F).
 """
 
 _JOB = from_dtype(JOB)
-_F8, _I8 = np.float64, np.int64
+_I8 = np.int64
 
 
 @njit(no_cpython_wrapper=True, **OPTIONS)
-def _cut(job, group):
-    """Samples of a group of frames side by side; the last frame is repeated."""
+def _cut(job, group, points, point):
+    """Samples of a group of ``point`` frames side by side; the last frame is repeated."""
     begins = at(job.begins, _I8)
-    for frame in range(POINT):
-        begins[frame] = job.first + min(group * POINT + frame, job.columns - 1) * job.hop
+    for frame in range(point):
+        begins[frame] = job.first + min(group * point + frame, job.columns - 1) * job.hop
     wave, frames = at(job.wave, F4), at(job.frames, F4)
-    for sample in range(0, job.samples - DOUBLES, DOUBLES):
-        gather(wave, begins, sample, frames)
-    gather(wave, begins, job.samples - DOUBLES, frames)  # some of them twice
+    for sample in range(0, job.samples - AT_ONCE, AT_ONCE):
+        gather(wave, begins, sample, frames, points)
+    gather(wave, begins, job.samples - AT_ONCE, frames, points)  # some of them twice
 
 
 @njit(no_cpython_wrapper=True, **OPTIONS)
-def _apply_bank(job, group):
-    """The bank on the power of a group of frames."""
+def _apply_bank(job, group, point):
+    """The bank on the power of a group of ``point`` frames."""
     power, weights, out = at(job.power, F4), at(job.weights, F4), at(job.out, F4)
     ranges = carray(at(job.ranges, _I8), (job.rows, 3))
-    stride = (job.columns + POINT - 1) // POINT * POINT
+    stride = (job.columns + point - 1) // point * point
     for row in range(job.rows):
         first, count, place = ranges[row]
-        # Four sums, so that none waits for the one before.
-        a = b = c = d = splat(F4(0))
         whole = count - count % 4
-        for number in range(0, whole, 4):
-            here, weight = (first + number) * POINT, place + number
-            a = fma(load(power, here, None), splat(weights[weight]), a)
-            b = fma(load(power, here + POINT, None), splat(weights[weight + 1]), b)
-            c = fma(load(power, here + 2 * POINT, None), splat(weights[weight + 2]), c)
-            d = fma(load(power, here + 3 * POINT, None), splat(weights[weight + 3]), d)
-        for number in range(whole, count):
-            a = fma(load(power, (first + number) * POINT, None), splat(weights[place + number]), a)
-        store(out, row * stride + group * POINT, (a + b) + (c + d), None)
+        for some in range(0, point, WIDTH):
+            # Four sums, so that none waits for the one before.
+            a = b = c = d = splat(F4(0))
+            for number in range(0, whole, 4):
+                here, weight = (first + number) * point + some, place + number
+                a = fma(load(power, here, None), splat(weights[weight]), a)
+                b = fma(load(power, here + point, None), splat(weights[weight + 1]), b)
+                c = fma(load(power, here + 2 * point, None), splat(weights[weight + 2]), c)
+                d = fma(load(power, here + 3 * point, None), splat(weights[weight + 3]), d)
+            for number in range(whole, count):
+                a = fma(load(power, (first + number) * point + some, None), splat(weights[place + number]), a)
+            store(out, row * stride + group * point + some, (a + b) + (c + d), None)
 
 
-def compiled(radices: tuple[int, int, int, int], inside: int, *, keep: bool) -> Any:
+def compiled(radices: tuple[int, int, int, int], inside: int, value_bytes: int, *, keep: bool) -> Any:
     """The kernel for transforms whose length is the product of four radices a1, a2, b1, b2.
 
-    Of the a1 samples of a transform of the first pass, the first ``inside`` can be within the window. With ``keep`` its
-    machine code is kept on the disk, where numba's settings say.
+    Of the a1 samples of a transform of the first pass, the first ``inside`` can be within the window. Reals have
+    ``value_bytes``, 8 or 4. With ``keep`` its machine code is kept on the disk, where numba's settings say.
     """
     a1, a2, b1, b2 = radices
-    A, B = a1 * a2, b1 * b2
+    A, B, point = a1 * a2, b1 * b2, frames_of(value_bytes)
 
     # All that the function takes from here are integers: numba knows what it kept by the values of these.
     @njit(types.void(types.Array(_JOB, 1, "C")), cache=keep, **OPTIONS)
     def powers(jobs):
         job = jobs[0]
-        frames, window = at(job.frames, F4), at(job.window, _F8)
-        inner, between, outer = at(job.inner, _F8), at(job.between, _F8), at(job.outer, _F8)
-        line, work, pair, power = at(job.line, _F8), at(job.work, _F8), at(job.pair, _F8), at(job.power, F4)
-        for group in range((job.columns + POINT - 1) // POINT):
-            _cut(job, group)
+        frames, window = at(job.frames, F4), reals(job.window, value_bytes)
+        inner, between = reals(job.inner, value_bytes), reals(job.between, value_bytes)
+        outer, line = reals(job.outer, value_bytes), reals(job.line, value_bytes)
+        work, pair, power = reals(job.work, value_bytes), reals(job.pair, value_bytes), at(job.power, F4)
+        for group in range((job.columns + point - 1) // point):
+            _cut(job, group, line, point)
             for n in range(B):
                 for k in range(a2):
                     transform_frames(a1, inside, frames, window, k * B + n, a2 * B, line, k, a2, inner, k * a1)
@@ -112,6 +115,6 @@ def compiled(radices: tuple[int, int, int, int], inside: int, *, keep: bool) -> 
                     there = B - 1 - k if row else (B - k) % B
                     place = row + A * k
                     store_powers(pair, k, (sides - 1) * B + there, power, min(place, A * B - place))
-            _apply_bank(job, group)
+            _apply_bank(job, group, point)
 
     return powers
