@@ -8,7 +8,9 @@ a line or sentence beside a result), did the result change in silence (``silent`
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
+import hashlib
 import json
 import multiprocessing
 import os
@@ -40,6 +42,7 @@ TUNE += ["--threads", "1", "--cache", "cache", *RECIPE]
 SWEEP = ["analyze", "cutoff", "data", "--stages", "block1", "--folds", "1,2", "--threads", "1", "--cache", "newcache"]
 SWEEP += [*RECIPE, "--set", "transfer.cut=none", "--out", "new"]
 SWEEPS = {kind: [SWEEP[0], kind, *SWEEP[2:]] for kind in ("freeze", "fusion")}
+SWEEPS["fusion"] += ["--set", "backbone.weights=donor.safetensors"]
 OBSERVE = ["--data", "data", "--clips", "3", "--max-steps", "32", "--threads", "1"]
 FINER = ["--set", "features.bands=32", "--set", "features.frames=48"]  # whose boundaries can be measured
 JOINT = ["ensemble", "run", "--data", "data", "--seeds", "3", "--threads", "1", "--cache", "newcache", "--out", "joint"]
@@ -56,6 +59,8 @@ training: {epochs: 3, precision: float32}
 features: {bands: 8, frames: 16}
 augment: {pitch_semitones: 0}
 """
+WEIGHTS = random.Random(0).randbytes(6 << 20)
+WEIGHTS_NAME = f"test_resnet-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}.safetensors"
 PRELOAD = [
     *("earsight.cli", "earsight.training.trial", "earsight.reports.report", "earsight.ensembles.build", "timm"),
     *("earsight.calibration.calibrate", "earsight.execution.schedule", "earsight.inference.transcribe"),
@@ -102,6 +107,7 @@ class Reader:
     command: list[str]
     files: tuple[str, ...]
     results: tuple[str, ...] = ()
+    code: str = ""
 
 
 _TRIAL = ("fold-*/seed-*/predictions.npz", "fold-*/seed-*/model.safetensors")
@@ -191,7 +197,7 @@ WRITERS = (
         tuple(f"new/{one}" for one in _TRIAL),
     ),
     Reader("ensemble --seeds", JOINT, (), tuple(f"joint/{one}" for one in _TRIAL)),
-    Reader("check --sources", ["check", "data", "--sources", "new.csv", "--threads", "1"], (), ("new.csv",)),
+    Reader("check --sources", ["check", "classes", "--sources", "new.csv", "--threads", "1"], (), ("new.csv",)),
     *(
         Reader(kind, words, (), (*(f"new/*/{one}" for one in _TRIAL), "new/analysis/*.png"))
         for kind, words in SWEEPS.items()
@@ -214,6 +220,24 @@ QUICKSTART = Reader(
     (*(f"new/run-*/{one}" for one in _TRIAL), "new/run-*/model.safetensors", "new/*.png"),
 )
 """Both take as long as ten of the others; the first comes once in sixty cases, and both where they are named."""
+DOWNLOAD = Reader(
+    "download weights",
+    ["download", "weights", "test_resnet", "--out", "weights"],
+    ("weights/*.part",),
+    ("weights/*",),
+    "from earsight.models import weights; weights.KNOWN['test_resnet'] = '{}'",
+)
+"""From a server on this machine that takes its time, for it must be killed; half of the file is there."""
+ON_RAY = (
+    Reader("predict --on ray", [*PREDICT, "--on", "ray", "--out", "new", "--resume"], (), ("new/*.csv",)),
+    Reader(
+        "tune --on ray",
+        [*TUNE, "--on", "ray", "--out", "new"],
+        (),
+        ("new/best.yaml", "new/points/*/fold-*/seed-*/inner.npz"),
+    ),
+)
+"""Where they are named alone, as `DOWNLOAD` is, for they need Ray and a server."""
 
 
 def _child(words: list[str], folder: Path, cache: Path, code: str, limit: int) -> None:
@@ -264,6 +288,7 @@ class Scene:
     def __init__(self, place: Path, *, few: bool = False) -> None:
         self.place, self.work, self._whole = place, place / "work", place / "whole"
         self._expected: dict[str, tuple[dict[str, bytes], float]] = {}
+        self._server, self._url = contextlib.ExitStack(), ""
         if not (self._whole / "DONE").exists():
             self._make(few)
 
@@ -272,6 +297,14 @@ class Scene:
     ) -> tuple[int | None, str, str]:
         """A command in the folder ``work``; see `forked`."""
         return forked(list(words), self.work, self.place / "cache", code=code, limit=limit, kill=kill)
+
+    def code_of(self, reader: Reader) -> str:
+        """What is run before a reader's verb, with the address of a server that begins here where it has a gap."""
+        if "{}" in reader.code and not self._url:
+            from benchmarks.disks import served
+
+            self._url = f"{self._server.enter_context(served(WEIGHTS))}/{WEIGHTS_NAME}"
+        return reader.code.replace("{}", self._url)
 
     def reset(self) -> None:
         """The state as it was made, with its times."""
@@ -284,6 +317,7 @@ class Scene:
         shutil.rmtree(self.work, ignore_errors=True)
         write_synthetic(self.work / "data", clips_per_class=10, seconds=0.5, sample_rate_hz=8000)
         self._make_scale()
+        self._make_rest()
         for words, code, expected in (
             ([*CROSSVAL, "--out", "run"], "", 0),
             *([] if few else [([*CROSSVAL, *FINER, "--out", "observed"], "", 0)]),
@@ -316,6 +350,15 @@ class Scene:
             (self.work / f"{name}.yaml").write_text(text)
         save_file(build("test_resnet", classes=3, weights="none", seed=9).state_dict(), self.work / "donor.safetensors")
 
+    def _make_rest(self) -> None:
+        """The sounds in class folders, where nobody knows their sources; half a file of weights."""
+        for path in self.work.glob("data/audio/*.wav"):
+            fold, source, take, kind = path.stem.split("-")
+            (home := self.work / "classes" / f"class{kind}").mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, home / f"{take.lower()}_{source}_{fold}.wav")
+        (self.work / "weights").mkdir()
+        (self.work / "weights" / f"{WEIGHTS_NAME}.part").write_bytes(WEIGHTS[: len(WEIGHTS) // 2])
+
     def result(self, reader: Reader, out: str) -> dict[str, bytes]:
         """What a reader's verb gave, but for times: its files, and its output where it has none."""
         paths = [path for glob in reader.results for path in sorted(self.work.glob(glob))]
@@ -326,8 +369,10 @@ class Scene:
         """The result of an undamaged state, and the seconds that it takes."""
         if reader.name not in self._expected:
             self.reset()
+            if not self._expected:
+                self.run(["--version"])  # what all are forked from begins, which is no part of a verb's time
             began = time.monotonic()
-            status, out, errors = self.run(reader.command)
+            status, out, errors = self.run(reader.command, code=self.code_of(reader))
             if status:
                 raise SystemExit(f"{reader.name}: exit code {status} without damage\n{errors}")
             self._expected[reader.name] = self.result(reader, out), time.monotonic() - began
@@ -336,7 +381,7 @@ class Scene:
     def outcome(self, reader: Reader, damaged: str) -> tuple[str, str]:
         """Run a reader's verb and judge it; ``damaged`` is the file's name."""
         expected = self.expected(reader)[0] if reader.name in self._expected else {}
-        status, out, errors = self.run(reader.command)
+        status, out, errors = self.run(reader.command, code=self.code_of(reader))
         if "Traceback" in errors or status not in (0, 2):
             return "traceback", errors[-2000:]
         if status == 2:
@@ -410,9 +455,13 @@ def interrupt(scene: Scene, kind: str, number: int, writers: Iterable[Reader] = 
     first = ""
     if kind == "kill":
         moment = chance.uniform(0.05, seconds)
-        first = f"ended within {moment:.1f} s" if scene.run(writer.command, kill=moment)[0] == 0 else ""
+        first = (
+            f"ended within {moment:.1f} s"
+            if scene.run(writer.command, code=scene.code_of(writer), kill=moment)[0] == 0
+            else ""
+        )
     else:
-        status, _, errors = _full(scene, writer.command, chance)
+        status, _, errors = _full(scene, writer, chance)
         if "Traceback" in errors or status not in (0, 2):
             return {"verb": writer.name, "file": "", "outcome": "traceback", "note": errors[-2000:]}
         first = errors[-200:]
@@ -420,7 +469,7 @@ def interrupt(scene: Scene, kind: str, number: int, writers: Iterable[Reader] = 
     return {"verb": writer.name, "file": "", "outcome": judged, "note": f"{first} {note}"}
 
 
-def _full(scene: Scene, words: list[str], chance: random.Random) -> tuple[int | None, str, str]:
+def _full(scene: Scene, writer: Reader, chance: random.Random) -> tuple[int | None, str, str]:
     """Run a command on a small disk, mounted in memory where that is allowed; else with a limit on each file's size."""
     disk = scene.place / "disk"
     disk.mkdir(exist_ok=True)
@@ -428,12 +477,12 @@ def _full(scene: Scene, words: list[str], chance: random.Random) -> tuple[int | 
     size = used + int(10 ** chance.uniform(3.5, 6.5))
     mount = ctypes.CDLL(None, use_errno=True)
     if mount.mount(b"tmpfs", str(disk).encode(), b"tmpfs", 0, f"size={size}".encode()):
-        return scene.run(words, limit=int(10 ** chance.uniform(2, 5.5)))
+        return scene.run(writer.command, code=scene.code_of(writer), limit=int(10 ** chance.uniform(2, 5.5)))
     try:
         shutil.copytree(scene.work, disk / "work")
         scene.work, kept = disk / "work", scene.work
         try:
-            answer = scene.run(words)
+            answer = scene.run(writer.command, code=scene.code_of(writer))
         finally:
             scene.work = kept
         shutil.rmtree(kept)
@@ -446,7 +495,7 @@ def _full(scene: Scene, words: list[str], chance: random.Random) -> tuple[int | 
 def _case(scene: Scene, kind: str, number: int, named: str | None) -> dict[str, str]:
     """One case of all verbs, or of the named ones."""
     interrupted = kind in ("kill", "fill")
-    known = (*WRITERS, EXPORT, QUICKSTART) if interrupted else READERS
+    known = (*WRITERS, EXPORT, QUICKSTART, DOWNLOAD, *ON_RAY) if interrupted else (*READERS, DOWNLOAD)
     chosen = [one for one in known if named and one.name in named.split(",")]
     if named and len(chosen) != len(named.split(",")):
         raise SystemExit(f"--verbs {named}: choose from {', '.join(one.name for one in known)}")

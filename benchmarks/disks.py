@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -29,11 +30,14 @@ import torch
 
 from benchmarks import broken, damage
 from benchmarks.watched import Row, Site
+from earsight.cache import default_cache
 
 CLIPS = 300
 """Clips of a second whose rows do not fit on a small disk."""
 SIZES = 8
 """Small disks for each verb that writes."""
+KILLS = 10
+"""Of the service."""
 SETTINGS = ["--threads", "1", *damage.RECIPE, "--cache"]
 
 
@@ -72,6 +76,7 @@ def met(model: Path, sound: Path, run: Path | None, place: Path, *, only: str = 
         ("exchanged clips", lambda: _exchanged(place)),
         ("read-only disk", lambda: _read_only(model, sound, run, place)),
         ("service on a full disk", lambda: iter([_full_service(model, sound, place)])),
+        ("service killed", lambda: _killed_service(model, sound, place)),
         ("models and ports", lambda: _starts(model, sound, place)),
     ):
         if only in name:
@@ -212,7 +217,7 @@ def _small(place: Path) -> Iterator[Row]:
     with disk(small, "1g"):
         _forked(place, train)
         shutil.copytree(small / "run", run := place / "small run")
-    with _served(body) as url:
+    with served(body) as url:
         code = f"from earsight.models import weights; weights.KNOWN['test_resnet'] = '{url}/{name}'"
         for what, words, results in (
             ("check --sources", ["check", data, "--no-near", "--sources", "{}/sources.csv"], ["sources.csv"]),
@@ -261,8 +266,8 @@ def _content(folder: Path, results: list[str]) -> dict[str, bytes]:
 
 
 @contextlib.contextmanager
-def _served(body: bytes) -> Iterator[str]:
-    """The address of a server that gives one body, from where it is asked to."""
+def served(body: bytes) -> Iterator[str]:
+    """The address of a server that gives one body, from where it is asked to, at 3 MB a second."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -274,7 +279,9 @@ def _served(body: bytes) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body) - first))
             self.end_headers()
             with contextlib.suppress(ConnectionError):  # who asked has no room
-                self.wfile.write(body[first:])
+                for begin in range(first, len(body), 1 << 16):
+                    self.wfile.write(body[begin : begin + (1 << 16)])
+                    time.sleep(0.02)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -373,6 +380,38 @@ def _full_service(model: Path, sound: Path, place: Path) -> Row:
         found.append(site.post(good))
     ok = found == [(507, "no_space"), (507, "no_space"), (200, "")]
     return Row(what, f"body {found[0]}, form {found[1]}, with room again {found[2]}", ok, time.perf_counter() - began)
+
+
+def _killed_service(model: Path, sound: Path, place: Path) -> Iterator[Row]:
+    """SIGKILL while uploads come and are answered: the next start answers as the first did, and tidies up."""
+    good, folder, chance = sound.read_bytes(), place / "killed", random.Random(0)
+    with Site(model, good, folder) as site:
+        wanted = site.answer(good)
+    kernels = _content(default_cache(), ["kernels/**/*.nb?", "kernels/**/SHA256SUMS"])
+    for number in range(KILLS):
+        began = time.perf_counter()
+        with Site(model, good, folder) as site:
+            for _ in range(4):
+                threading.Thread(target=_until_it_dies, args=(site, good), daemon=True).start()
+            time.sleep(chance.uniform(0, 2))
+            orphans = site.kill()
+        left = len([*folder.glob("earsight-serving-*/")])
+        with Site(model, good, folder) as site:
+            same, scratch = site.answer(good) == wanted, len([*folder.glob("earsight-serving-*/")])
+        after = len([*folder.glob("earsight-*")])
+        kept = kernels == _content(default_cache(), ["kernels/**/*.nb?", "kernels/**/SHA256SUMS"])
+        found = (
+            f"{left} folder left; next start: same answer {same}, {scratch} folder, {after} after it; orphans {orphans}"
+        )
+        ok = same and kept and (scratch, after, orphans) == (1, 0, 0)
+        yield Row(f"service killed {number}", f"{found}; kernels as before: {kept}", ok, time.perf_counter() - began)
+
+
+def _until_it_dies(site: Site, content: bytes) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        while True:
+            site.post(content, "/predict?explain=true&hop=0.5")
+            site.post_form(content)
 
 
 def _starts(model: Path, sound: Path, place: Path) -> Iterator[Row]:

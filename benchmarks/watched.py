@@ -101,6 +101,19 @@ class Site:
             "the stop", f"{found}, {len(faults)} faults logged", not (self._code or left or files or faults), 0.0
         )
 
+    def kill(self) -> int:
+        """SIGKILL the service; how many of its decoders live on five seconds later."""
+        self._process.kill()
+        self._process.wait()
+        time.sleep(5)
+        return sum(Path(f"/proc/{pid}").exists() for pid in self._children)
+
+    def answer(self, content: bytes) -> str:
+        """The answer to a sound, but for its times."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)) as line:
+            line.request("POST", "/predict", content)
+            return re.sub(r'"[a-z_]*seconds": ?[0-9.e-]+', "", line.getresponse().read().decode())
+
     def row(self, what: str, expected: Sequence[Found], ask: Callable[[], Found]) -> Row | None:
         """Try one thing, and see that the service is well afterwards."""
         if self._only not in what:
