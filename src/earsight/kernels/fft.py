@@ -303,8 +303,6 @@ def gather(typing_context, wave, begins, sample, target, points):
 def reals(typing_context, address, value_bytes):
     """The array of float64 (8 bytes a value) or float32 (4) that begins at an address."""
     kind = types.CPointer(types.float32 if value_bytes.literal_value == 4 else types.float64)
-
-    def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(kind))
-
-    return kind(types.int64, value_bytes), generate
+    return kind(types.int64, value_bytes), lambda context, builder, signature, given: builder.inttoptr(
+        given[0], context.get_value_type(kind)
+    )

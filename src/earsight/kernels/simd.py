@@ -195,14 +195,16 @@ def splat(typing_context, value):
     return vector_type(types.float32), generate
 
 
-@intrinsic
-def fma(typing_context, a, b, c):
-    """``a * b + c``, in one rounding where the processor has an instruction for it."""
+def _ternary(code: Callable[..., Any]):
+    @intrinsic
+    def operation(typing_context, a, b, c):
+        return vector_type(*3 * [vector_type]), lambda context, builder, signature, given: code(builder, *given)
 
-    def generate(context, builder, signature, arguments):
-        return fused(builder, *arguments)
+    return operation
 
-    return vector_type(vector_type, vector_type, vector_type), generate
+
+fma, clamp = _ternary(fused), _ternary(clamped)
+"""``a * b + c``, in one rounding where the processor can; and values clamped to both ends, where NaN stays NaN."""
 
 
 @intrinsic
@@ -214,16 +216,6 @@ def root(typing_context, value):
         return builder.call(_known(builder, f"llvm.sqrt.v{WIDTH}f32", kind), arguments)
 
     return vector_type(vector_type), generate
-
-
-@intrinsic
-def clamp(typing_context, value, low, high):
-    """Values clamped to both ends; NaN stays NaN."""
-
-    def generate(context, builder, signature, arguments):
-        return clamped(builder, *arguments)
-
-    return vector_type(vector_type, vector_type, vector_type), generate
 
 
 @intrinsic
