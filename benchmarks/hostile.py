@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="A run folder, for calibrate and report.")
     parser.add_argument("--fuzz", type=int, default=200)
     parser.add_argument("--only", default="", help="Only the rows whose name has this word.")
+    parser.add_argument("--verbs", action="store_true", help="Only the verbs' part, without a service.")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     rows: list[Row] = []
@@ -63,10 +64,11 @@ def main() -> None:
             lambda: uploads(site, fuzz=arguments.fuzz),
             lambda: clients.odd(site),
         ]
-        with site:
-            for part in parts:
-                rows += _shown(part())
-        rows += _shown(iter([site.ended()]))
+        if not arguments.verbs:
+            with site:
+                for part in parts:
+                    rows += _shown(part())
+            rows += _shown(iter([site.ended()]))
         place = Path(scratch) / "disks"
         place.mkdir()
         rows += _shown(disks.met(arguments.model, arguments.sound, arguments.run, place, only=arguments.only))

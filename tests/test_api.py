@@ -274,13 +274,19 @@ def test_one_path_in_place_of_many_is_named(run):
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "2"])
 def test_a_batch_of_no_size_is_refused_and_no_file_dropped(run, size):
-    with pytest.raises(earsight.EarsightError, match="expected a whole number from 1 on"):
+    with pytest.raises(earsight.EarsightError, match=r"^batch_size is .*; expected a whole number of at least 1"):
         run.load().predict_files(["new.wav"], batch_size=size)
 
 
 def test_a_seed_without_its_fold_is_refused(run):
     with pytest.raises(earsight.EarsightError, match=r"seed is 7 without a fold; name one, as in load\(fold="):
         run.load(seed=7)
+
+
+def test_a_fold_that_is_not_there_is_refused_with_those_that_are(run):
+    with pytest.raises(RunError, match=r"no model of fold 3 and seed 0; name one of folds 1 and seeds 0, as in load\("):
+        run.load(fold=3)
+    assert earsight.load(run).classes == run.load().classes
 
 
 def test_what_python_shows_of_results(run, sounds):

@@ -463,7 +463,8 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(synthetic_folder, tm
     assert 5 < len(begun) < epochs
 
     invoke("crossval", synthetic_folder, "--out", tmp_path / "cv", *common)
-    invoke("crossval", synthetic_folder, "--out", tmp_path / "whole", *common)
+    done = invoke("crossval", synthetic_folder, "--out", tmp_path / "whole", *common)
+    assert f"next:  earsight report {tmp_path / 'whole'}" in done.stderr
     # The epochs before the stop, with the seconds they took, are still there: they were not run again.
     assert history.read_text().splitlines()[: len(begun) - 1] == begun[:-1]
     resumed, whole = (

@@ -81,7 +81,9 @@ def test_calibration_is_kept_in_the_model_file(run, model):
     assert load_card(model).thresholds["low"]["rule"] == "precision=0.8"
     assert (run[0] / "calibration.png").stat().st_size > 1000
     assert "expected best-f1, precision=P" in invoke("calibrate", run[0], "--threshold-rule", "x", code=2).output
-    invoke("calibrate", run[0])
+    dropped = "note: the last calibration had --threshold-rule precision=0.8, this one has auto"
+    assert dropped in invoke("calibrate", run[0]).stderr
+    assert "note: the last" not in invoke("calibrate", run[0]).stderr
     assert load_card(model) == card
 
 

@@ -17,7 +17,19 @@ from earsight import api
 
 ROOT = Path(earsight.__file__).parent
 FLOORS = (
-    *("errors", "cache", "portable", "files", "signals", "openmp", "library_output", "parallel", "version", "recipe"),
+    *(
+        "errors",
+        "arguments",
+        "cache",
+        "portable",
+        "files",
+        "signals",
+        "openmp",
+        "library_output",
+        "parallel",
+        "version",
+        "recipe",
+    ),
     *("kernels", "data", "evaluation", "features", "models", "training", "calibration", "execution"),
     *("analysis", "inference", "tuning", "onnx", "ensembles", "reports", "experiments", "serving"),
     *("console", "quickstart", "commands", "api", "cli", "__main__"),

@@ -12,7 +12,8 @@ import pytest
 
 import earsight
 from earsight import errors
-from earsight.errors import DataError, SoundWarning, options_as_typed, warn_of_sound, worded
+from earsight.errors import DataError, ModelError, SoundWarning, options_as_typed, warn_of_sound, worded
+from earsight.inference.events import EventRules
 from test_cli import invoke
 from test_cli_help import VERBS
 
@@ -44,6 +45,7 @@ def options_named(path):
 def python_names():
     """Names of parameters of what Python callers are given."""
     public = [getattr(earsight, name) for name in earsight.__all__]
+    public += [EventRules]
     public += [getattr(earsight.data, name) for name in ("open_dataset", "open_recordings", "read_boxes", "BoxRules")]
     methods = [method for kind in public if inspect.isclass(kind) for _, method in inspect.getmembers(kind, callable)]
     found = set()
@@ -80,6 +82,8 @@ def test_every_option_in_a_text_is_one_of_both_worlds():
         ("(--set training.windows=first: only the begin)", "(overrides training.windows=first: only the begin)"),
         ("`earsight crossval DATA --seeds 5` adds seeds", "`earsight crossval DATA --seeds 5` adds seeds"),
         ("a--b, -- and well-known --", "a--b, -- and well-known --"),
+        ("dog --loud.wav: no sound; --skip-bad", "dog --loud.wav: no sound; skip_bad"),
+        ("dog --label.wav, new/--fold and --loud", "dog --label.wav, new/--fold and --loud"),
     ],
 )
 def test_words_of_both(typed, python):
@@ -89,6 +93,14 @@ def test_words_of_both(typed, python):
         assert str(error) == typed
     with pytest.warns(SoundWarning, match=re.escape(python)):
         warn_of_sound(typed)
+
+
+def test_an_error_in_another_is_worded_by_whoever_shows_it():
+    """As one of a Ray worker, which does not know that a verb was typed."""
+    sent = pickle.dumps(ModelError(f"one.wav: {DataError('leave it out with --skip-bad')}"))
+    with options_as_typed():
+        assert str(pickle.loads(sent)) == "one.wav: leave it out with --skip-bad"
+    assert str(pickle.loads(sent)) == "one.wav: leave it out with skip_bad"
 
 
 def test_the_same_mistake_by_both_ways(synthetic_folder, tmp_path):

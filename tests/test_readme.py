@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,15 @@ def test_every_command_of_the_readme_runs(desk: Path) -> None:
             words += ["--clips", "1"]
         result = runner.invoke(app, words)
         assert result.exit_code == 0, f"earsight {shlex.join(words)}\n{result.output}"
+
+
+def test_every_run_that_the_readme_names_was_made_by_a_command_above() -> None:
+    made: set[str] = set()
+    for words in commands():
+        given = [word for before, word in pairwise(words) if word.startswith("runs/") and before != "--out"]
+        assert all("/".join(Path(word).parts[:2]) in made for word in given), shlex.join(words)
+        made |= {word for before, word in pairwise(words) if before == "--out"}
+    assert len(made) > 5
 
 
 @pytest.mark.parametrize("name", list_recipes())

@@ -12,16 +12,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from earsight.arguments import FLAG, PATH, Kind, check_fields, checked, instance, one_of
 from earsight.commands import steps
 from earsight.commands.options import RayOptions, RunOptions
 from earsight.console import bar, silence
 from earsight.errors import EarsightError, RunError, counted, worded
 from earsight.inference import explanation as explained
 from earsight.inference.classifier import Classifier as _Classifier
+from earsight.inference.events import EventRules
 from earsight.inference.predictions import Event, Prediction, Window, share_words
 from earsight.inference.sounds import Sound
 from earsight.recipe import Recipe, assigned
@@ -60,6 +61,7 @@ class Drawing:
         width, height = self.figure.get_size_inches()
         return f"<Drawing of {width:g} x {height:g} inches; .save('figure.png') writes it, notebooks show it>"
 
+    @checked()
     def save(self, path: str | Path) -> Path:
         """Write it as PNG or SVG, by the path's suffix; EarsightError if the suffix is another."""
         from earsight.reports.drawings import write_figure
@@ -123,6 +125,7 @@ class Run(_Scored):
     'report.html'
     """
 
+    @checked()
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         from earsight.reports.runs import read_for_report
@@ -130,17 +133,23 @@ class Run(_Scored):
         self._read: RunRead = read_for_report(self.folder)
         self.summary = self._figures = self._read.summary
 
+    @checked()
     def load(self, *, fold: int | None = None, seed: int | None = None, device: str = "cpu") -> Classifier:
         """The classifier of the run, or the one that held out ``fold`` with ``seed`` (0); EarsightError without one."""
         if fold is None and seed is not None:
             raise RunError(
                 f"seed is {seed} without a fold; name one, as in load(fold={self._read.folds[0]}, seed={seed})"
             )
-        if fold is None and not (self.folder / "model.safetensors").is_file():
-            raise RunError(f"{self.folder}: has a model a fold; name one, as in load(fold={self._read.folds[0]})")
         place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed or 0}"
+        if not (place / "model.safetensors").is_file():
+            lacks = "has a model a fold" if fold is None else f"has no model of fold {fold} and seed {seed or 0}"
+            known = (
+                f"of folds {', '.join(map(str, self._read.folds))} and seeds {', '.join(map(str, self._read.seeds))}"
+            )
+            raise RunError(f"{self.folder}: {lacks}; name one {known}, as in load(fold={self._read.folds[0]})")
         return load(place / "model.safetensors", device=device)
 
+    @checked()
     def report(self, path: str | Path | None = None, *, data: str | Path | None = None) -> Path:
         """Write the page that `earsight report` writes, by default ``report.html`` in the folder; return its path."""
         from earsight.reports.html import write_page
@@ -150,12 +159,12 @@ class Run(_Scored):
         write_page(make_report([self.folder], data=None if data is None else Path(data)).text, target)
         return target
 
+    @checked(kind=one_of("classes", "curves"))
     def plot(self, kind: Literal["classes", "curves"] = "classes") -> Drawing:
         """Draw the confusion matrix (of several labels, the classes' average precision), or the training curves."""
         from earsight.evaluation.classes import confusion_counts
         from earsight.reports.drawings import confusion_drawing, curves_drawing
 
-        _one_of(kind, ("classes", "curves"))
         if kind == "curves":
             return Drawing(curves_drawing(self._read.histories))
         if self.summary.get("several"):
@@ -195,11 +204,11 @@ class Evaluation(_Scored):
 class Explanation(explained.Explanation):
     """An `earsight.inference.explanation.Explanation` that notebooks show."""
 
+    @checked(kind=one_of("attribution", "faithfulness"))
     def plot(self, kind: Literal["attribution", "faithfulness"] = "attribution") -> Drawing:
         """Draw the attributions beside the spectrogram, or how faithful they are (EarsightError without curves)."""
         from earsight.reports.explanations import explanation_drawing, faithfulness_drawing
 
-        _one_of(kind, ("attribution", "faithfulness"))
         return Drawing(explanation_drawing(self) if kind == "attribution" else faithfulness_drawing(self))
 
     def _repr_png_(self) -> bytes:
@@ -210,6 +219,15 @@ class Explanation(explained.Explanation):
         return f"<Explanation of {self.path or 'an array'}: {found}. {self.verdict}".rstrip(". ") + ">"
 
 
+_MODEL = instance("a model file, a run or its folder, or a Classifier", Run, _Classifier, more=PATH.taken)
+_SHOW = Kind("True, False or a function", lambda value: value if callable(value) else FLAG.taken(value))
+_OWN = {
+    "recipe": instance("a recipe, its name or its file", Recipe, more=PATH.taken),
+    "options": instance("earsight.RunOptions, as in RunOptions(device='cpu')", RunOptions),
+}
+
+
+@checked(model=_MODEL, progress=_SHOW)
 def explain(
     model: str | Path | Run | _Classifier,
     sound: Sound,
@@ -265,7 +283,6 @@ def explain(
     >>> found.merged.shape == found.mask.shape
     True
     """
-    seed, most_steps = _whole("seed", seed, 0), _whole("most_steps", most_steps, 16)
     classifier = _loaded(model)
     how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
     how["most_seconds"] = most_seconds
@@ -281,6 +298,11 @@ class Classifier(_Classifier):
     It can be pickled, so that processes of one version of earsight can pass it on. To keep it, keep the model file.
     """
 
+    predict = checked()(_Classifier.predict)
+    predict_files = checked()(_Classifier.predict_files)
+    logits, probabilities = checked()(_Classifier.logits), checked()(_Classifier.probabilities)
+    recording = checked()(_Classifier.recording)
+    events = checked(rules=instance("EventRules, as in EventRules(0.7)", EventRules))(_Classifier.events)
     explain = explain
 
     def __repr__(self) -> str:
@@ -300,13 +322,14 @@ class Classifier(_Classifier):
         self.__dict__.update(state, _folding=threading.Lock())
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Classifier:
+@checked(path=instance("a model file, a run or its folder", Run, more=PATH.taken))
+def load(path: str | Path | Run, *, device: str = "cpu") -> Classifier:
     """Load a model file.
 
     Parameters
     ----------
-    path : str or Path
-        A model file, a run folder that has one at its top, or ``hf://owner/name`` on the Hugging Face hub.
+    path : str, Path or Run
+        A model file, a run or its folder that has one at its top, or ``hf://owner/name`` on the Hugging Face hub.
     device : str
         Where to compute: ``cpu``, ``cuda``, ``auto`` ...
 
@@ -330,6 +353,8 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
     >>> len(list(classifier.predict_files(["new.wav", "new.wav"])))
     2
     """
+    if isinstance(path, Run):
+        return path.load(device=device)
     place = None
     if device != "cpu":  # who listens on a CPU needs nothing of what trains
         from earsight.training.device import pick_device
@@ -343,6 +368,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Classifier:
     return Classifier.load(inside if inside.is_file() else path, device=place)
 
 
+@checked(**_OWN)
 def train(
     data: str | Path,
     out: str | Path,
@@ -397,12 +423,12 @@ def train(
     True
     """
     chosen = _options(options, recipe, overrides)
-    seed, fold = _whole("seed", seed, 0), None if fold is None else _whole("fold", fold, 0)
     with _computing(progress):
         steps.train_one(Path(data), Path(out), fold=fold, seed=seed, options=chosen, as_json=None)
     return Run(out)
 
 
+@checked(**_OWN)
 def crossval(
     data: str | Path,
     out: str | Path,
@@ -441,16 +467,14 @@ def crossval(
     [1, 2]
     """
     chosen = _options(options, recipe, overrides)
-    if isinstance(folds, str) or not isinstance(folds, Iterable | None):
-        raise EarsightError(f"folds is {folds!r}; expected whole numbers, as in folds=[1, 2]")
-    named = None if folds is None else ",".join(str(_whole("a fold of folds", fold, 0)) for fold in folds)
-    numbers = {"seeds": _whole("seeds", seeds, 1), "jobs": _whole("jobs", jobs, 1)}
-    how: dict[str, Any] = {"folds": named, **numbers, "ray": RayOptions(), "as_json": None}
+    named = None if folds is None else ",".join(map(str, folds))
+    how: dict[str, Any] = {"folds": named, "seeds": seeds, "jobs": jobs, "ray": RayOptions(), "as_json": None}
     with _computing(progress):
         steps.cross_validate(Path(data), Path(out), options=chosen, **how)
     return Run(out)
 
 
+@checked(model=_MODEL, **_OWN)
 def evaluate(
     model: str | Path | Run | _Classifier,
     data: str | Path,
@@ -496,7 +520,7 @@ def evaluate(
     """
     from earsight.commands.predicting import evaluated
 
-    form, fold = _options(options), None if fold is None else _whole("fold", fold, 0)
+    form = _options(options)
     how: dict[str, Any] = {"fold": fold, "first": first, "damaged": damaged, "events": events, "tolerance": tolerance}
     with _computing(progress):
         return Evaluation(
@@ -505,8 +529,6 @@ def evaluate(
 
 
 def _loaded(model: str | Path | Run | _Classifier, device: str = "auto") -> _Classifier:
-    if isinstance(model, Run):
-        return model.load(device=device)
     return model if isinstance(model, _Classifier) else load(model, device=device)
 
 
@@ -514,28 +536,13 @@ def _options(
     options: RunOptions | None, recipe: str | Path | Recipe = "default", overrides: Overrides = ()
 ) -> _Options:
     """The options of a verb, with a recipe; places may have been given as texts."""
-    if not isinstance(options, RunOptions | None):
-        raise EarsightError(f"options is {options!r}; expected earsight.RunOptions, as in RunOptions(device='cpu')")
-    given = vars(options or RunOptions())
-    if given["threads"] is not None:
-        _whole("threads", given["threads"], 1)
+    check_fields(options := options or RunOptions())
+    given = vars(options)
     places = {name: Path(given[name]) for name in ("boxes", "root", "cache") if given[name] is not None}
     made = recipe if isinstance(recipe, Recipe) else None
     named = given["recipe"] if made or recipe == "default" else str(recipe)
     changes = [*(given["assignments"] or ()), *assigned(overrides)]
     return _Options(**{**given, **places, "recipe": named, "assignments": changes}, given=made)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """A whole number of at least so much, of numpy's too; the command line's own parser sees to that there."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise EarsightError(f"{name} is {value!r}; expected a whole number of at least {least}")
-    return int(value)
-
-
-def _one_of(kind: str, known: tuple[str, str]) -> None:
-    if kind not in known:
-        raise EarsightError(f"cannot plot {kind!r}; expected {known[0]!r} or {known[1]!r}")
 
 
 _TURN = threading.RLock()

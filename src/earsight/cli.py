@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -57,32 +57,20 @@ analyze = _group(
     (analyzing.similarity, analyzing.fusion, analyzing.freeze, analyzing.cutoff, explaining.boundaries),
 )
 
-TASKS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
-    "Get started": {
-        "quickstart": learning.quickstart,
-        "check": checking.check,
-        "prepare": learning.prepare,
-        "download": learning.download,
-    },
-    "Train": {
-        "train": learning.train,
-        "crossval": learning.crossval,
-        "ensemble": finished.ensemble,
-        "distil": finished.distil,
-        "tune": tuning.tune,
-        "recipe": recipe,
-    },
-    "Judge": {
-        "evaluate": predicting.evaluate,
-        "summary": learning.summary,
-        "compare": finished.compare,
-        "report": finished.report,
-        "calibrate": finished.calibrate,
-    },
-    "Apply": {"predict": predicting.predict},
-    "Look inside": {"explain": explaining.explain, "analyze": analyze},
-    "Serve and export": {"serve": serving.serve, "export": exporting.export, "push": exporting.push},
-    "Repeat the paper": {"reproduce": reproducing.reproduce},
+
+def _named(*verbs: Callable[..., None]) -> dict[str, Callable[..., None]]:
+    return {verb.__name__: verb for verb in verbs}
+
+
+_TRAIN = (learning.train, learning.crossval, finished.ensemble, finished.distil, tuning.tune)
+TASKS: dict[str, Mapping[str, Callable[..., None] | typer.Typer]] = {
+    "Get started": _named(learning.quickstart, checking.check, learning.prepare, learning.download),
+    "Train": {**_named(*_TRAIN), "recipe": recipe},
+    "Judge": _named(predicting.evaluate, learning.summary, finished.compare, finished.report, finished.calibrate),
+    "Apply": _named(predicting.predict),
+    "Look inside": {**_named(explaining.explain), "analyze": analyze},
+    "Serve and export": _named(serving.serve, exporting.export, exporting.push),
+    "Repeat the paper": _named(reproducing.reproduce),
 }
 """The verbs by what they are for, in the order in which ``--help`` shows them."""
 

@@ -13,11 +13,16 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-_OPTION = re.compile(r"`[^-`][^`]*`|(?<![\w-])--([a-z][a-z-]*)")
+_OPTION = re.compile(r"`[^-`][^`]*`|(?<![\w/-])--([a-z][a-z-]*)(?![\w-]|\.\w)")
 """An option; or a whole command between backticks, which is one in Python's world too."""
-_IN_PYTHON = {"set": "overrides", "max-steps": "most_steps"}
-"""Names of parameters that are not those of the options with underscores."""
+_SAME = """annotator box-share boxes cache complete data device first fold folds hop jobs label label-column label-from
+labels layout most-windows out recipe root seed seeds skip-bad skip-rare splits subset threads tolerance
+window-seconds"""
+_OTHER = {"set": "overrides", "max-steps": "most_steps", "min-duration": "shortest_seconds", "gap": "gap_seconds"}
+_IN_PYTHON = {name: name.replace("-", "_") for name in _SAME.split()} | _OTHER
+"""The options that Python callers have, by their parameters; another word after two hyphens is of a file's name."""
 _verbs_at_work = 0
 
 
@@ -36,9 +41,7 @@ def worded(text: str) -> str:
     """A text whose options are those of whoever asked: ``--skip-bad`` of a verb, ``skip_bad`` of Python."""
     if _verbs_at_work:
         return text
-    return _OPTION.sub(
-        lambda found: _IN_PYTHON.get(found[1], found[1].replace("-", "_")) if found[1] else found[0], text
-    )
+    return _OPTION.sub(lambda found: _IN_PYTHON.get(found[1], found[0]), text)
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -57,6 +60,10 @@ class EarsightError(Exception):
 
     def __str__(self) -> str:
         return worded(super().__str__())
+
+    def __format__(self, form: str) -> str:
+        """In another message as it was written: whoever shows that words it, if in another process."""
+        return format(super().__str__(), form)
 
 
 class RecipeError(EarsightError):
@@ -117,6 +124,15 @@ def warn_of_sound(text: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "earsight":
         depth, frame = depth + 1, frame.f_back
     warnings.warn(worded(text), SoundWarning, stacklevel=depth)
+
+
+def shown(value: Any) -> str:
+    """A value for a message: on one line, short, and nothing in it that a terminal would obey."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of more than 4300 digits have no text
+        text = f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def were(number: int) -> str:

@@ -21,7 +21,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from earsight.errors import RecipeError, counted
+from earsight.arguments import checked
+from earsight.errors import RecipeError, counted, shown
 from earsight.files import SEAL, say_once, seal_fits
 
 
@@ -258,6 +259,7 @@ class Recipe(_Section):
             raise _refusal(Recipe, error) from error
 
     @classmethod
+    @checked()
     def load(cls, source: str | Path = "default", *, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Recipe:
         """Read a recipe by its name in the package or from a YAML file, as `load_recipe` does.
 
@@ -293,6 +295,7 @@ class Recipe(_Section):
         changes = {name: value for name, value in found.items() if getattr(self.features, name) == "auto"}
         return self.model_copy(update={"features": _validated(Features, {**self.features.model_dump(), **changes})})
 
+    @checked()
     def override(self, assignments: Iterable[str] | Mapping[str, Any]) -> Recipe:
         """The recipe with assignments applied: texts ``section.field=value``, read as YAML, or a mapping.
 
@@ -346,8 +349,6 @@ def assigned(overrides: Iterable[str] | Mapping[str, Any]) -> tuple[str, ...]:
     """Overrides as texts ``section.field=value``, of a mapping too."""
     if isinstance(overrides, Mapping):
         return tuple(f"{key}={json.dumps(value, default=str, ensure_ascii=False)}" for key, value in overrides.items())
-    if not isinstance(overrides, Iterable):
-        raise RecipeError(f"overrides is {overrides!r}; expected a mapping, as in {{'training.epochs': 10}}, or texts")
     return (overrides,) if isinstance(overrides, str) else tuple(overrides)
 
 
@@ -523,15 +524,6 @@ def _explain(kind: type[_Section], item: Any) -> str:
     where = ".".join(part for part in location if not part.startswith(("literal[", "constrained-", "int", "float")))
     found = f" (found {shown(item['input'])})" if not isinstance(item["input"], dict) else ""
     return f"recipe: {where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{found}"
-
-
-def shown(value: Any) -> str:
-    """A value for a message: on one line, short, and nothing in it that a terminal would obey."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # whole numbers of more than 4300 digits have no text
-        text = f"a {type(value).__name__} that is too large to show"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _unknown(path: str, name: str, known: Any) -> str:

@@ -89,7 +89,7 @@ def test_little_of_a_box_is_background_where_all_was_annotated(tmp_path):
     assert labels == {"owl": 4, "wren": 4, "background": 8}
     assert data.background == "background"
     assert data.classes == ("owl", "wren", "background")
-    assert any("outside all boxes: 10 windows, background by --complete, 8 of them used" in note for note in data.notes)
+    assert any("outside all boxes: 10 windows, background by complete, 8 of them used" in note for note in data.notes)
 
 
 def test_boxes_named_background_are_none_of_the_classes(tmp_path):
@@ -238,7 +238,7 @@ def test_the_number_of_windows_is_bounded(tmp_path):
     data = opened(tmp_path, both("0,6,owl", "8.95,10,wren"), rules=rules)
     sizes = Counter(clip.label for clip in data.clips)
     assert sizes == {"owl": 18, "wren": 12}
-    assert any("--most-windows" in note for note in data.notes)
+    assert any("most_windows" in note for note in data.notes)
 
 
 def test_of_several_labels_the_rarest_of_a_window_counts_where_their_number_is_bounded(tmp_path):

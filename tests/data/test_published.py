@@ -207,7 +207,7 @@ def test_fsdd_has_its_official_test_takes(tmp_path):
     assert data.clips[0] == Clip("recordings/0_jackson_3.wav", "0", TEST, "jackson")
     assert {int(clip.path[:-4].rsplit("_", 1)[1]) for clip in data.clips if clip.fold == TEST} == {3, 4}
     assert "1 sound not named DIGIT_SPEAKER_TAKE was left out" in data.notes
-    assert any("--label-from '{label}_{group}_{n}' tests on speakers that were not trained on" in n for n in data.notes)
+    assert any("label_from '{label}_{group}_{n}' tests on speakers that were not trained on" in n for n in data.notes)
     assert any(note.startswith("LEAK: 2 sources have clips in several folds (jackson, theo)") for note in data.notes)
     assert len(open_dataset(root / "recordings").clips) == 100
     (root / "recordings" / "noise.wav").unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -41,7 +42,7 @@ def calibrate(
         typer.Option(
             "--threshold-rule",
             help="How each class's threshold is chosen on held-out clips: best-f1, precision=0.9 or "
-            "false-alarms-per-hour=1; auto: best-f1 for several labels a clip, none for one.",
+            "false-alarms-per-hour=1; auto: best-f1 for several labels a clip, none for one (it begins events).",
         ),
     ] = "auto",
     figure: Annotated[
@@ -58,11 +59,16 @@ def calibrate(
     """
     import numpy as np
 
-    from earsight.calibration.calibrate import calibrate_run, calibrated_trials
+    from earsight.calibration.calibrate import calibrate_run, calibrated_trials, wanted_before
     from earsight.calibration.fit import Wanted
     from earsight.reports.calibration_report import calibration_figure, calibration_lines
 
     wanted = Wanted(score=score, false_alarms=false_alarms, coverage=coverage, method=sets, threshold_rule=rule)
+    before, plain = asdict(wanted_before(folder)), asdict(Wanted())
+    dropped = [name for name, value in asdict(wanted).items() if value == plain[name] != before[name]]
+    for name in dropped:
+        option = {"method": "sets"}.get(name, name.replace("_", "-"))
+        say(f"note: the last calibration had --{option} {before[name]}, this one has {plain[name]}: give it again")
     with bar("calibrating", "model files") as shown:
         result = calibrate_run(folder, wanted, progress=shown)
     path = figure or folder / "calibration.png"

@@ -169,16 +169,9 @@ def crossval(
     json_output: Json = False,
 ) -> None:
     """Hold out every fold in turn and aggregate; what is DONE is not run again."""
-    steps.cross_validate(
-        *(data, folder),
-        folds=folds,
-        seeds=seeds,
-        options=options,
-        jobs=jobs,
-        ray=ray,
-        as_json=json_output,
-        tensorboard=tensorboard,
-    )
+    how = {"folds": folds, "seeds": seeds, "options": options, "jobs": jobs, "ray": ray, "tensorboard": tensorboard}
+    steps.cross_validate(data, folder, as_json=json_output, **how)  # type: ignore[arg-type]
+    say(f"next:  earsight report {shlex.quote(str(folder))}")
 
 
 @verb

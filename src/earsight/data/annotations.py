@@ -23,7 +23,7 @@ from earsight.data import audio
 from earsight.data.clip_tables import PATH_COLUMNS, normal, read_table
 from earsight.data.datasets import first
 from earsight.data.named_sounds import NamedSounds
-from earsight.errors import AudioError, DataError, counted
+from earsight.errors import AudioError, DataError, counted, worded
 
 PATHS = (
     *("path", "begin path", "audio_file", "begin file", "file_name", "filepath", "recording", "sound", "sound_path"),
@@ -200,7 +200,7 @@ def read_boxes(
     seconds = {path: reading.recordings.seconds(path) for path in sorted(reading.annotated)}
     seconds = {path: length for path, length in seconds.items() if not math.isnan(length)}
     others = tuple(path for path in reading.recordings.paths if path not in seconds)
-    return Boxes(reading.recordings.root, tuple(boxes), seconds, others, tuple(notes))
+    return Boxes(reading.recordings.root, tuple(boxes), seconds, others, tuple(map(worded, notes)))
 
 
 def _tables(place: Path) -> list[Path]:

@@ -14,55 +14,26 @@ HEAD_BYTES = 4096
 _CONVERT = "convert it with `ffmpeg -i IN OUT.wav` to WAV or FLAC"
 INSTALL = "pip install 'earsight[formats]'"
 """What brings the extra decoder."""
-_OTHER_SOUND = (
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA (ASF) file"),
-    (b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"),
-    (b"#!AMR", "an AMR file"),
-    (b"MAC ", "a Monkey's Audio file"),
-    (b"wvpk", "a WavPack file"),
-    (b"TTA1", "a True Audio file"),
-    (b"MPCK", "a Musepack file"),
-    (b"DSD ", "a DSD file"),
-    (b"FRM8", "a DSD file"),
-    (b"MP+", "a Musepack file"),
-    (b"tBaK", "a TAK file"),
-    (b"\x0b\x77", "an AC-3 file"),
-    (b"\x7f\xfe\x80\x01", "a DTS file"),
-    (b"FLV\x01", "a Flash video"),
-    (b"\xff\xf1", "a raw AAC stream"),
-    (b"\xff\xf9", "a raw AAC stream"),
-)
-_NOT_SOUND = (
-    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"GIF87a", "a GIF image"),
-    (b"GIF89a", "a GIF image"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"PK\x05\x06", "an empty ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"MThd", "a MIDI file (notes, no sound)"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x7fELF", "a program"),
-)
+_OTHER_SOUND = {
+    **{b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "a WMA (ASF) file", b"\x1a\x45\xdf\xa3": "a Matroska or WebM file"},
+    **{b"#!AMR": "an AMR file", b"MAC ": "a Monkey's Audio file", b"wvpk": "a WavPack file"},
+    **{b"TTA1": "a True Audio file", b"MPCK": "a Musepack file", b"DSD ": "a DSD file", b"FRM8": "a DSD file"},
+    **{b"MP+": "a Musepack file", b"tBaK": "a TAK file", b"\x0b\x77": "an AC-3 file"},
+    **{b"\x7f\xfe\x80\x01": "a DTS file", b"FLV\x01": "a Flash video", b"\xff\xf1": "a raw AAC stream"},
+    **{b"\xff\xf9": "a raw AAC stream"},
+}
+_NOT_SOUND = {
+    **{b"\x89PNG\r\n\x1a\n": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF87a": "a GIF image"},
+    **{b"GIF89a": "a GIF image", b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive"},
+    **{b"PK\x05\x06": "an empty ZIP archive", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive"},
+    **{b"Rar!": "a RAR archive", b"MThd": "a MIDI file (notes, no sound)", b"\x93NUMPY": "a NumPy array"},
+    **{b"\x89HDF": "an HDF5 file", b"\x7fELF": "a program"},
+}
 _PICTURE_BRANDS = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
 # Names of codings by the four letters or the WAV tag that stand for them.
 _CODINGS = {
-    b"mp4a": "AAC",
-    b"aac ": "AAC",
-    b"alac": "ALAC",
-    b"Opus": "Opus",
-    b"opus": "Opus",
-    b"ima4": "IMA4 ADPCM",
-    b"ac-3": "AC-3",
-    b"ec-3": "E-AC-3",
-    b"fLaC": "FLAC",
-    b".mp3": "MP3",
-    b"samr": "AMR",
-    b"sawb": "AMR-WB",
+    **{b"mp4a": "AAC", b"aac ": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"opus": "Opus", b"ima4": "IMA4 ADPCM"},
+    **{b"ac-3": "AC-3", b"ec-3": "E-AC-3", b"fLaC": "FLAC", b".mp3": "MP3", b"samr": "AMR", b"sawb": "AMR-WB"},
 }
 _WAV_CODINGS = {0x64: "G.726", 0x65: "G.722", 0xFF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x160: "WMA", 0x161: "WMA"}
 _MATROSKA_CODINGS = ("Opus", "Vorbis", "AAC", "FLAC", "MPEG/L3", "AC3", "DTS", "WAVPACK4", "ALAC", "TTA1", "PCM")
@@ -80,12 +51,12 @@ def name_content(head: bytes) -> str | None:
         return "nothing but zero bytes; copy or download it again"
     if head[4:8] == b"ftyp":
         return _no_sound("a HEIF or AVIF image") if head[8:12] in _PICTURE_BRANDS else f"an MP4 file: {_CONVERT}"
-    for magic, name in _OTHER_SOUND:
+    for magic, name in _OTHER_SOUND.items():
         if head.startswith(magic):
             return f"{name}: {_CONVERT}"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
         return _no_sound("an AVI video" if head[8:12] == b"AVI " else "a WebP image")
-    found = next((name for magic, name in _NOT_SOUND if head.startswith(magic)), None) or _name_text(head)
+    found = next((name for magic, name in _NOT_SOUND.items() if head.startswith(magic)), None) or _name_text(head)
     if found is None and len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5:
         found = "a Python pickle"
     return found if found is None or ": " in found else _no_sound(found)
@@ -120,7 +91,7 @@ def _is_sound(head: bytes) -> bool:
     """Whether the bytes are those of a sound or a film."""
     film = head[:4] == b"RIFF" and head[8:12] == b"AVI "
     brand = head[4:8] == b"ftyp" and head[8:12] not in _PICTURE_BRANDS
-    return film or brand or head.startswith(tuple(magic for magic, _ in _OTHER_SOUND))
+    return film or brand or head.startswith(tuple(_OTHER_SOUND))
 
 
 def _coding(descriptor: int, head: bytes) -> str | None:
@@ -154,7 +125,7 @@ def _coding(descriptor: int, head: bytes) -> str | None:
         return "a VOC file of several blocks"
     if is_stereo_svx(head):
         return "an 8SVX file of two channels"
-    return next((name for magic, name in _OTHER_SOUND if head.startswith(magic)), None)
+    return next((name for magic, name in _OTHER_SOUND.items() if head.startswith(magic)), None)
 
 
 def is_stereo_svx(head: bytes) -> bool:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from earsight.data import audio
 from earsight.data.splits import PARTS, TEST, TRAIN, VALIDATION
-from earsight.errors import AudioError, DataError, counted
+from earsight.errors import AudioError, DataError, counted, worded
 
 _A = TypeVar("_A", bound=npt.NDArray[Any])
 _T = TypeVar("_T")
@@ -132,6 +132,10 @@ class Dataset:
     drawn_seed: int | None = None
     several: bool = False
     background: str | None = None
+
+    def __post_init__(self) -> None:
+        """Notes name options as whoever opens it has them."""
+        object.__setattr__(self, "notes", tuple(map(worded, self.notes)))
 
     def file(self, row: int) -> Path:
         """The file of one clip, or what names its part of one to `earsight.data.audio`."""

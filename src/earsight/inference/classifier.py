@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from earsight.calibration.apply import own_thresholds
-from earsight.errors import DataError
 from earsight.inference.clips import predict_clips
 from earsight.inference.events import EventRules, events_of
 from earsight.inference.explanation import explain
@@ -32,13 +31,8 @@ class Classifier(Model):
         """Classify many files in constant memory, in order; an unreadable one gives a `Prediction` with its error.
 
         Long files are classified whole, or with ``first`` through their first window, as by `predict`; damaged and cut
-        ones with ``damaged`` by what is whole before the damage, which their `Prediction` says. DataError for one path
-        in place of many.
+        ones with ``damaged`` by what is whole before the damage, which their `Prediction` says.
         """
-        if isinstance(paths, str | Path):
-            raise DataError(f"paths is {str(paths)!r}; expected several paths, as in [{str(paths)!r}]")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise DataError(f"batch_size is {batch_size!r}; expected a whole number from 1 on")
         return predict_clips(self, paths, batch_size=batch_size, first=first, damaged=damaged)
 
     def recording(self, path: str | Path, *, hop_seconds: float = 1.0) -> Recording:

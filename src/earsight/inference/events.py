@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from earsight.arguments import check_fields
 from earsight.errors import AudioError, EarsightError, ModelError
 from earsight.inference.activity import FRAME_SECONDS, KEPT_SECONDS, Activity
 from earsight.inference.predictions import Event, Frames, Window
@@ -55,16 +56,12 @@ class EventRules:
     never: str = ""
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold <= 1:
-            raise EarsightError(f"threshold is {self.threshold:g}; expected a probability above 0, up to 1")
+        check_fields(self)
         if not 0 < self.falls_below <= self.threshold:
             raise EarsightError(
                 f"release is {self.falls_below:g}; expected a probability above 0, "
                 f"up to the threshold {self.threshold:g}"
             )
-        for name, seconds in (("minimum duration", self.shortest_seconds), ("gap", self.gap_seconds or 0.0)):
-            if not 0 <= seconds < math.inf:
-                raise EarsightError(f"{name} is {seconds:g} s; expected 0 or more")
 
     def rises_at(self, label: str) -> float:
         """The probability at which an event of a class begins."""

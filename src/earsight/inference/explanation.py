@@ -220,8 +220,8 @@ def explain(
         raise ModelError(
             f"{name or 'array'}: the attributions for {model.classes[target]} add up to {found.total:.4g}, not "
             f"{found.difference:.4g}, after {counted(found.steps, 'step')} "
-            f"({error_words(found.error, found.tolerance)} off; {100 * found.tolerance:g} % is asked for); allow more "
-            "with --max-steps"
+            f"({error_words(found.error, found.tolerance)} off; {100 * found.tolerance:g} % is asked for); allow more: "
+            f"--max-steps {8 * most_steps}"
         )
     # Grad-CAM is taken in the network, or in each member of an ensemble.
     members = list(model.model.networks) if isinstance(model.model, Ensemble) else [model.model]

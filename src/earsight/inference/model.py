@@ -357,7 +357,7 @@ def batch(waves: NDArray[np.floating], *, samples: int) -> NDArray[np.float32]:
     waves = np.asarray(waves)
     if waves.ndim != 2 or not len(waves) or waves.shape[1] != samples or not np.issubdtype(waves.dtype, np.floating):
         raise DataError(
-            f"found an array {waves.dtype} {waves.shape}; expected floats (batch, {samples}) at the model's rate. "
+            f"waves is an array {waves.dtype} {waves.shape}; expected floats (batch, {samples}) at the model's rate. "
             "predict takes one sound of any length and rate"
         )
     check_values(waves)

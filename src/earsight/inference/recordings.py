@@ -146,4 +146,4 @@ def classify(model: Model, batch: Batch) -> list[Window]:
 def check_hop(hop_seconds: float, *, sample_rate_hz: int) -> None:
     """Raise EarsightError unless windows can be this far apart."""
     if not 1 / sample_rate_hz <= hop_seconds < math.inf:
-        raise EarsightError(f"hop is {hop_seconds:g} s; expected seconds above 0, as in --hop 1.0")
+        raise EarsightError(f"hop is {hop_seconds:g} s; expected one sample, 1/{sample_rate_hz} s, or more")

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from earsight.data import audio
 from earsight.data.audio import LOUDEST, Wave, resampled
 from earsight.data.intake import NO_LOSS, Loss, Meter, energy_of, picked
-from earsight.errors import AudioError, DataError, warn_of_sound
+from earsight.errors import AudioError, DataError, shown, warn_of_sound
 from earsight.recipe import Features
 
 Sound: TypeAlias = (
@@ -139,7 +139,7 @@ def _array(sound: Any) -> NDArray[Any]:
         names = "wave, rate" if pair else "sound['array'], sound['sampling_rate']"
         raise DataError(f"found a wave together with its rate; give them apart: predict(wave, rate=rate), of {names}")
     if not isinstance(sound, np.ndarray | list | tuple) and not hasattr(sound, "__array__"):
-        raise DataError(f"found {type(sound).__name__}; {_HOW}")
+        raise DataError(f"the sound is {shown(sound)}; {_HOW}")
     if isinstance(sound, np.ma.MaskedArray) and (hidden := int(np.ma.getmaskarray(sound).sum())):
         raise DataError(
             f"found a masked array, {hidden} of whose values are masked, and what sounds there is not known: give "
@@ -148,7 +148,7 @@ def _array(sound: Any) -> NDArray[Any]:
     try:
         return np.asarray(sound)
     except ValueError as error:
-        raise DataError(f"found a list that is no array ({error}); {_HOW}") from error
+        raise DataError(f"the sound is a list that is no array ({error}); {_HOW}") from error
 
 
 def mono(wave: NDArray[Any], *, rate: float | None, features: Features, meter: Meter | None = None) -> Wave:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from earsight.errors import ModelError, RecipeError, counted
-from earsight.recipe import Features, Recipe, recipe_from, shown
+from earsight.errors import ModelError, RecipeError, counted, shown
+from earsight.recipe import Features, Recipe, recipe_from
 
 BUDGET = {
     "members": 1000,

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from earsight.errors import EarsightError, ModelError, counted, remedy_of
+from earsight.errors import EarsightError, ModelError, counted, remedy_of, shown
 from earsight.features.spectrogram import Spectrogram
 from earsight.files import replace_bytes
 from earsight.models.card import ModelCard, card_of, check_budget, described
@@ -30,7 +30,7 @@ from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import MahalanobisStatistics, attach_statistics, statistics_from_tensors
 from earsight.models.stages import empty_model
 from earsight.models.weights import damaged, file_kind, one_line, read_header, read_safetensors
-from earsight.recipe import Features, shown
+from earsight.recipe import Features
 
 FORMAT_VERSION = 1
 _KEY = "earsight"
