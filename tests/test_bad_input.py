@@ -318,6 +318,19 @@ def test_many_bad_clips_are_counted_and_left_out_by_choice(sounds, model):
     assert sum("error" in row for row in rows) == len(BAD) - 1
 
 
+def test_crossval_counts_the_clips_that_it_uses(sounds):
+    for kind, (name, write, _) in BAD.items():
+        write(sounds / "cat" / f"{kind} {name}")
+    words = train(sounds, "--skip-bad", "--json", "--splits", 2)
+    done = invoke("crossval", *words[1:])
+    assert done.exit_code == 0, done.stderr
+    assert len(json.loads(done.stdout)["dataset"]["skipped"]) == len(BAD)
+    said = " ".join(done.stderr.split())
+    assert f"left out: {len(BAD)} of {12 + len(BAD)} clips that cannot be read; 12 are used" in said
+    # What is held out is said of the clips that are used, and after they are known.
+    assert said.index("12 are used") < said.index("groups: no sources are known")
+
+
 def test_a_class_of_which_nothing_is_left(sounds):
     for path in (sounds / "dog").iterdir():
         path.write_text("hello")

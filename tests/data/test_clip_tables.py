@@ -243,6 +243,39 @@ def test_a_name_without_an_ending_that_two_sounds_have_is_not_there(tmp_path):
     assert "1 of 4 files do not exist (1)" in refused(tmp_path / "list.csv", folds=2)
 
 
+@pytest.mark.parametrize(
+    ("paths", "home", "way"),
+    [
+        (["cat/0.wav", "dog/1.wav"], ".", ", or give {} with layout folder, which takes them from the folders"),
+        (["train/cat/0.wav", "test/dog/1.wav"], ".", ", or give {} with label_from '{split}/{label}/{name}', which"),
+        (["cat/0.wav", "dog/1.wav"], "train", ", or give {} with label_from '{split}/{label}/{name}', which takes"),
+        (["0.wav", "1.wav"], ".", ""),
+        (["train/0.wav", "test/1.wav"], ".", ""),
+    ],
+)
+def test_metadata_without_a_label_says_how_folders_give_it(tmp_path, paths, home, way):
+    """As audiofolder's metadata of captions: its sounds may lie in folders of their classes."""
+    touch(tmp_path / home, *paths)
+    rows = "".join(f"{path},some words\n" for path in paths)
+    (tmp_path / home / "metadata.csv").write_text(f"file_name,transcription\n{rows}")
+    message = refused(tmp_path)
+    found = "no column 'label'; found file_name, transcription; expected path, label: name the column of the classes so"
+    assert found + way.replace("{}", str(tmp_path)) in message
+    assert message.endswith("classes so") == (not way)
+
+
+def test_fsd50k_s_own_table_with_a_root(tmp_path):
+    """Names without endings, several labels in quotes, and a split of train and val."""
+    touch(tmp_path / "FSD50K.dev_audio", *(f"{n}.wav" for n in range(8)))
+    rows = [f'{n},"{("Bark", "Meow")[n % 2]},Animal","/m/0,/m/1",{"val" if n < 2 else "train"}' for n in range(8)]
+    path = table(tmp_path / "truth" / "dev.csv", "\n".join(["fname,labels,mids,split", *rows]))
+    data = open_dataset(path, root=tmp_path / "FSD50K.dev_audio")
+    assert (data.classes, data.several, data.split) == (("Animal", "Bark", "Meow"), True, True)
+    assert [clip.fold for clip in data.clips] == [1] * 2 + [2] * 6
+    assert data.file(7).is_file()
+    assert "8 of 8 files do not exist" in refused(path)
+
+
 def test_a_table_without_names_of_columns(tmp_path):
     message = refused(listed(tmp_path, "0.wav,x", "1.wav,y"))
     assert "no column 'path'; found 0.wav, x; expected path, label; its first line looks like a clip" in message

@@ -101,7 +101,10 @@ def test_what_is_cut_and_padded_is_printed():
     _, only = sound_lines(np.array([9.0, 10, 25, 30, 10]), labels, FEATURES, Training(windows="first"))
     assert only.startswith("of those cut only the first 10 s are used (--set training.windows=all")
     _, _, beyond = sound_lines(np.array([9.0, 10, 25, 700, 3600.2]), labels, FEATURES, ALL)
-    assert beyond == "of 2 clips only the first 600 s are used (--set training.most_seconds=3601: all)"
+    assert beyond == (
+        "of 2 clips only the first 600 s are used (--set training.most_seconds=3601: all); `predict` and `evaluate` "
+        "hear all"
+    )
     _, over = sound_lines(np.array([10.0, 10, 10.3, 11, 10]), labels, FEATURES, ALL)
     end = "which is not used; --set features.clip_seconds=11 uses all"
     assert over == f"2 clips longer than a window by at most 1 s, {end}"

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from long_clips import RATE, write_long
+from rich.console import Console
 from scipy.special import softmax
 
 from earsight.calibration.apply import Pool, Raw, fits_pools
@@ -26,6 +27,7 @@ from earsight.inference.explanation import bands_of, strongest_window
 from earsight.inference.scoring import evaluate
 from earsight.models.card import ensemble_card
 from earsight.recipe import Recipe
+from earsight.reports.tables import print_evaluation
 from earsight.training.heldout import HeldOut
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, run_trial
@@ -254,11 +256,27 @@ def test_evaluate_hears_clips_whole(classifier, folder):
     dataset = open_dataset(folder, folds=2)
     found = evaluate(classifier, dataset, fold=1)
     held_out = int((dataset.folds == 1).sum())
+    only_first = classifier.card.recipe.training.windows == "first"
     assert found["long"] == {
         **{"clips": held_out, "windows": 3 * held_out, "calibrated": None},
         "agreement": pytest.approx(found["long"]["agreement"]),
+        **({"beyond": held_out, "most_seconds": 2.0} if only_first else {}),
     }
     assert "long" not in evaluate(classifier, dataset, fold=1, first=True)
+
+
+def test_evaluate_says_where_clips_are_longer_than_what_training_used(run, folder, tmp_path, capsys):
+    """Training judges a held-out clip by `training.most_seconds` of it, and evaluate by all."""
+    whole = load_classifier(run / "model.safetensors")
+    training = whole.card.recipe.training.model_copy(update={"most_seconds": 4.0})
+    card = replace(whole.card, recipe=whole.card.recipe.model_copy(update={"training": training}))
+    found = evaluate(Classifier(card, whole.model), open_dataset(folder, folds=2), fold=1)
+    used = 4.0 if training.windows == "all" else 2.0
+    assert (found["long"]["beyond"], found["long"]["most_seconds"]) == (found["clips"], used)
+    console = Console(width=200)
+    print_evaluation(found, console=console)
+    shown = capsys.readouterr().out
+    assert f"6 clips longer than the {used:g} s that training used of a clip and heard whole here" in shown
 
 
 def test_the_window_that_speaks_most_is_explained(classifier, tmp_path):

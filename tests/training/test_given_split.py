@@ -133,6 +133,7 @@ def test_files_that_a_table_names_in_vain(sounds, tmp_path):
     assert "2 of 10 files do not exist" in invoke("train", *listed, "--out", tmp_path / "run", *TINY, code=2).stderr
     left = invoke("train", *listed, "--out", tmp_path / "run", *TINY, "--skip-bad")
     assert "2 of 10 files do not exist (test/noise/4.wav, test/tone/4.wav): left out" in " ".join(left.stderr.split())
+    assert "2 unusable clips were left out" in " ".join(left.stdout.split())
     checked = invoke("check", *listed, code=2)
     assert "error: missing: 2 files of the table not there" in checked.stdout
     assert "1 error" in checked.stdout

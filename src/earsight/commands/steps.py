@@ -226,15 +226,26 @@ def say_sources(dataset: Dataset, folds: Sequence[int], *, data: Path, held_out:
 
 
 def open_trials(
-    data: Path, options: DataOptions, *, folds: str | None, seeds: int, run: Path, several: bool = False
+    data: Path,
+    options: DataOptions,
+    *,
+    folds: str | None,
+    seeds: int,
+    run: Path,
+    several: bool = False,
+    late: bool = False,
 ) -> tuple[Dataset, list[Trial]]:
-    """A data set, and the trials of so many seeds on all its folds or the named ones; ``several`` as in `open_data`."""
+    """A data set, and the trials of so many seeds on all its folds or the named ones; ``several`` as in `open_data`.
+
+    ``late``: whether the caller says what is held out, once it is known which clips can be used.
+    """
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
     dataset = open_data(data, options, splits=options.splits, kept=kept_by(run), several=several)
     numbers = chosen_folds(folds, dataset.fold_numbers)
-    say_sources(dataset, numbers, data=data)
+    if not late:
+        say_sources(dataset, numbers, data=data)
     return dataset, [Trial(fold, seed) for seed in range(seeds) for fold in numbers]
 
 
@@ -428,7 +439,8 @@ def cross_validate(
     tensorboard: bool = False,
 ) -> None:
     """Hold out every fold in turn, report the run as `report` does, and calibrate its model files."""
-    dataset, trials = open_trials(data, options, folds=folds, seeds=seeds, run=folder, several=True)
+    late = options.skip_bad
+    dataset, trials = open_trials(data, options, folds=folds, seeds=seeds, run=folder, several=True, late=late)
     if dataset.split:
         raise DataError(
             f"{data}: brings its own test part, so that no folds can be held out in turn; use `earsight train`. To "
@@ -436,8 +448,9 @@ def cross_validate(
             "train/dog/1.wav, --label-from '{part}/{label}/{name}'"
         )
     recipe = load_recipe_for(dataset, options, run=folder)
+    tell = partial(say_sources, folds=sorted({trial.fold for trial in trials}), data=data) if late else None
     with place(options, ray, jobs=jobs) as on:
-        train_all(dataset, recipe, trials, folder, store=options, on=on, tensorboard=tensorboard)
+        train_all(dataset, recipe, trials, folder, store=options, on=on, tell=tell, tensorboard=tensorboard)
         report(folder, on, as_json=as_json)
     calibrate_members(folder)
 

@@ -102,7 +102,7 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "", mode: str 
     paths = [_with_ending(root, _clip_path(root, row[place])) for _, row in rows]
     used = [place, *(column for column in ("group", "fold") if column in table.columns)]
     notes: list[str] = []
-    found = _labels(table, place, paths, mode=mode, used=used, notes=notes)
+    found = _labels(table, root, place, paths, mode=mode, used=used, notes=notes)
     empty = [
         str(line)
         for (line, row), mine in zip(rows, found.labels, strict=True)
@@ -163,7 +163,9 @@ class _Labels:
     kind: str
 
 
-def _labels(table: Table, place: str, paths: Sequence[str], *, mode: str, used: list[str], notes: list[str]) -> _Labels:
+def _labels(
+    table: Table, root: Path, place: str, paths: Sequence[str], *, mode: str, used: list[str], notes: list[str]
+) -> _Labels:
     """The labels of a table's rows by its columns, which are added to ``used``, and to ``notes`` what was found."""
     where, rows = str(table.path), table.dicts()
     lines = [line for line, _ in rows]
@@ -185,7 +187,7 @@ def _labels(table: Table, place: str, paths: Sequence[str], *, mode: str, used: 
                     f"{where}: --labels single: rows have several classes, none, or unknown ones; leave it out"
                 )
             return _Labels(labels, masked if any(masked) else None, several, "labels")
-    kind = _role(table, "label", LABEL_COLUMNS)
+    kind = _role(table, "label", LABEL_COLUMNS, way=_by_folders(root, paths))
     used.append(kind)
     if (place, kind) != ("path", "label"):
         notes.append(f"paths are taken from column '{place}', labels from '{kind}'")
@@ -346,8 +348,22 @@ def _json_text(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _role(table: Table, wanted: str, names: Sequence[str]) -> str:
-    """The column with that meaning: by its own name, else the one that has another name of it."""
+def _by_folders(root: Path, paths: Sequence[str]) -> str:
+    """What to give where a table has no label, as audiofolder's of captions: the folders that the sounds lie in."""
+    folders = [Path(path).parts[:-1] for path in paths]
+    inside = is_part(root.name) or all(map(is_part, {one[0] for one in folders if one}))
+    home = root.parent if is_part(root.name) else root
+    if min(map(len, folders), default=0) < (2 if inside and home == root else 1):
+        return ": name the column of the classes so"
+    how = "--label-from '{split}/{label}/{name}'" if inside else "--layout folder"
+    return f": name the column of the classes so, or give {home} with {how}, which takes them from the folders"
+
+
+def _role(table: Table, wanted: str, names: Sequence[str], *, way: str = "") -> str:
+    """The column with that meaning: by its own name, else the one that has another name of it.
+
+    ``way``: what else can be done where there is none.
+    """
     found = list(dict.fromkeys(name for name in names if name in table.columns))
     preferred = [name for name in (wanted, "file_name") if name in found]
     if preferred or len(found) == 1:
@@ -357,7 +373,7 @@ def _role(table: Table, wanted: str, names: Sequence[str]) -> str:
         these = " or ".join(f"'{name}'" for name in found)
         raise DataError(f"{table.path}: {these} may be the {wanted}; name the right column '{wanted}'")
     bare = any(Path(column).suffix in audio.EXTENSIONS for column in table.columns)
-    way = "; its first line looks like a clip: write the names of the columns above it" if bare else ""
+    way = "; its first line looks like a clip: write the names of the columns above it" if bare else way
     raise DataError(f"{table.path}: no column '{wanted}'; found {shown}; expected path, label{way}")
 
 

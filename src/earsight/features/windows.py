@@ -172,7 +172,7 @@ def sound_lines(
         if (beyond := seconds > training.most_seconds).any():
             lines.append(
                 f"of {counted(int(beyond.sum()), 'clip')} only the first {training.most_seconds:g} s are used "
-                f"(--set training.most_seconds={np.ceil(np.nanmax(seconds)):g}: all)"
+                f"(--set training.most_seconds={np.ceil(np.nanmax(seconds)):g}: all); `predict` and `evaluate` hear all"
             )
     elif cut.any():
         lines.append(f"of those cut only the first {window:g} s are used (--set training.windows=all: all of them)")

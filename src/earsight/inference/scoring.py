@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from earsight.calibration.apply import threshold_of
 from earsight.calibration.ood import share_interval
 from earsight.calibration.temperature import binary_calibration_error, expected_calibration_error
+from earsight.data import audio
 from earsight.data.datasets import Dataset
 from earsight.data.splits import PARTS
 from earsight.errors import DataError
@@ -32,6 +33,7 @@ from earsight.inference.events import EventRules
 from earsight.inference.formats import harmless
 from earsight.inference.predictions import Prediction
 from earsight.models.card import ModelCard
+from earsight.recipe import Recipe
 from earsight.training.preparation import hold_out
 
 WARM_UP = 2
@@ -76,8 +78,9 @@ def evaluate(
     ``fold`` (None where the clips are no fold), ``held_out`` (whether they are what training held out),
     ``seen_in_training`` (None where it is not known), ``classes``, ``skipped`` and, of clips that were
     classified by what is whole of them, ``damaged``; where clips were cut
-    into several windows also ``long``: ``clips``, ``windows``, ``agreement`` (of all these windows with their clips)
-    and ``calibrated``, as in `Prediction`. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the
+    into several windows also ``long``: ``clips``, ``windows``, ``agreement`` (of all these windows with their clips),
+    ``calibrated``, as in `Prediction`, and, how many are ``beyond`` the ``most_seconds`` that training
+    judged of a clip. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the
     model's temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage``
     (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and
     ``calibrated_on_these``: whether some of the clips calibrated the model, so that these figures are optimistic.
@@ -97,27 +100,26 @@ def evaluate(
     rows = np.flatnonzero(wanted)
     if not len(rows):
         raise DataError(f"fold {fold}: not in this data set; its folds are {list(dataset.fold_numbers)}")
-    part = PARTS.get(fold) if dataset.split and fold is not None else None
     how = {"first": first, "damaged": damaged}
     good, found, skipped = _predictions(classifier, dataset, rows, how=how, skip_bad=skip_bad, progress=progress)
+    about = {
+        "clips": len(good),
+        "fold": fold,
+        "part": PARTS.get(fold) if dataset.split and fold is not None else None,
+        "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
+        "seen_in_training": _seen(classifier, dataset, trained, rows),
+        "skipped": skipped,
+        **_damaged(dataset, good, found),
+        **_long(found, classifier.card.recipe),
+    }
     if classifier.card.several:
-        result = _several_result(classifier, dataset, good, found) | {
-            "clips": len(good),
-            "fold": fold,
-            "part": part,
-            "held_out": trained is not None and not trained.all() and bool((wanted == ~trained).all()),
-            "seen_in_training": _seen(classifier, dataset, trained, rows),
-            "skipped": skipped,
-            **_long(found),
-            **_damaged(dataset, good, found),
-        }
+        result = _several_result(classifier, dataset, good, found) | about
         if classifier.card.calibration or classifier.card.temperatures:
             result["confidence"]["calibrated_on_these"] = _calibrated_on(classifier.card, dataset, rows)
         return result
     number = {name: index for index, name in enumerate(classifier.classes)}
     truth = np.array([number[dataset.clips[row].label] for row in good])
     guess = np.array([number[one.label] for one in found])
-    held_out = trained is not None and not trained.all() and bool((wanted == ~trained).all())
     groups = dataset.groups[good] if dataset.sources_known else None
     means = ClipMeans(good, (truth == guess).astype(np.float64), np.zeros(len(truth), dtype=np.int64), groups)
     interval = bootstrap_accuracy(means.correct, folds=means.folds, groups=groups)
@@ -125,15 +127,8 @@ def evaluate(
         "accuracy": {"mean": accuracy(truth, guess), "ci95": [interval.low, interval.high]},
         "macro_f1": macro_f1(truth, guess, classes=len(classifier.classes)),
         **base_rates(truth, means, truth, guess, classes=classifier.classes),
-        "clips": len(truth),
-        "fold": fold,
-        "part": part,
-        "held_out": held_out,
-        "seen_in_training": _seen(classifier, dataset, trained, rows),
         "classes": _by_class(classifier.classes, truth, guess),
-        "skipped": skipped,
-        **_damaged(dataset, good, found),
-        **_long(found),
+        **about,
     }
     if classifier.card.calibration.keys() & {"unknown", "sets"}:
         result["confidence"] = {
@@ -149,14 +144,18 @@ def _damaged(dataset: Dataset, rows: NDArray[np.int64], found: Sequence[Predicti
     return {"damaged": hurt} if hurt else {}
 
 
-def _long(found: Sequence[Prediction]) -> dict[str, Any]:
+def _long(found: Sequence[Prediction], recipe: Recipe) -> dict[str, Any]:
     """Figures of clips that were cut into several windows; nothing without such."""
     long = [one for one in found if one.windows > 1]
     if not long:
         return {}
     agreement = float(np.average([one.agreement for one in long], weights=[one.windows for one in long]))
-    windows = sum(one.windows for one in long)
-    return {"long": {"clips": len(long), "windows": windows, "agreement": agreement, "calibrated": long[0].calibrated}}
+    windows, features = sum(one.windows for one in long), recipe.features
+    most = recipe.training.most_seconds if recipe.training.windows == "all" else float(features.clip_seconds)
+    judged = len(audio.windows(round(most * features.rate), features.samples))
+    out = {"clips": len(long), "windows": windows, "agreement": agreement, "calibrated": long[0].calibrated}
+    beyond = sum(one.windows > judged for one in long)
+    return {"long": out | ({"beyond": beyond, "most_seconds": most} if beyond else {})}
 
 
 def _several_result(

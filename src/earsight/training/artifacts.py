@@ -165,7 +165,7 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
             "clips": len(dataset.clips),
             "classes": len(dataset.classes),
             "digest": dataset.digest,
-            "skipped": list(prepared.skipped),
+            "skipped": [*prepared.skipped, *dataset.missing],
             "options": list(dataset.options),
             "held_out": dataset.held_out,
         },
