@@ -138,6 +138,9 @@ def test_joined_files_are_heard_whole(tmp_path):
         mp3(),
         ogg,
         written(rate=48000, format="OGG", subtype="OPUS"),
+        *(written(WAVE[: len(WAVE) - 3], format=kind, subtype="PCM_24") for kind in ("CAF", "W64", "AU", "RF64")),
+        written(format="AU", subtype="PCM_16", endian="LITTLE"),
+        by_ffmpeg("caf", "alac", sample_format="s16p"),
     ]
     for content in kinds:
         alone = read(tmp_path, content)
@@ -145,6 +148,12 @@ def test_joined_files_are_heard_whole(tmp_path):
         assert audio.info(tmp_path / "x").seconds * len(alone) > 0
     both = read(tmp_path, ogg + other)
     assert len(both) == 2 * len(WAVE)
+    for kind in ("CAF", "W64", "AU"):
+        first, second = (written(wave, at, format=kind) for wave, at in ((WAVE, RATE), (WAVE[::2], RATE // 2)))
+        found = read(tmp_path, first + second)
+        assert len(found) == 2 * len(WAVE)
+        assert np.corrcoef(found[len(WAVE) : 2 * len(WAVE)], WAVE)[0, 1] > 0.9
+        assert reason(tmp_path, first + second[:-3000]).startswith("truncated")
     # The second's rate is half: it is resampled to the first's.
     assert np.corrcoef(both[len(WAVE) : 2 * len(WAVE)], WAVE)[0, 1] > 0.9
     assert len(read(tmp_path, mp3() + mp3(WAVE[::2], RATE // 2))) == 2 * len(WAVE)
@@ -453,6 +462,22 @@ def test_a_cut_file_in_a_coding_that_libsndfile_reads_is_called_cut(tmp_path, mo
         monkeypatch.setattr(decoders, "has_ffmpeg", lambda extra=extra: extra)
         for kind in ({"format": "CAF", "subtype": "PCM_16"}, {"format": "CAF", "subtype": "ULAW"}):
             assert reason(tmp_path, written(**kind)[:kept]).startswith("truncated or damaged sound (")
+
+
+@pytest.mark.parametrize(
+    ("of", "sample_format", "name"),
+    [
+        (("nut", "pcm_s16le"), "s16", "a NUT file"),
+        (("sox", "pcm_s32le"), "s32", "a SoX file"),
+        (("wtv", "ac3"), "fltp", "a recording of television (WTV)"),
+    ],
+)
+def test_a_container_that_is_not_read_is_named_with_what_converts_it(tmp_path, of, sample_format, name):
+    content = by_ffmpeg(*of, sample_format=sample_format)
+    assert reason(tmp_path, content) == f"{name}: convert it with `ffmpeg -i IN OUT.wav` to WAV or FLAC"
+    assert reason(tmp_path, content[:3000]).startswith(f"{name}: ")
+    truehd = bytes(4) + b"\xf8\x72\x6f\xba" + content[:3000]
+    assert reason(tmp_path, truehd).startswith("a TrueHD or MLP stream: convert it with `ffmpeg")
 
 
 def test_files_that_need_the_extra_are_counted(monkeypatch):

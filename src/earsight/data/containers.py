@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,11 @@ from earsight.portable import read_at
 _CHUNK = 1 << 20
 # Writers that cannot seek back (pipes, recorders) leave sizes near 2 or 4 GiB in the header: no promise at all.
 _UNKNOWN = (range(0x7F000000, 0x7F001000), range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 1 << 32))
+_W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _MP3_IN_WAV = (0x50, 0x55)
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_TTA_HEAD = b"TTA1\1\0"
 _FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 
 
@@ -84,7 +86,7 @@ def survey(descriptor: int) -> Survey:
     if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
         return _wav(descriptor, start, size)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-        return _aiff(descriptor, start, size)
+        return _in_a_row(descriptor, start, size, _form)
     if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
         missing = _missing_chunk(descriptor, size, start=start + 12, layout=">4sI", data=b"BODY")
         # One channel behind the other, which libsndfile takes for one frame after the other.
@@ -94,20 +96,15 @@ def survey(descriptor: int) -> Survey:
     if head[:4] == b"wvpk":
         return _wavpack(descriptor, size)
     if head[:4] == b"caff":
-        return _caf(descriptor, size)
-    if head[:4] == b"riff":
-        return Survey(missing=_missing_chunk(descriptor, size, start=40, layout="<16sq", data=_W64_DATA, align=8))
+        return _in_a_row(descriptor, 0, size, _caf)
+    if head[:16] == _W64_RIFF:
+        return _in_a_row(descriptor, 0, size, _w64)
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
-        order = ">" if head[:4] == b".snd" else "<"
-        offset, length = struct.unpack(order + "II", head[4:12])
-        missing = 0 if _is_unknown(length) else max(0, offset + length - size)
-        # No chunk can follow, so that it is a size from before the power failed; libsndfile takes bit 31 for a sign.
-        if offset + length < size or length >> 31:
-            opening = head[:4] + struct.pack(order + "II", 24, 0xFFFFFFFF) + head[12:24]
-            return Survey((Link(offset, size, opening),), missing)
-        return Survey(missing=missing)
+        return _in_a_row(descriptor, 0, size, _au)
     if head[:4] == b"OggS":
         return _ogg(descriptor, size)
+    if head[:6] == _TTA_HEAD:
+        return Survey(_ranges([start, *_heads(descriptor, start + 6, size, (_TTA_HEAD,))], size))
     if head[:4] == b"fLaC":
         return _flac(descriptor, start, size)
     if head.startswith(b"Creative Voice File"):
@@ -208,7 +205,7 @@ def _starts_wav(descriptor: int, position: int) -> bool:
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
     head = read_at(descriptor, 4096, position)
-    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM")):
+    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff")):
         return True
     if not head.strip(b"\0") and size - position <= 4096:  # a sector that was filled up
         return True
@@ -216,9 +213,7 @@ def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     return all(0x20 <= byte < 0x7F for byte in head[:4]) and position + 8 + length <= size + 1
 
 
-def _missing_chunk(
-    descriptor: int, size: int, *, start: int, layout: str, data: bytes, align: int = 2, position: int = 0
-) -> int:
+def _missing_chunk(descriptor: int, size: int, *, start: int, layout: str, data: bytes, align: int = 2) -> int:
     """Walk the chunks to the one with the sound and compare its length with the file's."""
     header = struct.calcsize(layout)
     position = start
@@ -235,18 +230,18 @@ def _missing_chunk(
     return 0
 
 
-def _aiff(descriptor: int, start: int, size: int) -> Survey:
-    """An AIFF file, or several in a row."""
-    links: list[Link] = []
-    missing, following = 0, start
+def _in_a_row(descriptor: int, start: int, size: int, one: Callable[[int, int, int], tuple[Survey, int]]) -> Survey:
+    """A file, or several in a row: ``one`` surveys that at a place, and says where another begins behind, else -1."""
+    found, following = one(descriptor, start, size)
+    links = [*found.links]
     while following >= 0:
-        link, missing, following = _form(descriptor, following, size)
-        links.append(link)
-    return Survey(tuple(links) if len(links) > 1 or links[0].head else (), missing)
+        found, following = one(descriptor, following, size)
+        links += found.links
+    return replace(found, links=tuple(links) if len(links) > 1 or links[0].head else ())
 
 
-def _form(descriptor: int, start: int, size: int) -> tuple[Link, int, int]:
-    """The AIFF file at ``start``: its bytes, how many are missing, and where another begins behind it, else -1."""
+def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
+    """The AIFF file at ``start``, for `_in_a_row`."""
     position, form = start + 12, read_at(descriptor, 12, start)
     following = start + 8 + int.from_bytes(form[4:8], "big")
     while position + 8 <= size:
@@ -264,34 +259,65 @@ def _form(descriptor: int, start: int, size: int) -> tuple[Link, int, int]:
         if unknown or _goes_on(descriptor, min(body + 8, end), end, size, agrees=agrees):
             # Of size 0 libsndfile reads to the end of the file, however long.
             head = form + struct.pack(">4sI", b"SSND", 0)
-            return Link(body, size, head), 0, -1
+            return Survey((Link(body, size, head),)), -1
         if end <= following and read_at(descriptor, 12, following)[8:11] == b"AIF":
-            return Link(start, following), 0, following
-        return Link(start, size), max(0, end - size), -1
-    return Link(start, size), 0, -1
+            return Survey((Link(start, following),)), following
+        return Survey((Link(start, size),), max(0, end - size)), -1
+    return Survey((Link(start, size),)), -1
 
 
-def _caf(descriptor: int, size: int) -> Survey:
-    """A CAF file; a data chunk of length -1, which libsndfile refuses, or with sound behind it goes to the end."""
-    position = 8
+def _w64(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
+    """The W64 file at ``start``, for `_in_a_row`."""
+    missing = _missing_chunk(descriptor, size, start=start + 40, layout="<16sq", data=_W64_DATA, align=8)
+    behind = start + int.from_bytes(read_at(descriptor, 8, start + 16), "little")
+    if start + 40 < behind < size and read_at(descriptor, 16, behind) == _W64_RIFF:
+        return Survey((Link(start, behind),)), behind
+    return Survey((Link(start, size),), missing), -1
+
+
+def _au(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
+    """The AU file at ``start``, for `_in_a_row`."""
+    head = read_at(descriptor, 24, start)
+    order = ">" if head[:4] == b".snd" else "<"
+    offset, length = struct.unpack(order + "II", head[4:12])
+    end = start + offset + length
+    if end < size and read_at(descriptor, 4, end) == head[:4]:
+        return Survey((Link(start, end),)), end
+    missing = 0 if _is_unknown(length) else max(0, end - size)
+    # No chunk can follow, so that it is a size from before the power failed; libsndfile takes bit 31 for a sign.
+    if end < size or length >> 31:
+        opening = head[:4] + struct.pack(order + "II", 24, 0xFFFFFFFF) + head[12:24]
+        return Survey((Link(start + offset, size, opening),), missing), -1
+    return Survey((Link(start, size),), missing), -1
+
+
+def _caf(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
+    """The CAF file at ``start``, for `_in_a_row`.
+
+    A data chunk of length -1, which libsndfile refuses, or with sound behind it goes to the end.
+    """
+    position, found = start + 8, Survey((Link(start, size),))
     while position + 12 <= size:
         name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
         body = position + 12
+        if name == b"caff":
+            return Survey((Link(start, position),)), position
         goes_on = 0 <= length < size - body and not _is_chunk(descriptor, body + length, size)
+        goes_on = goes_on and read_at(descriptor, 5, body + length)[1:] != b"caff"
         if name == b"data" and (length == -1 or goes_on):
-            head = read_at(descriptor, position + 4, 0) + struct.pack(">q", size - body)
-            return Survey((Link(body, size, head),))
-        if name == b"data":
-            missing, tail = max(0, body + length - size), max(body, size - _CHUNK)
+            head = read_at(descriptor, position + 4 - start, start) + struct.pack(">q", size - body)
+            return Survey((Link(body, size, head),)), -1
+        if name == b"data" and (missing := body + length - size) > 0:
+            tail = max(body, size - _CHUNK)
             # Before the end of the sound no table begins, unless bytes of it are missing.
-            at = read_at(descriptor, size - tail, tail).find(b"pakt") if missing else -1
-            if at >= 0:
-                return Survey(damage=(None, f"{body + length - tail - at} bytes of it are gone"))
-            return Survey(missing=missing)
+            if (at := read_at(descriptor, size - tail, tail).find(b"pakt")) >= 0:
+                return replace(found, damage=(None, f"{body + length - tail - at} bytes of it are gone")), -1
+            return replace(found, missing=missing), -1
         if length < 0:
             break
         position = body + length
-    return Survey()
+        position += read_at(descriptor, 5, position)[1:] == b"caff"  # libsndfile fills up odd lengths
+    return found, -1
 
 
 def _voc_blocks(descriptor: int, head: bytes, size: int) -> tuple[int, int]:
@@ -449,19 +475,22 @@ def _ogg_crc(page: bytes) -> int:
 
 def _flac(descriptor: int, start: int, size: int) -> Survey:
     """A FLAC file, or several in a row; a part of a longer one promises the whole's length."""
-    begins = [start]
-    position, tail = start + 8, b""
-    while position < size:
-        block = tail + read_at(descriptor, _CHUNK, position)
-        places = {block.find(head) for head in _FLAC_HEADS} - {-1}
-        if places:
-            begins.append(position - len(tail) + min(places))
-            position, tail = begins[-1] + 8, b""
-        else:
-            position, tail = position - len(tail) + len(block), block[-7:]
+    begins = [start, *_heads(descriptor, start + 8, size, _FLAC_HEADS)]
     ends = [*begins[1:], size]
     links = tuple(_flac_link(descriptor, begin, end) for begin, end in zip(begins, ends, strict=True))
     return Survey(() if len(links) == 1 and links[0].frames is None else links)
+
+
+def _heads(descriptor: int, position: int, size: int, heads: tuple[bytes, ...]) -> Iterator[int]:
+    """Where from a position on one of the heads, which have one length, stands."""
+    tail = b""
+    while position < size:
+        block = tail + read_at(descriptor, _CHUNK, position)
+        places = {block.find(head) for head in heads} - {-1}
+        begin = position - len(tail) + (min(places) if places else len(block))
+        if places:
+            yield begin
+        position, tail = (begin + len(heads[0]), b"") if places else (begin, block[1 - len(heads[0]) :])
 
 
 def _flac_link(descriptor: int, begin: int, end: int) -> Link:

@@ -22,6 +22,14 @@ _OTHER_SOUND = {
     **{b"\x7f\xfe\x80\x01": "a DTS file", b"FLV\x01": "a Flash video", b"\xff\xf1": "a raw AAC stream"},
     **{b"\xff\xf9": "a raw AAC stream"},
 }
+_UNREAD = {
+    **{b"nut/multimedia container": "a NUT file", b".SoX": "a SoX file", b"XoS.": "a SoX file"},
+    **{b"\xb7\xd8\x00\x20\x37\x49\xda\x11": "a recording of television (WTV)", b"DTSHDHDR": "a DTS-HD file"},
+    **{b"\x06\x0e\x2b\x34\x02\x05\x01\x01": "an MXF file", b"ea3\x03": "a Sony OpenMG file"},
+    **{b"ajkg": "a Shorten file", b"qoaf": "a QOA file", b".ra\xfd": "a RealAudio file"},
+    **{b"\x02dss": "a dictation (DSS)", b"\x03dss": "a dictation (DSS)"},
+}
+"""Kinds that FFmpeg reads, but is not asked to here."""
 _NOT_SOUND = {
     **{b"\x89PNG\r\n\x1a\n": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF87a": "a GIF image"},
     **{b"GIF89a": "a GIF image", b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive"},
@@ -51,9 +59,11 @@ def name_content(head: bytes) -> str | None:
         return "nothing but zero bytes; copy or download it again"
     if head[4:8] == b"ftyp":
         return _no_sound("a HEIF or AVIF image") if head[8:12] in _PICTURE_BRANDS else f"an MP4 file: {_CONVERT}"
-    for magic, name in _OTHER_SOUND.items():
+    for magic, name in (_OTHER_SOUND | _UNREAD).items():
         if head.startswith(magic):
             return f"{name}: {_CONVERT}"
+    if head[4:7] == b"\xf8\x72\x6f" and len(head) > 7 and head[7] in (0xBA, 0xBB):
+        return f"a TrueHD or MLP stream: {_CONVERT}"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
         return _no_sound("an AVI video" if head[8:12] == b"AVI " else "a WebP image")
     found = next((name for magic, name in _NOT_SOUND.items() if head.startswith(magic)), None) or _name_text(head)

@@ -7,6 +7,7 @@ what the structure shows is found here; the packets themselves are looked at whe
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 from earsight.data.mpeg import Link, Survey
 from earsight.portable import read_at
@@ -39,23 +40,26 @@ _INDEXES = (b"moov", b"moof", b"mfra")  # boxes that follow an MP4 file's sound,
 
 
 def _boxes(descriptor: int, size: int) -> Survey:
-    """An MP4 file, by its boxes: the last one's end lies beyond the file's where it was cut."""
-    position, last = 0, 0
+    """An MP4 file, or several in a row, by its boxes: the last one's end lies beyond the file's where it was cut."""
+    position, last, begins, indexes = 0, 0, list[int](), 0
     while position + 8 <= size:
         head = read_at(descriptor, 16, position)
-        length = int.from_bytes(head[:4], "big")
+        length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:16], "big")
         if length == 0:  # to the end
-            return Survey()
-        if length < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in head[4:8]):
+            break
+        if length < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in name):
             gone = _swallowed(descriptor, size, last)
             return Survey(damage=(None, f"{position - last - gone} bytes of it are gone") if gone else None)
+        if name == b"ftyp" or not begins:
+            begins.append(position)
+        indexes += name == b"moov"
         last, position = position, position + length
     gone = _swallowed(descriptor, size, last) if position > size else 0
     if gone:
         return Survey(damage=(None, f"{position - last - gone} bytes of it are gone"))
-    return Survey(missing=max(0, position - size))
+    return Survey(_links(begins, size) if indexes == len(begins) else (), missing=max(0, position - size))
 
 
 def _swallowed(descriptor: int, size: int, begin: int) -> int:
@@ -164,11 +168,12 @@ _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 
 
 def _asf(descriptor: int, size: int) -> Survey:
-    """A WMA file, by its data object, which is packets of one length that begin alike."""
-    position, packet, live = 0, 0, False
-    while position + 24 <= size:
+    """A WMA file, or several in a row, by its data object, which is packets of one length that begin alike."""
+    position, packet, live, begins, found = 0, 0, False, list[int](), Survey()
+    while position + 24 <= size and found.damage is None:
         name, length = struct.unpack("<16sQ", read_at(descriptor, 24, position))
         if name == _ASF_HEADER:
+            begins.append(position)
             head = read_at(descriptor, min(length, _CHUNK), position)
             at = head.find(_ASF_PROPERTIES)
             if at > 0 and len(head) >= at + 104:
@@ -178,11 +183,11 @@ def _asf(descriptor: int, size: int) -> Survey:
             live = live or length <= 50
             end = size if live else position + length
             damage = _asf_damage(descriptor, position + 50, min(end, size), packet)
-            return Survey(missing=max(0, end - size), damage=damage, exact=True)
-        if length < 24:
+            found = Survey(missing=max(0, end - size), damage=damage, exact=True)
+        if length < 24 or (live and name == _ASF_DATA):
             break
         position += length
-    return Survey()
+    return replace(found, links=_links(begins, size))
 
 
 def _asf_damage(descriptor: int, begin: int, end: int, packet: int) -> tuple[float, str] | None:
@@ -228,9 +233,10 @@ def _flash(descriptor: int, size: int) -> Survey:
             held, base = read_at(descriptor, _CHUNK, position), position
         head = held[position - base : position - base + 16]
         if int.from_bytes(head[:4], "big") != before or head[4] & 0x1F not in (8, 9, 18):  # sound, pictures, words
-            scrap = b"FLV\1" in head or not read_at(descriptor, 4096, position + 4).strip(b"\0")
+            scrap = not read_at(descriptor, 4096, position + 4).strip(b"\0")
+            what = "a second file begins" if b"FLV\1" in head else "bytes that are no tag"
             # Some writers fill in no lengths.
-            return Survey(damage=None if scrap or tags < 3 else (times[1] - times[0], "bytes that are no tag"))
+            return Survey(damage=None if scrap or tags < 3 else (times[1] - times[0], what))
         if time >= 0:
             times, tags = [times[0] if tags else time, time], tags + 1
         sound = head[4] & 0x1F == 8 and len(head) >= 12
