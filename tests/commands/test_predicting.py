@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from earsight.errors import SoundWarning
+from earsight.commands import predicting
+from earsight.errors import DataError, SoundWarning
 from earsight.inference.classifier import load_classifier
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
@@ -107,9 +109,66 @@ def test_rows_say_what_is_left_out(model, sounds, tmp_path):
     assert [name for name, _ in classifier.left_out] == [str(paths[0])]
 
 
+@pytest.mark.parametrize("constant", [0.0, 0.25])
+def test_every_form_says_that_a_sound_is_silent(model, tmp_path, constant):
+    soundfile.write(tmp_path / "flat.wav", np.full(3 * RATE, constant), RATE)
+    silent = "silent: all samples are the same"
+    for form in ((), ("--json",), ("--csv",), ("--csv", "--first"), ("--hop", 1)):
+        done = invoke("predict", model, tmp_path / "flat.wav", *form)
+        assert f"note: 1 sound {silent}, so that an answer says nothing of it" in " ".join(done.stderr.split())
+        if not form:
+            assert done.stdout.endswith(f"\t{silent}\n")
+        if form == ("--json",):
+            assert json.loads(done.stdout)["left_out"] == {"silent": 1.0}
+        if "--csv" in form:
+            header, row = done.stdout.splitlines()
+            assert dict(zip(header.split(","), row.split(","), strict=True))["left_out"] == "silent"
+    classifier = load_classifier(model)
+    with pytest.warns(SoundWarning, match=silent):
+        found = classifier.predict(np.full(3 * RATE, constant), rate=RATE)
+    assert found.left_out == {"silent": 1.0}
+    assert silent in repr(found)
+    assert silent in found._repr_html_()
+
+
+def test_an_output_of_csv_goes_on_with_the_columns_that_it_was_begun_with(model, sounds, tmp_path, monkeypatch):
+    """Earlier versions had no column of what is left out."""
+    ask = ("predict", model, sounds, "--csv", "--out", tmp_path / "rows.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, "Wanted", partial(predicting.Wanted, lost=False))
+        invoke(*ask)
+    header = (tmp_path / "rows.csv").read_text().splitlines()[0]
+    assert header.endswith("agreement")
+    assert "is whole; nothing to do" in invoke(*ask, "--resume").stderr
+    assert invoke(*ask[:-2]).stdout.splitlines()[0] == f"{header},left_out"
+
+
+@pytest.mark.parametrize("rate", [8, 16, 44.1, 192])
+def test_a_rate_in_khz_is_refused_with_that_in_hz(model, rate):
+    wave = np.random.default_rng(0).normal(0, 0.1, RATE)
+    with pytest.raises(DataError, match=f"rates are in Hz: did you mean {1000 * rate:g}\\?"):
+        load_classifier(model).predict(wave, rate=rate)
+    with pytest.warns(SoundWarning, match="of samples at 250 kHz it is 250000"):
+        load_classifier(model).predict(wave, rate=250)
+
+
+def test_integers_of_unknown_scale_are_refused_with_what_scales_them(model):
+    classifier = load_classifier(model)
+    wave = np.round(1000 * np.sin(np.arange(RATE))).astype(np.int64)
+    with pytest.raises(DataError, match=r"give wave.astype\(np.float32\) / scale, with scale = 32768 for 16 bits"):
+        classifier.predict(wave, rate=RATE)
+    with pytest.raises(DataError, match=r"give \(wave.astype\(np.float32\) - scale\) / scale"):
+        classifier.predict((wave + 32768).astype(np.uint16), rate=RATE)
+    with pytest.raises(DataError, match=r"found an array bool .* expected floats with full scale at 1, or int16"):
+        classifier.predict(wave > 0, rate=RATE)
+
+
 def test_explain_says_what_is_left_out(model, sounds, tmp_path):
     told = invoke("explain", model, sounds / "high" / "call.wav", "--out", tmp_path, "--no-curves").stderr
     assert "note: 1 sound with up to 50 % of a moment's energy above 4000 Hz" in told
+    ask = ("explain", model, sounds / "high" / "call.wav", "--out", tmp_path, "--no-curves", "--json")
+    (row,) = json.loads(invoke(*ask).stdout)["explanations"]
+    assert row["left_out"] == {"above": pytest.approx(0.5, abs=0.01), "above_hz": pytest.approx(10000, abs=50)}
     with pytest.warns(SoundWarning, match="above 4000 Hz"):
         load_classifier(model).explain(sounds / "high" / "call.wav", curves=False)
 

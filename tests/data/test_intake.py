@@ -87,13 +87,28 @@ def test_averages_that_cancel_are_measured():
     y = tone(440)
     assert measured(np.stack([y, -y], axis=1)).cancelled == pytest.approx(1, abs=1e-6)
     assert measured(np.stack([y, -0.5 * y], axis=1)).cancelled == pytest.approx(0.8, abs=1e-6)
-    for fine in ([y, y], [y, 0 * y], [y, tone(1000)], [0 * y, 0 * y]):
+    for fine in ([y, y], [y, 0 * y], [y, tone(1000)]):
         assert not measured(np.stack(fine, axis=1))
     right = measured(np.stack([y, -y], axis=1), features=FEATURES.model_copy(update={"channel": "right"}))
     assert not right
     silent = measured(np.stack([0.01 * y, y], axis=1), features=FEATURES.model_copy(update={"channel": "left"}))
     assert silent.lacking == pytest.approx(0.9999, abs=1e-5)
     assert silent
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3, -1.0])
+def test_silence_and_a_constant_are_named(constant):
+    flat = np.full(3 * RATE, constant)
+    assert measured(flat) == measured(np.stack([flat, 0 * flat], axis=1)) == Loss(silent=1.0)
+    assert measured(flat).to_dict() == {"silent": 1.0}
+    clicked = flat.copy()
+    clicked[-1] += 3e-5  # a bit of 16
+    meter = Meter(FEATURES)
+    assert not meter.loss  # of nothing that was heard
+    for first in range(0, len(flat), 5000):
+        assert not first or meter.loss.silent
+        meter.add(clicked[first : first + 5000, None].astype(np.float32), RATE)
+    assert not meter.loss
 
 
 @pytest.mark.parametrize("at", [0.0, 2.3, 7.0, 9.0])

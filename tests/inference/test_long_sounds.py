@@ -325,12 +325,12 @@ def test_boundaries_are_of_the_window_that_speaks_most(run, classifier, tmp_path
 def test_predict_says_it_once_and_first_is_as_before(run, folder, tmp_path):
     model = run / "model.safetensors"
     shown = invoke("predict", model, folder / "high", "--csv")
-    assert shown.stdout.splitlines()[0] == "path,label,probability,error,windows,agreement"
+    assert shown.stdout.splitlines()[0] == "path,label,probability,error,windows,agreement,left_out"
     assert all(",3," in line for line in shown.stdout.splitlines()[1:])
     assert shown.stderr.count("classified whole") == 1
     assert "6 files longer than the model's window of 2 s" in shown.stderr
     old = invoke("predict", model, folder / "high", "--csv", "--first")
-    assert old.stdout.splitlines()[0] == "path,label,probability,error"
+    assert old.stdout.splitlines()[0] == "path,label,probability,error,left_out"
     assert "classified whole" not in old.stderr
     lines = [json.loads(line) for line in invoke("predict", model, folder / "high", "--json").stdout.splitlines()]
     assert {line["windows"] for line in lines} == {3}

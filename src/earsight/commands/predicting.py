@@ -68,6 +68,7 @@ class Wanted:
     resume: bool
     first: bool = False
     damaged: bool = False
+    lost: bool = True
     own_thresholds: bool = False
     reduced: bool = False
 
@@ -179,10 +180,11 @@ def _much(paths: Iterable[str]) -> bool:
 
 
 def _as_begun(wanted: Wanted) -> Wanted:
-    """A resumed output of clips that holds first windows, as earlier versions wrote it, goes on with those."""
+    """A resumed output of clips goes on as it was begun: with first windows, without the column ``left_out``."""
     from earsight.inference.journal import settings_of
 
     begun = settings_of(wanted.to) if wanted.resume and wanted.to and wanted.hop_seconds is None else None
+    wanted = wanted if begun is None else replace(wanted, lost="left_out" in begun)
     if begun is None or wanted.first or "whole" in begun:
         return wanted
     say(f"earsight: {wanted.to}: was begun with the first window of each file alone, and goes on so")
@@ -218,6 +220,8 @@ def _output(wanted: Wanted) -> Output:
     }
     if wanted.hop_seconds is None and not wanted.first:
         settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
+    if wanted.hop_seconds is None and wanted.form == "csv" and wanted.lost:
+        settings["left_out"] = True
     if wanted.damaged:
         settings["damaged"] = True
     if wanted.reduced:
@@ -244,6 +248,7 @@ def _clips(
     done, failed = int(start["done"]), int(start["failed"])
     writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration), first=wanted.first)
     writer.damaged, writer.classes = wanted.damaged, model.classes if model.card.several else ()
+    writer.lost = wanted.lost
     long = uncalibrated = damaged = 0
     output.commit(start, now=True)
     if output.open(""):

@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,7 +231,7 @@ def _look(dataset: Dataset, row: int, features: Features, *, used: float, near: 
         clipped=clipped / min(frames, used * rate),
         # All after the last sound is silence, as some sets pad their clips to one length.
         silent_tail=1 - sounding / frames,
-        loss=meter.loss,
+        loss=replace(meter.loss, silent=0.0),  # a finding of its own
         print=duplicates.fingerprint(np.concatenate(begin), rate) if begin else None,
     )
 
@@ -253,7 +253,7 @@ def left_out(clips: Sequence[tuple[str, Path]], features: Features, *, seconds: 
                     meter.add(block[: most - meter.frames], rate)
                     if meter.frames >= most:
                         break
-            losses.append((name, meter.loss))
+            losses.append((name, replace(meter.loss, silent=0.0)))
         except AudioError:
             continue
     found_in = loss_texts(losses, features).values()

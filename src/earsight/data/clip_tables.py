@@ -16,7 +16,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from earsight.data import audio, contents
@@ -138,19 +138,11 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "", mode: str 
         agreeing["split" if split else "fold"] = [PARTS[fold] if split else str(fold) for fold in folds]
     kept, labels_of, unknown = merged(paths, lines, found.labels, found.unknown, agreeing, where=str(path))
     notes.append(labels_note(labels_of, unknown))
-    return Listing(
-        name or path.stem,
-        root,
-        [paths[row] for row in kept],
-        [joined(map(normal, mine)) for mine in labels_of],
-        [groups[row] for row in kept],
-        None if folds is None else [folds[row] for row in kept],
-        notes=notes,
-        table=path,
-        split=split,
-        several=True,
-        unknown=None if unknown is None else [tuple(map(normal, mine)) for mine in unknown],
-    )
+    columns = [paths[row] for row in kept], [joined(map(normal, mine)) for mine in labels_of]
+    parts = None if folds is None else [folds[row] for row in kept]
+    masks = None if unknown is None else [tuple(map(normal, mine)) for mine in unknown]
+    listing = Listing(name or path.stem, root, *columns, [groups[row] for row in kept], parts, notes=notes, table=path)
+    return replace(listing, split=split, several=True, unknown=masks)
 
 
 @dataclass(frozen=True)
@@ -360,10 +352,7 @@ def _by_folders(root: Path, paths: Sequence[str]) -> str:
 
 
 def _role(table: Table, wanted: str, names: Sequence[str], *, way: str = "") -> str:
-    """The column with that meaning: by its own name, else the one that has another name of it.
-
-    ``way``: what else can be done where there is none.
-    """
+    """The column with that meaning: by its own name, else one that has another name of it; ``way`` is out of none."""
     found = list(dict.fromkeys(name for name in names if name in table.columns))
     preferred = [name for name in (wanted, "file_name") if name in found]
     if preferred or len(found) == 1:

@@ -230,10 +230,9 @@ def _missing_chunk(descriptor: int, size: int, *, start: int, layout: str, data:
     return 0
 
 
-def _in_a_row(descriptor: int, start: int, size: int, one: Callable[[int, int, int], tuple[Survey, int]]) -> Survey:
+def _in_a_row(descriptor: int, start: int, size: int, one: Callable[..., tuple[Survey, int]]) -> Survey:
     """A file, or several in a row: ``one`` surveys that at a place, and says where another begins behind, else -1."""
-    found, following = one(descriptor, start, size)
-    links = [*found.links]
+    links, following = list[Link](), start
     while following >= 0:
         found, following = one(descriptor, following, size)
         links += found.links

@@ -161,7 +161,6 @@ class _Sndfile:
         return file
 
     def read(self, frames: int) -> Wave:
-        """See `Decoder`."""
         if self._rest is not None:
             block = self._rest.read(frames)
             self.damage = self._rest.damage
@@ -232,7 +231,6 @@ class _Sndfile:
             file.close()
 
     def seek(self, frame: int) -> int:
-        """See `Decoder`."""
         exact = self.format in _EXACT_CONTAINERS and self.coding.startswith(_EXACT_CODINGS)
         if not frame or not exact or not self.frames or frame > self.frames:
             return 0
@@ -250,7 +248,6 @@ class _Sndfile:
             return 0
 
     def close(self) -> None:
-        """See `Decoder`."""
         self._file.close()
         if self._rest is not None:
             self._rest.close()
@@ -278,7 +275,6 @@ class _Joined:
         self._left = np.empty((0, self.channels), dtype=np.float32)
 
     def read(self, frames: int) -> Wave:
-        """See `Decoder`."""
         parts, have = [self._left], len(self._left)
         while have < frames and self._current is not None:
             wave = self._current.read(frames)
@@ -302,11 +298,9 @@ class _Joined:
         self._next += 1
 
     def seek(self, frame: int) -> int:
-        """See `Decoder`."""
         return 0
 
     def close(self) -> None:
-        """See `Decoder`."""
         if self._current is not None:
             self._current.close()
             self._current = None

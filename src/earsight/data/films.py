@@ -212,9 +212,7 @@ def _missing_pack(descriptor: int, size: int) -> int:
         if position < base or position + 16 > base + len(held):
             held, base = read_at(descriptor, _CHUNK, position), position
         head = held[position - base : position - base + 16]
-        if head[:3] != b"\0\0\1" or head[3] < 0xB9:
-            return 0
-        if head[3] == 0xB9:  # the end
+        if head[:3] != b"\0\0\1" or head[3] <= 0xB9:  # no packet, or the end
             return 0
         if head[3] == 0xBA:
             position += 12 if head[4] >> 6 == 0 else 14 + (head[13] & 7 if len(head) > 13 else 0)

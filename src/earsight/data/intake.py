@@ -36,6 +36,7 @@ NEAR = 1.1
 """A sound whose own band ends within a tenth of the limit loses nothing of note: one at 48 kHz read at 44.1 kHz."""
 LEVEL = 1e-4
 """Of full scale, -80 dB: what is quieter is a recorder's own noise."""
+SAME = 1e-6
 _AT_ONCE = 512
 RATES_HZ = (44100, 96000, 192000, 256000, 384000)
 CLIPS_SHARE = 0.05
@@ -69,7 +70,7 @@ class Loss:
 
     ``above`` of a moment's energy lies above the bands, around ``above_hz``; ``below`` of all energy lies below them;
     ``cancelled`` of the channels' energy in a window is lost by averaging them; ``lacking`` of the loudest channel's
-    energy in a window the chosen one does not have.
+    energy in a window the chosen one does not have; ``silent`` is 1 where all samples of a channel are the same.
     """
 
     above: float = 0.0
@@ -77,6 +78,7 @@ class Loss:
     below: float = 0.0
     cancelled: float = 0.0
     lacking: float = 0.0
+    silent: float = 0.0
 
     def __bool__(self) -> bool:
         """Whether any of it is worth naming."""
@@ -89,8 +91,6 @@ class Loss:
 
 
 NO_LOSS = Loss()
-
-
 _MOST_SAMPLES = 1 << 16
 """Of a moment: 20 ms at 3.3 MHz. Higher rates are claims of a header, which may be of 4 GHz, and cost no memory."""
 
@@ -107,12 +107,16 @@ class Meter:
         self._worst = np.zeros(2)
         # Of the last two halves of windows: frames, what averaging loses of moments' energy, and each channel's energy.
         self._halves = np.zeros((2, 0))
-        self.frames = 0
+        self._start: Wave | None = None
+        self.frames, self._sounds = 0, False
 
     def add(self, block: Wave, rate_hz: int) -> None:
         """Measure the next block (frames, channels)."""
         if block.shape[1] > 1:
             self._compare(block, rate_hz)
+        if len(block) and not self._sounds:
+            self._start = block[0].copy() if self._start is None else self._start
+            self._sounds = bool((np.abs(block - self._start) > SAME).any())
         self.frames += len(block)
         if rate_hz / 2 <= self._high * NEAR and not self._low:
             return
@@ -158,7 +162,7 @@ class Meter:
         """What the blocks lost."""
         below = self._below / self._all if self._all else 0.0
         cancelled, lacking = np.maximum(self._worst, self._lost()).tolist()
-        return Loss(self._above, self._above_hz, below, cancelled, lacking)
+        return Loss(self._above, self._above_hz, below, cancelled, lacking, float(self.frames > 0 and not self._sounds))
 
 
 def moments(block: Wave, rate_hz: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
@@ -213,6 +217,7 @@ def shares_above(blocks: Iterable[tuple[Wave, int]], *, seconds: float) -> dict[
 def _named(loss: Loss) -> dict[str, float]:
     """The kinds of loss that are worth naming, with their shares."""
     least = {"above": NOTED_SHARE, "below": NOTED_SHARE, "cancelled": CANCELLED_SHARE, "lacking": 1 - QUIET_SHARE}
+    least |= {"silent": 1.0}
     return {kind: getattr(loss, kind) for kind, share in least.items() if getattr(loss, kind) >= share}
 
 
@@ -240,6 +245,7 @@ def loss_texts(
             "energy in a window; features.channel chooses: left, right, a number or loudest",
             "lacking": f"{who} with windows that have next to nothing in the channel that features.channel = "
             f"{features.channel} chooses, and sound in another; loudest takes that",
+            "silent": f"{who} silent: all samples are the same, so that an answer says nothing of it",
         }[kind]
         out[kind] = [name for name, _ in those], text
     return out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +79,7 @@ class Explanation:
     windows: int = 1  # into which the sound was cut
     damage: str = ""  # what is wrong with the file, where it was used all the same
     read_seconds: float | None = None  # and how much of it is whole
+    left_out: dict[str, float] = field(default_factory=dict)  # as of a `Prediction`
 
     @property
     def end_seconds(self) -> float:
@@ -118,6 +119,7 @@ class Explanation:
             **{name: round(getattr(self, name), 3) for name in ("begin_seconds", "end_seconds")},
             "windows": self.windows,
             **({"damage": self.damage, "read_seconds": self.read_seconds} if self.damage else {}),
+            **({"left_out": self.left_out} if self.left_out else {}),
             "completeness": {
                 "sum_of_attributions": found.total,
                 "score": found.score,
@@ -197,6 +199,7 @@ def explain(
         name = source.name
         parts = partial(source.windows, excuse=excuse if damaged else None)
         begin, wave, windows, top = strongest_window(model, parts, wanted, first=first, name=name)
+        left_out = source.loss.to_dict()
     _check_length(wave, name, model)
     front_end, network = model.front_end, FromBands(model)
     spectrogram, silence = bands_of(model, wave)
@@ -266,6 +269,7 @@ def explain(
         windows=windows,
         damage=damage[0][0] if damage else "",
         read_seconds=damage[0][1] if damage else None,
+        left_out=left_out,
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from earsight.files import TURNING, json_text
-from earsight.inference.predictions import NONE, Event, Prediction, share_words
+from earsight.inference.predictions import NONE, SILENT, Event, Prediction, share_words
 
 Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
@@ -33,9 +33,9 @@ class Writer(ABC):
     and ``low_hz``: the highest and the lowest frequency that the model gets of the recording; ``first``: whether of
     long clips only the first window was used, so that the csv has no columns ``windows``, ``agreement`` and
     ``calibrated``; ``damaged``: whether damaged clips are used, so that it has the columns ``damage`` and
-    ``read_seconds``. ``classes``: those of a model whose classes may sound together, of which rows have all;
-    ``several_files``: whether rows are of several recordings, which ``before_seconds`` of others came before, so that a
-    Raven table names them.
+    ``read_seconds``; ``lost``: whether it has ``left_out``. ``classes``: those of a model whose classes may sound
+    together, of which rows have all; ``several_files``: whether rows are of several recordings, which
+    ``before_seconds`` of others came before, so that a Raven table names them.
     """
 
     kind: Kind
@@ -46,6 +46,7 @@ class Writer(ABC):
     low_hz: float = 0.0
     first: bool = False
     damaged: bool = False
+    lost: bool = False
     classes: tuple[str, ...] = ()
     several_files: bool = False
     before_seconds: float = 0.0
@@ -82,6 +83,7 @@ class _Text(Writer):
         words = words or [f"{_words(name)} {share_words(share)}" for name, share in self._pairs(found)]
         words[:1] = [f"{found.words} (nearest: {words[0]})"] if found.unknown else words[:1]
         words += [agreement(found)] if found.windows > 1 else []
+        words += [SILENT] if "silent" in found.left_out else []
         if found.read_seconds is not None:
             words.append(f"from the {found.read_seconds:.2f} s that are whole: {_words(found.damage)}")
         return self._row(found.path, *_seconds(times), *([f"error: {_words(found.error)}"] if found.error else words))
@@ -126,6 +128,8 @@ class _Csv(Writer):
         if self.classes:
             share = dict(zip(found.classes, found.probabilities, strict=True))
             row += [_quoted(";".join(found.named)), *(f"{share[n]:.6f}" if share else "" for n in self.classes)]
+        if self.lost:
+            row.append(";".join(kind for kind in found.left_out if kind != "above_hz"))
         return csv_line(row)
 
     def event(self, path: str, event: Event) -> str:
@@ -145,7 +149,7 @@ class _Csv(Writer):
         damage = ["damage", "read_seconds"] if self.damaged else []
         several = ["labels", *(_quoted(f"p_{name}") for name in self.classes)] if self.classes else []
         first = ["path", *times, "label", "probability", *ranks, *extra, "error"]
-        return [*first, *self._window_columns(), *damage, *several]
+        return [*first, *self._window_columns(), *damage, *several, *(["left_out"] if self.lost else [])]
 
     def _window_columns(self) -> list[str]:
         if self.kind != "clips" or self.first:

@@ -12,6 +12,8 @@ UNKNOWN = "unknown"
 """What is shown for a sound unlike any class; beside it stands the OOD score, never the nearest class's probability."""
 NONE = "none"
 """What is shown where no class reaches its threshold."""
+SILENT = "silent: all samples are the same"
+"""What stands beside the answer for silence, or a constant: it says nothing of the sound."""
 
 
 def share_words(probability: float) -> str:
@@ -48,7 +50,8 @@ class Prediction:
 
     ``left_out`` says what of the sound the network did not get, where that is much: the share of energy ``above`` the
     bands in some moment (around ``above_hz`` Hz), ``below`` them, and, in some window, ``cancelled`` by averaging
-    channels or ``lacking`` in the chosen one. Empty for windows of recordings.
+    channels or ``lacking`` in the chosen one; ``silent`` is 1 where it is silence, or a constant. Empty for windows of
+    recordings.
     """
 
     path: str  # the file as it was named; empty for an array
@@ -94,7 +97,9 @@ class Prediction:
 
     @property
     def _long(self) -> str:
-        return f" ({self.windows} windows, {100 * self.agreement:.0f} % agree)" if self.windows > 1 else ""
+        found = [f"{self.windows} windows, {100 * self.agreement:.0f} % agree"] if self.windows > 1 else []
+        found += [SILENT] if "silent" in self.left_out else []
+        return f" ({'; '.join(found)})" if found else ""
 
     def _repr_html_(self) -> str:
         """A bar a class, for notebooks: the first ten."""

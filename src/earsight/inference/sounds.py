@@ -34,6 +34,8 @@ CHANNELS, SAMPLES = 8, 16
 """Of an array of two axes the channels are the one of at most so many, the samples the one of more than so many."""
 BEYOND = 100.0
 """Times full scale that no recording reaches by itself."""
+NO_RATE_HZ, LOW_RATE_HZ = 200, 1000
+"""Below the first no sound is recorded, below the second hardly any: it may be meant in kHz."""
 _HOW = "predict takes a path, the bytes of a sound file, a file opened with 'rb', or an array with its rate"
 
 
@@ -159,6 +161,10 @@ def mono(wave: NDArray[Any], *, rate: float | None, features: Features, meter: M
     not finite, of another shape or type, or came without its rate.
     """
     rate_hz = _rate(rate)
+    if rate_hz < NO_RATE_HZ:
+        raise DataError(f"rate is {rate}, which no recording has; rates are in Hz: did you mean {1000 * rate_hz:g}?")
+    if rate_hz < LOW_RATE_HZ:
+        warn_of_sound(f"rate is {rate} Hz: of samples at {rate} kHz it is {1000 * rate_hz:g}")
     integers = not np.issubdtype(wave.dtype, np.floating)
     wave = _scaled(wave)
     if wave.ndim == 2:
@@ -199,6 +205,9 @@ def _scaled(wave: NDArray[Any]) -> NDArray[np.floating]:
     if kind == np.uint8:  # as WAV files of 8 bits have it
         return np.asarray((wave - 128.0) / 128)
     way = "expected floats with full scale at 1, or int16 or int32 samples"
+    if kind.kind in "iu":
+        floats = "wave.astype(np.float32)" if kind.kind == "i" else "(wave.astype(np.float32) - scale)"
+        way += f": give {floats} / scale, with scale = 32768 for 16 bits, 2**23 for 24"
     raise DataError(f"found an array {kind} {wave.shape}, whose full scale is not known; {way}")
 
 

@@ -72,11 +72,7 @@ _NESTS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mode
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 # Text of torch.load's error for a pickle with more than tensors and plain containers.
 _WANTS_CODE = (
-    "Unsupported global",
-    "Unsupported class",
-    "Trying to call reduce",
-    "Trying to instantiate",
-    "Can only build",
+    *("Unsupported global", "Unsupported class", "Trying to call reduce", "Trying to instantiate", "Can only build"),
 )
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 
