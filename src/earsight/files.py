@@ -34,15 +34,7 @@ if TYPE_CHECKING:
 _DIGEST = "digest"
 _ARRAYS = "arrays"
 _ARRAY_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    BadZipFile,
-    zlib.error,
+    *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BadZipFile, zlib.error),
 )
 """What numpy and zipfile raise at a damaged file; a NotImplementedError is a RuntimeError."""
 _WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds
