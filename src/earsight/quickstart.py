@@ -54,13 +54,10 @@ def run_quickstart(folder: Path, *, epochs: int, device: torch.device) -> dict[s
     row = int((dataset.folds == trial.fold).nonzero()[0][0])
     drawing = folder / "spectrogram.png"
     return {
-        "accuracy": summary["accuracy"],
-        "clips": summary["folds"][0]["clips"],
+        **{"accuracy": summary["accuracy"], "clips": summary["folds"][0]["clips"]},
         "chance": 1 / len(dataset.classes),
         "predicted": _show_one(model, dataset.file(row), label=dataset.clips[row].label, drawing=drawing),
-        "spectrogram": str(drawing),
-        "model": str(model),
-        "seconds": time.monotonic() - started,
+        **{"spectrogram": str(drawing), "model": str(model), "seconds": time.monotonic() - started},
     }
 
 

@@ -167,14 +167,10 @@ def _figures(
     offsets = [abs(truth[one].end - found[other].end) for one, other in pairs]
     matched = len(pairs)
     return {
-        "sounds": sounds,
-        "events": events,
-        "matched": matched,
-        "precision": matched / events if events else None,
-        "recall": matched / sounds if sounds else None,
+        **{"sounds": sounds, "events": events, "matched": matched},
+        **{"precision": matched / events if events else None, "recall": matched / sounds if sounds else None},
         "f1": 2 * matched / (sounds + events) if sounds + events else None,
-        "false_an_hour": (events - matched) / hours if hours > 0 else None,
-        "onset_error": _error(onsets),
+        **{"false_an_hour": (events - matched) / hours if hours > 0 else None, "onset_error": _error(onsets)},
         "offset_error": _error(offsets),
     }
 

@@ -135,12 +135,8 @@ class Explanation:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays, by name, as they go into an ``.npz``."""
         return {
-            "spectrogram": self.spectrogram,
-            "attribution": self.attribution.values,
-            "merged": self.merged,
-            "grad_cam": self.grad_cam,
-            "mask": self.mask,
-            "column_edges_seconds": self.edges,
+            **{"spectrogram": self.spectrogram, "attribution": self.attribution.values, "merged": self.merged},
+            **{"grad_cam": self.grad_cam, "mask": self.mask, "column_edges_seconds": self.edges},
             "band_hz": self.band_hz,
         }
 

@@ -242,15 +242,9 @@ def joined(graphs: Graphs, card: ModelCard, *, version: str) -> Any:
         f"probabilities (batch, classes) of this one window. {_LONG}"
     )
     facts: dict[str, Any] = {
-        "earsight_version": version,
-        "classes": list(card.classes),
-        "sample_rate_hz": features.rate,
-        "clip_seconds": float(features.clip_seconds),
-        "band_hz": list(features.band_hz),
-        "channel": features.channel,
-        "windows": 1,
-        "long_sounds": _LONG,
-        "card": described(card),
+        **{"earsight_version": version, "classes": list(card.classes), "sample_rate_hz": features.rate},
+        **{"clip_seconds": float(features.clip_seconds), "band_hz": list(features.band_hz)},
+        **{"channel": features.channel, "windows": 1, "long_sounds": _LONG, "card": described(card)},
     }
     if card.several:
         facts["several"] = True

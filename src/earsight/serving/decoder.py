@@ -67,12 +67,8 @@ def decode(job: dict[str, Any]) -> dict[str, Any]:
         code = "no_space" if error.errno in NO_ROOM else "internal"
         return {"code": code, "message": f"the decoded sound cannot be written ({error.strerror or error})"}
     return {
-        "samples": samples,
-        "seconds": found.seconds,
-        "rate": found.sample_rate_hz,
-        "channels": found.channels,
-        "format": found.format,
-        "loss": asdict(meter.loss),
+        **{"samples": samples, "seconds": found.seconds, "rate": found.sample_rate_hz, "channels": found.channels},
+        **{"format": found.format, "loss": asdict(meter.loss)},
     }
 
 

@@ -115,16 +115,9 @@ class Decoders:
         """
         out = path.with_suffix(".raw")
         job = {
-            "path": str(path),
-            "out": str(out),
-            "rate": self._features.rate,
-            "channel": self._features.channel,
-            "start": start,
-            "seconds": seconds,
-            "window": window,
-            "longest": self._limits.sound_seconds,
-            "cpu_seconds": self._limits.decode_seconds,
-            "features": self._features.model_dump(mode="json"),
+            **{"path": str(path), "out": str(out), "rate": self._features.rate, "channel": self._features.channel},
+            **{"start": start, "seconds": seconds, "window": window, "longest": self._limits.sound_seconds},
+            **{"cpu_seconds": self._limits.decode_seconds, "features": self._features.model_dump(mode="json")},
         }
         child = await self._idle.get()
         why = "crash"

@@ -172,11 +172,8 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
     """The machine on which results were computed: processor, cores, threads, versions."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.system(),
+        **{"cores": os.cpu_count(), "threads": torch.get_num_threads(), "python": platform.python_version()},
+        **{"torch": torch.__version__, "system": platform.system()},
     }
 
 
