@@ -229,7 +229,8 @@ def explain(
     mask = soft_mask(found.values, front_end)
     used, unused = split_sound(wave, mask, front_end)
     positive, shared = positive_part(found.values, seconds=model.clip_seconds), np.broadcast_to(cam, found.values.shape)
-    maps = dict(zip(MAPS, (found.values, positive, shared, spectrogram[0].cpu().numpy()), strict=True))
+    drawn: list[NDArray[Any]] = [found.values, positive, shared, spectrogram[0].cpu().numpy()]
+    maps = dict(zip(MAPS, drawn, strict=True))
 
     def probability(spectrograms: Tensor) -> Tensor:
         scaled = network(spectrograms) / torch.tensor(model.card.scale, device=spectrograms.device)
