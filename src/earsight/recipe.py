@@ -33,14 +33,14 @@ class _Section(BaseModel):
 _M = TypeVar("_M", bound=_Section)
 _RECIPES = Path(__file__).parent / "recipes"
 NEUTRAL = {
-    **{"features.representation": "log_mel", "features.fmin_hz": 0.0, "features.fmax_hz": "none"},
-    **{"features.channel": "mix", "training.compile": "auto", "training.source": "auto"},
+    "features.representation": "log_mel", "features.fmin_hz": 0.0, "features.fmax_hz": "none",
+    "features.channel": "mix", "training.compile": "auto", "training.source": "auto",
     "transfer": {"fuse": "all", "freeze": "none", "freeze_statistics": True, "cut": "none"},
-    **{"training.watch": False, "training.windows": ("auto", "first"), "training.labels": ("auto", "single")},
-    **{"training.most_seconds": 600.0, "training.seed": "auto", "backbone.seed": "auto"},
-    **{"backbone.zero_init_last": True, "augment.copies": 1, "augment.background": 0.0},
-    **{"augment.background_snr_db": [0.0, 20.0], "distillation": {"weight": 0.0, "temperature": 2.0}},
-}
+    "training.watch": False, "training.windows": ("auto", "first"), "training.labels": ("auto", "single"),
+    "training.most_seconds": 600.0, "training.seed": "auto", "backbone.seed": "auto",
+    "backbone.zero_init_last": True, "augment.copies": 1, "augment.background": 0.0,
+    "augment.background_snr_db": [0.0, 20.0], "distillation": {"weight": 0.0, "temperature": 2.0},
+}  # fmt: skip
 """A new field goes here with its neutral value, or a tuple of them, at which it is left out of the digest."""
 _KEPT = ("representation",)
 """Features that stand in keys and identities at their neutral values too, as they did before there were such values."""

@@ -486,13 +486,13 @@ def _add(reading: _Reading, box: Box) -> None:
 _UNREADABLE, _PAST = "of a recording that cannot be read", "past the end of their recording"
 _REMEDIES = {
     "of no known recording": "correct the name, or name the folder that the recordings lie in",
-    **{_UNREADABLE: "mend the recording", "without begin and end as numbers": "write seconds, as in 12.5"},
+    _UNREADABLE: "mend the recording", "without begin and end as numbers": "write seconds, as in 12.5",
     "whose end is before its begin": "exchange the two, or draw the box again",
     "without length": "a point has no length: draw it as a region",
     "that begin before the recording": "times count from the begin of the file",
     "without a label": "name what sounds there, or give --label-column if another column has it",
     _PAST: "times count from the begin of the file, in seconds",
-}
+}  # fmt: skip
 
 
 def _refuse(reading: _Reading, *, skip_bad: bool) -> None:

@@ -15,34 +15,34 @@ _CONVERT = "convert it with `ffmpeg -i IN OUT.wav` to WAV or FLAC"
 INSTALL = "pip install 'earsight[formats]'"
 """What brings the extra decoder."""
 _OTHER_SOUND = {
-    **{b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "a WMA (ASF) file", b"\x1a\x45\xdf\xa3": "a Matroska or WebM file"},
-    **{b"#!AMR": "an AMR file", b"MAC ": "a Monkey's Audio file", b"wvpk": "a WavPack file"},
-    **{b"TTA1": "a True Audio file", b"MPCK": "a Musepack file", b"DSD ": "a DSD file", b"FRM8": "a DSD file"},
-    **{b"MP+": "a Musepack file", b"tBaK": "a TAK file", b"\x0b\x77": "an AC-3 file"},
-    **{b"\x7f\xfe\x80\x01": "a DTS file", b"FLV\x01": "a Flash video", b"\xff\xf1": "a raw AAC stream"},
-    **{b"\xff\xf9": "a raw AAC stream"},
-}
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "a WMA (ASF) file", b"\x1a\x45\xdf\xa3": "a Matroska or WebM file",
+    b"#!AMR": "an AMR file", b"MAC ": "a Monkey's Audio file", b"wvpk": "a WavPack file",
+    b"TTA1": "a True Audio file", b"MPCK": "a Musepack file", b"DSD ": "a DSD file", b"FRM8": "a DSD file",
+    b"MP+": "a Musepack file", b"tBaK": "a TAK file", b"\x0b\x77": "an AC-3 file",
+    b"\x7f\xfe\x80\x01": "a DTS file", b"FLV\x01": "a Flash video", b"\xff\xf1": "a raw AAC stream",
+    b"\xff\xf9": "a raw AAC stream",
+}  # fmt: skip
 _UNREAD = {
-    **{b"nut/multimedia container": "a NUT file", b".SoX": "a SoX file", b"XoS.": "a SoX file"},
-    **{b"\xb7\xd8\x00\x20\x37\x49\xda\x11": "a recording of television (WTV)", b"DTSHDHDR": "a DTS-HD file"},
-    **{b"\x06\x0e\x2b\x34\x02\x05\x01\x01": "an MXF file", b"ea3\x03": "a Sony OpenMG file"},
-    **{b"ajkg": "a Shorten file", b"qoaf": "a QOA file", b".ra\xfd": "a RealAudio file"},
-    **{b"\x02dss": "a dictation (DSS)", b"\x03dss": "a dictation (DSS)"},
-}
+    b"nut/multimedia container": "a NUT file", b".SoX": "a SoX file", b"XoS.": "a SoX file",
+    b"\xb7\xd8\x00\x20\x37\x49\xda\x11": "a recording of television (WTV)", b"DTSHDHDR": "a DTS-HD file",
+    b"\x06\x0e\x2b\x34\x02\x05\x01\x01": "an MXF file", b"ea3\x03": "a Sony OpenMG file",
+    b"ajkg": "a Shorten file", b"qoaf": "a QOA file", b".ra\xfd": "a RealAudio file",
+    b"\x02dss": "a dictation (DSS)", b"\x03dss": "a dictation (DSS)",
+}  # fmt: skip
 """Kinds that FFmpeg reads, but is not asked to here."""
 _NOT_SOUND = {
-    **{b"\x89PNG\r\n\x1a\n": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF87a": "a GIF image"},
-    **{b"GIF89a": "a GIF image", b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive"},
-    **{b"PK\x05\x06": "an empty ZIP archive", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive"},
-    **{b"Rar!": "a RAR archive", b"MThd": "a MIDI file (notes, no sound)", b"\x93NUMPY": "a NumPy array"},
-    **{b"\x89HDF": "an HDF5 file", b"\x7fELF": "a program"},
-}
+    b"\x89PNG\r\n\x1a\n": "a PNG image", b"\xff\xd8\xff": "a JPEG image", b"GIF87a": "a GIF image",
+    b"GIF89a": "a GIF image", b"%PDF": "a PDF document", b"PK\x03\x04": "a ZIP archive",
+    b"PK\x05\x06": "an empty ZIP archive", b"\x1f\x8b": "a gzip archive", b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive", b"MThd": "a MIDI file (notes, no sound)", b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file", b"\x7fELF": "a program",
+}  # fmt: skip
 _PICTURE_BRANDS = {b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis"}
 # Names of codings by the four letters or the WAV tag that stand for them.
 _CODINGS = {
-    **{b"mp4a": "AAC", b"aac ": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"opus": "Opus", b"ima4": "IMA4 ADPCM"},
-    **{b"ac-3": "AC-3", b"ec-3": "E-AC-3", b"fLaC": "FLAC", b".mp3": "MP3", b"samr": "AMR", b"sawb": "AMR-WB"},
-}
+    b"mp4a": "AAC", b"aac ": "AAC", b"alac": "ALAC", b"Opus": "Opus", b"opus": "Opus", b"ima4": "IMA4 ADPCM",
+    b"ac-3": "AC-3", b"ec-3": "E-AC-3", b"fLaC": "FLAC", b".mp3": "MP3", b"samr": "AMR", b"sawb": "AMR-WB",
+}  # fmt: skip
 _WAV_CODINGS = {0x64: "G.726", 0x65: "G.722", 0xFF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x160: "WMA", 0x161: "WMA"}
 _MATROSKA_CODINGS = ("Opus", "Vorbis", "AAC", "FLAC", "MPEG/L3", "AC3", "DTS", "WAVPACK4", "ALAC", "TTA1", "PCM")
 _SEARCHED = 1 << 20  # bytes at each end of a file among which an MP4's coding is looked for

@@ -272,11 +272,11 @@ class Dataset:
 
 
 TITLES = {
-    **{"esc50": "ESC-50 layout", "urbansound8k": "UrbanSound8K layout", "gtzan": "GTZAN layout"},
-    **{"folder": "a folder per class", "csv": "a csv of clips", "speechcommands": "Speech Commands layout"},
-    **{"fsdd": "Free Spoken Digit Dataset layout", "fsd50k": "FSD50K layout", "dcase": "DCASE layout"},
-    **{"audiofolder": "audiofolder layout", "boxes": "windows of recordings"},
-}
+    "esc50": "ESC-50 layout", "urbansound8k": "UrbanSound8K layout", "gtzan": "GTZAN layout",
+    "folder": "a folder per class", "csv": "a csv of clips", "speechcommands": "Speech Commands layout",
+    "fsdd": "Free Spoken Digit Dataset layout", "fsd50k": "FSD50K layout", "dcase": "DCASE layout",
+    "audiofolder": "audiofolder layout", "boxes": "windows of recordings",
+}  # fmt: skip
 OFFICIAL_FOLDS = frozenset({"esc50", "urbansound8k", "dcase"})
 FIXED_WINDOW = frozenset({"esc50", "urbansound8k", "gtzan"})
 """Layouts whose clips are one window, as published results have it."""

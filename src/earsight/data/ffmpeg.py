@@ -40,12 +40,12 @@ _CHECKED = frozenset({"flac", "wavpack", "tta", "ac3", "eac3"})
 _CHECKS = {"err_detect": "crccheck+explode"}
 # FFmpeg's demultiplexers by the first bytes; none of them opens other files.
 _DEMUXERS = {
-    **{b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"\x1a\x45\xdf\xa3": "matroska", b"#!AMR": "amr", b"MAC ": "ape"},
-    **{b"wvpk": "wv", b"TTA1": "tta", b"MPCK": "mpc8", b"MP+": "mpc", b"DSD ": "dsf", b"FRM8": "iff", b"tBaK": "tak"},
-    **{b".RMF": "rm", b"FLV\x01": "flv", b"\x0b\x77": "ac3", b"\x7f\xfe\x80\x01": "dts", b"\x00\x00\x01\xba": "mpeg"},
-    **{b"caff": "caf", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff", b".snd": "au", b"riff": "w64"},
-    **{b"Creative Voice File": "voc"},
-}
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"\x1a\x45\xdf\xa3": "matroska", b"#!AMR": "amr", b"MAC ": "ape",
+    b"wvpk": "wv", b"TTA1": "tta", b"MPCK": "mpc8", b"MP+": "mpc", b"DSD ": "dsf", b"FRM8": "iff", b"tBaK": "tak",
+    b".RMF": "rm", b"FLV\x01": "flv", b"\x0b\x77": "ac3", b"\x7f\xfe\x80\x01": "dts", b"\x00\x00\x01\xba": "mpeg",
+    b"caff": "caf", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff", b".snd": "au", b"riff": "w64",
+    b"Creative Voice File": "voc",
+}  # fmt: skip
 
 
 class Refused(Exception):  # noqa: N818

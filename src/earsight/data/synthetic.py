@@ -228,8 +228,8 @@ def _rain(time: Wave, draw: np.random.Generator) -> Wave:
 
 
 KINDS: dict[str, Callable[[Wave, np.random.Generator], Wave]] = {
-    **{"chirp_down": partial(_chirp, upward=False), "chirp_up": partial(_chirp, upward=True)},
-    **{"click_train": _click_train, "doorbell": _doorbell, "noise_bursts": _noise_bursts},
-    **{"plucked_string": _plucked_string, "rain": _rain, "sine_tone": _sine_tone, "siren": _siren},
+    "chirp_down": partial(_chirp, upward=False), "chirp_up": partial(_chirp, upward=True),
+    "click_train": _click_train, "doorbell": _doorbell, "noise_bursts": _noise_bursts,
+    "plucked_string": _plucked_string, "rain": _rain, "sine_tone": _sine_tone, "siren": _siren,
     "tremolo": _tremolo,
-}
+}  # fmt: skip

@@ -246,9 +246,9 @@ def _boundaries(sources: _Sources) -> _Result:
 
 
 _MAKERS: dict[str, Callable[[_Sources], _Result]] = {
-    **{"similarity": _similarity, "fusion": _sweep("fusion"), "freeze": _sweep("freeze"), "cutoff": _sweep("cutoff")},
-    **{"explained": _explained, "boundaries": _boundaries},
-}
+    "similarity": _similarity, "fusion": _sweep("fusion"), "freeze": _sweep("freeze"), "cutoff": _sweep("cutoff"),
+    "explained": _explained, "boundaries": _boundaries,
+}  # fmt: skip
 _TITLES = {"similarity": "Figure 2a", **_NAMES, "explained": "Figure 3", "boundaries": "Boundaries"}
 
 

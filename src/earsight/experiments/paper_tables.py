@@ -179,9 +179,9 @@ def _windows(scale: Scale, numbers: Numbers) -> Made:
 
 
 _MAKERS = {
-    **{"table1": _table1, "table2": _table2, "table3": _table3, "representations": _representations},
+    "table1": _table1, "table2": _table2, "table3": _table3, "representations": _representations,
     "windows": _windows,
-}
+}  # fmt: skip
 
 
 def _repeated(row: Repeated, numbers: Numbers) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from earsight.errors import ModelError, RecipeError, counted, shown
 from earsight.recipe import Features, Recipe, recipe_from
 
 BUDGET = {
-    **{"members": 1000, "seconds of sound in a window": 300, "points in an FFT": 1 << 17},
-    **{"columns in a spectrogram, before or after its resize": 20_000, "values in the STFTs of a window": 1 << 28},
-    **{"bytes of memory to load it": 1 << 30, "bytes of memory for 16 clips": 6 << 30},
+    "members": 1000, "seconds of sound in a window": 300, "points in an FFT": 1 << 17,
+    "columns in a spectrogram, before or after its resize": 20_000, "values in the STFTs of a window": 1 << 28,
+    "bytes of memory to load it": 1 << 30, "bytes of memory for 16 clips": 6 << 30,
     "seconds to load it and answer once": 120,
-}
+}  # fmt: skip
 """Limits of the sizes in a model file's card; $EARSIGHT_MODEL_BUDGET multiplies them.
 
 Of earsight's own recipes, clips of 30 s ask for most: half of the bytes for clips and, with ten networks, a third of

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 _FOR_AND_AGAINST = "cividis_r"
 _UNIT = "thousandths of\nthe score per cell"
 _LINES = {
-    **{ATTRIBUTION: ("-", 2.2, "black"), POSITIVE: ("-", 1.2, "0.45"), GRAD_CAM: ("-.", 1.5, "0.25")},
+    ATTRIBUTION: ("-", 2.2, "black"), POSITIVE: ("-", 1.2, "0.45"), GRAD_CAM: ("-.", 1.5, "0.25"),
     LOUDEST: ("--", 1.5, "0.25"),
-}
+}  # fmt: skip
 _LONGEST = 32  # characters of a class's name
 
 

@@ -208,9 +208,9 @@ def _windows(section: Section) -> Rows:
 
 
 _ROWS: dict[str, Callable[[Section], Rows]] = {
-    **{"table1": _table1, "table2": _table2, "table3": _table3, "representations": _representations},
+    "table1": _table1, "table2": _table2, "table3": _table3, "representations": _representations,
     "windows": _windows,
-}
+}  # fmt: skip
 
 
 def _beside(cell: Mapping[str, Any], row: Mapping[str, Any], number: Mapping[str, int]) -> dict[str, object]:

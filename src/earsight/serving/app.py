@@ -52,11 +52,11 @@ _BODY = {
     },
 }
 _REFUSALS = {
-    **{400: "The form cannot be read.", 408: "The upload takes too long.", 413: "The upload is too large."},
-    **{422: "The file is no sound, the sound is too long, or a parameter does not fit.", 500: "An internal error."},
-    **{503: "Too many requests at once; send it again after Retry-After.", 504: "Decoding takes too long."},
+    400: "The form cannot be read.", 408: "The upload takes too long.", 413: "The upload is too large.",
+    422: "The file is no sound, the sound is too long, or a parameter does not fit.", 500: "An internal error.",
+    503: "Too many requests at once; send it again after Retry-After.", 504: "Decoding takes too long.",
     507: "The service's disk is full.",
-}
+}  # fmt: skip
 
 
 def create_app(classifier: Classifier, limits: Limits, known: Known) -> FastAPI:
