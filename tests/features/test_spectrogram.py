@@ -137,3 +137,15 @@ def test_a_clip_shorter_than_half_an_fft_is_refused():
     with pytest.raises(RecipeError, match=r"clip_seconds is 0\.5, below half of fft_ms = 1000: set a longer"):
         Spectrogram(features)
     Spectrogram(features.model_copy(update={"clip_seconds": 0.51}))(torch.zeros(1, 4080))
+
+
+@pytest.mark.parametrize("hop", [1e12, 1e29, 1e308])
+def test_hops_beyond_the_clip_have_one_column_however_long_they_are(hop):
+    """The longer ones do not fit in an integer of C, or in none at all."""
+    once, ever = (SMALL.model_copy(update={"hops_ms": (10.0, 25.0, ms)}) for ms in (2000.0, hop))
+    waves = sounds(features=SMALL)
+    for kernels in (False, True):
+        expected, found = (Spectrogram(features) for features in (once, ever))
+        if kernels:
+            expected.use_kernels(), found.use_kernels()
+        assert found.spectrograms(waves).equal(expected.spectrograms(waves))

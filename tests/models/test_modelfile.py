@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from earsight.errors import ModelError
+from earsight.errors import EarsightError, ModelError
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
 from earsight.models.modelfile import FORMAT_VERSION, _digest, load, load_card, load_probe, save
@@ -502,6 +502,19 @@ def test_features_beyond_the_budget_are_refused_before_anything_is_made(saved, b
     assert not built
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda recipe: recipe["backbone"].update(name="x\x1b[2J\nearsight: all is well"),
+        lambda recipe: recipe["transfer"].update(cut="x\x1b[2J\nearsight: all is well"),
+    ],
+)
+def test_names_in_a_refusal_stay_on_its_line(saved, change):
+    _hostile(saved, lambda card: change(card["recipe"]))
+    with pytest.raises(EarsightError, match=r"x\\x1b\[2J\\nearsight"):
+        load(saved)
+
+
 def test_a_network_of_billions_is_compared_without_memory(saved, built):
     _hostile(saved, lambda card: card["recipe"]["backbone"].update(name="vit_5b_patch16_sapiens2"))
     with pytest.raises(ModelError, match="weights do not fit vit_5b_patch16_sapiens2"):
@@ -541,7 +554,7 @@ def test_buffers_that_no_state_has_get_their_values(tmp_path, built):
 
 _IN_LITTLE_MEMORY = """
 import resource, sys
-from earsight.errors import ModelError
+from earsight.errors import EarsightError, ModelError
 from earsight.models.modelfile import load
 load(sys.argv[1])  # what is imported on first use
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

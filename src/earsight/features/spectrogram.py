@@ -91,7 +91,7 @@ class Spectrogram(nn.Module):
         rate = features.rate
         self.fft_points = round(features.fft_ms * rate / 1000)
         self.window_samples = [round(ms * rate / 1000) for ms in features.windows_ms]
-        self.hop_samples = [max(1, round(ms * rate / 1000)) for ms in features.hops_ms]
+        self.hop_samples = [max(1, round(min(ms * rate / 1000, features.samples + 1))) for ms in features.hops_ms]
         if min(self.window_samples) < 2:
             raise RecipeError(
                 f"features.windows_ms: {min(features.windows_ms):g} ms is below two samples at {rate} Hz; "

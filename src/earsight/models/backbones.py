@@ -251,7 +251,7 @@ def _check(name: str, *, classes: int) -> None:
     if not known:
         near = difflib.get_close_matches(name, [*OWN, *timm.list_models()], n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else "timm.list_models() shows the names"
-        raise ModelError(f"backbone {name[:80]}: timm has no such model; {hint}")
+        raise ModelError(f"backbone {repr(name[:80])[1:-1]}: timm has no such model; {hint}")
     if config is not None and config.fixed_input_size:
         size = " x ".join(str(side) for side in config.input_size[1:])
         raise ModelError(

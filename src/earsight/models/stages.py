@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from earsight.errors import ModelError, RecipeError
 from earsight.models.backbones import belongs, build, build_empty, stages
-from earsight.recipe import Backbone, Recipe, Transfer
+from earsight.recipe import Backbone, Recipe, Transfer, shown
 
 _SIZE = (3, 128, 256)  # of the spectrogram for a model's trial run, if timm names no size
 # Name of a model's attribute: the parts that stay in eval mode, by name, since modules are swapped for faster ones.
@@ -295,7 +295,7 @@ def _check(model: nn.Module, backbone: Backbone, transfer: Transfer) -> None:
         value = getattr(transfer, field)
         if value not in (*special, *allowed):
             raise RecipeError(
-                f"transfer.{field} is '{value}', which is no such stage of {backbone.name}; "
+                f"transfer.{field} is {shown(value)}, which is no such stage of {backbone.name}; "
                 f"choose {', '.join((*special, *allowed))}"
             )
     if transfer.cut != "none" and transfer.freeze != "none" and body.index(transfer.freeze) > body.index(transfer.cut):
