@@ -26,14 +26,14 @@ BUDGET = {
 }  # fmt: skip
 """Limits of the sizes in a model file's card; $EARSIGHT_MODEL_BUDGET multiplies them.
 
-Of earsight's own recipes, clips of 30 s ask for most: half of the bytes for clips and, with ten networks, a third of
+Of earsight's own recipes, clips of 30 s ask for most: 60 % of the bytes for clips and, with ten networks, a third of
 the seconds. Rates of 256 kHz ask for a third of the bytes to load.
 """
 BUDGET_VARIABLE = "EARSIGHT_MODEL_BUDGET"
 DEFAULT_THRESHOLD = 0.5
 """Probability from which on a class is named where held-out clips chose none."""
 _CLIPS = 16  # classified at once
-_VALUES = 192  # kept at once for each cell of a spectrogram by VGG, the largest
+_VALUES = 256  # kept at once for each cell of a spectrogram by RDNet-L and HGNet, the largest (docs/results.md)
 _PRODUCTS = 400_000  # multiplications for each cell of a spectrogram by VGG
 _PRODUCTS_A_SECOND = 20e9  # of matrices and convolutions, by a few cores
 _STEPS_A_SECOND = 1e9  # of all else
