@@ -371,8 +371,9 @@ class Scene:
             self.reset()
             if not self._expected:
                 self.run(["--version"])  # what all are forked from begins, which is no part of a verb's time
+            code = self.code_of(reader)
             began = time.monotonic()
-            status, out, errors = self.run(reader.command, code=self.code_of(reader))
+            status, out, errors = self.run(reader.command, code=code)
             if status:
                 raise SystemExit(f"{reader.name}: exit code {status} without damage\n{errors}")
             self._expected[reader.name] = self.result(reader, out), time.monotonic() - began

@@ -276,7 +276,7 @@ def check_budget(card: ModelCard) -> None:
 
 
 def _asked(features: Features, *, members: int) -> dict[str, float]:
-    """What a card asks for of each limit in `BUDGET`; bytes and seconds are upper bounds.
+    """What a card asks for of each limit in `BUDGET`; bytes and seconds are upper bounds but for the largest networks.
 
     Bytes to load are those of the front end, for tensors are as large as the file. Seconds are operations by stated
     rates: of the banks, their interpolation from shorter FFTs, the resizes, one clip's STFTs and one pass through as
