@@ -174,7 +174,7 @@ def test_fewer_clips_than_dimensions(home, monkeypatch):
     from earsight.analysis import similarity
 
     monkeypatch.setattr(similarity, "held_out", lambda *a, **k: [_first(item, 5) for item in held_out(*a, **k)])
-    with pytest.raises(DataError, match=r"5 held-out clips are fewer than the \d+ dimensions .*; leave pooled out"):
+    with pytest.raises(DataError, match=r"5 held-out clips are fewer than the \d+ dimensions .*; leave --pooled out"):
         run_similarity(home / "run", pooled=True, device=CPU)
 
 

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earsight.errors import ModelError, RecipeError
+from earsight.errors import ModelError, RecipeError, shown
 from earsight.models.backbones import belongs, build, build_empty, stages
-from earsight.recipe import Backbone, Recipe, Transfer, shown
+from earsight.recipe import Backbone, Recipe, Transfer
 
 _SIZE = (3, 128, 256)  # of the spectrogram for a model's trial run, if timm names no size
 # Name of a model's attribute: the parts that stay in eval mode, by name, since modules are swapped for faster ones.
