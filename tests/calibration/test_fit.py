@@ -157,7 +157,7 @@ def test_seeds_are_not_more_clips():
     [
         ({"score": "luck"}, "score luck: expected one of auto, distance"),
         ({"method": "raps"}, "sets raps: expected one of lac, aps"),
-        ({"false_alarms": 0.0}, "false_alarms 0: expected a share"),
+        ({"false_alarms": 0.0}, "--false-alarms 0: expected a share"),
         ({"coverage": 95.0}, "coverage 95: expected a share"),
     ],
 )

@@ -319,8 +319,8 @@ def test_a_state_with_levels_goes_on(cut):
         ({"threshold": float("nan")}, "threshold is nan"),
         ({"release": 0.6}, "release is 0.6; expected a probability above 0, up to the threshold 0.5"),
         ({"release": 0.0}, "release is 0"),
-        ({"shortest_seconds": -1.0}, "minimum duration is -1"),
-        ({"gap_seconds": float("inf")}, "gap is inf"),
+        ({"shortest_seconds": -1.0}, "shortest_seconds is -1"),
+        ({"gap_seconds": float("inf")}, "gap_seconds is inf"),
     ],
 )
 def test_rules_that_make_no_sense(kwargs, words):

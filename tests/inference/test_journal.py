@@ -49,11 +49,11 @@ def test_going_on_cuts_back_to_what_is_whole(tmp_path):
 
 def test_nothing_is_written_over(tmp_path):
     (tmp_path / "x.csv").write_text("mine\n")
-    with pytest.raises(EarsightError, match="is there already; resume"):
+    with pytest.raises(EarsightError, match="is there already; --resume"):
         _output(tmp_path / "x.csv")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.csv").write_text("mine\n")
-    with pytest.raises(EarsightError, match="is there already; resume"):
+    with pytest.raises(EarsightError, match="is there already; --resume"):
         _output(tmp_path / "folder", folder=True)
     assert (tmp_path / "x.csv").read_text() == "mine\n"
 
