@@ -23,7 +23,7 @@ from earsight.execution import ray_cluster
         ({"cpus": 5}, "no node has what a trial takes (5 CPUs, 0 GPUs); the largest has 4 CPUs and 0 GPUs"),
         ({"gpus": 0.2}, "no node has what a trial takes (1 CPUs, 0.2 GPUs)"),
         ({"device": "cuda"}, "no node has what a trial takes (1 CPUs, 1 GPUs)"),
-        ({"cards": 2, "gpus": 1.5}, "gpus_per_trial 1.5: Ray gives parts of one card or whole cards"),
+        ({"cards": 2, "gpus": 1.5}, "--gpus-per-trial 1.5: Ray gives parts of one card or whole cards"),
         ({"cards": 1, "gpus": 1, "device": "cpu"}, "contradicts device cpu"),
         ({"cards": 1, "gpus": 0, "device": "cuda"}, "contradicts device cuda"),
     ],
