@@ -27,6 +27,18 @@ def test_names_folders_and_the_stream_in_their_order(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["x.wav", "x.m4a", "x.ts"])
+def test_folders_named_like_a_sound_are_searched(tmp_path, name):
+    for label in "ab":
+        (tmp_path / label / name / "deep").mkdir(parents=True)
+        for sound in ("plain.wav", f"{name}/lost.wav", f"{name}/deep/lost.wav"):
+            (tmp_path / label / sound).touch()
+    wanted = [f"{label}/{sound}" for label in "ab" for sound in (f"{name}/deep/lost.wav", f"{name}/lost.wav")]
+    wanted = sorted([*wanted, "a/plain.wav", "b/plain.wav"])
+    assert list(find_sounds([str(tmp_path)], stdin=io.StringIO())) == [f"{tmp_path}/{path}" for path in wanted]
+    assert [clip.path for clip in open_dataset(tmp_path, folds=2).clips] == wanted
+
+
 def test_a_folder_without_sound(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"no audio file below.*1 file beside the sounds, .* \(.txt 1\)"):

@@ -1,7 +1,7 @@
 """Folders of sounds: one for each class, below one for each part (train, test), or with names that hold the labels.
 
-Comes in: a folder. Goes out: a `Listing` of its sounds. No sound is opened: files count by their endings. Directories
-and pipes named like a sound stay in the list, so that reading them reports them.
+Comes in: a folder. Goes out: a `Listing` of its sounds. No sound is opened: files count by their endings. Pipes and
+empty directories named like a sound stay in the list, so that reading them reports them.
 """
 
 from __future__ import annotations
@@ -384,10 +384,10 @@ def _sounds_below(folder: Path, ignored: Counter[str], *, barred: set[tuple[int,
         for entry in _entries(here):
             if entry.name.startswith("."):
                 ignored["hidden"] += 1
+            elif _is_folder(entry) and (_entries(Path(entry.path)) or not is_named_as_sound(Path(entry.path))):
+                stack.append(Path(entry.path))
             elif is_named_as_sound(Path(entry.path)):
                 found.append(Path(entry.path))
-            elif _is_folder(entry):
-                stack.append(Path(entry.path))
             else:
                 ignored[Path(entry.name).suffix.lower()] += 1
     return sorted(found, key=lambda path: path.as_posix())
