@@ -162,7 +162,7 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     Where a version wrote some that kept no sources, these are from the other trials too.
     """
     if not run.is_dir():
-        raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` or earsight.crossval makes one")
+        raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` or earsight.crossval make it")
     found = [read_predictions(path.with_name("predictions.npz")) for path in run.glob("fold-*/seed-*/DONE")]
     if not found:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
