@@ -452,7 +452,8 @@ def crossval(
     seeds : int
         How many seeds, from 0.
     jobs : int
-        Trials at a time, each in a process of its own.
+        Trials at a time, each in a process of its own. Each of these reads the caller's script: it must be a file, with
+        its calls below ``if __name__ == "__main__":``. Notebooks need nothing.
 
     Returns
     -------
@@ -466,6 +467,10 @@ def crossval(
     >>> [row["fold"] for row in run.summary["folds"]]
     [1, 2]
     """
+    from earsight.execution.processes import check_script
+
+    if jobs > 1:
+        check_script()
     chosen = _options(options, recipe, overrides)
     named = None if folds is None else ",".join(map(str, folds))
     how: dict[str, Any] = {"folds": named, "seeds": seeds, "jobs": jobs, "ray": RayOptions(), "as_json": None}

@@ -169,20 +169,8 @@ def read_state(
 ) -> dict[str, Any]:
     """Read what `write_state` wrote, without its digest; files of earlier versions have none and are not checked.
 
-    Parameters
-    ----------
-    path : Path
-    fields : mapping of str to type
-        Members that must be there.
-    remedy : str
-        What to do where it is damaged, for the message.
-    error : type
-        What is raised.
-
-    Raises
-    ------
-    EarsightError
-        Of the type ``error``, if the file is missing, unreadable, or damaged.
+    Raises ``error``, with ``remedy`` for what to do, if the file is missing, unreadable or damaged, or lacks one of the
+    ``fields``, which are members and their types.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -31,16 +31,8 @@ def pool_size(workers: int = 0) -> int:
 def in_order(work: Callable[[T], R], items: Iterable[T], *, workers: int = 0, ahead: int = 4) -> Iterator[R]:
     """Results of ``work`` on each item, in order, at most ``ahead`` items a worker ahead of what is taken.
 
-    Parameters
-    ----------
-    work : callable
-        Called in a thread of its own torch thread count, 1.
-    items : iterable
-        Read as far as is needed, in the calling thread.
-    workers : int
-        Threads; 0 is one a core, or what `bound_threads` was given.
-    ahead : int
-        Items a worker, including the current one.
+    Items are read in the calling thread; ``work`` is called in threads of a torch thread count of 1 each, as many as
+    ``workers``: 0 is one a core, or what `bound_threads` was given.
     """
     import torch
 

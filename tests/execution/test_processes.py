@@ -4,6 +4,7 @@ import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -130,6 +131,33 @@ def test_a_process_that_dies_is_named_and_its_trial_goes_on(short, serial, cpu, 
     assert sorted(ended, key=TRIALS.index) == TRIALS
     for trial in TRIALS:
         assert bits(tmp_path, trial) == bits(serial, trial)
+
+
+@pytest.mark.parametrize("given", ["plain.py", "-"])
+def test_a_script_without_a_guard_is_told_of_it(given, tmp_path):
+    """The processes that read it anew end silently, and the one that started them says why, as it does of a pipe."""
+    code = """
+from earsight.execution import processes
+from earsight.training.trial import Trial
+print("read")
+processes.check_script()
+processes.run_at_once(None, [Trial(1, 0)], run=None, device=None, jobs=2, on_step=print, on_end=print)
+"""
+    (tmp_path / "plain.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, given],
+        input=code,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    *_, last = done.stderr.splitlines()
+    assert "if __name__ == '__main__':" in last
+    assert ("its process ended before it began" if given == "plain.py" else "a file, not <stdin>") in last
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")

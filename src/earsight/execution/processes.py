@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import sys
 import tempfile
 import traceback
 from collections import deque
@@ -37,11 +38,24 @@ STOP_SECONDS = 10.0  # for a worker to tidy up before it is killed
 _METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
+_GUARD = "put the script's calls below `if __name__ == '__main__':`, for the processes of --jobs read it anew"
+
+
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: connection.Connection
     trial: Trial
+    heard: bool = False  # whether it has sent anything
+
+
+def check_script() -> None:
+    """RunError if processes cannot read the caller's script, being no file; one of them that calls this ends here."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(1)  # its parent says why
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script and not Path(script).is_file():
+        raise RunError(f"--jobs above 1 needs a script that is a file, not {script}: save it as one; {_GUARD}")
 
 
 def run_at_once(
@@ -54,22 +68,9 @@ def run_at_once(
     on_step: Callable[[Trial, int, int, float], None],
     on_end: Callable[[Trial], None],
 ) -> None:
-    """Run trials in ``jobs`` processes, each with this process's number of threads.
+    """Run trials in ``jobs`` processes, each by the first free one, with this process's number of threads.
 
-    Parameters
-    ----------
-    prepared : Prepared
-    trials : sequence of Trial
-        Run in this order, each by the first free process.
-    run : Path
-        The run folder.
-    device : torch.device
-    jobs : int
-        Processes.
-    on_step : callable
-        Called with (trial, steps done, steps in all, loss).
-    on_end : callable
-        Called with each trial that ends.
+    ``on_step`` is called with (trial, steps done, steps in all, loss), ``on_end`` with each trial that ends.
 
     Raises
     ------
@@ -131,10 +132,14 @@ def _start(context: BaseContext, prepared: Prepared, trial: Trial, *, run: Path,
     ours, theirs = context.Pipe()
     arguments = (theirs, prepared, run, device, torch.get_num_threads())
     process = context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
-    process.start()
-    theirs.close()  # otherwise the parent never sees the end of the pipe
-    ours.send(trial)
-    return _Worker(process, ours, trial)
+    worker = _Worker(process, ours, trial)
+    try:
+        process.start()
+        theirs.close()  # otherwise the parent never sees the end of the pipe
+        ours.send(trial)
+    except ConnectionError:
+        raise _death(worker) from None
+    return worker
 
 
 def _news(worker: _Worker) -> tuple[int, int, float] | None:
@@ -147,15 +152,24 @@ def _news(worker: _Worker) -> tuple[int, int, float] | None:
     """
     try:
         news = worker.pipe.recv()
-    except EOFError as error:
-        worker.process.join()
-        raise RunError(
-            f"fold {worker.trial.fold} seed {worker.trial.seed}: its process died (exit code "
-            f"{worker.process.exitcode}), perhaps for want of memory; the same command goes on, with a lower --jobs"
-        ) from error
+    except (EOFError, ConnectionError):
+        raise _death(worker) from None
+    worker.heard = True
     if isinstance(news, BaseException):
         raise news
     return news  # type: ignore[no-any-return]
+
+
+def _death(worker: _Worker) -> RunError:
+    """What is said of a process that died, before it sent anything or later."""
+    worker.process.join()
+    name = f"fold {worker.trial.fold} seed {worker.trial.seed}: its process"
+    if not worker.heard and worker.process.exitcode == 1:
+        return RunError(f"{name} ended before it began: {_GUARD}")
+    return RunError(
+        f"{name} died (exit code {worker.process.exitcode}), perhaps for want of memory; the same command goes on, "
+        "with a lower --jobs"
+    )
 
 
 def _work(pipe: connection.Connection, prepared: Prepared, run: Path, device: torch.device, threads: int) -> None:

@@ -97,25 +97,11 @@ def run_trials(
     cluster: Cluster | None = None,
     start: Start | None = None,
 ) -> None:
-    """Run what is not DONE.
+    """Run what is not DONE, ``jobs`` at a time in processes, or on a ``cluster``, each on a device of its own there.
 
-    Parameters
-    ----------
-    prepared : Prepared
-    trials : sequence of Trial
-    run : Path
-        The run folder.
-    device : torch.device
-    progress : callable
-        Called with (steps done, steps in all, a note) over all trials; a trial that was DONE counts as done.
-    say : callable
-        Called with one line for each trial that ends.
-    jobs : int
-        Processes that work at the same time, each with as many threads as this one; see `earsight.execution.processes`.
-    cluster : Cluster, optional
-        Run them there, each on a device of the cluster's; see `earsight.execution.ray_driver`.
-    start : Start, optional
-        What `check_start` found; without it the run is checked here.
+    ``progress`` is called with (steps done, steps in all, a note) over all trials, of which those that were DONE count
+    as done; ``say`` with one line for each trial that ends. ``start`` is what `check_start` found; without it the run
+    is checked here.
 
     Raises
     ------
@@ -170,20 +156,7 @@ class Group:
 def run_groups(
     cluster: Cluster, groups: Sequence[Group], *, progress: Callable[[int, int, str], None], say: Callable[[str], None]
 ) -> None:
-    """Run what is not DONE of several recipes on a cluster, all of their trials side by side.
-
-    Parameters
-    ----------
-    cluster : Cluster
-    groups : sequence of Group
-    progress, say : callable
-        As for `run_trials`.
-
-    Raises
-    ------
-    RunError
-        As for `run_trials`; see also `earsight.execution.ray_driver`.
-    """
+    """Run what is not DONE of several recipes on a cluster, all of their trials side by side; as `run_trials` does."""
     units: dict[Path, tuple[Unit, str]] = {}
     done = 0
     for group in groups:

@@ -24,19 +24,7 @@ class _EnoughError(Exception):
 
 
 def seconds_per_trial(prepared: Prepared, trial: Trial, *, device: torch.device) -> float:
-    """Time that the training steps of a trial take on this machine, in seconds.
-
-    Parameters
-    ----------
-    prepared : Prepared
-    trial : Trial
-    device : torch.device
-
-    Returns
-    -------
-    float
-        Without the scoring of epochs and the writing of files.
-    """
+    """Seconds that a trial's training steps take here, without the scoring of epochs and the writing of files."""
     seconds, steps = timed_steps(prepared, trial, device=device)
     return seconds * steps
 

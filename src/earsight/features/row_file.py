@@ -198,32 +198,12 @@ def open_rows(
     windows: ClipWindows | None = None,
     look: Callable[[], None] | None = None,
 ) -> R:
-    """Open a folder of rows, computing those that are missing or damaged.
+    """Open a folder of rows, of this ``kind`` of `RowFile`, computing those that are missing or damaged.
 
-    Parameters
-    ----------
-    kind : type
-        The subclass of `RowFile` to return.
-    final : Path
-        The folder; its name is the `content_key` of its content.
-    layout : RowLayout
-    dataset : Dataset
-    features : Features
-        Resolved; clips are decoded at its rate and fitted to its length.
-    semitones : sequence of int
-        Pitch steps that can be read, rising.
-    compute : callable
-        From a wave (features.samples,) to its row; called in threads.
-    about : mapping
-        Further content of ``store.json``.
-    workers : int
-        Threads; 0 is one a core.
-    progress : callable, optional
-        Called after every row.
-    earlier : Path, optional
-        A folder of the same rows from an earlier version; it is read if ``final`` does not exist.
-    windows : ClipWindows, optional
-        Which part of which clip each row is; by default row i is the begin of clip i.
+    ``final`` has the `content_key` of its content as its name; ``earlier``, a folder of the same rows from an earlier
+    version, is read if it does not exist. ``compute`` makes a row of a wave (features.samples,), in threads;
+    ``progress`` is called after each. ``about`` is further content of ``store.json``. What is not described here is as
+    in `earsight.features.store.open_store`.
 
     Raises
     ------

@@ -162,30 +162,11 @@ def open_store(
     windows: ClipWindows | None = None,
     look: Callable[[], None] | None = None,
 ) -> Store:
-    """Open a data set's store, computing missing rows.
+    """Open a data set's store, computing missing rows; the reasons of unreadable clips are in its ``errors``.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    features : Features
-        Resolved feature settings.
-    semitones : sequence of int
-        Pitch steps to hold, rising, 0 among them.
-    cache : Path, optional
-        Folder that holds the stores; default `default_cache`.
-    workers : int
-        Decoding threads; 0 is one a core.
-    look : callable
-        Called before rows are computed, if there are any to compute.
-    progress : callable, optional
-        Called with (rows done, rows in all).
-    windows : ClipWindows, optional
-        Which part of which clip each row is; by default row i is the begin of clip i.
-
-    Returns
-    -------
-    Store
-        With the reasons of unreadable clips in ``errors``; nothing is raised for those.
+    ``features`` are resolved; ``semitones`` the pitch steps to hold, rising, 0 among them; ``workers`` are decoding
+    threads, 0 one a core; ``windows`` says which part of which clip each row is, by default the begin of clip i. ``look`` is
+    called before rows are computed, if there are any; ``progress`` with (rows done, rows in all).
 
     Raises
     ------
