@@ -91,6 +91,12 @@ def test_rows_say_what_is_left_out(model, sounds, tmp_path):
     assert call["left_out"] == {"above": pytest.approx(0.5, abs=0.01), "above_hz": pytest.approx(10000, abs=50)}
     assert cancelled["left_out"] == {"cancelled": 1.0}
     assert "left_out" not in whole
+    rows = [line.split("\t")[2:] for line in invoke("predict", model, *paths).stdout.splitlines()]
+    assert (rows[0], rows[1][1:], rows[2]) == (
+        ["50 % of a moment too high for the model"],
+        ["100 % cancelled by averaging channels"],
+        [],
+    )
     first = json.loads(invoke("predict", model, paths[1], "--json", "--first").stdout)
     # Of y² and the like: (1 - 0.5)² of 1 + 0.25 is left by averaging.
     assert first["left_out"] == {"cancelled": 0.8}
@@ -109,26 +115,48 @@ def test_rows_say_what_is_left_out(model, sounds, tmp_path):
     assert [name for name, _ in classifier.left_out] == [str(paths[0])]
 
 
+@pytest.mark.parametrize("nothing", [0.0, 0.25, -0.25])
+def test_silent_windows_say_so_and_are_no_event(model, tmp_path, nothing):
+    """Of 15 s of noise, five of nothing in one channel (0.25), in both, or that cancel each other (-0.25)."""
+    wave = np.random.default_rng(0).normal(0, 0.1, (15 * RATE, 1))
+    wave[5 * RATE : 10 * RATE] = nothing
+    other = np.where(nothing < 0, -wave, wave)
+    other = np.where((np.arange(len(wave)) // RATE // 5 == 1)[:, None], other, wave)
+    soundfile.write(tmp_path / "gap.wav", np.hstack([wave, other]), RATE)
+    ask = ("predict", model, tmp_path / "gap.wav", "--hop", 1, "--threshold", 0.01)
+    windows = [json.loads(line) for line in invoke(*ask, "--rows", "windows", "--json").stdout.splitlines()]
+    assert [row.get("left_out") for row in windows] == 5 * [None] + 5 * [{"silent": 1.0}] + 5 * [None]
+    rows = invoke(*ask, "--rows", "windows").stdout.splitlines()
+    assert [row.split("\t")[4:] for row in rows[4:6]] == [[], [SILENT]]
+    events = [json.loads(line) for line in invoke(*ask, "--gap", 0, "--json").stdout.splitlines()]
+    assert [(row["begin_s"], row["end_s"]) for row in events] == [(0.0, 5.0), (10.0, 15.0)]
+    soundfile.write(tmp_path / "gap.wav", wave[5 * RATE : 10 * RATE], RATE)
+    assert json.loads(invoke(*ask, "--json").stdout)["highest"] is None
+
+
+SILENT = "silent, or nearly: all samples are the same to -120 dB of full scale"
+
+
 @pytest.mark.parametrize("constant", [0.0, 0.25])
 def test_every_form_says_that_a_sound_is_silent(model, tmp_path, constant):
-    soundfile.write(tmp_path / "flat.wav", np.full(3 * RATE, constant), RATE)
-    silent = "silent: all samples are the same"
+    nearly = constant + 5e-7 * np.sin(np.arange(3 * RATE))  # as noise of the last bit of 24
+    soundfile.write(tmp_path / "flat.wav", nearly, RATE, subtype="PCM_24")
     for form in ((), ("--json",), ("--csv",), ("--csv", "--first"), ("--hop", 1)):
         done = invoke("predict", model, tmp_path / "flat.wav", *form)
-        assert f"note: 1 sound {silent}, so that an answer says nothing of it" in " ".join(done.stderr.split())
+        assert f"note: 1 sound {SILENT}, so that an answer says nothing of it" in " ".join(done.stderr.split())
         if not form:
-            assert done.stdout.endswith(f"\t{silent}\n")
+            assert done.stdout.endswith(f"\t{SILENT}\n")
         if form == ("--json",):
             assert json.loads(done.stdout)["left_out"] == {"silent": 1.0}
         if "--csv" in form:
             header, row = done.stdout.splitlines()
             assert dict(zip(header.split(","), row.split(","), strict=True))["left_out"] == "silent"
     classifier = load_classifier(model)
-    with pytest.warns(SoundWarning, match=silent):
+    with pytest.warns(SoundWarning, match=SILENT):
         found = classifier.predict(np.full(3 * RATE, constant), rate=RATE)
     assert found.left_out == {"silent": 1.0}
-    assert silent in repr(found)
-    assert silent in found._repr_html_()
+    assert SILENT in repr(found)
+    assert SILENT in found._repr_html_()
 
 
 def test_an_output_of_csv_goes_on_with_the_columns_that_it_was_begun_with(model, sounds, tmp_path, monkeypatch):

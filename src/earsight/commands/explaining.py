@@ -55,6 +55,7 @@ def explain(
     done: list[dict[str, Any]] = []
     failed: list[EarsightError] = []
     each = len(MAPS) + RANDOM_ORDERS if curves else 1  # curves of both kinds in an order of cells; else sounds
+    how: dict[str, Any] = {"label": label, "first": first, "damaged": damaged, "curves": curves, "seed": seed}
     with bar("explaining", "curves" if curves else "sounds") as shown:
         for number, (sound, name) in enumerate(named):
 
@@ -64,21 +65,9 @@ def explain(
             within(0, each)
             found = read_explained(folder, name, sound=sound, origin=origin)
             try:
-                found = found or write_explained(
-                    classifier.explain(
-                        sound,
-                        label=label,
-                        first=first,
-                        damaged=damaged,
-                        curves=curves,
-                        seed=seed,
-                        most_steps=steps,
-                        progress=within,
-                    ),
-                    folder,
-                    name,
-                    origin=origin,
-                )
+                if found is None:
+                    new = classifier.explain(sound, most_steps=steps, progress=within, **how)
+                    found = write_explained(new, folder, name, origin=origin)
             except (AudioError, ModelError) as error:
                 failed.append(error)
                 continue

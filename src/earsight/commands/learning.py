@@ -98,11 +98,7 @@ def recipe_list(json_output: Json = False) -> None:
 
 
 @verb
-def recipe_show(
-    name: RecipeArgument = "default",
-    assignments: Set = None,
-    json_output: Json = False,
-) -> None:
+def recipe_show(name: RecipeArgument = "default", assignments: Set = None, json_output: Json = False) -> None:
     """Print a recipe: its notes, those of the recipes that it extends, and every field with its value."""
     from earsight.recipe import load_recipe, recipe_notes
 

@@ -71,8 +71,7 @@ Set = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str,
-    typer.Option("--recipe", help="Name in the package, or a .yaml file.", autocompletion=one_of(recipe_names)),
+    str, typer.Option("--recipe", help="Name in the package, or a .yaml file.", autocompletion=one_of(recipe_names))
 ]
 RecipeArgument = Annotated[
     str, typer.Argument(help="Name in the package, or a .yaml file.", autocompletion=one_of(recipe_names))
@@ -137,8 +136,7 @@ On = Annotated[
     ),
 ]
 TensorBoard = Annotated[
-    bool,
-    typer.Option("--tensorboard", help="Write each epoch's figures for TensorBoard too, below RUN/tensorboard."),
+    bool, typer.Option("--tensorboard", help="Write each epoch's figures for TensorBoard too, below RUN/tensorboard.")
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")

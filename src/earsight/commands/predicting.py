@@ -173,10 +173,8 @@ def _check_count(wanted: Wanted, total: int | None) -> None:
 
 def _much(paths: Iterable[str]) -> bool:
     """Whether recordings are so long that compiled code pays; of what standard input names that is not known."""
-    return (
-        isinstance(paths, list)
-        and sum(Path(path).stat().st_size for path in paths if Path(path).is_file()) >= MANY_BYTES
-    )
+    files = filter(Path.is_file, map(Path, paths)) if isinstance(paths, list) else ()
+    return sum(file.stat().st_size for file in files) >= MANY_BYTES
 
 
 def _as_begun(wanted: Wanted) -> Wanted:
@@ -304,14 +302,8 @@ def _recordings(
                 shown(done, total, speed)
 
         name_of, start = _name_of(wanted.sounds) if wanted.in_folder else None, output.place
-        counts = transcribe(
-            *(model, paths, options, output),
-            start=start,
-            name_of=name_of,
-            progress=progress,
-            finished=finished,
-            remote=remote,
-        )
+        how: dict[str, Any] = {"start": start, "name_of": name_of, "remote": remote}
+        counts = transcribe(model, paths, options, output, progress=progress, finished=finished, **how)
     if nearest is not None and (wanted.to is not None or wanted.form not in _WITH_EMPTY):
         where = f"{nearest.path}: " if empty == 1 else f"{empty} recordings have none; nearest is {nearest.path}: "
         say(f"earsight: {where}{nothing_words(nearest.transcript.best, nearest.transcript.threshold)}")

@@ -279,17 +279,9 @@ def prepare_spectrograms(
     seconds = float(recipe.features.clip_seconds) if first else recipe.training.most_seconds
     for line in left_out(files, recipe.features, seconds=seconds):
         say(f"  note: {line}")
+    how: dict[str, Any] = {"skip_bad": store.skip_bad, "cache": store.cache_folder, "run": run, "teaching": teaching}
     with bar("spectrograms", "clips") as shown:
-        ready = prepare(
-            dataset,
-            recipe,
-            skip_bad=store.skip_bad,
-            cache=store.cache_folder,
-            progress=shown,
-            device=device,
-            run=run,
-            teaching=teaching,
-        )
+        ready = prepare(dataset, recipe, progress=shown, device=device, **how)
     if ready.skipped:
         out, total = len(ready.skipped), len(dataset.clips)
         say(f"  left out: {out} of {counted(total, 'clip')} that cannot be read; {total - out} are used")

@@ -265,15 +265,10 @@ def _side_by_side(wave: Iterable[Wave], samples: int) -> Iterator[tuple[int, Wav
 
 def _resampled_blocks(blocks: Iterable[Wave], *, rate_hz: int, sample_rate_hz: int) -> Iterator[Wave]:
     """A wave that comes in blocks as `resampled` gives it whole."""
-    if rate_hz == sample_rate_hz:
-        yield from blocks
-        return
-    import soxr
-
-    stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32", quality="HQ")
+    resample = resampler(rate_hz=rate_hz, sample_rate_hz=sample_rate_hz)
     for block in blocks:
-        yield stream.resample_chunk(np.ascontiguousarray(block))
-    yield stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        yield resample(np.ascontiguousarray(block), last=False)
+    yield resample(np.zeros(0, dtype=np.float32), last=True)
 
 
 def _resampled_length(frames: int, rate_hz: int, sample_rate_hz: int) -> int:

@@ -177,10 +177,8 @@ def open_recordings(
     windows, notes, several = _chosen(cuts, boxes, rules, window, hop)
     given = _given_folds(boxes, sources, least=1 if testing else 2)
     labels = {label for one in windows for label in one.labels} - {BACKGROUND}
-    classes = (
-        *sorted(labels),
-        *((BACKGROUND,) if not several and any(w.labels == (BACKGROUND,) for w in windows) else ()),
-    )
+    outside = not several and any(one.labels == (BACKGROUND,) for one in windows)
+    classes = (*sorted(labels), *((BACKGROUND,) if outside else ()))
     if not labels:
         raise DataError(f"{where}: no window holds a box; give a longer --window-seconds or a smaller --box-share")
     if len(classes) < 2 and not (testing or several):

@@ -119,11 +119,8 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "", mode: str 
         used.append("split")
         parts = _split_column(rows, where=path, notes=notes)
         split = folds is None and parts is not None
-        folds = (
-            parts
-            if folds is None
-            else one_division(folds, parts, where=f"{path}: the columns fold and split", notes=notes)
-        )
+        both = f"{path}: the columns fold and split"
+        folds = parts if folds is None else one_division(folds, parts, where=both, notes=notes)
     twice = sorted(column for column in used if table.columns.count(column) > 1)
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' stands {table.columns.count(twice[0])} times; keep one of them")

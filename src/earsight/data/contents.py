@@ -45,6 +45,7 @@ _CODINGS = {
 }  # fmt: skip
 _WAV_CODINGS = {0x64: "G.726", 0x65: "G.722", 0xFF: "AAC", 0x1600: "AAC", 0x1602: "AAC", 0x160: "WMA", 0x161: "WMA"}
 _MATROSKA_CODINGS = ("Opus", "Vorbis", "AAC", "FLAC", "MPEG/L3", "AC3", "DTS", "WAVPACK4", "ALAC", "TTA1", "PCM")
+_OGG_CODINGS = {b"\x7fFLAC": "FLAC", b"Speex   ": "Speex", b"\x80theora": "Theora", b"fishead": "several streams"}
 _SEARCHED = 1 << 20  # bytes at each end of a file among which an MP4's coding is looked for
 
 
@@ -121,13 +122,8 @@ def _coding(descriptor: int, head: bytes) -> str | None:
         return None if tag in (1, 3, 6, 7, 0xFFFE) else f"a WAV file in {name}"
     if head.startswith(b"OggS"):
         at = 27 + head[26] if len(head) > 27 else 0
-        names = (
-            (b"\x7fFLAC", "FLAC"),
-            (b"Speex   ", "Speex"),
-            (b"\x80theora", "Theora"),
-            (b"fishead", "several streams"),
-        )
-        return next((f"an Ogg file ({name})" for magic, name in names if head[at:].startswith(magic)), None)
+        coding = next((name for magic, name in _OGG_CODINGS.items() if head.startswith(magic, at)), None)
+        return None if coding is None else f"an Ogg file ({coding})"
     if head.startswith(b"fLaC") and len(head) > 21:
         bits = (int.from_bytes(head[20:22], "big") >> 4 & 31) + 1
         return f"a FLAC file of {bits} bits" if bits > 24 else None

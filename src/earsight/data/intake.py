@@ -37,6 +37,7 @@ NEAR = 1.1
 LEVEL = 1e-4
 """Of full scale, -80 dB: what is quieter is a recorder's own noise."""
 SAME = 1e-6
+"""Of full scale, -120 dB: samples that differ from the first by no more are silence, or a constant."""
 _AT_ONCE = 512
 RATES_HZ = (44100, 96000, 192000, 256000, 384000)
 CLIPS_SHARE = 0.05
@@ -59,6 +60,11 @@ def picked(block: Wave, channel: Channel, name: str = "") -> Wave:
     return np.ascontiguousarray(block[:, channel - 1])
 
 
+def is_constant(block: Wave, start: Any) -> bool:
+    """Whether all samples are ``start``, to `SAME`."""
+    return not bool((np.abs(block - start) > SAME).any())
+
+
 def energy_of(block: Wave) -> NDArray[np.float64]:
     """The sum of squares of each channel of a block, (channels,)."""
     return np.asarray(np.square(block, dtype=np.float64).sum(axis=0))
@@ -70,7 +76,7 @@ class Loss:
 
     ``above`` of a moment's energy lies above the bands, around ``above_hz``; ``below`` of all energy lies below them;
     ``cancelled`` of the channels' energy in a window is lost by averaging them; ``lacking`` of the loudest channel's
-    energy in a window the chosen one does not have; ``silent`` is 1 where all samples of a channel are the same.
+    energy in a window the chosen one does not have; ``silent`` is 1 where every channel `is_constant`.
     """
 
     above: float = 0.0
@@ -116,7 +122,7 @@ class Meter:
             self._compare(block, rate_hz)
         if len(block) and not self._sounds:
             self._start = block[0].copy() if self._start is None else self._start
-            self._sounds = bool((np.abs(block - self._start) > SAME).any())
+            self._sounds = not is_constant(block, self._start)
         self.frames += len(block)
         if rate_hz / 2 <= self._high * NEAR and not self._low:
             return
@@ -245,7 +251,8 @@ def loss_texts(
             "energy in a window; features.channel chooses: left, right, a number or loudest",
             "lacking": f"{who} with windows that have next to nothing in the channel that features.channel = "
             f"{features.channel} chooses, and sound in another; loudest takes that",
-            "silent": f"{who} silent: all samples are the same, so that an answer says nothing of it",
+            "silent": f"{who} silent, or nearly: all samples are the same to -120 dB of full scale, so that an answer "
+            "says nothing of it",
         }[kind]
         out[kind] = [name for name, _ in those], text
     return out

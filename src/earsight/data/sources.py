@@ -146,9 +146,8 @@ def guess_sources(dataset: Dataset) -> Guess | None:
     labels = [clip.label for clip in dataset.clips]
     paths = [PurePosixPath(clip.path) for clip in dataset.clips]
     stems = [path.stem for path in paths]
-    parts = {
-        name for path in paths for name in path.parts[:1] if dataset.split and is_part(name)
-    }  # train/ is no source
+    # Such as train/, which is no source.
+    parts = {name for path in paths for name in path.parts[:1] if dataset.split and is_part(name)}
     folders = [
         "/".join(name for name in path.parts[:-1] if name not in {label, *parts})
         for path, label in zip(paths, labels, strict=True)
@@ -157,12 +156,8 @@ def guess_sources(dataset: Dataset) -> Guess | None:
     for pattern in _IDS:
         found = [pattern.search(stem) for stem in stems]
         if sum(map(bool, found)) >= _MOST * len(stems):
-            rules.append(
-                (
-                    "an id in their names",
-                    [hit[0].lower() if hit else stem for hit, stem in zip(found, stems, strict=True)],
-                )
-            )
+            ids = [hit[0].lower() if hit else stem for hit, stem in zip(found, stems, strict=True)]
+            rules.append(("an id in their names", ids))
     rules += [
         *_fields(stems),
         ("their names without the part's number at the end", [_PART_END.sub("", stem) for stem in stems]),

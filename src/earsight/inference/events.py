@@ -8,7 +8,7 @@ its middle (the first also for the time before, the last for the time after), wi
 length. Where windows come with levels (`earsight.inference.activity`), begins and ends are then those of what rises
 above the recording's background there (`EventTracker._edges`); where nothing does, or sound goes on through the whole
 of it, they stay. A window of steady noise in which nothing rises above the background belongs to no event, as soon as
-ten seconds have shown the background.
+ten seconds have shown the background; a silent or constant window speaks for no class.
 
 Where classes exclude each other (their probabilities add up to 1), a window speaks for one: where the most probable
 class reaches the threshold, an event of another that does not is over, and is not joined with a later one.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from earsight.arguments import check_fields
@@ -142,7 +143,7 @@ class EventTracker:
         found = window.found
         noise = window.frames is not None and self._is_noise(window, window.frames)
         # A window of no class belongs to no event.
-        silent = found.unknown or (noise and self._activity.known)
+        silent = found.unknown or "silent" in found.left_out or (noise and self._activity.known)
         shares = {} if silent else dict(zip(found.classes, found.probabilities, strict=True))
         self._alone = self._exclusive and not found.several
         speaks = self._alone and bool(shares) and shares[found.label] >= self._rules.rises_at(found.label)
@@ -248,14 +249,13 @@ class EventTracker:
             self._open[label] = rest
         begins = [event.first - self._reach if self._sharp else event.begin for event in self._open.values()]
         first = min([next_begin, *begins])
-        key = lambda event: (event.begin_seconds, event.end_seconds, event.label)  # noqa: E731
-        self._waiting.sort(key=key)
-        count = 0
-        for event in self._waiting:
-            if event.begin_seconds >= first or (self._sharp and event.end_seconds > first):
-                break
-            count += 1
-        ready, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._waiting.sort(key=lambda event: (event.begin_seconds, event.end_seconds, event.label))
+
+        def over(event: Event) -> bool:
+            return event.begin_seconds < first and not (self._sharp and event.end_seconds > first)
+
+        ready = list(takewhile(over, self._waiting))
+        self._waiting = self._waiting[len(ready) :]
         return ready
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from earsight.files import TURNING, json_text
-from earsight.inference.predictions import NONE, SILENT, Event, Prediction, share_words
+from earsight.inference.predictions import NONE, Event, Prediction, share_words
 
 Kind: TypeAlias = Literal["clips", "windows", "events"]
 _TIMES = ("begin_s", "end_s")
@@ -83,7 +83,7 @@ class _Text(Writer):
         words = words or [f"{_words(name)} {share_words(share)}" for name, share in self._pairs(found)]
         words[:1] = [f"{found.words} (nearest: {words[0]})"] if found.unknown else words[:1]
         words += [agreement(found)] if found.windows > 1 else []
-        words += [SILENT] if "silent" in found.left_out else []
+        words += found.lost
         if found.read_seconds is not None:
             words.append(f"from the {found.read_seconds:.2f} s that are whole: {_words(found.damage)}")
         return self._row(found.path, *_seconds(times), *([f"error: {_words(found.error)}"] if found.error else words))

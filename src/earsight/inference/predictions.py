@@ -12,8 +12,12 @@ UNKNOWN = "unknown"
 """What is shown for a sound unlike any class; beside it stands the OOD score, never the nearest class's probability."""
 NONE = "none"
 """What is shown where no class reaches its threshold."""
-SILENT = "silent: all samples are the same"
-"""What stands beside the answer for silence, or a constant: it says nothing of the sound."""
+LOST = {
+    "silent": "silent, or nearly: all samples are the same to -120 dB of full scale",
+    "cancelled": "{} cancelled by averaging channels", "lacking": "the chosen channel is nearly silent",
+    "above": "{} of a moment too high for the model", "below": "{} too low for it",
+}  # fmt: skip
+"""What stands beside an answer from less than the sound, by the kinds of `Prediction.left_out`."""
 
 
 def share_words(probability: float) -> str:
@@ -50,8 +54,8 @@ class Prediction:
 
     ``left_out`` says what of the sound the network did not get, where that is much: the share of energy ``above`` the
     bands in some moment (around ``above_hz`` Hz), ``below`` them, and, in some window, ``cancelled`` by averaging
-    channels or ``lacking`` in the chosen one; ``silent`` is 1 where it is silence, or a constant. Empty for windows of
-    recordings.
+    channels or ``lacking`` in the chosen one; ``silent`` is 1 where it is silence, or a constant. Windows of recordings
+    have the last alone.
     """
 
     path: str  # the file as it was named; empty for an array
@@ -98,8 +102,14 @@ class Prediction:
     @property
     def _long(self) -> str:
         found = [f"{self.windows} windows, {100 * self.agreement:.0f} % agree"] if self.windows > 1 else []
-        found += [SILENT] if "silent" in self.left_out else []
+        found += self.lost
         return f" ({'; '.join(found)})" if found else ""
+
+    @property
+    def lost(self) -> list[str]:
+        """What of the sound the network did not get, in words."""
+        shown = {kind: f"{100 * share:.0f} %" for kind, share in self.left_out.items()}
+        return [words.format(shown[kind]) for kind, words in LOST.items() if kind in shown]
 
     def _repr_html_(self) -> str:
         """A bar a class, for notebooks: the first ten."""

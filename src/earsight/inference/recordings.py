@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from earsight.data import audio
 from earsight.data.audio import Piece, pieces
-from earsight.data.intake import Meter
+from earsight.data.intake import Meter, is_constant
 from earsight.errors import AudioError, EarsightError
 from earsight.inference.activity import frames_of
 from earsight.inference.model import Model
@@ -132,7 +133,7 @@ class Recording:
 
 
 def classify(model: Model, batch: Batch) -> list[Window]:
-    """The windows of a batch with their predictions and frames; each is resampled by itself."""
+    """The windows of a batch with their predictions and frames; each is resampled by itself, and silence named."""
     waves = [audio.resampled(wave, rate_hz=batch.rate_hz, sample_rate_hz=model.sample_rate_hz) for wave in batch.waves]
     found = model.predict_waves(np.stack([audio.fit(wave, model.samples) for wave in waves]), name=batch.path)
     band_hz = model.card.recipe.features.band_hz
@@ -140,6 +141,8 @@ def classify(model: Model, batch: Batch) -> list[Window]:
         frames_of(wave, begin=begin, covered=covered, rate_hz=batch.rate_hz, band_hz=band_hz)
         for wave, (begin, covered) in zip(batch.waves, batch.samples, strict=True)
     ]
+    lost: list[dict[str, float]] = [{"silent": 1.0} if is_constant(wave, wave[0]) else {} for wave in batch.waves]
+    found = [replace(one, left_out=left_out) for one, left_out in zip(found, lost, strict=True)]
     return [Window(*span, one, new) for span, one, new in zip(batch.spans, found, frames, strict=True)]
 
 

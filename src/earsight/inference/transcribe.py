@@ -104,7 +104,8 @@ class Transcript:
     def _compare(self, window: Window) -> None:
         """Keep the window that speaks most for a class, as an event of its own."""
         found = window.found
-        pairs = [] if found.unknown else zip(found.classes, found.probabilities, strict=True)
+        no_class = found.unknown or "silent" in found.left_out
+        pairs = [] if no_class else zip(found.classes, found.probabilities, strict=True)
         label, score = next((pair for pair in pairs if pair[0] != self._rules.never), ("", 0.0))
         if label and (self.best is None or score > self.best.score):
             self.best = Event(label, window.begin_seconds, window.end_seconds, score, score, 1)

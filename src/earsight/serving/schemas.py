@@ -132,7 +132,7 @@ class Answer(PredictionBody):
     left_out: dict[str, float] = Field(
         description="What of the sound the network did not get, where that is much: the share of energy `above` the "
         "model's bands in some moment (around `above_hz` Hz), `below` them, `cancelled` by averaging channels, or "
-        "`lacking` in the chosen channel; `silent` is 1 where all samples are the same."
+        "`lacking` in the chosen channel; `silent` is 1 where all samples are the same, to -120 dB."
     )
 
 

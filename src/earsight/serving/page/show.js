@@ -31,7 +31,7 @@ function missing({ left_out: lost }) {
   if ("cancelled" in lost) parts.push(`The sound's channels cancel each other: averaging them loses ${part(lost.cancelled)} of a window's energy.`);
   if ("lacking" in lost) parts.push("The channel that the model takes is nearly silent, another is not.");
   if ("above" in lost) parts.push(`Up to ${part(lost.above)} of a moment's energy lies too high for the model, around ${(lost.above_hz / 1000).toFixed(1)} kHz.`);
-  if ("silent" in lost) parts.push("It is silent: all its samples are the same, so that the answer says nothing of it.");
+  if ("silent" in lost) parts.push("It is silent, or nearly: all its samples are the same to -120 dB of full scale, so that the answer says nothing of it.");
   if ("below" in lost) parts.push(`${part(lost.below)} of its energy lies too low for the model.`);
   return parts.join(" ");
 }
