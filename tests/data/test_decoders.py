@@ -161,6 +161,29 @@ def test_joined_files_are_heard_whole(tmp_path):
     np.testing.assert_allclose(read(tmp_path, written(format="FLAC") + stereo)[len(WAVE) :], WAVE, atol=1e-4)
 
 
+@pytest.mark.parametrize("first", ["WAV", "AIFF", "CAF", "W64", "AU", "FLAC", "OGG", "MP3"])
+def test_a_file_of_another_kind_behind_a_sound_is_named(tmp_path, first):
+    """None of its seconds is passed over in silence, or heard as noise; and by choice what stands before it is used."""
+    wave = WAVE[: len(WAVE) - 3]
+    kinds = {kind: written(wave, format=kind) for kind in ("WAV", "AIFF", "CAF", "W64", "AU", "FLAC", "OGG")}
+    kinds["MP3"] = mp3(wave)
+    alone = read(tmp_path, kinds.pop(first))
+    contents = {**kinds, "ID3": b"ID3\x04\0\0\0\0\0\x10" + bytes(16) + mp3(wave)}
+    for kind in contents.keys() - {first, "MP3" if first == "OGG" else "", "ID3" if first == "MP3" else ""}:
+        content = (mp3(wave) if first == "MP3" else written(wave, format=first)) + contents[kind]
+        found = reason(tmp_path, content)
+        assert found.startswith(("damaged", "truncated")), kind
+        if first not in ("FLAC", "OGG"):
+            name = {"OGG": "Ogg", "ID3": "MP3"}.get(kind, kind)
+            assert f"behind its sound begins a file of another kind, {name}: part the two" in found
+            said = []
+            path = tmp_path / "x"
+            heard = audio.read(path, sample_rate_hz=RATE, excuse=lambda *one: said.append(one))  # noqa: B023
+            assert len(said) == 1
+            assert 0.95 * len(alone) < len(heard) <= len(alone)
+            np.testing.assert_array_equal(heard, alone[: len(heard)])
+
+
 @pytest.mark.parametrize(("riff", "data"), [(36, 0), (0, 0), (0xFFFFFFFF, 0), (1000, 964)])
 def test_wav_of_before_the_power_failed(tmp_path, riff, data):
     content = bytearray(written(format="WAV"))

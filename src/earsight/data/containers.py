@@ -17,7 +17,7 @@ from typing import Any
 
 from earsight.data.contents import HEAD_BYTES, is_stereo_svx
 from earsight.data.films import survey_film
-from earsight.data.mpeg import Link, Survey, after_tags, survey_mpeg
+from earsight.data.mpeg import Link, Survey, after_tags, another, survey_mpeg
 from earsight.portable import read_at
 
 _CHUNK = 1 << 20
@@ -125,24 +125,23 @@ def _is_unknown(length: int) -> bool:
 def _wav(descriptor: int, start: int, size: int) -> Survey:
     """A WAV file, or several in a row."""
     links: list[Link] = []
-    missing, plain = 0, True
+    missing, plain, damage = 0, True, None
     while start < size:
-        link, missing, mpeg = _riff(descriptor, start, size)
+        link, missing, mpeg, other = _riff(descriptor, start, size)
         if link is None:  # no data chunk
             break
+        damage = (None, other) if other else None
         if mpeg is not None and not links:
             found = survey_mpeg(descriptor, *mpeg)
-            return replace(found, missing=missing, exact=False) if found.links else Survey(missing=missing)
+            return replace(found, missing=missing, exact=False) if found.links else Survey((), missing, damage)
         links.append(link)
         plain = plain and not link.head
         start = link.end
-    if len(links) == 1 and plain:
-        return Survey(missing=missing)
-    return Survey(tuple(links), missing)
+    return Survey(() if len(links) == 1 and plain else tuple(links), missing, damage)
 
 
-def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tuple[int, int] | None]:
-    """The WAV file at ``start``: its bytes, how many are missing, and where its sound is, should that be MPEG audio."""
+def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tuple[int, int] | None, str]:
+    """The WAV file at ``start``: its bytes, how many lack, where MPEG audio in it is, and what `another` finds behind it."""
     head = read_at(descriptor, 12, start)
     order = ">" if head[:4] == b"RIFX" else "<"
     riff_end = start + 8 + struct.unpack(order + "I", head[4:8])[0]
@@ -165,19 +164,19 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
             known, end = not _is_unknown(length), body + length
         end = end if known else size
         behind = end + (end - body) % 2
-        more = _goes_on(descriptor, body, end, size, agrees=riff_end in (end, behind))
+        # A second file may follow, behind chunks that belong to this one.
+        following = riff_end if behind <= riff_end < size else behind
+        joined = following + 12 <= size and _starts_wav(descriptor, following)
+        other = "" if joined else another(descriptor, size, end, behind, following)
+        more = not other and _goes_on(descriptor, body, end, size, agrees=riff_end in (end, behind))
         if more:
             wrapped = end + ((size - end) >> 32 << 32)
             end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
         if order == "<" and (more or (not known and (long_size == 0 or end - body > length))):
-            return Link(body, end, _rf64(form, end - body)), 0, (body, end) if tag in _MP3_IN_WAV else None
+            return Link(body, end, _rf64(form, end - body)), 0, (body, end) if tag in _MP3_IN_WAV else None, ""
         mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
-        missing = max(0, end - size) if known else 0
-        # A second file may follow, behind chunks that belong to this one.
-        following = riff_end if behind <= riff_end < size else behind
-        joined = following + 12 <= size and _starts_wav(descriptor, following)
-        return Link(start, following if joined else size), missing, mpeg
-    return None, 0, None
+        return Link(start, following if joined else size), max(0, end - size) if known else 0, mpeg, other
+    return None, 0, None, ""
 
 
 def _goes_on(descriptor: int, body: int, end: int, size: int, *, agrees: bool) -> bool:
@@ -236,7 +235,7 @@ def _in_a_row(descriptor: int, start: int, size: int, one: Callable[..., tuple[S
     while following >= 0:
         found, following = one(descriptor, following, size)
         links += found.links
-    return replace(found, links=tuple(links) if len(links) > 1 or links[0].head else ())
+    return replace(found, links=tuple(links) if len(links) > 1 or links[0].head or links[0].end < size else ())
 
 
 def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
@@ -254,12 +253,15 @@ def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
             continue
         unknown = length == 0 or _is_unknown(length)
         agrees = following in (end, end + length % 2)
+        joined = end <= following and read_at(descriptor, 12, following)[8:11] == b"AIF"
+        if not (unknown or joined) and (other := another(descriptor, size, end, end + length % 2, following)):
+            return Survey((Link(start, size),), damage=(None, other)), -1
         # Before the sound stand eight bytes that count as the chunk's.
         if unknown or _goes_on(descriptor, min(body + 8, end), end, size, agrees=agrees):
             # Of size 0 libsndfile reads to the end of the file, however long.
             head = form + struct.pack(">4sI", b"SSND", 0)
             return Survey((Link(body, size, head),)), -1
-        if end <= following and read_at(descriptor, 12, following)[8:11] == b"AIF":
+        if joined:
             return Survey((Link(start, following),)), following
         return Survey((Link(start, size),), max(0, end - size)), -1
     return Survey((Link(start, size),)), -1
@@ -271,6 +273,8 @@ def _w64(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     behind = start + int.from_bytes(read_at(descriptor, 8, start + 16), "little")
     if start + 40 < behind < size and read_at(descriptor, 16, behind) == _W64_RIFF:
         return Survey((Link(start, behind),)), behind
+    if start + 40 < behind and (other := another(descriptor, size, behind)):
+        return Survey((Link(start, behind),), damage=(None, other)), -1
     return Survey((Link(start, size),), missing), -1
 
 
@@ -282,11 +286,13 @@ def _au(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     end = start + offset + length
     if end < size and read_at(descriptor, 4, end) == head[:4]:
         return Survey((Link(start, end),)), end
+    other = another(descriptor, size, end)
     missing = 0 if _is_unknown(length) else max(0, end - size)
     # No chunk can follow, so that it is a size from before the power failed; libsndfile takes bit 31 for a sign.
     if end < size or length >> 31:
         opening = head[:4] + struct.pack(order + "II", 24, 0xFFFFFFFF) + head[12:24]
-        return Survey((Link(start + offset, size, opening),), missing), -1
+        found = Link(start + offset, end if other else size, opening)
+        return Survey((found,), missing, (None, other) if other else None), -1
     return Survey((Link(start, size),), missing), -1
 
 
@@ -301,8 +307,10 @@ def _caf(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
         body = position + 12
         if name == b"caff":
             return Survey((Link(start, position),)), position
-        goes_on = 0 <= length < size - body and not _is_chunk(descriptor, body + length, size)
-        goes_on = goes_on and read_at(descriptor, 5, body + length)[1:] != b"caff"
+        behind = read_at(descriptor, 5, body + length) if 0 <= length < size - body else b"caff"
+        if b"caff" not in behind and (other := another(descriptor, size, body + length)):
+            return replace(found, damage=(None, other)), -1
+        goes_on = b"caff" not in behind and not _is_chunk(descriptor, body + length, size)
         if name == b"data" and (length == -1 or goes_on):
             head = read_at(descriptor, position + 4 - start, start) + struct.pack(">q", size - body)
             return Survey((Link(body, size, head),)), -1

@@ -22,6 +22,10 @@ _BITRATES = {
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _MPEG_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_FILES = {
+    b"fLaC": "FLAC", b"OggS": "Ogg", b"caff": "CAF", b".snd": "AU", b"riff\x2e\x91\xcf\x11": "W64", b"wvpk": "WavPack",
+    b"\x1a\x45\xdf\xa3": "WebM",
+}  # fmt: skip
 _CHAIN = 3  # frames that must follow one another before bytes count as MPEG audio
 
 
@@ -66,6 +70,19 @@ def after_tags(descriptor: int, position: int, size: int) -> int:
     return position if position < size else 0
 
 
+def another(descriptor: int, size: int, *places: int) -> str:
+    """That a sound file of another kind begins at one of the places behind a sound; empty where none does."""
+    for place in (place for place in places if place + 12 < size):
+        head, held = read_at(descriptor, 12, place), read_at(descriptor, 8192, after_tags(descriptor, place, size))
+        found = [name for magic, name in _FILES.items() if head.startswith(magic)]
+        found += ["WAV"] if head[:4] == b"RIFF" and head[8:] == b"WAVE" else []
+        found += ["AIFF"] if head[:4] == b"FORM" and head[8:11] == b"AIF" else []
+        found += ["MP3"] if (frame := _mpeg_head(held)) is not None and _follows(held, 0, frame) else []
+        if found:
+            return f"behind its sound begins a file of another kind, {found[0]}: part the two"
+    return ""
+
+
 @dataclass
 class _Run:
     """Frames that a decoder takes for one stream: the same layer, rate and number of channels."""
@@ -103,6 +120,8 @@ def survey_mpeg(descriptor: int, start: int, size: int) -> Survey:
         end = position + length
     if not runs:
         return Survey()
+    if damage is None and (other := another(descriptor, size, end, end + 128)):  # as long is an ID3v1 tag
+        damage = (seconds, other)
     ends.append(size)
     links: list[Link] = []
     missing = 0
