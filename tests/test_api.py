@@ -266,6 +266,52 @@ def test_a_recipe_is_built_from_python_or_refused_in_words():
         earsight.Recipe(foo=1)
 
 
+def test_a_recipe_is_not_changed_in_place_and_numbers_are_no_flags():
+    recipe = earsight.Recipe()
+    with pytest.raises(RecipeError, match=r"recipe\.override\(\{'training\.epochs': 5\}\) is a changed one"):
+        recipe.training.epochs = 5
+    with pytest.raises(RecipeError, match=r"override\(\{'name': 'mine'\}\)"):
+        recipe.name = "mine"
+    for wrong in ({"training.epochs": True}, {"augment.stretch": [True, 1.2]}, "training.epochs=yes"):
+        with pytest.raises(RecipeError, match="expected a number or a name"):
+            recipe.override(wrong)
+    assert recipe.override({"training.watch": True}).training.watch
+
+
+def test_what_would_be_passed_over_is_refused(run, sounds):
+    with pytest.raises(RunError, match="is the data set's own folder; name another with out"):
+        earsight.train(sounds, sounds.parent / "." / sounds.name)
+    with pytest.raises(RunError, match="own folder"):
+        earsight.crossval(sounds, sounds)
+    with pytest.raises(earsight.EarsightError, match="given twice"):
+        earsight.train(sounds, "never", recipe="quick.yaml", options=RunOptions(recipe="other.yaml"))
+    with pytest.raises(earsight.EarsightError, match="device is cuda, and the classifier is on cpu; load it there"):
+        earsight.evaluate(run.load(), sounds, options=RunOptions(device="cuda"))
+    with pytest.raises(earsight.EarsightError, match="of_class has 'dgo', which is none of the classes"):
+        run.load().events("new.wav", rules=earsight.EventRules(of_class={"dgo": 0.5}))
+    with pytest.raises(RecipeError, match=r"PyTorch knows none such.; use auto or cpu"):
+        earsight.load(run, device="gpu")
+    with pytest.raises(ModelError, match="not a readable checkpoint") as refusal:
+        earsight.train(sounds, "never", overrides={"backbone.weights": str(next(sounds.rglob("*.wav")))})
+    assert "weights_only" not in str(refusal.value)
+
+
+def test_a_figure_that_cannot_be_saved_is_an_error_of_ours(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(earsight.EarsightError, match="file"):
+        run.plot().save(tmp_path / "file" / "a.png")
+    with pytest.raises(earsight.EarsightError, match="File name too long; take a shorter name"):
+        run.plot().save(tmp_path / ("a" * 5000 + ".png"))
+    with pytest.raises(earsight.EarsightError, match=r"^path is 3; expected a path"):
+        earsight.Classifier.load(3)
+
+
+def test_warnings_stand_at_the_callers_line(run):
+    with pytest.warns(earsight.errors.SoundWarning) as found:
+        run.load().predict(np.full(16000, 0.0, dtype=np.float32), rate=16000)
+    assert {one.filename for one in found} == {__file__}
+
+
 def test_one_path_in_place_of_many_is_named(run):
     for one in ("new.wav", Path("new.wav")):
         with pytest.raises(earsight.EarsightError, match=r"expected several paths, as in \['new.wav'\]"):
@@ -290,6 +336,12 @@ def test_a_fold_that_is_not_there_is_refused_with_those_that_are(run):
 
 
 def test_what_python_shows_of_results(run, sounds):
+    assert repr(RunOptions(device="cuda:1", hop=0.5)) == "RunOptions(hop=0.5, device='cuda:1')"
+    (window, *_) = run.load().recording(next(sounds.rglob("*.wav")))
+    assert window.frames is not None
+    assert len(repr(window)) < 300
+    event = earsight.Event("dog", 1.23456789, 2.0, 0.99999, 0.51234567, 3)
+    assert repr(event) == "<Event dog: 1.235 to 2.000 s, >99.9 % (mean 51.2 %, windows: 3)>"
     assert repr(run.plot()).startswith("<Drawing of ")
     assert "one every 0.5 s" in repr(run.load().recording("long.wav", hop_seconds=0.5))
     rows = [{"name": "a", "recall": 0.5, "ci95": [0, 1]}]

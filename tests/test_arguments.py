@@ -30,19 +30,20 @@ WRONG = {
         ("progress", "first", "damaged", "curves", "events", "complete", "skip_rare", "skip_bad"),
         ("no", 1, 0.0, [], np.array([True, False])),
     ),
-    **dict.fromkeys(("fold", "seed"), (*NO_NUMBER, -1, 2.5)),
+    **dict.fromkeys(("fold",), (*NO_NUMBER, -1, 2.5)),
+    "seed": (*NO_NUMBER, -1, 2.5, 2**63),
     **dict.fromkeys(("seeds", "jobs", "threads", "batch_size", "most_windows", "splits"), (*NO_NUMBER, 0, -1, 2.5)),
     "most_steps": (*NO_NUMBER, 15, 32.5),
     **dict.fromkeys(("most_seconds", "hop_seconds", "window_seconds", "hop"), (*NO_NUMBER, 0, -1.5)),
     **dict.fromkeys(("tolerance", "shortest_seconds", "gap_seconds"), (*NO_NUMBER, -1, -1e-9)),
     **dict.fromkeys(("threshold", "release", "box_share"), (*NO_NUMBER, 0, 1.5)),
     **dict.fromkeys(("overrides", "assignments"), (5, b"training.epochs=1", [5], math.nan)),
-    "folds": (1, "1,2", ["1"], [0.5], [-1], {1: 2}, [True]),
+    "folds": (1, "1,2", ["1"], [0.5], [-1], {1: 2}, [True], []),
     "paths": ("new.wav", Path("new.wav"), b"new.wav", 3),
-    "of_class": ([], 3, "dog"),
+    "of_class": ([], 3, "dog", {"dog": 7}, {"dog": "a"}, {3: 0.5}),
     "options": ({"device": "cpu"}, "cpu", earsight.RunOptions),
     "rules": ({"threshold": 0.5}, 0.5, EventRules),
-    "sound": ("", "a\0b"),
+    "sound": ("", "a\0b", 3, {}),
     "waves": ([[1.0], [1.0, 2.0]],),
 }
 OWN_WORDS = {"rate"}  # `earsight.inference.sounds` says what is wrong of it, with the array's
@@ -54,6 +55,7 @@ CALLS = [
     *(earsight.Classifier.probabilities, earsight.Drawing.save, earsight.Recipe.load, earsight.Recipe.override),
     *(earsight.RunOptions, EventRules),
 ]
+PLACES = "data", "out", "path", "folder", "source", "recipe", "model", "sound"
 FEW = {"data": "sounds", "out": "run", "path": "a", "folder": "a", "sound": "a", "waves": [[0.0]], "paths": []}
 
 
@@ -138,6 +140,44 @@ def test_a_path_among_many_is_named_when_it_is_its_turn(tmp_path):
     assert [next(taken), next(taken)] == ["one.wav", Path("two.wav")]
     with pytest.raises(EarsightError, match=r"^paths\[2\] is b'three.wav'; expected a path"):
         next(taken)
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("~/x", r"only shells know what ~ is; give Path\(\.\.\.\)\.expanduser"),
+        (Path("~"), "only shells know"),
+        ("http://example.org/a.wav", "is an address; download"),
+        (Path("https://example.org/a.wav"), "is an address; download"),
+    ],
+)
+def test_what_shells_and_browsers_know_is_refused_with_the_way_out(name, place, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = next(call for call in CALLS if name in given(call))
+    with pytest.raises(EarsightError, match=words):
+        called(call, {name: place})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda name: earsight.train(name, "run"),
+        lambda name: earsight.train("sounds", name),
+        lambda name: earsight.train("sounds", "run", recipe=f"{name}.yaml"),
+        lambda name: earsight.train("sounds", "run", options=earsight.RunOptions(boxes=name)),
+        lambda name: earsight.crossval(name, "run"),
+        lambda name: earsight.evaluate(name, "sounds"),
+        *(earsight.load, earsight.Run, earsight.Classifier.load, earsight.Recipe.load),
+    ],
+)
+def test_what_the_system_refuses_is_an_error_of_ours(call, tmp_path, monkeypatch):
+    """Here a name that is too long."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sounds").mkdir()
+    with pytest.raises(EarsightError):
+        call("a" * 5000)
 
 
 def test_names_that_are_not_there_get_pythons_own_words():

@@ -125,7 +125,7 @@ def test_rare_labels_that_are_left_out_in_training_are_left_out_in_tests(made, t
 
 def test_options_for_boxes_without_boxes_and_those_of_other_data_sets_with_them(made):
     for words, message in (
-        (["--complete"], "--complete: is for recordings with boxes; give --boxes TABLE too"),
+        (["--complete"], "--complete: is for recordings with boxes; name their table by --boxes"),
         (["--window-seconds", "2"], "--window-seconds: is for recordings with boxes"),
         (["--boxes", str(made / "boxes.csv"), "--layout", "folder"], "--layout: is not for recordings with boxes"),
     ):
@@ -136,8 +136,8 @@ def test_options_for_boxes_without_boxes_and_those_of_other_data_sets_with_them(
 
 def test_events_are_scored_against_boxes_alone(made, tmp_path):
     for words, wanted in (
-        (["--events"], "give --boxes TABLE too"),
-        (["--boxes", str(made / "boxes.csv"), "--tolerance", "1"], "add --events"),
+        (["--events"], "name the table of that by --boxes"),
+        (["--boxes", str(made / "boxes.csv"), "--tolerance", "1"], "needs --events"),
     ):
         found = CliRunner().invoke(app, ["evaluate", "no.safetensors", str(made / "recordings"), *words])
         assert found.exit_code == 2

@@ -266,7 +266,7 @@ def test_values_under_their_old_names_are_read_and_noted(tmp_path, field, old, n
 
 
 def test_a_recipe_is_frozen():
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(RecipeError, match="stay as they are"):
         Recipe().training.epochs = 3
 
 

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
     from earsight.api import Classifier, Drawing, Evaluation, Explanation, Run, crossval, evaluate, explain, load, train
     from earsight.commands.options import RunOptions
     from earsight.errors import EarsightError
+    from earsight.inference.events import EventRules
     from earsight.inference.predictions import Event, Prediction, Window
+    from earsight.inference.recordings import Recording
     from earsight.recipe import Recipe
 
 # fmt: off
 __all__ = [
-    "Classifier", "Drawing", "EarsightError", "Evaluation", "Event", "Explanation", "Prediction", "Recipe", "Run",
-    "RunOptions", "Window", "__version__", "crossval", "evaluate", "explain", "load", "train",
+    "Classifier", "Drawing", "EarsightError", "Evaluation", "Event", "EventRules", "Explanation", "Prediction",
+    "Recipe", "Recording", "Run", "RunOptions", "Window", "__version__", "crossval", "evaluate", "explain", "load",
+    "train",
 ]
 # fmt: on
 

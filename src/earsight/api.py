@@ -24,6 +24,7 @@ from earsight.inference import explanation as explained
 from earsight.inference.classifier import Classifier as _Classifier
 from earsight.inference.events import EventRules
 from earsight.inference.predictions import Event, Prediction, Window, share_words
+from earsight.inference.recordings import Recording
 from earsight.inference.sounds import Sound
 from earsight.recipe import Recipe, assigned
 
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from earsight.reports.runs import RunRead
 
 # fmt: off
-__all__ = ["Classifier", "Drawing", "EarsightError", "Evaluation", "Event", "Explanation", "Prediction", "Recipe",
-           "Run", "RunOptions", "Window", "crossval", "evaluate", "explain", "load", "train"]
+__all__ = ["Classifier", "Drawing", "EarsightError", "Evaluation", "Event", "EventRules", "Explanation", "Prediction",
+           "Recipe", "Recording", "Run", "RunOptions", "Window", "crossval", "evaluate", "explain", "load", "train"]
 # fmt: on
 Overrides = Iterable[str] | Mapping[str, Any]
 _SHOWN = {"recall": "recall", "average_precision": "average precision", "f1": "F1"}
@@ -143,9 +144,8 @@ class Run(_Scored):
         place = self.folder if fold is None else self.folder / f"fold-{fold}" / f"seed-{seed or 0}"
         if not (place / "model.safetensors").is_file():
             lacks = "has a model a fold" if fold is None else f"has no model of fold {fold} and seed {seed or 0}"
-            known = (
-                f"of folds {', '.join(map(str, self._read.folds))} and seeds {', '.join(map(str, self._read.seeds))}"
-            )
+            folds, seeds = (", ".join(map(str, numbers)) for numbers in (self._read.folds, self._read.seeds))
+            known = f"of folds {folds} and seeds {seeds}"
             raise RunError(f"{self.folder}: {lacks}; name one {known}, as in load(fold={self._read.folds[0]})")
         return load(place / "model.safetensors", device=device)
 
@@ -283,12 +283,11 @@ def explain(
     >>> found.merged.shape == found.mask.shape
     True
     """
-    classifier = _loaded(model)
     how: dict[str, Any] = {"rate": rate, "label": label, "first": first, "damaged": damaged, "curves": curves}
-    how["most_seconds"] = most_seconds
+    how |= {"seed": seed, "most_steps": most_steps, "most_seconds": most_seconds}
     with silence(not progress), bar("explaining", "curves") as shown:
         show = progress if callable(progress) else shown
-        found = explained.explain(classifier, sound, **how, seed=seed, most_steps=most_steps, progress=show)
+        found = explained.explain(_loaded(model), sound, **how, progress=show)
     return Explanation(**vars(found))
 
 
@@ -469,8 +468,7 @@ def crossval(
     """
     from earsight.execution.processes import check_script
 
-    if jobs > 1:
-        check_script()
+    check_script(jobs)
     chosen = _options(options, recipe, overrides)
     named = None if folds is None else ",".join(map(str, folds))
     how: dict[str, Any] = {"folds": named, "seeds": seeds, "jobs": jobs, "ray": RayOptions(), "as_json": None}
@@ -534,7 +532,11 @@ def evaluate(
 
 
 def _loaded(model: str | Path | Run | _Classifier, device: str = "auto") -> _Classifier:
-    return model if isinstance(model, _Classifier) else load(model, device=device)
+    if not isinstance(model, _Classifier):
+        return load(model, device=device)
+    if device != "auto" and device.partition(":")[0] != model.device.type:
+        raise EarsightError(f"device is {device}, and the classifier is on {model.device}; load it there with `device`")
+    return model
 
 
 def _options(
@@ -545,6 +547,8 @@ def _options(
     given = vars(options)
     places = {name: Path(given[name]) for name in ("boxes", "root", "cache") if given[name] is not None}
     made = recipe if isinstance(recipe, Recipe) else None
+    if "default" not in (given["recipe"], recipe):
+        raise EarsightError(f"a recipe is given twice, and as options.recipe={given['recipe']!r}; leave one out")
     named = given["recipe"] if made or recipe == "default" else str(recipe)
     changes = [*(given["assignments"] or ()), *assigned(overrides)]
     return _Options(**{**given, **places, "recipe": named, "assignments": changes}, given=made)

@@ -29,7 +29,7 @@ from rich.progress import (
 from rich.segment import Segment
 from typer.core import TyperGroup
 
-from earsight.errors import EarsightError, SoundWarning, options_as_typed, remedy_of, worded
+from earsight.errors import EarsightError, SoundWarning, options_as_typed, refused, remedy_of, worded
 from earsight.files import json_text
 from earsight.inference.formats import harmless
 from earsight.signals import stop_status
@@ -124,11 +124,10 @@ def verb(function: Callable[P, None]) -> Callable[P, None]:
             except BrokenPipeError:
                 raise  # the reader of our output has gone; `earsight.cli.main` handles it
             except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
                 remedy = f"{remedy_of(error)}. What was written is whole: the same command goes on from here."
                 if isinstance(error, FileNotFoundError):
                     remedy = "it was removed while it was in use. Put it back, or give the same command again."
-                raise _failed("OSError", f"{where}{error.strerror or error}; {remedy}") from error
+                raise _failed("OSError", refused(error, remedy)) from error
             except KeyboardInterrupt as error:
                 raise stopped("all files are whole. The same command goes on from here.", error) from error
 

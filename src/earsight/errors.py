@@ -114,14 +114,22 @@ def remedy_of(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0, "check the path and the disk")
 
 
+def refused(error: OSError, remedy: str = "") -> str:
+    """What the system refused, of which file, and what helps."""
+    name = str(error.filename or "")
+    where = f"{name if len(name) <= 300 else name[:77] + '...'}: " if name else ""
+    return f"{where}{error.strerror or error}; {remedy or remedy_of(error)}"
+
+
 class SoundWarning(UserWarning):
     """A sound of which the network gets only a part, or whose scale is unsure; the command line says it by itself."""
 
 
 def warn_of_sound(text: str) -> None:
     """Warn whoever called earsight, at their own line."""
+    ours = "earsight", "contextlib"  # whose frames lie between ours
     depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "earsight":
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ours:
         depth, frame = depth + 1, frame.f_back
     warnings.warn(worded(text), SoundWarning, stacklevel=depth)
 

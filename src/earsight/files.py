@@ -48,19 +48,8 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path``; renamed to ``path`` when the block succeeds, and removed otherwise.
 
     Its hidden name is random, so that no two threads or processes (even of one number in two containers) write to one
-    file. What a kill leaves under such a name is never read.
-
-    Parameters
-    ----------
-    path : Path
-        The file to replace; its folder must be there.
-    sync : bool
-        Wait until file and name are on the disk, so that a power cut keeps them.
-
-    Raises
-    ------
-    OSError
-        Whatever the disk refuses; ``path`` is then as it was.
+    file. What a kill leaves under such a name is never read. With ``sync`` file and name are on the disk at the end, so
+    that a power cut keeps them. OSError where the disk refuses; ``path`` is then as it was.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:

@@ -29,6 +29,21 @@ from earsight.files import SEAL, say_once, seal_fits
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_flags(cls, given: Any) -> Any:
+        """Pydantic takes True for 1."""
+        for name, value in given.items() if isinstance(given, Mapping) else ():
+            found = value if isinstance(value, list | tuple) else [value]
+            flag = name not in cls.model_fields or cls.model_fields[name].annotation is bool
+            if not flag and any(isinstance(one, bool) for one in found):
+                raise ValueError(f"{name} is {shown(value)}; expected a number or a name")
+        return given
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        place = f"{type(self).__name__.lower()}.{name}".removeprefix("recipe.")
+        raise RecipeError(f"recipes stay as they are; recipe.override({{{place!r}: {shown(value)}}}) is a changed one")
+
 
 _M = TypeVar("_M", bound=_Section)
 _RECIPES = Path(__file__).parent / "recipes"

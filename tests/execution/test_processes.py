@@ -140,7 +140,7 @@ def test_a_script_without_a_guard_is_told_of_it(given, tmp_path):
 from earsight.execution import processes
 from earsight.training.trial import Trial
 print("read")
-processes.check_script()
+processes.check_script(2)
 processes.run_at_once(None, [Trial(1, 0)], run=None, device=None, jobs=2, on_step=print, on_end=print)
 """
     (tmp_path / "plain.py").write_text(code)

@@ -139,7 +139,7 @@ def train(
     folder: Out,
     *,
     fold: Annotated[int | None, typer.Option(help="Hold this fold out; default a stratified, group-wise 20 %.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     options: RunOptions,
     tensorboard: TensorBoard = False,
     json_output: Json = False,

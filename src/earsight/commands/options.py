@@ -239,6 +239,12 @@ class WorkOptions(DeviceOptions, SpectrogramOptions):
 class RunOptions(WorkOptions, RecipeOptions):
     """Everything that training a recipe on a data set needs."""
 
+    def __repr__(self) -> str:
+        """What is not the default."""
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {field.name: field.default for field in dataclasses.fields(self)}
+        return f"RunOptions({', '.join(f'{name}={one!r}' for name, one in given.items() if one != plain[name])})"
+
 
 @dataclass(frozen=True)
 class RayOptions:

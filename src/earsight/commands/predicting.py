@@ -474,9 +474,9 @@ def evaluated(
     from earsight.inference.scoring import evaluate as score
 
     if not events and tolerance is not None:
-        raise DataError(f"--tolerance {tolerance:g}: is for the onsets of events; add --events")
+        raise DataError(f"--tolerance {tolerance:g}: is for the onsets of events, and needs --events")
     if events and form.boxes is None:
-        raise DataError("--events: needs what was annotated; give --boxes TABLE too")
+        raise DataError("--events: needs what was annotated; name the table of that by --boxes")
     classifier = load()
     if events and form.boxes is not None:
         if first or damaged:

@@ -21,7 +21,7 @@ from earsight.commands.options import (
     StoreOptions,
 )
 from earsight.console import bar, out, print_json, say
-from earsight.errors import DataError, counted
+from earsight.errors import DataError, RunError, counted
 
 if TYPE_CHECKING:
     import torch
@@ -104,6 +104,12 @@ def open_data(
     return dataset
 
 
+def check_apart(data: Path, run: Path) -> None:
+    """RunError where a run would be written among the clips that it learns from."""
+    if data.exists() and run.exists() and data.samefile(run):
+        raise RunError(f"{run}: is the data set's own folder; name another with --out")
+
+
 def box_rules(options: LayoutOptions) -> BoxRules:
     """How windows are cut; DataError where options for boxes stand without them, or with those of other data sets."""
     from earsight.data.boxes import BoxRules
@@ -112,7 +118,7 @@ def box_rules(options: LayoutOptions) -> BoxRules:
     names = [field.name for field in fields(BoxOptions)]
     given = [name for name in names if name != "boxes" and getattr(options, name) != getattr(plain, name)]
     if options.boxes is None and given:
-        raise DataError(f"--{given[0].replace('_', '-')}: is for recordings with boxes; give --boxes TABLE too")
+        raise DataError(f"--{given[0].replace('_', '-')}: is for recordings with boxes; name their table by --boxes")
     own = ("layout", "subset", "root", "label_from")
     wrong = [name for name in own if getattr(options, name) != getattr(other, name)]
     if options.boxes is not None and wrong:
@@ -160,7 +166,7 @@ def open_again(run: Path, data: Path | None, options: LayoutOptions, *, splits: 
     RunError if it is not there, or is another one.
     """
     from earsight.ensembles.ensemble_run import runs_of
-    from earsight.errors import EarsightError, RunError
+    from earsight.errors import EarsightError
     from earsight.evaluation.summary import read_run
     from earsight.files import read_state
     from earsight.training.preparation import hold_out
@@ -242,6 +248,7 @@ def open_trials(
     from earsight.execution.schedule import chosen_folds
     from earsight.training.trial import Trial
 
+    check_apart(data, run)
     dataset = open_data(data, options, splits=options.splits, kept=kept_by(run), several=several)
     numbers = chosen_folds(folds, dataset.fold_numbers)
     if not late:
@@ -324,7 +331,6 @@ def place(compute: DeviceOptions, ray: RayOptions, *, jobs: int = 1) -> Iterator
 @contextmanager
 def cluster(compute: DeviceOptions, ray: RayOptions, *, jobs: int = 1, unit: str = "trial") -> Iterator[Cluster | None]:
     """The Ray cluster that ``--on`` names, connected, with a line that describes it; None for this machine."""
-    from earsight.errors import RunError
     from earsight.execution.ray_cluster import check_place, connected
 
     check_place(ray.on)
@@ -397,6 +403,7 @@ def train_one(
     from earsight.training.preparation import hold_out
     from earsight.training.trial import Trial
 
+    check_apart(data, folder)
     dataset = open_data(
         data, options, splits=None if fold is None else options.splits, kept=kept_by(folder), several=True
     )
@@ -449,7 +456,6 @@ def cross_validate(
 
 def more_members(run: Path, dataset: Dataset, *, fold: int | None, seeds: int, store: StoreOptions, on: Place) -> None:
     """Train a run's missing trials of so many seeds, on its folds or one of them, by its own recipe."""
-    from earsight.errors import RunError
     from earsight.evaluation.summary import write_summary
     from earsight.files import seal_fits
     from earsight.training.trial import Trial

@@ -39,12 +39,7 @@ def suspected_labels(
 ) -> list[Suspect]:
     """The labels that held-out predictions contradict, by how far, the surest first.
 
-    Parameters
-    ----------
-    trials : sequence of Predictions
-        Of one recipe on one data set.
-    temperature : callable
-        Takes logits (clips, classes) and labels (clips,), and gives the temperature that fits them.
+    ``trials`` are of one recipe on one data set; ``temperature`` fits logits (clips, classes) and labels.
 
     Raises
     ------

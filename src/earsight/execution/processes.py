@@ -49,8 +49,10 @@ class _Worker:
     heard: bool = False  # whether it has sent anything
 
 
-def check_script() -> None:
-    """RunError if processes cannot read the caller's script, being no file; one of them that calls this ends here."""
+def check_script(jobs: int) -> None:
+    """RunError if several jobs cannot read the caller's script, no file; one of them that calls this ends."""
+    if jobs == 1:
+        return
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(1)  # its parent says why
     script = getattr(sys.modules["__main__"], "__file__", None)

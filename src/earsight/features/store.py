@@ -165,8 +165,8 @@ def open_store(
     """Open a data set's store, computing missing rows; the reasons of unreadable clips are in its ``errors``.
 
     ``features`` are resolved; ``semitones`` the pitch steps to hold, rising, 0 among them; ``workers`` are decoding
-    threads, 0 one a core; ``windows`` says which part of which clip each row is, by default the begin of clip i. ``look`` is
-    called before rows are computed, if there are any; ``progress`` with (rows done, rows in all).
+    threads, 0 one a core; ``windows`` says which part of which clip each row is, else row i is the begin of clip i.
+    ``look`` is called before rows are computed, if there are any; ``progress`` with (rows done, rows in all).
 
     Raises
     ------

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from earsight.calibration.apply import own_thresholds
+from earsight.errors import EarsightError
 from earsight.inference.clips import predict_clips
 from earsight.inference.events import EventRules, events_of
 from earsight.inference.explanation import explain
@@ -48,6 +49,8 @@ class Classifier(Model):
         ``hop_seconds`` and errors are those of `recording`; ``rules`` are threshold, release, shortest event and
         longest gap; by default with the model's own threshold of each class, where it has one.
         """
+        if rules and (strange := sorted(set(rules.of_class) - set(self.classes))):
+            raise EarsightError(f"of_class has {strange[0]!r}, which is none of the classes: {', '.join(self.classes)}")
         windows = self.recording(path, hop_seconds=hop_seconds)
         rules = rules or EventRules(of_class=own_thresholds(self.card))
         rules = replace(rules, never=self.card.background or "")

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from earsight.arguments import checked, instance
 from earsight.calibration.apply import (
     Outputs,
     Pool,
@@ -78,6 +79,7 @@ class Model:
         self._std = torch.tensor(card.std, dtype=torch.float32, device=self.device)[:, None, None]
 
     @classmethod
+    @checked(device=instance("a torch.device", torch.device))
     def load(cls, path: str | Path, *, device: torch.device | None = None) -> Self:
         """Load a model file; ModelError if it is not a whole one of this version of earsight."""
         return cls(*load(Path(path)), device=device)

@@ -141,7 +141,7 @@ class Window:
     begin_seconds: float
     end_seconds: float
     found: Prediction
-    frames: Frames | None = None
+    frames: Frames | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -154,3 +154,7 @@ class Event:
     score: float
     mean: float
     windows: int
+
+    def __repr__(self) -> str:
+        span, mean = f"{self.begin_seconds:.3f} to {self.end_seconds:.3f} s", share_words(self.mean)
+        return f"<Event {self.label}: {span}, {share_words(self.score)} (mean {mean}, windows: {self.windows})>"

@@ -321,7 +321,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
                     f"{path}: is a pickle that holds more than weights and could run code, so it is not loaded; "
                     "save its state_dict alone (torch.save or safetensors) and give that file"
                 ) from error
-            raise ModelError(f"{path}: is not a readable checkpoint ({one_line(error)}); copy it again") from error
+            reason = "PyTorch cannot read it" if "weights_only" in str(error) else one_line(error)
+            raise ModelError(f"{path}: is not a readable checkpoint ({reason}); copy it again") from error
     for nest in _NESTS:
         if isinstance(tree, Mapping) and isinstance(tree.get(nest), Mapping):
             tree = tree[nest]

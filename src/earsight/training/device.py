@@ -116,6 +116,9 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"device {name}: not available here (PyTorch knows none such); use auto or cpu") from error
+    try:
         if device.type not in ("cpu", "cuda"):
             raise RecipeError(f"device {name}: not supported, since the front end computes in float64; use auto or cpu")
         torch.zeros(1, device=device)
