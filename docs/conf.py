@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -20,6 +21,7 @@ suppress_warnings = ["myst.strikethrough"]
 html_theme = "furo"
 html_title = "earsight"
 html_static_path: list[str] = []
+smartquotes = False  # it makes a dash of the two hyphens of an option
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 napoleon_google_docstring = False
@@ -72,13 +74,18 @@ def _type(kind: Any) -> str:
     return " | ".join(map(_type, get_args(kind)))  # a union
 
 
+def _literal(text: str) -> str:
+    """A text whose patterns of file names are code: their underscores would set words in italics."""
+    return re.sub(r"'(\{[^']*)'", r"`\1`", text)
+
+
 def option_fields() -> str:
     """A table of the fields of `RunOptions`: their types, and what the command line's help says."""
     out = ["| field | type | default | |", "|---|---|---|---|"]
     hints = get_type_hints(RunOptions, include_extras=True)
     for field in fields(RunOptions):
         kind, option = get_args(hints[field.name])
-        cells = [f"`{field.name}`", f"`{_type(kind)}`", f"`{field.default!r}`", worded(option.help)]
+        cells = [f"`{field.name}`", f"`{_type(kind)}`", f"`{field.default!r}`", _literal(worded(option.help))]
         out.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(out)
 

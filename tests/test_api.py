@@ -89,6 +89,9 @@ def test_the_site_has_every_option_with_its_type():
     ):
         assert any(one.startswith(row) for one in rows), row
     assert "--" not in "".join(rows)
+    # As code: in running text two underscores would set what is between them in italics.
+    assert "`{label}_{group}_{n}`" in "".join(rows)
+    assert not conf.smartquotes
 
 
 def test_train_gives_the_bits_of_the_command_line(run, sounds, tmp_path):
@@ -426,6 +429,21 @@ def test_the_examples_run(module, run, sounds, tmp_path, monkeypatch):
     assert len(tests) >= (6 if module is api else 1)
 
 
+def test_the_page_lists_every_public_name():
+    """In plain words, for those who read the file as it stands; and what it says that they have is there."""
+    text = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)(?:\([^`]*\))?` \| (.*) \|$", text.partition("<!-- options")[0], re.MULTILINE))
+    assert rows.keys() == {*api.__all__}
+    for name, said in rows.items():
+        kind = getattr(earsight, name)
+        if inspect.isclass(kind):
+            fields = {*dir(kind), *getattr(kind, "__annotations__", {}), *inspect.signature(kind).parameters}
+            fields |= {"summary", "found", "folder", "result", "begin_seconds", "end_seconds"}
+            fields |= {one for base in kind.__mro__ for one in getattr(base, "__annotations__", {})}
+            for word in re.findall(r"`([a-z_]+)(?:\(\w*\))?`", said):
+                assert word in fields, (name, word)
+
+
 def test_every_public_function_has_an_example():
     for name in ("Run", "load", "train", "crossval", "evaluate", "explain"):
         text = inspect.getdoc(getattr(earsight, name))
@@ -448,5 +466,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for cell in code:
         exec(cell, names)
-    assert names["run"].score > 0.15
+    assert names["run"].score > 0.25
+    assert not [name for name in re.findall(r"earsight\.(\w+)", "".join(code)) if name not in earsight.__all__]
+    assert "from earsight" not in "".join(code)
     assert Path("runs/mine/report.html").is_file()

@@ -212,3 +212,10 @@ def test_results_are_printed_above_the_bar_where_both_share_a_terminal(monkeypat
     assert re.search(r"work .*1/2\S* clips ", terminal.getvalue())
     assert ("a result [1]" in terminal.getvalue()) == shared
     assert plain.getvalue() == ("" if shared else "a result [1]\n")
+
+
+def test_in_a_notebook_lines_are_text_and_no_outputs_of_their_own():
+    code = "import rich.console as r; r._is_jupyter = lambda: True; from earsight.console import err, out; "
+    code += "print(r.Console().is_jupyter, err.is_jupyter, out.is_jupyter)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "False"]

@@ -2,7 +2,7 @@
 
 Each function does what the verb of its name does, through the same steps, and gives the same bits. Nothing is printed
 unless ``progress`` is true; then what the verb prints on standard error is printed there. The command line's options
-that are not here, such as those of a cluster, are in `earsight VERB --help`.
+that are not here, such as those of a cluster, are in ``earsight VERB --help``.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Run(_Scored):
 
 
 class Evaluation(_Scored):
-    """What `evaluate` found; ``result`` is what `earsight evaluate --json` prints."""
+    """What `evaluate` found; ``result`` is what ``earsight evaluate --json`` prints."""
 
     def __init__(self, result: dict[str, Any]) -> None:
         self.result = self._figures = result

@@ -45,8 +45,9 @@ class _Harmless(Console):
             yield segment if segment.control else segment._replace(text=harmless(segment.text, keep="\t\n"))
 
 
-err = _Harmless(stderr=True, highlight=False, soft_wrap=True)
-out = _Harmless(highlight=False, soft_wrap=True)
+# In a notebook a line is text, which joins the lines before it, and no output of its own.
+err = _Harmless(stderr=True, highlight=False, soft_wrap=True, force_jupyter=False)
+out = _Harmless(highlight=False, soft_wrap=True, force_jupyter=False)
 
 _asked: ContextVar[bool] = ContextVar("asked", default=False)
 """Whether standard output is to be JSON, and no whole result stands there yet."""

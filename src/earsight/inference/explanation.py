@@ -42,44 +42,33 @@ _SILENT = 1e-3  # a sound counts as silent if its spectrogram is nowhere further
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The attributions of one class's score to one sound.
+    """The attributions of one class's score to one sound."""
 
-    Attributes
-    ----------
-    wave, used, unused : ndarray of float32, shape (samples,)
-        The explained window without padding, the part that the network used, and the rest; the two parts add up to it.
-    probability, used_probability, unused_probability : float
-        Of ``label`` in these three.
-    begin_seconds : float
-        Where the window begins in the sound: of several ``windows`` it is the one with the highest probability of
-        ``label``.
-    """
-
-    path: str  # the file as it was named; empty for an array
-    label: str  # the class that is explained
-    top_label: str  # the most probable class of the whole sound
-    probability: float
-    sample_rate_hz: int
-    wave: NDArray[np.float32]
-    clip_seconds: float  # length of the spectrogram's time axis
-    windows_ms: tuple[float, ...]  # the window of each channel
-    edges: NDArray[np.float64]  # (windows, frames + 1): where each channel's columns begin and end, in seconds
-    band_hz: NDArray[np.float64]  # (bands,): middle of each band
-    spectrogram: NDArray[np.float32]  # (windows, bands, frames): log power in the bands
-    attribution: Attribution  # Integrated Gradients, `values` of shape (windows, bands, frames)
-    merged: NDArray[np.float64]  # (bands, frames): the attributions summed over the channels, on the common clock
-    grad_cam: NDArray[np.float32]  # (bands, frames), 0 and above
-    mask: NDArray[np.float64]  # (bands, frames): how much of each cell the network used, 0 to 1, on the common clock
-    used: NDArray[np.float32]
-    unused: NDArray[np.float32]
-    used_probability: float
-    unused_probability: float
-    curves: Curves | None  # faithfulness of the attribution; None where it was not asked for
-    begin_seconds: float = 0.0
-    windows: int = 1  # into which the sound was cut
-    damage: str = ""  # what is wrong with the file, where it was used all the same
-    read_seconds: float | None = None  # and how much of it is whole
-    left_out: dict[str, float] = field(default_factory=dict)  # as of a `Prediction`
+    path: str  #: the file as it was named; empty for an array
+    label: str  #: the class that is explained
+    top_label: str  #: the most probable class of the whole sound
+    probability: float  #: of the label in the wave
+    sample_rate_hz: int  #: of the wave
+    wave: NDArray[np.float32]  #: (samples,): the explained window without padding
+    clip_seconds: float  #: length of the spectrogram's time axis
+    windows_ms: tuple[float, ...]  #: the window of each channel
+    edges: NDArray[np.float64]  #: (windows, frames + 1): where each channel's columns begin and end, in seconds
+    band_hz: NDArray[np.float64]  #: (bands,): middle of each band
+    spectrogram: NDArray[np.float32]  #: (windows, bands, frames): log power in the bands
+    attribution: Attribution  #: Integrated Gradients, ``values`` of shape (windows, bands, frames)
+    merged: NDArray[np.float64]  #: (bands, frames): the attributions summed over the channels, on the common clock
+    grad_cam: NDArray[np.float32]  #: (bands, frames), 0 and above
+    mask: NDArray[np.float64]  #: (bands, frames): how much of each cell the network used, 0 to 1, on the common clock
+    used: NDArray[np.float32]  #: (samples,): the part of the wave that the network used
+    unused: NDArray[np.float32]  #: (samples,): the rest; both add up to the wave
+    used_probability: float  #: of the label in the part that was used
+    unused_probability: float  #: of the label in the rest
+    curves: Curves | None  #: faithfulness of the attribution; None where it was not asked for
+    begin_seconds: float = 0.0  #: where the window begins: of several the one with the label's highest probability
+    windows: int = 1  #: into which the sound was cut
+    damage: str = ""  #: what is wrong with the file, where it was used all the same
+    read_seconds: float | None = None  #: and how much of it is whole
+    left_out: dict[str, float] = field(default_factory=dict)  #: as of a `Prediction`
 
     @property
     def end_seconds(self) -> float:
