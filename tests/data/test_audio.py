@@ -261,7 +261,7 @@ NOT_SOUND = {
     "a Python pickle": pickle.dumps({"a": np.arange(9)}),
     "an AVI video": b"RIFF\x10\x01\x00\x00AVI LIST" + bytes(256),
     "a raw AAC stream": b"\xff\xf1\x50\x80\x2e\x7f\xfc" + bytes(256),
-    "zero bytes": bytes(5000),
+    "begins with 4096 zero bytes": bytes(5000) + b"\xff\xf8",
 }
 
 

@@ -82,6 +82,16 @@ def test_flac_that_is_cut_or_damaged_is_named_as_what_it_is(tmp_path):
     content = written(format="FLAC")
     assert "truncated" in reason(tmp_path, content[: len(content) // 2])
     assert "truncated at " in reason(tmp_path, without_total(content)[: len(content) // 2])
+    (tmp_path / "x").write_bytes(content[: 3 * len(content) // 4])
+    heard = []
+    with pytest.raises(AudioError, match="truncated: ") as caught:
+        gather(audio.pieces(tmp_path / "x"), heard)
+    whole = len(np.concatenate(heard))
+    assert f"{len(WAVE)} samples expected, {whole} decoded" in caught.value.reason
+    # However far it was read before, the numbers are those of the file; the place is looked for in steps of 256.
+    with pytest.raises(AudioError, match=f"{len(WAVE)} samples expected, ") as caught:
+        list(audio.read_windows(tmp_path / "x", sample_rate_hz=RATE, seconds=0.5))
+    assert 0 <= whole - int(caught.value.reason.split()[4]) < 256
     for whole in (content, without_total(content)):
         damaged = bytearray(whole)
         damaged[len(whole) // 2] ^= 0x55
@@ -182,6 +192,15 @@ def test_a_file_of_another_kind_behind_a_sound_is_named(tmp_path, first):
             assert len(said) == 1
             assert 0.95 * len(alone) < len(heard) <= len(alone)
             np.testing.assert_array_equal(heard, alone[: len(heard)])
+
+
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2), ("FLOAT", 1), ("PCM_U8", 2)])
+def test_a_wav_that_ends_within_a_sample_is_cut(tmp_path, subtype, channels):
+    content = written(np.stack([WAVE] * channels, axis=1), format="WAV", subtype=subtype)
+    assert reason(tmp_path, content[:-1]) == "truncated: 1 byte of its sound is missing; copy it again"
+    odd = written(WAVE[:-1], format="WAV", subtype="PCM_U8")
+    assert len(odd) % 2 == 0
+    assert len(read(tmp_path, odd[:-1])) == len(WAVE[:-1])  # without the byte that fills up
 
 
 @pytest.mark.parametrize(("riff", "data"), [(36, 0), (0, 0), (0xFFFFFFFF, 0), (1000, 964)])

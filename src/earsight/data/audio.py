@@ -27,7 +27,7 @@ from earsight.data.ffmpeg import CUT, Refused
 from earsight.data.ffmpeg import Wave as Wave
 from earsight.data.intake import Channel, energy_of, picked
 from earsight.data.mpeg import Survey
-from earsight.errors import AudioError
+from earsight.errors import AudioError, counted
 from earsight.library_output import report
 from earsight.portable import read_at
 
@@ -493,7 +493,8 @@ def blocks(sound: Sound, *, limit: int | None, mono: bool, skipped: int = 0, val
     slack = 0 if decoder.format == "FLAC" else _SLACK_FRAMES
     short = (expected - frames > slack and decoder.format != "OGG") or (expected and not frames)
     if fault is None and short:
-        fault = AudioError(sound.name, f"truncated: {expected} samples expected, {frames} decoded; copy it again")
+        found = f"{skipped + expected} samples expected, {skipped + frames} decoded"
+        fault = AudioError(sound.name, f"truncated: {found}; copy it again")
     if fault is None or (frames == asked and sound.placed):  # it lies behind what was asked for
         return
     if sound.excuse is None or not frames + skipped:
@@ -506,7 +507,8 @@ def _fault(name: str, found: Survey) -> AudioError | None:
     if found.damage is not None:
         return _damaged(name, *found.damage)
     if found.missing > (0 if found.exact else _SLACK_BYTES):
-        return AudioError(name, f"truncated: {found.missing} bytes of its sound are missing; copy it again")
+        lost = f"{counted(found.missing, 'byte')} of its sound {'is' if found.missing == 1 else 'are'} missing"
+        return AudioError(name, f"truncated: {lost}; copy it again")
     return None
 
 

@@ -125,23 +125,22 @@ def _is_unknown(length: int) -> bool:
 def _wav(descriptor: int, start: int, size: int) -> Survey:
     """A WAV file, or several in a row."""
     links: list[Link] = []
-    missing, plain, damage = 0, True, None
+    found, plain = Survey(), True
     while start < size:
-        link, missing, mpeg, other = _riff(descriptor, start, size)
+        link, found, mpeg = _riff(descriptor, start, size)
         if link is None:  # no data chunk
             break
-        damage = (None, other) if other else None
         if mpeg is not None and not links:
-            found = survey_mpeg(descriptor, *mpeg)
-            return replace(found, missing=missing, exact=False) if found.links else Survey((), missing, damage)
+            frames = survey_mpeg(descriptor, *mpeg)
+            return replace(frames, missing=found.missing, exact=False) if frames.links else found
         links.append(link)
         plain = plain and not link.head
         start = link.end
-    return Survey(() if len(links) == 1 and plain else tuple(links), missing, damage)
+    return replace(found, links=() if len(links) == 1 and plain else tuple(links))
 
 
-def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tuple[int, int] | None, str]:
-    """The WAV file at ``start``: its bytes, how many lack, where MPEG audio in it is, and what `another` finds behind it."""
+def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, Survey, tuple[int, int] | None]:
+    """The WAV file at ``start``: its bytes, what is wrong with them, and where its sound is, should that be MPEG."""
     head = read_at(descriptor, 12, start)
     order = ">" if head[:4] == b"RIFX" else "<"
     riff_end = start + 8 + struct.unpack(order + "I", head[4:8])[0]
@@ -173,10 +172,13 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, int, tup
             wrapped = end + ((size - end) >> 32 << 32)
             end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
         if order == "<" and (more or (not known and (long_size == 0 or end - body > length))):
-            return Link(body, end, _rf64(form, end - body)), 0, (body, end) if tag in _MP3_IN_WAV else None, ""
+            return Link(body, end, _rf64(form, end - body)), Survey(), (body, end) if tag in _MP3_IN_WAV else None
         mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
-        return Link(start, following if joined else size), max(0, end - size) if known else 0, mpeg, other
-    return None, 0, None, ""
+        missing, damage = max(0, end - size) if known else 0, (None, other) if other else None
+        # What ends within a sample was cut, however little of it is missing.
+        exact = len(form) >= 22 and (size - body) % (struct.unpack(order + "H", form[20:22])[0] or 1) > 0
+        return Link(start, following if joined else size), Survey((), missing, damage, exact=exact), mpeg
+    return None, Survey(), None
 
 
 def _goes_on(descriptor: int, body: int, end: int, size: int, *, agrees: bool) -> bool:

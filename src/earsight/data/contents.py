@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from earsight.errors import counted
 from earsight.portable import read_at
 
 HEAD_BYTES = 4096
@@ -57,7 +58,7 @@ def no_sound(head: bytes) -> str | None:
 def name_content(head: bytes) -> str | None:
     """What a file that is no sound holds, by its first `HEAD_BYTES`, and the remedy; None where that is not seen."""
     if not head.strip(b"\0"):
-        return "nothing but zero bytes; copy or download it again"
+        return f"begins with {counted(len(head), 'zero byte')}, as what was not copied whole; copy or download it again"
     if head[4:8] == b"ftyp":
         return _no_sound("a HEIF or AVIF image") if head[8:12] in _PICTURE_BRANDS else f"an MP4 file: {_CONVERT}"
     for magic, name in (_OTHER_SOUND | _UNREAD).items():
