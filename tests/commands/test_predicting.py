@@ -180,6 +180,25 @@ def test_a_rate_in_khz_is_refused_with_that_in_hz(model, rate):
         load_classifier(model).predict(wave, rate=250)
 
 
+def test_what_is_mistaken_for_a_sound_is_refused_or_said(model, tmp_path):
+    classifier = load_classifier(model)
+    wave = np.random.default_rng(0).normal(0, 0.1, RATE)
+    soundfile.write(tmp_path / "x.wav", wave, RATE)
+    with soundfile.SoundFile(tmp_path / "x.wav") as sound:
+        for ask in (sound, sound.buffer_read(100, dtype="float32") and sound):
+            with pytest.raises(DataError, match=r"whose read\(\) gives no bytes; predict takes a path"):
+                classifier.predict(ask)
+    expected = classifier.predict(wave, rate=RATE)
+    assert classifier.predict(memoryview(wave), rate=RATE) == expected
+    assert classifier.predict(memoryview((tmp_path / "x.wav").read_bytes())).label == expected.label
+    samples = np.round(32767 * np.clip(wave, -1, 1)).astype(np.int32)
+    with pytest.warns(SoundWarning, match="int32 within 16 bits.*give 16-bit samples as int16"):
+        classifier.predict(samples, rate=RATE)
+    for rate in (10**9, 1e12):
+        with pytest.raises(DataError, match="expected the array's sampling rate"):
+            classifier.predict(wave, rate=rate)
+
+
 def test_integers_of_unknown_scale_are_refused_with_what_scales_them(model):
     classifier = load_classifier(model)
     wave = np.round(1000 * np.sin(np.arange(RATE))).astype(np.int64)

@@ -4,6 +4,8 @@ import pytest
 from test_given_splits import refused, table, touch
 
 from earsight.data import open_dataset
+from earsight.data.clip_tables import read_csv
+from earsight.errors import DataError
 
 
 def listed(root, header, *rows, count=4):
@@ -18,6 +20,26 @@ def test_a_first_line_that_names_the_delimiter(tmp_path, opening):
     assert (data.classes, data.folds.tolist()) == (("a,b", "c"), [1, 1, 2, 2])
     path = listed(tmp_path, "sep=;\npath;label;fold", "0.wav;a;1,5")
     assert "line 3: fold is '1,5'" in refused(path)
+
+
+@pytest.mark.parametrize("before", ["", "\n", "\r\n\n", ",,\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_what_stands_before_the_columns(tmp_path, before, delimiter):
+    rows = [f"path{delimiter}label", f"a.wav{delimiter}dog", "", f"b.wav{delimiter}cat"]
+    (tmp_path / "x.csv").write_text(before.replace(",", delimiter) + "\n".join(rows) + "\n")
+    listing = read_csv(tmp_path / "x.csv")
+    assert (listing.paths, listing.labels) == (["a.wav", "b.wav"], ["dog", "cat"])
+    (tmp_path / "x.csv").write_text(before.replace(",", delimiter) + "# made by hand\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match=r"line \d begins with '#', .* remove comments, or the '#'"):
+        read_csv(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("column", ["is_test", "test", "IsTrain", "is_validation", "test_set"])
+def test_a_column_that_says_yes_or_no_of_a_part(tmp_path, column):
+    rows = "".join(f"{row}.wav,{'ab'[row % 2]},{row > 3}\n" for row in range(6))
+    (tmp_path / "x.csv").write_text(f"path,label,{column}\n{rows}")
+    notes = read_csv(tmp_path / "x.csv").notes
+    assert any("is not used; did you mean split? Name it so, with train and test in it" in note for note in notes)
 
 
 def test_columns_that_are_not_used_are_named_once(tmp_path):

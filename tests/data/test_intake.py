@@ -154,6 +154,12 @@ def test_calls_above_the_band_are_measured_however_seldom_and_whatever_rumbles()
         assert measured(noise, rate=48000, features=near).above == 0
 
 
+@pytest.mark.parametrize(("hz", "low", "least", "most"), [(12, 50, 0.99, 1), (18, 50, 0.99, 1), (60, 50, 0, 0.01)])
+def test_a_low_limit_is_measured_in_moments_that_tell_it(hz, low, least, most):
+    features = FEATURES.model_copy(update={"fmin_hz": float(low)})
+    assert least <= measured(tone(hz, level=0.3), features=features).below <= most
+
+
 def test_rumble_below_the_band_is_measured():
     features = FEATURES.model_copy(update={"fmin_hz": 200.0})
     assert measured(tone(50, level=0.3) + tone(1000, level=0.1), features=features).below == pytest.approx(

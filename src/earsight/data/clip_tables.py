@@ -37,6 +37,8 @@ _GROUP = re.compile(
 _SPLIT = re.compile(
     r"(data_?)?(sub_?set|set|partition|part|usage|phase|folds?|split)(_?(id|name|no|number|type))?|cv(_?fold)?"
 )
+_FLAG = re.compile(r"(is|in|for)?_?(test|train|val|valid)(ing|idation)?(_?(set|flag))?")
+"""Columns that say yes or no of one part."""
 _BEGIN = {"begin", "begins", "start", "starts", "onset", "xmin", "tmin", "from", "tstart", "tbegin", "t0", "t1"}
 _END = {"end", "ends", "stop", "offset", "duration", "xmax", "tmax", "to", "tend", "tstop", "t1", "t2"}
 _BESIDE = {"s", "ms", "sec", "secs", "second", "seconds", "time", "times", "sample", "samples", "frame", "frames"} | {
@@ -67,8 +69,8 @@ def read_table(path: Path) -> Table:
     """Read a csv, tsv or JSON lines file; values lose outer blanks.
 
     Text is UTF-8, or UTF-16 that begins with its mark. The delimiter is that of a first line ``sep=;``, as spreadsheets
-    write it, else the one of comma, semicolon and tab that splits the first line most. Lists in JSON become values with
-    semicolons. `DataError` if it cannot be read.
+    write it, else the one of comma, semicolon, tab and bar that splits the first line most. Lists in JSON become values
+    with semicolons. `DataError` if it cannot be read.
     """
     try:
         text = _text(path.read_bytes(), path)
@@ -289,25 +291,28 @@ def _text(content: bytes, path: Path) -> str:
 
 
 def _csv(path: Path, text: str) -> Table:
-    opening = text.split("\n", 1)[0].strip("\r").strip('"')
+    opening = text.lstrip("\r\n").split("\n", 1)[0].strip("\r").strip('"')
     declared = re.fullmatch(r"sep=(.)", opening, re.IGNORECASE)
-    delimiter = declared[1] if declared else max((",", ";", "\t"), key=opening.count)
+    delimiter = declared[1] if declared else max((",", ";", "\t", "|"), key=opening.count)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        filled = (values for values in reader if any(value.strip() for value in values))
         if declared:
-            next(reader)
-        names = [name.strip() for name in next(reader, [])]
+            next(filled)
+        names = [name.strip() for name in next(filled, [])]
+        if names and names[0].startswith("#"):
+            what = f"line {reader.line_num} begins with '#', and the first line names the columns"
+            raise DataError(f"{path}: {what}; remove comments, or the '#' if it stands before the columns' names")
         columns = [name.lower() for name in names]
         rows = []
-        for values in reader:
+        for values in filled:
             if any(value.strip() for value in values[len(columns) :]):
                 raise DataError(
                     f"{path}: line {reader.line_num}: {len(values)} values for {len(columns)} columns; "
                     f"put values that hold a '{delimiter}' in double quotes"
                 )
-            if any(value.strip() for value in values):
-                padded = [*values, *[""] * (len(columns) - len(values))][: len(columns)]
-                rows.append((reader.line_num, [value.strip() for value in padded]))
+            padded = [*values, *[""] * (len(columns) - len(values))][: len(columns)]
+            rows.append((reader.line_num, [value.strip() for value in padded]))
     except csv.Error as error:
         raise DataError(f"{path}: not a csv that can be read ({error}); save it again as UTF-8 csv") from error
     return Table(path, columns, rows, names)
@@ -431,6 +436,8 @@ def _unused(table: Table, used: Sequence[str]) -> list[str]:
         if "group" not in used and _GROUP.fullmatch(spelt) and 1 < len(values) < len(table.rows):
             what += f"it has {len(values)} values for {len(table.rows)} clips: did you mean group? Clips of a 'group' "
             notes.append(what + "are never torn apart")
+        elif not {"fold", "split"} & set(used) and _FLAG.fullmatch(spelt) and len(values) == 2:
+            notes.append(f"{what}did you mean split? Name it so, with train and test in it, and test is held out")
         elif not {"fold", "split"} & set(used) and _SPLIT.fullmatch(spelt) and 1 < len(values) < 21:
             if not all(is_part(value) or value.isdecimal() for value in values):
                 continue

@@ -24,6 +24,8 @@ Wave = NDArray[np.float32]
 Channel = str | int
 
 MOMENT_SECONDS = 0.02
+PERIODS = 20
+"""Of a lower limit, that moments last by which the energy below it is measured."""
 FROM_HZ = 1000.0
 """Energy below it does not count against what lies above a limit."""
 NOTED_SHARE = 0.1
@@ -128,14 +130,16 @@ class Meter:
             return
         if self._channel not in ("mix", "loudest"):  # of other channels the network gets nothing anyway
             block = picked(block, self._channel)[:, None]
+        # Short moments would blur a low limit.
+        for power, hz in moments(block, rate_hz, seconds=max(MOMENT_SECONDS, PERIODS / self._low)) if self._low else ():
+            self._all += float(power.sum())
+            self._below += float(power[:, hz < self._low].sum())
         for power, hz in moments(block, rate_hz):
             above = share_above(power, hz, self._high)
             if rate_hz / 2 > self._high * NEAR and above.max() > self._above:
                 best = int(above.argmax())
                 beyond = np.where(hz > self._high, power[best], 0.0)
                 self._above, self._above_hz = float(above[best]), float(beyond @ hz / beyond.sum())
-            self._all += float(power.sum())
-            self._below += float(power[:, hz < self._low].sum())
 
     def _compare(self, block: Wave, rate_hz: int) -> None:
         """Add the energies of a block's channels to those of the halves of windows that it lies in."""
@@ -171,9 +175,11 @@ class Meter:
         return Loss(self._above, self._above_hz, below, cancelled, lacking, float(self.frames > 0 and not self._sounds))
 
 
-def moments(block: Wave, rate_hz: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+def moments(
+    block: Wave, rate_hz: int, *, seconds: float = MOMENT_SECONDS
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
     """Mean squares of a block's moments by frequency, summed over channels, (moments, bins); and the bins' Hz."""
-    size = min(max(16, round(MOMENT_SECONDS * rate_hz)), _MOST_SAMPLES)
+    size = min(max(16, round(seconds * rate_hz)), _MOST_SAMPLES)
     count = max(1, len(block) // size)
     padded = block if len(block) >= size else np.pad(block, ((0, size - len(block)), (0, 0)))
     window = np.hanning(size + 1)[:-1].astype(np.float32)

@@ -6,7 +6,6 @@ sound, or could be read in two ways, is refused with a `DataError` that says wha
 
 from __future__ import annotations
 
-import math
 import numbers
 import os
 import shutil
@@ -34,8 +33,8 @@ CHANNELS, SAMPLES = 8, 16
 """Of an array of two axes the channels are the one of at most so many, the samples the one of more than so many."""
 BEYOND = 100.0
 """Times full scale that no recording reaches by itself."""
-NO_RATE_HZ, LOW_RATE_HZ = 200, 1000
-"""Below the first no sound is recorded, below the second hardly any: it may be meant in kHz."""
+NO_RATE_HZ, LOW_RATE_HZ, MOST_RATE_HZ = 200, 1000, 100_000_000
+"""Below the first no sound is recorded, below the second hardly any: it may be meant in kHz; beyond the last none."""
 _HOW = "predict takes a path, the bytes of a sound file, a file opened with 'rb', or an array with its rate"
 
 
@@ -93,6 +92,8 @@ def opened(
     Bytes and open files lie in a temporary file while the block runs. Raises what `predict` does.
     """
     rate = None if rate is None else _rate(rate)
+    if isinstance(sound, memoryview) and sound.format != "B":  # of an array, not of a file's bytes
+        sound = np.asarray(sound)
     if rate is not None and (
         isinstance(sound, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(sound, "read")
     ):
@@ -121,6 +122,8 @@ def _as_file(sound: Any) -> Iterator[tuple[Path, str]]:
             if hasattr(sound, "read"):
                 if isinstance(sound.read(0), str):
                     raise DataError(f"{name or 'the file'} was opened as text; open it with 'rb'")
+                if not isinstance(sound.read(0), bytes):  # as soundfile.SoundFile, which gives arrays
+                    raise DataError(f"the sound is {shown(sound)}, whose read() gives no bytes; {_HOW}")
                 if hasattr(sound, "seekable") and sound.seekable():
                     sound.seek(0)  # what was read or written before stands behind us
                 shutil.copyfileobj(sound, out)
@@ -166,6 +169,8 @@ def mono(wave: NDArray[Any], *, rate: float | None, features: Features, meter: M
     if rate_hz < LOW_RATE_HZ:
         warn_of_sound(f"rate is {rate} Hz: of samples at {rate} kHz it is {1000 * rate_hz:g}")
     integers = not np.issubdtype(wave.dtype, np.floating)
+    if wave.dtype == np.int32 and wave.size and wave.any() and -(1 << 15) <= wave.min() <= wave.max() < 1 << 15:
+        warn_of_sound("the array holds int32 within 16 bits, whose full scale is 2**31: give 16-bit samples as int16")
     wave = _scaled(wave)
     if wave.ndim == 2:
         wave = _channels_last(wave)
@@ -187,7 +192,7 @@ def _rate(rate: Any) -> Any:
         raise DataError("an array was given without its rate: predict(wave, rate=44100)")
     if isinstance(rate, bool | np.bool_) or not isinstance(rate, numbers.Real):
         raise DataError(f"rate is {rate!r}, a {type(rate).__name__}; expected a number of Hz, as in rate=44100")
-    if not 0 < float(rate) < math.inf:
+    if not 0 < float(rate) <= MOST_RATE_HZ:
         raise DataError(f"rate is {rate}; expected the array's sampling rate, as in rate=44100")
     return rate
 
