@@ -5,7 +5,7 @@ out: one channel (frames,), a `Loss` in shares of energy, and lines to print.
 
 Sounds are judged in moments of 20 ms, so that a call counts however seldom it is. Above a limit counts what lies there
 of a moment's energy from 1 kHz on, so that wind and rumble do not hide a call, where it is louder than -80 dB of full
-scale, so that a recorder's own noise is no call.
+scale, so that a recorder's own noise is no call. Below a low limit moments are longer, which tell it.
 """
 
 from __future__ import annotations
