@@ -46,7 +46,7 @@ class _Worker:
     process: BaseProcess
     pipe: connection.Connection
     trial: Trial
-    heard: bool = False  # whether it has sent anything
+    answered: bool = False  # whether it has sent anything
 
 
 def check_script(jobs: int) -> None:
@@ -156,17 +156,17 @@ def _news(worker: _Worker) -> tuple[int, int, float] | None:
         news = worker.pipe.recv()
     except (EOFError, ConnectionError):
         raise _death(worker) from None
-    worker.heard = True
+    worker.answered = True
     if isinstance(news, BaseException):
         raise news
     return news  # type: ignore[no-any-return]
 
 
 def _death(worker: _Worker) -> RunError:
-    """What is said of a process that died, before it sent anything or later."""
+    """The error of a process that died, before it sent anything or later."""
     worker.process.join()
     name = f"fold {worker.trial.fold} seed {worker.trial.seed}: its process"
-    if not worker.heard and worker.process.exitcode == 1:
+    if not worker.answered and worker.process.exitcode == 1:
         return RunError(f"{name} ended before it began: {_GUARD}")
     return RunError(
         f"{name} died (exit code {worker.process.exitcode}), perhaps for want of memory; the same command goes on, "
