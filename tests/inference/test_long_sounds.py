@@ -276,7 +276,7 @@ def test_evaluate_says_where_clips_are_longer_than_what_training_used(run, folde
     console = Console(width=200)
     print_evaluation(found, console=console)
     shown = capsys.readouterr().out
-    assert f"6 clips longer than the {used:g} s that training used of a clip and heard whole here" in shown
+    assert f"6 clips longer than the {used:g} s that training used of a clip and judged whole here" in shown
 
 
 def test_the_window_that_speaks_most_is_explained(classifier, tmp_path):

@@ -333,7 +333,7 @@ def _print_rest(result: dict[str, Any], *, console: Console) -> None:
         )
         if beyond := long.get("beyond"):
             used = f"{counted(beyond, 'clip')} longer than the {long['most_seconds']:g} s that training used of a clip"
-            console.print(f"{used} and heard whole here: these figures may differ from the run's.", markup=False)
+            console.print(f"{used} and judged whole here: these figures may differ from the run's.", markup=False)
     _print_seen(result["seen_in_training"], "clips", console=console)
     for line in confidence_lines(result.get("confidence")):
         console.print(line, markup=False)
