@@ -60,7 +60,7 @@ def test_each_draw_meets_each_point_of_the_grid():
 @pytest.mark.parametrize(
     ("grid", "random", "message"),
     [
-        ([], [], "nothing to search: give grid"),
+        ([], [], "nothing to search: give --grid"),
         (["training.learning_rat=1"], [], "no such field; did you mean 'learning_rate'?"),
         (["trainin.epochs=1"], [], "no such field; did you mean 'training'?"),
         (["training.learning_rate=20"], [], "training.learning_rate: Input should be less than or equal to 10"),

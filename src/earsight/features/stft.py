@@ -9,7 +9,7 @@ the bank applied to every frame, (batch, columns, rows). Differentiable, on any 
 - A band depends on few bins, so the bank is applied in blocks of neighbouring rows, each over the bins of its rows.
 - Frames are transformed a few at a time, so that they stay in the processor's cache between the steps.
 - For many clips a kernel (`earsight.kernels.stft_power`) computes the same, up to rounding, 16 frames at once in SIMD
-  lanes (32 where the FFT is in float32). It is compiled for a length of FFT when it is first asked for, which takes
+  vectors (32 where the FFT is in float32). It is compiled for a length of FFT when it is first asked for, which takes
   seconds, and kept for later processes; it runs without the interpreter's lock.
 """
 

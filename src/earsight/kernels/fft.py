@@ -31,27 +31,27 @@ class _Arithmetic:
 
     def __init__(self, builder, pointer) -> None:
         self.builder, self.kind = builder, pointer.type.pointee
-        self.lanes = _lanes(self.kind)
-        self.vector = ir.VectorType(self.kind, self.lanes)
+        self.width = _width(self.kind)
+        self.vector = ir.VectorType(self.kind, self.width)
 
     def constant(self, value: float):
-        return ir.Constant(self.vector, [value] * self.lanes)
+        return ir.Constant(self.vector, [value] * self.width)
 
     def splat(self, value):
         empty = ir.Constant(self.vector, ir.Undefined)
         first = self.builder.insert_element(empty, value, ir.Constant(_WORD, 0))
-        return self.builder.shuffle_vector(first, empty, _order([0] * self.lanes))
+        return self.builder.shuffle_vector(first, empty, _order([0] * self.width))
 
     def fused(self, a, b, c):
         """``a * b + c``, in one rounding where the processor has an instruction for it."""
-        name = f"llvm.fmuladd.v{self.lanes}f{8 * VECTOR_BYTES // self.lanes}"
+        name = f"llvm.fmuladd.v{self.width}f{8 * VECTOR_BYTES // self.width}"
         module, kind = self.builder.module, ir.FunctionType(self.vector, [self.vector] * 3)
         return self.builder.call(module.globals.get(name) or ir.Function(module, kind, name), [a, b, c])
 
     def places(self, pointer, point) -> tuple[Any, Any]:
         """Where the real and the imaginary parts of a point of an array lie."""
-        real = self.builder.mul(point, ir.Constant(_LONG, 2 * self.lanes))
-        imaginary = self.builder.add(real, ir.Constant(_LONG, self.lanes))
+        real = self.builder.mul(point, ir.Constant(_LONG, 2 * self.width))
+        imaginary = self.builder.add(real, ir.Constant(_LONG, self.width))
         real, imaginary = (
             self.builder.bitcast(self.builder.gep(pointer, [index]), self.vector.as_pointer())
             for index in (real, imaginary)
@@ -140,7 +140,7 @@ class _Arithmetic:
         return out
 
 
-def _lanes(kind) -> int:
+def _width(kind) -> int:
     """Values of a type in a vector; a point takes twice as many: real parts, then imaginary parts."""
     return VECTOR_BYTES // (4 if kind == _SINGLE else 8)
 
@@ -187,15 +187,15 @@ def transform_frames(typing_context, radix, inside, frames, window, begin, step,
         _, _, frames, window, begin, step, target, to, to_step, twiddles, row = arguments
         write = _Arithmetic(builder, window)
         points: list[Complex] = [None] * count
-        all_frames = ir.VectorType(_SINGLE, 2 * write.lanes)
+        all_frames = ir.VectorType(_SINGLE, 2 * write.width)
         for place in range(known):
             sample = _strided(builder, begin, step, place)
-            pointer = builder.gep(frames, [builder.mul(sample, ir.Constant(_LONG, 2 * write.lanes))])
+            pointer = builder.gep(frames, [builder.mul(sample, ir.Constant(_LONG, 2 * write.width))])
             both = builder.load(builder.bitcast(pointer, all_frames.as_pointer()), align=64)
             weight = write.splat(builder.load(builder.gep(window, [sample])))
             halves = []
-            for first in (0, write.lanes):
-                order = _order(list(range(first, first + write.lanes)))
+            for first in (0, write.width):
+                order = _order(list(range(first, first + write.width)))
                 half = builder.shuffle_vector(both, ir.Constant(all_frames, ir.Undefined), order)
                 halves.append(
                     builder.fmul(half if write.kind == _SINGLE else builder.fpext(half, write.vector), weight)
@@ -245,9 +245,9 @@ def store_powers(typing_context, points, here, there, target, place):
             (builder.fadd(imaginary, imaginary_there), builder.fsub(real, real_there)),
         )
         powers = [write.fused(a, a, builder.fmul(b, b)) for a, b in pairs]
-        both = builder.shuffle_vector(*powers, _order(list(range(2 * write.lanes))))
+        both = builder.shuffle_vector(*powers, _order(list(range(2 * write.width))))
         if write.kind != _SINGLE:
-            both = builder.fptrunc(both, ir.VectorType(_SINGLE, 2 * write.lanes))
+            both = builder.fptrunc(both, ir.VectorType(_SINGLE, 2 * write.width))
         _store_frames(builder, both, target, place)
         return context.get_dummy_value()
 
@@ -282,7 +282,7 @@ def gather(typing_context, wave, begins, sample, target, points):
 
     def generate(context, builder, signature, arguments):
         wave, begins, sample, target, points = arguments
-        groups, frames, most = [], 1, 2 * _lanes(points.type.pointee)
+        groups, frames, most = [], 1, 2 * _width(points.type.pointee)
         for frame in range(most):
             begin = builder.load(builder.gep(begins, [ir.Constant(_LONG, frame)]))
             pointer = builder.gep(wave, [builder.add(begin, sample)])
