@@ -152,7 +152,8 @@ def checked(**own: Kind) -> Callable[[_F], _F]:
             except TypeError:
                 return function(*args, **named)  # for Python's own words, which have the function's name
             for name, value in given.arguments.items():
-                given.arguments[name] = _taken(kinds, name, value, signature.parameters[name].default)
+                if name in kinds:
+                    given.arguments[name] = _taken(kinds, name, value, signature.parameters[name].default)
             try:
                 return function(*given.args, **given.kwargs)
             except OSError as error:
