@@ -196,7 +196,7 @@ def test_a_wma_damaged_or_cut_midway_is_named(tmp_path, made, kind):
         assert len(heard) == pytest.approx(excused[-1] * RATE)
         assert excused[-1] == pytest.approx(seconds, abs=0.6)
     for cut in (1, 3200, middle):
-        assert f"truncated: {cut} bytes" in reason(tmp_path / "x", content[:-cut])
+        assert f"truncated: {cut} byte" in reason(tmp_path / "x", content[:-cut])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if not kind.endswith(("in FLV", "in RealMedia"))])

@@ -174,7 +174,8 @@ def test_clips_of_several_labels_some_unknown_have_the_bits_of_a_local_run(nodes
 
 def test_students_have_the_bits_of_local_ones_and_their_teachers_travel(nodes, synthetic, prepare_as, tiny, tmp_path):
     """With spectrograms of the teachers' own, which travel too."""
-    other = prepare_as("features.bands=40", "training.epochs=1")
+    # 24 bands: of more, maps of 3 x 2 in bfloat16 get NaN from torch 2.14.1 on processors with AMX (docs/results.md).
+    other = prepare_as("features.bands=24", "training.epochs=1")
     for trial in TRIALS:
         run_trial(other, trial, run=tmp_path / "teachers", device=CPU)
     teaching = open_teaching(tmp_path / "teachers", synthetic)
