@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from earsight.calibration.temperature import likeliest_temperature
+from earsight.calibration.temperature import most_probable_temperature
 from earsight.errors import DataError
 from earsight.evaluation.metrics import sigmoid
 from earsight.evaluation.multilabel import Ranking, limits, resamples
@@ -57,7 +57,7 @@ def threshold_rule(text: str) -> ThresholdRule:
 
 
 def fit_temperatures(logits: np.ndarray, targets: np.ndarray) -> _Floats:
-    """The T of each class (classes,) at which ``sigmoid(logit / T)`` gives its targets the highest likelihood.
+    """The most probable T of each class (classes,), of ``sigmoid(logit / T)``, with the prior of `fit_temperature`.
 
     A class with fewer than 10 positive or negative clips gets that of all classes together. Where scores separate the
     classes without an error, clips do not say what T should be, and it is 1. T is from 0.01 to 100.
@@ -74,7 +74,7 @@ def fit_temperatures(logits: np.ndarray, targets: np.ndarray) -> _Floats:
 
 
 def _binary_temperature(scores: _Floats, truth: np.ndarray) -> float:
-    """T of one list of logits, at which ``sigmoid(logit / T)`` is likeliest; 1 where no clip is wrong."""
+    """The most probable T of one list of logits; 1 where no clip is wrong."""
     signs = np.where(truth == 1, 1.0, -1.0)
     if not len(scores) or np.all(signs * scores >= 0):
         return 1.0
@@ -83,7 +83,7 @@ def _binary_temperature(scores: _Floats, truth: np.ndarray) -> float:
         shares = sigmoid(inverse * scores)
         return float(((shares - (signs > 0)) * scores).mean()), float((shares * (1 - shares) * scores**2).mean())
 
-    return likeliest_temperature(derivatives)
+    return most_probable_temperature(derivatives, clips=len(scores))
 
 
 def choose_thresholds(

@@ -7,6 +7,7 @@ not choose the weights, and measure the error on others still.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from earsight.evaluation.metrics import checked_logits, softmax
 from earsight.evaluation.summary import Predictions
 
 COLDEST, HOTTEST = 0.01, 100.0  # a temperature outside says that the logits are broken, not how to mend them
+PRIOR = math.log(2)
+"""Deviation of log T about 0 before clips are seen: a handful of them, of which one is wrong by a hair, says little."""
 
 
 class Reliability(NamedTuple):
@@ -31,9 +34,9 @@ class Reliability(NamedTuple):
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Find the T for which ``softmax(logits / T)`` gives the labels the highest likelihood.
+    """Find the most probable T of ``softmax(logits / T)``; before the labels, log T is normal about 0 (`PRIOR`).
 
-    The negative log likelihood is convex in 1/T; Newton's method finds its minimum, kept inside a shrinking bracket. If
+    With hundreds of clips this is the T of the highest likelihood; a few can move it by a factor of two or so. If
     every clip is classified right, or all logits of each clip are equal, the clips do not say what T should be, and 1
     is returned, which changes nothing.
 
@@ -47,22 +50,29 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     # The likelihood has no maximum at a finite 1/T where no class ever scores above the label.
     if np.all(own == scores.max(axis=1)):
         return 1.0
-    return likeliest_temperature(partial(_slope, scores, own))
+    return most_probable_temperature(partial(_slope, scores, own), clips=len(own))
 
 
-def likeliest_temperature(derivatives: Callable[[float], tuple[float, float]]) -> float:
-    """The T, from 0.01 to 100, of a negative log likelihood that is convex in 1/T, by Newton's method in a bracket.
+def most_probable_temperature(derivatives: Callable[[float], tuple[float, float]], *, clips: int) -> float:
+    """The T, from 0.01 to 100, of the highest likelihood times prior, by Newton's method in 1/T in a shrinking bracket.
 
-    ``derivatives`` gives its first and second derivative at a value of 1/T.
+    ``derivatives`` gives the first and second derivative, at a value of 1/T, of the mean negative log likelihood of so
+    many clips, which is convex in 1/T.
     """
+
+    def penalized(inverse: float) -> tuple[float, float]:
+        slope, curvature = derivatives(inverse)
+        pull, place = 1 / (PRIOR**2 * clips * inverse), math.log(inverse)
+        return slope + pull * place, curvature + pull * (1 - place) / inverse
+
     low, high = 1 / HOTTEST, 1 / COLDEST
-    if derivatives(low)[0] >= 0:
+    if penalized(low)[0] >= 0:
         return HOTTEST
-    if derivatives(high)[0] <= 0:
+    if penalized(high)[0] <= 0:
         return COLDEST
     inverse = 1.0
     for _ in range(200):
-        slope, curvature = derivatives(inverse)
+        slope, curvature = penalized(inverse)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / curvature if curvature > 0 else low
         # A step that leaves the bracket, as on the flat far side of the curve, is replaced by a bisection.
