@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from functools import partial
@@ -128,6 +129,9 @@ def test_silent_windows_say_so_and_are_no_event(model, tmp_path, nothing):
     assert [row.get("left_out") for row in windows] == 5 * [None] + 5 * [{"silent": 1.0}] + 5 * [None]
     rows = invoke(*ask, "--rows", "windows").stdout.splitlines()
     assert [row.split("\t")[4:] for row in rows[4:6]] == [[], [SILENT]]
+    header, *rows = csv.reader(invoke(*ask, "--rows", "windows", "--csv").stdout.splitlines())
+    assert header[-1] == "left_out"
+    assert [row[-1] for row in rows] == 5 * [""] + 5 * ["silent"] + 5 * [""]
     events = [json.loads(line) for line in invoke(*ask, "--gap", 0, "--json").stdout.splitlines()]
     assert [(row["begin_s"], row["end_s"]) for row in events] == [(0.0, 5.0), (10.0, 15.0)]
     soundfile.write(tmp_path / "gap.wav", wave[5 * RATE : 10 * RATE], RATE)

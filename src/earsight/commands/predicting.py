@@ -218,7 +218,7 @@ def _output(wanted: Wanted) -> Output:
     }
     if wanted.hop_seconds is None and not wanted.first:
         settings["whole"] = True  # outputs that were begun before there was a choice hold first windows
-    if wanted.hop_seconds is None and wanted.form == "csv" and wanted.lost:
+    if (wanted.hop_seconds is None or wanted.rows != "events") and wanted.form == "csv" and wanted.lost:
         settings["left_out"] = True
     if wanted.damaged:
         settings["damaged"] = True

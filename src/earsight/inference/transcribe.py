@@ -43,7 +43,7 @@ class TranscriptOptions:
     def writer(self, kind: Kind, model: Model) -> Writer:
         """A writer of rows of this kind."""
         calibrated = bool(model.card.calibration)
-        writer = FORMATS[self.form].writer(kind, self.top, calibrated, several_files=self.several_files)
+        writer = FORMATS[self.form].writer(kind, self.top, calibrated, several_files=self.several_files, lost=True)
         writer.classes = model.classes if model.card.several else ()
         return writer
 
