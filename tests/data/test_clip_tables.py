@@ -161,6 +161,17 @@ def test_a_duration_alone_is_no_box(tmp_path):
     )
 
 
+def test_labels_with_and_without_blanks_are_one_class_and_a_note_says_so(tmp_path):
+    rows = ["0.wav,x", "1.wav,y", "2.wav, x", "3.wav, z", "4.wav,z", "5.wav,y"]
+    found = open_dataset(listed(tmp_path, "path,label", *rows, count=6), folds=2)
+    assert found.classes == ("x", "y", "z")
+    assert found.notes[0] == "label 'x', 'z' stands with blanks around it and without, and is read as one class"
+    everywhere = ["0.wav, x", "1.wav, y", "2.wav, x", "3.wav, y"]
+    assert not any(
+        "blanks" in note for note in open_dataset(listed(tmp_path, "path,label", *everywhere), folds=2).notes
+    )
+
+
 def test_columns_that_stand_twice(tmp_path):
     rows = [f"{n}.wav,{'xy'[n % 2]},{'yx'[n % 2]}" for n in range(4)]
     assert "column 'label' stands 2 times; keep one" in refused(listed(tmp_path, "path,label,Label", *rows))

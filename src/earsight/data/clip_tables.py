@@ -15,7 +15,8 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Table:
     rows: list[tuple[int, list[str]]]
     names: Sequence[str] = ()
     """The columns as they are spelt."""
+    spaced: Collection[tuple[str, str]] = ()  #: columns and values, once for each row that has blanks around it
 
     def dicts(self) -> list[Row]:
         """Rows as (line number, {column: value}), `DataError` without any; of a column that stands twice the last."""
@@ -126,6 +128,9 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "", mode: str 
     twice = sorted(column for column in used if table.columns.count(column) > 1)
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' stands {table.columns.count(twice[0])} times; keep one of them")
+    cells, blanks = Counter(row.get(found.kind) for _, row in rows), Counter(table.spaced)
+    if odd := [f"'{name}'" for (where, name), count in blanks.items() if where == found.kind and count < cells[name]]:
+        notes.append(f"{found.kind} {first(odd)} stands with blanks around it and without, and is read as one class")
     notes += _unused(table, used)
     groups = [row.get("group") or clip for clip, (_, row) in zip(paths, rows, strict=True)]
     if not found.several:
@@ -304,7 +309,7 @@ def _csv(path: Path, text: str) -> Table:
             what = f"line {reader.line_num} begins with '#', and the first line names the columns"
             raise DataError(f"{path}: {what}; remove comments, or the '#' if it stands before the columns' names")
         columns = [name.lower() for name in names]
-        rows = []
+        rows, spaced = [], list[tuple[str, str]]()
         for values in filled:
             if any(value.strip() for value in values[len(columns) :]):
                 raise DataError(
@@ -312,10 +317,11 @@ def _csv(path: Path, text: str) -> Table:
                     f"put values that hold a '{delimiter}' in double quotes"
                 )
             padded = [*values, *[""] * (len(columns) - len(values))][: len(columns)]
-            rows.append((reader.line_num, [value.strip() for value in padded]))
+            rows.append((reader.line_num, bare := [value.strip() for value in padded]))
+            spaced += [(name, new) for name, new, old in zip(columns, bare, padded, strict=True) if new != old]
     except csv.Error as error:
         raise DataError(f"{path}: not a csv that can be read ({error}); save it again as UTF-8 csv") from error
-    return Table(path, columns, rows, names)
+    return Table(path, columns, rows, names, spaced)
 
 
 def _json_lines(path: Path, text: str) -> Table:
