@@ -82,3 +82,15 @@ def test_a_model_file_of_another_run(run):
     differ = f"{other.recipe.digest} and its trial of {card.recipe.digest}"
     assert read.missing == [f"The model file is of recipe {differ}: nothing of it is shown."]
     assert read.temperature == 1.0
+
+
+@pytest.mark.parametrize("name", ["fold", "seed"])
+def test_a_model_file_of_another_fold_or_seed(run, name):
+    path = next(run.glob("fold-*/seed-*/model.safetensors"))
+    card, model = load(path)
+    other = dataclasses.replace(card, trained_on=card.trained_on | {name: 7}, temperature=3.0)
+    save(path, state=model.state_dict(), card=other)
+    read = read_for_report(run)
+    differ = f"is of {name} 7 and its trial of {card.trained_on[name]}"
+    assert read.missing == [f"The model file {differ}: nothing of it is shown."]
+    assert read.temperature == 1.0

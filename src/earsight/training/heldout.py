@@ -115,6 +115,8 @@ def foreign(card: ModelCard, about: Mapping[str, Any], *, folds: Collection[int]
         "recipe": (origin.get("recipe_digest") if joint else card.recipe.digest, about["recipe_digest"]),
         "data set": (origin.get("digest"), about["dataset"]["digest"]),
         "folds": (origin.get("folds"), sorted(folds) if folds and joint else None),
+        "fold": (origin.get("fold"), None if folds else about.get("fold")),
+        "seed": (None if joint else origin.get("seed"), None if folds else about.get("seed")),
     }
     differ = [
         f"is of {name} {a} and its trial of {b}" for name, (a, b) in pairs.items() if None not in (a, b) and a != b
