@@ -97,7 +97,7 @@ class Model:
         """Compute the network by OpenVINO where that is installed, on a CPU, with the same logits within rounding.
 
         Half the time; worth it from a hundred windows on, since the network is compiled in about a second. ``reduced``
-        computes in bfloat16, and FFTs in float32: faster again, with probabilities off by about a hundredth.
+        computes in bfloat16, where that is faster, and FFTs in float32: probabilities are off by about a hundredth.
 
         Raises
         ------

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from earsight.errors import RecipeError, RunError
+from earsight.models.fast.compiled import bfloat16_pays
 from earsight.portable import c_library
 
 
@@ -129,7 +130,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def training_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of a training step's matrix products; ``auto`` is bfloat16 if the hardware computes in it."""
+    """The dtype of a training step's matrix products; ``auto`` is bfloat16 where it is faster."""
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
     if device.type == "cuda":
@@ -151,7 +152,7 @@ def set_up(device: torch.device) -> None:
 
 def _cpu_has_bfloat16() -> bool:
     capability = torch.backends.cpu.get_cpu_capability()
-    return "AVX512" in capability and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return "AVX512" in capability and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and bfloat16_pays()
 
 
 def keep_freed_memory() -> bool:

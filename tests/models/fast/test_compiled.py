@@ -13,7 +13,7 @@ from torch import nn
 
 from earsight.models.backbones import build
 from earsight.models.ensemble import Ensemble, Member
-from earsight.models.fast.compiled import CompiledNetwork, why_not_reduced, with_compiled
+from earsight.models.fast.compiled import CompiledNetwork, bfloat16_pays, why_not_reduced, with_compiled
 from earsight.models.mahalanobis import attach_statistics, logits_and_features, mahalanobis_statistics, statistics_of
 
 NAMES = ["test_resnet", "test_efficientnet", "densenet121", "soundnet8"]
@@ -123,7 +123,8 @@ def test_without_openvino_batch_norms_are_folded(monkeypatch):
 
 
 @pytest.mark.skipif(bool(why_not_reduced()), reason=f"bfloat16: {why_not_reduced()}")
-def test_reduced_precision_is_near():
+def test_reduced_precision_is_near(monkeypatch):
+    monkeypatch.setattr("earsight.models.fast.compiled.bfloat16_pays", lambda: True)
     network = build("test_efficientnet", classes=5, weights="none", seed=3).eval()
     found = with_compiled(network, spectrogram=_spectrograms(), reduced=True)
     x = _spectrograms(4, seed=2)
@@ -131,6 +132,27 @@ def test_reduced_precision_is_near():
         exact, near = network(x), found(x)
     assert not torch.allclose(near, exact, atol=1e-6), "it was computed in float32"
     torch.testing.assert_close(near, exact, atol=0.05 * float(exact.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "pays"),
+    [
+        ("znver5", {"avx512bf16": True}, True),
+        ("sapphirerapids", {"avx512bf16": True, "amx-bf16": True}, True),
+        ("emeraldrapids", {"avx512bf16": True, "amx-bf16": False}, False),
+        ("cooperlake", {"avx512bf16": True}, False),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster(monkeypatch, name, features, pays):
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: name)
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: features)
+    network = build("test_resnet", classes=3, weights="none").eval()
+    if pays and why_not_reduced():
+        assert bfloat16_pays()
+        return
+    found = with_compiled(network, spectrogram=_spectrograms(), reduced=True)
+    with torch.inference_mode():
+        assert torch.allclose(found(_spectrograms()), network(_spectrograms()), atol=1e-6) != pays
 
 
 NOTHING_SENT = """
