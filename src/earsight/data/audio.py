@@ -171,9 +171,9 @@ def read_windows(
         start = list(seen(limit))
         frames = sum(map(len, start))
         rest = seen(None, skipped=frames, values=_VALUES) if frames == limit else iter(())
-        # A little beyond the limit, a sound may still count as short.
+        # A little beyond the limit, a sound may still count as short. (Of its length, soxr rounds halves up.)
         more: list[Wave] = []
-        while len(windows(_resampled_length(frames, rate, sample_rate_hz), samples)) == 1:
+        while len(windows((2 * frames * sample_rate_hz + rate) // (2 * rate), samples)) == 1:
             block = next(rest, None)
             if block is None:
                 wave = resampled(np.concatenate(start), rate_hz=rate, sample_rate_hz=sample_rate_hz)
@@ -269,11 +269,6 @@ def _resampled_blocks(blocks: Iterable[Wave], *, rate_hz: int, sample_rate_hz: i
     for block in blocks:
         yield resample(np.ascontiguousarray(block), last=False)
     yield resample(np.zeros(0, dtype=np.float32), last=True)
-
-
-def _resampled_length(frames: int, rate_hz: int, sample_rate_hz: int) -> int:
-    """How many samples soxr makes of so many: halves are rounded up."""
-    return (2 * frames * sample_rate_hz + rate_hz) // (2 * rate_hz)
 
 
 def resampled(wave: Wave, *, rate_hz: int, sample_rate_hz: int) -> Wave:

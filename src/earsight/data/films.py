@@ -127,7 +127,7 @@ def _matroska(descriptor: int, size: int) -> Survey:
             seconds = max(0.0, time - begin - delay - scale / 1e9)  # timestamps are rounded
         position = body if name in _MASTERS else end
         limit = promised if position >= limit else limit
-        if position >= promised and position < size and not _starts_matroska(descriptor, position):
+        if promised <= position < size and int.from_bytes(read_at(descriptor, 4, position), "big") != _EBML:
             return Survey(_links(begins, size))  # something else follows
     if not segment:
         return Survey()
@@ -146,10 +146,6 @@ def number_of(element: bytes, name: bytes) -> int:
     at = element.find(name) + len(name)
     size = element[at] & 0x0F if len(name) <= at < len(element) else 0
     return int.from_bytes(element[at + 1 : at + 1 + size], "big")
-
-
-def _starts_matroska(descriptor: int, position: int) -> bool:
-    return int.from_bytes(read_at(descriptor, 4, position), "big") == _EBML
 
 
 def _ebml(head: bytes, *, marked: bool = False) -> tuple[int, int]:

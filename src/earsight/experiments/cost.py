@@ -27,7 +27,6 @@ from earsight.features.row_file import DESCRIPTION
 from earsight.features.store import store_key
 from earsight.features.windows import clip_windows
 from earsight.files import scratch_folder
-from earsight.recipe import Recipe
 from earsight.training.preparation import prepare
 from earsight.training.trial import Trial, is_done
 
@@ -114,7 +113,8 @@ def _rate(job: Job, store: str, *, device: torch.device, cache: Path | None) -> 
     """Time a few steps."""
     fold = job.pending[0].fold
     # The time of a step does not depend on weights, but on frozen or cut stages: without them it is longest.
-    recipe = _untransferred(job.recipe)
+    untransferred = ["transfer.fuse=all", "transfer.freeze=none", "transfer.cut=none", "backbone.weights=none"]
+    recipe = job.recipe.override(untransferred)
     if ((cache or default_cache()) / store / DESCRIPTION).is_file():
         ready = prepare(job.dataset, recipe, cache=cache, skip_bad=True, device=device)
         return _Rate(timed_steps(ready, Trial(fold, 0), device=device)[0], 0.0)
@@ -124,10 +124,6 @@ def _rate(job: Job, store: str, *, device: torch.device, cache: Path | None) -> 
         ready = prepare(clips, recipe, cache=folder, skip_bad=True, device=device)
         made = (time.perf_counter() - started) / len(clips.clips)
         return _Rate(timed_steps(ready, Trial(fold, 0), device=device)[0], made)
-
-
-def _untransferred(recipe: Recipe) -> Recipe:
-    return recipe.override(["transfer.fuse=all", "transfer.freeze=none", "transfer.cut=none", "backbone.weights=none"])
 
 
 def _few(dataset: Dataset, fold: int, *, rows: int) -> Dataset:

@@ -64,11 +64,6 @@ class _Brain(ir.Type):
         return hash(_Brain)
 
 
-def _rounds_to_bfloat16() -> bool:
-    """Whether the processor has an instruction for it."""
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512bf16"))
-
-
 def _splat(builder, value, kind):
     empty = ir.Constant(ir.VectorType(kind, WIDTH), ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(_WORD, 0))
@@ -86,7 +81,7 @@ def _mask_of(builder, count):
 
 def _rounded(builder, value):
     """Bits of the nearest bfloat16, ties to even; NaN stays NaN."""
-    if _rounds_to_bfloat16():
+    if llvmlite.binding.get_host_cpu_features().get("avx512bf16"):  # an instruction for it
         return builder.bitcast(builder.fptrunc(value, _Brain()), _HALVES)
     bits = builder.bitcast(value, _WORDS)
     odd = builder.and_(builder.lshr(bits, _words(16)), _words(1))

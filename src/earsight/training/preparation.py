@@ -138,14 +138,10 @@ def resolved(dataset: Dataset, recipe: Recipe, *, run: Path | None = None) -> Re
         recipe.model_copy(update={"training": recipe.training.model_copy(update={"windows": kind})})
         for kind in ("first", "all")
     )
-    if dataset.layout in FIXED_WINDOW or (run is not None and _begun_before(run)):
+    # Trials that were begun before there was a choice do not name their windows.
+    if dataset.layout in FIXED_WINDOW or (run is not None and any("windows" not in found for found in _begun(run))):
         return first
     return first if clip_windows(dataset.seconds, whole.features, whole.training).single else whole
-
-
-def _begun_before(run: Path) -> bool:
-    """Whether a run folder has trials that do not name their windows."""
-    return any("windows" not in found for found in _begun(run))
 
 
 def kept_splits(*runs: Path) -> set[str]:
