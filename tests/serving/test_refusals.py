@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from at_port import RATE, encoded, error_of, serving, tone
 
 from earsight.inference.classifier import load_classifier
+from earsight.serving import decoder_pool
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 4
 MP4 = b"\x00\x00\x00\x18ftypM4A \x00\x00\x00\x00M4A mp42isom" + bytes(4000)
@@ -210,6 +212,35 @@ def test_memory_and_time_are_the_kernels_to_give(classifier):
         assert error_of(response)["code"] == "too_much_memory"
         still_well(client)
         assert 'why="worn"} 1.0' in client.get("/metrics").text
+
+
+def test_a_worn_decoder_counts_until_its_successor_is_there(classifier, monkeypatch):
+    """Monitors that ask meanwhile hear of no trouble, unless it does not come."""
+    monkeypatch.setattr(decoder_pool, "_JOBS_OF_ONE", 1)
+    start, broken = decoder_pool._Child.start, threading.Event()
+
+    async def started(*limits):
+        await asyncio.sleep(0.2)
+        if broken.is_set():
+            raise OSError("no memory")
+        return await start(*limits)
+
+    monkeypatch.setattr(decoder_pool._Child, "start", started)
+    with serving(classifier, decoders=1) as (client, server):
+        pid = child_of(server)
+        for _ in range(2):
+            still_well(client)
+            response = client.get("/healthz")
+            assert (response.status_code, response.json()["decoders"]) == (200, 1)
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+        broken.set()
+        deadline = time.monotonic() + 30
+        while client.get("/healthz").status_code != 503 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.get("/healthz").json()["decoders"] == 0
+        broken.clear()
+        still_well(client)
 
 
 def test_a_decoder_may_write_no_file_and_start_no_process(served):

@@ -158,20 +158,23 @@ class Decoders:
         self._idle.put_nowait(child)
 
     async def _replace(self, child: _Child, why: str) -> None:
-        self._all.discard(child)
+        if why != "worn":
+            self._all.discard(child)
         self._on_end(why)
         await child.kill()
         if not self._closed:
-            task = asyncio.create_task(self._respawn())
+            task = asyncio.create_task(self._respawn(child))
             self._starting.add(task)
             task.add_done_callback(self._starting.discard)
 
-    async def _respawn(self) -> None:
+    async def _respawn(self, last: _Child) -> None:
         while True:
             try:
                 return await self._spawn()
             except (ServiceError, OSError):  # no memory for it just now: /healthz says so meanwhile
                 await asyncio.sleep(1.0)
+            finally:  # a worn one counts until its successor is there, or is known not to come
+                self._all.discard(last)
 
 
 class _Gone(Exception):  # noqa: N818
