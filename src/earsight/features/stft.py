@@ -43,14 +43,9 @@ VALUES_AT_A_TIME = {"cpu": 1 << 18}
 def grid_points(window_samples: int, *, fft_points: int) -> int:
     """Points of the FFT that stands for one of ``fft_points``: a product of small primes, or ``fft_points`` itself."""
     wanted = int(np.ceil(OVERSAMPLING * window_samples))
-    while not _is_smooth(wanted):
+    while wanted % 2 or pow(30, wanted.bit_length(), wanted):  # even and a divisor of a power of 30: FFTs are fast
         wanted += 1
     return wanted if wanted <= GRID_SHARE * fft_points else fft_points
-
-
-def _is_smooth(number: int) -> bool:
-    """Whether a number is even and divides a power of 30: lengths at which FFTs are fast."""
-    return number % 2 == 0 and pow(30, number.bit_length(), number) == 0
 
 
 def on_shorter_grid(

@@ -141,7 +141,8 @@ class Model:
     def network_input(self, bands: Tensor) -> Tensor:
         """Network input (batch, 3, bands, frames) of log powers (batch, windows, bands, frames); differentiable."""
         raw = self.front_end.finish(bands)
-        return ((raw - self._mean) / self._std).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+        order = torch.contiguous_format if self._compiles else torch.channels_last  # as OpenVINO and PyTorch like it
+        return ((raw - self._mean) / self._std).expand(-1, 3, -1, -1).contiguous(memory_format=order)
 
     def logits(self, waves: NDArray[np.floating]) -> NDArray[np.float32]:
         """Logits (batch, classes) float32 of waves (batch, samples) at `sample_rate_hz`.
