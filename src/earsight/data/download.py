@@ -39,21 +39,11 @@ def download_esc50(
     sha256: str | None = None,
     rows: int = ESC50_ROWS,
 ) -> Path:
-    """Download ESC-50, check it and unpack it.
+    """Download ESC-50, check it and unpack it into ``meta/`` and ``audio/`` of ``target``, which is returned.
 
-    Parameters
-    ----------
-    target : Path
-        Folder for ``meta/`` and ``audio/``; it is also returned. If it holds the whole set, nothing is fetched.
-    progress : callable or None
-        Called with the bytes fetched so far and the bytes in all, None where the server does not say.
-    sha256 : str or None
-        Hexadecimal digest that the archive must have, for whoever wants one fixed archive.
-
-    Raises
-    ------
-    DataError
-        If there is no network, the download broke off (call again: it goes on), or what came is damaged.
+    If ``target`` holds the whole set, nothing is fetched. ``progress`` is called with the bytes fetched so far and the
+    bytes in all, None where the server does not say. ``sha256``, in hexadecimal digits, is for whoever wants one fixed
+    archive. DataError if there is no network, the download broke off (call again: it goes on), or what came is damaged.
     """
     target = target.absolute()  # a name of its own also for "."
     if (target / "meta" / "esc50.csv").is_file():
@@ -87,10 +77,7 @@ def download_esc50(
 def fetch(url: str, part: Path, *, what: str, progress: Progress | None = None) -> None:
     """Fetch into ``part``, from where an earlier call stopped if the server can; whoever calls checks what came.
 
-    Raises
-    ------
-    DataError
-        If there is no network, or the download broke off: the same call goes on from there.
+    DataError if there is no network, or the download broke off: the same call goes on from there.
     """
     have = part.stat().st_size if part.exists() else 0
     try:

@@ -230,18 +230,10 @@ def near_duplicates(
 ) -> list[tuple[int, int, float]]:
     """Pairs of rows that are nearly the same sound, the lower first, and how far their waves agree.
 
-    Parameters
-    ----------
-    prints : sequence of Fingerprint or None
-        Of each row.
-    read : callable
-        The wave (samples,) of a row at `RATE`, its first `SECONDS`; called, in threads, for rows that may have a near
-        duplicate.
-    workers : int
-        Threads; 0 is one a core.
-    progress : callable, optional
-        Called with (steps done, steps in all): the search counts as many steps as there are sounds, and then each
-        pair one.
+    ``prints`` are of each row. ``read`` gives the wave (samples,) of a row at `RATE`, its first `SECONDS`; it is
+    called, in threads, for rows that may have a near duplicate. There are ``workers`` threads; 0 is one a core.
+    ``progress`` is called with (steps done, steps in all): the search counts as many steps as there are sounds, and
+    then each pair one.
     """
     total = len(prints)
     pairs = candidates(prints, progress=None if progress is None else lambda done, _: progress(done, total))

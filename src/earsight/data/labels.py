@@ -42,21 +42,11 @@ class Cells:
 def read_cells(
     cells: Sequence[str], *, where: str, certain: bool, mode: str = "auto", rows_again: bool = False
 ) -> Cells:
-    """Labels of the cells of a column.
+    """Labels of the cells of a column, by one of `MODES`.
 
-    Parameters
-    ----------
-    certain : bool
-        Whether the column's name, or JSON, says that its values are lists.
-    mode : str
-        One of `MODES`.
-    rows_again : bool
-        Whether rows name clips again: with ``several``, commas are then not taken as signs.
-
-    Raises
-    ------
-    DataError
-        If a list cannot be read, or a label holds the sign that earsight joins labels with.
+    ``certain`` says that the column's name, or JSON, has lists as values; ``rows_again`` that rows name clips again:
+    with ``several``, commas are then not taken as signs. DataError if a list cannot be read, or a label holds the sign
+    that earsight joins labels with.
     """
     filled = [cell for cell in cells if cell]
     lists = [cell for cell in filled if cell.startswith("[") and cell.endswith("]")]

@@ -38,12 +38,8 @@ def part_folds(names: Collection[str], *, where: str, notes: list[str]) -> dict[
     """`TEST`, `TRAIN` or `VALIDATION` for each name of a data set's parts.
 
     ``dev`` is validation beside ``train`` and training without it; ``eval`` is the test part, or validation where there
-    is a test part too. Without a test part validation is held out in its place, which is added to ``notes``.
-
-    Raises
-    ------
-    DataError
-        If a name is none of a part, two mean the same, or none trains.
+    is a test part too. Without a test part validation is held out in its place, which is added to ``notes``. DataError
+    if a name is none of a part, two mean the same, or none trains.
     """
     kinds = {name: _NAMES.get(name.strip().casefold(), 0) for name in names}
     there = set(kinds.values())
@@ -73,11 +69,7 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
 
     Clips with several labels are dealt by iterative stratification (K. Sechidis et al., ECML PKDD 2011, section 4), in
     which whole groups take the place of clips: always next are the groups of the class with the fewest clips left.
-
-    Raises
-    ------
-    DataError
-        If ``folds`` is below 2, or there are fewer groups than folds.
+    DataError if ``folds`` is below 2, or there are fewer groups than folds.
     """
     owner, counts = _tables(labels, groups)
     if folds < 2:
@@ -105,12 +97,8 @@ def group_folds(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, folds: in
 def holdout(labels: npt.NDArray[Any], groups: npt.NDArray[Any], *, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
     """Mark the clips to hold out, about ``fraction`` of all, stratified by label, each group whole: bool (clips,).
 
-    At least one clip is held out, and every class keeps a clip on the other side.
-
-    Raises
-    ------
-    DataError
-        If ``fraction`` is out of range or no group can be spared.
+    At least one clip is held out, and every class keeps a clip on the other side. DataError if ``fraction`` is out of
+    range or no group can be spared.
     """
     if not 0 < fraction < 1:
         raise DataError(f"a hold-out share of {fraction:g}; it must lie between 0 and 1")

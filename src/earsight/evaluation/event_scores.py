@@ -113,20 +113,12 @@ def score_events(
     """Scores of events against annotations; ``hours`` is the length of all recordings together.
 
     ``open_to`` are stretches of which it is not known what sounds there: an event that overlaps one, and matches
-    nothing, does not count.
+    nothing, does not count. DataError if the tolerance, in seconds, is negative, or an event ends before it begins.
 
-    Returns
-    -------
-    dict
-        ``sounds``, ``events``, ``matched``; ``precision``, ``recall``, ``f1`` over all (None where there is nothing to
-        divide by); ``macro_f1``, the mean over the annotated classes; ``false_an_hour`` (events that match nothing, by
-        the hour); ``onset_error`` and ``offset_error``, the mean and median absolute error in seconds of what was
-        matched (None if nothing was); ``tolerance``; and ``classes``, the same a class.
-
-    Raises
-    ------
-    DataError
-        If the tolerance is negative, or an event ends before it begins.
+    Goes out: ``sounds``, ``events``, ``matched``; ``precision``, ``recall``, ``f1`` over all (None where there is
+    nothing to divide by); ``macro_f1``, the mean over the annotated classes; ``false_an_hour`` (events that match
+    nothing, by the hour); ``onset_error`` and ``offset_error``, the mean and median absolute error in seconds of what
+    was matched (None if nothing was); ``tolerance``; and ``classes``, the same a class.
     """
     if tolerance is not None and not 0 <= tolerance < np.inf:
         raise DataError(f"the tolerance of onsets is {tolerance:g} s; expected 0 or more, as in --tolerance 0.5")

@@ -124,28 +124,15 @@ def bootstrap_accuracy(
 ) -> Interval:
     """Mean accuracy over the folds with a 95 % percentile-bootstrap interval over clips, drawn within each fold.
 
-    Where clips share groups, these are redrawn too, and the wider limits count; below `FEW_GROUPS` also those of a t
-    interval over groups. One group alone says nothing about others: 0 to 1.
+    ``correct`` is bool or float, (clips,): whether each clip is right, or the share of its seeds that are
+    (`average_seeds`); ``folds`` and ``groups``, each clip's source, are (clips,) too. Where clips share groups, these
+    are redrawn too, and the wider limits count; below `FEW_GROUPS` also those of a t interval over groups. One group
+    alone says nothing about others: 0 to 1.
 
     Where every clip is right, or every clip is wrong, resampling has no spread to show; the limit is then the exact
     binomial one (Clopper and Pearson 1934) of that many clips, or groups. The same ``seed`` gives the same interval,
-    whatever the order of the clips.
+    whatever the order of the clips. DataError if there is no clip, the lengths differ, or a value is outside 0 to 1.
 
-    Parameters
-    ----------
-    correct : np.ndarray of bool or float, shape (clips,)
-        Whether each clip is right, or the share of its seeds that are (`average_seeds`).
-    folds : np.ndarray, shape (clips,)
-    groups : np.ndarray, shape (clips,), optional
-        Each clip's source.
-
-    Raises
-    ------
-    DataError
-        If there is no clip, the lengths differ, or a value is outside 0 to 1.
-
-    References
-    ----------
     B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13; A. Davison and D. Hinkley,
     "Bootstrap Methods and their Application", 1997, section 3.8 (groups).
     """
@@ -204,25 +191,15 @@ def paired_difference(
 ) -> PairedResult:
     """Accuracy of a minus accuracy of b on the same clips: 95 % bootstrap interval and sign-flip permutation test.
 
-    Where clips share groups, the interval is as in `bootstrap_accuracy`, and a group's clips flip their sign together.
-    The p-value is exact where the sign flips can be counted out, and drawn otherwise (then it is at least
-    ``1 / (draws + 1)``). With one prediction per clip and folds of one size it is McNemar's exact test.
+    ``correct_a`` and ``correct_b`` are bool or float, (clips,): whether a and b are right on each clip, or the share of
+    their seeds that are (`average_seeds`); entry i of both is about the same clip. ``folds`` and ``groups``, each
+    clip's source, are (clips,) too. Where clips share groups, the interval is as in `bootstrap_accuracy`, and a group's
+    clips flip their sign together.
 
-    Parameters
-    ----------
-    correct_a, correct_b : np.ndarray of bool or float, shape (clips,)
-        Whether a and b are right on each clip, or the share of their seeds that are (`average_seeds`); entry i of both
-        is about the same clip.
-    folds : np.ndarray, shape (clips,)
-    groups : np.ndarray, shape (clips,), optional
-        Each clip's source.
-    draws : int
-        Resamples, and random sign flips.
-
-    Raises
-    ------
-    DataError
-        If there is no clip, the lengths differ, or a value is outside 0 to 1.
+    There are ``draws`` resamples, and as many random sign flips. The p-value is exact where the sign flips can be
+    counted out, and drawn otherwise (then it is at least ``1 / (draws + 1)``). With one prediction per clip and folds
+    of one size it is McNemar's exact test. DataError if there is no clip, the lengths differ, or a value is outside 0
+    to 1.
     """
     a, folds = _checked(correct_a, folds)
     b, _ = _checked(correct_b, folds)

@@ -139,13 +139,7 @@ def check_place(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_history(run: Path, trial: Predictions) -> list[dict[str, Any]]:
-    """The records of a finished trial's epochs.
-
-    Raises
-    ------
-    RunError
-        If ``history.jsonl`` is missing, broken, or not what the trial wrote.
-    """
+    """The records of a finished trial's epochs; RunError if ``history.jsonl`` is missing, broken, or changed since."""
     path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
     remedy = "remove its folder and run again"
     records = read_lines(path, what="a history of earsight", remedy=remedy, error=RunError)

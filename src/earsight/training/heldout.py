@@ -55,11 +55,7 @@ def held_out(run: Path, *, data: Path | None = None, seed: int | None = None) ->
     """The finished trials of one seed, by default the run's lowest, with their held-out clips' files; by fold.
 
     ``data`` is the data set's folder or csv, where it has been moved since or the run does not say where it was.
-
-    Raises
-    ------
-    RunError
-        If no trial (of that seed) is finished, or the sounds are not found where the run or ``data`` says.
+    RunError if no trial (of that seed) is finished, or the sounds are not found where the run or ``data`` says.
     """
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` makes one")

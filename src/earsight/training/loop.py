@@ -66,31 +66,17 @@ def fit(
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     teacher: Teacher | None = None,
 ) -> Fitted:
-    """Fit a model to some clips.
+    """Fit a model, on the data's device, to some clips: changed in place, it ends with the state that is returned.
 
-    Parameters
-    ----------
-    model : nn.Module
-        On the data's device; changed in place, and loaded in the end with the state that is returned.
-    clips : ndarray of int64
-        The training clips.
-    seed : int
-        Of the batch order and the augmentation, unless ``training.seed`` says; the caller initialises the model.
-    score_rows : ndarray of int64, optional
-        Clips whose accuracy each epoch's record has, and picks the epoch if ``pick_epoch``; else the last one is taken.
-    watch_rows : ndarray of int64, optional
-        Clips that decide nothing: a record's ``held_out`` has their ``accuracy`` and the positions of ``wrong`` ones.
-    checkpoint : Path, optional
-        File to go on from, and to write to.
-    on_step, on_epoch : callable, optional
-        Called with (steps done, steps in all, loss) as work goes on, and with all records so far after each epoch.
-    teacher : Teacher, optional
-        What the model learns from beside the labels, in the shares of ``recipe.distillation``.
+    ``seed`` is of the batch order and the augmentation, unless ``training.seed`` says; the caller initialises the
+    model. Each epoch's record has the accuracy on ``score_rows``, which picks the epoch if ``pick_epoch``; else the
+    last one is taken. ``watch_rows`` decide nothing: a record's ``held_out`` has their ``accuracy`` and the positions
+    of ``wrong`` ones. ``teacher`` is what the model learns from beside the labels, in the shares of
+    ``recipe.distillation``.
 
-    Raises
-    ------
-    RunError
-        If an epoch's mean loss, or a score row's logit, is not finite.
+    ``checkpoint`` is the file to go on from, and to write to. ``on_step`` is called with (steps done, steps in all,
+    loss) as work goes on, ``on_epoch`` with all records so far after each epoch. RunError if an epoch's mean loss, or a
+    score row's logit, is not finite.
     """
     training = recipe.training
     seed = seed if training.seed == "auto" else training.seed

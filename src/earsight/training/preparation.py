@@ -173,12 +173,8 @@ def prepare(
 
     That is the store of spectrograms; or, where a ``device`` to train on is named and `wanted_source` says so, the
     cache of waves. What the ``run`` folder has begun goes on as it was begun. Where ``teaching`` has teachers of other
-    features, theirs are opened too.
-
-    Raises
-    ------
-    DataError
-        If clips cannot be read and ``skip_bad`` is not set, or if a class is left with no clip at all.
+    features, theirs are opened too. DataError if clips cannot be read and ``skip_bad`` is not set, or if a class is
+    left with no clip at all.
     """
     recipe = resolved(dataset, recipe)
     windows = clip_windows(dataset.seconds, recipe.features, recipe.training)

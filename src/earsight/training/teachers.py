@@ -81,11 +81,8 @@ class Teaching:
 def open_teaching(run: Path, dataset: Dataset, *, folds: Sequence[int] = ()) -> Teaching:
     """The teachers that a run folder has for the folds of a data set, of which it must have held out ``folds``.
 
-    Raises
-    ------
-    RunError
-        If a fold has no teacher; if one saw clips of the fold that it is to teach, by training or by choosing its
-        epoch; or if one is of other classes, another data set or another split of it.
+    RunError if a fold has no teacher; if one saw clips of the fold that it is to teach, by training or by choosing its
+    epoch; or if one is of other classes, another data set or another split of it.
     """
     trials = read_run(run, several=True)
     known = sorted({int(trial.about["fold"]) for trial in trials})

@@ -87,30 +87,14 @@ def run_trial(
     on_step: Step | None = None,
     start: Start | None = None,
 ) -> Path:
-    """Train on every fold but one, predict that one, and write the trial's folder.
+    """Train on every fold but one, predict that one, and write the trial's folder, which is returned with DONE in it.
 
-    Parameters
-    ----------
-    run : Path
-        The run folder.
-    weights : str, optional
-        Path of the recipe's starting weights on this machine, if not that in the recipe.
-    on_step : callable, optional
-        Called with (steps done, steps in all, loss).
-    start : Start, optional
-        From `check_run`, if the run folder has been checked before.
+    ``run`` is the run folder; ``weights`` the path of the recipe's starting weights on this machine, if not that in the
+    recipe; ``start`` comes from `check_run`, if the run folder has been checked before. ``on_step`` is called with
+    (steps done, steps in all, loss).
 
-    Returns
-    -------
-    Path
-        The trial's folder, with DONE in it.
-
-    Raises
-    ------
-    RunError
-        If the run folder holds a trial of another recipe or data set, or another process runs this trial.
-    DataError
-        If the fold has no test clip, or a class has no training clip.
+    RunError if the run folder holds a trial of another recipe or data set, or another process runs this trial;
+    DataError if the fold has no test clip, or a class has no training clip.
     """
     start = _checked(prepared, run, start)
 
