@@ -179,20 +179,9 @@ def add_background(logs: Tensor, other: Tensor, snr: Tensor) -> Tensor:
 def apply(spectrograms: Tensor, draws: Draws, *, silence: Tensor, stretch: bool = True) -> Tensor:
     """Roll, stretch, mask and mix a batch of normalised spectrograms; their pitch is shifted already.
 
-    Parameters
-    ----------
-    spectrograms : Tensor, shape (batch, channels, bands, frames)
-        Normalised spectrograms: 0 is the training rows' mean.
-    draws : Draws
-        The batch's random choices.
-    silence : Tensor, shape (channels, bands)
-        Normalised value of digital silence, with which faster sounds are padded.
-    stretch : bool
-        False if the wave itself has been stretched and rolled.
-
-    Returns
-    -------
-    Tensor, shape (batch, channels, bands, frames)
+    ``spectrograms``, and what is returned, are (batch, channels, bands, frames), normalised so that 0 is the training
+    rows' mean. Faster sounds are padded with ``silence``, (channels, bands), the normalised value of digital silence.
+    ``stretch`` is False if the wave itself has been stretched and rolled.
     """
     batch, channels, bands, frames = spectrograms.shape
     out = spectrograms

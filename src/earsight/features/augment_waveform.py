@@ -27,10 +27,7 @@ def change_wave(
 ) -> NDArray[np.float32]:
     """A wave (samples,) shifted in pitch, upwards positive, and of another speed: (round(samples / speed),) float32.
 
-    Raises
-    ------
-    RecipeError
-        If python-stretch is not installed.
+    RecipeError if python-stretch is not installed.
     """
     try:
         from python_stretch import Signalsmith

@@ -135,10 +135,7 @@ class RowFile:
     def read_values(self, out: NDArray[Any], rows: Iterable[int], parts: Iterable[int]) -> None:
         """Fill each entry of ``out`` with a part of a row; a damaged row is computed again from its sound.
 
-        Raises
-        ------
-        DataError
-            If the file of rows is gone, or a damaged row's sound does not give it again.
+        DataError if the file of rows is gone, or a damaged row's sound does not give it again.
         """
         checks, path = self.tables.get(_CHECKS), self.folder / self.layout.file
         try:
@@ -203,12 +200,7 @@ def open_rows(
     ``final`` has the `content_key` of its content as its name; ``earlier``, a folder of the same rows from an earlier
     version, is read if it does not exist. ``compute`` makes a row of a wave (features.samples,), in threads;
     ``progress`` is called after each. ``about`` is further content of ``store.json``. What is not described here is as
-    in `earsight.features.store.open_store`.
-
-    Raises
-    ------
-    DataError
-        If the disk has too little room, or the folder cannot be made.
+    in `earsight.features.store.open_store`. DataError if the disk has too little room, or the folder cannot be made.
     """
     windows = windows or single_windows(len(dataset.clips))
     count, settings = len(windows.clips), (features, tuple(semitones))

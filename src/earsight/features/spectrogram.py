@@ -65,21 +65,11 @@ def _check_bank(features: Features, bank: NDArray[np.float32]) -> None:
 
 
 class Spectrogram(nn.Module):
-    """The front end that ``features`` describes, at one or several pitch steps.
+    """The front end that ``features``, resolved (no ``auto`` left), describes, at one or several pitch steps.
 
-    Parameters
-    ----------
-    features : Features
-        Resolved feature settings (no ``auto`` left).
-    semitones : tuple of float
-        The pitch steps that `spectrograms` computes; the default is the sound as it is.
-    fft_dtype : torch.dtype
-        In which the FFT runs. float32 leaves errors of up to 0.01 in the log-mels of silent bands beside loud ones.
-
-    Raises
-    ------
-    RecipeError
-        If the clips are too short to be reflected by half an FFT, or most bands too narrow for the FFT.
+    ``semitones`` are the steps that `spectrograms` computes; the default is the sound as it is. The FFT runs in
+    ``fft_dtype``: float32 leaves errors of up to 0.01 in the log-mels of silent bands beside loud ones. RecipeError if
+    the clips are too short to be reflected by half an FFT, or most bands too narrow for the FFT.
     """
 
     def __init__(
@@ -144,15 +134,9 @@ class Spectrogram(nn.Module):
     def band_energies(self, waves: Tensor, *, steps: Tensor | None = None) -> Tensor:
         """Log band energies at every pitch step, one channel a window, before the representation's basis.
 
-        Parameters
-        ----------
-        waves : Tensor, shape (batch, features.samples), float32
-        steps : Tensor of int64, shape (batch,), optional
-            The index of one pitch step for each wave; without it all steps are given for every wave.
-
-        Returns
-        -------
-        Tensor, shape (batch, steps, windows, bands, frames), float32
+        Comes in: ``waves`` (batch, features.samples), float32, and the index of one pitch step for each in ``steps``,
+        int64 (batch,); without it all steps are given for every wave. Goes out: (batch, steps, windows, bands, frames),
+        float32.
         """
         padded = self.reflected(waves)
         logs = (self.log_bands(padded, window=window, steps=steps) for window in range(len(self.resizes)))

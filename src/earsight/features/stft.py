@@ -81,12 +81,8 @@ def on_shorter_grid(
 class Banded(nn.Module):
     """A matrix whose rows are zero but for a few neighbouring columns, applied in blocks of rows.
 
-    Parameters
-    ----------
-    matrix : ndarray of float, shape (rows, columns)
-        In any order of rows: they are sorted by their first column.
-    block_rows : int
-        Rows of a block, which takes the columns that any of them needs.
+    ``matrix`` is float, (rows, columns), in any order of rows: they are sorted by their first column. A block has
+    ``block_rows`` rows, and takes the columns that any of them needs.
     """
 
     def __init__(self, matrix: NDArray[np.floating], *, block_rows: int) -> None:

@@ -62,17 +62,9 @@ class Store(RowFile):
         return 2 * int(np.prod(self.shape, dtype=np.int64))
 
     def read(self, rows: NDArray[np.int64], *, draws: Draws | None = None) -> Tensor:
-        """Spectrograms of some rows, each at its own pitch step.
+        """Spectrograms (batch, windows, bands, frames), float32, of some rows (batch,), each at its own pitch step.
 
-        Parameters
-        ----------
-        rows : ndarray of int64, shape (batch,)
-        draws : Draws, optional
-            Gives the pitch of each; unshifted when left out.
-
-        Returns
-        -------
-        Tensor, shape (batch, windows, bands, frames), float32
+        ``draws`` give the pitch of each; unshifted when left out.
         """
         codes = self.read_codes(rows, step_indices(self.semitones, len(rows), draws))
         logs = decode(torch.from_numpy(codes), representation=self.features.representation)
@@ -166,12 +158,8 @@ def open_store(
 
     ``features`` are resolved; ``semitones`` the pitch steps to hold, rising, 0 among them; ``workers`` are decoding
     threads, 0 one a core; ``windows`` says which part of which clip each row is, else row i is the begin of clip i.
-    ``look`` is called before rows are computed, if there are any; ``progress`` with (rows done, rows in all).
-
-    Raises
-    ------
-    DataError
-        If the disk has too little room, or the folder cannot be made.
+    ``look`` is called before rows are computed, if there are any; ``progress`` with (rows done, rows in all). DataError
+    if the disk has too little room, or the folder cannot be made.
     """
     cache = cache or made_cache()
     windows = windows or single_windows(len(dataset.clips))

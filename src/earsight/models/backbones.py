@@ -93,29 +93,18 @@ def build(
 ) -> nn.Module:
     """Make a backbone with a new linear head, in training mode, on the CPU, float32.
 
-    Parameters
-    ----------
-    name : str
-        A timm name, such as ``tf_efficientnet_lite0`` or ``densenet201.tv_in1k``, or one of `OWN`.
-    classes : int
-        Outputs of the head, at least 1. The head is new even if a checkpoint has one of the same size.
-    weights : str
-        ``imagenet``, ``none`` (random), or the path of a checkpoint; see `earsight.models.weights.load_pretrained`.
-    dropout : float
-        Rate before the head, 0 to 1.
-    seed : int
-        Of every random weight: the head's, and with ``none`` all. The global generators end unchanged.
-    channels : int
-        Channels of the spectrograms; a pretrained first convolution is summed or repeated to fit.
-    zero_init_last : bool
-        Whether residual blocks start with the scale of their last batch norm at 0, as timm's do, or with 1, as those of
-        torchvision and of the paper's released code; only timm's ResNets and their kin have the choice.
+    ``name`` is timm's, such as ``tf_efficientnet_lite0`` or ``densenet201.tv_in1k``, or one of `OWN`. ``classes``, at
+    least 1, are the outputs of the head, which is new even if a checkpoint has one of the same size; ``dropout``, 0 to
+    1, is the rate before it. ``weights`` are ``imagenet``, ``none`` (random), or the path of a checkpoint; see
+    `earsight.models.weights.load_pretrained`. ``seed`` is of every random weight: the head's, and with ``none`` all;
+    the global generators end unchanged. ``channels`` are those of the spectrograms; a pretrained first convolution is
+    summed or repeated to fit.
 
-    Raises
-    ------
-    ModelError
-        If timm has no such model (the nearest name is suggested), it takes spectrograms of one size only, the weights
-        are not available, or ``zero_init_last`` is False and it has no such batch norms.
+    ``zero_init_last`` says whether residual blocks start with the scale of their last batch norm at 0, as timm's do, or
+    with 1, as those of torchvision and of the paper's released code; only timm's ResNets and their kin have the choice.
+
+    ModelError if timm has no such model (the nearest name is suggested), it takes spectrograms of one size only, the
+    weights are not available, or ``zero_init_last`` is False and it has no such batch norms.
     """
     _check(name, classes=classes)
     with torch.random.fork_rng(devices=[]):
@@ -137,11 +126,7 @@ def build_empty(name: str, *, classes: int, dropout: float = 0.0, channels: int 
     """Make the architecture that `build` gives without initial weights, for ``load_state_dict(assign=True)``.
 
     On the ``meta`` device it takes no memory, but buffers outside its state dict have no values; on ``cpu`` they have.
-
-    Raises
-    ------
-    ModelError
-        As `build` does for ``name`` and ``classes``.
+    ModelError as `build` raises it for ``name`` and ``classes``.
     """
     _check(name, classes=classes)
     with torch.random.fork_rng(devices=[]), torch.device(device), _Undrawn():
@@ -163,17 +148,13 @@ def stages(model: nn.Module) -> dict[str, list[str]]:
 
     The groups are those of timm's ``group_matcher(coarse=True)``, in its order: the first is ``stem``, the last, with
     the classifier, ``head``, those between ``block1``, ``block2``, ... Every parameter and buffer belongs to exactly
-    one stage (see `belongs`). Keys that the matcher does not name belong to ``head``.
+    one stage (see `belongs`). Keys that the matcher does not name belong to ``head``. ModelError if timm does not say
+    how this model is grouped.
 
     The prefixes are module names or, where a module is shared between stages, parameter names; in the model's order.
     For DenseNet the stages are the paper's: ``blockN`` is a dense block and the transition after it, and the norm after
     the last block (``features.norm5``) goes with the head. EfficientNet's last 1 x 1 convolution goes with its last
     block, MobileNetV3's with the head, as timm groups them.
-
-    Raises
-    ------
-    ModelError
-        If timm does not say how this model is grouped.
     """
     from timm.models._manipulate import group_with_matcher
 

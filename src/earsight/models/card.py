@@ -305,12 +305,7 @@ def ensemble_card(
     """The card of an ensemble of single networks, which have the same classes and features.
 
     ``weights`` are shares of the mean probability, adding up to 1; default equal ones. ``trained_on`` is that of the
-    ensemble as a whole: JSON values.
-
-    Raises
-    ------
-    ModelError
-        If the members do not fit each other.
+    ensemble as a whole: JSON values. ModelError if the members do not fit each other.
     """
     if not members:
         raise ModelError("ensemble: no members; expected at least one")
@@ -347,12 +342,8 @@ def described(card: ModelCard) -> dict[str, Any]:
 def card_of(tree: Any, *, nested: bool = False) -> ModelCard:
     """The card that `described` gave.
 
-    Raises
-    ------
-    ModelError
-        If it is none, as `check_values` says, or its values do not fit each other.
-    RecipeError
-        If its recipe is none.
+    ModelError if it is none, as `check_values` says, or its values do not fit each other; RecipeError if its recipe is
+    none.
     """
     check_values(tree)
     members = tree.get("members", ())

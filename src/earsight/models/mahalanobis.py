@@ -103,10 +103,7 @@ def mahalanobis_statistics(
 def statistics_from_tensors(tensors: Mapping[str, Tensor], *, classes: int) -> MahalanobisStatistics:
     """The statistics that `MahalanobisStatistics.tensors` gave.
 
-    Raises
-    ------
-    ModelError
-        If the tensors do not fit each other, or the classes.
+    ModelError if the tensors do not fit each other, or the classes.
     """
     if set(tensors) != {"means", "directions", "variances"}:
         raise ModelError(
@@ -126,10 +123,7 @@ def statistics_from_tensors(tensors: Mapping[str, Tensor], *, classes: int) -> M
 def attach_statistics(network: nn.Module, statistics: MahalanobisStatistics | None) -> None:
     """Attach statistics to a network, or remove them with None. Its state dict does not change.
 
-    Raises
-    ------
-    ModelError
-        If they have other channels than the network's classifier takes.
+    ModelError if they have other channels than the network's classifier takes.
     """
     classifier: Any = network.get_classifier() if has_features(network) else None  # type: ignore[operator]
     if statistics is not None and getattr(classifier, "in_features", None) != statistics.means.shape[1]:

@@ -50,12 +50,8 @@ def save(
     """Write a model file whole or not at all; the same state and card give the same bytes.
 
     ``state`` is the module's ``state_dict()``, on any device; ``statistics`` are the network's, or each ensemble
-    member's, as `earsight.models.mahalanobis.statistics_of` gives them.
-
-    Raises
-    ------
-    ModelError
-        If a weight is NaN or infinite, the card holds something other than JSON values, or the file cannot be written.
+    member's, as `earsight.models.mahalanobis.statistics_of` gives them. ModelError if a weight is NaN or infinite, the
+    card holds something other than JSON values, or the file cannot be written.
     """
     from safetensors.torch import save as serialized
 
@@ -82,10 +78,7 @@ def save(
 def load_card(path: str | Path) -> ModelCard:
     """Read a model file's card without its weights.
 
-    Raises
-    ------
-    ModelError
-        If the file is missing, is not a whole model file of this version, or its card is damaged.
+    ModelError if the file is missing, is not a whole model file of this version, or its card is damaged.
     """
     return _card(Path(path))[0]
 
@@ -98,15 +91,10 @@ def weights_digest(path: str | Path) -> str:
 def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     """Read a model file: its card, and the module in eval mode, on the CPU, bit for bit as saved.
 
-    Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`).
-    Its card asks for what `earsight.models.card.BUDGET` allows of memory and seconds; networks are compared with the
-    weights on the ``meta`` device, member by member, before any is built.
-
-    Raises
-    ------
-    ModelError
-        As `load_card` does; and if the card asks for too much, or the weights are damaged, NaN, or do not fit the
-        backbone that the card names.
+    Its networks carry the Mahalanobis statistics that the file has (`earsight.models.mahalanobis.statistics_of`). Its
+    card asks for what `earsight.models.card.BUDGET` allows of memory and seconds; networks are compared with the
+    weights on the ``meta`` device, member by member, before any is built. ModelError as `load_card` raises it; and if
+    the card asks for too much, or the weights are damaged, NaN, or do not fit the backbone that the card names.
     """
     path = Path(path)
     card, tensors_sha256 = _card(path)
@@ -139,10 +127,7 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
 def load_probe(path: str | Path) -> NDArray[np.float32] | None:
     """The network's logits of the probe when the file was written, (classes,) float32; None in older files.
 
-    Raises
-    ------
-    ModelError
-        As `load_card` does; and if what is stored are no logits.
+    ModelError as `load_card` raises it; and if what is stored are no logits.
     """
     path = Path(path)
     card = load_card(path)
@@ -180,13 +165,7 @@ def distance(found: NDArray[np.float32], stored: NDArray[np.float32]) -> float:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace a file by a whole new one, on the disk, or leave everything as it was.
-
-    Raises
-    ------
-    ModelError
-        If it cannot be written.
-    """
+    """Replace a file by a whole new one, on the disk, or leave all as it was; ModelError if it cannot be written."""
     try:
         replace_bytes(path, data, sync=True)
     except (OSError, ValueError) as error:

@@ -35,23 +35,12 @@ _KEPT_EVAL = "_earsight_stays_in_eval"
 def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str | None = None) -> nn.Module:
     """The network that a trial of a recipe starts with, on the CPU, float32; see `training_mode`.
 
-    Parameters
-    ----------
-    recipe : Recipe
-        Its ``backbone`` and ``transfer`` sections count.
-    classes : int
-        Outputs of the head.
-    seed : int
-        Of every weight that is not pretrained, unless ``backbone.seed`` says. The global generators end unchanged.
-    weights : str, optional
-        Replaces ``backbone.weights``, if the same file has another path here.
+    The recipe's ``backbone`` and ``transfer`` sections count; ``classes`` are the outputs of the head. ``seed`` is of
+    every weight that is not pretrained, unless ``backbone.seed`` says; the global generators end unchanged. ``weights``
+    replaces ``backbone.weights``, if the same file has another path here.
 
-    Raises
-    ------
-    ModelError
-        As `earsight.models.backbones.build` does, or if the backbone cannot be cut there.
-    RecipeError
-        If ``transfer`` names no stage of this backbone, or leaves nothing to train.
+    ModelError as `earsight.models.backbones.build` raises it, or if the backbone cannot be cut there; RecipeError if
+    ``transfer`` names no stage of this backbone, or leaves nothing to train.
     """
     backbone, transfer = recipe.backbone, recipe.transfer
     seed = seed if backbone.seed == "auto" else backbone.seed
@@ -72,10 +61,7 @@ def starting_model(recipe: Recipe, *, classes: int, seed: int = 0, weights: str 
 def empty_model(recipe: Recipe, *, classes: int, device: str = "meta") -> nn.Module:
     """The architecture of `starting_model` without weights, as `earsight.models.backbones.build_empty` makes it.
 
-    Raises
-    ------
-    ModelError, RecipeError
-        As `starting_model` does for the backbone and the cut.
+    ModelError and RecipeError as `starting_model` raises them for the backbone and the cut.
     """
     model = build_empty(recipe.backbone.name, classes=classes, dropout=recipe.backbone.dropout, device=device)
     if recipe.transfer.cut == "none":
@@ -115,13 +101,7 @@ def training_mode(model: nn.Module) -> None:
 
 
 def stage_names(model: nn.Module) -> list[str]:
-    """The stages for an analysis, from input to output, without the head.
-
-    Raises
-    ------
-    ModelError
-        If there are fewer than two.
-    """
+    """The stages for an analysis, from input to output, without the head; ModelError if there are fewer than two."""
     names = list(stages(model))[:-1]
     if len(names) < 2:
         raise ModelError(
@@ -146,16 +126,10 @@ class Step:
 
 
 def forward_steps(model: nn.Module) -> list[Step]:
-    """The modules of a backbone in the order in which its forward pass runs them.
+    """The modules of a backbone in the order in which its forward pass runs them; ModelError if it has no stages.
 
     A module with weights of several stages is split into its children; one with weights of one stage, or none, is a
-    step.
-    The model is run once, in eval mode, on zeros; on the ``meta`` device that costs nothing.
-
-    Raises
-    ------
-    ModelError
-        If the model has no stages.
+    step. The model is run once, in eval mode, on zeros; on the ``meta`` device that costs nothing.
     """
     stage_of = _step_modules(model)
     calls: list[tuple[str, tuple[Any, ...], Any]] = []
@@ -202,11 +176,7 @@ class Truncated(nn.Module):
 
     The modules of the stages up to ``last`` are the backbone's own, under its own names, so that their state keys stay;
     `earsight.models.backbones.stages` names the stages as before. torch's global generator initialises the head.
-
-    Raises
-    ------
-    ModelError
-        If there is no such stage, or the stages up to it are not a plain chain of modules.
+    ModelError if there is no such stage, or the stages up to it are not a plain chain of modules.
     """
 
     def __init__(self, model: nn.Module, last: str, *, classes: int, dropout: float = 0.0) -> None:

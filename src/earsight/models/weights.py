@@ -80,19 +80,13 @@ _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 def load_pretrained(model: nn.Module, name: str, source: str = "imagenet") -> str:
     """Load a backbone's weights, except the classifier's, from a source; returns the name of the file.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The backbone of this name that `earsight.models.backbones.build` made.
-    source : str
-        ``imagenet``, or the path of a checkpoint: timm's or torchvision's of the same architecture, or a model file
-        that earsight trained; .safetensors, .pth, .pt or .bin.
+    ``model`` is the backbone of this name that `earsight.models.backbones.build` made. ``source`` is ``imagenet``, or
+    the path of a checkpoint: timm's or torchvision's of the same architecture, or a model file that earsight trained;
+    .safetensors, .pth, .pt or .bin.
 
-    Raises
-    ------
-    ModelError
-        If the file cannot be read, would run code, holds NaN, or does not fit; or if ImageNet weights are neither
-        installed nor cached and the hub cannot be reached; or if the digest of one of those is another than is known.
+    ModelError if the file cannot be read, would run code, holds NaN, or does not fit; or if ImageNet weights are
+    neither installed nor cached and the hub cannot be reached; or if the digest of one of those is another than is
+    known.
     """
     path = Path(source) if source != "imagenet" else packaged_file(name)
     if path is None:
@@ -120,19 +114,10 @@ def download_weights(
 ) -> Path:
     """Download the ImageNet weights of a backbone from a known address and check them; returns the file.
 
-    Parameters
-    ----------
-    name : str
-        A backbone: one of `KNOWN`, or any of timm's whose own address holds a digest.
-    folder : Path or None
-        Where to put the file, for another machine; by default where `load_pretrained` finds it.
-    progress : callable or None
-        Called with the bytes fetched so far and the bytes in all, None where the server does not say.
-
-    Raises
-    ------
-    ModelError
-        If no address is known, the file did not come (call again: it goes on), or is another than expected.
+    ``name`` is one of `KNOWN`, or any of timm's whose own address holds a digest. ``folder`` is where to put the file,
+    for another machine; by default where `load_pretrained` finds it. ``progress`` is called with the bytes fetched so
+    far and the bytes in all, None where the server does not say. ModelError if no address is known, the file did not
+    come (call again: it goes on), or is another than expected.
     """
     url = _address(name)
     path = (folder or _kept(name)) / Path(urllib.parse.urlparse(url).path).name
@@ -203,12 +188,8 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where
     """Load a checkpoint's weights, except the classifier's, under the model's own keys.
 
     Three readings are tried: the keys as they are, as timm's own converter for this architecture names them, and by
-    order, where shapes and the kinds of tensor must agree one by one.
-
-    Raises
-    ------
-    ModelError
-        If no reading fits (the first three differences of the nearest one are named), or a value is NaN or infinite.
+    order, where shapes and the kinds of tensor must agree one by one. ModelError if no reading fits (the first three
+    differences of the nearest one are named), or a value is NaN or infinite.
     """
     heads = _classifiers(model)
     wanted = {key: value for key, value in model.state_dict().items() if not key.startswith(heads)}
@@ -232,10 +213,7 @@ def fit_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str, where
 def file_kind(path: Path) -> Literal["safetensors", "pickle", "other"]:
     """The kind of a regular file, by its first bytes and not its name.
 
-    Raises
-    ------
-    ModelError
-        If there is no such file, or it is a directory, a pipe or a device, empty, or not readable.
+    ModelError if there is no such file, or it is a directory, a pipe or a device, empty, or not readable.
     """
     try:
         status = path.stat()
@@ -296,10 +274,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a checkpoint file, unnested and without common prefixes.
 
-    Raises
-    ------
-    ModelError
-        If the file is no readable checkpoint, holds no weights, or is a pickle that would run code.
+    ModelError if the file is no readable checkpoint, holds no weights, or is a pickle that would run code.
     """
     kind = file_kind(path)
     if kind == "safetensors":

@@ -55,14 +55,9 @@ def bfloat16_pays() -> bool:
 def with_compiled(model: nn.Module, *, spectrogram: Tensor, reduced: bool = False) -> nn.Module:
     """A network or ensemble in eval mode on the CPU with its networks compiled, or folded where they cannot be.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Unchanged.
-    spectrogram : Tensor, shape (1, channels, bands, frames)
-        Best of noise: networks are traced with it, and compiled ones compared with their originals.
-    reduced : bool
-        Compute in bfloat16, where that is faster. Logits are then off by some percent, and not compared.
+    ``model`` stays unchanged. ``spectrogram`` is (1, channels, bands, frames), best of noise: networks are traced with
+    it, and compiled ones compared with their originals. ``reduced`` computes in bfloat16, where that is faster; logits
+    are then off by some percent, and not compared.
     """
     try:
         _core()
