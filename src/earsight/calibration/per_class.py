@@ -99,25 +99,17 @@ def choose_thresholds(
 ) -> dict[str, dict[str, Any]]:
     """A threshold for each class by a rule, as `earsight.models.card.ModelCard.thresholds` has them.
 
-    Parameters
-    ----------
-    probabilities, targets : np.ndarray, shape (clips, classes)
-        Of held-out clips, at the calibrated temperatures.
-    rule : ThresholdRule
-        ``best-f1``: the highest F1; ``precision=P``: the lowest threshold from which on that share of the named clips
-        is right; ``false-alarms-per-hour=N``: the lowest with at most so many wrongly named clips in an hour of clips
-        without the class. A threshold lies halfway between two clips' probabilities.
-    clips, folds, groups : np.ndarray, shape (clips,)
-        What an interval redraws, as in `earsight.evaluation.multilabel.resamples`.
-    clip_seconds : float
-        How long a clip is, for the last rule.
+    ``probabilities`` and ``targets`` are (clips, classes), of held-out clips, at the calibrated temperatures;
+    ``clips``, ``folds`` and ``groups`` are (clips,): what an interval redraws, as in
+    `earsight.evaluation.multilabel.resamples`.
 
-    Returns
-    -------
-    dict
-        For each class ``threshold``, ``rule``, ``ci95``, and ``reached``: F1, precision, or false alarms an hour of
-        these clips. Classes without two positive clips and a negative one are left out: they have the default. Where
-        no threshold reaches a precision, the one that comes nearest is taken.
+    The rule ``best-f1`` is the highest F1; ``precision=P`` the lowest threshold from which on that share of the named
+    clips is right; ``false-alarms-per-hour=N`` the lowest with at most so many wrongly named clips in an hour of clips,
+    each ``clip_seconds`` long, without the class. A threshold lies halfway between two clips' probabilities.
+
+    Goes out: for each class ``threshold``, ``rule``, ``ci95``, and ``reached``: F1, precision, or false alarms an hour
+    of these clips. Classes without two positive clips and a negative one are left out: they have the default. Where no
+    threshold reaches a precision, the one that comes nearest is taken.
     """
     drawn = resamples(clips, folds, groups, draws=DRAWS, seed=1).weights
     out = {}

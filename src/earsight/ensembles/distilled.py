@@ -34,28 +34,15 @@ def measure_distillation(
 ) -> dict[str, Any]:
     """Compare students with their teachers on the clips that neither saw, and write the result to the students' folder.
 
-    Parameters
-    ----------
-    run, students : Path
-        Run folders, of the teachers and of what they taught.
-    device : torch.device
-        On which the time of a clip is measured, with the threads that torch has.
-    machine : mapping
-        Its description, for the report.
+    Comes in: the run folders of the teachers (``run``) and ``students``; the ``device`` on which the time of a clip is
+    measured, with the threads that torch has; and a description of the ``machine``, for the report. RunError if a run
+    cannot be read, or they have no fold in common.
 
-    Returns
-    -------
-    dict
-        ``run``, ``folds``, ``seeds`` (the students'), ``rows`` (``method`` single, ensemble or distilled; ``networks``;
-        ``accuracy``, or of several labels ``average_precision``, with ``mean`` and ``ci95``; ``gain`` over the single
-        teacher; ``milliseconds_per_clip``; ``bytes`` of the model files), ``over_ensemble`` (the gain of the students
-        over the ensemble), ``protocol``, ``dataset``, ``notes``, ``method`` and ``machine``. There is no ensemble where
-        one network taught, and no single one where the runs of an ensemble's members are gone.
-
-    Raises
-    ------
-    RunError
-        If a run cannot be read, or they have no fold in common.
+    Goes out: ``run``, ``folds``, ``seeds`` (the students'), ``rows`` (``method`` single, ensemble or distilled;
+    ``networks``; ``accuracy``, or of several labels ``average_precision``, with ``mean`` and ``ci95``; ``gain`` over
+    the single teacher; ``milliseconds_per_clip``; ``bytes`` of the model files), ``over_ensemble`` (the gain of the
+    students over the ensemble), ``protocol``, ``dataset``, ``notes``, ``method`` and ``machine``. There is no ensemble
+    where one network taught, and no single one where the runs of an ensemble's members are gone.
     """
     learnt = read_run(students, several=True)
     folds = sorted({int(trial.about["fold"]) for trial in learnt})

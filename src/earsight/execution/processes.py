@@ -72,13 +72,9 @@ def run_at_once(
 ) -> None:
     """Run trials in ``jobs`` processes, each by the first free one, with this process's number of threads.
 
-    ``on_step`` is called with (trial, steps done, steps in all, loss), ``on_end`` with each trial that ends.
-
-    Raises
-    ------
-    RunError
-        If a process dies; also whatever a trial raises. The other processes are ended; their trials resume when they
-        are run again.
+    ``on_step`` is called with (trial, steps done, steps in all, loss), ``on_end`` with each trial that ends. RunError
+    if a process dies; also whatever a trial raises. The other processes are ended; their trials resume when they are
+    run again.
     """
     waiting = deque(trials)
     context = multiprocessing.get_context(_METHOD)
@@ -147,10 +143,7 @@ def _start(context: BaseContext, prepared: Prepared, trial: Trial, *, run: Path,
 def _news(worker: _Worker) -> tuple[int, int, float] | None:
     """Read a worker's message: its progress, or None when its trial has ended.
 
-    Raises
-    ------
-    RunError
-        If the process has died; also whatever its trial raised.
+    RunError if the process has died; also whatever its trial raised.
     """
     try:
         news = worker.pipe.recv()

@@ -75,21 +75,12 @@ def connected(
 ) -> Iterator[Cluster]:
     """Connect to a cluster that `check_place` accepts, for as long as the block runs.
 
-    Parameters
-    ----------
-    on : str
-        ``ray`` for the cluster of ``$RAY_ADDRESS``, or that of this machine, or one that is started here;
-        ``ray://HOST:PORT`` for a Ray Client server.
-    cpus, gpus, threads : float or int, optional
-        Of each trial; default as many CPUs as threads or the reverse, else one, and one GPU if the cluster has GPUs.
-    device : {"auto", "cpu", "cuda"}
-    unit : str
-        What the cluster runs, for messages.
+    ``on`` is ``ray`` for the cluster of ``$RAY_ADDRESS``, or that of this machine, or one that is started here;
+    ``ray://HOST:PORT`` for a Ray Client server. ``cpus``, ``gpus`` and ``threads`` are of each trial; default as many
+    CPUs as threads or the reverse, else one, and one GPU if the cluster has GPUs. ``device`` is ``auto``, ``cpu`` or
+    ``cuda``; ``unit`` is what the cluster runs, for messages.
 
-    Raises
-    ------
-    RunError
-        If Ray is not installed, the cluster cannot be reached, or no node of it has what a trial takes.
+    RunError if Ray is not installed, the cluster cannot be reached, or no node of it has what a trial takes.
     """
     ray = _ray()
     if device not in ("auto", "cpu", "cuda"):

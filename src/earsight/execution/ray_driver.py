@@ -245,20 +245,11 @@ def run_units(
 ) -> None:
     """Run trials on a connected cluster, in this order, as many at a time as it has room for.
 
-    Parameters
-    ----------
-    on_step : callable
-        Called with (unit, steps done, steps in all, loss).
-    on_end : callable
-        Called with each unit whose trial is DONE in its run folder.
-    say : callable
-        Called with a line about a node, or about a trial that is started again.
+    ``on_step`` is called with (unit, steps done, steps in all, loss); ``on_end`` with each unit whose trial is DONE in
+    its run folder; ``say`` with a line about a node, or about a trial that is started again.
 
-    Raises
-    ------
-    RunError
-        If a trial's worker dies `RETRIES` times more without progress, or the cluster is gone; also whatever a trial
-        raises. The other trials are stopped, and resume when they are run again.
+    RunError if a trial's worker dies `RETRIES` times more without progress, or the cluster is gone; also whatever a
+    trial raises. The other trials are stopped, and resume when they are run again.
     """
     import ray
 

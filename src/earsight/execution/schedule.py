@@ -34,13 +34,7 @@ from earsight.training.trial import Start, Trial, check_rows, check_run, is_done
 
 
 def chosen_folds(text: str | None, numbers: Sequence[int]) -> list[int]:
-    """Fold numbers out of ``1,2``; all of them for None.
-
-    Raises
-    ------
-    DataError
-        If one is no number or no fold of the data set.
-    """
+    """Fold numbers out of ``1,2``; all of them for None; DataError if one is no number or no fold of the data set."""
     if text is None:
         return list(numbers)
     chosen = []
@@ -57,20 +51,10 @@ def check_start(
 ) -> Start:
     """Check everything that would stop the trials, before spectrograms are computed.
 
-    Returns
-    -------
-    Start
-        With the network of the first trial that is not DONE, which was built as a check.
-
-    Raises
-    ------
-    RunError
-        If the run folder cannot be written, or holds trials of another recipe or data set, or other teachers.
-    DataError
-        If a fold has no test clip, or a class has no training clip.
-    ModelError, RecipeError
-        If the backbone or its weights are not available, or the recipe names stages that it does not have, or does not
-        fit its teachers.
+    The start has the network of the first trial that is not DONE, which was built as a check. RunError if the run
+    folder cannot be written, or holds trials of another recipe or data set, or other teachers; DataError if a fold has
+    no test clip, or a class has no training clip; ModelError or RecipeError if the backbone or its weights are not
+    available, or the recipe names stages that it does not have, or does not fit its teachers.
     """
     start = check_run(dataset, recipe, run, teaching=teaching)
     for fold in sorted({trial.fold for trial in trials}):
@@ -101,12 +85,8 @@ def run_trials(
 
     ``progress`` is called with (steps done, steps in all, a note) over all trials, of which those that were DONE count
     as done; ``say`` with one line for each trial that ends. ``start`` is what `check_start` found; without it the run
-    is checked here.
-
-    Raises
-    ------
-    RunError
-        If the run folder cannot be written, or holds trials of another recipe or data set; see also `check_start`.
+    is checked here. RunError if the run folder cannot be written, or holds trials of another recipe or data set; see
+    also `check_start`.
     """
     start = start or check_start(prepared.dataset, prepared.recipe, trials, run=run, teaching=prepared.teaching)
     if cluster:

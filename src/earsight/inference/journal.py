@@ -102,24 +102,12 @@ def settings_of(path: Path) -> dict[str, Any] | None:
 
 
 class FileOutput(Output):
-    """Rows to one file, or to several in a folder, with a journal.
+    """Rows to one file, or to several in a ``folder``, with a journal.
 
-    Parameters
-    ----------
-    path : Path
-        The file, whose name in `open` is the empty string; or the folder of the named files.
-    folder : bool
-        Which of the two.
-    settings : dict
-        JSON values that must be the same to resume.
-    resume : bool
-        Resume from `place`, the position in the journal (None to begin); a complete output is `whole`.
-
-    Raises
-    ------
-    EarsightError
-        If the output exists and ``resume`` is false; if another process writes it; if the journal or a file is damaged
-        or has other settings.
+    ``path`` is the file, whose name in `open` is the empty string; or the folder of the named files. ``settings`` are
+    JSON values that must be the same to resume. With ``resume`` it resumes from `place`, the position in the journal
+    (None to begin); a complete output is `whole`. EarsightError if the output exists and ``resume`` is false; if
+    another process writes it; if the journal or a file is damaged or has other settings.
     """
 
     def __init__(self, path: Path, *, folder: bool, settings: Mapping[str, Any], resume: bool) -> None:

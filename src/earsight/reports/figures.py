@@ -78,23 +78,13 @@ def spectrogram_figure(
 ) -> None:
     """Draw the channels of a spectrogram one above the other, under the waveform if there is one.
 
-    Parameters
-    ----------
-    spectrogram : np.ndarray of float, shape (channels, bands, frames)
-        Log power, band 0 the lowest.
-    path : Path
-        A ``.png`` or ``.svg`` file; its folder is made.
-    seconds, band_hz
-        Length of the clip, and the frequencies between which the mel bands lie.
-    windows_ms : sequence of float
-        Each channel's window. One window for several channels means copies: one is drawn.
-    wave : np.ndarray of float, shape (samples,), optional
-        The waveform over the same `seconds`.
+    ``spectrogram`` is log power, float (channels, bands, frames), band 0 the lowest; ``band_hz`` has the frequencies
+    between which the mel bands lie, ``windows_ms`` each channel's window. One window for several channels means copies:
+    one is drawn. ``wave``, float (samples,), lasts the same ``seconds``, the length of the clip. ``path`` is a ``.png``
+    or ``.svg`` file; its folder is made.
 
-    Raises
-    ------
-    EarsightError
-        If the spectrogram is not of this shape, the windows do not fit its channels, or the suffix is another.
+    EarsightError if the spectrogram is not of this shape, the windows do not fit its channels, or the suffix is
+    another.
     """
     spectrogram = np.asarray(spectrogram, dtype=np.float64)
     if spectrogram.ndim != 3 or spectrogram.size == 0 or len(windows_ms) not in (1, spectrogram.shape[0]):

@@ -35,11 +35,8 @@ _MARKS = re.compile(r"[<>\[\]`*|\\]")
 def fetch(name: str | Path) -> Path:
     """The model file of ``hf://owner/name`` or ``hf://owner/name@revision``, out of the hub's cache or fetched into it.
 
-    Raises
-    ------
-    ModelError
-        If the name is none; if the hub cannot be reached and the cache does not have it; if there is no such model, or
-        no model file in it.
+    ModelError if the name is none; if the hub cannot be reached and the cache does not have it; if there is no such
+    model, or no model file in it.
     """
     load_tqdm()
     from huggingface_hub import constants, hf_hub_download
@@ -95,12 +92,8 @@ def push(
 ) -> dict[str, Any]:
     """Put a model file, or that of a run folder, on the hub, with its page; returns what was written where.
 
-    Raises
-    ------
-    ModelError
-        If it is no whole model file, or the hub refuses it or cannot be reached.
-    RunError
-        If the run folder has no model at its top, or its trials are not those of the model.
+    ModelError if it is no whole model file, or the hub refuses it or cannot be reached; RunError if the run folder has
+    no model at its top, or its trials are not those of the model.
     """
     load_tqdm()
     from huggingface_hub import CommitOperationAdd, HfApi, constants

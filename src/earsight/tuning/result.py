@@ -26,14 +26,11 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
     The metric decides (``accuracy`` or ``log_loss``), and the other one between equals. Raises `RunError` if no point
     was run to its end.
 
-    Returns
-    -------
-    dict
-        ``metric``, ``fields``, ``clips`` (inner clips, those of each fold counted), ``best`` (values), ``unclear`` (how
-        many other points cannot be told from the best), ``points``: ``values``, ``done``, ``accuracy`` (mean, ci95),
-        ``log_loss``, ``behind`` (the best's accuracy less this one's: mean, ci95, p_value, beyond_noise; None for the
-        best), ``epoch``, ``seconds``, ``curves`` (accuracy and log_loss by epoch, mean over the trials that reached
-        it). Of a point that was stopped, accuracy and log_loss are those of its last epoch, without an interval.
+    Goes out: ``metric``, ``fields``, ``clips`` (inner clips, those of each fold counted), ``best`` (values),
+    ``unclear`` (how many other points cannot be told from the best), ``points``: ``values``, ``done``, ``accuracy``
+    (mean, ci95), ``log_loss``, ``behind`` (the best's accuracy less this one's: mean, ci95, p_value, beyond_noise; None
+    for the best), ``epoch``, ``seconds``, ``curves`` (accuracy and log_loss by epoch, mean over the trials that reached
+    it). Of a point that was stopped, accuracy and log_loss are those of its last epoch, without an interval.
     """
     found = [_point(values, folders) for values, folders in points]
     done = [(point, means) for point, means in found if means]

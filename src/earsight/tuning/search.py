@@ -79,12 +79,7 @@ def search(
 
     With ``asha``, which needs a cluster, points that fall behind by the metric (``accuracy`` or ``log_loss``) are
     stopped. ``progress`` is called with (steps done, steps in all, a note) over all points, and ``say`` with a line for
-    what ends.
-
-    Raises
-    ------
-    RunError
-        If a point cannot be trained; the others are stopped, and go on when the same is called again.
+    what ends. RunError if a point cannot be trained; the others are stopped, and go on when the same is called again.
     """
     check_search(asha=asha, on="ray" if cluster else "local")
     if not asha:

@@ -56,12 +56,8 @@ def make_points(
 
     ``base`` has the fields that are not searched; a grid is ``section.field=value,value``, with values as YAML reads
     them; a random field is ``section.field=KIND(...)``: uniform(low,high), loguniform(low,high), integer(low,high) with
-    both ends, or choice(value,value). More ``samples`` of these keep those of fewer, drawn by the seed.
-
-    Raises
-    ------
-    RecipeError
-        If a field is unknown or named twice, a text cannot be read, or the recipe refuses a value.
+    both ends, or choice(value,value). More ``samples`` of these keep those of fewer, drawn by the seed. RecipeError if
+    a field is unknown or named twice, a text cannot be read, or the recipe refuses a value.
     """
     if not grid and not random:
         raise RecipeError(
