@@ -183,15 +183,111 @@ def test_a_file_of_another_kind_behind_a_sound_is_named(tmp_path, first):
         content = (mp3(wave) if first == "MP3" else written(wave, format=first)) + contents[kind]
         found = reason(tmp_path, content)
         assert found.startswith(("damaged", "truncated")), kind
-        if first not in ("FLAC", "OGG"):
+        if first != "OGG":
             name = {"OGG": "Ogg", "ID3": "MP3"}.get(kind, kind)
-            assert f"behind its sound begins a file of another kind, {name}: part the two" in found
+            named = f"behind its sound begins a file of another kind, {name}: part the two"
+            # Of a FLAC the last frame is looked for in the last 256 kB.
+            assert named in found or (first == "FLAC" and "behind its sound stand other bytes: part the two" in found)
             said = []
             path = tmp_path / "x"
             heard = audio.read(path, sample_rate_hz=RATE, excuse=lambda *one: said.append(one))  # noqa: B023
             assert len(said) == 1
             assert 0.95 * len(alone) < len(heard) <= len(alone)
             np.testing.assert_array_equal(heard, alone[: len(heard)])
+
+
+TAGS = {
+    "ID3v1": b"TAG" + bytes(125),
+    "APEv2": b"APETAGEX" + struct.pack("<IIII", 2000, 32 + 17, 1, 0xA0000000) + bytes(8)
+    + struct.pack("<II", 3, 0) + b"Title\0abc"
+    + b"APETAGEX" + struct.pack("<IIII", 2000, 32 + 17, 1, 0x80000000) + bytes(8),
+    "Lyrics3": b"LYRICSBEGININD0000200" + b"000021LYRICS200",
+}  # fmt: skip
+TAGS["both"] = TAGS["APEv2"] + TAGS["ID3v1"]
+TAGGED = {
+    "FLAC": lambda: written(format="FLAC"),
+    "WavPack": lambda: by_ffmpeg("wv", "wavpack", sample_format="s16p"),
+    "M4A": lambda: by_ffmpeg("ipod", "aac"),
+    "AC-3": lambda: by_ffmpeg("ac3", "ac3"),
+    "AAC": lambda: by_ffmpeg("adts", "aac"),
+    "WMA": lambda: by_ffmpeg("asf", "wmav2", codec_options={"b": "96000"}),
+    "TTA": lambda: by_ffmpeg("tta", "tta", sample_format="s16"),
+    "WebM": lambda: by_ffmpeg("webm", "libopus", rate=48000, sample_format="s16"),
+    "MP3": mp3,
+}
+
+
+@pytest.mark.parametrize("kind", TAGGED)
+@pytest.mark.parametrize("tag", TAGS)
+def test_tags_behind_a_sound_take_nothing_from_it(tmp_path, kind, tag):
+    content = TAGGED[kind]()
+    np.testing.assert_array_equal(read(tmp_path, content + TAGS[tag]), read(tmp_path, content))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TAGGED if kind not in ("FLAC", "MP3", "AC-3", "AAC")])
+@pytest.mark.parametrize("tag", ["", "ID3v1"])
+def test_another_file_behind_what_ffmpeg_reads_is_named(tmp_path, kind, tag):
+    content = TAGGED[kind]() + TAGS.get(tag, b"")
+    assert "behind its sound begins a file of another kind, MP3: part the two" in reason(tmp_path, content + mp3())
+
+
+@pytest.mark.parametrize("kind", ["M4A", "WMA", "TTA"])
+@pytest.mark.parametrize("first", ["WAV", "MP3", "FLAC", "WavPack"])
+def test_what_ffmpeg_reads_behind_another_sound_is_named(tmp_path, first, kind):
+    content = (TAGGED[first]() if first in TAGGED else written(format=first)) + TAGGED[kind]()
+    assert f"behind its sound begins a file of another kind, {kind}: part the two" in reason(tmp_path, content)
+
+
+@pytest.mark.parametrize("kind", ["AC-3", "AAC"])
+def test_an_mp3_behind_frames_of_another_kind_is_not_heard_alone(tmp_path, kind):
+    assert "bytes before its first frame that are none" in reason(tmp_path, TAGGED[kind]() + mp3())
+
+
+def test_wavpack_behind_a_tag(tmp_path):
+    content = TAGGED["WavPack"]()
+    tag = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)
+    np.testing.assert_array_equal(read(tmp_path, tag + content), read(tmp_path, content))
+
+
+@pytest.mark.parametrize("scrap", [b"\n", bytes(4096), bytes(9000), bytes(range(256)) * 2])
+def test_scraps_behind_a_flac_take_nothing_from_it(tmp_path, scrap):
+    content = written(WAVE, format="FLAC")
+    np.testing.assert_array_equal(read(tmp_path, content + scrap), read(tmp_path, content))
+
+
+def flac_frames(content):
+    """Where the frames of a FLAC begin."""
+    at, last = 4, False
+    while not last:
+        last, at = content[at] >= 0x80, at + 4 + int.from_bytes(content[at + 1 : at + 4], "big")
+    return at
+
+
+@pytest.mark.parametrize("frames", [1, 2, 127, 128, 129, 200, 2049])
+def test_a_piece_of_a_flac_whose_frames_are_whole_is_whole(tmp_path, frames):
+    """As ffmpeg cuts them without encoding anew: the header is that of the whole."""
+    wave = np.random.default_rng(0).integers(-3, 4, 4096 * (frames + 2) + 100).astype(np.int16)
+    whole, part = (written(one, format="FLAC", subtype="PCM_16") for one in (wave, wave[: 4096 * frames]))
+    at = flac_frames(whole)
+    assert at == flac_frames(part)
+    piece = whole[:at] + part[at:]
+    assert whole.startswith(piece)
+    np.testing.assert_array_equal(read(tmp_path, piece), wave[: 4096 * frames] / np.float32(32768))
+    assert audio.info(tmp_path / "x").seconds == pytest.approx(4096 * frames / RATE)
+    assert reason(tmp_path, piece[:-1]).startswith("truncated")
+    assert reason(tmp_path, piece + whole[len(piece) : len(piece) + 20]).startswith("truncated")
+
+
+@pytest.mark.parametrize("lengths", [(50_000, 30_000), (30_000, 50_000), (50_000, 50_000), (50_000, 9000, 50_000)])
+def test_flacs_whose_frames_ffmpeg_joined_are_heard_whole(tmp_path, lengths):
+    """Behind the header of the first; numbers of frames begin again."""
+    noise = np.random.default_rng(0).integers(-3000, 3000, sum(lengths)).astype(np.int16)
+    waves = np.split(noise, np.cumsum(lengths)[:-1])
+    contents = [by_ffmpeg("flac", "flac", wave=wave / np.float32(32768), sample_format="s16") for wave in waves]
+    joined = contents[0] + b"".join(one[flac_frames(one) :] for one in contents[1:])
+    np.testing.assert_array_equal(read(tmp_path, joined), noise / np.float32(32768))
+    assert audio.info(tmp_path / "x").seconds == pytest.approx(len(noise) / RATE)
+    assert reason(tmp_path, joined[:-5]).startswith("truncated")
 
 
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2), ("FLOAT", 1), ("PCM_U8", 2)])

@@ -25,8 +25,8 @@ import numpy as np
 from earsight.data import containers, contents, decoders
 from earsight.data.ffmpeg import CUT, Refused
 from earsight.data.ffmpeg import Wave as Wave
+from earsight.data.frames import Survey
 from earsight.data.intake import Channel, energy_of, picked
-from earsight.data.mpeg import Survey
 from earsight.errors import AudioError, counted
 from earsight.library_output import report
 from earsight.portable import read_at

@@ -3,7 +3,7 @@
 Comes in: an open file descriptor. Goes out: a `Survey`: the byte ranges that are sounds of their own (several where
 files were joined), sizes that a writer left wrong, bytes that are missing, and where pages or frames are damaged.
 Headers are believed only where the bytes bear them out. Nothing is decoded; memory does not grow with the file. MPEG
-audio, which has no container, is in `earsight.data.mpeg`.
+audio, which has no container, is in `earsight.data.frames`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from earsight.data.contents import HEAD_BYTES, is_stereo_svx
 from earsight.data.films import survey_film
-from earsight.data.mpeg import Link, Survey, after_tags, another, survey_mpeg
+from earsight.data.frames import Link, Survey, after_tags, another, before_tags, heads_in, survey_flac, survey_mpeg
 from earsight.portable import read_at
 
 _CHUNK = 1 << 20
@@ -28,7 +30,6 @@ _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _MP3_IN_WAV = (0x50, 0x55)
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _TTA_HEAD = b"TTA1\1\0"
-_FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 
 
 class Window:
@@ -93,20 +94,29 @@ def survey(descriptor: int) -> Survey:
         return Survey(missing=missing, miscounted=is_stereo_svx(read_at(descriptor, HEAD_BYTES, start)))
     if head.startswith(b"NIST_1A\n"):
         return Survey(missing=_missing_of_sphere(descriptor, size))
-    if head[:4] == b"wvpk":
-        return _wavpack(descriptor, size)
     if head[:4] == b"caff":
         return _in_a_row(descriptor, 0, size, _caf)
     if head[:16] == _W64_RIFF:
         return _in_a_row(descriptor, 0, size, _w64)
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
         return _in_a_row(descriptor, 0, size, _au)
+    end = before_tags(descriptor, size)
+    found = _coded(descriptor, head, start, end)
+    return found if end == size or found.links else replace(found, links=(Link(0, end),))
+
+
+def _coded(descriptor: int, head: bytes, start: int, size: int) -> Survey:
+    """The same of files that may have tags behind, which begin at ``size``."""
+    if head[:4] == b"wvpk":
+        return _wavpack(descriptor, start, size)
     if head[:4] == b"OggS":
         return _ogg(descriptor, size)
     if head[:6] == _TTA_HEAD:
-        return Survey(_ranges([start, *_heads(descriptor, start + 6, size, (_TTA_HEAD,))], size))
+        begins = [start, *heads_in(descriptor, start + 6, size, (_TTA_HEAD,))]
+        other = another(descriptor, size, _tta_end(descriptor, begins[-1]))
+        return Survey(_ranges(begins, size), damage=(None, other) if other else None)
     if head[:4] == b"fLaC":
-        return _flac(descriptor, start, size)
+        return survey_flac(descriptor, start, size)
     if head.startswith(b"Creative Voice File"):
         count, missing = _voc_blocks(descriptor, head, size)
         return Survey(miscounted=count > 1, missing=missing)
@@ -356,9 +366,9 @@ def _missing_of_sphere(descriptor: int, size: int) -> int:
     return max(0, int(words[1]) + wanted[0] * wanted[1] * wanted[2] - size) if all(wanted) else 0
 
 
-def _wavpack(descriptor: int, size: int) -> Survey:
+def _wavpack(descriptor: int, start: int, size: int) -> Survey:
     """A WavPack file, block by block, or several in a row."""
-    begins, position = [], 0
+    begins, position = [], start
     while position + 32 <= size:
         head = read_at(descriptor, 32, position)
         if head.startswith(b"APETAGEX"):
@@ -370,7 +380,17 @@ def _wavpack(descriptor: int, size: int) -> Survey:
         if flags & 0x800 and samples and not index:  # the first channels of the first block
             begins.append(position)
         position += 8 + length
-    return Survey(_ranges(begins, size), max(0, position - size), exact=True)
+    other, end = another(descriptor, size, position), min(position, size)
+    links = _ranges(begins, end) or ((Link(start, end),) if start or end < size else ())
+    return Survey(links, max(0, position - size), (None, other) if other else None, exact=True)
+
+
+def _tta_end(descriptor: int, begin: int) -> int:
+    """Where a True Audio file ends by the lengths of its frames, which last 256 / 245 s."""
+    rate, samples = struct.unpack("<10xII", read_at(descriptor, 18, begin))
+    count = -(-samples * 245 // (256 * rate)) if rate else 0
+    table = read_at(descriptor, min(4 * count, _CHUNK), begin + 22)
+    return begin + 26 + len(table) + int(np.frombuffer(table[: len(table) // 4 * 4], dtype="<u4").sum())
 
 
 # Ogg
@@ -477,106 +497,3 @@ def _ogg_crc(page: bytes) -> int:
     """Ogg's CRC-32 is that of zlib with all bits in the other order, and nothing inverted."""
     crc = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(crc.to_bytes(4, "little").translate(_REVERSED), "big")
-
-
-# FLAC
-
-
-def _flac(descriptor: int, start: int, size: int) -> Survey:
-    """A FLAC file, or several in a row; a part of a longer one promises the whole's length."""
-    begins = [start, *_heads(descriptor, start + 8, size, _FLAC_HEADS)]
-    ends = [*begins[1:], size]
-    links = tuple(_flac_link(descriptor, begin, end) for begin, end in zip(begins, ends, strict=True))
-    return Survey(() if len(links) == 1 and links[0].frames is None else links)
-
-
-def _heads(descriptor: int, position: int, size: int, heads: tuple[bytes, ...]) -> Iterator[int]:
-    """Where from a position on one of the heads, which have one length, stands."""
-    tail = b""
-    while position < size:
-        block = tail + read_at(descriptor, _CHUNK, position)
-        places = {block.find(head) for head in heads} - {-1}
-        begin = position - len(tail) + (min(places) if places else len(block))
-        if places:
-            yield begin
-        position, tail = (begin + len(heads[0]), b"") if places else (begin, block[1 - len(heads[0]) :])
-
-
-def _flac_link(descriptor: int, begin: int, end: int) -> Link:
-    """A FLAC stream, its frames counted where what it promises is the length of a whole that it is part of, or stale.
-
-    The second is what its last frame shows. libsndfile would stop there, so it gets a header that promises nothing.
-    """
-    link, info = Link(begin, end), read_at(descriptor, 26, begin)
-    total = int.from_bytes(info[21:26], "big") & 0xFFFFFFFFF
-    frames = _flac_ends(descriptor, link)
-    if not total or frames is None:
-        return link
-    first, _, stop = frames
-    if stop > total:
-        return Link(begin + 26, end, info[:21] + bytes([info[21] & 0xF0]) + bytes(4), stop - first)
-    return replace(link, frames=total - first) if 0 < first < total else link
-
-
-def _flac_frames_begin(descriptor: int, start: int) -> int:
-    """The first byte behind the metadata of the FLAC stream at ``start``."""
-    position, last = start + 4, False
-    while not last:
-        head = read_at(descriptor, 4, position)
-        last = len(head) < 4 or bool(head[0] & 0x80)
-        position += 4 + int.from_bytes(head[1:], "big")
-    return position
-
-
-def flac_last_frame(descriptor: int, link: Link) -> tuple[int, int] | None:
-    """Where the last frame of a FLAC stream begins and would end, in sample frames from its first; None if not found.
-
-    A stream that was cut ends within it; one that is damaged before it goes on to its promised end.
-    """
-    found = _flac_ends(descriptor, link)
-    return found and (found[1] - found[0], found[2] - found[0])
-
-
-def _flac_ends(descriptor: int, link: Link) -> tuple[int, int, int] | None:
-    """The numbers of the first sample of a FLAC stream, of the first of its last frame, and of one behind that."""
-    start = link.begin - len(link.head)
-    block = int.from_bytes(read_at(descriptor, 2, start + 10), "big")
-    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, start))
-    first = _flac_number(head, block)
-    begin = max(link.begin, link.end - (1 << 18))
-    tail = read_at(descriptor, link.end - begin, begin)
-    at = len(tail)
-    while first is not None and (at := tail.rfind(head[:2], 0, at + 1)) >= 0:
-        found = _flac_number(tail[at : at + 16], block)
-        # Of the same rate and width as the first: chance bytes seldom are.
-        if found is not None and not (tail[at + 2] ^ head[2]) & 15 and not (tail[at + 3] ^ head[3]) & 15:
-            return first[0], *found
-    return None
-
-
-def _flac_number(head: bytes, block: int) -> tuple[int, int] | None:
-    """The numbers of the first sample of a FLAC frame and of one behind it, by its header; None if it is none."""
-    if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFC != 0xF8:
-        return None
-    more = 0 if head[4] < 0x80 else 7 - (head[4] ^ 0xFF).bit_length()
-    code, at = head[2] >> 4, 5 + max(0, more - 1)
-    behind = at + {6: 1, 7: 2}.get(code, 0)
-    size = behind + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
-    if len(head) <= size or _crc8(head[:size]) != head[size]:
-        return None
-    number = head[4] & (0x3F >> more) if more else head[4]
-    for byte in head[5 : 5 + max(0, more)]:
-        number = number << 6 | byte & 0x3F
-    number = number if head[1] & 1 else number * block
-    written = int.from_bytes(head[at:behind], "big") + 1
-    lengths = (block, 192, 576, 1152, 2304, 4608, written, written)
-    return number, number + (256 << code - 8 if code > 7 else lengths[code])
-
-
-def _crc8(data: bytes) -> int:
-    value = 0
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = (value << 1 ^ 0x07) & 0xFF if value & 0x80 else value << 1
-    return value

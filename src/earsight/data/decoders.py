@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from earsight.data.containers import Window, flac_last_frame
+from earsight.data.containers import Window
 from earsight.data.contents import INSTALL
 from earsight.data.ffmpeg import CUT, FfmpegDecoder, Fitter, Refused, Wave, demuxer_of
-from earsight.data.mpeg import Link, Survey
+from earsight.data.frames import Link, Survey, flac_last_frame
 from earsight.errors import counted
 from earsight.library_output import listening
 
@@ -165,6 +165,8 @@ class _Sndfile:
             block = self._rest.read(frames)
             self.damage = self._rest.damage
             return block
+        if self.format == "FLAC" and self.frames:  # behind which tags or zeros may stand
+            frames = min(frames, self.frames - self._at)
         block = np.empty((frames, self.channels), dtype=np.float32)
         got, damage = self._read_into(self._file, block)
         if damage and self.format == "OGG" and (rest := self._by_ffmpeg()) is not None:

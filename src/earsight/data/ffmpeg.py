@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from earsight.data.containers import Window
-from earsight.data.mpeg import Link
+from earsight.data.frames import Link
 from earsight.portable import read_at
 
 Wave = npt.NDArray[np.float32]

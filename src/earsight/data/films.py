@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from earsight.data.mpeg import Link, Survey
+from earsight.data.frames import Link, Survey, another
 from earsight.portable import read_at
 
 _CHUNK = 1 << 20
@@ -51,7 +51,8 @@ def _boxes(descriptor: int, size: int) -> Survey:
             break
         if length < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in name):
             gone = _swallowed(descriptor, size, last)
-            return Survey(damage=(None, f"{position - last - gone} bytes of it are gone") if gone else None)
+            what = f"{position - last - gone} bytes of it are gone" if gone else another(descriptor, size, position)
+            return Survey(damage=(None, what) if what else None)
         if name == b"ftyp" or not begins:
             begins.append(position)
         indexes += name == b"moov"
@@ -128,7 +129,8 @@ def _matroska(descriptor: int, size: int) -> Survey:
         position = body if name in _MASTERS else end
         limit = promised if position >= limit else limit
         if promised <= position < size and int.from_bytes(read_at(descriptor, 4, position), "big") != _EBML:
-            return Survey(_links(begins, size))  # something else follows
+            other = another(descriptor, size, position)
+            return Survey(_links(begins, size), damage=(None, other) if other else None)
     if not segment:
         return Survey()
     promised = promised if promised < 1 << 62 else 0
@@ -183,6 +185,9 @@ def _asf(descriptor: int, size: int) -> Survey:
         if length < 24 or (live and name == _ASF_DATA):
             break
         position += length
+        again = read_at(descriptor, 16, position) == _ASF_HEADER
+        if found.damage is None and not again and (other := another(descriptor, size, position)):
+            found = replace(found, damage=(None, other))
     return replace(found, links=_links(begins, size))
 
 
