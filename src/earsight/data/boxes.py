@@ -122,15 +122,39 @@ def open_recordings(
     testing: bool = False,
     known: Collection[str] | None = None,
 ) -> Dataset:
-    """Open recordings, a folder or one, and the boxes in them as a data set of windows, cut by ``rules``.
+    """Open recordings and the boxes in them as a data set of windows.
 
-    ``boxes`` are `Boxes`, or a table or a folder of tables, which `earsight.data.annotations.read_boxes` reads by
-    ``label_column``, ``annotator`` and ``skip_bad``. Where the table has no column ``fold``, ``folds`` are drawn by
-    ``seed``, whole recordings and groups each, stratified by label; None draws none: every window is then in fold 0.
+    Parameters
+    ----------
+    recordings : str or Path
+        The folder of the recordings, or one recording.
+    boxes : str or Path or Boxes
+        A table, or a folder of tables; see `earsight.data.annotations.read_boxes`, which has ``label_column``,
+        ``annotator`` and ``skip_bad``.
+    rules : BoxRules, optional
+        How windows are cut.
+    folds, seed : int
+        How many folds to draw where the table has no column ``fold``, whole recordings and groups each, stratified by
+        label; and that draw's seed. None draws none: every window is then in fold 0.
+    testing : bool
+        Whether the windows only test a model: one class will do.
+    known : collection of str, optional
+        Classes of the model that they test: with ``rules.skip_rare`` other labels are left out.
 
-    With ``testing`` the windows only test a model: one class will do. ``known`` are the classes of that model: with
-    ``rules.skip_rare`` other labels are left out. The notes of the data set say by which rules the windows were cut,
-    and how many of each kind there are. DataError if a box cannot be, or there are too few recordings or classes.
+    Returns
+    -------
+    Dataset
+        Its notes say by which rules the windows were cut, and how many of each kind there are.
+
+    Raises
+    ------
+    DataError
+        If a box cannot be, or there are too few recordings or classes.
+
+    Examples
+    --------
+    >>> from earsight.data import BoxRules, open_recordings
+    >>> dataset = open_recordings("recordings", "boxes.csv", rules=BoxRules(complete=True))  # doctest: +SKIP
     """
     rules = rules or BoxRules()
     if not isinstance(boxes, Boxes):

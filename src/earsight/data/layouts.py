@@ -62,21 +62,35 @@ def open_dataset(
     kept: Callable[[], Collection[str]] = frozenset,
     testing: bool = False,
 ) -> Dataset:
-    """Open a data set by its path; ``layout`` is a name of `LAYOUTS`, or ``auto`` to recognise it.
+    """Open a data set by its path.
 
-    Where the data set brings no folds, ``folds`` are drawn by ``seed``, stratified by label, groups whole; None draws
-    none: every clip is then in fold 0. ``kept`` gives digests of data sets: files of the same sound come into one fold;
-    earlier versions did not see to that, or to the same bytes alone, and where their draw is one of these, as a run
-    folder holds it, it is made again.
+    Parameters
+    ----------
+    layout : str
+        A name of `LAYOUTS`, or ``auto`` to recognise it.
+    folds, seed : int
+        How many folds to draw where the data set brings none (stratified by label, groups whole), and that draw's seed.
+        None draws none: every clip is then in fold 0.
+    subset : str or None
+        ``esc10`` for the rows of ESC-50 that are also ESC-10, ``single`` for the clips of FSD50K with one label.
+    root : str or Path or None
+        Where a table's paths are looked up; default the table's folder.
+    label_from : str or None
+        A pattern for a folder whose files hold their labels in their names; see `earsight.data.folders.read_names`.
+    labels : str
+        ``single`` or ``several`` labels a clip, or ``auto`` for what the data say; see `earsight.data.labels`.
+    skip_missing : bool
+        Whether files that a table names and that are not there are left out, rather than refused.
+    kept : callable
+        Gives digests of data sets. Files of the same sound come into one fold; earlier versions did not see to that, or
+        to the same bytes alone, and where their draw is one of these, as a run folder holds it, it is made again.
+    testing : bool
+        Whether the clips only test a model: one class, one fold, or a part without training clips will do.
 
-    ``subset`` is ``esc10`` for the rows of ESC-50 that are also ESC-10, or ``single`` for the clips of FSD50K with one
-    label. A table's paths are looked up in ``root``, by default the table's folder; with ``skip_missing`` files that it
-    names and that are not there are left out, rather than refused. ``label_from`` is a pattern for a folder whose files
-    hold their labels in their names (`earsight.data.folders.read_names`). ``labels`` are ``single`` or ``several`` a
-    clip, or ``auto`` for what the data say (`earsight.data.labels`). With ``testing`` the clips only test a model: one
-    class, one fold, or a part without training clips will do.
-
-    DataError if the path is missing, nothing is recognised, or the clips cannot be trained on; the message says why.
+    Raises
+    ------
+    DataError
+        If the path is missing, nothing is recognised, or the clips cannot be trained on; the message says why.
     """
     path = Path(path)
     name = _recognise(path, "folder" if label_from else layout)
