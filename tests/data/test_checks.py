@@ -191,6 +191,8 @@ def labelled(root, *labels):
         ),
         (["dog\ufeff", "x"], ["class 'dog\\ufeff' has outer blanks or marks that are not seen: rename it"]),
         (["dog", "dog;chainsaw"], ["class 'dog;chainsaw' (1) looks like several labels: --labels several learns"]),
+        (["nan", "x"], ["class 'nan' (1) looks like a missing label: leave its rows out, or rename it"]),
+        (["None", "x"], ["class 'None' (1) looks like a missing label"]),
         (["a|b", "x"], ["class 'a|b' (1) looks like several labels"]),
         (["dog", "cat", "dog, cat"], ["class 'dog, cat' (1) looks like several labels"]),
         (["dog", "Male speech, man speaking"], []),

@@ -313,3 +313,21 @@ def test_a_table_without_names_of_columns(tmp_path):
     message = refused(listed(tmp_path, "0.wav,x", "1.wav,y"))
     assert "no column 'path'; found 0.wav, x; expected path, label; its first line looks like a clip" in message
     assert "looks like a clip" not in refused(listed(tmp_path, "sound,kind", "1.wav,y"))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"path": "0.wav", "label": "x", "label": "y"}', "line 1 is not JSON ('label' stands 2 times in one object)"),
+        ('{"path": "0.wav", "label": "x", "Label ": "y"}', "line 1 is not JSON ('label' stands 2 times in one object)"),
+        ('{"path": "0.wav", "label": {"name": "x"}}', "line 1: 'label' is an object; expected its name as text"),
+    ],
+)
+def test_json_lines_that_say_two_things_or_none(tmp_path, row, said):
+    touch(tmp_path, "0.wav")
+    assert said in refused(table(tmp_path / "list.jsonl", row))
+
+
+def test_a_fold_below_0_is_none(tmp_path):
+    rows = [f"{n}.wav,{'xy'[n % 2]},{n % 2 - 1}" for n in range(4)]
+    assert "line 2: fold is '-1'; expected a whole number" in refused(listed(tmp_path, "path,label,fold", *rows))

@@ -7,13 +7,14 @@ import os
 import struct
 from collections import Counter
 
+import av
 import numpy as np
 import pytest
 import soundfile
 from codings import RATE, WAVE, by_ffmpeg
 
 from earsight import library_output
-from earsight.data import audio, decoders
+from earsight.data import audio, containers, decoders
 from earsight.errors import AudioError
 
 
@@ -194,6 +195,50 @@ def test_a_file_of_another_kind_behind_a_sound_is_named(tmp_path, first):
             assert len(said) == 1
             assert 0.95 * len(alone) < len(heard) <= len(alone)
             np.testing.assert_array_equal(heard, alone[: len(heard)])
+
+
+def joined_by_ffmpeg(tmp_path, parts, container):
+    """Files in a row by its concat, without coding them anew."""
+    for place, part in enumerate(parts):
+        (tmp_path / f"{place}.{container}").write_bytes(part)
+    (tmp_path / "list").write_text("".join(f"file '{tmp_path}/{n}.{container}'\n" for n in range(len(parts))))
+    buffer = io.BytesIO()
+    with (
+        av.open(str(tmp_path / "list"), format="concat", options={"safe": "0"}) as source,
+        av.open(buffer, "w", format=container) as out,
+    ):
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("rate", [8000, 24000, 48000])
+def test_opus_that_ffmpeg_joined_is_read_to_its_end(tmp_path, rate):
+    """libsndfile takes the second's pages for damage, and decodes at the rate that Opus was made from."""
+    tones = {300: 2, 700: 1}  # Hz: seconds
+    waves = [0.5 * np.sin(2 * np.pi * hz * np.arange(length * rate) / rate) for hz, length in tones.items()]
+    parts = [by_ffmpeg("ogg", "libopus", wave=wave, rate=rate, sample_format="s16") for wave in waves]
+    found = read(tmp_path, joined_by_ffmpeg(tmp_path, parts, "ogg"))
+    made = audio.info(tmp_path / "x").sample_rate_hz
+    assert len(found) / made == pytest.approx(3, abs=0.06)
+    for begin, hz in ((0.2, 300), (1.2, 300), (2.2, 700)):
+        part = found[round(begin * made) : round((begin + 0.6) * made)]
+        assert np.argmax(np.abs(np.fft.rfft(part))) / 0.6 == pytest.approx(hz, abs=3)
+
+
+def test_a_length_that_no_bytes_could_hold_is_none(tmp_path):
+    """As of Vorbis that FFmpeg joined, whose last page has a time beyond any."""
+    content = bytearray(written(format="OGG", subtype="VORBIS"))
+    at = content.rindex(b"OggS")
+    content[at + 6 : at + 14] = struct.pack("<q", 1 << 32)
+    content[at + 22 : at + 26] = bytes(4)
+    size = 27 + content[at + 26] + sum(content[at + 27 : at + 27 + content[at + 26]])
+    content[at + 22 : at + 26] = struct.pack("<I", containers._ogg_crc(bytes(content[at : at + size])))
+    assert len(read(tmp_path, bytes(content))) >= len(WAVE)
+    assert audio.info(tmp_path / "x").seconds < 60
 
 
 TAGS = {

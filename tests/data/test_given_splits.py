@@ -431,3 +431,35 @@ def test_a_copy_in_train_and_test_is_a_leak(tmp_path):
     found = {finding.kind: finding for finding in check_dataset(open_dataset(tmp_path)).findings}
     assert found["leak"].clips == ("test/cat/0.wav", "train/cat/0.wav")
     assert "the same sound is in test and train" in found["leak"].text
+
+
+def test_folders_that_hold_the_same_folders_are_classes_and_a_note_says_what_else_they_may_be(tmp_path):
+    names = [f"{speaker}/{word}/{n}.wav" for speaker in ("anna", "bert") for word in ("hi", "lo") for n in range(3)]
+    data = open_dataset(touch(tmp_path / "words", *names), folds=2)
+    assert data.classes == ("anna", "bert")
+    assert data.notes[0] == (
+        "each folder holds the folders hi, lo, and is one class all the same; if those are the classes, label_from "
+        "'{group}/{label}/{name}' takes them so"
+    )
+    data = open_dataset(tmp_path / "words", folds=2, label_from="{group}/{label}/{name}")
+    assert data.classes == ("hi", "lo")
+    # Sounds beside them, or other folders, are what classes have.
+    touch(tmp_path / "words", "anna/0.wav")
+    assert "one class all the same" not in "".join(open_dataset(tmp_path / "words", folds=2).notes)
+
+
+def test_a_folder_between_the_parts_and_the_classes_has_a_remedy_that_works(tmp_path):
+    names = [f"{part}/audio/{word}/{n}.wav" for part in ("train", "test") for word in ("hi", "lo") for n in range(3)]
+    message = refused(touch(tmp_path / "deep", *names))
+    assert "if the folders below are the classes, label_from '{split}/audio/{label}/{name}' takes them so" in message
+    data = open_dataset(tmp_path / "deep", label_from="{split}/audio/{label}/{name}")
+    assert (data.classes, data.split) == (("hi", "lo"), True)
+
+
+def test_a_clip_in_both_of_speech_commands_lists_is_refused(tmp_path):
+    names = [f"{word}/{n:08x}_nohash_0.wav" for word in ("yes", "no") for n in range(6)]
+    touch(tmp_path, *names)
+    for name in ("testing_list.txt", "validation_list.txt"):
+        table(tmp_path / name, "\n".join(names[:2]) + "\n")
+    said = "testing_list.txt and validation_list.txt both name 2 files (no/"
+    assert said in refused(tmp_path) or said.replace("(no/", "(yes/") in refused(tmp_path)

@@ -298,6 +298,10 @@ def _names(dataset: Dataset) -> list[str]:
     return exploded(labels, labels)[0] if dataset.several else labels
 
 
+_MISSING = {"nan", "<na>", "na", "n/a", "none", "null", "nat", "undefined", "?", "-"}
+"""What programs write where there is no value."""
+
+
 def label_texts(labels: Sequence[str]) -> list[str]:
     """Lines on classes that look alike, names with marks that nobody sees, and names that are lists of names."""
     sizes = Counter(labels)
@@ -314,6 +318,8 @@ def label_texts(labels: Sequence[str]) -> list[str]:
     for name in sorted(sizes):
         if name != _UNSEEN.sub("", name).strip():
             texts.append(f"class {name!r} has outer blanks or marks that are not seen: rename it")
+        if name.casefold() in _MISSING and len(sizes) > 1:
+            texts.append(f"class {name!r} ({sizes[name]}) looks like a missing label: leave its rows out, or rename it")
         parts = [part for part in re.split(r"[;|]", name) if part.strip()]
         listed = name.split(",")
         if len(parts) > 1 or (len(listed) > 1 and all(part.strip() in sizes for part in listed)):

@@ -254,8 +254,8 @@ def fold_column(rows: list[Row], *, where: Path) -> list[int]:
             value = float(row["fold"].replace(",", "."))
         except ValueError:
             value = math.nan
-        if not value.is_integer():
-            raise DataError(f"{where}: line {line}: fold is '{row['fold']}'; expected an integer such as 1")
+        if not value.is_integer() or value < 0:
+            raise DataError(f"{where}: line {line}: fold is '{row['fold']}'; expected a whole number such as 1")
         out.append(int(value))
     return out
 
@@ -330,16 +330,27 @@ def _json_lines(path: Path, text: str) -> Table:
         if not row.strip():
             continue
         try:
-            values = json.loads(row)
+            values = json.loads(row, object_pairs_hook=_named_once)
         except ValueError as error:
             raise DataError(f"{path}: line {line} is not JSON ({error}); expected one object in each line") from error
         if not isinstance(values, dict):
             raise DataError(f"{path}: line {line} is no JSON object; expected one object in each line")
+        for key, value in values.items():
+            if isinstance(value, dict) and key.strip().lower() in (*PATH_COLUMNS, *LABEL_COLUMNS, "fold", "group"):
+                raise DataError(f"{path}: line {line}: '{key}' is an object; expected its name as text")
         spelt |= {str(key).strip().lower(): str(key).strip() for key in values}
         found.append((line, {str(key).strip().lower(): _json_text(value) for key, value in values.items()}))
     columns = list(dict.fromkeys(key for _, row in found for key in row))
     rows = [(line, [row.get(name, "") for name in columns]) for line, row in found]
     return Table(path, columns, rows, [spelt[name] for name in columns])
+
+
+def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON; ValueError if it names a key twice, also in other case."""
+    names = [key.strip().lower() for key, _ in pairs]
+    if again := [key for key in names if names.count(key) > 1]:
+        raise ValueError(f"'{again[0]}' stands {names.count(again[0])} times in one object")
+    return dict(pairs)
 
 
 def _json_text(value: object) -> str:
@@ -394,7 +405,7 @@ def _refuse_boxes(table: Table) -> None:
         those = "these columns" if end else "this column"
         raise DataError(
             f"{table.path}: {what} parts of sounds: give the folder of the sounds as the data set, and this table with "
-            f"--boxes {table.path.name}; or remove {those} to take each file whole"
+            f"--boxes {table.path.name} (columns begin and end, in seconds); or remove {those} to take each file whole"
         )
 
 

@@ -29,6 +29,7 @@ from earsight.library_output import listening
 _EXACT_CONTAINERS = frozenset({"WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"})
 _EXACT_CODINGS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW")
 _UNCOUNTED = 1 << 48  # libsndfile gives a number beyond where a header does not say
+_LONGEST_OF_BYTE = 8192  # sample frames: those of the longest packet of Vorbis
 _STEP = 256  # frames at a time where a damaged place is looked for
 _PRETENDED = 1 << 40
 EXTRA_EXTENSIONS = frozenset(
@@ -133,9 +134,11 @@ class _Sndfile:
         file = self._file
         self.rate_hz, self.channels = int(file.samplerate), int(file.channels)
         self.format, self.coding = str(file.format), str(file.subtype)
-        self.frames = link.frames if link.frames is not None else int(file.frames) if file.frames < _UNCOUNTED else 0
+        # What FFmpeg joined of Ogg ends at a time beyond any that its bytes could hold: nothing tells its length.
+        most = min(_UNCOUNTED, _LONGEST_OF_BYTE * size) if self.format == "OGG" else _UNCOUNTED
+        self.frames = link.frames if link.frames is not None else int(file.frames) if file.frames < most else 0
         self._at = 0
-        self._rest: FfmpegDecoder | None = None
+        self._rest: Decoder | None = None
 
     def _opened(self) -> Any:
         import soundfile
@@ -185,14 +188,16 @@ class _Sndfile:
         self._at += got
         return block[:got]
 
-    def _by_ffmpeg(self) -> FfmpegDecoder | None:
+    def _by_ffmpeg(self) -> Decoder | None:
         """FFmpeg at the next frame, for an Ogg: libsndfile refuses the last page of some Opus files that are whole."""
         try:
-            rest = FfmpegDecoder(self._descriptor, self._link, "ogg", "") if has_ffmpeg() else None
+            rest: Decoder | None = FfmpegDecoder(self._descriptor, self._link, "ogg", "") if has_ffmpeg() else None
         except Refused:
             return None
-        if rest is None or (rest.rate_hz, rest.channels) != (self.rate_hz, self.channels):
+        if rest is None or rest.channels != self.channels:
             return None
+        if rest.rate_hz != self.rate_hz:  # Opus, which libsndfile decodes at the rate that it was made from
+            rest = _Joined([functools.partial(FfmpegDecoder, self._descriptor, self._link, "ogg", "")], self.rate_hz)
         left = self._at
         while left and (passed := len(rest.read(min(left, _STEP * 64)))):
             left -= passed
@@ -256,13 +261,13 @@ class _Sndfile:
 
 
 class _Joined:
-    """Several sounds one after the other, at the rate and with the channels of the first."""
+    """Several sounds one after the other, with the channels of the first, and at its rate or the given one."""
 
-    def __init__(self, openers: Sequence[Callable[[], Decoder]]) -> None:
+    def __init__(self, openers: Sequence[Callable[[], Decoder]], rate_hz: int | None = None) -> None:
         self._openers = openers
         self.damage, self.notes = "", Counter[str]()
         first = openers[0]()
-        self.rate_hz, self.channels = first.rate_hz, first.channels
+        self.rate_hz, self.channels = rate_hz or first.rate_hz, first.channels
         self.format, self.coding = first.format, first.coding
         lengths = [(first.frames, first.rate_hz)]
         for opener in openers[1:]:

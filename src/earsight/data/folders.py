@@ -83,8 +83,20 @@ def read_folder(root: Path) -> Listing:
     if len(inside) > 1 and all(map(is_part, inside)):
         way = "--label-from '{label}/{split}/{name}' does"
         out.notes.append(f"folders {', '.join(sorted(inside))} within the classes are not taken as a split; {way}")
+    elif shared := _shared_folders(out.paths):
+        way = "if those are the classes, --label-from '{group}/{label}/{name}' takes them so"
+        out.notes.append(f"each folder holds the folders {first(shared)}, and is one class all the same; {way}")
     folds = _listed_parts(root, out.paths, out.notes)
     return out if folds is None else replace(out, folds=folds, split=True)
+
+
+def _shared_folders(paths: list[str]) -> list[str]:
+    """The folders that each of several folders holds, where these hold no sound themselves."""
+    within: dict[str, set[str]] = {}
+    for top, *below in (path.split("/") for path in paths):
+        within.setdefault(top, set()).add(below[0] if len(below) > 1 else "")
+    shared = set.intersection(*within.values()) if len(within) > 1 else set()
+    return sorted(shared) if len(shared) > 1 and "" not in set.union(*within.values()) else []
 
 
 def _listed_parts(root: Path, paths: list[str], notes: list[str]) -> list[int] | None:
@@ -93,6 +105,9 @@ def _listed_parts(root: Path, paths: list[str], notes: list[str]) -> list[int] |
     for name in (name for name in PART_LISTS if (root / name).is_file()):
         rows = (root / name).read_text(encoding="utf-8-sig", errors="replace").replace("\\", "/").splitlines()
         lines = [os.path.normpath(row.strip()) for row in rows if row.strip()]
+        if again := sorted(part.keys() & set(lines)):
+            what = f"{' and '.join(PART_LISTS)} both name {counted(len(again), 'file')} ({first(again)})"
+            raise DataError(f"{root}: {what}; keep each in one of them")
         absent = sorted(set(lines).difference(paths))
         if len(absent) == len(set(lines)) > 0 and PART_LISTS[name] == TEST:
             what = f"none of its {counted(len(lines), 'line')} names a sound here ({first(absent)})"
@@ -254,6 +269,10 @@ def only_class_remedy(listing: Listing) -> str:
     # Archives often unpack into a folder within a folder.
     home = os.path.commonpath([Path(path).parent for path in listing.paths])
     below = {Path(path).relative_to(home).parts[0] for path in listing.paths if Path(path).parent != Path(home)}
+    middle = Path(max(listing.paths, key=lambda path: path.count("/"))).parts[1:-2]
+    if listing.split and not home and middle and len({Path(path).parent.name for path in listing.paths}) > 1:
+        way = "/".join(["{split}", *middle, "{label}", "{name}"])
+        return f"; if the folders below are the classes, --label-from '{way}' takes them so"
     if len(below) > 1 and all(Path(path).parent != Path(home) for path in listing.paths):
         return f"; if the folders in it are the classes ({first(sorted(below))}), give {listing.root / home}"
     return f"; if the names of its files hold the labels, {BY_NAME}; else list them in a csv with path,label"
