@@ -630,6 +630,7 @@ def _refusing(descriptor, link):
         (("ogg", "flac"), {"sample_format": "s16"}, "an Ogg file (FLAC)"),
         (("webm", "libopus"), {"rate": 48000, "sample_format": "s16"}, "a Matroska or WebM file (Opus)"),
         (("wv", "wavpack"), {"sample_format": "s16p"}, "a WavPack file"),
+        (("mpegts", "aac"), {}, "an MPEG transport stream"),
     ],
 )
 def test_without_the_extra_the_coding_and_the_remedy_are_named(tmp_path, monkeypatch, of, how, words):

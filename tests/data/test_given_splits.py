@@ -73,9 +73,7 @@ def test_folders_for_train_and_test(tmp_path):
     }
     assert all(data.file(row).is_file() and data.clips[row].path == data.clips[row].group for row in range(18))
     assert data.describe() == "audiofolder layout (set): 18 clips, 2 classes, 6 train, 6 validation, 6 test"
-    assert (
-        "6 validation clips train nothing; overrides training.protocol=inner lets them choose the epoch" in data.notes
-    )
+    assert "6 validation clips train nothing; with training.protocol=inner they choose the epoch" in data.notes
     np.testing.assert_array_equal(data.training(TEST), data.folds == TRAIN)
     np.testing.assert_array_equal(data.validation, data.folds == VALIDATION)
     assert [data.fold_name(fold) for fold in (TEST, TRAIN, VALIDATION)] == ["test", "train", "validation"]

@@ -42,7 +42,10 @@ def test_folders_named_like_a_sound_are_searched(tmp_path, name):
 def test_a_folder_without_sound(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(DataError, match=r"no audio file below.*1 file beside the sounds, .* \(.txt 1\)"):
-        find_sounds(["x.wav", str(tmp_path)], stdin=io.StringIO())
+        find_sounds([str(tmp_path)], stdin=io.StringIO())
+    said = []
+    assert list(find_sounds(["x.wav", str(tmp_path)], stdin=io.StringIO(), say=said.append)) == ["x.wav"]
+    assert said == [f"{tmp_path}: no audio file below this folder"]
 
 
 def test_what_a_search_leaves_out_is_said_as_check_says_it(tmp_path, monkeypatch):

@@ -130,6 +130,8 @@ def _coding(descriptor: int, head: bytes) -> str | None:
         return f"a FLAC file of {bits} bits" if bits > 24 else None
     if head.startswith(b"Creative Voice File"):
         return "a VOC file of several blocks"
+    if head[:1] == head[188:189] == b"\x47":
+        return "an MPEG transport stream"
     if is_stereo_svx(head):
         return "an 8SVX file of two channels"
     return next((name for magic, name in _OTHER_SOUND.items() if head.startswith(magic)), None)

@@ -415,7 +415,7 @@ def split_notes(labels: list[str], folds: list[int], *, where: str, several: boo
     notes = [f"no test clip of {first(untested)}: not tested"] if untested else []
     notes += [f"no training clip of {first(untaught)}: not learnt"] if untaught else []
     if sizes[VALIDATION]:
-        what = "train nothing; --set training.protocol=inner lets them choose the epoch"
+        what = "train nothing; with training.protocol=inner they choose the epoch"
         notes.append(f"{sizes[VALIDATION]} validation clips {what}")
     return notes
 

@@ -35,9 +35,9 @@ def find_sounds(
 ) -> Iterator[str]:
     """Paths of sounds: files as they are named, folders searched for audio, ``-`` for lines of ``stdin``.
 
-    Folders are searched before the first path is given, so that a mistake (DataError: a folder holds no audio file)
+    Folders are searched before the first path is given, so that a mistake (DataError: none of what is named is a sound)
     shows before there is any output. ``say`` is called with lines on files that are left out for their endings, or
-    need the extra decoder.
+    need the extra decoder, and on folders without sounds beside others.
     """
     folders: dict[str, list[str]] = {}
     ignored: Counter[str] = Counter()
@@ -47,9 +47,12 @@ def find_sounds(
             folders[name] = [str(path) for path in sounds_below(Path(name), ignored) if not path.is_dir()]
             if not folders[name] and Path(name).suffix.lower() in audio.EXTENSIONS:
                 folders[name] = [name]  # named like a sound: reported as the others are
-            if not folders[name]:
-                found = "".join(f"; {note}" for note in left_out(ignored))
-                raise DataError(f"{name}: no audio file below this folder; name the files, or another folder{found}")
+    bare = [name for name, paths in folders.items() if not paths]
+    if len(bare) == len(set(names)):
+        found = "".join(f"; {note}" for note in left_out(ignored))
+        raise DataError(f"{bare[0]}: no audio file below this folder; name the files, or another folder{found}")
+    for name in bare:
+        say(f"{name}: no audio file below this folder")
     del ignored["hidden"]  # what an operating system puts beside sounds is no news
     listed = [path for name in names if name != "-" for path in folders.get(name, (name,))]
     for note in (*left_out(ignored, companions=False), needing_extra(listed)):

@@ -58,7 +58,8 @@ def search_notes(result: Mapping[str, Any]) -> list[str]:
     if done > 1:
         notes.append(
             f"These clips cannot tell {result['unclear']} of the other {counted(done - 1, 'point')} from the best. "
-            f"The best of {counted(done, 'point')} looks better than it is; `earsight crossval` measures it."
+            f"The best of {counted(done, 'point')} looks better than it is; `earsight crossval` measures it, or "
+            "`earsight train` where the test part is given."
         )
     if done < len(points):
         notes.append(
