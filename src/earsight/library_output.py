@@ -15,7 +15,7 @@ import re
 import sys
 import threading
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +37,7 @@ def load_tqdm() -> None:
 
 _local = threading.local()
 _lock = threading.Lock()
-_seen: Counter[str] = Counter()
+_seen: defaultdict[str, set[str]] = defaultdict(set)  # files by what is said of them
 _listeners = 0
 
 
@@ -46,17 +46,17 @@ def report(name: str, notes: Mapping[str, int]) -> None:
     for line, count in notes.items():
         kind = re.sub(r"\d+", "#", line)
         with _lock:
-            _seen[kind] += 1
-            first = _seen[kind] == 1
+            first = not _seen[kind]
+            _seen[kind].add(name)
         if first:
             say_damage(f"{name}: its decoder says: {line}" + (f" ({count} times)" if count > 1 else ""))
 
 
 @atexit.register
 def _sum_up() -> None:
-    for kind, count in _seen.items():
-        if count > 1:
-            say_damage(f"{counted(count - 1, 'more file')}: the decoder says: {kind}")
+    for kind, files in _seen.items():
+        if len(files) > 1:
+            say_damage(f"{counted(len(files) - 1, 'more file')}: the decoder says: {kind}")
 
 
 @contextmanager

@@ -461,3 +461,14 @@ def test_a_clip_in_both_of_speech_commands_lists_is_refused(tmp_path):
         table(tmp_path / name, "\n".join(names[:2]) + "\n")
     said = "testing_list.txt and validation_list.txt both name 2 files (no/"
     assert said in refused(tmp_path) or said.replace("(no/", "(yes/") in refused(tmp_path)
+
+
+def test_what_explain_wrote_beside_the_classes_is_no_class(tmp_path):
+    names = [f"{label}/{n}.wav" for label in "ab" for n in range(4)]
+    names += [f"explanations/{n}.{kind}.wav" for n in range(4) for kind in ("used", "unused")]
+    data = open_dataset(touch(tmp_path / "set", *names), folds=2)
+    assert data.classes == ("a", "b")
+    assert data.notes[:2] == (
+        "folder 'explanations' holds no sound and is no class",
+        "8 sounds that `earsight explain` wrote left out",
+    )

@@ -118,7 +118,7 @@ def _suspects(dataset: Dataset, run: Path) -> tuple[list[Suspect], str]:
                 here = f"labelled {label_of[clip]} here" if clip in label_of else "not in this data set"
                 raise RunError(
                     f"{run}: predicts {clip} as a clip of {trial.classes[label]}, which is {here}; name a run on "
-                    "this data set as it is now"
+                    "this data set as it is now, or the data set of that run"
                 )
     held = {clip for trial in trials for clip in trial.clips.tolist()}
     seeds = len({trial.about["seed"] for trial in trials})

@@ -29,6 +29,8 @@ from earsight.errors import DataError, counted, were
 
 NOISE_FOLDER = "_background_noise_"
 """What Speech Commands calls its recordings of noise, to be mixed in: no class."""
+EXPLAINED = (".used.wav", ".unused.wav")
+"""How the names of sounds end that `earsight explain` writes."""
 PART_LISTS = {"testing_list.txt": TEST, "validation_list.txt": VALIDATION}
 """Speech Commands' lists of its parts."""
 METADATA = ("metadata.csv", "metadata.jsonl")
@@ -132,7 +134,7 @@ def left_out(ignored: Counter[str], *, companions: bool = True) -> list[str]:
     ``companions`` says whether a line counts the tables, texts and images too, which nobody takes for sound.
     """
     beside = Counter({ending: count for ending, count in ignored.items() if _COMPANIONS.fullmatch(ending)})
-    links = {"hidden", "again"}
+    links = {"hidden", "again", "explained"}
     endings = Counter({ending: count for ending, count in ignored.items() if ending not in links | beside.keys()})
 
     def shown(found: Counter[str]) -> str:
@@ -148,6 +150,8 @@ def left_out(ignored: Counter[str], *, companions: bool = True) -> list[str]:
         notes.append(f"{counted(beside.total(), 'file')} beside the sounds, none by the ending ({shown(beside)})")
     if ignored["hidden"]:
         notes.append(f"{counted(ignored['hidden'], 'hidden name')} left out")
+    if ignored["explained"]:
+        notes.append(f"{counted(ignored['explained'], 'sound')} that `earsight explain` wrote left out")
     if ignored["again"]:
         notes.append(f"{ignored['again']} links to folders already listed were left out")
     return notes
@@ -405,6 +409,8 @@ def _sounds_below(folder: Path, ignored: Counter[str], *, barred: set[tuple[int,
                 ignored["hidden"] += 1
             elif _is_folder(entry) and (_entries(Path(entry.path)) or not is_named_as_sound(Path(entry.path))):
                 stack.append(Path(entry.path))
+            elif entry.name.endswith(EXPLAINED):
+                ignored["explained"] += 1
             elif is_named_as_sound(Path(entry.path)):
                 found.append(Path(entry.path))
             else:

@@ -314,7 +314,10 @@ def _or_dash(value: float | None, words: Callable[[float], str]) -> str:
 def _print_seen(seen: bool | None, what: str, *, console: Console) -> None:
     if seen is None:
         other = "Other windows" if what == "recordings" else "Another data set"
-        console.print(f"{other} trained the model: whether it saw some of these {what} cannot be told.")
+        console.print(
+            f"{other} trained the model: whether it saw some of these {what} cannot be told. The data set that trained "
+            f"it, named as it was then (table, splits and all), has the {what} that it held out."
+        )
     if seen:
         console.print(f"The model was trained on some of these {what}: this figure says nothing about new ones.")
 
