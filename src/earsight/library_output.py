@@ -37,7 +37,7 @@ def load_tqdm() -> None:
 
 _local = threading.local()
 _lock = threading.Lock()
-_seen: defaultdict[str, set[str]] = defaultdict(set)  # files by what is said of them
+_seen: defaultdict[str, set[str]] = defaultdict(set)  # files by what decoders say of them
 _listeners = 0
 
 
