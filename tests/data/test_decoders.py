@@ -352,6 +352,39 @@ def test_wav_of_before_the_power_failed(tmp_path, riff, data):
     np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="WAV")))
 
 
+def chunk(name, content, *, length=None, big=False):
+    return name + struct.pack(">I" if big else "<I", len(content) if length is None else length) + content
+
+
+BEHIND = {
+    "a list": chunk(b"LIST", b"INFOIART\x04\0\0\0me\0\0"),
+    "a long list": chunk(b"LIST", b"INFOICMT" + struct.pack("<I", 5000) + b"x" * 5000),
+    "a list of a wrong size": chunk(b"LIST", b"INFOIART\x04\0\0\0me\0\0", length=1000),
+    "a name that is no text": chunk(b"\x01\x02\xf0\xff", bytes(range(200)) * 30),
+}
+
+
+@pytest.mark.parametrize("what", BEHIND)
+@pytest.mark.parametrize("fills", [True, False])
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_chunks_behind_a_sound_are_no_sound(tmp_path, kind, subtype, fills, what):
+    """An odd number of bytes of sound is to be filled up, which some writers do not do."""
+    wave = WAVE[:8001]
+    content = bytearray(written(wave, format=kind, subtype=subtype))
+    at, order = (content.index(b"data"), "<I") if kind == "WAV" else (content.index(b"SSND"), ">I")
+    end = at + 8 + struct.unpack(order, content[at + 4 : at + 8])[0]
+    fill = bytes((end - at) % 2 if fills else 0)
+    content = content[:end] + fill + (BEHIND[what] if kind == "WAV" else chunk(b"ANNO", BEHIND[what], big=True))
+    content[4:8] = struct.pack(order, len(content) - 8)
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(wave, format=kind, subtype=subtype)))
+
+
+def test_xmp_behind_a_wav_is_no_sound(tmp_path):
+    content = written(format="WAV") + b"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?>" + b" " * 9000
+    np.testing.assert_array_equal(read(tmp_path, content), decoded(written(format="WAV")))
+
+
 @pytest.mark.parametrize("kind", ["WAV", "RF64", "AU", "CAF", "AIFF", "FLAC"])
 @pytest.mark.parametrize("share", [0, 0.2, 0.8])
 def test_sound_behind_a_size_that_fits_itself_is_read(tmp_path, kind, share):

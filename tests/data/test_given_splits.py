@@ -472,3 +472,13 @@ def test_what_explain_wrote_beside_the_classes_is_no_class(tmp_path):
         "folder 'explanations' holds no sound and is no class",
         "8 sounds that `earsight explain` wrote left out",
     )
+
+
+def test_sounds_that_no_part_s_metadata_names_are_counted(tmp_path):
+    for part in ("train", "test"):
+        touch(tmp_path / part, *(f"{n}.wav" for n in range(5)))
+        rows = [f"{n}.wav,{'ab'[n % 2]}" for n in range(4)]
+        table(tmp_path / part / "metadata.csv", "\n".join(["file_name,label", *rows]))
+    notes = open_dataset(tmp_path).notes
+    for part in ("train", "test"):
+        assert f"{part}: 1 sound that metadata.csv does not name was left out" in notes

@@ -27,6 +27,8 @@ _CHUNK = 1 << 20
 _UNKNOWN = (range(0x7F000000, 0x7F001000), range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 1 << 32))
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_NO_SOUND = (b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff", b"<?xpacket", b"<x:xmp")
+"""How begins what stands behind a sound."""
 _MP3_IN_WAV = (0x50, 0x55)
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _TTA_HEAD = b"TTA1\1\0"
@@ -177,7 +179,9 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, Survey, 
         following = riff_end if behind <= riff_end < size else behind
         joined = following + 12 <= size and _starts_wav(descriptor, following)
         other = "" if joined else another(descriptor, size, end, behind, following)
-        more = not other and _goes_on(descriptor, body, end, size, agrees=riff_end in (end, behind))
+        # A size of the whole that is right was written at the end, with that of the sound.
+        whole = end > body and abs(riff_end - size) <= 1
+        more = not (other or whole) and _goes_on(descriptor, body, end, size, agrees=riff_end in (end, behind))
         if more:
             wrapped = end + ((size - end) >> 32 << 32)
             end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
@@ -198,7 +202,8 @@ def _goes_on(descriptor: int, body: int, end: int, size: int, *, agrees: bool) -
     """
     behind = end + (end - body) % 2
     stale = end == body or not agrees or size - end >= max(4096, (end - body) // 10)
-    return stale and behind < size and not _is_chunk(descriptor, behind, size)
+    # Some writers leave out the byte that fills up an odd size.
+    return stale and behind < size and not any(_is_chunk(descriptor, place, size) for place in (end, behind))
 
 
 def _rf64(form: bytes, length: int) -> bytes:
@@ -216,7 +221,7 @@ def _starts_wav(descriptor: int, position: int) -> bool:
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:
     """Whether what follows a data chunk is another chunk, a tag, zeros or a scrap, rather than more sound."""
     head = read_at(descriptor, 4096, position)
-    if len(head) < 8 or head.startswith((b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff")):
+    if len(head) < 8 or head.startswith(_NO_SOUND):
         return True
     if not head.strip(b"\0") and size - position <= 4096:  # a sector that was filled up
         return True
@@ -269,7 +274,8 @@ def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
         if not (unknown or joined) and (other := another(descriptor, size, end, end + length % 2, following)):
             return Survey((Link(start, size),), damage=(None, other)), -1
         # Before the sound stand eight bytes that count as the chunk's.
-        if unknown or _goes_on(descriptor, min(body + 8, end), end, size, agrees=agrees):
+        whole = length > 8 and abs(following - size) <= 1  # as of a WAV
+        if unknown or (not whole and _goes_on(descriptor, min(body + 8, end), end, size, agrees=agrees)):
             # Of size 0 libsndfile reads to the end of the file, however long.
             head = form + struct.pack(">4sI", b"SSND", 0)
             return Survey((Link(body, size, head),)), -1

@@ -258,7 +258,7 @@ def read_audiofolder(root: Path, *, mode: str = "auto") -> Listing:
         out.labels.extend(one.labels)
         out.groups.extend(place.get(group, group) for group in one.groups)
         folds.extend([part] * len(one.paths))
-        notes += [f"{home}: {note}" for note in one.notes]
+        notes += [f"{home}: {note}" for note in (*one.notes, *(_unnamed(one, table) if table else ()))]
     out = replace(out, unknown=masked if any(masked) else None)
     if len(homes) == 1:
         notes.append(f"'{homes[0]}' is the only part{': folds are drawn' if one.folds is None else ''}")
@@ -319,11 +319,15 @@ def _from_metadata(table: Path, *, mode: str) -> Listing:
         elif not out.split:
             both = f"{table}: the column fold and the folders {first(list(parts))}"
             one_division(out.folds, folds, where=both, notes=out.notes)
-    listed = set(out.paths)
-    left = [path for path in sounds_below(out.root) if path.relative_to(out.root).as_posix() not in listed]
-    if left:
-        out.notes.append(f"{counted(len(left), 'sound')} that {table.name} does not name {were(len(left))} left out")
+    out.notes.extend(_unnamed(out, table))
     return out
+
+
+def _unnamed(listing: Listing, table: Path) -> list[str]:
+    """A line on the sounds beside a metadata file that it does not name, if there are some."""
+    listed = set(listing.paths)
+    left = [path for path in sounds_below(listing.root) if path.relative_to(listing.root).as_posix() not in listed]
+    return [f"{counted(len(left), 'sound')} that {table.name} does not name {were(len(left))} left out"] if left else []
 
 
 def _part_folders(root: Path) -> list[str]:
