@@ -97,6 +97,14 @@ def test_a_path_that_is_not_there(tmp_path, model, verb):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_address_is_to_be_downloaded(tmp_path, model):
+    message = refused("train", "https://example.org/data", "--out", tmp_path / "run")
+    assert message.endswith("no such folder or csv file; download what is there, and give its path")
+    done = invoke("predict", model, "http://example.org/x.wav")
+    assert done.exit_code == 1
+    assert "no such file; download what is there, and give its path" in done.stdout
+
+
 def test_an_empty_folder(tmp_path):
     (tmp_path / "data").mkdir()
     assert "no clips found; expected sound files such as .wav" in refused(*train(tmp_path / "data"))

@@ -143,6 +143,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def unless_address(way: str, path: object) -> str:
+    """What to do about a path that is not there; of an address, as http://..., to download what is there."""
+    return "download what is there, and give its path" if re.match(r"\w{2,}:/", str(path)) else way
+
+
 def were(number: int) -> str:
     """The verb of a counted noun: "1 clip was", "2 clips were"."""
     return "was" if number == 1 else "were"

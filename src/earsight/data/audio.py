@@ -27,7 +27,7 @@ from earsight.data.ffmpeg import CUT, Refused
 from earsight.data.ffmpeg import Wave as Wave
 from earsight.data.frames import Survey
 from earsight.data.intake import Channel, energy_of, picked
-from earsight.errors import AudioError, counted
+from earsight.errors import AudioError, counted, unless_address
 from earsight.library_output import report
 from earsight.portable import read_at
 
@@ -520,7 +520,8 @@ def _descriptor(name: str) -> int:
         status = Path(name).stat()
     except FileNotFoundError as error:
         found = "a link to a file that does not exist" if Path(name).is_symlink() else "no such file"
-        raise AudioError(name, f"{found}; correct the path or remove it from the list") from error
+        way = unless_address("correct the path or remove it from the list", name)
+        raise AudioError(name, f"{found}; {way}") from error
     except (OSError, ValueError) as error:
         raise AudioError(name, f"cannot be reached ({getattr(error, 'strerror', None) or error})") from error
     if not stat.S_ISREG(status.st_mode):

@@ -39,7 +39,7 @@ from earsight.data.datasets import (
 from earsight.data.folders import is_audiofolder, only_class_remedy, read_audiofolder, read_folder, read_names
 from earsight.data.intake import NOTED_SHARE, rate_for, shares_above
 from earsight.data.labels import MODES, LabelsMode, labels_note
-from earsight.errors import AudioError, DataError, counted
+from earsight.errors import AudioError, DataError, counted, unless_address
 
 _LOOKED_AT = 200
 _LISTENED_TO = 40
@@ -230,7 +230,8 @@ def _recognise(path: Path, layout: str) -> str:
         raise DataError(f"--layout {layout}: unknown; {hint}")
     is_folder, is_file = path.is_dir(), path.is_file()
     if not is_folder and not is_file:
-        raise DataError(f"{path}: no such folder or csv file; give the data set's path")
+        way = "give the data set's path"
+        raise DataError(f"{path}: no such folder or csv file; {unless_address(way, path)}")
     if layout != "auto":
         if is_folder == (layout == "csv"):
             found, wanted = ("a folder", "a csv file") if is_folder else ("a file", "a folder")
