@@ -99,7 +99,7 @@ def test_a_path_that_is_not_there(tmp_path, model, verb):
 
 def test_an_address_is_to_be_downloaded(tmp_path, model):
     message = refused("train", "https://example.org/data", "--out", tmp_path / "run")
-    assert message.endswith("no such folder or csv file; download what is there, and give its path")
+    assert "no such folder or csv file; download what is there, and give its path" in message
     done = invoke("predict", model, "http://example.org/x.wav")
     assert done.exit_code == 1
     assert "no such file; download what is there, and give its path" in done.stdout
