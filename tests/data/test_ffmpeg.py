@@ -605,3 +605,27 @@ def test_a_decoder_starts_no_threads(tmp_path, made, kind):
     assert len(list(Path("/proc/self/task").iterdir())) == before
     decoder.close()
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("coding", ["pcm_s16le", "pcm_u8", "pcm_s24be", "pcm_f32le", "pcm_f64be"])
+def test_of_a_pcm_layout_only_the_number_of_channels_counts(tmp_path, coding):
+    """Layouts that list their channels may end the process in PyAV."""
+    wave = np.round(np.stack([WAVE, WAVE[::-1], -WAVE, 0.5 * WAVE], axis=1) * 100) / 128
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mov") as out:
+        stream = out.add_stream(coding, rate=RATE, layout="quad")
+        frame = av.AudioFrame.from_ndarray(wave.reshape(1, -1).astype(np.float32), format="flt", layout="quad")
+        frame.sample_rate = RATE
+        for part in av.AudioResampler(format=stream.format, layout="quad", rate=RATE).resample(frame):
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    (tmp_path / "x.mov").write_bytes(buffer.getvalue())
+    descriptor = os.open(tmp_path / "x.mov", os.O_RDONLY)
+    try:
+        decoder = decoders.open_decoder(descriptor, containers.survey(descriptor))
+        found = decoder.read(len(wave) + 1)
+        assert decoder._container.streams.audio[0].codec_context.layout.name == "4.0"
+        decoder.close()
+    finally:
+        os.close(descriptor)
+    np.testing.assert_allclose(found, wave, atol=1e-6)

@@ -386,7 +386,8 @@ def _wavpack(descriptor: int, start: int, size: int) -> Survey:
         if flags & 0x800 and samples and not index:  # the first channels of the first block
             begins.append(position)
         position += 8 + length
-    other, end = another(descriptor, size, position), min(position, size)
+    other = another(descriptor, size, position)
+    end = position if other or 0 < size - position <= 4096 else size  # behind more bytes, blocks go on
     links = _ranges(begins, end) or ((Link(start, end),) if start or end < size else ())
     return Survey(links, max(0, position - size), (None, other) if other else None, exact=True)
 

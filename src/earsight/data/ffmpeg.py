@@ -7,6 +7,7 @@ decode, checksums that fail and gaps in the timestamps end it, and are named.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ Wave = npt.NDArray[np.float32]
 _TAIL = 8192  # frames beyond the promised end that can be an encoder's padding
 _BARE_AAC_BYTES = 1 << 22
 _OPUS_DELAY = 312  # frames at 48 kHz
+_PCM = re.compile(r"pcm_[usf](\d+)(le|be)?$")
+_LAYOUTS = {3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # those of so many channels by FFmpeg
 _LATE_SECONDS = 0.002  # by which rounded timestamps can err
 CUT = "its last packet is cut or damaged"
 """What `Decoder.damage` says where nothing follows."""
@@ -115,6 +118,12 @@ class FfmpegDecoder:
         if context is None:
             raise Refused("its coding is not known")
         context.thread_count = 1  # a service's decoding process may start no threads
+        if (match := _PCM.match(context.name)) and context.bit_rate and context.sample_rate:
+            # PyAV 18.1 may end the process where a layout lists its channels, also when it is asked how many there are.
+            # Only that matters, so a plain layout of so many is put in its place.
+            channels = context.bit_rate / (context.sample_rate * int(match[1]))
+            if channels in _LAYOUTS:
+                context.layout = _LAYOUTS[channels]
         self._skip, self._promised, counts, short = 0, 0, demuxer in _COUNTING, 0
         if context.name in ("ac3", "eac3"):
             counts = False  # an MP4 file counts the encoder's delay otherwise than FFmpeg leaves it out
