@@ -14,7 +14,7 @@ import soundfile
 from codings import RATE, WAVE, by_ffmpeg
 
 from earsight import library_output
-from earsight.data import audio, containers, decoders
+from earsight.data import audio, containers, decoders, ffmpeg, frames
 from earsight.errors import AudioError
 
 
@@ -267,6 +267,52 @@ TAGGED = {
 def test_tags_behind_a_sound_take_nothing_from_it(tmp_path, kind, tag):
     content = TAGGED[kind]()
     np.testing.assert_array_equal(read(tmp_path, content + TAGS[tag]), read(tmp_path, content))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "OGG", "W64", "FLAC", "WavPack", "M4A", "TTA", "AAC", "WMA", "MP3"])
+@pytest.mark.parametrize("tag", ["ID3v1", "both"])
+def test_a_tag_between_two_sounds_hides_neither(tmp_path, kind, tag):
+    content = TAGGED[kind]() if kind in TAGGED else written(format=kind)
+    both = content + TAGS[tag] + content
+    if kind == "WMA":
+        assert "part the two" in reason(tmp_path, both)
+    else:
+        assert len(read(tmp_path, both)) == 2 * len(read(tmp_path, content))
+
+
+@pytest.mark.parametrize("kind", ["M4A", "WMA"])
+def test_zeros_between_two_sounds_hide_neither(tmp_path, kind):
+    content = TAGGED[kind]()
+    both = read(tmp_path, content + bytes(3000) + content)
+    assert len(both) == pytest.approx(2 * len(read(tmp_path, content)), abs=1)
+
+
+@pytest.mark.parametrize("coding", ["pcm_f32le", "pcm_mulaw", "pcm_alaw", "pcm_s16le", "pcm_s32le"])
+def test_w64_by_ffmpeg_is_read_as_the_samples_that_it_has(tmp_path, coding):
+    """libsndfile takes its floats for integers."""
+    content = by_ffmpeg("w64", coding, sample_format={"pcm_s32le": "s32", "pcm_f32le": "flt"}.get(coding, "s16"))
+    found = read(tmp_path, content)
+    assert len(WAVE) <= len(found) < len(WAVE) + 8  # up to the next multiple of eight bytes
+    assert np.abs(found[: len(WAVE)] - WAVE).max() < (0.03 if "law" in coding else 1e-4)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("count", range(1, 9))
+def test_channels_of_an_ogg_are_in_the_order_of_all_else(tmp_path, count, subtype):
+    """libsndfile leaves those of Ogg as Vorbis has them from three on; FFmpeg has one order for all containers."""
+    times = np.arange(2 * 48000) / 48000
+    wave = np.stack([0.1 * np.sin(2 * np.pi * (80 + 200 * n) * times) for n in range(count)], axis=1)
+    content = written(wave, 48000, format="OGG", subtype=subtype)
+    (tmp_path / "x").write_bytes(content)
+    descriptor = os.open(tmp_path / "x", os.O_RDONLY)
+    other = ffmpeg.FfmpegDecoder(descriptor, frames.Link(0, len(content)), "ogg", "")
+    expected = other.read(len(wave))
+    other.close()
+    os.close(descriptor)
+    for number in range(1, count + 1):
+        found = audio.read(tmp_path / "x", sample_rate_hz=48000, channel=number)[24000:72000]
+        tones = [np.argmax(np.abs(np.fft.rfft(one))) for one in (found, expected[24000:72000, number - 1])]
+        assert tones[0] == tones[1], number
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TAGGED if kind not in ("FLAC", "MP3", "AC-3", "AAC")])

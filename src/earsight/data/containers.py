@@ -177,6 +177,7 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, Survey, 
         behind = end + (end - body) % 2
         # A second file may follow, behind chunks that belong to this one.
         following = riff_end if behind <= riff_end < size else behind
+        following = after_tags(descriptor, following, size) or following
         joined = following + 12 <= size and _starts_wav(descriptor, following)
         other = "" if joined else another(descriptor, size, end, behind, following)
         # A size of the whole that is right was written at the end, with that of the sound.
@@ -259,6 +260,7 @@ def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     """The AIFF file at ``start``, for `_in_a_row`."""
     position, form = start + 12, read_at(descriptor, 12, start)
     following = start + 8 + int.from_bytes(form[4:8], "big")
+    following = after_tags(descriptor, following, size) or following
     while position + 8 <= size:
         name, length = struct.unpack(">4sI", read_at(descriptor, 8, position))
         body = position + 8
@@ -288,11 +290,16 @@ def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
 def _w64(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     """The W64 file at ``start``, for `_in_a_row`."""
     missing = _missing_chunk(descriptor, size, start=start + 40, layout="<16sq", data=_W64_DATA, align=8)
-    behind = start + int.from_bytes(read_at(descriptor, 8, start + 16), "little")
+    end = start + int.from_bytes(read_at(descriptor, 8, start + 16), "little")
+    behind = after_tags(descriptor, end, size) or end
+    chunk = read_at(descriptor, 50, start + 40)
+    # Of WAVEFORMATEXTENSIBLE libsndfile passes over what the samples are, and takes floats for integers.
+    if chunk[:4] == b"fmt " and chunk[24:26] == b"\xfe\xff" and chunk[48:50] != b"\1\0":
+        return Survey((Link(start, size),), missing, miscounted=True), -1
     if start + 40 < behind < size and read_at(descriptor, 16, behind) == _W64_RIFF:
-        return Survey((Link(start, behind),)), behind
+        return Survey((Link(start, end),)), behind
     if start + 40 < behind and (other := another(descriptor, size, behind)):
-        return Survey((Link(start, behind),), damage=(None, other)), -1
+        return Survey((Link(start, end),), damage=(None, other)), -1
     return Survey((Link(start, size),), missing), -1
 
 
@@ -321,6 +328,7 @@ def _caf(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     """
     position, found = start + 8, Survey((Link(start, size),))
     while position + 12 <= size:
+        position = after_tags(descriptor, position, size) or position
         name, length = struct.unpack(">4sq", read_at(descriptor, 12, position))
         body = position + 12
         if name == b"caff":
@@ -374,21 +382,23 @@ def _missing_of_sphere(descriptor: int, size: int) -> int:
 
 def _wavpack(descriptor: int, start: int, size: int) -> Survey:
     """A WavPack file, block by block, or several in a row."""
-    begins, position = [], start
+    begins, ends, position = list[int](), list[int](), start
     while position + 32 <= size:
         head = read_at(descriptor, 32, position)
-        if head.startswith(b"APETAGEX"):
-            position += 32 + int.from_bytes(head[12:16], "little")
-            continue
         if head[:4] != b"wvpk":
-            break
+            if (behind := after_tags(descriptor, position, size)) <= position:
+                break
+            ends, position = [*ends, position], behind
+            continue
         length, index, samples, flags = struct.unpack("<I8xIII", head[4:28])
         if flags & 0x800 and samples and not index:  # the first channels of the first block
+            ends += [position] if len(ends) < len(begins) else []
             begins.append(position)
         position += 8 + length
     other = another(descriptor, size, position)
     end = position if other or 0 < size - position <= 4096 else size  # behind more bytes, blocks go on
-    links = _ranges(begins, end) or ((Link(start, end),) if start or end < size else ())
+    links = tuple(Link(*one) for one in zip(begins, [*ends[: len(begins) - 1], end], strict=True))
+    links = links if len(links) > 1 or start or end < size else ()
     return Survey(links, max(0, position - size), (None, other) if other else None, exact=True)
 
 
@@ -423,7 +433,7 @@ def _ogg(descriptor: int, size: int) -> Survey:
     opening, rate, delay, seconds, done = False, 0, 0, 0.0, 0.0
     end = 0
     for page in _pages(descriptor, size):
-        if page.begin > end or not page.whole:
+        if page.begin > max(end, after_tags(descriptor, end, size) if page.begin > end else 0) or not page.whole:
             return Survey(_ranges(begins, size), damage=(done + seconds, "a damaged page"))
         if page.end > size:
             return Survey(_ranges(begins, size), missing=page.end - size, exact=True)

@@ -32,6 +32,10 @@ _UNCOUNTED = 1 << 48  # libsndfile gives a number beyond where a header does not
 _LONGEST_OF_BYTE = 8192  # sample frames: those of the longest packet of Vorbis
 _STEP = 256  # frames at a time where a damaged place is looked for
 _PRETENDED = 1 << 40
+_ORDERS = {
+    3: [0, 2, 1], 5: [0, 2, 1, 3, 4], 6: [0, 2, 1, 5, 3, 4], 7: [0, 2, 1, 6, 5, 3, 4], 8: [0, 2, 1, 7, 5, 6, 3, 4]
+}  # fmt: skip
+"""Where the channels of WAV's order stand in that of Vorbis, by their number (Vorbis I, section 4.3.9)."""
 EXTRA_EXTENSIONS = frozenset(
     {".m4a", ".m4b", ".mp4", ".3gp", ".3ga", ".aac", ".amr", ".awb", ".webm", ".mka", ".weba", ".wma", ".wv", ".ape"}
     | {".tta", ".mpc", ".ac3", ".eac3", ".dts", ".dsf", ".dff", ".tak", ".spx", ".mkv", ".mov", ".avi"}
@@ -137,6 +141,8 @@ class _Sndfile:
         # What FFmpeg joined of Ogg ends at a time beyond any that its bytes could hold: nothing tells its length.
         most = min(_UNCOUNTED, _LONGEST_OF_BYTE * size) if self.format == "OGG" else _UNCOUNTED
         self.frames = link.frames if link.frames is not None else int(file.frames) if file.frames < most else 0
+        # From three channels on libsndfile leaves those of Ogg in Vorbis' order; all else has WAV's.
+        self._order = _ORDERS.get(self.channels) if self.coding in ("VORBIS", "OPUS") else None
         self._at = 0
         self._rest: Decoder | None = None
 
@@ -186,7 +192,7 @@ class _Sndfile:
                 damage = CUT
             self.damage = damage
         self._at += got
-        return block[:got]
+        return block[:got, self._order] if self._order else block[:got]
 
     def _by_ffmpeg(self) -> Decoder | None:
         """FFmpeg at the next frame, for an Ogg: libsndfile refuses the last page of some Opus files that are whole."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import replace
 
-from earsight.data.frames import Link, Survey, another
+from earsight.data.frames import Link, Survey, after_tags, another
 from earsight.portable import read_at
 
 _CHUNK = 1 << 20
@@ -43,10 +43,18 @@ def _boxes(descriptor: int, size: int) -> Survey:
     """An MP4 file, or several in a row, by its boxes: the last one's end lies beyond the file's where it was cut."""
     position, last, begins, indexes = 0, 0, list[int](), 0
     while position + 8 <= size:
+        position = after_tags(descriptor, position, size) or position
         head = read_at(descriptor, 16, position)
         length, name = int.from_bytes(head[:4], "big"), head[4:8]
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:16], "big")
+        if head[:8] == bytes(8):  # what fills a sector, before another file
+            held = read_at(descriptor, _CHUNK, position)
+            at = held.find(b"ftyp") - 4
+            if at < 0 or held[:at].strip(b"\0"):
+                break
+            position += at
+            continue
         if length == 0:  # to the end
             break
         if length < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in name):
@@ -169,7 +177,11 @@ def _asf(descriptor: int, size: int) -> Survey:
     """A WMA file, or several in a row, by its data object, which is packets of one length that begin alike."""
     position, packet, live, begins, found = 0, 0, False, list[int](), Survey()
     while position + 24 <= size and found.damage is None:
+        position = after_tags(descriptor, position, size) or position
         name, length = struct.unpack("<16sQ", read_at(descriptor, 24, position))
+        if name == bytes(16) and begins and (held := read_at(descriptor, _CHUNK, position).lstrip(b"\0")):
+            position = min(position + _CHUNK, size) - len(held)
+            continue
         if name == _ASF_HEADER:
             begins.append(position)
             head = read_at(descriptor, min(length, _CHUNK), position)
