@@ -287,9 +287,24 @@ def test_zeros_between_two_sounds_hide_neither(tmp_path, kind):
     assert len(both) == pytest.approx(2 * len(read(tmp_path, content)), abs=1)
 
 
+def test_w64_of_three_channels_by_ffmpeg_is_read_as_the_floats_that_it_has(tmp_path):
+    """Only beyond two channels FFmpeg 8.1 writes the format whose kind of samples libsndfile passes over."""
+    wave = np.stack([WAVE, WAVE[::-1], -WAVE], axis=1)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="w64") as out:
+        stream = out.add_stream("pcm_f32le", rate=RATE, layout="3.0")
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave).reshape(1, -1), format="flt", layout="3.0")
+        frame.sample_rate = RATE
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    (tmp_path / "x").write_bytes(buffer.getvalue())
+    for number in range(3):
+        found = audio.read(tmp_path / "x", sample_rate_hz=RATE, channel=number + 1)
+        np.testing.assert_array_equal(found[: len(WAVE)], wave[:, number])
+
+
 @pytest.mark.parametrize("coding", ["pcm_f32le", "pcm_mulaw", "pcm_alaw", "pcm_s16le", "pcm_s32le"])
 def test_w64_by_ffmpeg_is_read_as_the_samples_that_it_has(tmp_path, coding):
-    """libsndfile takes its floats for integers."""
     content = by_ffmpeg("w64", coding, sample_format={"pcm_s32le": "s32", "pcm_f32le": "flt"}.get(coding, "s16"))
     found = read(tmp_path, content)
     assert len(WAVE) <= len(found) < len(WAVE) + 8  # up to the next multiple of eight bytes
