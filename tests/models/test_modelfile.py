@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from earsight.errors import EarsightError, ModelError
+from earsight.models import modelfile
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
 from earsight.models.modelfile import FORMAT_VERSION, _digest, load, load_card, load_probe, save
@@ -203,6 +204,28 @@ def test_others_may_read_what_the_umask_allows(saved):
     mask = os.umask(0)
     os.umask(mask)
     assert saved.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_seconds_are_those_of_the_products_that_are_counted(saved, monkeypatch):
+    """VGG's are no upper bound: DaViT-giant has twelve times as many for a cell of a spectrogram."""
+    network, found = build("test_resnet", classes=len(CLASSES), weights="none").eval(), []
+
+    def count(module, _, out):
+        weight = module.weight
+        found.append(weight[0].numel() * out.numel())
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, 128, 250))
+    assert modelfile._products(_card(), [empty_model(_card().recipe, classes=len(CLASSES))]) == sum(found)
+    load(saved)  # of so few cells none are counted
+    monkeypatch.setattr("earsight.models.modelfile._FEW_CELLS", 0)
+    load(saved)
+    monkeypatch.setattr("earsight.models.modelfile._products", lambda card, networks: 300 * 20e9)
+    with pytest.raises(ModelError, match=r"asks for 30\d seconds to load it and answer once; .* may ask for 120"):
+        load(saved)
 
 
 def test_places_that_cannot_be_written(tmp_path):

@@ -256,8 +256,11 @@ class ModelCard:
                 raise ModelError(f"model card: member {number} is an ensemble itself; give its members instead")
 
 
-def check_budget(card: ModelCard) -> None:
-    """Raise `ModelError` if a card asks for more than `BUDGET`, before anything is built."""
+def check_budget(card: ModelCard, *, products: float | None = None) -> None:
+    """Raise `ModelError` if a card asks for more than `BUDGET`, before anything is built.
+
+    ``products`` are the multiplications of one pass through its networks, where they were counted.
+    """
     given = os.environ.get(BUDGET_VARIABLE, "1")
     try:
         factor = float(given)
@@ -265,7 +268,7 @@ def check_budget(card: ModelCard) -> None:
         factor = 0.0
     if not factor > 0:
         raise ModelError(f"{BUDGET_VARIABLE} is {given!r}; expected how many times the budget is given, such as 4")
-    found = _asked(card.recipe.features, members=len(card.members))
+    found = _asked(card.recipe.features, members=len(card.members), products=products)
     for what, most in BUDGET.items():
         if found[what] > most * factor:
             enough = math.ceil(min(found[what] / most, 1e12))
@@ -275,12 +278,12 @@ def check_budget(card: ModelCard) -> None:
             )
 
 
-def _asked(features: Features, *, members: int) -> dict[str, float]:
-    """What a card asks for of each limit in `BUDGET`; bytes and seconds are upper bounds but for the largest networks.
+def _asked(features: Features, *, members: int, products: float | None) -> dict[str, float]:
+    """What a card asks for of each limit in `BUDGET`; bytes are upper bounds but for the largest networks.
 
     Bytes to load are those of the front end, for tensors are as large as the file. Seconds are operations by stated
     rates: of the banks, their interpolation from shorter FFTs, the resizes, one clip's STFTs and one pass through as
-    many VGGs as it has networks.
+    many VGGs as it has networks, where their products were not counted.
     """
     rate, samples, bands, frames = features.rate, features.samples, features.bands, features.columns
     points, windows = features.fft_ms * rate / 1000, len(features.hops_ms)
@@ -290,7 +293,8 @@ def _asked(features: Features, *, members: int) -> dict[str, float]:
     resize = 16 * most * frames + 4096 * (most + frames)
     clip = 28 * (samples + points) + 12 * bands * everything + 4 * _VALUES * bands * frames
     steps = bins * (200 * bands + 6000 * windows) + everything * (4 * most + 10 * frames + 30 * points)
-    products = bands * everything * (bins + frames) + max(1, members) * _PRODUCTS * bands * frames
+    networks = max(1, members) * _PRODUCTS * bands * frames if products is None else products
+    products = bands * everything * (bins + frames) + networks
     asked = (
         *(members, samples / rate, points, max(most, frames), points * everything),
         *(banks + resize, _CLIPS * clip),

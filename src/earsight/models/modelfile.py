@@ -36,6 +36,7 @@ FORMAT_VERSION = 1
 _KEY = "earsight"
 _PREFIX = "model."
 _STATISTICS = "reference."
+_FEW_CELLS = 400_000  # of all spectrograms: the largest of timm's networks stay within the seconds of the budget
 TOLERANCE = 0.01
 """Allowed error of the probe's logits, as a share of the difference between the highest and the lowest."""
 
@@ -118,6 +119,12 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
             f"{path}: {len(wrong)} of its weights do not fit {name} with {len(card.classes)} classes "
             f"({', '.join(first)}); it was saved from another model or by another timm: train it again"
         )
+    cells = card.recipe.features.bands * card.recipe.features.columns
+    if cells * len(networks) > _FEW_CELLS:
+        try:
+            check_budget(card, products=_products(card, networks))
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
     model = _filled(card, networks, tensors)
     _attach_all(path, model, found, classes=len(card.classes))
     _check_finite(tensors | found, where=str(path))
@@ -221,6 +228,26 @@ def _compared(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[list[nn.M
         if wrong:
             return networks, sorted(wrong + [key for key in left if key.startswith(prefix)])
     return networks, sorted(left)
+
+
+def _products(card: ModelCard, networks: Sequence[nn.Module]) -> float:
+    """Multiplications of one pass through a card's networks, which are on the ``meta`` device."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    features = card.recipe.features
+    spectrogram = torch.zeros(1, 3, features.bands, features.columns, device="meta")
+    found: dict[str, float] = {}
+    names = [one.recipe.backbone.name for one in card.members or (card,)]
+    for name, network in zip(names, networks, strict=True):
+        if name not in found:
+            try:
+                with FlopCounterMode(display=False) as counter, torch.inference_mode():
+                    network.eval()(spectrogram)
+            except (RuntimeError, AssertionError, NotImplementedError) as error:
+                size = f"{features.bands} x {features.columns}"
+                raise ModelError(f"{name} cannot be run on spectrograms of {size} ({one_line(error)})") from error
+            found[name] = counter.get_total_flops() / 2  # each is a product and a sum
+    return sum(found[name] for name in names)
 
 
 def _filled(card: ModelCard, networks: Sequence[nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:
