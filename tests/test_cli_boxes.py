@@ -62,7 +62,7 @@ def test_every_rule_is_printed_and_the_run_says_how_to_open_the_data_again(made,
     found = run(["train", *words, "--hop", "0.5", "--out", str(tmp_path / "run"), *TINY])
     said = " ".join(found.output.split())
     for part in (
-        "boxes: 32 of 3 labels in 4 recordings of 0.0222 h",
+        "boxes: 32 with 3 labels in 4 recordings of 0.0222 h",
         "windows of 1 s, one every 0.5 s (--window-seconds, --hop)",
         "a window has a label if it holds 0.5 of a box",
         "background by --complete",

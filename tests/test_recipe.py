@@ -101,6 +101,7 @@ def test_later_overrides_win():
         ("training.epoch=3", ["training.epoch", "did you mean 'epochs'"]),
         ("trainin.epochs=3", ["trainin", "did you mean 'training'"]),
         ("training.epochs.x=3", ["training.epochs.x", "no such field"]),
+        ("epochs=3", ["epochs: no such field; did you mean 'training.epochs'?"]),
         ("training.epochs", ["overrides training.epochs", "section.field=value"]),
         ("=3", ["overrides =3", "section.field=value"]),
         ("training.epochs=ten", ["training.epochs", "integer", "'ten'"]),

@@ -530,9 +530,14 @@ def _explain(kind: type[_Section], item: Any) -> str:
     return f"recipe: {where + ': ' if where else ''}{item['msg'].removeprefix('Value error, ')}{found}"
 
 
+def _fields_of(field: Any) -> Mapping[str, Any]:
+    return getattr(field.annotation, "model_fields", {})
+
+
 def _unknown(path: str, name: str, known: Any) -> str:
     names = [str(key) for key in known] if isinstance(known, Mapping) else []
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    homes = [f"{one}.{name}" for one, field in Recipe.model_fields.items() if name in _fields_of(field)]
+    near = homes[:1] if "." not in path and homes else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}" if names else ""
     return f"recipe: {path}: no such field{hint}"
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from scipy.special import softmax
 
-from earsight.calibration.calibrate import REPORT, calibrate_run, calibrated_trials, wanted_before
+from earsight.calibration.calibrate import REPORT, _missed, calibrate_run, calibrated_trials, wanted_before
 from earsight.calibration.fit import Wanted, fit_calibration
 from earsight.data.layouts import open_dataset
 from earsight.ensembles.build import make_ensemble
@@ -307,3 +307,11 @@ def test_a_file_holds_what_it_says_and_no_more(run):
         tree = json.loads(file.metadata()["earsight"])["card"]
     assert sorted(ours) == ["reference.0.directions", "reference.0.means", "reference.0.variances"]
     assert set(tree["calibration"]) == {"unknown", "sets", "clips", "folds", "own_held_out"}
+
+
+def test_classes_that_do_not_reach_the_precision_are_named():
+    models = [{"thresholds": {"dog": {"reached": reached}, "rain": {"reached": 0.95}}} for reached in (0.8, 0.5)]
+    wanted = Wanted(threshold_rule="precision=0.9")
+    assert _missed(models, wanted) == ["No threshold reaches precision=0.9 for dog (0.50): theirs come nearest."]
+    assert _missed(models, Wanted(threshold_rule="best-f1")) == []
+    assert _missed([{}], wanted) == []

@@ -228,3 +228,15 @@ def test_nothing_is_said_of_what_is_heard_whole(model, tmp_path):
     tone = 0.1 * np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE)
     soundfile.write(tmp_path / "a.wav", np.stack([tone, tone], axis=1), RATE)
     assert "note:" not in invoke("predict", model, tmp_path / "a.wav").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("a.csv", "csv"), ("a.JSONL", "jsonl"), ("a.json", "jsonl"), ("a.txt", "text")]
+)
+def test_rows_have_the_format_that_the_files_ending_names(model, sounds, tmp_path, name, form):
+    ask = ("predict", model, sounds, "--out")
+    invoke(*ask, tmp_path / name)
+    invoke(*ask, tmp_path / "wanted.out", "--format", form)
+    assert (tmp_path / name).read_text() == (tmp_path / "wanted.out").read_text()
+    invoke(*ask, tmp_path / f"b{name}", "--format", "text")
+    assert (tmp_path / f"b{name}").read_text().count("\t") >= 3

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -348,7 +349,7 @@ def test_missing_directory_and_pipe(tmp_path):
         load(tmp_path / "missing.safetensors")
     with pytest.raises(ModelError, match="cannot be read"):
         load(tmp_path / "missing\0")
-    with pytest.raises(ModelError, match="is a directory"):
+    with pytest.raises(ModelError, match=r"is a directory; expected a weights file such as model\.safetensors"):
         load(tmp_path)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -660,3 +661,14 @@ def test_random_bytes_are_refused(tmp_path, data, framed):
     for read in (load, load_card):
         with pytest.raises(ModelError):
             read(path)
+
+
+def test_a_run_folder_and_an_onnx_file_are_told_from_damage(saved, tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(ModelError, match=f"is a directory; name the file in it, {re.escape(str(path))}"):
+        load(tmp_path)
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x08\x12\x07pytorch" + bytes(100))
+    with pytest.raises(
+        ModelError, match=r"is an ONNX file, by its name; examples/onnx_predict\.py shows how to run it"
+    ):
+        load(tmp_path / "model.onnx")

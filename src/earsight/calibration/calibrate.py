@@ -8,7 +8,7 @@ only one fold was held out, its clips calibrate, and every figure is marked opti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,22 @@ def calibrate_run(
         "figures": fit.figures(calibrated, trials, wanted=wanted, clip_seconds=_clip_seconds(run, trials)),
         "optimistic": alone or chosen,
         "models": models,
-        "notes": _notes(fitted, wanted, alone=alone, chosen=chosen),
+        "notes": _notes(fitted, wanted, alone=alone, chosen=chosen) + _missed(models, wanted),
     }
     write_state(run / REPORT, result, indent=2)
     return result
+
+
+def _missed(models: Sequence[Mapping[str, Any]], wanted: Wanted) -> list[str]:
+    """A note on the classes whose thresholds do not reach the precision that was asked for."""
+    rule = wanted.rule(several=True)
+    least: dict[str, float] = {}
+    for name, found in (pair for model in models for pair in model.get("thresholds", {}).items()):
+        if rule and rule.name == "precision" and found["reached"] < rule.value:
+            least[name] = min(found["reached"], least.get(name, 1.0))
+    shown = ", ".join(f"{name} ({reached:.2f})" for name, reached in list(least.items())[:5])
+    more = ", ..." if len(least) > 5 else ""
+    return [f"No threshold reaches {rule.text} for {shown}{more}: theirs come nearest."] if rule and least else []
 
 
 def wanted_before(run: Path) -> Wanted:

@@ -78,14 +78,15 @@ class Wanted:
         return self.to is not None and (self.to.is_dir() or (not self.to.exists() and not self.to.suffix))
 
 
-def form_of(name: str, *, json_output: bool, csv_output: bool) -> str:
-    """The format of the rows from the three options that name one."""
+def form_of(name: str, *, json_output: bool, csv_output: bool, to: Path | None = None) -> str:
+    """The format of the rows from the three options that name one, else from the ending of the file that they go to."""
     chosen = {
-        form for form, is_chosen in (("jsonl", json_output), ("csv", csv_output), (name, name != "text")) if is_chosen
+        form for form, is_chosen in (("jsonl", json_output), ("csv", csv_output), (name, name != "auto")) if is_chosen
     }
     if len(chosen) > 1:
         raise EarsightError("--json, --csv and --format name different forms: choose one")
-    wanted = next(iter(chosen), "text")
+    ending = to.suffix.lower() if to else ""
+    wanted = next(iter(chosen), {".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}.get(ending, "text"))
     if wanted not in FORMATS:
         raise EarsightError(f"--format {wanted}: expected one of {', '.join(FORMATS)}")
     return wanted
@@ -335,7 +336,8 @@ FormName = Annotated[
     str,
     typer.Option(
         "--format",
-        help=f"{', '.join(_FOR_ALL)}; with --hop also {' or '.join(_OF_TIMES)}.",
+        help=f"auto (by the ending of --out, else text), {', '.join(_FOR_ALL)}; "
+        f"with --hop also {' or '.join(_OF_TIMES)}.",
         autocompletion=options.one_of(lambda: FORMATS),
     ),
 ]
@@ -367,7 +369,7 @@ def predict(
     sounds: Sounds,
     *,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 1,
-    form: FormName = "text",
+    form: FormName = "auto",
     json_output: Annotated[bool, typer.Option("--json", help="As --format jsonl.")] = False,
     csv_output: Annotated[bool, typer.Option("--csv", help="As --format csv.")] = False,
     hop: Annotated[
@@ -405,7 +407,7 @@ def predict(
     wanted = Wanted(
         model=model,
         sounds=sounds,
-        form=form_of(form, json_output=json_output, csv_output=csv_output),
+        form=form_of(form, json_output=json_output, csv_output=csv_output, to=to),
         rows=rows,
         top=top,
         hop_seconds=hop,

@@ -225,8 +225,9 @@ def _counts(boxes: Boxes) -> list[str]:
             "limit what the network gets)"
         ]
     return [
-        f"boxes: {len(lengths)} of {counted(len(boxes.labels), 'label')} in {counted(len(boxes.seconds), 'recording')} "
-        f"of {hours:.3g} h; {lengths.min():.2g} to {lengths.max():.2g} s long, median {np.median(lengths):.2g} s",
+        f"boxes: {len(lengths)} with {counted(len(boxes.labels), 'label')} in "
+        f"{counted(len(boxes.seconds), 'recording')} of {hours:.3g} h; {lengths.min():.2g} to {lengths.max():.2g} s "
+        f"long, median {np.median(lengths):.2g} s",
         *band,
     ]
 

@@ -466,7 +466,9 @@ def _balance(dataset: Dataset) -> list[Finding]:
         text = f"fewer than {FEW_CLIPS} clips in {names}: expect wide intervals"
         fewest = min(len({clip.group for clip in dataset.clips if clip.label == label}) for label in few)
         # Rare ones of several labels are learnt where they can be, whatever the folds.
+        severity: Severity = "warning"
         if dataset.fold_numbers == (0,) and fewest < USUAL_FOLDS and not dataset.several:
             text += f", and give crossval --splits {fewest}" if fewest > 1 else "; 1 source is too few to hold one out"
-        findings.append(Finding("few", "warning", (), text))
+            severity = "warning" if fewest > 1 else "error"  # `train` refuses it
+        findings.append(Finding("few", severity, (), text))
     return findings

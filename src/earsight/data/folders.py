@@ -36,10 +36,10 @@ PART_LISTS = {"testing_list.txt": TEST, "validation_list.txt": VALIDATION}
 METADATA = ("metadata.csv", "metadata.jsonl")
 BY_NAME = "--label-from '{label}_{group}_{n}' takes them from names such as dog_anna_12.wav"
 _COMPANIONS = re.compile(
-    r"\.(bib|cff|cfg|csv|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|lab|log|md|ods|pdf|png|py|rst|sh|svg|textgrid|toml|"
-    r"tsv|txt|webp|xlsx?|xml|ya?ml)"
+    r"\.(bib|cff|cfg|csv|docx?|gif|html?|ini|ipynb|jpe?g|js|jsonl?|lab|log|md|np[yz]|ods|onnx|pdf|png|pth?|py|rst|"
+    r"safetensors|sh|svg|textgrid|toml|tsv|txt|webp|xlsx?|xml|ya?ml)"
 )
-"""Endings of what lies beside sounds and nobody takes for one: tables, texts, images, programs."""
+"""Endings of what lies beside sounds and nobody takes for one: tables, texts, images, programs, models."""
 _PART_LIKE = re.compile(
     "(tra?(in(ing)?)?|te?st(ing)?|te|va(l(id(ation)?)?)?|dev(el)?|eval(uation)?|hold?out|held?out|unseen|fold|cv|split|part|"
     "(sub)?set)(set|split|data|part|fold|audio)?s?"

@@ -218,7 +218,13 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle", "other"]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ModelError(f"{path}: is a directory; expected a weights file such as model.safetensors")
+            inside = path / "model.safetensors"
+            way = (
+                f"name the file in it, {inside}"
+                if inside.is_file()
+                else f"expected a weights file such as {inside.name}"
+            )
+            raise ModelError(f"{path}: is a directory; {way}")
         if not stat.S_ISREG(status.st_mode):
             raise ModelError(f"{path}: is a pipe or a device; expected a regular file such as model.safetensors")
         with path.open("rb") as file:
@@ -238,6 +244,9 @@ def file_kind(path: Path) -> Literal["safetensors", "pickle", "other"]:
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file: ``__metadata__`` and, for each tensor, dtype, shape and data_offsets."""
     if file_kind(path) != "safetensors":
+        if path.suffix.lower() == ".onnx":
+            way = "examples/onnx_predict.py shows how to run it; give the model file that it was exported from"
+            raise ModelError(f"{path}: is an ONNX file, by its name; {way}")
         raise ModelError(f"{path}: is not a safetensors file, or it is damaged; copy or train the model again")
     with path.open("rb") as file:
         size = path.stat().st_size

@@ -102,7 +102,7 @@ def _held_out(run: RunRead) -> str:
     part = run.summary["dataset"].get("held_out")
     if not part:
         return ", ".join(map(str, run.folds))
-    return "none: the data set's test part" if part["kind"] == "test" else f"none: a drawn part, seed {part['seed']}"
+    return "the data set's test part" if part["kind"] == "test" else f"a part drawn by seed {part['seed']}"
 
 
 def classes_section(run: RunRead, *, key: str) -> dict[str, Any]:

@@ -266,7 +266,7 @@ def print_evaluation(result: dict[str, Any], *, console: Console) -> None:
         return
     rows = [
         {"class": row["name"], "clips": row["clips"]}
-        | {f"{score} %": percent(row[score]) for score in ("precision", "recall")}
+        | {f"{score} %": percent(row[score]) if row["clips"] else "-" for score in ("precision", "recall")}
         for row in result["classes"]
     ]
     print_rows(rows, console=console)
