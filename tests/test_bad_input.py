@@ -97,6 +97,14 @@ def test_a_path_that_is_not_there(tmp_path, model, verb):
     assert not (tmp_path / "run").exists()
 
 
+def test_check_calls_an_error_what_train_refuses(tmp_path):
+    data = write_sounds(tmp_path / "sounds", dogs=1)
+    assert "2 sources are needed" in refused(*train(data))
+    done = invoke("check", data)
+    assert done.exit_code == 2, done.output
+    assert "1 source is too few to hold one out" in " ".join(done.output.split())
+
+
 def test_an_address_is_to_be_downloaded(tmp_path, model):
     message = refused("train", "https://example.org/data", "--out", tmp_path / "run")
     assert "no such folder or csv file; download what is there, and give its path" in message

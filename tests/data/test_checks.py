@@ -148,13 +148,6 @@ def test_imbalance_and_few(tmp_path):
     assert "'b' (2)" in report.findings[1].text
 
 
-def test_a_class_that_cannot_be_held_out_is_an_error_as_train_has_it(tmp_path):
-    rows = [("a", 0, f"g{n}", noise(n)) for n in range(6)]
-    report = check_dataset(dataset(tmp_path, [*rows, ("b", 0, "x", noise(50))]))
-    (few,) = (finding for finding in report.findings if finding.kind == "few")
-    assert (few.severity, "1 source is too few to hold one out" in few.text) == ("error", True)
-
-
 def test_labels_with_braces_are_words(tmp_path):
     rows = [*good(), ("{n}", 1, "x", noise(0)), ("{n}", 2, "y", noise(52))]
     texts = [finding.text for finding in check_dataset(dataset(tmp_path, rows)).findings]
