@@ -262,10 +262,10 @@ TAGGED = {
 }
 
 
-@pytest.mark.parametrize("kind", TAGGED)
+@pytest.mark.parametrize("kind", [*TAGGED, "WAV", "AIFF", "W64", "AU", "CAF", "OGG"])
 @pytest.mark.parametrize("tag", TAGS)
 def test_tags_behind_a_sound_take_nothing_from_it(tmp_path, kind, tag):
-    content = TAGGED[kind]()
+    content = TAGGED[kind]() if kind in TAGGED else written(format=kind)
     np.testing.assert_array_equal(read(tmp_path, content + TAGS[tag]), read(tmp_path, content))
 
 
@@ -301,6 +301,8 @@ def test_w64_of_three_channels_by_ffmpeg_is_read_as_the_floats_that_it_has(tmp_p
     for number in range(3):
         found = audio.read(tmp_path / "x", sample_rate_hz=RATE, channel=number + 1)
         np.testing.assert_array_equal(found[: len(WAVE)], wave[:, number])
+    (tmp_path / "x").write_bytes(2 * buffer.getvalue())
+    assert len(audio.read(tmp_path / "x", sample_rate_hz=RATE)) == 2 * len(found)
 
 
 @pytest.mark.parametrize("coding", ["pcm_f32le", "pcm_mulaw", "pcm_alaw", "pcm_s16le", "pcm_s32le"])
@@ -337,16 +339,44 @@ def test_another_file_behind_what_ffmpeg_reads_is_named(tmp_path, kind, tag):
     assert "behind its sound begins a file of another kind, MP3: part the two" in reason(tmp_path, content + mp3())
 
 
-@pytest.mark.parametrize("kind", ["M4A", "WMA", "TTA"])
-@pytest.mark.parametrize("first", ["WAV", "MP3", "FLAC", "WavPack"])
+@pytest.mark.parametrize("kind", ["M4A", "WMA", "TTA", "AAC", "AC-3", "MPEG-TS"])
+@pytest.mark.parametrize("first", ["WAV", "AIFF", "AU", "CAF", "W64", "MP3", "FLAC", "WavPack"])
 def test_what_ffmpeg_reads_behind_another_sound_is_named(tmp_path, first, kind):
-    content = (TAGGED[first]() if first in TAGGED else written(format=first)) + TAGGED[kind]()
+    second = by_ffmpeg("mpegts", "aac") if kind == "MPEG-TS" else TAGGED[kind]()
+    content = (TAGGED[first]() if first in TAGGED else written(format=first)) + second
     assert f"behind its sound begins a file of another kind, {kind}: part the two" in reason(tmp_path, content)
 
 
 @pytest.mark.parametrize("kind", ["AC-3", "AAC"])
 def test_an_mp3_behind_frames_of_another_kind_is_not_heard_alone(tmp_path, kind):
     assert "bytes before its first frame that are none" in reason(tmp_path, TAGGED[kind]() + mp3())
+
+
+def test_mp3_behind_a_tag_of_ape(tmp_path):
+    content = mp3()
+    np.testing.assert_array_equal(read(tmp_path, TAGS["APEv2"] + content), read(tmp_path, content))
+
+
+def copied(content, container, packets):
+    """Some packets of a file, as FFmpeg copies them without coding them anew."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(buffer, "w", format=container) as out:
+        stream = out.add_stream_from_template(source.streams.audio[0])
+        for packet in [packet for packet in source.demux(audio=0) if packet.dts is not None][packets]:
+            packet.stream = stream
+            out.mux(packet)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("container", "codec"), [("wv", "wavpack"), ("flac", "flac")])
+def test_a_piece_from_the_middle_is_whole(tmp_path, container, codec):
+    content = by_ffmpeg(container, codec, sample_format="s16p" if codec == "wavpack" else "s16")
+    whole, piece = read(tmp_path, content), copied(content, container, slice(1, 3))
+    found = read(tmp_path, piece)
+    at = offset(np.concatenate([np.zeros(len(whole) - len(found), np.float32), found]), whole)
+    assert 0 < len(found) < len(whole)
+    begin = len(whole) - len(found) - at
+    np.testing.assert_array_equal(found, whole[begin : begin + len(found)])
 
 
 def test_wavpack_behind_a_tag(tmp_path):
@@ -394,6 +424,8 @@ def test_flacs_whose_frames_ffmpeg_joined_are_heard_whole(tmp_path, lengths):
     np.testing.assert_array_equal(read(tmp_path, joined), noise / np.float32(32768))
     assert audio.info(tmp_path / "x").seconds == pytest.approx(len(noise) / RATE)
     assert reason(tmp_path, joined[:-5]).startswith("truncated")
+    plain = np.concatenate([read(tmp_path, one) for one in contents])
+    np.testing.assert_array_equal(read(tmp_path, b"".join(contents)), plain)
 
 
 @pytest.mark.parametrize(("subtype", "channels"), [("PCM_16", 1), ("PCM_24", 2), ("FLOAT", 1), ("PCM_U8", 2)])

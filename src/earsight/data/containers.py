@@ -104,7 +104,8 @@ def survey(descriptor: int) -> Survey:
         return _in_a_row(descriptor, 0, size, _au)
     end = before_tags(descriptor, size)
     found = _coded(descriptor, head, start, end)
-    return found if end == size or found.links else replace(found, links=(Link(0, end),))
+    begin = start if read_at(descriptor, 8, 0) == b"APETAGEX" else 0
+    return found if (end == size and not begin) or found.links else replace(found, links=(Link(begin, end),))
 
 
 def _coded(descriptor: int, head: bytes, start: int, size: int) -> Survey:
@@ -249,11 +250,12 @@ def _missing_chunk(descriptor: int, size: int, *, start: int, layout: str, data:
 
 def _in_a_row(descriptor: int, start: int, size: int, one: Callable[..., tuple[Survey, int]]) -> Survey:
     """A file, or several in a row: ``one`` surveys that at a place, and says where another begins behind, else -1."""
-    links, following = list[Link](), start
+    links, following, miscounted = list[Link](), start, False
     while following >= 0:
         found, following = one(descriptor, following, size)
-        links += found.links
-    return replace(found, links=tuple(links) if len(links) > 1 or links[0].head or links[0].end < size else ())
+        links, miscounted = [*links, *found.links], miscounted or found.miscounted
+    plain = len(links) == 1 and not links[0].head and links[0].end == size
+    return replace(found, links=() if plain else tuple(links), miscounted=miscounted)
 
 
 def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
@@ -294,18 +296,18 @@ def _w64(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     behind = after_tags(descriptor, end, size) or end
     chunk = read_at(descriptor, 50, start + 40)
     # Of WAVEFORMATEXTENSIBLE libsndfile passes over what the samples are, and takes floats for integers.
-    if chunk[:4] == b"fmt " and chunk[24:26] == b"\xfe\xff" and chunk[48:50] != b"\1\0":
-        return Survey((Link(start, size),), missing, miscounted=True), -1
+    odd = chunk[:4] == b"fmt " and chunk[24:26] == b"\xfe\xff" and chunk[48:50] != b"\1\0"
     if start + 40 < behind < size and read_at(descriptor, 16, behind) == _W64_RIFF:
-        return Survey((Link(start, end),)), behind
+        return Survey((Link(start, end),), miscounted=odd), behind
     if start + 40 < behind and (other := another(descriptor, size, behind)):
-        return Survey((Link(start, end),), damage=(None, other)), -1
-    return Survey((Link(start, size),), missing), -1
+        return Survey((Link(start, end),), damage=(None, other), miscounted=odd), -1
+    last = end if start + 40 < end < before_tags(descriptor, size) + 1 <= size else size
+    return Survey((Link(start, last),), missing, miscounted=odd), -1
 
 
 def _au(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     """The AU file at ``start``, for `_in_a_row`."""
-    head = read_at(descriptor, 24, start)
+    head, size = read_at(descriptor, 24, start), before_tags(descriptor, size)
     order = ">" if head[:4] == b".snd" else "<"
     offset, length = struct.unpack(order + "II", head[4:12])
     end = start + offset + length
@@ -326,6 +328,7 @@ def _caf(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
 
     A data chunk of length -1, which libsndfile refuses, or with sound behind it goes to the end.
     """
+    size = before_tags(descriptor, size)
     position, found = start + 8, Survey((Link(start, size),))
     while position + 12 <= size:
         position = after_tags(descriptor, position, size) or position
@@ -397,6 +400,7 @@ def _wavpack(descriptor: int, start: int, size: int) -> Survey:
         position += 8 + length
     other = another(descriptor, size, position)
     end = position if other or 0 < size - position <= 4096 else size  # behind more bytes, blocks go on
+    begins = begins or [start]  # a piece of a longer one
     links = tuple(Link(*one) for one in zip(begins, [*ends[: len(begins) - 1], end], strict=True))
     links = links if len(links) > 1 or start or end < size else ()
     return Survey(links, max(0, position - size), (None, other) if other else None, exact=True)

@@ -85,9 +85,12 @@ def demuxer_of(head: bytes) -> str | None:
 
 
 class FfmpegDecoder:
-    """FFmpeg's decoders, by PyAV; the first stream with sound is read."""
+    """FFmpeg's decoders, by PyAV; the first stream with sound is read.
 
-    def __init__(self, descriptor: int, link: Link, demuxer: str, detail: str) -> None:
+    ``joined``: frames of several FLACs, so that the length in the header is that of one.
+    """
+
+    def __init__(self, descriptor: int, link: Link, demuxer: str, detail: str, *, joined: bool = False) -> None:
         import av
 
         self._error = av.error.FFmpegError
@@ -99,7 +102,7 @@ class FfmpegDecoder:
         except (self._error, ValueError, OSError) as error:
             raise Refused(f"{detail}; FFmpeg: {_words(error)}") from error
         try:
-            self._prepare(descriptor, link, demuxer)
+            self._prepare(descriptor, link, demuxer, joined=joined)
         except (self._error, ValueError, OSError) as error:
             self._container.close()
             raise Refused(f"{detail}; FFmpeg: {_words(error)}") from error
@@ -107,7 +110,7 @@ class FfmpegDecoder:
             self._container.close()
             raise
 
-    def _prepare(self, descriptor: int, link: Link, demuxer: str) -> None:
+    def _prepare(self, descriptor: int, link: Link, demuxer: str, *, joined: bool) -> None:
         from av.codec.context import Flags2
 
         streams = self._container.streams.audio
@@ -124,7 +127,7 @@ class FfmpegDecoder:
             channels = context.bit_rate / (context.sample_rate * int(match[1]))
             if channels in _LAYOUTS:
                 context.layout = _LAYOUTS[channels]
-        self._skip, self._promised, counts, short = 0, 0, demuxer in _COUNTING, 0
+        self._skip, self._promised, counts, short = 0, 0, demuxer in _COUNTING and not joined, 0
         if context.name in ("ac3", "eac3"):
             counts = False  # an MP4 file counts the encoder's delay otherwise than FFmpeg leaves it out
         context.options = _CHECKS if context.name in _CHECKED else {}

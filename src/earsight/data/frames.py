@@ -7,6 +7,8 @@ counts those of a whole of which the file may be a part.
 
 from __future__ import annotations
 
+import functools
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -29,6 +31,7 @@ _FILES = {
 }  # fmt: skip
 _FLAC_TAIL = 1 << 18  # bytes at its end in which the last frame is looked for
 _FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+_FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _CHAIN = 3  # frames that must follow one another before bytes count as MPEG audio
 
 
@@ -103,10 +106,21 @@ def another(descriptor: int, size: int, *places: int) -> str:
         found += ["WAV"] if head[:4] == b"RIFF" and head[8:] == b"WAVE" else []
         found += ["M4A"] if head[4:8] == b"ftyp" else []
         found += ["AIFF"] if head[:4] == b"FORM" and head[8:11] == b"AIF" else []
+        found += ["MPEG-TS"] if held[:1] == held[188:189] == held[376:377] == b"\x47" else []
+        found += ["AC-3"] if held[:2] == b"\x0b\x77" and held.find(b"\x0b\x77", 64, 4096) > 0 else []
+        found += ["AAC"] if _starts_adts(held) else []
         found += ["MP3"] if (frame := _mpeg_head(held[:4])) is not None and _follows(held, 0, frame) else []
         if found:
             return f"behind its sound begins a file of another kind, {found[0]}: part the two"
     return ""
+
+
+def _starts_adts(held: bytes) -> bool:
+    """Whether two frames of AAC by ADTS stand one behind the other."""
+    if len(held) < 7 or held[0] != 0xFF or held[1] & 0xF6 != 0xF0:
+        return False
+    length = (held[3] & 3) << 11 | held[4] << 3 | held[5] >> 5
+    return length > 7 and held[length : length + 2] == held[:2]
 
 
 @dataclass
@@ -260,13 +274,15 @@ def _xing(frame: bytes, head: Head) -> tuple[int, int] | None:
 
 
 def survey_flac(descriptor: int, start: int, size: int) -> Survey:
-    """A FLAC file, or several in a row; a part of a longer one promises the whole's length."""
+    """A FLAC file, or several in a row; a part of a longer one promises the whole's length.
+
+    Frames of several that FFmpeg joined behind one header are for FFmpeg, which goes by each frame's own.
+    """
     begins = [start, *heads_in(descriptor, start + 8, size, _FLAC_HEADS)]
     ends = [*begins[1:], size]
-    found = [_flac_links(descriptor, begin, end) for begin, end in zip(begins, ends, strict=True)]
-    links, other = tuple(link for links, _ in found for link in links), found[-1][1]
-    links = () if len(links) == 1 and links[0].frames is None else links
-    return Survey(links, damage=(None, other) if other else None)
+    links, others, joined = zip(*map(functools.partial(_flac_link, descriptor), begins, ends), strict=True)
+    found: tuple[Link, ...] = () if len(links) == 1 and links[0].frames is None else links
+    return Survey(found, damage=(None, others[-1]) if others[-1] else None, miscounted=any(joined))
 
 
 def heads_in(descriptor: int, position: int, size: int, heads: tuple[bytes, ...]) -> Iterator[int]:
@@ -281,52 +297,50 @@ def heads_in(descriptor: int, position: int, size: int, heads: tuple[bytes, ...]
         position, tail = (begin + len(heads[0]), b"") if places else (begin, block[1 - len(heads[0]) :])
 
 
-def _flac_links(descriptor: int, begin: int, end: int) -> tuple[list[Link], str]:
+def _flac_link(descriptor: int, begin: int, end: int) -> tuple[Link, str, bool]:
     """A FLAC stream, its frames counted where what it promises is the length of a whole that it is part of, or stale.
 
     The second is what its last frame shows. libsndfile would stop there, so it gets a header that promises nothing.
-    Several where FFmpeg joined the frames of several. Also that something else begins behind its last frame.
+    Also that something else begins behind its last frame, and whether the numbers of its frames do not follow on.
     """
-    link, info = Link(begin, end), read_at(descriptor, 42, begin)
+    link, info = Link(begin, end), read_at(descriptor, 4096, begin)
     total = int.from_bytes(info[21:26], "big") & 0xFFFFFFFFF
     longest = int.from_bytes(info[15:18], "big")  # frame, in bytes; 0 where the writer did not say
     frames = _flac_ends(descriptor, link)
+    ours = frames is not None and frames[2] in (total, total + frames[0])
+    if (not ours or b"Lavf" in info or b"ffmpeg" in info) and _is_joined(descriptor, link):
+        return link, "", True
     if not total or frames is None:
         lost = total and 0 < longest < _FLAC_TAIL // 2 and end - begin > _FLAC_TAIL
-        return [link], "behind its sound stand other bytes: part the two" if lost else ""
+        return link, "behind its sound stand other bytes: part the two" if lost else "", False
     first, _, stop, at = frames
-    plain = info[:21] + bytes([info[21] & 0xF0]) + bytes(4)
-    if b"Lavf" in read_at(descriptor, 4096, begin) and len(runs := _flac_runs(descriptor, link)) > 1:
-        alone = plain[:4] + b"\x80" + plain[5:] + info[26:]
-        behind = [Link(start, stop, alone, count) for start, stop, count in runs[1:]]
-        return [Link(begin + 26, runs[0][1], plain, runs[0][2]), *behind], ""
     if stop > total:
-        return [Link(begin + 26, end, plain, stop - first)], ""
+        plain = info[:21] + bytes([info[21] & 0xF0]) + bytes(4)
+        return Link(begin + 26, end, plain, stop - first), "", False
     ends = _frame_ends(read_at(descriptor, end - at, at)) if stop < total or end - at > longest else []
     if stop < total and end - at in ends:  # whole to the last byte
-        return [replace(link, frames=stop - first)], ""
+        return replace(link, frames=stop - first), "", False
     other = another(descriptor, end, *(at + one for one in ends)) if stop == total else ""
-    return [replace(link, frames=total - first) if 0 < first < total else link], other
+    return replace(link, frames=total - first) if 0 < first < total else link, other, False
 
 
-def _flac_runs(descriptor: int, link: Link) -> list[tuple[int, int, int]]:
-    """Where runs of frames begin and end whose numbers follow one another, and how many samples each has."""
+def _is_joined(descriptor: int, link: Link) -> bool:
+    """Whether behind a whole frame of a FLAC stream stands one whose number does not follow on."""
     block = int.from_bytes(read_at(descriptor, 2, link.begin + 10), "big")
-    position, sync, rate = _flac_frames_begin(descriptor, link.begin), b"", 0
-    runs: list[tuple[int, int, int]] = []  # begin, number of the first sample, and of one behind the last
+    position, last, expected = _flac_frames_begin(descriptor, link.begin), -1, -1
     while position + 16 < link.end:
-        held = read_at(descriptor, _CHUNK + 16, position)
-        sync, rate, at = sync or held[:2], rate or held[2] & 15, 0
-        while (at := held.find(sync, at, _CHUNK)) >= 0:
-            found = _flac_number(held[at : at + 16], block) if held[at + 2] & 15 == rate else None
-            if found and runs and found[0] == runs[-1][2]:
-                runs[-1] = (*runs[-1][:2], found[1])
-            elif found and (not runs or found[0] == 0):
-                runs.append((position + at, *found))
-            at += 1
+        held = read_at(descriptor, min(_CHUNK + 16, link.end - position), position)
+        for match in _FLAC_SYNC.finditer(held, 0, _CHUNK + 1):
+            at = position + match.start()
+            found = _flac_number(held[match.start() : match.start() + 16], block)
+            if found is None or at == last:
+                continue
+            if last < 0 or found[0] == expected:
+                last, expected = at, found[1]
+            elif at - last < _CHUNK and at - last in _frame_ends(read_at(descriptor, at - last, last)):
+                return True
         position += _CHUNK
-    ends = [*(begin for begin, _, _ in runs[1:]), link.end]
-    return [(begin, end, stop - first) for (begin, first, stop), end in zip(runs, ends, strict=True)]
+    return False
 
 
 def _frame_ends(data: bytes) -> list[int]:
@@ -372,9 +386,9 @@ def _flac_ends(descriptor: int, link: Link) -> tuple[int, int, int, int] | None:
 
     And where in the file that frame begins.
     """
-    start, joined = link.begin - len(link.head), link.head[4:5] == b"\x80"
-    block = int.from_bytes((link.head or read_at(descriptor, 12, start))[10:12], "big")
-    head = read_at(descriptor, 16, link.begin if joined else _flac_frames_begin(descriptor, start))
+    start = link.begin - len(link.head)
+    block = int.from_bytes(read_at(descriptor, 2, start + 10), "big")
+    head = read_at(descriptor, 16, _flac_frames_begin(descriptor, start))
     first = _flac_number(head, block)
     begin = max(link.begin, link.end - _FLAC_TAIL)
     tail = read_at(descriptor, link.end - begin, begin)
