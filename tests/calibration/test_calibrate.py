@@ -135,7 +135,7 @@ def test_options_of_another_run_that_was_in_the_folder_are_not_taken(run, caplog
     assert wanted_before(run) == Wanted()
     (said,) = caplog.messages
     assert f"{run / REPORT}: is of another run (" in said
-    assert "it is written anew, with the default options" in said
+    assert "the default options are taken" in said
 
 
 def test_a_calibration_of_an_earlier_version_is_taken_and_said_not_to_be_checked(run, caplog):
@@ -315,3 +315,9 @@ def test_classes_that_do_not_reach_the_precision_are_named():
     assert _missed(models, wanted) == ["No threshold reaches precision=0.9 for dog (0.50): theirs come nearest."]
     assert _missed(models, Wanted(threshold_rule="best-f1")) == []
     assert _missed([{}], wanted) == []
+
+
+def test_a_trial_without_done_is_named(run, caplog):
+    (run / "fold-2" / "seed-1" / "DONE").unlink()
+    assert len(read_run(run)) == 5
+    assert "1 trial without DONE left out (fold-2/seed-1)" in caplog.text

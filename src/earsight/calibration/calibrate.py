@@ -104,7 +104,7 @@ def wanted_before(run: Path) -> Wanted:
     """
     if not (run / REPORT).exists():
         return Wanted()
-    anew = "it is written anew, with the default options"
+    anew = "the default options are taken"
     try:
         asked = read_state(run / REPORT, {"figures": dict}, remedy=anew)
         wanted = Wanted(**asked.get("wanted", {}))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from earsight.data.splits import VALIDATION
-from earsight.errors import EarsightError, RunError
+from earsight.errors import EarsightError, RunError, counted
 from earsight.evaluation import multilabel
 from earsight.evaluation.metrics import accuracy, balanced_accuracy, logit, macro_f1, never_predicted, sigmoid, softmax
 from earsight.evaluation.statistics import (
@@ -31,7 +31,7 @@ from earsight.evaluation.statistics import (
     shared_groups,
     variance_parts,
 )
-from earsight.files import read_arrays, read_lines, read_state, write_state
+from earsight.files import read_arrays, read_lines, read_state, say_once, write_state
 
 _NAMES = ("clip", "label", "target", "logits", "classes", "distance", "group", "sound")
 _TABLES = 5
@@ -158,6 +158,11 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     if not run.is_dir():
         raise RunError(f"{run}: no such run folder; `earsight crossval DATA --out {run}` or earsight.crossval make it")
     found = [read_predictions(path.with_name("predictions.npz")) for path in run.glob("fold-*/seed-*/DONE")]
+    open_ones = sorted({path.parent for path in run.glob("fold-*/seed-*/*") if not (path.parent / "DONE").is_file()})
+    if found and open_ones:
+        names = ", ".join(path.relative_to(run).as_posix() for path in open_ones[:3])
+        what = f"{counted(len(open_ones), 'trial')} without DONE left out ({names})"
+        say_once(f"{run}: {what}; the command that made the run goes on with what is not finished")
     if not found:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
     _check_one_run(found)
