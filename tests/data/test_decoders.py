@@ -229,6 +229,17 @@ def test_opus_that_ffmpeg_joined_is_read_to_its_end(tmp_path, rate):
         assert np.argmax(np.abs(np.fft.rfft(part))) / 0.6 == pytest.approx(hz, abs=3)
 
 
+def test_wavpack_that_ffmpeg_joined_is_read_whole(tmp_path):
+    """The first block alone tells the length of all."""
+    waves = WAVE[:70_001], WAVE[70_001:120_004]
+    parts = [by_ffmpeg("wv", "wavpack", wave=wave, sample_format="s16p") for wave in waves]
+    alone = np.concatenate([read(tmp_path, part) for part in parts])
+    content = joined_by_ffmpeg(tmp_path, parts, "wv")
+    np.testing.assert_array_equal(read(tmp_path, content), alone)
+    assert audio.info(tmp_path / "x").seconds == pytest.approx(120_004 / RATE)
+    assert reason(tmp_path, content[:-300]).startswith("truncated")
+
+
 def test_a_length_that_no_bytes_could_hold_is_none(tmp_path):
     """As of Vorbis that FFmpeg joined, whose last page has a time beyond any."""
     content = bytearray(written(format="OGG", subtype="VORBIS"))

@@ -385,7 +385,7 @@ def _missing_of_sphere(descriptor: int, size: int) -> int:
 
 def _wavpack(descriptor: int, start: int, size: int) -> Survey:
     """A WavPack file, block by block, or several in a row."""
-    begins, ends, position = list[int](), list[int](), start
+    begins, ends, position, promised, miscounted = list[int](), list[int](), start, 0, False
     while position + 32 <= size:
         head = read_at(descriptor, 32, position)
         if head[:4] != b"wvpk":
@@ -393,17 +393,19 @@ def _wavpack(descriptor: int, start: int, size: int) -> Survey:
                 break
             ends, position = [*ends, position], behind
             continue
-        length, index, samples, flags = struct.unpack("<I8xIII", head[4:28])
+        length, total, index, samples, flags = struct.unpack("<I4xIIII", head[4:28])
         if flags & 0x800 and samples and not index:  # the first channels of the first block
             ends += [position] if len(ends) < len(begins) else []
             begins.append(position)
+            promised = total
+        miscounted = miscounted or (total != promised and bool(begins))  # FFmpeg tells the first the length of all
         position += 8 + length
     other = another(descriptor, size, position)
     end = position if other or 0 < size - position <= 4096 else size  # behind more bytes, blocks go on
     begins = begins or [start]  # a piece of a longer one
     links = tuple(Link(*one) for one in zip(begins, [*ends[: len(begins) - 1], end], strict=True))
     links = links if len(links) > 1 or start or end < size else ()
-    return Survey(links, max(0, position - size), (None, other) if other else None, exact=True)
+    return Survey(links, max(0, position - size), (None, other) if other else None, miscounted, exact=True)
 
 
 def _tta_end(descriptor: int, begin: int) -> int:

@@ -115,7 +115,7 @@ def _open_link(descriptor: int, link: Link, found: Survey) -> Decoder:
         raise Refused(detail)
     if not has_ffmpeg():
         raise Refused(detail, wanting=True)
-    return FfmpegDecoder(descriptor, link, demuxer, detail, joined=found.miscounted and demuxer == "flac")
+    return FfmpegDecoder(descriptor, link, demuxer, detail, joined=found.miscounted and demuxer in ("flac", "wv"))
 
 
 class _Sndfile:
