@@ -128,7 +128,7 @@ class FfmpegDecoder:
             if channels in _LAYOUTS:
                 context.layout = _LAYOUTS[channels]
         self._skip, self._promised, counts, short = 0, 0, demuxer in _COUNTING and not joined, 0
-        if context.name in ("ac3", "eac3"):
+        if context.name in ("ac3", "eac3") or (demuxer, context.name) == ("caf", "opus"):
             counts = False  # an MP4 file counts the encoder's delay otherwise than FFmpeg leaves it out
         context.options = _CHECKS if context.name in _CHECKED else {}
         if demuxer == "caf" and (trim := _caf_trim(descriptor, link, context.name)) is not None:
@@ -194,7 +194,9 @@ class FfmpegDecoder:
                 if not waves:
                     flaw = "a packet that does not decode"
                     continue
-            if measured and packet.size and sum(len(wave) for wave, _ in waves) < packet.duration:
+            # Where FFmpeg copied packets, it counts what none of Opus holds: some are 2.5 ms or a multiple.
+            told = packet.duration if measured and packet.size and not packet.duration % 120 else 0
+            if sum(len(wave) for wave, _ in waves) < told:
                 flaw = "a packet that is too short"
                 continue
             if waves:
@@ -331,6 +333,8 @@ def _caf_trim(descriptor: int, link: Link, coding: str) -> tuple[int, int, int] 
             (in_packet,) = struct.unpack(">I", read_at(descriptor, 4, position + 32))
         if name == b"pakt" and length >= 24:
             packets, valid, priming, remainder = struct.unpack(">qqii", read_at(descriptor, 24, position + 12))
+            if coding == "opus" and (in_packet % 120 or valid > 5760 * packets):
+                return None  # where FFmpeg copied packets into it: none of Opus lasts so long
             if coding == "opus" and not priming and not remainder and valid > _OPUS_DELAY and packets:
                 # FFmpeg before 6 writes neither; the delay of libopus is always the same.
                 return _OPUS_DELAY, valid - _OPUS_DELAY, 0
