@@ -363,6 +363,22 @@ def test_an_mp3_behind_frames_of_another_kind_is_not_heard_alone(tmp_path, kind)
     assert "bytes before its first frame that are none" in reason(tmp_path, TAGGED[kind]() + mp3())
 
 
+@pytest.mark.parametrize("kind", [*TAGGED, "WAV", "AIFF", "W64", "AU", "CAF"])
+@pytest.mark.parametrize("size", [10, 20_000])
+def test_a_tag_before_a_sound_takes_nothing_from_it(tmp_path, kind, size):
+    content = TAGGED[kind]() if kind in TAGGED else written(format=kind)
+    length = bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+    tagged = b"ID3\x04\0\0" + length + bytes(size) + content
+    np.testing.assert_array_equal(read(tmp_path, tagged), read(tmp_path, content))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "FLOAT"])
+def test_bw64_of_broadcasters(tmp_path, subtype):
+    content = written(WAVE[:-1], format="RF64", subtype=subtype)
+    assert content[:4] == b"RF64"
+    np.testing.assert_array_equal(read(tmp_path, b"BW64" + content[4:]), read(tmp_path, content))
+
+
 def test_mp3_behind_a_tag_of_ape(tmp_path):
     content = mp3()
     np.testing.assert_array_equal(read(tmp_path, TAGS["APEv2"] + content), read(tmp_path, content))

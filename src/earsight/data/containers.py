@@ -19,7 +19,17 @@ import numpy as np
 
 from earsight.data.contents import HEAD_BYTES, is_stereo_svx
 from earsight.data.films import survey_film
-from earsight.data.frames import Link, Survey, after_tags, another, before_tags, heads_in, survey_flac, survey_mpeg
+from earsight.data.frames import (
+    Link,
+    Survey,
+    after_tags,
+    another,
+    before_tags,
+    heads_in,
+    is_mpeg,
+    survey_flac,
+    survey_mpeg,
+)
 from earsight.portable import read_at
 
 _CHUNK = 1 << 20
@@ -27,6 +37,7 @@ _CHUNK = 1 << 20
 _UNKNOWN = (range(0x7F000000, 0x7F001000), range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 1 << 32))
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_WAV_HEADS = (b"RIFF", b"RIFX", b"RF64", b"BW64")  # the last is RF64 of broadcasters (ITU-R BS.2088)
 _NO_SOUND = (b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff", b"<?xpacket", b"<x:xmp")
 """How begins what stands behind a sound."""
 _MP3_IN_WAV = (0x50, 0x55)
@@ -85,8 +96,18 @@ def survey(descriptor: int) -> Survey:
     """Look through an open, seekable file; see `Survey`."""
     size = os.fstat(descriptor).st_size
     start = after_tags(descriptor, 0, size)
-    head = read_at(descriptor, 64, start)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+    head, end = read_at(descriptor, 64, start), size
+    if (found := _plain(descriptor, head, start, size)) is None:
+        end = before_tags(descriptor, size)
+        found = _coded(descriptor, head, start, end)
+    # Of MP3 the decoder passes over ID3.
+    begin = 0 if is_mpeg(head) and read_at(descriptor, 3, 0) == b"ID3" else start
+    return found if found.links or (end == size and not begin) else replace(found, links=(Link(begin, end),))
+
+
+def _plain(descriptor: int, head: bytes, start: int, size: int) -> Survey | None:
+    """The same of files whose sound is a chunk of stated length; None of others."""
+    if head[:4] in _WAV_HEADS and head[8:12] == b"WAVE":
         return _wav(descriptor, start, size)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _in_a_row(descriptor, start, size, _form)
@@ -97,15 +118,12 @@ def survey(descriptor: int) -> Survey:
     if head.startswith(b"NIST_1A\n"):
         return Survey(missing=_missing_of_sphere(descriptor, size))
     if head[:4] == b"caff":
-        return _in_a_row(descriptor, 0, size, _caf)
+        return _in_a_row(descriptor, start, size, _caf)
     if head[:16] == _W64_RIFF:
-        return _in_a_row(descriptor, 0, size, _w64)
+        return _in_a_row(descriptor, start, size, _w64)
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
-        return _in_a_row(descriptor, 0, size, _au)
-    end = before_tags(descriptor, size)
-    found = _coded(descriptor, head, start, end)
-    begin = start if read_at(descriptor, 8, 0) == b"APETAGEX" else 0
-    return found if (end == size and not begin) or found.links else replace(found, links=(Link(begin, end),))
+        return _in_a_row(descriptor, start, size, _au)
+    return None
 
 
 def _coded(descriptor: int, head: bytes, start: int, size: int) -> Survey:
@@ -139,7 +157,7 @@ def _wav(descriptor: int, start: int, size: int) -> Survey:
     """A WAV file, or several in a row."""
     links: list[Link] = []
     found, plain = Survey(), True
-    while start < size:
+    while start < size and (not links or _starts_wav(descriptor, start)):
         link, found, mpeg = _riff(descriptor, start, size)
         if link is None:  # no data chunk
             break
@@ -170,7 +188,7 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, Survey, 
         if name != b"data":
             position = body + length + length % 2
             continue
-        if long_size is not None and (head[:4] == b"RF64" or _is_unknown(length)):
+        if long_size is not None and (head[:4] in (b"RF64", b"BW64") or _is_unknown(length)):
             known, end = long_size > 0, body + long_size
         else:
             known, end = not _is_unknown(length), body + length
@@ -187,7 +205,7 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, Survey, 
         if more:
             wrapped = end + ((size - end) >> 32 << 32)
             end = wrapped if wrapped > end and (wrapped == size or _is_chunk(descriptor, wrapped, size)) else size
-        if order == "<" and (more or (not known and (long_size == 0 or end - body > length))):
+        if order == "<" and (more or head[:4] == b"BW64" or (not known and (long_size == 0 or end - body > length))):
             return Link(body, end, _rf64(form, end - body)), Survey(), (body, end) if tag in _MP3_IN_WAV else None
         mpeg = (body, min(end, size)) if tag in _MP3_IN_WAV else None
         missing, damage = max(0, end - size) if known else 0, (None, other) if other else None
@@ -217,7 +235,7 @@ def _rf64(form: bytes, length: int) -> bytes:
 
 def _starts_wav(descriptor: int, position: int) -> bool:
     head = read_at(descriptor, 12, position)
-    return head[:4] in (b"RIFF", b"RF64", b"RIFX") and head[8:12] == b"WAVE"
+    return head[:4] in _WAV_HEADS and head[8:12] == b"WAVE"
 
 
 def _is_chunk(descriptor: int, position: int, size: int) -> bool:

@@ -253,6 +253,11 @@ def _mpeg_head(head: bytes) -> Head | None:
     return (layer, rate, 1 if head[3] >> 6 == 3 else 2), length, samples
 
 
+def is_mpeg(head: bytes) -> bool:
+    """Whether bytes begin as a frame of MPEG audio does."""
+    return _mpeg_head(head[:4]) is not None
+
+
 def _xing(frame: bytes, head: Head) -> tuple[int, int] | None:
     """The numbers of frames and bytes by a Xing, Info or VBRI header, 0 for what it does not say; None without one."""
     (layer, _, channels), _, samples = head
