@@ -314,6 +314,11 @@ def test_w64_of_three_channels_by_ffmpeg_is_read_as_the_floats_that_it_has(tmp_p
         np.testing.assert_array_equal(found[: len(WAVE)], wave[:, number])
     (tmp_path / "x").write_bytes(2 * buffer.getvalue())
     assert len(audio.read(tmp_path / "x", sample_rate_hz=RATE)) == 2 * len(found)
+    piped = bytearray(buffer.getvalue())
+    at = piped.index(b"data\xf3\xac")
+    piped[16:24], piped[at + 16 : at + 24] = 2 * (struct.pack("<q", -1),)
+    (tmp_path / "x").write_bytes(piped)
+    assert len(audio.read(tmp_path / "x", sample_rate_hz=RATE)) == pytest.approx(len(WAVE), abs=8)
 
 
 @pytest.mark.parametrize("coding", ["pcm_f32le", "pcm_mulaw", "pcm_alaw", "pcm_s16le", "pcm_s32le"])
@@ -498,6 +503,23 @@ def test_chunks_behind_a_sound_are_no_sound(tmp_path, kind, subtype, fills, what
     content = content[:end] + fill + (BEHIND[what] if kind == "WAV" else chunk(b"ANNO", BEHIND[what], big=True))
     content[4:8] = struct.pack(order, len(content) - 8)
     np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(wave, format=kind, subtype=subtype)))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF"])
+def test_a_size_of_half_the_sound_is_stale_though_that_of_the_whole_is_right(tmp_path, kind):
+    content = bytearray(written(format=kind, subtype="PCM_16"))
+    at, order = (content.index(b"data"), "<I") if kind == "WAV" else (content.index(b"SSND"), ">I")
+    content[at + 4 : at + 8] = struct.pack(order, len(WAVE))
+    assert len(read(tmp_path, bytes(content))) == len(WAVE)
+
+
+@pytest.mark.parametrize("fills", [0, 1])
+def test_a_chunk_behind_an_odd_caf_is_no_sound(tmp_path, fills):
+    content = bytearray(written(WAVE[:7001], format="CAF", subtype="PCM_24"))
+    at = content.index(b"data")
+    end = at + 12 + struct.unpack(">q", content[at + 4 : at + 12])[0]
+    content = content[:end] + bytes(fills) + b"info" + struct.pack(">q", 5000) + b"x" * 5000
+    assert len(read(tmp_path, bytes(content))) == 7001
 
 
 def test_xmp_behind_a_wav_is_no_sound(tmp_path):

@@ -199,8 +199,8 @@ def _riff(descriptor: int, start: int, size: int) -> tuple[Link | None, Survey, 
         following = after_tags(descriptor, following, size) or following
         joined = following + 12 <= size and _starts_wav(descriptor, following)
         other = "" if joined else another(descriptor, size, end, behind, following)
-        # A size of the whole that is right was written at the end, with that of the sound.
-        whole = end > body and abs(riff_end - size) <= 1
+        # A size of the whole that is right was written at the end, with that of the sound; unless most lies behind it.
+        whole = abs(riff_end - size) <= 1 and size - end < (end - body) // 2
         more = not (other or whole) and _goes_on(descriptor, body, end, size, agrees=riff_end in (end, behind))
         if more:
             wrapped = end + ((size - end) >> 32 << 32)
@@ -296,7 +296,7 @@ def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
         if not (unknown or joined) and (other := another(descriptor, size, end, end + length % 2, following)):
             return Survey((Link(start, size),), damage=(None, other)), -1
         # Before the sound stand eight bytes that count as the chunk's.
-        whole = length > 8 and abs(following - size) <= 1  # as of a WAV
+        whole = abs(following - size) <= 1 and size - end < length // 2  # as of a WAV
         if unknown or (not whole and _goes_on(descriptor, min(body + 8, end), end, size, agrees=agrees)):
             # Of size 0 libsndfile reads to the end of the file, however long.
             head = form + struct.pack(">4sI", b"SSND", 0)
@@ -312,15 +312,33 @@ def _w64(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
     missing = _missing_chunk(descriptor, size, start=start + 40, layout="<16sq", data=_W64_DATA, align=8)
     end = start + int.from_bytes(read_at(descriptor, 8, start + 16), "little")
     behind = after_tags(descriptor, end, size) or end
-    chunk = read_at(descriptor, 50, start + 40)
-    # Of WAVEFORMATEXTENSIBLE libsndfile passes over what the samples are, and takes floats for integers.
-    odd = chunk[:4] == b"fmt " and chunk[24:26] == b"\xfe\xff" and chunk[48:50] != b"\1\0"
-    if start + 40 < behind < size and read_at(descriptor, 16, behind) == _W64_RIFF:
-        return Survey((Link(start, end),), miscounted=odd), behind
-    if start + 40 < behind and (other := another(descriptor, size, behind)):
-        return Survey((Link(start, end),), damage=(None, other), miscounted=odd), -1
     last = end if start + 40 < end < before_tags(descriptor, size) + 1 <= size else size
-    return Survey((Link(start, last),), missing, miscounted=odd), -1
+    joined = start + 40 < behind < size and read_at(descriptor, 16, behind) == _W64_RIFF
+    other = "" if joined or start + 40 >= behind else another(descriptor, size, behind)
+    link = _as_rf64(descriptor, start, end if joined or other else last)
+    if joined or other:
+        return Survey((link,), damage=(None, other) if other else None), behind if joined else -1
+    return Survey((link,), missing), -1
+
+
+def _as_rf64(descriptor: int, start: int, end: int) -> Link:
+    """The W64 file at ``start``, behind a header of RF64 where it has WAVEFORMATEXTENSIBLE of anything but integers.
+
+    Of that libsndfile passes over what the samples are, and takes floats for integers.
+    """
+    position, form = start + 40, b""
+    while position + 24 <= end:
+        name, length = struct.unpack("<16sq", read_at(descriptor, 24, position))
+        body = position + 24
+        if name[:4] == b"fmt " and 40 <= length < _CHUNK:
+            form = b"fmt " + struct.pack("<I", length - 24) + read_at(descriptor, length - 24, body)
+        if name == _W64_DATA and form[8:10] == b"\xfe\xff" and form[32:34] != b"\1\0":
+            stop = min(end, position + length) if 24 < length < 1 << 62 else end
+            return Link(body, stop, _rf64(form, stop - body))
+        if length < 24 or name == _W64_DATA:
+            break
+        position += length + (-length) % 8
+    return Link(start, end)
 
 
 def _au(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
@@ -357,7 +375,8 @@ def _caf(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
         behind = read_at(descriptor, 5, body + length) if 0 <= length < size - body else b"caff"
         if b"caff" not in behind and (other := another(descriptor, size, body + length)):
             return replace(found, damage=(None, other)), -1
-        goes_on = b"caff" not in behind and not _is_chunk(descriptor, body + length, size)
+        places = (body + length, body + length + length % 2)  # some writers fill up an odd length
+        goes_on = b"caff" not in behind and not any(_is_chunk(descriptor, place, size) for place in places)
         if name == b"data" and (length == -1 or goes_on):
             head = read_at(descriptor, position + 4 - start, start) + struct.pack(">q", size - body)
             return Survey((Link(body, size, head),)), -1
