@@ -319,7 +319,7 @@ def test_a_table_without_names_of_columns(tmp_path):
     ("row", "said"),
     [
         ('{"path": "0.wav", "label": "x", "label": "y"}', "line 1 is not JSON ('label' stands 2 times in one object)"),
-        ('{"path": "0.wav", "label": "x", "Label ": "y"}', "line 1 is not JSON ('label' stands 2 times in one object)"),
+        ('{"path": "0.wav", "label": "x", "Label ": "y"}', "line 1: 'label' stands 2 times; keep one of them"),
         ('{"path": "0.wav", "label": {"name": "x"}}', "line 1: 'label' is an object; expected its name as text"),
     ],
 )
@@ -331,3 +331,9 @@ def test_json_lines_that_say_two_things_or_none(tmp_path, row, said):
 def test_a_fold_below_0_is_none(tmp_path):
     rows = [f"{n}.wav,{'xy'[n % 2]},{n % 2 - 1}" for n in range(4)]
     assert "line 2: fold is '-1'; expected a whole number" in refused(listed(tmp_path, "path,label,fold", *rows))
+
+
+def test_nested_objects_of_json_may_have_keys_of_either_case(tmp_path):
+    rows = [f'{{"path": "{n}.wav", "label": "{"xy"[n % 2]}", "meta": {{"a": 1, "A": 2}}}}' for n in range(4)]
+    touch(tmp_path, *(f"{n}.wav" for n in range(4)))
+    assert open_dataset(table(tmp_path / "list.jsonl", "\n".join(rows)), folds=2).classes == ("x", "y")

@@ -363,6 +363,17 @@ def test_what_ffmpeg_reads_behind_another_sound_is_named(tmp_path, first, kind):
     assert f"behind its sound begins a file of another kind, {kind}: part the two" in reason(tmp_path, content)
 
 
+@pytest.mark.parametrize("kind", ["WebM", "FLAC", "WavPack"])
+@pytest.mark.parametrize("share", [1, 8])
+def test_another_file_behind_an_ogg_is_named_however_short(tmp_path, kind, share):
+    second = {
+        "FLAC": lambda wave: written(wave, format="FLAC"),
+        "WavPack": lambda wave: by_ffmpeg("wv", "wavpack", wave=wave, sample_format="s16p"),
+        "WebM": lambda wave: by_ffmpeg("webm", "libopus", wave=wave, rate=48000, sample_format="s16"),
+    }[kind](np.zeros(3000 * share, np.float32))
+    assert f"a file of another kind, {kind}: part the two" in reason(tmp_path, written(format="OGG") + second)
+
+
 @pytest.mark.parametrize("kind", ["AC-3", "AAC"])
 def test_an_mp3_behind_frames_of_another_kind_is_not_heard_alone(tmp_path, kind):
     assert "bytes before its first frame that are none" in reason(tmp_path, TAGGED[kind]() + mp3())

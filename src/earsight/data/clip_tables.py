@@ -335,6 +335,9 @@ def _json_lines(path: Path, text: str) -> Table:
             raise DataError(f"{path}: line {line} is not JSON ({error}); expected one object in each line") from error
         if not isinstance(values, dict):
             raise DataError(f"{path}: line {line} is no JSON object; expected one object in each line")
+        lower = [key.strip().lower() for key in values]
+        if again := [key for key in lower if lower.count(key) > 1]:
+            raise DataError(f"{path}: line {line}: '{again[0]}' stands {lower.count(again[0])} times; keep one of them")
         for key, value in values.items():
             if isinstance(value, dict) and key.strip().lower() in (*PATH_COLUMNS, *LABEL_COLUMNS, "fold", "group"):
                 raise DataError(f"{path}: line {line}: '{key}' is an object; expected its name as text")
@@ -346,8 +349,8 @@ def _json_lines(path: Path, text: str) -> Table:
 
 
 def _named_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """An object of JSON; ValueError if it names a key twice, also in other case."""
-    names = [key.strip().lower() for key, _ in pairs]
+    """An object of JSON; ValueError if it names a key twice."""
+    names = [key for key, _ in pairs]
     if again := [key for key in names if names.count(key) > 1]:
         raise ValueError(f"'{again[0]}' stands {names.count(again[0])} times in one object")
     return dict(pairs)

@@ -496,6 +496,8 @@ def _ogg(descriptor: int, size: int) -> Survey:
         opening = page.first
         if rate and page.granule > 0 and len(heads) == 1:
             seconds = max(0, page.granule - delay) / rate
+    if other := another(descriptor, size, end):
+        return Survey(_ranges(begins, size), damage=(done + seconds, other))
     if end < size and any(read_at(descriptor, min(size - end, 4096), end).strip(b"\0")):
         scrap = read_at(descriptor, 4, end)
         if b"OggS".startswith(scrap) or size - end > 4096:
