@@ -363,15 +363,15 @@ def test_what_ffmpeg_reads_behind_another_sound_is_named(tmp_path, first, kind):
     assert f"behind its sound begins a file of another kind, {kind}: part the two" in reason(tmp_path, content)
 
 
-@pytest.mark.parametrize("kind", ["WebM", "FLAC", "WavPack"])
+@pytest.mark.parametrize("first", ["OGG", "FLAC"])
+@pytest.mark.parametrize("kind", ["WebM", "WavPack"])
 @pytest.mark.parametrize("share", [1, 8])
-def test_another_file_behind_an_ogg_is_named_however_short(tmp_path, kind, share):
+def test_another_file_behind_one_is_named_however_short(tmp_path, first, kind, share):
     second = {
-        "FLAC": lambda wave: written(wave, format="FLAC"),
         "WavPack": lambda wave: by_ffmpeg("wv", "wavpack", wave=wave, sample_format="s16p"),
         "WebM": lambda wave: by_ffmpeg("webm", "libopus", wave=wave, rate=48000, sample_format="s16"),
     }[kind](np.zeros(3000 * share, np.float32))
-    assert f"a file of another kind, {kind}: part the two" in reason(tmp_path, written(format="OGG") + second)
+    assert f"a file of another kind, {kind}: part the two" in reason(tmp_path, written(format=first) + second)
 
 
 @pytest.mark.parametrize("kind", ["AC-3", "AAC"])
@@ -420,6 +420,17 @@ def test_a_piece_from_the_middle_is_whole(tmp_path, container, codec):
     assert 0 < len(found) < len(whole)
     begin = len(whole) - len(found) - at
     np.testing.assert_array_equal(found, whole[begin : begin + len(found)])
+
+
+def test_parts_of_a_piece_of_a_flac_are_those_of_its_own_seconds(tmp_path):
+    """Its frames are numbered as in the whole, which libsndfile seeks by."""
+    noise = np.random.default_rng(0).integers(-3000, 3000, 40 * RATE).astype(np.int16)
+    content = by_ffmpeg("flac", "flac", wave=noise / np.float32(32768), sample_format="s16")
+    piece = copied(content, "flac", slice(40, None))
+    whole = read(tmp_path, piece)
+    spans = [(1.0, 2.0), (14.0, 16.0)]
+    for (begin, end), found in zip(spans, audio.read_parts(tmp_path / "x", spans, sample_rate_hz=RATE), strict=True):
+        np.testing.assert_array_equal(found, whole[round(begin * RATE) : round(end * RATE)])
 
 
 def test_wavpack_behind_a_tag(tmp_path):
@@ -531,6 +542,17 @@ def test_a_chunk_behind_an_odd_caf_is_no_sound(tmp_path, fills):
     end = at + 12 + struct.unpack(">q", content[at + 4 : at + 12])[0]
     content = content[:end] + bytes(fills) + b"info" + struct.pack(">q", 5000) + b"x" * 5000
     assert len(read(tmp_path, bytes(content))) == 7001
+
+
+@pytest.mark.parametrize("name", [b"levl", b"bext", b"list"])
+def test_chunks_behind_a_w64_are_no_sound(tmp_path, name):
+    content = written(WAVE[:8001], format="W64")
+    tail = b"\x2f\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0" if name == b"list" else content[:0]
+    tail = tail or b"\xf3\xac\xd3\x11\x8c\xd1\0\xc0\x4f\x8e\xdb\x8a"
+    behind = name + tail + struct.pack("<q", 24 + 4000) + b"x" * 4000
+    content = bytearray(content + bytes(-len(content) % 8) + behind)
+    content[16:24] = struct.pack("<q", len(content))
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(WAVE[:8001], format="W64")))
 
 
 def test_xmp_behind_a_wav_is_no_sound(tmp_path):

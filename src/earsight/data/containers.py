@@ -37,6 +37,8 @@ _CHUNK = 1 << 20
 _UNKNOWN = (range(0x7F000000, 0x7F001000), range(0x7FFFF000, 0x80001000), range(0xFFFFF000, 1 << 32))
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+_W64_KINDS = (_W64_RIFF[5:], _W64_DATA[5:])
+"""How the names of W64's chunks end: that of the file and its lists, and all others."""
 _WAV_HEADS = (b"RIFF", b"RIFX", b"RF64", b"BW64")  # the last is RF64 of broadcasters (ITU-R BS.2088)
 _NO_SOUND = (b"TAG", b"ID3", b"APETAGEX", b"RIFF", b"RF64", b"RIFX", b"FORM", b"caff", b"<?xpacket", b"<x:xmp")
 """How begins what stands behind a sound."""
@@ -335,6 +337,8 @@ def _as_rf64(descriptor: int, start: int, end: int) -> Link:
         if name == _W64_DATA and form[8:10] == b"\xfe\xff" and form[32:34] != b"\1\0":
             stop = min(end, position + length) if 24 < length < 1 << 62 else end
             return Link(body, stop, _rf64(form, stop - body))
+        if name == _W64_DATA and read_at(descriptor, 16, position + length + (-length) % 8)[5:] in _W64_KINDS:
+            return Link(start, position + length)  # libsndfile goes on into the chunk behind
         if length < 24 or name == _W64_DATA:
             break
         position += length + (-length) % 8

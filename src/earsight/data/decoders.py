@@ -142,7 +142,10 @@ class _Sndfile:
         most = min(_UNCOUNTED, _LONGEST_OF_BYTE * size) if self.format == "OGG" else _UNCOUNTED
         self.frames = link.frames if link.frames is not None else int(file.frames) if file.frames < most else 0
         # From three channels on libsndfile leaves those of Ogg in Vorbis' order; all else has WAV's.
-        self._order = _ORDERS.get(self.channels) if self.coding in ("VORBIS", "OPUS") else None
+        head = Window(descriptor, link).read(4096) if self.coding == "OPUS" and self.channels > 2 else b""
+        family = head[head.find(b"OpusHead") + 18 :][:1]  # 255: channels that stand for no places
+        ordered = self.coding in ("VORBIS", "OPUS") and family != b"\xff"
+        self._order = _ORDERS.get(self.channels) if ordered else None
         self._at = 0
         self._rest: Decoder | None = None
 
@@ -246,6 +249,8 @@ class _Sndfile:
     def seek(self, frame: int) -> int:
         exact = self.format in _EXACT_CONTAINERS and self.coding.startswith(_EXACT_CODINGS)
         if not frame or not exact or not self.frames or frame > self.frames:
+            return 0
+        if self.format == "FLAC" and self._link.frames is not None:  # a piece, whose frames count on from another's
             return 0
         import soundfile
 

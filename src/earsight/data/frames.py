@@ -31,6 +31,9 @@ _FILES = {
 }  # fmt: skip
 _FLAC_TAIL = 1 << 18  # bytes at its end in which the last frame is looked for
 _FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
+_BEGINS = re.compile(
+    rb"OggS|fLaC|RIFF|FORM|ftyp|caff|\.snd|wvpk|TTA1|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75\x8e\x66|ID3|riff\x2e"
+)
 _FLAC_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _CHAIN = 3  # frames that must follow one another before bytes count as MPEG audio
 
@@ -322,7 +325,9 @@ def _flac_link(descriptor: int, begin: int, end: int) -> tuple[Link, str, bool]:
     if stop > total:
         plain = info[:21] + bytes([info[21] & 0xF0]) + bytes(4)
         return Link(begin + 26, end, plain, stop - first), "", False
-    ends = _frame_ends(read_at(descriptor, end - at, at)) if stop < total or end - at > longest else []
+    tail = read_at(descriptor, end - at, at)
+    odd = stop < total or len(tail) > longest or _BEGINS.search(tail)
+    ends = _frame_ends(tail) if odd else []
     if stop < total and end - at in ends:  # whole to the last byte
         return replace(link, frames=stop - first), "", False
     other = another(descriptor, end, *(at + one for one in ends)) if stop == total else ""
