@@ -411,7 +411,7 @@ def copied(content, container, packets):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("container", "codec"), [("wv", "wavpack"), ("flac", "flac")])
+@pytest.mark.parametrize(("container", "codec"), [("wv", "wavpack"), ("flac", "flac"), ("ogg", "flac")])
 def test_a_piece_from_the_middle_is_whole(tmp_path, container, codec):
     content = by_ffmpeg(container, codec, sample_format="s16p" if codec == "wavpack" else "s16")
     whole, piece = read(tmp_path, content), copied(content, container, slice(1, 3))
