@@ -26,7 +26,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from earsight.errors import EarsightError, ModelError
+from earsight.errors import EarsightError, ModelError, RecipeError
+from earsight.inference.model import Model
 from earsight.models import modelfile
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
@@ -672,3 +673,19 @@ def test_a_run_folder_and_an_onnx_file_are_told_from_damage(saved, tmp_path):
         ModelError, match=r"is an ONNX file, by its name; examples/onnx_predict\.py shows how to run it"
     ):
         load(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "words"),
+    [
+        ("earsight.models.modelfile.empty_model", ModelError, "its card asks for a network that cannot be made"),
+        ("earsight.inference.model.Spectrogram", RecipeError, "its card asks for features that cannot be made"),
+    ],
+)
+def test_a_card_whose_network_or_features_cannot_be_made_names_its_file(saved, monkeypatch, what, error, words):
+    def refused(*arguments, **named):
+        raise error("choose another")
+
+    monkeypatch.setattr(what, refused)
+    with pytest.raises(ModelError, match=f"{re.escape(str(saved))}: {words} .choose another."):
+        Model.load(saved)

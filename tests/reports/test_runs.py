@@ -8,6 +8,8 @@ import shutil
 
 import pytest
 
+from earsight.calibration.calibrate import calibrate_run
+from earsight.calibration.fit import Wanted
 from earsight.evaluation.summary import write_summary
 from earsight.files import read_state, sealed, write_state
 from earsight.models.modelfile import load, load_card, save
@@ -94,3 +96,15 @@ def test_a_model_file_of_another_fold_or_seed(run, name):
     differ = f"is of {name} 7 and its trial of {card.trained_on[name]}"
     assert read.missing == [f"The model file {differ}: nothing of it is shown."]
     assert read.temperature == 1.0
+
+
+def test_model_files_that_hold_another_calibration_than_the_report_are_named(run):
+    """As where `calibrate` was killed between the files of the models and its report."""
+    calibrate_run(run, Wanted())
+    assert not any("another calibration" in line for line in read_for_report(run).missing)
+    kept = json.loads((run / "calibration.json").read_text())["models"]
+    path = run / kept[0]["path"]
+    card, model = load(path)
+    save(path, state=model.state_dict(), card=dataclasses.replace(card, temperature=card.temperature + 0.5))
+    words = f"{kept[0]['path']} holds another calibration than calibration.json says"
+    assert f"{words}: `earsight calibrate` makes them agree." in read_for_report(run).missing

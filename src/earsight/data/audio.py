@@ -104,32 +104,16 @@ def read(
     observe: Observer | None = None,
     excuse: Excuse | None = None,
 ) -> Wave:
-    """Decode a sound file, average its channels or choose one, and resample it.
+    """Decode a sound file, average its channels or choose one, and resample it: (samples,) at least one, all finite.
 
-    Parameters
-    ----------
-    sample_rate_hz : int
-        Of the result. Resampling is soxr's at its high quality.
-    seconds : float or None
-        At most this much is returned, and little more is decoded, so that the length of the file does not matter.
-    channel : str or int
-        As in `earsight.recipe.Features`; ``loudest`` is decided by the whole file.
-    observe : callable, optional
-        Called with each decoded block (frames, channels) and its rate in Hz.
-    excuse : callable, optional
-        If given, what is whole before damage or a cut is returned, if it is anything, and no `AudioError` raised; the
-        last call says how many seconds were read.
+    Resampling is soxr's at its high quality. At most ``seconds`` are returned, and little more is decoded, so that the
+    length of the file does not matter. ``channel`` is as in `earsight.recipe.Features`; ``loudest`` is decided by the
+    whole file. ``observe`` is called with each decoded block (frames, channels) and its rate in Hz. With ``excuse``
+    what is whole before damage or a cut is returned, if it is anything, and no `AudioError` raised; its last call says
+    how many seconds were read.
 
-    Returns
-    -------
-    ndarray of float32, shape (samples,)
-        At least one sample, all finite.
-
-    Raises
-    ------
-    AudioError
-        If the file is missing, no regular file, empty, no sound, or if what is asked for is cut, damaged, or holds NaN
-        or infinite samples. What lies behind it is not looked at.
+    AudioError if the file is missing, no regular file, empty, no sound, or if what is asked for is cut, damaged, or
+    holds NaN or infinite samples. What lies behind it is not looked at.
     """
     channel = channel_of(path, channel)
     with opened(path, cut=seconds is not None or excuse is not None, excuse=excuse) as sound:
@@ -196,24 +180,10 @@ def read_parts(
 ) -> Iterator[Wave]:
     """Decode parts of a file, straight on and each place once, in memory that holds little more than one of them.
 
-    Parameters
-    ----------
-    spans : sequence of (float, float)
-        Begin and end of each part in seconds, by rising begin; they may overlap. Gaps are passed by a seek where that
-        is exact.
-    channel, observe
-        As in `read`.
-
-    Yields
-    ------
-    ndarray of float32, shape (samples,)
-        Each part at ``sample_rate_hz``, to rounding what the whole resampled sound has there, and the same bits
-        whichever other parts are read. A part is shorter where the sound ends before it.
-
-    Raises
-    ------
-    AudioError
-        As `read` does, once a part is not whole; damage behind the last part is passed over.
+    ``spans`` are begin and end of each part in seconds, by rising begin; they may overlap. Gaps are passed by a seek
+    where that is exact. ``channel`` and ``observe`` are as in `read`. Each part (samples,) is at ``sample_rate_hz``, to
+    rounding what the whole resampled sound has there, and the same bits whichever other parts are read; shorter where
+    the sound ends before it. AudioError as of `read`, once a part is not whole; damage behind the last is passed over.
     """
     channel = channel_of(path, channel)
     faults: list[str] = []

@@ -195,8 +195,8 @@ class FfmpegDecoder:
                     flaw = "a packet that does not decode"
                     continue
             # Where FFmpeg copied packets, it counts what none of Opus holds: some are 2.5 ms or a multiple.
-            told = packet.duration if measured and packet.size and not packet.duration % 120 else 0
-            if sum(len(wave) for wave, _ in waves) < told:
+            stated = packet.duration if measured and packet.size and not packet.duration % 120 else 0
+            if sum(len(wave) for wave, _ in waves) < stated:
                 flaw = "a packet that is too short"
                 continue
             if waves:

@@ -172,17 +172,10 @@ def is_named_as_sound(path: Path) -> bool:
 def read_names(root: Path, pattern: str) -> Listing:
     """List a folder whose files hold their labels in their names, as the pattern says.
 
-    Parameters
-    ----------
-    pattern : str
-        As ``{label}_{group}_{n}``, for names without their endings; one with a slash is for the path below ``root``.
-        ``{label}`` is needed; ``{group}``, ``{fold}`` and ``{split}`` by choice; ``{n}`` is a number and ``{anything}``
-        else any text, neither of which is used. No text that ``{...}`` stands for holds a slash.
-
-    Raises
-    ------
-    DataError
-        If the pattern has no ``{label}`` or a name twice, or a file does not fit it, or fits it in several ways.
+    That is as ``{label}_{group}_{n}``, for names without their endings; one with a slash is for the path below
+    ``root``. ``{label}`` is needed; ``{group}``, ``{fold}`` and ``{split}`` by choice; ``{n}`` is a number and
+    ``{anything}`` else any text, neither of which is used. No text that ``{...}`` stands for holds a slash. DataError
+    if the pattern has no ``{label}`` or a name twice, or a file does not fit it, or fits it in several ways.
     """
     names = _PLACEHOLDER.findall(pattern)
     if "label" not in names or len(set(names)) < len(names):

@@ -239,15 +239,10 @@ _SINGLE = 5  # speed, place, roll, snr and share stand before the masks
 class BatchedDraws:
     """Rows and draws of some examples as tensors on a device.
 
-    Attributes
-    ----------
-    whole : Tensor of int64, shape (examples, 4)
-        Row, index of the pitch step, the mixup partner's place in the batch, and the background's row or -1.
-    real : Tensor of float64, shape (examples, 5 + 2 * masks)
-        Speed, place, roll, signal-to-noise ratio, share, then start and end of each time mask and of each band mask.
-        Double precision, as on the host: rounding must not push a column over the edge of a sound.
-    time_masks : int
-        Number of time masks.
+    ``whole`` (examples, 4) int64: row, index of the pitch step, the mixup partner's place in the batch, and the
+    background's row or -1. ``real`` (examples, 5 + 2 * masks) float64: speed, place, roll, signal-to-noise ratio,
+    share, then start and end of each time mask and of each band mask. (Double precision, as on the host: rounding must
+    not push a column over the edge of a sound.) ``time_masks``: how many of these there are.
     """
 
     whole: Tensor

@@ -59,20 +59,10 @@ Row = tuple[NDArray[Any], dict[str, NDArray[Any]]]
 class RowLayout:
     """The files of a folder of rows.
 
-    Attributes
-    ----------
-    what : str
-        Such as ``spectrograms``, for messages.
-    file : str
-        Name of the large file.
-    row_bytes : int
-        Size of a row in it.
-    tables : mapping of str to (str, tuple of int)
-        Dtype and shape of an entry of each table, by file name.
-    parts : int
-        Number of equal parts of a row; each can be read on its own.
-    remedy : str
-        Further remedy for a full disk, in messages; ends with a comma.
+    ``what`` (such as ``spectrograms``) is for messages; ``file`` is the name of the large file, ``row_bytes`` the size
+    of a row in it, and ``parts`` the number of equal parts of a row, each of which can be read on its own. ``tables``
+    has dtype and shape of an entry of each table, by file name. ``remedy`` is a further remedy for a full disk, in
+    messages; it ends with a comma.
     """
 
     what: str

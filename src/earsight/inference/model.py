@@ -36,7 +36,7 @@ from earsight.calibration.apply import (
 from earsight.data import audio
 from earsight.data.audio import Wave
 from earsight.data.intake import Loss, Meter, loss_texts
-from earsight.errors import DataError, ModelError, counted, warn_of_sound
+from earsight.errors import DataError, ModelError, RecipeError, counted, warn_of_sound
 from earsight.features.spectrogram import Spectrogram
 from earsight.inference.predictions import Prediction
 from earsight.inference.sounds import OpenSound, Sound, check_values, opened
@@ -82,7 +82,11 @@ class Model:
     @checked(device=instance("a torch.device", torch.device))
     def load(cls, path: str | Path, *, device: torch.device | None = None) -> Self:
         """Load a model file; ModelError if it is not a whole one of this version of earsight."""
-        return cls(*load(Path(path)), device=device)
+        found = load(Path(path))
+        try:
+            return cls(*found, device=device)
+        except RecipeError as error:
+            raise ModelError(f"{path}: its card asks for features that cannot be made ({error})") from error
 
     def use_kernels(self) -> Self:
         """Compute spectrograms with compiled kernels, and the network as by `use_compiled_network`.

@@ -111,7 +111,10 @@ def load(path: str | Path) -> tuple[ModelCard, nn.Module]:
     if len(card.mean) != len(card.recipe.features.windows_ms):
         raise damaged(path, f"it normalises {len(card.mean)} windows and has {len(card.recipe.features.windows_ms)}")
     found = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_STATISTICS)}
-    networks, wrong = _compared(card, tensors)
+    try:
+        networks, wrong = _compared(card, tensors)
+    except EarsightError as error:
+        raise ModelError(f"{path}: its card asks for a network that cannot be made ({error})") from error
     if wrong:
         name = f"an ensemble of {len(card.members)}" if card.members else card.recipe.backbone.name
         first = [shown(key)[1:-1] for key in wrong[:3]]

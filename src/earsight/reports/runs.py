@@ -131,10 +131,29 @@ def _calibrated(folder: Path, missing: list[str]) -> Calibrated | None:
         wanted = wanted_before(folder)
         found, trials = calibrated_trials(folder, wanted)
         kept = _json(folder / CALIBRATION, missing, without="its thresholds are not shown")
-        return Calibrated(found, figures(found, trials, wanted=wanted), kept.get("models", []))
+        models = kept.get("models", [])
+        if other := [one["path"] for one in models if _differs(folder / one["path"], one)]:
+            what = f"{other[0]} holds another calibration than {CALIBRATION} says" + (
+                f", and {len(other) - 1} more do" if len(other) > 1 else ""
+            )
+            missing.append(f"{what}: `earsight calibrate` makes them agree.")
+        return Calibrated(found, figures(found, trials, wanted=wanted), models)
     except EarsightError as error:
         missing.append(f"Its calibration cannot be shown: {error}.")
         return None
+
+
+def _differs(path: Path, kept: Mapping[str, Any]) -> bool:
+    """Whether a model file's calibration is another than a report says, as after a kill between the two."""
+    from earsight.models.modelfile import load_card
+
+    try:
+        card = load_card(path)
+    except ModelError:  # what is wrong with it is reported where it is read
+        return False
+    pairs = [(card.temperature, kept.get("temperature")), (card.thresholds or None, kept.get("thresholds"))]
+    pairs += [(card.calibration.get(name), kept.get(name)) for name in ("unknown", "sets")]
+    return any(a != b for a, b in pairs)
 
 
 def _finished(folder: Path, trials: Sequence[Predictions]) -> str:
