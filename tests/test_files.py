@@ -13,7 +13,7 @@ import filelock
 import pytest
 
 from earsight import files
-from earsight.errors import RunError
+from earsight.errors import RunError, refused
 from earsight.files import (
     link_or_copy,
     publish_folder,
@@ -243,3 +243,11 @@ def test_the_cost_of_digests_is_measured_against_none(tmp_path):
         place.write_bytes(b"two")
         assert files.content_digest(place) == free != digest
     assert files.content_digest(place) != digest
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_itself(tmp_path):
+    (tmp_path / "DONE").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        replace_text(tmp_path / "DONE", "x")
+    assert refused(caught.value).startswith(f"{tmp_path / 'DONE'}: Is a directory; a folder is where a file belongs")
+    assert [path.name for path in tmp_path.iterdir()] == ["DONE"]

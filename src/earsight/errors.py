@@ -51,6 +51,7 @@ _REMEDIES = {
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "mend the access"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "allow more open files (ulimit -n)"),
     errno.ENOENT: "put it back",
+    errno.EISDIR: "a folder is where a file belongs: move it away",
     errno.ENAMETOOLONG: "take a shorter name",
 }
 

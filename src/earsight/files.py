@@ -6,6 +6,7 @@ named, with its remedy. State without a digest, as earlier versions wrote it, is
 
 from __future__ import annotations
 
+import errno
 import functools
 import glob
 import hashlib
@@ -51,6 +52,8 @@ def replacing(path: Path, *, sync: bool = False) -> Iterator[Path]:
     file. What a kill leaves under such a name is never read. With ``sync`` file and name are on the disk at the end, so
     that a power cut keeps them. OSError where the disk refuses; ``path`` is then as it was.
     """
+    if path.is_dir():  # else the error would name the temporary file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     part = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
         yield part
