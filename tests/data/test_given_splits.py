@@ -1,6 +1,7 @@
 """Data sets that bring a split: folders of parts, audiofolder's metadata, a column; and what looks like one."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -436,14 +437,19 @@ def test_folders_that_hold_the_same_folders_are_classes_and_a_note_says_what_els
     data = open_dataset(touch(tmp_path / "words", *names), folds=2)
     assert data.classes == ("anna", "bert")
     assert data.notes[0] == (
-        "each folder holds the folders hi, lo, and is one class all the same; if those are the classes, label_from "
+        "folders hold hi, lo alike, and are one class each all the same; if those are the classes, label_from "
         "'{group}/{label}/{name}' takes them so"
     )
     data = open_dataset(tmp_path / "words", folds=2, label_from="{group}/{label}/{name}")
     assert data.classes == ("hi", "lo")
+    # A speaker may lack a word.
+    shutil.rmtree(tmp_path / "words" / "bert" / "lo")
+    assert (
+        open_dataset(tmp_path / "words", folds=2).notes[0].startswith("folders hold hi alike, and are one class each")
+    )
     # Sounds beside them, or other folders, are what classes have.
     touch(tmp_path / "words", "anna/0.wav")
-    assert "one class all the same" not in "".join(open_dataset(tmp_path / "words", folds=2).notes)
+    assert "one class each all the same" not in "".join(open_dataset(tmp_path / "words", folds=2).notes)
 
 
 def test_a_folder_between_the_parts_and_the_classes_has_a_remedy_that_works(tmp_path):

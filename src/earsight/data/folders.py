@@ -87,18 +87,19 @@ def read_folder(root: Path) -> Listing:
         out.notes.append(f"folders {', '.join(sorted(inside))} within the classes are not taken as a split; {way}")
     elif shared := _shared_folders(out.paths):
         way = "if those are the classes, --label-from '{group}/{label}/{name}' takes them so"
-        out.notes.append(f"each folder holds the folders {first(shared)}, and is one class all the same; {way}")
+        out.notes.append(f"folders hold {first(shared)} alike, and are one class each all the same; {way}")
     folds = _listed_parts(root, out.paths, out.notes)
     return out if folds is None else replace(out, folds=folds, split=True)
 
 
 def _shared_folders(paths: list[str]) -> list[str]:
-    """The folders that each of several folders holds, where these hold no sound themselves."""
+    """The folders that several folders hold alike, where these hold no sound themselves."""
     within: dict[str, set[str]] = {}
     for top, *below in (path.split("/") for path in paths):
         within.setdefault(top, set()).add(below[0] if len(below) > 1 else "")
-    shared = set.intersection(*within.values()) if len(within) > 1 else set()
-    return sorted(shared) if len(shared) > 1 and "" not in set.union(*within.values()) else []
+    holders = Counter(name for names in within.values() for name in names)
+    shared = sorted(name for name, count in holders.items() if count > 1)
+    return shared if len(holders) > 1 and "" not in holders else []
 
 
 def _listed_parts(root: Path, paths: list[str], notes: list[str]) -> list[int] | None:
