@@ -154,7 +154,7 @@ def test_the_report_has_the_command_that_makes_the_drawn_part_again(run, listed,
     for name in ("accuracy", "dataset", "recipe_digest", "groups", "majority"):
         assert again[name] == first[name]
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "a drawn part, seed 0" in page
+    assert "a part drawn by seed 0" in page
     assert "always saying hungry would reach" in page
     assert "Each class weighing the same: balanced accuracy" in page
     assert ("NOT shown to be better than always saying" in page) == (not first["majority"]["beaten"])
