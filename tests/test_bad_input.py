@@ -167,7 +167,7 @@ def test_folds_that_are_not_drawn_refuse_nothing(tmp_path, model):
         ("path,label\n", ["without rows"]),
         ("path,label\ncat/0.wav,\n", ["empty path or label", "line 2"]),
         ("path,label\nabsent.wav,cat\ncat/0.wav,dog\n", ["1 of 2 files do not exist (absent.wav)"]),
-        ("path,label,fold\ncat/0.wav,cat,one\n", ["fold is 'one'", "integer"]),
+        ("path,label,fold\ncat/0.wav,cat,one\n", ["fold is 'one'", "whole number"]),
         ("path,label,fold\ncat/0.wav,cat,1\ndog/0.wav,dog,1\n", ["every clip is in fold 1", "two folds"]),
         (
             "path,label,fold\ncat/0.wav,cat,1\ncat/1.wav,cat,2\ndog/0.wav,dog,2\ndog/1.wav,dog,2\n",

@@ -22,7 +22,9 @@ def texts_of_pages(content: bytes) -> list[int]:
             found = re.search(rb"/Contents (\d+)", body)
             assert found
             stream = objects[int(found[1])]
-            drawn = zlib.decompress(stream[stream.index(b"stream") + 6 : stream.rindex(b"endstream")].strip(b"\r\n"))
+            # The last byte of a checksum may look like the end of a line.
+            packed = stream[stream.index(b"stream") + 6 : stream.rindex(b"endstream")].lstrip(b"\r\n")
+            drawn = zlib.decompressobj().decompress(packed)
             out.append(drawn.count(b"Tj") + drawn.count(b"TJ"))
     return out
 
