@@ -270,12 +270,12 @@ def _missing_chunk(descriptor: int, size: int, *, start: int, layout: str, data:
 
 def _in_a_row(descriptor: int, start: int, size: int, one: Callable[..., tuple[Survey, int]]) -> Survey:
     """A file, or several in a row: ``one`` surveys that at a place, and says where another begins behind, else -1."""
-    links, following, miscounted = list[Link](), start, False
+    links, following = list[Link](), start
     while following >= 0:
         found, following = one(descriptor, following, size)
-        links, miscounted = [*links, *found.links], miscounted or found.miscounted
+        links += found.links
     plain = len(links) == 1 and not links[0].head and links[0].end == size
-    return replace(found, links=() if plain else tuple(links), miscounted=miscounted)
+    return replace(found, links=() if plain else tuple(links))
 
 
 def _form(descriptor: int, start: int, size: int) -> tuple[Survey, int]:
