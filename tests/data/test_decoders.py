@@ -433,6 +433,21 @@ def test_parts_of_a_piece_of_a_flac_are_those_of_its_own_seconds(tmp_path):
         np.testing.assert_array_equal(found, whole[round(begin * RATE) : round(end * RATE)])
 
 
+@pytest.mark.parametrize("size", [2**63 - 1, -(2**63), -1, 0])
+def test_w64_of_any_stated_size_is_read_to_its_end(tmp_path, size):
+    content = bytearray(written(format="W64"))
+    at = content.index(b"data\xf3\xac")
+    content[at + 16 : at + 24] = struct.pack("<q", size)
+    np.testing.assert_array_equal(read(tmp_path, bytes(content)), decoded(written(format="W64")))
+
+
+@pytest.mark.parametrize("length", [0, 0xFFFFFFFF])
+def test_a_tag_that_is_longer_than_the_file_or_has_no_length_is_none(tmp_path, length):
+    content = written(format="FLAC")
+    foot = b"APETAGEX" + struct.pack("<IIII", 2000, length, 1, 0) + bytes(8)
+    np.testing.assert_array_equal(read(tmp_path, content + foot), read(tmp_path, content))
+
+
 def test_wavpack_behind_a_tag(tmp_path):
     content = TAGGED["WavPack"]()
     tag = b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)

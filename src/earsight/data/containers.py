@@ -337,11 +337,12 @@ def _as_rf64(descriptor: int, start: int, end: int) -> Link:
         if name == _W64_DATA and form[8:10] == b"\xfe\xff" and form[32:34] != b"\1\0":
             stop = min(end, position + length) if 24 < length < 1 << 62 else end
             return Link(body, stop, _rf64(form, stop - body))
-        if name == _W64_DATA and read_at(descriptor, 16, position + length + (-length) % 8)[5:] in _W64_KINDS:
+        behind = position + length + (-length) % 8
+        if name == _W64_DATA and position < behind < end and read_at(descriptor, 16, behind)[5:] in _W64_KINDS:
             return Link(start, position + length)  # libsndfile goes on into the chunk behind
         if length < 24 or name == _W64_DATA:
             break
-        position += length + (-length) % 8
+        position = behind
     return Link(start, end)
 
 

@@ -206,6 +206,7 @@ class _Sndfile:
         if rest is None or rest.channels != self.channels:
             return None
         if rest.rate_hz != self.rate_hz:  # Opus, which libsndfile decodes at the rate that it was made from
+            rest.close()
             rest = _Joined([functools.partial(FfmpegDecoder, self._descriptor, self._link, "ogg", "")], self.rate_hz)
         left = self._at
         while left and (passed := len(rest.read(min(left, _STEP * 64)))):

@@ -96,7 +96,9 @@ def before_tags(descriptor: int, size: int) -> int:
             length = int(tail[17:23]) + 15
         else:
             break
-        size -= min(length or size, size)
+        if not 0 < length < size:  # no tag by its own word
+            break
+        size -= length
     return size
 
 
@@ -345,10 +347,10 @@ def _is_joined(descriptor: int, link: Link) -> bool:
             found = _flac_number(held[match.start() : match.start() + 16], block)
             if found is None or at == last:
                 continue
-            if last < 0 or found[0] == expected:
-                last, expected = at, found[1]
-            elif at - last < _CHUNK and at - last in _frame_ends(read_at(descriptor, at - last, last)):
+            odd = last >= 0 and found[0] != expected and at - last < _CHUNK
+            if odd and at - last in _frame_ends(read_at(descriptor, at - last, last)):
                 return True
+            last, expected = at, found[1]  # behind damage too, so that it costs no more than one frame's checksum
         position += _CHUNK
     return False
 

@@ -239,18 +239,18 @@ def _products(card: ModelCard, networks: Sequence[nn.Module]) -> float:
 
     features = card.recipe.features
     spectrogram = torch.zeros(1, 3, features.bands, features.columns, device="meta")
-    found: dict[str, float] = {}
-    names = [one.recipe.backbone.name for one in card.members or (card,)]
-    for name, network in zip(names, networks, strict=True):
-        if name not in found:
+    found: dict[tuple[str, str], float] = {}
+    kinds = [(one.recipe.backbone.name, one.recipe.transfer.cut) for one in card.members or (card,)]
+    for kind, network in zip(kinds, networks, strict=True):
+        if kind not in found:
             try:
                 with FlopCounterMode(display=False) as counter, torch.inference_mode():
                     network.eval()(spectrogram)
             except (RuntimeError, AssertionError, NotImplementedError) as error:
                 size = f"{features.bands} x {features.columns}"
-                raise ModelError(f"{name} cannot be run on spectrograms of {size} ({one_line(error)})") from error
-            found[name] = counter.get_total_flops() / 2  # each is a product and a sum
-    return sum(found[name] for name in names)
+                raise ModelError(f"{kind[0]} cannot be run on spectrograms of {size} ({one_line(error)})") from error
+            found[kind] = counter.get_total_flops() / 2  # each is a product and a sum
+    return sum(found[kind] for kind in kinds)
 
 
 def _filled(card: ModelCard, networks: Sequence[nn.Module], tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -20,7 +20,6 @@ import warnings
 from functools import cache
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -48,6 +47,8 @@ def why_not_reduced() -> str | None:
 
 def bfloat16_pays() -> bool:
     """Whether networks are faster in bfloat16: by AMX, or on AMD's Zen. Other Xeons that have it take longer."""
+    import llvmlite.binding  # in a twentieth of a second, which one file is not to wait for
+
     name, found = llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features()
     return name.startswith("znver") or bool(found.get("amx-bf16"))
 
