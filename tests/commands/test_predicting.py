@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
+from earsight.cli import app
 from earsight.commands import predicting
 from earsight.errors import DataError, SoundWarning
+from earsight.inference import journal
 from earsight.inference.classifier import load_classifier
 from earsight.models.backbones import build
 from earsight.models.card import ModelCard
@@ -240,3 +245,71 @@ def test_rows_have_the_format_that_the_files_ending_names(model, sounds, tmp_pat
     assert (tmp_path / name).read_text() == (tmp_path / "wanted.out").read_text()
     invoke(*ask, tmp_path / f"b{name}", "--format", "text")
     assert (tmp_path / f"b{name}").read_text().count("\t") >= 3
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> Path:
+    """A folder of five sounds whose files have one size."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "five").mkdir()
+    for name in "abcde":
+        soundfile.write(tmp_path / "five" / f"{name}.wav", generator.normal(0, 0.1, 2 * RATE), RATE)
+    return tmp_path / "five"
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.fixture(params=["clips", "recordings"])
+def begun(request, model, five, tmp_path, monkeypatch):
+    """A command whose rows of three sounds are written; and one that finished. All rows are those of the five."""
+    hop = ("--hop", 0.5, "--rows", "windows") if request.param == "recordings" else ()
+    finished = ("predict", model, five, "--csv", *hop, "--out", tmp_path / "finished.csv")
+    killed = (*finished[:-1], tmp_path / "killed.csv")
+    commit = journal.FileOutput.commit
+
+    def stop(self, place, *, now=False):
+        commit(self, place, now=True)
+        if place["done"] == 3:
+            raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, "CLIPS", 1)
+        patch.setattr(journal.FileOutput, "commit", stop)
+        assert isinstance(CliRunner().invoke(app, list(map(str, killed))).exception, _KilledError)
+    invoke(*finished)
+    return killed, finished
+
+
+def test_a_resumed_output_has_the_rows_of_one_left_alone(begun, caplog):
+    killed, finished = begun
+    invoke(*killed, "--resume")
+    assert Path(killed[-1]).read_bytes() == Path(finished[-1]).read_bytes()
+    assert "is whole; nothing to do" in invoke(*finished, "--resume").stderr
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("change", ["exchanged", "removed", "renamed", "added before", "added behind"])
+def test_a_resumed_output_is_not_gone_on_with_over_other_sounds(begun, five, change, caplog):
+    """Names that are done are compared; files of another size or time are reported, for the rows may not be theirs."""
+    if change == "exchanged":
+        os.utime(five / "a.wav", ns=(0, 0))
+    elif change == "removed":
+        (five / "b.wav").unlink()
+    elif change == "renamed":
+        (five / "a.wav").rename(five / "aa.wav")
+    else:
+        shutil.copy(five / "a.wav", five / ("0.wav" if change == "added before" else "f.wav"))
+    killed, finished = begun
+    for ask, rows in (killed, 3), (finished, 5):
+        what = "recordings" if "--hop" in ask else "sounds"
+        if change == "exchanged":
+            invoke(*ask, "--resume")
+            assert f"of the {rows} {what} whose rows it holds, files have another size or time" in caplog.text
+        elif change == "added behind" and rows == 3:
+            invoke(*ask, "--resume")
+            assert len({line.split(",")[0] for line in Path(ask[-1]).read_text().splitlines()[1:]}) == 6
+        else:
+            shown = " ".join(invoke(*ask, "--resume", code=2).stderr.split())
+            assert ("and 1 more are given now" if change == "added behind" else "not the first of those") in shown

@@ -227,7 +227,7 @@ def test_other_recordings_are_not_gone_on_with(classifier, corpus, tmp_path, mon
     assert place["done"] > 0
     assert place["batch"] > 0
     for other, words in (
-        (names[1:], "are others than those that are done"),
+        (names[1:], "are not the first of those given now"),
         (names[: place["done"]] + names[place["done"] + 1 :], "is not the next"),
     ):
         with pytest.raises(EarsightError, match=words):

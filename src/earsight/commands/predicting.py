@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,6 +142,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> tuple[int, str]:
         _check_count(wanted, total)
         return 0, f"{wanted.to} has no journal; it was left as it is, and whether it is whole is not known"
     if output.whole:
+        _check_sounds(output, iter(paths), "recordings" if wanted.hop_seconds else "sounds")
         return 0, f"{wanted.to} is whole; nothing to do"
     # On a cluster nothing is computed here: the model is loaded for what its card says.
     model = Model.load(wanted.model, device=computer("cpu" if on != "local" else compute.device, compute.threads))
@@ -157,6 +158,20 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> tuple[int, str]:
         found = predict(wanted, model, paths, total, output, remote)
     say_left_out(model)
     return found
+
+
+def _check_sounds(output: Output, names: Iterator[str], what: str) -> None:
+    """Raise EarsightError where a finished output holds rows of other sounds, or of fewer, than are asked for."""
+    from earsight.inference.sounds_done import SoundsDone
+
+    if output.place:
+        SoundsDone().skip(names, output.place, where=output.name, what=what)
+        more = sum(1 for _ in names)
+        if more:
+            raise EarsightError(
+                f"{output.name}: is whole, with rows of {output.place['done']} {what}, and {more} more are given now; "
+                "give those alone another --out, or begin anew in another --out"
+            )
 
 
 def _check_count(wanted: Wanted, total: int | None) -> None:
@@ -242,9 +257,11 @@ def _clips(
     wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
 ) -> tuple[int, str]:
     from earsight.inference.clips import long_note, predict_clips
+    from earsight.inference.sounds_done import SoundsDone
 
     start = output.place or {"done": 0, "failed": 0}
-    done, failed = int(start["done"]), int(start["failed"])
+    failed, sounds, names = int(start["failed"]), SoundsDone(), iter(paths)
+    sounds.skip(names, start, where=output.name, what="sounds")
     writer = FORMATS[wanted.form].writer("clips", wanted.top, bool(model.card.calibration), first=wanted.first)
     writer.damaged, writer.classes = wanted.damaged, model.classes if model.card.several else ()
     writer.lost = wanted.lost
@@ -254,21 +271,22 @@ def _clips(
         output.write("", writer.header())
     with _progress(wanted, "sounds") as shown:
         how: dict[str, Any] = {"first": wanted.first, "damaged": wanted.damaged, "remote": remote}
-        for found in predict_clips(model, islice(paths, done, None), batch_size=CLIPS, **how):
+        for found in predict_clips(model, names, batch_size=CLIPS, **how):
             output.write("", writer.prediction(found))
-            done, failed = done + 1, failed + bool(found.error)
+            sounds.add(found.path)
+            failed += bool(found.error)
             long, uncalibrated = long + (found.windows > 1), uncalibrated + (found.calibrated is False)
             damaged += found.read_seconds is not None
-            if done % CLIPS == 0:
-                output.commit({"done": done, "failed": failed})
+            if sounds.done % CLIPS == 0:
+                output.commit({**sounds.position, "failed": failed})
             if wanted.to is not None:
-                shown(done, total, "")
-    output.end()
+                shown(sounds.done, total, "")
+    output.end({**sounds.position, "failed": failed})
     if damaged:
         say(f"earsight: {counted(damaged, 'file')} damaged or cut: classified by what is whole, as the rows say")
     if long:
         say(f"earsight: {long_note(long, model.clip_seconds, calibrated=not uncalibrated)}")
-    return failed, f"{counted(done, 'row')}, one for each file, written to {wanted.to} as {wanted.form}"
+    return failed, f"{counted(sounds.done, 'row')}, one for each file, written to {wanted.to} as {wanted.form}"
 
 
 def _recordings(

@@ -39,6 +39,7 @@ COMMIT_SECONDS = 1.0
 class Output:
     """Base class of outputs; methods that only files need do nothing here."""
 
+    name = "the output"
     place: dict[str, Any] | None = None
     whole = False
     checked = True
@@ -58,8 +59,8 @@ class Output:
     def commit(self, place: Mapping[str, Any], *, now: bool = False) -> None:
         """Record the position after the rows so far; every `COMMIT_SECONDS` at most, unless ``now``."""
 
-    def end(self) -> None:
-        """Finish: all is written."""
+    def end(self, place: Mapping[str, Any] | None = None) -> None:
+        """Finish: all is written; ``place`` is the position at the end."""
 
     def drop(self) -> None:
         """Close all files, finished or not."""
@@ -106,12 +107,12 @@ class FileOutput(Output):
 
     ``path`` is the file, whose name in `open` is the empty string; or the folder of the named files. ``settings`` are
     JSON values that must be the same to resume. With ``resume`` it resumes from `place`, the position in the journal
-    (None to begin); a complete output is `whole`. EarsightError if the output exists and ``resume`` is false; if
-    another process writes it; if the journal or a file is damaged or has other settings.
+    (None to begin); a complete output is `whole`, its `place` the last one. EarsightError if the output exists and
+    ``resume`` is false; if another process writes it; if the journal or a file is damaged or has other settings.
     """
 
     def __init__(self, path: Path, *, folder: bool, settings: Mapping[str, Any], resume: bool) -> None:
-        self._path, self._settings = path, json.loads(json.dumps(settings))
+        self.name, self._path, self._settings = str(path), path, json.loads(json.dumps(settings))
         self._journal = path / ".progress" if folder else path.with_name(f"{path.name}.progress")
         self._list = path / _LIST if folder else path.with_name(f".{path.name}{_LIST}")
         self._files: dict[str, int] = {}  # descriptors of the open files
@@ -184,11 +185,11 @@ class FileOutput(Output):
             raise self._refused(self._journal, error) from error
         self._committed = time.monotonic()
 
-    def end(self) -> None:
+    def end(self, place: Mapping[str, Any] | None = None) -> None:
         """Add the list's closing line once all files are on the disk, and remove the journal."""
         for name in [name for name in self._files if name != _LIST]:
             self.close(name)
-        self._add_line([_END, *self._parts.get(_LIST, (0, 0)), self._settings])
+        self._add_line([_END, *self._parts.get(_LIST, (0, 0)), self._settings, *([place] if place else ())])
         self._sync(_LIST)
         self._journal.unlink(missing_ok=True)
         self.drop()
@@ -266,9 +267,10 @@ class FileOutput(Output):
         data = self._list.read_bytes()
         head = data[: data.rfind(b"\n", 0, -1) + 1]
         end = next(self._lines(data[len(head) :]), None)
-        if not data.endswith(b"\n") or end is None or len(end) != 4 or end[:3] != [_END, len(head), zlib.crc32(head)]:
+        if not data.endswith(b"\n") or end is None or end[:3] != [_END, len(head), zlib.crc32(head)] or not end[3:]:
             raise self._damaged_list()
         self._check_settings(end[3])
+        self.place = end[4] if len(end) > 4 else None  # earlier versions closed their lists without
         for name, size, crc in self._lines(head):
             self._checked(name, size, crc, whole=True)
 

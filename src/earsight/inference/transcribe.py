@@ -7,12 +7,9 @@ a folder every recording has its own files, such as ``NAME.events.csv``, and ``r
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from earsight.data.audio import info
@@ -24,6 +21,7 @@ from earsight.inference.model import NOT_FINITE, Model
 from earsight.inference.predictions import Event, Window
 from earsight.inference.ray_inference import RayInference
 from earsight.inference.recordings import Batch, Recording, classify
+from earsight.inference.sounds_done import SoundsDone, identity
 from earsight.parallel import in_order
 
 Rows = list[tuple[Kind, str]]
@@ -159,6 +157,7 @@ class _Position:
 
     done: int = 0
     names: str = ""
+    files: str = ""
     failed: int = 0
     path: str = ""
     file: tuple[int, int] = (0, 0)
@@ -219,7 +218,7 @@ def transcribe(
         seconds += transcript.seconds - before
         speed = f"{seconds / max(time.monotonic() - clock, 1e-9):.0f} x real time"
         progress(transcript.seconds, item.recording.promised_seconds, files.position.done, speed)
-    output.end()
+    output.end(vars(files.position))
     return Counts(files.position.done, files.position.events, files.position.failed)
 
 
@@ -258,7 +257,7 @@ class _Files:
     ) -> None:
         self.position = replace(start)
         self._model, self._options, self._output, self._name_of = model, options, output, name_of
-        self._names = hashlib.sha256()
+        self._sounds = SoundsDone()
         self._transcript: Transcript | None = None
         output.commit(vars(start), now=True)
         if name_of is None:
@@ -269,16 +268,10 @@ class _Files:
     def skip(self, names: Iterator[str]) -> Iterator[str]:
         """The names after the finished ones, which must not have changed."""
         position = self.position
-        for _ in range(position.done):
-            self._add_name(next(names, ""))
-        if position.done and self._names.hexdigest() != position.names:
-            raise EarsightError(
-                f"the first {position.done} recordings are others than those that are done; "
-                "give the same names in the same order, or another --out"
-            )
+        self._sounds.skip(names, vars(position), where=self._output.name, what="recordings")
         begun = (position.path, tuple(position.file)) if position.batch else None
         for number, name in enumerate(names):
-            if not number and begun and (name, _identity(name)) != begun:
+            if not number and begun and (name, identity(name)) != begun:
                 raise EarsightError(
                     f"{begun[0]}: was begun, and has changed since or is not the next; begin anew in another --out"
                 )
@@ -293,7 +286,7 @@ class _Files:
             if self._name_of is not None:
                 for kind, writer in self._transcript.writers.items():
                     self._open(self._file(path, kind), writer.header())
-            self.position.path, self.position.file = path, _identity(path)
+            self.position.path, self.position.file = path, identity(path)
         return self._transcript
 
     def add(self, item: _Item, windows: list[Window]) -> None:
@@ -317,19 +310,16 @@ class _Files:
             for kind in transcript.writers:
                 self._output.close(self._file(recording.path, kind))
         self._transcript = None
-        self._add_name(recording.path)
-        done, failed = self.position.done + 1, self.position.failed + bool(reason)
+        self._sounds.add(recording.path)
+        failed = self.position.failed + bool(reason)
         before = (0.0, 0)
         if self._options.several_files:
             length = _length(recording.path, read=transcript.seconds)
             before = self.position.before[0] + length, next(iter(transcript.writers.values())).number
         events = self.position.events + transcript.events
-        self.position = _Position(done, self._names.hexdigest(), failed, before=before, events=events)
+        self.position = _Position(**self._sounds.position, failed=failed, before=before, events=events)
         self._output.commit(vars(self.position))
         return reason
-
-    def _add_name(self, name: str) -> None:
-        self._names.update(os.fsencode(name) + b"\0")
 
     def _open(self, name: str, header: str) -> None:
         if self._output.open(name):
@@ -349,12 +339,3 @@ def _length(path: str, *, read: float) -> float:
         return info(path).seconds
     except AudioError:
         return read
-
-
-def _identity(path: str) -> tuple[int, int]:
-    """Size and modification time of a file, by which it is recognised; zeros if it cannot be reached."""
-    try:
-        status = Path(path).stat()
-    except (OSError, ValueError):
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
