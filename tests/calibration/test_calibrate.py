@@ -19,7 +19,7 @@ from earsight.calibration.fit import Wanted, fit_calibration
 from earsight.data.layouts import open_dataset
 from earsight.ensembles.build import make_ensemble
 from earsight.errors import ModelError, RunError
-from earsight.evaluation.summary import read_predictions, read_run
+from earsight.evaluation.summary import read_predictions, read_run, write_summary
 from earsight.execution.schedule import publish_model
 from earsight.files import read_state, say_once, write_state
 from earsight.inference.classifier import Classifier, load_classifier
@@ -321,3 +321,13 @@ def test_a_trial_without_done_is_named(run, caplog):
     (run / "fold-2" / "seed-1" / "DONE").unlink()
     assert len(read_run(run)) == 5
     assert "1 trial without DONE left out (fold-2/seed-1)" in caplog.text
+
+
+def test_a_trial_whose_folder_is_gone_is_named(run, caplog):
+    """By every verb that reads a run: its summary knows which trials there were."""
+    write_summary(run, machine={})
+    assert len(read_run(run)) == 6
+    assert not caplog.text
+    shutil.rmtree(run / "fold-2" / "seed-1")
+    assert len(read_run(run)) == 5
+    assert f"{run}: fold-2/seed-1, of which summary.json tells, is not there" in caplog.text

@@ -163,6 +163,13 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
         names = ", ".join(path.relative_to(run).as_posix() for path in open_ones[:3])
         what = f"{counted(len(open_ones), 'trial')} without DONE left out ({names})"
         say_once(f"{run}: {what}; the command that made the run goes on with what is not finished")
+    begun = {path.relative_to(run).as_posix() for path in run.glob("fold-*/seed-*")}
+    if found and (gone := sorted(_summarised(run) - begun)):
+        names = f"{', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}"
+        say_once(
+            f"{run}: {names}, of which summary.json tells, {'is' if len(gone) == 1 else 'are'} not there: every figure "
+            "is of the trials that are; the command that made the run makes the others again"
+        )
     if not found:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
     _check_one_run(found)
@@ -179,6 +186,15 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
         for clip, group in zip(_labelled(trial), trial.groups.tolist(), strict=True)
     }
     return [_named(trial, known) if trial.sources_unknown else trial for trial in found]
+
+
+def _summarised(run: Path) -> set[str]:
+    """The trials that a run's summary has a row of, as fold-K/seed-S; none if it cannot be read."""
+    try:
+        rows = read_state(run / "summary.json", {"folds": list}, remedy="")["folds"]
+        return {f"fold-{row['fold']}/seed-{row['seed']}" for row in rows}
+    except (EarsightError, OSError, LookupError, TypeError):  # `earsight report` names what is damaged
+        return set()
 
 
 def _validation(run: Path, trial: Predictions) -> Predictions | None:
