@@ -162,7 +162,7 @@ def run(wanted: Wanted, compute: DeviceOptions, *, on: str) -> tuple[int, str]:
 
 def _check_sounds(output: Output, names: Iterator[str], what: str) -> None:
     """Raise EarsightError where a finished output holds rows of other sounds, or of fewer, than are asked for."""
-    from earsight.inference.sounds_done import SoundsDone
+    from earsight.inference.journal import SoundsDone
 
     if output.place:
         SoundsDone().skip(names, output.place, where=output.name, what=what)
@@ -257,7 +257,7 @@ def _clips(
     wanted: Wanted, model: Model, paths: Iterable[str], total: int | None, output: Output, remote: RayInference | None
 ) -> tuple[int, str]:
     from earsight.inference.clips import long_note, predict_clips
-    from earsight.inference.sounds_done import SoundsDone
+    from earsight.inference.journal import SoundsDone
 
     start = output.place or {"done": 0, "failed": 0}
     failed, sounds, names = int(start["failed"]), SoundsDone(), iter(paths)

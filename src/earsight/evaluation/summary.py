@@ -42,25 +42,13 @@ _TABLES = 5
 class Predictions:
     """A trial's predictions for its held-out fold.
 
-    Attributes
-    ----------
-    clips : ndarray of str, shape (clips,)
-        Manifest paths.
-    labels : ndarray of int64, shape (clips,)
-    logits : ndarray of float32, shape (clips, classes)
-    classes : tuple of str
-    about : mapping
-        Fold, seed, seconds, protocol, recipe digest, data set, and ``pooled``: how many clips have several windows.
-    distance : ndarray of float64, shape (clips,), optional
-        Mahalanobis distance of each clip from the training clips, if measured.
-    groups : ndarray of str, shape (clips,), optional
-        Source of each clip, where the data set knows them; older runs have none.
-    targets : ndarray of float32, shape (clips, classes), optional
-        Of clips that may have several labels: 1, 0, or NaN where that is not known; ``labels`` are then all -1.
-    validation : Predictions, optional
-        What the same network predicts for the data set's validation part, where there is one; from `read_run` alone.
-    sounds : ndarray of uint8, shape (clips, 16), optional
-        Digest of each decoded sound, where a clip is a file and one window: it shows whether files were exchanged.
+    ``clips`` are manifest paths, shape (clips,); ``labels`` have that shape, ``logits`` (clips, classes). ``about`` has
+    fold, seed, seconds, protocol, recipe digest, data set, and ``pooled``, how many clips have several windows.
+    ``distance``: each clip's Mahalanobis distance from the training clips, if measured. ``groups``: each clip's source,
+    where the data set knows them; older runs have none. ``targets``, shape (clips, classes), of clips that may have
+    several labels: 1, 0, or NaN where that is not known; ``labels`` are then all -1. ``validation``: what the same
+    network predicts for the validation part, where there is one; from `read_run` alone. ``sounds``, shape (clips, 16):
+    a digest of each decoded sound, where a clip is a file and one window: it shows whether files were exchanged.
     """
 
     clips: NDArray[np.str_]

@@ -38,26 +38,11 @@ from earsight.recipe import Augment
 class Draws:
     """The random choices for one batch; arrays have one entry an example.
 
-    Attributes
-    ----------
-    semitones : ndarray of int64, shape (batch,)
-        Pitch shift, upwards positive.
-    speed : ndarray of float64, shape (batch,)
-        Stretch factor; above 1 the sound is faster and shorter.
-    place : ndarray of float64, shape (batch,)
-        In [0, 1): where a longer sound is cropped, or where a shorter one is placed.
-    roll : ndarray of float64, shape (batch,)
-        In [0, 1): roll in time, as a share of the clip.
-    time_masks, band_masks : ndarray of float64, shape (batch, masks, 2)
-        Start and end of each mask as shares of the spectrogram.
-    partner : ndarray of int64, shape (batch,)
-        The example each one is mixed with.
-    share : ndarray of float64, shape (batch,)
-        Weight of the example itself in the mixture, in [0.5, 1].
-    background : ndarray of int64, shape (batch,), optional
-        The row whose sound is added to the example; -1 for none.
-    snr : ndarray of float64, shape (batch,)
-        Energy of the example over that of the background, in dB.
+    ``semitones``: pitch shift, upwards positive. ``speed``: above 1 the sound is faster and shorter. ``place``, in
+    [0, 1): where a longer sound is cropped, or a shorter one placed. ``roll``, in [0, 1): in time, as a share of the
+    clip. ``time_masks``, ``band_masks``, shape (batch, masks, 2): start and end of each as shares of the spectrogram.
+    ``partner``: the example each one is mixed with; ``share``, in [0.5, 1]: the example's own weight in the mixture.
+    ``background``: the row whose sound is added, -1 for none; ``snr``: the example's energy over that row's, in dB.
     """
 
     semitones: NDArray[np.int64]

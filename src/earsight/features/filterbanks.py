@@ -173,16 +173,10 @@ def _warped_hz(sample_rate_hz: int, fft_points: int, semitones: float) -> NDArra
 class Representation:
     """How the power of an STFT becomes the rows of a spectrogram.
 
-    Attributes
-    ----------
-    bank : callable
-        The filters; takes and gives what `mel_filterbank` does.
-    basis : callable or None
-        From a number of bands to the matrix (bands, bands) that turns log energies into rows; None where they are rows.
-    steps_per_unit : int
-        Of the log energies as the store keeps them, before the basis.
-    zero_at : float
-        Log energy in the middle of the store's range, which reaches 32768 steps to either side.
+    ``bank``: the filters; takes and gives what `mel_filterbank` does. ``basis``: from a number of bands to the matrix
+    (bands, bands) that turns log energies into rows; None where they are rows. ``steps_per_unit``: of the log energies
+    as the store keeps them, before the basis. ``zero_at``: log energy in the middle of the store's range, which reaches
+    32768 steps to either side.
     """
 
     bank: Callable[..., NDArray[np.float32]]

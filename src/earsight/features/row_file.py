@@ -82,25 +82,11 @@ class RowLayout:
 class RowFile:
     """An open folder of rows, with methods that read spectrograms from it.
 
-    Attributes
-    ----------
-    folder : Path
-    features : Features
-        Resolved settings of the front end.
-    semitones : tuple of int
-        The pitch steps that can be read, rising.
-    sounds : ndarray of uint8, shape (rows, 16)
-        Digest of each row's sound as it was decoded; zeros where it could not be read.
-    errors : dict
-        Row to reason, for the rows of clips that could not be read.
-    tables : dict
-        The layout's tables, one entry for each row, and the checks (not in folders of earlier versions).
-    layout : RowLayout
-    dataset : Dataset
-    key : str
-        Hash of the content; also the folder's name (not in earlier versions).
-    windows : ClipWindows
-        Which part of which clip each row is.
+    ``features`` are resolved; ``semitones``: the pitch steps that can be read, rising; ``sounds``, uint8 (rows,
+    16): digest of each row's sound as it was decoded, zeros where it could not be read; ``errors``: row to reason.
+    ``tables``: the layout's tables, one entry for each row, and the checks (not in folders of earlier versions).
+    ``key``: hash of the content, also the folder's name (not in earlier versions). ``windows``: which part of which
+    clip each row is.
     """
 
     folder: Path

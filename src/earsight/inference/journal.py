@@ -5,12 +5,14 @@ with a whole line even if the disk is full; 2. until the end the journal ``FILE.
 ``settings``, ``place`` (the position), ``files`` (committed size and CRC-32 of each open file); 3. ``.FILE.finished``
 (``.finished``), the list of finished files with their sizes and CRC-32s. The journal is written before any row, counts
 only rows that are on the disk, and is removed last, after the list's closing line. Resuming checks all files and
-truncates the open ones to their committed size; the rest is computed again, to the same bytes.
+truncates the open ones to their committed size; the rest is computed again, to the same bytes. `SoundsDone` is the part
+of the position that says of which sounds the rows are.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import sys
@@ -18,13 +20,14 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 import filelock
 
 from earsight.errors import EarsightError, remedy_of
-from earsight.files import let_go, read_state, say_once, write_state
+from earsight.files import let_go, read_state, say_damage, say_once, write_state
 
 INDEX = "recordings.csv"
 """The first file of an output folder."""
@@ -307,3 +310,52 @@ class FileOutput(Output):
                 f"{path}: has changed since it was written; remove it and {self._journal} and begin anew"
             )
         return size, found
+
+
+def identity(path: str) -> tuple[int, int]:
+    """Size and modification time of a file, by which it is recognised; zeros if it cannot be reached."""
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+class SoundsDone:
+    """Which sounds an output holds rows of: digests of their names, and of the files' sizes and times.
+
+    A resumed command passes over the names that are done. Others in their place are refused; files that have another
+    size or time since are reported, for their rows are of what was there before.
+    """
+
+    def __init__(self) -> None:
+        self.done = 0
+        self._names, self._files = hashlib.sha256(), hashlib.sha256()
+
+    def add(self, name: str) -> None:
+        """One more sound has its rows."""
+        self.done += 1
+        self._names.update(os.fsencode(name) + b"\0")
+        self._files.update(repr(identity(name)).encode())
+
+    @property
+    def position(self) -> dict[str, Any]:
+        """How many sounds, and both digests, as JSON values."""
+        return {"done": self.done, "names": self._names.hexdigest(), "files": self._files.hexdigest()}
+
+    def skip(self, names: Iterator[str], recorded: Mapping[str, Any], *, where: object, what: str) -> None:
+        """Take the names that were done from ``names``; EarsightError if they are others than those ``recorded``."""
+        for name in islice(names, int(recorded.get("done", 0))):
+            self.add(name)
+        # Earlier versions recorded no digest of clips' names, and none of files.
+        differs = {key for key in self.position if recorded.get(key) not in (None, "", self.position[key])}
+        if differs & {"done", "names"}:
+            raise EarsightError(
+                f"{where}: the {recorded['done']} {what} whose rows it holds are not the first of those given now; "
+                "give the same in the same order, or another --out"
+            )
+        if differs:
+            say_damage(
+                f"{where}: of the {recorded['done']} {what} whose rows it holds, files have another size or time "
+                "since: their rows are of what was there before; to be sure, begin anew in another --out"
+            )

@@ -16,12 +16,11 @@ from earsight.data.audio import info
 from earsight.errors import AudioError, EarsightError, counted
 from earsight.inference.events import EventRules, EventTracker
 from earsight.inference.formats import FORMATS, Kind, Writer, csv_line
-from earsight.inference.journal import INDEX, Output
+from earsight.inference.journal import INDEX, Output, SoundsDone, identity
 from earsight.inference.model import NOT_FINITE, Model
 from earsight.inference.predictions import Event, Window
 from earsight.inference.ray_inference import RayInference
 from earsight.inference.recordings import Batch, Recording, classify
-from earsight.inference.sounds_done import SoundsDone, identity
 from earsight.parallel import in_order
 
 Rows = list[tuple[Kind, str]]

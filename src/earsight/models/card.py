@@ -142,41 +142,20 @@ def check_values(tree: Any) -> None:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Labels, features, normalisation, calibration and origin of a model.
+    """Labels, features, normalisation, calibration and origin of a model; ModelError if predictions are impossible.
 
-    Parameters
-    ----------
-    classes : tuple of str
-        Label of each output, in order.
-    recipe : Recipe
-        Resolved: no feature field is ``auto``.
-    mean, std : tuple of float
-        For each spectrogram channel: the network's input is ``(spectrogram - mean) / std``.
-    temperature : float
-        Logits are divided by it before the softmax.
-    trained_on : dict
-        Data set name and digest, fold, seed, earsight version, accuracy: JSON values.
-    calibration : dict
-        Further calibration figures: JSON values.
-    members : tuple of ModelCard
-        Of an ensemble, as `ensemble_card` makes it: their classes and features are the ensemble's, their means and
-        stds are used in place of its own, which are 0 and 1. Empty for a single network.
-    weights : tuple of float
-        Each member's share of the mean probability.
-    several : bool
-        Whether classes may sound together: a probability is then the sigmoid of its logit, each by itself.
-    temperatures : tuple of float
-        Of ``several``: that of each class, by which its logit is divided on top of ``temperature``; empty for ones.
-    thresholds : dict
-        For some or all classes ``threshold``, the probability from which on the class is named, the ``rule`` by which
-        held-out clips chose it, and its ``ci95``; JSON values.
-    background : str or None
-        The class, if it is one of ``classes``, of sounds that hold none of the others: shown as such, and no event.
+    ``classes``: label of each output, in order. ``recipe``: no feature field of it is ``auto``. ``mean``, ``std``: for
+    each spectrogram channel; the network's input is ``(spectrogram - mean) / std``. ``temperature``: logits are divided
+    by it before the softmax. ``trained_on``: data set name and digest, fold, seed, earsight version, accuracy;
+    ``calibration``: further figures; both are JSON values. ``members``: of an ensemble, as `ensemble_card` makes it:
+    their classes and features are the ensemble's, their means and stds are used in place of its own, which are 0 and 1;
+    empty for a single network. ``weights``: each member's share of the mean probability.
 
-    Raises
-    ------
-    ModelError
-        If a value makes predictions impossible.
+    ``several``: whether classes may sound together: a probability is then the sigmoid of its logit, each by itself.
+    ``temperatures``: of ``several``, that of each class, by which its logit is divided on top of ``temperature``; empty
+    for ones. ``thresholds``: for some or all classes ``threshold``, the probability from which on the class is named,
+    the ``rule`` by which held-out clips chose it, and its ``ci95``; JSON values. ``background``: the class, if one of
+    ``classes``, of sounds that hold none of the others: shown as such, and no event.
     """
 
     classes: tuple[str, ...]

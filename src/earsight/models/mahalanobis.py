@@ -33,14 +33,9 @@ _ATTRIBUTE = "_earsight_mahalanobis"
 class MahalanobisStatistics:
     """Class means and common covariance of the training clips' features.
 
-    Attributes
-    ----------
-    means : Tensor of float32, shape (classes, channels)
-        Of features of length 1.
-    directions : Tensor of float32, shape (directions, channels)
-        Orthonormal: the leading eigenvectors of the covariance within classes.
-    variances : Tensor of float32, shape (directions + 1,)
-        Along each direction; the last one is for all other directions.
+    ``means``, float32 of shape (classes, channels), are of features of length 1. ``directions``, (directions,
+    channels): the leading eigenvectors of the covariance within classes, orthonormal. ``variances``, (directions + 1,):
+    along each direction; the last one is for all other directions.
     """
 
     means: Tensor

@@ -23,16 +23,10 @@ from earsight.serving.refusals import Refusal, refused
 class Known:
     """Who may ask.
 
-    Attributes
-    ----------
-    hosts : tuple of str
-        Names that the service is reached by, without ports, beside ``localhost`` and addresses of loopback; ``*`` for
-        any.
-    origins : tuple of str
-        Other sites whose pages may use it, such as ``https://example.org``; ``*`` for any.
-    addresses : bool
-        Whether it answers to any address, as where it listens at more than loopback. An address is no name, which
-        somebody else could point here.
+    ``hosts``: names that the service is reached by, without ports, beside ``localhost`` and addresses of loopback;
+    ``origins``: other sites whose pages may use it, such as ``https://example.org``; ``*`` for any, in both.
+    ``addresses``: whether it answers to any address, as where it listens at more than loopback. An address is no name,
+    which somebody else could point here.
     """
 
     hosts: tuple[str, ...] = ()
