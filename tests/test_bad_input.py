@@ -621,3 +621,15 @@ def test_a_folder_without_sounds_to_predict(model, tmp_path):
     (tmp_path / "notes.txt").touch()
     message = refused("predict", model, tmp_path)
     assert "no audio file below this folder" in message
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [("--epochs", "training.epochs"), ("--lr", "training.learning_rate"), ("--batch-size", "training.batch_size")],
+)
+def test_options_that_are_fields_of_the_recipe_are_named_so(option, field):
+    for verb in ("train", "crossval"):
+        assert f"No such option: {option}; it is a field of the recipe: --set {field}=...;" in refused(
+            verb, "x", option, 5
+        )
+    assert "field" not in refused("predict", "x", "y", option, 5)  # which takes no recipe

@@ -98,7 +98,19 @@ def _in_one_line() -> Iterator[None]:
         text = " ".join(str(found.format_message()).split()).rstrip(".")
         if found.ctx is None or text.startswith("Usage:"):  # no arguments at all: the message is the help
             raise
+        text = _as_a_field(found) or text
         raise _failed("UsageError", f"{text}; see `{found.ctx.command_path} --help`") from error
+
+
+def _as_a_field(error: Any) -> str:
+    """An option that the verb does not have, if it is a field of the recipe that the verb takes with ``--set``."""
+    option = getattr(error, "option_name", "")
+    if not option or not any("--set" in one.opts for one in error.ctx.command.params):
+        return ""
+    from earsight.recipe import fields_named
+
+    homes = fields_named(option.lstrip("-").replace("-", "_"))
+    return f"No such option: {option}; it is a field of the recipe: --set {homes[0]}=..." if homes else ""
 
 
 def _failed(kind: str, text: str, *, status: int = 2) -> typer.Exit:

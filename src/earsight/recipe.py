@@ -534,9 +534,19 @@ def _fields_of(field: Any) -> Mapping[str, Any]:
     return getattr(field.annotation, "model_fields", {})
 
 
+def fields_named(name: str) -> list[str]:
+    """The fields of a recipe that have a name, or that other programs call so, with their sections."""
+    name = _ELSEWHERE.get(name, name)
+    return [f"{one}.{name}" for one, field in Recipe.model_fields.items() if name in _fields_of(field)]
+
+
+_ELSEWHERE = {"lr": "learning_rate", "n_mels": "bands", "sample_rate": "sample_rate_hz", "duration": "clip_seconds"}
+_ELSEWHERE |= {"pretrained": "weights", "n_epochs": "epochs", "num_epochs": "epochs", "bs": "batch_size"}
+
+
 def _unknown(path: str, name: str, known: Any) -> str:
     names = [str(key) for key in known] if isinstance(known, Mapping) else []
-    homes = [f"{one}.{name}" for one, field in Recipe.model_fields.items() if name in _fields_of(field)]
+    homes = fields_named(name)
     near = homes[:1] if "." not in path and homes else difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}" if names else ""
     return f"recipe: {path}: no such field{hint}"
