@@ -244,11 +244,11 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
         f"  audible: with only what was used {share_words(audible['used_probability'])}, without it "
         f"{share_words(audible['unused_probability'])}; it is {percent(audible['used_energy'])} % of the sound's energy"
     )
-    for kind in ("deletion", "insertion") if faithful else ():
+    for kind, better in (("deletion", "lower"), ("insertion", "higher")) if faithful else ():
         areas, random = faithful[kind]["area"], faithful[kind]["random_area"]
         others = ", ".join(f"{name} {area:.2f}" for name, area in areas.items())
         low, high = random["interval95"]
-        yield f"  area under {kind}: {others}, random {random['mean']:.2f} ({low:.2f} to {high:.2f})"
+        yield f"  area under {kind} ({better} is better): {others}, random {random['mean']:.2f} ({low:.2f} to {high:.2f})"
     if faithful:
         yield f"  {faithful['verdict']}"
     yield f"  {content['files']['figure']}"
