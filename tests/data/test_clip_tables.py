@@ -337,3 +337,10 @@ def test_nested_objects_of_json_may_have_keys_of_either_case(tmp_path):
     rows = [f'{{"path": "{n}.wav", "label": "{"xy"[n % 2]}", "meta": {{"a": 1, "A": 2}}}}' for n in range(4)]
     touch(tmp_path, *(f"{n}.wav" for n in range(4)))
     assert open_dataset(table(tmp_path / "list.jsonl", "\n".join(rows)), folds=2).classes == ("x", "y")
+
+
+def test_addresses_of_files_are_paths(tmp_path):
+    touch(tmp_path, "a b.wav", "c.wav")
+    rows = [f"{(tmp_path / 'a b.wav').as_uri()},x", "c.wav,y"]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    assert list(read_csv(tmp_path / "t.csv").paths) == ["a b.wav", "c.wav"]

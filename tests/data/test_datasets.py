@@ -355,6 +355,9 @@ def test_csv_that_is_wrong(tmp_path):
         return refused(table(path, *rows), folds=2)
 
     assert "no column 'path'; found sound, label" in said("sound,label", "w/0.wav,a")
+    assert "expected path, label: name 'audio_path' so, which names sounds" in said("audio_path,label", "w/0.wav,a")
+    assert "names sounds" not in said("one,two,label", "w/0.wav,w/1.wav,a")
+    assert "names sounds" not in said("one,label", "w/0,a")
     assert "no column 'path'; found nothing" in said("")
     assert "without rows" in said("path,label")
     assert "empty path or label in 1 rows (line 4" in said(*lines[:3], "w/2.wav, ", *lines[4:])

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from earsight.data import audio, contents
 from earsight.data.datasets import Listing, first
@@ -385,7 +386,15 @@ def _role(table: Table, wanted: str, names: Sequence[str], *, way: str = "") -> 
         raise DataError(f"{table.path}: {these} may be the {wanted}; name the right column '{wanted}'")
     bare = any(Path(column).suffix in audio.EXTENSIONS for column in table.columns)
     way = "; its first line looks like a clip: write the names of the columns above it" if bare else way
+    columns = zip(table.columns, *(values for _, values in table.rows), strict=True)
+    sounds = [name for name, *values in columns if _names_sounds(values)]
+    if wanted == "path" and len(sounds) == 1 and not bare:
+        way = f": name '{sounds[0]}' so, which names sounds"
     raise DataError(f"{table.path}: no column '{wanted}'; found {shown}; expected path, label{way}")
+
+
+def _names_sounds(values: Sequence[str]) -> bool:
+    return bool(values) and all(Path(value).suffix.lower() in audio.EXTENSIONS for value in values)
 
 
 def _refuse_boxes(table: Table) -> None:
@@ -473,6 +482,8 @@ def _unused(table: Table, used: Sequence[str]) -> list[str]:
 
 
 def _clip_path(root: Path, text: str) -> str:
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
     if "\\" in text and not os.path.lexists(root / text):
         text = text.replace("\\", "/")  # written on Windows
     below = Path(os.path.relpath(root / text, root))

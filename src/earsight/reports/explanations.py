@@ -247,8 +247,8 @@ def explanation_lines(content: dict[str, Any]) -> Iterator[str]:
     for kind, better in (("deletion", "lower"), ("insertion", "higher")) if faithful else ():
         areas, random = faithful[kind]["area"], faithful[kind]["random_area"]
         others = ", ".join(f"{name} {area:.2f}" for name, area in areas.items())
-        low, high = random["interval95"]
-        yield f"  area under {kind} ({better} is better): {others}, random {random['mean']:.2f} ({low:.2f} to {high:.2f})"
+        by_chance = "{:.2f} ({:.2f} to {:.2f})".format(random["mean"], *random["interval95"])
+        yield f"  area under {kind} ({better} is better): {others}, random {by_chance}"
     if faithful:
         yield f"  {faithful['verdict']}"
     yield f"  {content['files']['figure']}"
