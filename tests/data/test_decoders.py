@@ -887,6 +887,12 @@ def test_a_container_that_is_not_read_is_named_with_what_converts_it(tmp_path, o
     assert reason(tmp_path, truehd).startswith("a TrueHD or MLP stream: convert it with `ffmpeg")
 
 
+def test_an_iff_file_of_a_kind_that_is_not_read_is_named(tmp_path):
+    header = (0x35D80).to_bytes(4, "big") + bytes([0, 16, 0, 16, 0, 0, 0xAC, 0x44]) + bytes(20)
+    content = b"FORM\0\0\x10\0MAUDMHDR\0\0\0\x20" + header + b"MDAT\0\0\x0f\0" + bytes(range(256)) * 15
+    assert reason(tmp_path, content) == "an IFF file ('MAUD'): convert it with `sox IN OUT.wav` if it is a sound"
+
+
 def test_files_that_need_the_extra_are_counted(monkeypatch):
     names = ["a.wav", "b.M4A", "c.m4a", "d.webm"]
     assert decoders.needing_extra(names) == ""
