@@ -144,6 +144,26 @@ def test_what_waits_when_the_service_stops_is_answered_or_refused(classifier):
         assert status_of(until_end(uploading)) == (200, "")
 
 
+def test_an_answer_during_the_stop_says_that_its_connection_ends(classifier):
+    """Else a client that keeps it sends its next request into the end, which is then lost without an answer."""
+    go = threading.Event()
+    with serving(classifier) as (client, server), contextlib.ExitStack() as stack:
+        stack.callback(go.set)
+        compute = server.service._batcher._compute
+        server.service._batcher._compute = lambda waves: compute(waves) if go.wait(30) else None
+        kept = stack.enter_context(line_to(client))
+        kept.sendall(post(encoded(tone())))
+        while not server.service.in_flight:
+            threading.Event().wait(0.01)
+        server.should_exit = True
+        while not server._door.stopping:
+            threading.Event().wait(0.01)
+        go.set()
+        answer = until_end(kept)
+        assert status_of(answer) == (200, "")
+        assert b"\r\nconnection: close\r\n" in answer.lower()
+
+
 def test_what_takes_longer_than_the_stop_is_refused(classifier):
     go = threading.Event()
     with serving(classifier, stop_seconds=0.5) as (client, server), contextlib.ExitStack() as stack:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import h11
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from earsight.serving.refusals import Refusal, busy, refused
@@ -35,6 +36,20 @@ class Door:
     drop_bytes: int
     inside: int = 0
     stopping: bool = False
+
+    def announcing(self, app: ASGIApp) -> ASGIApp:
+        """The app; what it answers once the server stops says that its connection ends, so nothing more is asked."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            async def answer(message: Message) -> None:
+                if self.stopping and message["type"] == "http.response.start":
+                    others = [field for field in message.get("headers", ()) if field[0].lower() != b"connection"]
+                    message = {**message, "headers": [*others, (b"connection", b"close")]}
+                await send(message)
+
+            await app(scope, receive, answer)
+
+        return serve
 
 
 class _Line:

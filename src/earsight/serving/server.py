@@ -94,7 +94,7 @@ class Server(uvicorn.Server):
         app = create_app(classifier, limits, known)
         self._door = Door(limits.body_bytes + FORM_EXTRA_BYTES)
         config = uvicorn.Config(
-            app,
+            self._door.announcing(app),
             http=type("Connection", (Connection,), {"door": self._door}),
             ws="none",
             lifespan="off",  # `work` opens the service, so that its errors are raised unchanged
