@@ -11,7 +11,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -85,11 +85,6 @@ def _each(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
     return _where("", lambda value: not isinstance(value, no_list), lambda value: tuple(map(kind.taken, value))).taken
 
 
-def _paths(value: Any) -> Iterable[Any]:
-    """Each is looked at when it is its turn: there may be no end of them."""
-    return (PATH.of(f"paths[{place}]", one) for place, one in enumerate(value))
-
-
 def _are_shares(value: Mapping[Any, Any]) -> bool:
     return all(isinstance(name, str) and 0 <= float(share) <= 1 for name, share in value.items())
 
@@ -122,7 +117,10 @@ _KINDS = {
     "sound": Kind("a path, the bytes of a sound file, a file opened with 'rb', or an array with its rate", _sound),
     "waves": Kind("an array (batch, samples) of floats at the model's rate", _array),
     "paths": _where(
-        "several paths, as in ['new.wav']", lambda value: not isinstance(value, str | bytes | os.PathLike), _paths
+        "several paths, as in ['new.wav']",
+        lambda value: not isinstance(value, str | bytes | os.PathLike),
+        # Each is looked at when it is its turn: there may be no end of them.
+        lambda value: (PATH.of(f"paths[{place}]", one) for place, one in enumerate(value)),
     ),
     "of_class": _where("a mapping of classes to probabilities, as in {'dog': 0.7}", _are_shares),
 }

@@ -76,14 +76,9 @@ class DataError(EarsightError):
 
 
 class AudioError(DataError):
-    """One audio file that cannot be read as sound.
+    """One audio file that cannot be read as sound: its ``path``, as the user named it, and the ``reason``.
 
-    Parameters
-    ----------
-    path : str
-        The file, as the user named it.
-    reason : str
-        What was found and what to do, without the path.
+    The reason says, without the path, what was found and what to do.
     """
 
     def __init__(self, path: str, reason: str) -> None:

@@ -368,13 +368,8 @@ def load_recipe(
 
     A recipe may say ``extends: NAME``, or a list of names, and give only what differs. Of several the later wins; one
     that is reached by two ways counts once, before all that extend it. ``say`` is called with one line if the recipe or
-    an override has a value under a name that it no longer has.
-
-    Raises
-    ------
-    RecipeError
-        If there is no such recipe, it extends itself, a key is unknown (the near name is suggested), or a value does
-        not fit.
+    an override has a value under a name that it no longer has. RecipeError if there is no such recipe, it extends
+    itself, a key is unknown (the near name is suggested), or a value does not fit.
     """
     lineage = _lineage(str(source))
     for name, (text, _) in lineage.items():

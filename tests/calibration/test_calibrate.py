@@ -132,6 +132,7 @@ def test_options_of_another_run_that_was_in_the_folder_are_not_taken(run, caplog
         about = json.loads(str(arrays["about"]))
         about[changed] = "other" if changed == "recipe_digest" else about[changed] | {"digest": "other"}
         np.savez(path, **arrays | {"about": json.dumps(about)})
+        path.with_name("trial.json").unlink()
     assert wanted_before(run) == Wanted()
     (said,) = caplog.messages
     assert f"{run / REPORT}: is of another run (" in said

@@ -290,11 +290,15 @@ def test_a_resumed_output_has_the_rows_of_one_left_alone(begun, caplog):
     assert not caplog.text
 
 
-@pytest.mark.parametrize("change", ["exchanged", "removed", "renamed", "added before", "added behind"])
+@pytest.mark.parametrize("change", ["exchanged", "in place", "removed", "renamed", "added before", "added behind"])
 def test_a_resumed_output_is_not_gone_on_with_over_other_sounds(begun, five, change, caplog):
     """Names that are done are compared; files of another size or time are reported, for the rows may not be theirs."""
     if change == "exchanged":
         os.utime(five / "a.wav", ns=(0, 0))
+    elif change == "in place":
+        status = (five / "a.wav").stat()
+        (five / "a.wav").write_bytes((five / "b.wav").read_bytes())
+        os.utime(five / "a.wav", ns=(status.st_atime_ns, status.st_mtime_ns))
     elif change == "removed":
         (five / "b.wav").unlink()
     elif change == "renamed":
@@ -304,9 +308,9 @@ def test_a_resumed_output_is_not_gone_on_with_over_other_sounds(begun, five, cha
     killed, finished = begun
     for ask, rows in (killed, 3), (finished, 5):
         what = "recordings" if "--hop" in ask else "sounds"
-        if change == "exchanged":
+        if change in ("exchanged", "in place"):
             invoke(*ask, "--resume")
-            assert f"of the {rows} {what} whose rows it holds, files have another size or time" in caplog.text
+            assert f"of the {rows} {what} whose rows it holds, files have another size, time or place" in caplog.text
         elif change == "added behind" and rows == 3:
             invoke(*ask, "--resume")
             assert len({line.split(",")[0] for line in Path(ask[-1]).read_text().splitlines()[1:]}) == 6

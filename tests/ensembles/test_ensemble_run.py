@@ -15,6 +15,7 @@ from earsight.ensembles import ensemble_run
 from earsight.ensembles.build import make_ensemble
 from earsight.errors import RunError
 from earsight.files import read_state, write_state
+from earsight.models.modelfile import load_card
 from earsight.reports.runs import read_for_report
 from earsight.training.heldout import model_of
 from earsight.training.trial import Trial, run_trial
@@ -87,9 +88,29 @@ def test_a_whole_ensemble_misses_nothing(two):
     for folder in two:
         read = read_for_report(folder)
         assert read.joint
-        assert [line for line in read.missing if not line.startswith("Sources")] == []
+        left = [line for line in read.missing if not line.startswith("Sources")]
+        assert [line.partition(",")[0] for line in left] == ["It is not calibrated"]
         assert read.ensemble["recipe_digest"] == read.trials[0].about["recipe_digest"]
         assert calibrate_run(folder, Wanted())["models"][-1]["path"] == "model.safetensors"
+        assert [line for line in read_for_report(folder).missing if not line.startswith("Sources")] == []
+
+
+def test_an_ensemble_gets_its_name_when_it_is_calibrated(run, made, tmp_path):
+    """A kill between the two would leave one whose probabilities are others, and nothing that says so."""
+    out = shutil.copytree(made[0], tmp_path / "out")
+    before = (out / "model.safetensors").read_bytes()
+
+    def killed(folder):
+        assert calibrate_run(folder, Wanted())["models"]
+        assert (out / "model.safetensors").read_bytes() == before
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_ensemble([run], out=out, device=CPU, finish=killed)
+    assert (out / "model.safetensors").read_bytes() == before
+    make_ensemble([run], out=out, device=CPU, finish=lambda folder: calibrate_run(folder, Wanted()))
+    assert (out / "calibration.json").is_file()
+    assert load_card(out / "model.safetensors").calibration
 
 
 @pytest.mark.parametrize("change", ["recipe_digest", "folds", "dataset"])
@@ -115,9 +136,8 @@ def test_a_report_of_an_earlier_version_is_shown_and_said_not_to_be_checked(two)
     write_state(path, old)
     read = read_for_report(two[0])
     assert read.ensemble == old
-    assert (
-        read.missing[-1] == "ensemble.json is of an earlier version: that it is of these predictions cannot be checked."
-    )
+    words = "ensemble.json is of an earlier version: that it is of these predictions cannot be checked."
+    assert words in read.missing
 
 
 @pytest.mark.parametrize("of", ["ensemble", "trial", "other fold"])

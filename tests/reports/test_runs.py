@@ -10,8 +10,10 @@ import pytest
 
 from earsight.calibration.calibrate import calibrate_run
 from earsight.calibration.fit import Wanted
-from earsight.evaluation.summary import write_summary
-from earsight.files import read_state, sealed, write_state
+from earsight.errors import RunError
+from earsight.evaluation.summary import _NAMES, write_summary
+from earsight.files import read_arrays, read_state, save_arrays, sealed, write_state
+from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
 from earsight.reports.runs import read_for_report
 
@@ -105,6 +107,34 @@ def test_model_files_that_hold_another_calibration_than_the_report_are_named(run
     kept = json.loads((run / "calibration.json").read_text())["models"]
     path = run / kept[0]["path"]
     card, model = load(path)
-    save(path, state=model.state_dict(), card=dataclasses.replace(card, temperature=card.temperature + 0.5))
+    other = dataclasses.replace(card, temperature=card.temperature + 0.5)
+    save(path, state=model.state_dict(), card=other, statistics=statistics_of(model))
     words = f"{kept[0]['path']} holds another calibration than calibration.json says"
     assert f"{words}: `earsight calibrate` makes them agree." in read_for_report(run).missing
+
+
+def test_a_model_file_of_another_training_is_named(run):
+    """Of the same recipe, fold and seed, as of a run on the sounds before they were changed."""
+    path = next(run.glob("fold-*/seed-*/model.safetensors"))
+    card, model = load(path)
+    state = {name: value + 0.125 if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    save(path, state=state, card=card, statistics=statistics_of(model))
+    words = "holds the weights of another training than its trial's predictions are of"
+    assert read_for_report(run).missing == [f"The model file {words}: nothing of it is shown."]
+    with pytest.raises(RunError, match=words):
+        calibrate_run(run, Wanted())
+
+
+def test_trials_of_two_states_of_the_sounds_are_no_run(run):
+    """A fold of a run of the same recipe, seed and data set, but of other sounds."""
+    folder = next(run.glob("fold-*/seed-*"))
+    other = folder.parents[1] / "fold-7" / folder.name
+    shutil.copytree(folder, other)
+    about, arrays = read_arrays(folder / "predictions.npz", _NAMES, what="", remedy="", error=RunError)
+    stated = read_state(folder / "trial.json", {}, remedy="")
+    save_arrays(other / "predictions.npz", about | {"fold": 7, "identity": "other"}, arrays)
+    with pytest.raises(RunError, match=r"another state of the sound files than trial\.json beside it"):
+        read_for_report(run)
+    write_state(other / "trial.json", stated | {"fold": 7, "pictures": "other"})
+    with pytest.raises(RunError, match="the trials differ in the state of the sound files"):
+        read_for_report(run)

@@ -19,6 +19,7 @@ from earsight.evaluation.summary import read_predictions
 from earsight.features.augment import draw
 from earsight.features.device_cache import SpectrogramCache
 from earsight.models.ensemble import Ensemble
+from earsight.models.mahalanobis import statistics_of
 from earsight.models.modelfile import load, load_card, save
 from earsight.training import loop, teachers
 from earsight.training import trial as trial_module
@@ -292,7 +293,8 @@ def spoilt(run, tmp_path, **changes):
     copy = shutil.copytree(run, tmp_path / "spoilt")
     path = member(copy, 1, 1)
     card, network = load(path)
-    save(path, state=network.state_dict(), card=replace(card, trained_on={**card.trained_on, **changes}))
+    card = replace(card, trained_on={**card.trained_on, **changes})
+    save(path, state=network.state_dict(), card=card, statistics=statistics_of(network))
     return copy
 
 

@@ -104,10 +104,8 @@ def _measure(size: _Reals, edges: _Reals, power: _Reals, *, places: list[_Reals]
     far = np.arange(least, columns - least + 1)
     observed, shifted = {}, {}
     for kind in ("spearman", "pearson"):
-        a, g, e = (
-            _standard(rankdata(cells).reshape(cells.shape) if kind == "spearman" else cells)
-            for cells in (size, edges, power)
-        )
+        ranks = (rankdata(one).reshape(one.shape) if kind == "spearman" else one for one in (size, edges, power))
+        a, g, e = (np.asarray((cells - cells.mean()) / cells.std()) for cells in ranks)
         with_edges, with_power = _circular_correlation(a, g), _circular_correlation(a, e)
         between = float((g * e).mean())
         curves = {
@@ -125,10 +123,6 @@ def _measure(size: _Reals, edges: _Reals, power: _Reals, *, places: list[_Reals]
         observed[f"density_{name}"] = float(curve[0])
         shifted[f"density_{name}"] = float(curve[far].mean())
     return Measured(observed, shifted)
-
-
-def _standard(cells: _Reals) -> _Reals:
-    return np.asarray((cells - cells.mean()) / cells.std())
 
 
 def _circular_correlation(moved: _Reals, fixed: _Reals) -> _Reals:

@@ -31,9 +31,8 @@ class Outputs(NamedTuple):
     """What a model gives for a batch of sounds.
 
     ``probabilities`` (batch, classes) float32, at the calibrated temperature: they add up to 1, or, where classes may
-    sound together, are each by itself; ``unknown`` (batch,) bool, all False
-    where the model was not calibrated; ``ood_score`` (batch,) float64 and ``prediction_sets`` (batch, classes) bool,
-    both None there.
+    sound together, are each by itself; ``unknown`` (batch,) bool, all False where the model was not calibrated;
+    ``ood_score`` (batch,) float64 and ``prediction_sets`` (batch, classes) bool, both None there.
     """
 
     probabilities: NDArray[np.float32]

@@ -47,7 +47,7 @@ def calibrate_run(
     if top.is_file():
         # Those of the published model's seed; an ensemble's folder has one seed.
         card = load_card(top)
-        if wrong := foreign(card, trials[0].about, folds={trial.about["fold"] for trial in trials}):
+        if wrong := foreign(top, card, [trial.about for trial in trials], top=True):
             raise RunError(f"{top}: {wrong}, so files of two runs were exchanged; put it back, or remove it")
         seed = int(card.trained_on.get("seed") or 0)
         seeds = {trial.about["seed"] for trial in trials}

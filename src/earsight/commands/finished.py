@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -159,8 +160,9 @@ def ensemble(
             for run in runs:
                 more_members(run, dataset, fold=fold, seeds=seeds, store=options, on=on)
     device = computer(options.device, options.threads)
-    result = make_ensemble(runs, out=target, fold=fold, method=method, device=device, machine=describe_machine(device))
-    calibrate_members(target)
+    how: dict[str, Any] = {"device": device, "machine": describe_machine(device)}
+    how["finish"] = partial(calibrate_members, before=target)
+    result = make_ensemble(runs, out=target, fold=fold, method=method, **how)
     show(result, print_ensemble, as_json=json_output)
 
 

@@ -529,12 +529,12 @@ def publish_table(
     show_table(result, rows, notes, as_json=as_json)
 
 
-def calibrate_members(folder: Path) -> None:
-    """Calibrate a run's model files as `earsight calibrate` was last asked to, else by default; print a line or two."""
+def calibrate_members(folder: Path, *, before: Path | None = None) -> None:
+    """Calibrate a run's model files as it, or the one in ``before``, last was, else by default; print a line or two."""
     from earsight.calibration.calibrate import calibrate_run, wanted_before
     from earsight.reports.calibration_report import calibration_line
 
-    result = calibrate_run(folder, wanted_before(folder))
+    result = calibrate_run(folder, wanted_before(before or folder))
     say(calibration_line(result))
     for note in result["notes"]:
         say(f"  note: {note}")

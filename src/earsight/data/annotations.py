@@ -153,30 +153,14 @@ def read_boxes(
 ) -> Boxes:
     """Read the boxes of a table, or of a folder of tables.
 
-    Parameters
-    ----------
-    table : str or Path
-        A csv, tsv or JSON lines file with the columns path, begin, end and label, or with other names of theirs
-        (``begin_s``, ``Start (s)``, ``onset_s`` ...) and by choice fmin, fmax, group, fold and annotator; a Raven
-        selection table; an Audacity label track; a result of BirdNET-Analyzer; or a folder of such files. A table that
-        names no sound is that of the recording of its own name, as ``x.Table.1.selections.txt`` is of ``x.wav``.
-    recordings : str or Path
-        The folder that the recordings lie in, or one recording.
-    label_column : str, optional
-        The column that holds the labels, where its name does not say so.
-    annotator : str, optional
-        Take this annotator's boxes alone.
-    skip_bad : bool
-        Whether boxes that cannot be as they are written are left out, and counted, rather than refused.
+    ``table``: a csv, tsv or JSON lines file with the columns path, begin, end and label, or with other names of theirs
+    (``begin_s``, ``Start (s)``, ``onset_s`` ...) and by choice fmin, fmax, group, fold and annotator; a Raven selection
+    table; an Audacity label track; a result of BirdNET-Analyzer; or a folder of such files. A table that names no sound
+    is that of the recording of its own name, as ``x.Table.1.selections.txt`` is of ``x.wav``. ``recordings``: the
+    folder that these lie in, or one. ``label_column`` holds the labels, where its name does not say so; ``annotator``:
+    take this one's boxes alone; ``skip_bad``: boxes that cannot be as they are written are left out, and counted.
 
-    Returns
-    -------
-    Boxes
-
-    Raises
-    ------
-    DataError
-        If a table cannot be read, has no begin, end or label, or no box is left; the message names file and line.
+    DataError, with file and line, if a table cannot be read, has no begin, end or label, or no box is left.
     """
     table, recordings = Path(table), Path(recordings)
     reading = _Reading(NamedSounds(recordings), label_column, table.is_file())

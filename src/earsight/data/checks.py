@@ -126,9 +126,8 @@ def check_dataset(
     Kinds of findings: missing, unreadable, boxes (errors); labels, leak, label_conflict, duplicate, the same three with
     near_ before them, known_fault, group_straddles, silent, constant, clipped, short, padded, rates, long, above,
     below, cancelled, lacking, imbalance, few (warnings). Level, silence and clipping are those of what the network gets
-    by ``recipe`` (by default the default one): its seconds, its channel, its rate.
-    ``near`` is whether near duplicates are searched for. ``progress`` is called with clips done and clips in all,
-    ``comparing`` with the search's steps.
+    by ``recipe`` (by default the default one): its seconds, its channel, its rate. ``near`` is whether near duplicates
+    are searched for. ``progress`` is called with clips done and clips in all, ``comparing`` with the search's steps.
     """
     hints = dataset.hints
     recipe = (recipe or Recipe()).resolve(
@@ -155,7 +154,7 @@ def check_dataset(
             if clip.error
         ),
         *_lacking(dataset),
-        *_boxes(windows_of),
+        *(Finding("boxes", "error", (), note) for note in windows_of.notes if note.startswith(LEFT_OUT)),
         *_labels(windows_of),
         *_same_content(dataset, looked),
         *(_near(dataset, looked, workers=workers, progress=comparing) if near else ()),
@@ -280,11 +279,6 @@ def _finding(dataset: Dataset, kind: str, rows: Iterable[int], text: str) -> lis
 def _missing(dataset: Dataset) -> list[Finding]:
     text = f"{counted(len(dataset.missing), 'file')} of the table not there: fetch them, or train with --skip-bad"
     return [Finding("missing", "error", dataset.missing, text)] if dataset.missing else []
-
-
-def _boxes(dataset: Dataset) -> list[Finding]:
-    """Boxes that could not be read as they are written."""
-    return [Finding("boxes", "error", (), note) for note in dataset.notes if note.startswith(LEFT_OUT)]
 
 
 def _labels(dataset: Dataset) -> list[Finding]:

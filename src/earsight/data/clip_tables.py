@@ -387,14 +387,12 @@ def _role(table: Table, wanted: str, names: Sequence[str], *, way: str = "") -> 
     bare = any(Path(column).suffix in audio.EXTENSIONS for column in table.columns)
     way = "; its first line looks like a clip: write the names of the columns above it" if bare else way
     columns = zip(table.columns, *(values for _, values in table.rows), strict=True)
-    sounds = [name for name, *values in columns if _names_sounds(values)]
+    sounds = [
+        name for name, *cells in columns if cells and not {Path(one).suffix.lower() for one in cells} - audio.EXTENSIONS
+    ]
     if wanted == "path" and len(sounds) == 1 and not bare:
         way = f": name '{sounds[0]}' so, which names sounds"
     raise DataError(f"{table.path}: no column '{wanted}'; found {shown}; expected path, label{way}")
-
-
-def _names_sounds(values: Sequence[str]) -> bool:
-    return bool(values) and all(Path(value).suffix.lower() in audio.EXTENSIONS for value in values)
 
 
 def _refuse_boxes(table: Table) -> None:

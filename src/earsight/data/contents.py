@@ -67,9 +67,7 @@ def name_content(head: bytes) -> str | None:
     if head[4:7] == b"\xf8\x72\x6f" and len(head) > 7 and head[7] in (0xBA, 0xBB):
         return f"a TrueHD or MLP stream: {_CONVERT}"
     if head[:4] == b"FORM" and len(head) > 11 and head[8:12] not in (b"AIFF", b"AIFC", b"8SVX", b"16SV"):
-        return (
-            f"an IFF file ({head[8:12].decode('latin-1')!r}): convert it with `sox IN OUT.wav` if it is a sound"
-        )
+        return f"an IFF file ({head[8:12].decode('latin-1')!r}): convert it with `sox IN OUT.wav` if it is a sound"
     if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
         return _no_sound("an AVI video" if head[8:12] == b"AVI " else "a WebP image")
     found = next((name for magic, name in _NOT_SOUND.items() if head.startswith(magic)), None) or _name_text(head)

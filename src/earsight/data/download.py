@@ -85,7 +85,8 @@ def fetch(url: str, part: Path, *, what: str, progress: Progress | None = None) 
         if have:
             request.add_header("Range", f"bytes={have}-")
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-            resumed = answer.status == 206 and _starts_at(answer.headers.get("Content-Range"), have)
+            part_sent = (answer.headers.get("Content-Range") or "").replace("=", " ")
+            resumed = answer.status == 206 and part_sent.startswith(f"bytes {have}-")
             if answer.status == 206 and not resumed:
                 raise DataError(f"{url}: the server sent another part than asked for; delete {part} and try again")
             length = answer.headers.get("Content-Length")
@@ -111,10 +112,6 @@ def fetch(url: str, part: Path, *, what: str, progress: Progress | None = None) 
         raise DataError(f"{url}: the connection broke ({error!r}); call again to go on from there") from error
     except ValueError as error:
         raise DataError(f"{url}: not an address ({error}); expected https://...") from error
-
-
-def _starts_at(content_range: str | None, have: int) -> bool:
-    return (content_range or "").replace("=", " ").startswith(f"bytes {have}-")
 
 
 def _check_archive(part: Path, *, sha256: str | None) -> None:

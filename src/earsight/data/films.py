@@ -243,7 +243,7 @@ def _flash(descriptor: int, size: int) -> Survey:
         if position < base or position + 16 > base + len(held):
             held, base = read_at(descriptor, _CHUNK, position), position
         head = held[position - base : position - base + 16]
-        if int.from_bytes(head[:4], "big") != before or head[4] & 0x1F not in (8, 9, 18):  # sound, pictures, words
+        if int.from_bytes(head[:4], "big") != before or head[4] & 0x1F not in (8, 9, 18):  # sound, video, words
             scrap = not read_at(descriptor, 4096, position + 4).strip(b"\0")
             what = "a second file begins" if b"FLV\1" in head else "bytes that are no tag"
             # Some writers fill in no lengths.

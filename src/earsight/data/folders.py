@@ -182,9 +182,9 @@ def read_names(root: Path, pattern: str) -> Listing:
     if "label" not in names or len(set(names)) < len(names):
         example = "{label}_{group}_{n}"
         raise DataError(f"--label-from {pattern}: expected {{label}}, and each name once, as in {example}")
-    pieces = _PLACEHOLDER.split(pattern)
+    pieces, kinds = list(enumerate(_PLACEHOLDER.split(pattern))), {"n": r"(\d+%s)"}
     fits = [
-        re.compile("".join(re.escape(piece) if at % 2 == 0 else _one(piece, lazy) for at, piece in enumerate(pieces)))
+        re.compile("".join(re.escape(one) if at % 2 == 0 else kinds.get(one, "([^/]+%s)") % lazy for at, one in pieces))
         for lazy in ("?", "")
     ]
     found, strange, ignored = [], [], Counter[str]()
@@ -274,10 +274,6 @@ def only_class_remedy(listing: Listing) -> str:
     if len(below) > 1 and all(Path(path).parent != Path(home) for path in listing.paths):
         return f"; if the folders in it are the classes ({first(sorted(below))}), give {listing.root / home}"
     return f"; if the names of its files hold the labels, {BY_NAME}; else list them in a csv with path,label"
-
-
-def _one(name: str, lazy: str) -> str:
-    return rf"(\d+{lazy})" if name == "n" else rf"([^/]+{lazy})"
 
 
 def _metadata(home: Path) -> Path | None:

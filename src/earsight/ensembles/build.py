@@ -6,7 +6,7 @@ out, and its report (accuracies between 0 and 1, milliseconds per clip).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,16 +85,17 @@ def make_ensemble(
     fold: int | None = None,
     method: str = "average",
     machine: Mapping[str, Any] | None = None,
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """Combine the members of runs of one data set, measure each way, and write a run folder for the chosen one.
 
     Every seed in the runs is a member, or those of one ``fold`` only; ``method`` (average or greedy) says what the
-    model files in ``out`` hold; ``machine`` goes into the report. Returns ``runs``, ``folds``, ``members``,
-    ``left_out``, ``protocol``, ``dataset``, ``recipe_digest`` (a digest of the members and the method), ``groups`` (how
-    many, where clips share some), ``rows`` (one for the single network and one for each way), ``chosen`` (of the greedy
-    way, by fold), ``model`` (path, method, networks, milliseconds_per_clip, seen), ``models`` (path and fold),
-    ``notes``, ``method`` and ``machine``. RunError if the runs do not go together, or the method is unknown or not
-    available.
+    model files in ``out`` hold; ``machine`` goes into the report; ``finish`` is called with the folder before it gets
+    its name. Returns ``runs``, ``folds``, ``members``, ``left_out``, ``protocol``, ``dataset``, ``recipe_digest`` (a
+    digest of the members and the method), ``groups`` (how many, where clips share some), ``rows`` (one for the single
+    network and one for each way), ``chosen`` (of the greedy way, by fold), ``model`` (path, method, networks,
+    milliseconds_per_clip, seen), ``models`` (path and fold), ``notes``, ``method`` and ``machine``. RunError if the
+    runs do not go together, or the method is unknown or not available.
     """
     check_method(method)
     members, left_out = _open(runs, fold=fold, device=device)
@@ -150,7 +151,7 @@ def make_ensemble(
         + ("; groups in place of clips, over all folds at once" if shared_groups(grid.groups) else ""),
         "machine": dict(machine or {}),
     }
-    write_ensemble(out, grid=grid, models=models, published=published, method=method, report=result)
+    write_ensemble(out, grid=grid, models=models, published=published, method=method, report=result, finish=finish)
     return result
 
 

@@ -52,7 +52,9 @@ def measure_distillation(
     alone: list[Predictions] = []
     try:
         for one in runs:
-            alone += [_apart(trial) for trial in read_run(one, several=True) if trial.about["fold"] in folds]
+            found = [trial for trial in read_run(one, several=True) if trial.about["fold"] in folds]
+            # Under seeds that no student has.
+            alone += [replace(trial, about={**trial.about, "seed": trial.about["seed"] + _APART}) for trial in found]
     except RunError as error:
         alone = []
         notes.append(f"The members of the ensemble are not there, so there is no single row ({error}).")
@@ -93,11 +95,6 @@ def _files(run: Path, fold: int) -> list[Path]:
     """The model files of one fold, by seed."""
     folders = [path.parent for path in run.glob(f"fold-{fold}/seed-*/DONE")]
     return [model_of(folder) for folder in sorted(folders, key=lambda one: int(one.name.removeprefix("seed-")))]
-
-
-def _apart(trial: Predictions) -> Predictions:
-    """A teacher's trial under a seed that no student has."""
-    return replace(trial, about={**trial.about, "seed": trial.about["seed"] + _APART})
 
 
 def _mean(trials: Sequence[Predictions]) -> Predictions:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from earsight.files import let_go, link_or_copy, publish_folder, read_state, rep
 from earsight.models.card import ModelCard, ensemble_card
 from earsight.models.ensemble import Ensemble, Member
 from earsight.models.mahalanobis import statistics_of
-from earsight.models.modelfile import save
+from earsight.models.modelfile import save, weights_digest
 from earsight.version import __version__
 
 REPORT = "ensemble.json"
@@ -98,12 +98,20 @@ def trained_on(grid: Grid, card: ModelCard, *, folds: Sequence[int], method: str
 
 
 def write_ensemble(
-    out: Path, *, grid: Grid, models: Mapping[int, FoldModel], published: Part, method: str, report: Mapping[str, Any]
+    out: Path,
+    *,
+    grid: Grid,
+    models: Mapping[int, FoldModel],
+    published: Part,
+    method: str,
+    report: Mapping[str, Any],
+    finish: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Write the folder of an ensemble, whole or not at all; an older ensemble there is replaced.
 
     ``published`` is the model to deploy, ``report`` the content of ``ensemble.json``, its ``machine`` that of
-    ``summary.json`` too. RunError if the folder holds something else, or cannot be written.
+    ``summary.json`` too; ``finish`` completes the folder before it gets its name. RunError if the folder holds
+    something else, or cannot be written.
     """
     partial = out.with_name(f".{out.name}.part")
     try:
@@ -123,6 +131,7 @@ def write_ensemble(
                 _save(partial / "model.safetensors", published)
             write_summary(partial, machine=report["machine"])
             write_state(partial / REPORT, report, indent=2)
+            finish(partial)
             publish_folder(partial, out)
     except Timeout as error:
         raise RunError(f"{out}: another process is writing it; wait for it, or end it") from error
@@ -162,6 +171,7 @@ def _write_fold(folder: Path, grid: Grid, model: FoldModel, *, fold: int, digest
         "recipe_digest": digest,
         "ensemble": len(model.card.members) or 1,
         "temperature": model.card.temperature,
+        "weights": weights_digest(folder / "model.safetensors"),
     }
     if model.card.temperatures:
         about["temperatures"] = list(model.card.temperatures)

@@ -142,6 +142,7 @@ def _compare_several(a: Sequence[Predictions], b: Sequence[Predictions], *, name
     change = draws[0] - draws[1]
     mean, (low, high) = float(found[0].mean() - found[1].mean()), multilabel.limits(change)
     result = PairedResult(settled(mean), settled(low), settled(high), bootstrap_p(change))
+    clips = {trial.about["fold"]: len(trial.clips) for trial in used[0]}
     return {
         "several": True,
         "runs": [
@@ -167,7 +168,7 @@ def _compare_several(a: Sequence[Predictions], b: Sequence[Predictions], *, name
             "p_value": result.p_value,
         },
         "by_fold": [
-            {"fold": fold, "a": float(one), "b": float(other), "clips": _clips_of(used[0], fold)}
+            {"fold": fold, "a": float(one), "b": float(other), "clips": clips[fold]}
             for fold, one, other in zip(folds, *found, strict=True)
         ],
         "beyond_noise": result.beyond_noise,
@@ -178,10 +179,6 @@ def _compare_several(a: Sequence[Predictions], b: Sequence[Predictions], *, name
             f"paired difference, {'groups redrawn' if groups else 'clips redrawn within folds'} ({len(drawn)} draws)"
         ),
     }
-
-
-def _clips_of(run: Sequence[Predictions], fold: int) -> int:
-    return next(len(trial.clips) for trial in run if trial.about["fold"] == fold)
 
 
 def _check_marks(a: Sequence[Predictions], b: Sequence[Predictions], *, names: tuple[str, str]) -> None:

@@ -39,12 +39,8 @@ def suspected_labels(
 ) -> list[Suspect]:
     """The labels that held-out predictions contradict, by how far, the surest first.
 
-    ``trials`` are of one recipe on one data set; ``temperature`` fits logits (clips, classes) and labels.
-
-    Raises
-    ------
-    RunError
-        If the trials differ in their classes or labels, or none is given.
+    ``trials`` are of one recipe on one data set; ``temperature`` fits logits (clips, classes) and labels. RunError if
+    the trials differ in their classes or labels, or none is given.
     """
     if not trials or len({trial.classes for trial in trials}) > 1:
         raise RunError("the trials do not have the same classes: keep one run to a folder")

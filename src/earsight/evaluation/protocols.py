@@ -8,6 +8,7 @@ itself), each with a 95 % interval, and how far each lies above ``last``.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from earsight.errors import RunError
 from earsight.evaluation.statistics import bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import Predictions, clip_means, read_history, read_run
+from earsight.evaluation.summary import Predictions, clip_means, read_run
+from earsight.files import read_lines
 
 
 class Watched(NamedTuple):
@@ -69,11 +71,21 @@ def compare_protocols(run: Path, *, trials: Sequence[Predictions] | None = None)
     }
 
 
+def read_history(folder: Path, trial: Predictions) -> list[dict[str, Any]]:
+    """The records of a finished trial's epochs; RunError if ``history.jsonl`` is missing, broken, or changed since."""
+    path = folder / "history.jsonl"
+    remedy = "remove its folder and run again"
+    records = read_lines(path, what="a history of earsight", remedy=remedy, error=RunError)
+    if trial.about.get("history", found := zlib.crc32(path.read_bytes())) != found:
+        raise RunError(f"{path}: is damaged, for it is not what the trial wrote; {remedy}")
+    return records
+
+
 def _watched(run: Path, trial: Predictions) -> Watched:
-    path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
+    path = (folder := run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}") / "history.jsonl"
     right: list[NDArray[np.bool_]] = []
     try:
-        for record in read_history(run, trial):
+        for record in read_history(folder, trial):
             held_out = record.get("held_out")
             if held_out is None:
                 raise RunError(

@@ -7,7 +7,6 @@ Comes in: a run folder of ``fold-k/seed-s/predictions.npz``. Goes out: `Predicti
 from __future__ import annotations
 
 import functools
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +30,7 @@ from earsight.evaluation.statistics import (
     shared_groups,
     variance_parts,
 )
-from earsight.files import read_arrays, read_lines, read_state, say_once, write_state
+from earsight.files import read_arrays, read_state, say_once, write_state
 
 _NAMES = ("clip", "label", "target", "logits", "classes", "distance", "group", "sound")
 _TABLES = 5
@@ -107,8 +106,33 @@ def read_predictions(path: Path) -> Predictions:
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not {what} ({error}); {remedy}") from error
     check_place(path.parent, found.about)
+    found = _of_its_trial(path, found)
     known = _sources(path.with_name("trial.json"), found.about) if found.sources_unknown else ()
     return next((named for one in known if not (named := _named(found, one)).sources_unknown), found)
+
+
+def _of_its_trial(path: Path, found: Predictions) -> Predictions:
+    """Predictions that say of which state of the sound files they are, as trial.json does beside older ones.
+
+    RunError if they are of another trial than that file says.
+    """
+    try:
+        stated = read_state(path.with_name("trial.json"), {}, remedy="")
+    except EarsightError:  # predictions that lie alone; `crossval` names what is damaged
+        return found
+    state = stated.get("pictures")
+    about = {"identity": state, **found.about}
+    pairs = {
+        "recipe": (stated.get("recipe"), about.get("recipe_digest")),
+        "data set": (stated.get("dataset"), about.get("dataset", {}).get("digest")),
+        "state of the sound files": (state, about["identity"]),
+    }
+    if differ := [name for name, (a, b) in pairs.items() if None not in (a, b) and a != b]:
+        raise RunError(
+            f"{path}: is of another {differ[0]} than trial.json beside it, so files were exchanged; put them back, or "
+            "remove the folder and run again"
+        )
+    return replace(found, about=about)
 
 
 def check_place(folder: Path, about: Mapping[str, Any]) -> None:
@@ -126,16 +150,6 @@ def check_place(folder: Path, about: Mapping[str, Any]) -> None:
         )
 
 
-def read_history(run: Path, trial: Predictions) -> list[dict[str, Any]]:
-    """The records of a finished trial's epochs; RunError if ``history.jsonl`` is missing, broken, or changed since."""
-    path = run / f"fold-{trial.about['fold']}" / f"seed-{trial.about['seed']}" / "history.jsonl"
-    remedy = "remove its folder and run again"
-    records = read_lines(path, what="a history of earsight", remedy=remedy, error=RunError)
-    if trial.about.get("history", found := zlib.crc32(path.read_bytes())) != found:
-        raise RunError(f"{path}: is damaged, for it is not what the trial wrote; {remedy}")
-    return records
-
-
 def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
     """The predictions of every finished trial of a run folder, by fold and seed; RunError if there is none.
 
@@ -151,12 +165,10 @@ def read_run(run: Path, *, several: bool = False) -> list[Predictions]:
         names = ", ".join(path.relative_to(run).as_posix() for path in open_ones[:3])
         what = f"{counted(len(open_ones), 'trial')} without DONE left out ({names})"
         say_once(f"{run}: {what}; the command that made the run goes on with what is not finished")
-    begun = {path.relative_to(run).as_posix() for path in run.glob("fold-*/seed-*")}
-    if found and (gone := sorted(_summarised(run) - begun)):
-        names = f"{', '.join(gone[:3])}{', ...' if len(gone) > 3 else ''}"
+    if found and (gone := _summarised(run) - {path.relative_to(run).as_posix() for path in run.glob("fold-*/seed-*")}):
         say_once(
-            f"{run}: {names}, of which summary.json tells, {'is' if len(gone) == 1 else 'are'} not there: every figure "
-            "is of the trials that are; the command that made the run makes the others again"
+            f"{run}: {', '.join(sorted(gone))}, of which summary.json tells, {'is' if len(gone) == 1 else 'are'} not "
+            "there: every figure is of the trials that are; the command that made the run makes the others again"
         )
     if not found:
         raise RunError(f"{run}: no finished trial in it (fold-K/seed-S/DONE); run the command that made it again")
@@ -191,7 +203,8 @@ def _validation(run: Path, trial: Predictions) -> Predictions | None:
     if not path.is_file():
         return None
     found = read_predictions(path)
-    if {**found.about, "pooled": 0} != {**trial.about, "part": VALIDATION, "pooled": 0}:
+    alike = {"part": VALIDATION, "pooled": 0, "weights": ""}
+    if {**found.about, **alike} != {**trial.about, **alike} or found.about.get("part") != VALIDATION:
         raise RunError(f"{path}: is of another trial than predictions.npz beside it; remove its folder and run again")
     return found
 
@@ -243,12 +256,13 @@ def _labelled(trial: Predictions) -> list[tuple[str, str]]:
 
 
 def _check_one_run(trials: Sequence[Predictions]) -> None:
-    """Raise RunError if trials are of different recipes, protocols or data sets."""
-    for name in ("recipe_digest", "protocol", "dataset"):
-        found = [trial.about[name]["digest"] if name == "dataset" else trial.about[name] for trial in trials]
-        values = sorted({str(value) for value in found})
+    """Raise RunError if trials are of different recipes, protocols, data sets or states of the sound files."""
+    for name in ("recipe_digest", "protocol", "dataset", "identity"):
+        found = [trial.about["dataset"]["digest"] if name == "dataset" else trial.about.get(name) for trial in trials]
+        values = sorted({str(value) for value in found if value is not None})
         if len(values) > 1:
-            raise RunError(f"the trials differ in {name} ({', '.join(values)}): keep one run to a folder")
+            what = "the state of the sound files" if name == "identity" else f"{name} ({', '.join(values)})"
+            raise RunError(f"the trials differ in {what}: keep one run to a folder")
 
 
 def refuse_several(trials: Sequence[Predictions], *, where: str) -> None:

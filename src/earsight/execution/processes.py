@@ -2,8 +2,7 @@
 
 Comes in: prepared data and trials. Goes out: the trials' folders, each DONE, with the bits that the trials would have
 one after the other at the same thread count. A trial's lock and checkpoint are those of `earsight.training.trial`:
-after any stop the same call resumes from there. When the parent is killed, its workers end at their next
-step.
+after any stop the same call resumes from there. When the parent is killed, its workers end at their next step.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def _similarity(sources: _Sources) -> _Result:
     trials = {cell.name: sources.view.done(cell) for cell in both}
     state, earlier = (
         [[cell.name, *_state(sources.run(cell), trials[cell.name], by)] for cell in both]
-        for by in (content_digest, _time)
+        for by in (content_digest, lambda path: path.stat().st_mtime_ns)
     )
     saved = sources.folder / "similarity.json"
     result = _read_result(saved, state, earlier)
@@ -289,10 +289,6 @@ def _state(run: Path, trials: Sequence[Trial], by: Callable[[Path], object]) -> 
     """Name and size of the models of some trials, and a third thing by which they are known."""
     models = [trial.folder(run) / "model.safetensors" for trial in trials]
     return [[str(model.relative_to(run)), model.stat().st_size, by(model)] for model in models]
-
-
-def _time(path: Path) -> int:
-    return path.stat().st_mtime_ns
 
 
 def _read_result(path: Path, state: list[Any], earlier: list[Any]) -> dict[str, Any] | None:

@@ -127,10 +127,9 @@ def gammatone_filterbank(
 ) -> NDArray[np.float32]:
     """Power responses of gammatone filters; takes and gives what `mel_filterbank` does.
 
-    The impulse response t^3 exp(-2 pi b t) cos(2 pi c t) has a transform proportional to
-    (1 + i (f - c) / b)^-4 + (1 + i (f + c) / b)^-4, with the centre c and b = 1.019 ERB(c), all in Hz. A row is its
-    squared magnitude, divided by that at c. The centres divide the range from ``fmin_hz`` to ``fmax_hz`` evenly in
-    ERBs.
+    The impulse response t^3 exp(-2 pi b t) cos(2 pi c t) has a transform proportional to (1 + i (f - c) / b)^-4 + (1 +
+    i (f + c) / b)^-4, with the centre c and b = 1.019 ERB(c), all in Hz. A row is its squared magnitude, divided by
+    that at c. The centres divide the range from ``fmin_hz`` to ``fmax_hz`` evenly in ERBs.
     """
     highest = sample_rate_hz / 2.0 if fmax_hz is None else fmax_hz
     frequencies = _warped_hz(sample_rate_hz, fft_points, semitones)

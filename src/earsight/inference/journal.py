@@ -312,20 +312,22 @@ class FileOutput(Output):
         return size, found
 
 
-def identity(path: str) -> tuple[int, int]:
-    """Size and modification time of a file, by which it is recognised; zeros if it cannot be reached."""
+def identity(path: str) -> tuple[int, int, int, int]:
+    """Size, times and inode of a file, by which it is recognised; zeros if it cannot be reached.
+
+    Time of change and inode tell a file that another took the place of, with its time of modification set back.
+    """
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+        return 0, 0, 0, 0
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 class SoundsDone:
     """Which sounds an output holds rows of: digests of their names, and of the files' sizes and times.
 
-    A resumed command passes over the names that are done. Others in their place are refused; files that have another
-    size or time since are reported, for their rows are of what was there before.
+    A resumed command passes over the names that are done. Others are refused; files that have changed are reported.
     """
 
     def __init__(self) -> None:
@@ -356,6 +358,7 @@ class SoundsDone:
             )
         if differs:
             say_damage(
-                f"{where}: of the {recorded['done']} {what} whose rows it holds, files have another size or time "
-                "since: their rows are of what was there before; to be sure, begin anew in another --out"
+                f"{where}: of the {recorded['done']} {what} whose rows it holds, files have another size, time or "
+                "place on the disk: if they were changed, their rows are of what was there before; to be sure, begin "
+                "anew in another --out"
             )

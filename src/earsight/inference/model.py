@@ -101,12 +101,8 @@ class Model:
         """Compute the network by OpenVINO where that is installed, on a CPU, with the same logits within rounding.
 
         Half the time; worth it from a hundred windows on, since the network is compiled in about a second. ``reduced``
-        computes in bfloat16, where that is faster, and FFTs in float32: probabilities are off by about a hundredth.
-
-        Raises
-        ------
-        ModelError
-            If ``reduced`` is asked for where it cannot be had.
+        computes in bfloat16, where that is faster (else ModelError), and FFTs in float32: probabilities are off by
+        about a hundredth.
         """
         if reduced and (why := why_not_reduced() if self.device.type == "cpu" else f"on {self.device.type}"):
             raise ModelError(f"bfloat16 cannot be had: {why}; leave the precision at float32")

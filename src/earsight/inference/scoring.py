@@ -67,26 +67,22 @@ def evaluate(
     """Predict a data set's clips and compare with their labels.
 
     Clips that are longer than the model's window by more than a tenth are classified whole, or with ``first`` by their
-    first window.
-
-    Without ``fold`` these are the clips that were held out, where the model was trained on this data set; else all, as
-    for an ensemble whose members held out other folds, so that together they saw every clip. With ``skip_bad``
-    unreadable clips are left out; with ``damaged`` damaged and cut ones are classified by what is whole of them.
-    ``progress`` is called with (clips done, clips in all).
+    first window. Without ``fold`` these are the clips that were held out, where the model was trained on this data set;
+    else all, as for an ensemble whose members held out other folds, so that together they saw every clip. With
+    ``skip_bad`` unreadable clips are left out; with ``damaged`` damaged and cut ones are classified by what is whole of
+    them. ``progress`` is called with (clips done, clips in all).
 
     Returns ``accuracy`` (mean, ci95), ``macro_f1``, what `earsight.evaluation.summary.base_rates` returns, ``clips``,
     ``fold`` (None where the clips are no fold), ``held_out`` (whether they are what training held out),
-    ``seen_in_training`` (None where it is not known), ``classes``, ``skipped`` and, of clips that were
-    classified by what is whole of them, ``damaged``; where clips were cut
-    into several windows also ``long``: ``clips``, ``windows``, ``agreement`` (of all these windows with their clips),
-    ``calibrated``, as in `Prediction`, and, how many are ``beyond`` the ``most_seconds`` that training
-    judged of a clip. Of a calibrated model also ``confidence``: ``ece`` and ``log_loss`` at the
-    model's temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate) and ``coverage``
-    (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and
-    ``calibrated_on_these``: whether some of the clips calibrated the model, so that these figures are optimistic.
-
-    Where the model's classes may sound together it returns what `_several_result` adds in place of accuracy, macro F1
-    and base rates.
+    ``seen_in_training`` (None where it is not known), ``classes``, ``skipped`` and, of clips that were classified by
+    what is whole of them, ``damaged``; where clips were cut into several windows also ``long``: ``clips``, ``windows``,
+    ``agreement`` (of all these windows with their clips), ``calibrated``, as in `Prediction`, and, how many are
+    ``beyond`` the ``most_seconds`` that training judged of a clip. Of a calibrated model also ``confidence``: ``ece``
+    and ``log_loss`` at the model's temperature, ``unknown`` (share of the clips, with ``ci95`` and the ``stated`` rate)
+    and ``coverage`` (``stated``, ``reached``, ``ci95``, ``mean_size``) of the sets, either None where it has none, and
+    ``calibrated_on_these``: whether some of the clips calibrated the model, so that these figures are optimistic. Where
+    the model's classes may sound together it returns what `_several_result` adds in place of accuracy, macro F1 and
+    base rates.
 
     DataError if a label is unknown to the model, the fold is not there, or clips cannot be read.
     """

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from earsight.data.audio import info
 from earsight.errors import AudioError, EarsightError, counted
+from earsight.files import say_damage
 from earsight.inference.events import EventRules, EventTracker
 from earsight.inference.formats import FORMATS, Kind, Writer, csv_line
 from earsight.inference.journal import INDEX, Output, SoundsDone, identity
@@ -159,7 +160,7 @@ class _Position:
     files: str = ""
     failed: int = 0
     path: str = ""
-    file: tuple[int, int] = (0, 0)
+    file: tuple[int, ...] = (0, 0)
     batch: int = 0
     state: dict[str, Any] | None = None
     before: tuple[float, int] = (0.0, 0)
@@ -268,12 +269,16 @@ class _Files:
         """The names after the finished ones, which must not have changed."""
         position = self.position
         self._sounds.skip(names, vars(position), where=self._output.name, what="recordings")
-        begun = (position.path, tuple(position.file)) if position.batch else None
+        begun = (position.path, tuple(position.file)) if position.batch else None  # of earlier versions two numbers
         for number, name in enumerate(names):
-            if not number and begun and (name, identity(name)) != begun:
-                raise EarsightError(
-                    f"{begun[0]}: was begun, and has changed since or is not the next; begin anew in another --out"
-                )
+            if not number and begun:
+                now = identity(name)
+                if (name, now[:2]) != (begun[0], begun[1][:2]):
+                    raise EarsightError(
+                        f"{begun[0]}: was begun, and has changed since or is not the next; begin anew in another --out"
+                    )
+                if begun[1][2:] not in ((), now[2:]):
+                    say_damage(f"{name}: may have been changed since its rows were begun; to be sure, begin anew")
             yield name
 
     def transcript(self, recording: Recording) -> Transcript:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from earsight.errors import EarsightError, RunError
-from earsight.evaluation.summary import read_history, read_predictions
+from earsight.evaluation.protocols import read_history
+from earsight.evaluation.summary import read_predictions
 from earsight.files import read_lines, replace_text
 from earsight.reports.tables import csv_text
 
@@ -47,7 +48,7 @@ def histories(run: Path) -> tuple[dict[Path, list[dict[str, Any]]], list[str]]:
     for path in run.glob("fold-*/seed-*/history.jsonl"):
         try:
             if (path.parent / "DONE").is_file():
-                found[path.parent] = read_history(run, read_predictions(path.with_name("predictions.npz")))
+                found[path.parent] = read_history(path.parent, read_predictions(path.with_name("predictions.npz")))
             else:
                 found[path.parent] = read_lines(path, what="a history of earsight", remedy="", error=RunError)
         except RunError as error:

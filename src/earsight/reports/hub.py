@@ -129,13 +129,12 @@ def _trials(model: Path, card: ModelCard) -> list[Predictions]:
     """The trials beside or below a model file, whose held-out clips are its figures; none of a file that lies alone."""
     folder = model.parent
     if (folder / "predictions.npz").is_file():
-        found, folds = [read_predictions(folder / "predictions.npz")], None
+        found, top = [read_predictions(folder / "predictions.npz")], False
     elif any(folder.glob("fold-*/seed-*/DONE")):
-        found = read_run(folder, several=True)
-        folds = {trial.about["fold"] for trial in found}
+        found, top = read_run(folder, several=True), True
     else:
         return []
-    if wrong := foreign(card, found[0].about, folds=folds):
+    if wrong := foreign(model, card, [trial.about for trial in found], top=top):
         raise RunError(f"{model}: {wrong}; name the model file where its run wrote it")
     return found
 

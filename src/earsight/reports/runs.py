@@ -7,7 +7,7 @@ read is named in ``missing``, and the report is made without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,8 @@ from earsight.calibration.fit import CalibratedTrial, figures
 from earsight.ensembles.distilled import REPORT as DISTILLATION
 from earsight.ensembles.ensemble_run import REPORT
 from earsight.errors import EarsightError, ModelError, RecipeError, RunError
-from earsight.evaluation.summary import SOURCES_UNKNOWN, Predictions, read_history, read_run, summarize
+from earsight.evaluation.protocols import read_history
+from earsight.evaluation.summary import SOURCES_UNKNOWN, Predictions, read_run, summarize
 from earsight.files import read_state, seal_fits
 from earsight.recipe import Recipe, parse_recipe
 from earsight.training.heldout import foreign
@@ -76,10 +77,7 @@ class RunRead:
 
 
 def read_for_report(folder: Path) -> RunRead:
-    """Read a run folder.
-
-    RunError if it is none, no trial in it is finished, its trials do not go together, or predictions are broken.
-    """
+    """Read a run folder; RunError if none of its trials is finished, they do not go together, or one is broken."""
     trials = read_run(folder, several=True)
     missing = [f"Sources: {SOURCES_UNKNOWN}."] if any(trial.sources_unknown for trial in trials) else []
     old = _json(folder / "summary.json", missing, without="the machine is not known")
@@ -106,7 +104,7 @@ def read_for_report(folder: Path) -> RunRead:
             "summary.json does not fit the predictions, so it is damaged or trials have ended since: every figure is "
             f"from the predictions; `earsight summary {folder}` writes it anew."
         )
-    calibrated, finished = _calibrated(folder, missing), _finished(folder, trials)
+    calibrated = _calibrated(folder, _of_others(folder, trials, missing), missing)
     return RunRead(
         *(folder, trials, summary, histories),
         *made_by,
@@ -115,7 +113,7 @@ def read_for_report(folder: Path) -> RunRead:
         distillation=distillation,
         missing=missing,
         calibrated=calibrated,
-        finished=finished,
+        finished=_finished(folder, trials),
     )
 
 
@@ -123,16 +121,21 @@ _OF_SOURCES = ("accuracy", "majority", "ensemble", "groups")
 """Parts of a summary that hold intervals: they are not those of before where the sources are not there any more."""
 
 
-def _calibrated(folder: Path, missing: list[str]) -> Calibrated | None:
-    """The trials calibrated as the run's models are; None, and why, where that cannot be computed."""
+def _calibrated(folder: Path, strange: Collection[str], missing: list[str]) -> Calibrated | None:
+    """The trials calibrated as the run's models are, but for ``strange`` ones; None, and why, where they cannot be."""
     if not (folder / CALIBRATION).is_file():
+        if (folder / "model.safetensors").is_file():
+            missing.append(
+                f"It is not calibrated, or {CALIBRATION} was removed: `earsight calibrate {folder}` does it."
+            )
         return None
     try:
         wanted = wanted_before(folder)
         found, trials = calibrated_trials(folder, wanted)
         kept = _json(folder / CALIBRATION, missing, without="its thresholds are not shown")
         models = kept.get("models", [])
-        if other := [one["path"] for one in models if _differs(folder / one["path"], one)]:
+        differ = [one["path"] for one in models if _differs(folder / one["path"], one)]
+        if other := [path for path in differ if path not in strange]:
             what = f"{other[0]} holds another calibration than {CALIBRATION} says" + (
                 f", and {len(other) - 1} more do" if len(other) > 1 else ""
             )
@@ -141,6 +144,24 @@ def _calibrated(folder: Path, missing: list[str]) -> Calibrated | None:
     except EarsightError as error:
         missing.append(f"Its calibration cannot be shown: {error}.")
         return None
+
+
+def _of_others(folder: Path, trials: Sequence[Predictions], missing: list[str]) -> set[str]:
+    """Model files of other trainings than the predictions beside them, by their paths in the run; each is reported."""
+    from earsight.models.modelfile import load_card
+
+    others, top = set(), (folder / "model.safetensors").is_file()
+    for place, trial in enumerate(trials):
+        path = _trial_folder(folder, trial) / "model.safetensors"
+        try:
+            wrong = foreign(path, load_card(path), [trial.about]) if path.is_file() else ""
+        except ModelError as error:
+            wrong = f"cannot be read ({error})"
+        if wrong:
+            others.add(name := path.relative_to(folder).as_posix())
+        if wrong and (place or top):  # else `_recipe` has reported it
+            missing.append(f"{name} {wrong}: put it back, or remove its folder and run again.")
+    return others
 
 
 def _differs(path: Path, kept: Mapping[str, Any]) -> bool:
@@ -198,7 +219,7 @@ def _histories(folder: Path, trials: Sequence[Predictions], missing: list[str]) 
     for trial in trials:
         path = _trial_folder(folder, trial) / "history.jsonl"
         try:
-            rows = read_history(folder, trial)
+            rows = read_history(path.parent, trial)
             numbers = [[float(row[key]) for key in ("epoch", "loss", "learning_rate")] for row in rows]
         except (RunError, ValueError, KeyError, TypeError) as error:
             missing.append(f"{path.relative_to(folder)} cannot be read ({error}): the curves are drawn without it.")
@@ -221,8 +242,9 @@ def _recipe(
         card = load_card(path) if path else None
     except ModelError as error:
         missing.append(f"A model file cannot be read: {error}.")
-    folds = {trial.about["fold"] for trial in trials} if path and path.parent == folder else None
-    if card and (wrong := foreign(card, trials[0].about, folds=folds)):
+    top = path is not None and path.parent == folder
+    abouts = [trial.about for trial in (trials if top else trials[:1])]
+    if card and path and (wrong := foreign(path, card, abouts, top=top)):
         missing.append(f"The model file {wrong}: nothing of it is shown.")
         card = None
     if not card and not path:

@@ -23,7 +23,7 @@ from earsight.evaluation.multilabel import mean_average_precision
 from earsight.files import json_text, replace_text, save_arrays
 from earsight.models.card import ModelCard
 from earsight.models.mahalanobis import MahalanobisStatistics, has_features, logits_and_features, mahalanobis_statistics
-from earsight.models.modelfile import save
+from earsight.models.modelfile import save, weights_digest
 from earsight.training.batches import Data
 from earsight.training.checkpoint import checkpoints
 from earsight.training.loop import Fitted
@@ -121,7 +121,9 @@ def write_outcome(
         background=dataset.background,
     )
     save(folder / "model.safetensors", state=fitted.state, card=card, statistics=(statistics,))
-    about = _about(prepared, fitted, fold=fold, seed=seed)
+    # Which weights predicted: a model file of another training in this folder is then noticed.
+    weights = weights_digest(folder / "model.safetensors")
+    about = _about(prepared, fitted, fold=fold, seed=seed) | {"weights": weights}
     path = folder / "predictions.npz"
     _write_predictions(path, prepared, rows=test_rows, logits=logits, about=about, distance=distance)
 
@@ -158,6 +160,7 @@ def _about(prepared: Prepared, fitted: Fitted, *, fold: int, seed: int) -> dict[
         "protocol": recipe.training.protocol,
         "recipe_digest": recipe.digest,
         "windows": recipe.training.windows,
+        "identity": prepared.identity,
         "history": zlib.crc32(_history_text(fitted.history).encode()),
         **({} if prepared.teaching is None else {"teachers": prepared.teaching.digests[fold]}),
         "dataset": {

@@ -116,7 +116,9 @@ def _load(
             kind, _, rest = key.partition("/")
             group, _, name = rest.partition("/")
             if kind == "optimizer":
-                states.setdefault(int(group), {})[name] = _laid_out(value, like=parameters[int(group)])
+                like = parameters[int(group)]  # whose memory layout fused optimisers require
+                alike = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+                states.setdefault(int(group), {})[name] = alike
             elif kind == "extra":
                 extra.setdefault(group, {})[name] = value.to(device)
             elif kind != "model":
@@ -140,8 +142,3 @@ def _digest(tensors: Mapping[str, Tensor], record: str) -> str:
         found = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}\n".encode(), found)
         found = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
-
-
-def _laid_out(value: Tensor, *, like: Tensor) -> Tensor:
-    """The value in its parameter's memory layout, which fused optimisers require."""
-    return torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value

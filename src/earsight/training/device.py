@@ -1,8 +1,7 @@
 """The device that computes, its precision, and the settings that make results reproducible.
 
-Comes in: the name of a device, or functions on tensors that stay where they are. Goes out: a torch device, the dtype
-of training steps, steps recorded as CUDA graphs, settings of this process, and the machine's description for run
-folders.
+Comes in: the name of a device, or functions on tensors that stay where they are. Goes out: a torch device, the dtype of
+training steps, steps recorded as CUDA graphs, settings of this process, and the machine's description for run folders.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Comes in: a run folder. Goes out: one `HeldOut` for each finished trial, its cli
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from earsight.errors import EarsightError, RunError
 from earsight.evaluation.summary import check_place, read_predictions, refuse_several
 from earsight.files import read_state
 from earsight.models.card import ModelCard
-from earsight.models.modelfile import load_card
+from earsight.models.modelfile import load_card, weights_digest
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def model_of(folder: Path) -> Path:
         about = card.trained_on
         # An ensemble is of several seeds.
         check_place(folder, {name: about.get(name) for name in ("fold", "seed")[: 1 if "method" in about else 2]})
-        if wrong := foreign(card, read_predictions(folder / "predictions.npz").about):
+        if wrong := foreign(path, card, [read_predictions(folder / "predictions.npz").about]):
             raise RunError(
                 f"{path}: {wrong}, so files of two runs were exchanged; put them back, or remove the folder and run "
                 "again"
@@ -98,25 +98,30 @@ def model_of(folder: Path) -> Path:
     return path
 
 
-def foreign(card: ModelCard, about: Mapping[str, Any], *, folds: Collection[int] | None = None) -> str:
-    """How a model file's card differs from what a trial beside it says of itself; empty if it fits, as far as is known.
+def foreign(path: Path, card: ModelCard, trials: Sequence[Mapping[str, Any]], *, top: bool = False) -> str:
+    """How a model file differs from what the trial beside it says of itself; empty if it fits, as far as is known.
 
-    ``folds``: all those of the run, where the file is the one at its top. An ensemble's card names the digest of its
-    members and method in place of a recipe's; older versions kept none.
+    ``top``: it is the one at the top of the run of these ``trials``. An ensemble's card names the digest of its members
+    and method in place of a recipe's; older versions kept none, and did not say which weights a trial's predictions
+    are of.
     """
-    origin = card.trained_on
+    origin, about = card.trained_on, trials[0]
     joint = "method" in origin
+    folds = sorted({one["fold"] for one in trials}) if top else None
     pairs = {
         "kind": tuple("ensemble" if one else "single network" for one in (joint, about.get("ensemble"))),
         "recipe": (origin.get("recipe_digest") if joint else card.recipe.digest, about["recipe_digest"]),
         "data set": (origin.get("digest"), about["dataset"]["digest"]),
-        "folds": (origin.get("folds"), sorted(folds) if folds and joint else None),
+        "folds": (origin.get("folds"), folds if joint else None),
         "fold": (origin.get("fold"), None if folds else about.get("fold")),
         "seed": (None if joint else origin.get("seed"), None if folds else about.get("seed")),
     }
     differ = [
         f"is of {name} {a} and its trial of {b}" for name, (a, b) in pairs.items() if None not in (a, b) and a != b
     ]
+    known = {one.get("weights") for one in trials}
+    if not differ and not (top and joint) and None not in known and weights_digest(path) not in known:
+        differ = ["holds the weights of another training than its trial's predictions are of"]
     return differ[0] if differ else ""
 
 

@@ -161,7 +161,7 @@ def run_inner(
 
 
 def _identity(prepared: Prepared, trial: Trial) -> dict[str, Any]:
-    """Recipe and data of a trial, as in ``trial.json``; its key ``pictures`` is the state of the sound files."""
+    """Recipe and data of a trial, and the state of the sound files, as in ``trial.json``."""
     dataset, recipe = prepared.dataset, prepared.recipe
     identity = {"recipe": recipe.digest, "dataset": dataset.digest, "pictures": prepared.identity}
     # `root` is not compared, since folders move; later analyses use it to find the held-out clips.

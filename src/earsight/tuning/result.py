@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from earsight.errors import RunError
+from earsight.evaluation import protocols
 from earsight.evaluation.metrics import log_loss
 from earsight.evaluation.statistics import ClipMeans, average_seeds, bootstrap_accuracy, paired_difference
-from earsight.evaluation.summary import clip_groups, read_predictions
+from earsight.evaluation.summary import Predictions, clip_groups, read_predictions
 from earsight.files import read_lines
 
 
@@ -62,7 +63,8 @@ def search_result(points: Sequence[tuple[Mapping[str, Any], Sequence[Path]]], *,
 
 def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str, Any], ClipMeans | None]:
     """A point as `search_result` describes it, and of one that is done each inner clip's share of right labels."""
-    histories = [read_history(folder) for folder in folders]
+    finished = {folder: read_predictions(folder / "inner.npz") for folder in folders if (folder / "DONE").is_file()}
+    histories = [read_history(folder, finished.get(folder)) for folder in folders]
     epochs = [[record for record in records if record] for records in itertools.zip_longest(*histories)]
     curves = {
         name: [float(np.mean([record[name] for record in records])) for records in epochs]
@@ -70,7 +72,7 @@ def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str
     }
     out: dict[str, Any] = {
         "values": dict(values),
-        "done": all((folder / "DONE").is_file() for folder in folders),
+        "done": len(finished) == len(folders),
         "accuracy": {"mean": curves["accuracy"][-1] if epochs else None, "ci95": None},
         "log_loss": curves["log_loss"][-1] if epochs else None,
         "behind": None,
@@ -80,7 +82,7 @@ def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str
     }
     if not out["done"]:
         return out, None
-    trials = [read_predictions(folder / "inner.npz") for folder in folders]
+    trials = list(finished.values())
     # A clip is another one for each fold, whose networks were trained on other clips.
     folds = np.concatenate([np.full(len(trial.clips), trial.about["fold"]) for trial in trials])
     names = np.concatenate([[f"{trial.about['fold']} {clip}" for clip in trial.clips] for trial in trials])
@@ -93,8 +95,10 @@ def _point(values: Mapping[str, Any], folders: Sequence[Path]) -> tuple[dict[str
     return out, means
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The records of a trial's epochs so far."""
+def read_history(folder: Path, ended: Predictions | None = None) -> list[dict[str, Any]]:
+    """The records of a trial's epochs so far; RunError if they are not what one that has ``ended`` wrote."""
+    if ended is not None:
+        return protocols.read_history(folder, ended)
     path = folder / "history.jsonl"
     if not path.is_file():
         return []

@@ -142,7 +142,7 @@ class NormAct(nn.BatchNorm2d):
         if not self.fast(x, side):
             x = super().forward(x)
             x = x if side is None else x + side
-            return self._rest(_activation(self.ends)(x))
+            return self._rest({LINEAR: nn.Identity(), RELU: nn.ReLU(), RELU6: nn.ReLU6()}[self.ends](x))
         x = x.contiguous(memory_format=torch.channels_last)
         side = None if side is None else side.contiguous(memory_format=torch.channels_last)
         out = _Norm.apply(x, self.weight, self.bias, side, self.running(), self.ends, self.eps)
@@ -178,10 +178,6 @@ class NormAct(nn.BatchNorm2d):
             and (side is None or (side.dtype == x.dtype and side.shape == x.shape))
             and all(value.dtype == torch.float32 and value.is_contiguous() for value in kept)
         )
-
-
-def _activation(ends: tuple[float, float]) -> nn.Module:
-    return {LINEAR: nn.Identity(), RELU: nn.ReLU(), RELU6: nn.ReLU6()}[ends]
 
 
 def _ends(module: nn.Module) -> tuple[float, float] | None:
