@@ -85,10 +85,6 @@ def _each(kind: Kind) -> Callable[[Any], tuple[Any, ...]]:
     return _where("", lambda value: not isinstance(value, no_list), lambda value: tuple(map(kind.taken, value))).taken
 
 
-def _are_shares(value: Mapping[Any, Any]) -> bool:
-    return all(isinstance(name, str) and 0 <= float(share) <= 1 for name, share in value.items())
-
-
 def _array(value: Any) -> Any:
     import numpy as np
 
@@ -122,7 +118,10 @@ _KINDS = {
         # Each is looked at when it is its turn: there may be no end of them.
         lambda value: (PATH.of(f"paths[{place}]", one) for place, one in enumerate(value)),
     ),
-    "of_class": _where("a mapping of classes to probabilities, as in {'dog': 0.7}", _are_shares),
+    "of_class": _where(
+        "a mapping of classes to probabilities, as in {'dog': 0.7}",
+        lambda value: all(isinstance(name, str) and 0 <= float(share) <= 1 for name, share in value.items()),
+    ),
 }
 _TYPED = {"shortest_seconds": "--min-duration", "gap_seconds": "--gap"}  # where `earsight predict` checks fields
 

@@ -339,6 +339,18 @@ def test_nested_objects_of_json_may_have_keys_of_either_case(tmp_path):
     assert open_dataset(table(tmp_path / "list.jsonl", "\n".join(rows)), folds=2).classes == ("x", "y")
 
 
+def test_paths_in_folders_of_parts_are_noted(tmp_path):
+    for root, folder in (("a", ""), ("b", "data/")):
+        paths = [f"{folder}{part}/{n}.wav" for n in range(6) for part in ("test", "train")]
+        touch(tmp_path / root, *paths)
+        rows = [f"{path},{'xy'[place // 2 % 2]}" for place, path in enumerate(paths)]
+        path = table(tmp_path / root / "t.csv", "\n".join(["path,label", *rows]))
+        words = "paths lie in test, train: name the part in a column split, and test is held out"
+        assert words in open_dataset(path, folds=2).notes
+        divided = [f"{row},{row.split('/')[-2]}" for row in rows]
+        assert words not in open_dataset(table(path, "\n".join(["path,label,split", *divided]))).notes
+
+
 def test_addresses_of_files_are_paths(tmp_path):
     touch(tmp_path, "a b.wav", "c.wav")
     rows = [f"{(tmp_path / 'a b.wav').as_uri()},x", "c.wav,y"]

@@ -172,11 +172,11 @@ def test_lists_of_parts_beside_classes_of_any_names(tmp_path, written):
     assert [clip.fold for clip in data.clips] == [wanted[clip.path[clip.path.index("my") :][:4]] for clip in data.clips]
 
 
-def test_the_table_that_settles_it_is_named_and_opens(tmp_path):
-    """BirdCLEF: recordings below train_audio, a table beside it."""
-    root = touch(
-        tmp_path, "test_soundscapes/x.ogg", *(f"train_audio/{bird}/{n}.ogg" for bird in "ab" for n in range(5))
-    )
+@pytest.mark.parametrize("beside", ["test_soundscapes", "train_soundscapes", "unlabeled_soundscapes"])
+def test_the_table_that_settles_it_is_named_and_opens(tmp_path, beside):
+    """BirdCLEF of several years: recordings below train_audio, a table beside it."""
+    clips = [f"train_audio/{bird}/{n}.ogg" for bird in "ab" for n in range(5)]
+    root = touch(tmp_path, f"{beside}/x.ogg", *clips)
     rows = [f"{bird},[],{bird}/{n}.ogg,Ann" for bird in "ab" for n in range(5)]
     meta = table(root / "train_metadata.csv", "\n".join(["primary_label,secondary_labels,filename,author", *rows]))
     assert f"give {meta}, with root" in refused(root)

@@ -126,6 +126,8 @@ def read_csv(path: Path, *, root: Path | None = None, name: str = "", mode: str 
         split = folds is None and parts is not None
         both = f"{path}: the columns fold and split"
         folds = parts if folds is None else one_division(folds, parts, where=both, notes=notes)
+    elif folds is None and len(named := {one for path in paths for one in Path(path).parts[:2] if is_part(one)}) > 1:
+        notes.append(f"paths lie in {first(sorted(named))}: name the part in a column split, and test is held out")
     twice = sorted(column for column in used if table.columns.count(column) > 1)
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' stands {table.columns.count(twice[0])} times; keep one of them")

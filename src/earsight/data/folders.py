@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -339,7 +340,8 @@ def _part_folders(root: Path) -> list[str]:
     if len(parts) < 2 and others:
         # Classes may be called train, or train_horn; but hardly all of them after different parts.
         words = [_part_words(name) for name in full]
-        if all(words) and len(set.union(*words)) > 1:
+        inside = [one for name, found in zip(full, words, strict=True) if found for one in _folders(root / name)]
+        if (all(words) and len(set.union(*words)) > 1) or (len(inside) > 1 and _table_of_clips(root)):
             raise _unclear(root, f"folders {first(full)} look like parts of a data set, not like classes")
         return []
     if others:
@@ -367,15 +369,18 @@ def _part_words(name: str) -> set[str]:
 def _unclear(root: Path, what: str) -> DataError:
     """The refusal of folders that may be parts or classes; with the table that may settle it."""
     way = "list the clips in a csv (path,label,split)"
-    for table in sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")):
-        try:
-            names_clips = label_and_path(read_table(table).columns)
-        except DataError:
-            continue
-        if names_clips:
-            way = f"give {table}, with --root and the folder that its files are in"
-            break
+    if table := _table_of_clips(root):
+        way = f"give {table}, with --root and the folder that its files are in"
     return DataError(f"{root}: {what}; {way}; or --layout folder takes each folder as a class")
+
+
+def _table_of_clips(root: Path) -> Path | None:
+    """The first table in a folder that has columns of paths and labels."""
+    for table in sorted(path for path in root.iterdir() if path.suffix.lower() in (".csv", ".tsv")):
+        with suppress(DataError):
+            if label_and_path(read_table(table).columns):
+                return table
+    return None
 
 
 def _holds_sound(folder: Path) -> bool:

@@ -313,10 +313,7 @@ class FileOutput(Output):
 
 
 def identity(path: str) -> tuple[int, int, int, int]:
-    """Size, times and inode of a file, by which it is recognised; zeros if it cannot be reached.
-
-    Time of change and inode tell a file that another took the place of, with its time of modification set back.
-    """
+    """Size, times and inode of a file, which tell one that another took the place of; zeros if it cannot be reached."""
     try:
         status = Path(path).stat()
     except (OSError, ValueError):

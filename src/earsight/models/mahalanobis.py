@@ -72,7 +72,8 @@ def mahalanobis_statistics(
     mean of each of its classes, and as apart from the nearest of them (of all, if it has none); a class without a clip
     has the mean of all clips.
     """
-    unit = _unit(features.astype(np.float64))
+    unit = features.astype(np.float64)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
     if labels.ndim == 2:
         means = np.stack([unit[mine if mine.any() else slice(None)].mean(axis=0) for mine in (labels == 1).T])
         squares = (means**2).sum(axis=1) - 2 * unit @ means.T
@@ -145,7 +146,3 @@ def logits_and_features(network: nn.Module, spectrograms: Tensor) -> tuple[Tenso
         return logits, features
     features = parts.forward_head(parts.forward_features(spectrograms), pre_logits=True)
     return parts.get_classifier()(features), features
-
-
-def _unit(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12))
