@@ -210,7 +210,8 @@ def test_similarity_is_known_by_the_content_of_its_models(tmp_path, caplog):
         os.utime(model, ns=(1, 1))
 
     def states():
-        return [paper_figures._state(tmp_path, chosen, by) for by in (content_digest, paper_figures._time)]
+        ways = (content_digest, lambda path: path.stat().st_mtime_ns)
+        return [paper_figures._state(tmp_path, chosen, by) for by in ways]
 
     saved, (state, times) = tmp_path / "similarity.json", states()
     assert paper_figures._read_result(saved, state, times) is None
